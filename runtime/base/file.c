@@ -1,0 +1,267 @@
+// Files by way of the operating system: mappings, whole reads, and writes that appear whole or not at all.
+#include "runtime/base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/base/str.h"
+
+// What a person can do about an errno; "" where the system's own words say it all.
+static const char *advice(int error) {
+  switch (error) {
+    case ENOENT: return "; check the spelling and the current folder";
+    case EACCES:
+    case EPERM: return "; check the permissions of the file and of its folder";
+    case ENOSPC: return "; free some space there or choose another place";
+    case EDQUOT: return "; free some of your quota or choose another place";
+    case EROFS: return "; choose a place that can be written";
+    case EMFILE:
+    case ENFILE: return "; raise the limit of open files (ulimit -n)";
+    case ENOMEM: return "; close other programs or raise the memory limit (ulimit -v)";
+    case EFBIG: return "; raise the limit of file sizes (ulimit -f) or choose another file system";
+    default: return "";
+  }
+}
+
+static qn_status fail_errno(qn_diag *diag, const char *path, const char *action, int error) {
+  qn_status status = error == ENOMEM ? QN_ERR_NOMEM : QN_ERR_IO;
+  return qn_fail(diag, status, path, "cannot %s: %s%s", action, strerror(error), advice(error));
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Reading
+
+qn_status qn_mapping_open(qn_mapping *mapping, const char *path, qn_diag *diag) {
+  *mapping = (qn_mapping){0};
+  // Non-blocking, so that a pipe without a writer is refused below instead of waited for.
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return fail_errno(diag, path, "open", errno);
+  qn_status status = qn_mapping_open_fd(mapping, fd, path, diag);
+  close(fd);
+  return status;
+}
+
+qn_status qn_mapping_open_fd(qn_mapping *mapping, int fd, const char *name, qn_diag *diag) {
+  struct stat info;
+  *mapping = (qn_mapping){0};
+  if (fstat(fd, &info) != 0) return fail_errno(diag, name, "examine", errno);
+  if (S_ISDIR(info.st_mode)) return qn_fail(diag, QN_ERR_IO, name, "is a folder; want a file");
+  if (!S_ISREG(info.st_mode)) return qn_fail(diag, QN_ERR_IO, name, "is a pipe or a device; want a file");
+  if (info.st_size == 0) return qn_fail(diag, QN_ERR_FORMAT, name, "the file is empty");
+  if ((uintmax_t)info.st_size > SIZE_MAX) {
+    return qn_fail(diag, QN_ERR_LIMIT, name, "the file has %lld bytes, more than an address can hold",
+                   (long long)info.st_size);
+  }
+  void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (data == MAP_FAILED) return fail_errno(diag, name, "map", errno);
+  mapping->data = data;
+  mapping->size = (size_t)info.st_size;
+  return QN_OK;
+}
+
+void qn_mapping_close(qn_mapping *mapping) {
+  if (mapping->data) munmap((void *)(uintptr_t)mapping->data, mapping->size);
+  *mapping = (qn_mapping){0};
+}
+
+// Reads a descriptor to its end. The buffer always has room for a NUL behind the bytes.
+static qn_status read_all(int fd, const char *name, qn_buf *buf, qn_diag *diag) {
+  char *chunk = malloc(1 << 16);
+  if (!chunk) return qn_fail_nomem(diag, name, "reading");
+  qn_status status = QN_OK;
+  for (;;) {
+    ssize_t count = read(fd, chunk, 1 << 16);
+    if (count == 0) break;
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) {
+      status = fail_errno(diag, name, "read", errno);
+      break;
+    }
+    qn_buf_append(buf, chunk, (size_t)count);
+    if (buf->failed) {
+      status = qn_fail_nomem(diag, name, "the file's text");
+      break;
+    }
+  }
+  free(chunk);
+  return status;
+}
+
+qn_status qn_file_read(const char *path, const qn_allocator *allocator, char **out_data, size_t *out_size,
+                       qn_diag *diag) {
+  bool is_stdin = strcmp(path, "-") == 0;
+  const char *name = is_stdin ? "standard input" : path;
+  *out_data = NULL;
+  *out_size = 0;
+  int fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return fail_errno(diag, name, "open", errno);
+  qn_buf buf;
+  qn_buf_init(&buf, allocator);
+  qn_status status = read_all(fd, name, &buf, diag);
+  if (!is_stdin) close(fd);
+  if (status == QN_OK) {  // exactly size + 1 bytes, so that the caller knows what to free
+    char *data = qn_realloc(allocator, buf.data, buf.capacity, buf.length + 1);
+    if (data) {
+      data[buf.length] = '\0';
+      *out_data = data;
+      *out_size = buf.length;
+      return QN_OK;
+    }
+    status = qn_fail_nomem(diag, name, "the file's text");
+  }
+  qn_buf_deinit(&buf);
+  return status;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Writing
+
+// The place that a path means: a symbolic link's target, so that the rename replaces that and not the link.
+// NULL when out of memory.
+static char *final_path(const char *path) {
+  struct stat info;
+  if (lstat(path, &info) == 0 && S_ISLNK(info.st_mode)) {
+    char *target = realpath(path, NULL);
+    if (target) return target;
+  }
+  return strdup(path);
+}
+
+// Opens a new file beside writer->path under a name that no other process or thread uses.
+static qn_status open_temporary(qn_file_writer *writer) {
+  static atomic_uint counter;
+  size_t size = strlen(writer->path) + 64;
+  writer->temporary_path = malloc(size);
+  if (!writer->temporary_path) return qn_fail_nomem(writer->diag, writer->path, "a file name");
+  for (int attempt = 0; attempt < 100; attempt++) {
+    snprintf(writer->temporary_path, size, "%s.tmp.%ld.%u", writer->path, (long)getpid(),
+             atomic_fetch_add(&counter, 1));
+    writer->fd = open(writer->temporary_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (writer->fd >= 0) return QN_OK;
+    if (errno != EEXIST) break;
+  }
+  return fail_errno(writer->diag, writer->path, "create", errno);
+}
+
+// Frees the names and forgets the descriptor, which is closed by now or the caller's.
+static void finish(qn_file_writer *writer) {
+  free(writer->path);
+  free(writer->temporary_path);
+  writer->path = writer->temporary_path = NULL;
+}
+
+qn_status qn_file_writer_open(qn_file_writer *writer, const char *path, qn_diag *diag) {
+  struct stat info;
+  *writer = (qn_file_writer){.fd = -1, .diag = diag};
+  if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, path, "is a %s; want the name of a file to write",
+                   S_ISDIR(info.st_mode) ? "folder" : "device or a pipe");
+  }
+  writer->path = final_path(path);
+  if (!writer->path) return qn_fail_nomem(diag, path, "a file name");
+  qn_status status = open_temporary(writer);
+  if (status != QN_OK) finish(writer);
+  return status;
+}
+
+qn_status qn_file_writer_open_memory(qn_file_writer *writer, const char *name, qn_diag *diag) {
+  *writer = (qn_file_writer){.fd = -1, .diag = diag};
+  writer->path = strdup(name);
+  if (!writer->path) return qn_fail_nomem(diag, name, "a file name");
+  char short_name[64];  // the system allows 249 bytes and only shows it in /proc
+  snprintf(short_name, sizeof short_name, "%s", name);
+  writer->fd = memfd_create(short_name, MFD_CLOEXEC);
+  if (writer->fd >= 0) return QN_OK;
+  qn_status status = fail_errno(diag, name, "create a file in memory", errno);
+  finish(writer);
+  return status;
+}
+
+qn_status qn_file_writer_write_at(qn_file_writer *writer, uint64_t offset, const void *data, size_t size) {
+  const char *bytes = data;
+  if (!writer->path) return qn_fail(writer->diag, QN_ERR_INTERNAL, "file writer", "write to a writer that is not open");
+  while (size > 0) {
+    ssize_t count = pwrite(writer->fd, bytes, size, (off_t)offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return fail_errno(writer->diag, writer->path, "write", count < 0 ? errno : ENOSPC);
+    bytes += count;
+    size -= (size_t)count;
+    offset += (uint64_t)count;
+  }
+  return QN_OK;
+}
+
+qn_status qn_file_writer_write(qn_file_writer *writer, const void *data, size_t size) {
+  QN_TRY(qn_file_writer_write_at(writer, writer->offset, data, size));
+  writer->offset += size;
+  return QN_OK;
+}
+
+qn_status qn_file_writer_align(qn_file_writer *writer, size_t alignment) {
+  static const char zeros[4096];
+  size_t padding = (size_t)(-writer->offset & (alignment - 1));
+  while (padding > 0) {
+    size_t count = padding < sizeof zeros ? padding : sizeof zeros;
+    QN_TRY(qn_file_writer_write(writer, zeros, count));
+    padding -= count;
+  }
+  return QN_OK;
+}
+
+qn_status qn_file_writer_commit(qn_file_writer *writer) {
+  qn_status status = QN_OK;
+  if (!writer->path)
+    return qn_fail(writer->diag, QN_ERR_INTERNAL, "file writer", "commit of a writer that is not open");
+  if (writer->temporary_path) {
+    // Network file systems report a full disk only here. After EINTR the descriptor is closed all the same.
+    if (close(writer->fd) != 0 && errno != EINTR) {
+      status = fail_errno(writer->diag, writer->path, "write", errno);
+    } else if (rename(writer->temporary_path, writer->path) != 0) {
+      status = fail_errno(writer->diag, writer->path, "put the finished file in place", errno);
+    }
+    writer->fd = -1;
+    if (status != QN_OK) unlink(writer->temporary_path);
+  }
+  finish(writer);
+  return status;
+}
+
+void qn_file_writer_abandon(qn_file_writer *writer) {
+  if (!writer->path) return;
+  if (writer->fd >= 0) close(writer->fd);
+  writer->fd = -1;
+  if (writer->temporary_path) unlink(writer->temporary_path);
+  finish(writer);
+}
+
+qn_status qn_make_directories(const char *path, qn_diag *diag) {
+  struct stat info;
+  if (!*path) return qn_fail(diag, QN_ERR_ARGUMENT, "folder", "got an empty name");
+  char *prefix = strdup(path);
+  if (!prefix) return qn_fail_nomem(diag, path, "a folder name");
+  qn_status status = QN_OK;
+  for (char *end = prefix + 1; status == QN_OK; end++) {
+    if (*end != '/' && *end != '\0') continue;
+    char kept = *end;
+    *end = '\0';
+    if (mkdir(prefix, 0777) != 0) {
+      int error = errno;  // an ancestor may be there and refuse mkdir with EROFS or EACCES
+      if (stat(prefix, &info) != 0) {
+        status = fail_errno(diag, prefix, "create the folder", error);
+      } else if (!S_ISDIR(info.st_mode)) {
+        status = qn_fail(diag, QN_ERR_IO, prefix, "is a file; want a folder");
+      }
+    }
+    *end = kept;
+    if (kept == '\0') break;
+  }
+  free(prefix);
+  return status;
+}

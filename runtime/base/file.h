@@ -1,0 +1,51 @@
+// Files: read-only mappings, whole reads, and writes that appear whole or not at all.
+#ifndef QN_BASE_FILE_H
+#define QN_BASE_FILE_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/diag.h"
+
+// A read-only private mapping of a whole file.
+typedef struct qn_mapping {
+  const uint8_t *data;  // owned by the mapping
+  size_t size;          // bytes
+} qn_mapping;
+
+// Maps `path`. An empty file, a directory and whatever cannot be mapped are errors.
+QN_CHECKED qn_status qn_mapping_open(qn_mapping *mapping, const char *path, qn_diag *diag);
+// Maps an open descriptor (a memfd, say); `name` is for messages. The descriptor stays the caller's.
+QN_CHECKED qn_status qn_mapping_open_fd(qn_mapping *mapping, int fd, const char *name, qn_diag *diag);
+void qn_mapping_close(qn_mapping *mapping);
+
+// Reads all of a file into memory from `allocator`, with a NUL after it (free *out_size + 1 bytes). path "-" is
+// standard input.
+QN_CHECKED qn_status qn_file_read(const char *path, const qn_allocator *allocator, char **out_data, size_t *out_size,
+                                  qn_diag *diag);
+
+// A file written beside its final place and renamed into it by commit; abandoned (and removed) by any other end.
+typedef struct qn_file_writer {
+  int fd;
+  char *path;            // owned: the final path
+  char *temporary_path;  // owned: NULL when writing into memory
+  uint64_t offset;       // bytes written so far
+  qn_diag *diag;         // borrowed
+} qn_file_writer;
+
+QN_CHECKED qn_status qn_file_writer_open(qn_file_writer *writer, const char *path, qn_diag *diag);
+// Writes into an anonymous memory file instead (commit keeps fd open for qn_mapping_open_fd; the caller closes it).
+QN_CHECKED qn_status qn_file_writer_open_memory(qn_file_writer *writer, const char *name, qn_diag *diag);
+QN_CHECKED qn_status qn_file_writer_write(qn_file_writer *writer, const void *data, size_t size);
+// Pads with zeros to a multiple of `alignment`.
+QN_CHECKED qn_status qn_file_writer_align(qn_file_writer *writer, size_t alignment);
+// Overwrites earlier bytes (a header whose offsets are known only at the end).
+QN_CHECKED qn_status qn_file_writer_write_at(qn_file_writer *writer, uint64_t offset, const void *data, size_t size);
+QN_CHECKED qn_status qn_file_writer_commit(qn_file_writer *writer);
+void qn_file_writer_abandon(qn_file_writer *writer);  // harmless after commit
+
+// Creates a folder and its parents.
+QN_CHECKED qn_status qn_make_directories(const char *path, qn_diag *diag);
+
+#endif

@@ -1,0 +1,44 @@
+# Sourced by the shell tests: their environment with defaults, a temporary folder, and the ways to end.
+#   QUERN         the program               QUERN_SOURCE  the source tree
+#   QUERN_BUILD   the build folder          WORK          a fresh folder, removed at the end
+# A test runs top to bottom and ends with `pass`; `fail TEXT` and `skip REASON` end it at once.
+# shellcheck shell=bash
+set -euo pipefail
+
+QUERN_SOURCE=${QUERN_SOURCE:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
+QUERN_BUILD=${QUERN_BUILD:-$QUERN_SOURCE/build}
+QUERN=${QUERN:-$QUERN_BUILD/quern}
+export QUERN_SOURCE QUERN_BUILD QUERN
+WORK=$(mktemp -d "${TMPDIR:-/tmp}/quern-e2e-XXXXXX")
+trap 'rm -rf "$WORK"' EXIT
+
+pass() {
+  echo "PASS: ${*:-$(basename "$0")}"
+  exit 0
+}
+
+fail() {
+  echo "FAIL: $*" >&2
+  exit 1
+}
+
+skip() {
+  echo "SKIP: $*"
+  exit 77
+}
+
+# The program, or a skip where it is not built.
+need_quern() {
+  [ -x "$QUERN" ] || skip "$QUERN is not built"
+}
+
+# shared_model RELATIVE: prints the path of a shared model, or fails with 77 where it is not there.
+# Use: model=$(shared_model stories260K/stories260K.gguf) || exit 77
+shared_model() {
+  local path="${QUERN_SHARED:-$QUERN_SOURCE/../shared}/$1"
+  if [ ! -r "$path" ]; then
+    echo "SKIP: no shared model $1 (set QUERN_SHARED)" >&2
+    return 77
+  fi
+  echo "$path"
+}

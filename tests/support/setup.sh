@@ -1,0 +1,129 @@
+# Sourced by tests/run and models/demo: finds or installs what the build needs, configures and builds.
+# Everything here reports in words and returns; only the caller exits.
+# shellcheck shell=bash
+
+QUERN_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+QUERN_JOBS=${QUERN_JOBS:-$(nproc 2>/dev/null || echo 2)}
+QUERN_LLVM_ROOT=${QUERN_LLVM_ROOT:-/usr/lib/llvm-22}
+
+# ---- steps ------------------------------------------------------------------------------------------------------
+
+setup_steps=0 setup_step=0
+
+# begin_steps COUNT, then `step TEXT` that many times: prints "[1/5] TEXT".
+begin_steps() { setup_steps=$1 setup_step=0; }
+
+step() {
+  setup_step=$((setup_step + 1))
+  printf '[%d/%d] %s\n' "$setup_step" "$setup_steps" "$*"
+}
+
+# with_log LOG COMMAND...: runs the command with its output in LOG. On a terminal the last percentage of a build shows
+# while it runs; when the command fails, what matters of the log is printed.
+with_log() {
+  local log=$1 status=0 begin=$SECONDS
+  shift
+  mkdir -p "$(dirname "$log")"
+  if [ -t 1 ]; then
+    rm -f "$log.status"
+    { "$@" </dev/null 2>&1 || echo $? >"$log.status"; } | tee "$log" | awk '
+      /^\[ *[0-9]+%\]/ { printf "\r\033[K      %s", substr($0, 1, 70); fflush(); shown = 1 }
+      END { if (shown) printf "\r\033[K" }'
+    if [ -e "$log.status" ]; then status=$(cat "$log.status"); fi
+  else
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+  fi
+  if [ "$status" -ne 0 ]; then
+    echo "      failed: $*" >&2
+    # The errors where a compiler wrote some, else the end of the log.
+    if grep -qE '(error:|Error|undefined reference|\*\*\*)' "$log"; then
+      grep -E -A 6 '(error:|Error|undefined reference|\*\*\*)' "$log" | head -n 60 >&2
+    else
+      tail -n 30 "$log" >&2
+    fi
+    echo "      the whole log: $log" >&2
+    return "$status"
+  fi
+  if [ $((SECONDS - begin)) -ge 2 ]; then echo "      $((SECONDS - begin)) s"; fi
+}
+
+# ---- packages ---------------------------------------------------------------------------------------------------
+
+have_command() { command -v "$1" >/dev/null 2>&1; }
+have_library() { pkg-config --exists "$1" 2>/dev/null; }
+
+# Debian package, then how to see that what it brings is there, whoever brought it.
+setup_packages() {
+  cat <<TABLE
+build-essential have_command cc && have_command make && have_command g++
+cmake have_command cmake
+pkg-config have_command pkg-config
+llvm-22-dev test -e $QUERN_LLVM_ROOT/include/llvm-c/Core.h
+libmlir-22-dev test -e $QUERN_LLVM_ROOT/include/mlir-c/IR.h
+libhwloc-dev have_library hwloc
+libcjson-dev have_library libcjson
+libpcre2-dev have_library libpcre2-8
+libsqlite3-dev have_library sqlite3
+check have_library check
+TABLE
+  if [ "${1:-}" = clang ]; then echo "clang have_command clang"; fi
+}
+
+# missing_packages [clang]: prints the names of what is missing, one a line.
+missing_packages() {
+  local package test
+  while read -r package test; do
+    eval "$test" || echo "$package"
+  done < <(setup_packages "$@")
+}
+
+# Runs a command as root, through sudo where we are not root.
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif have_command sudo; then
+    sudo "$@"
+  else
+    echo "error: installing packages needs root or sudo" >&2
+    return 1
+  fi
+}
+
+# ensure_packages [clang]: installs by apt what is missing; elsewhere names it and returns 1.
+ensure_packages() {
+  local missing=() log="$QUERN_TOP/build/packages.log"
+  mapfile -t missing < <(missing_packages "$@")
+  if [ ${#missing[@]} -eq 0 ]; then return 0; fi
+  if [ ! -e /etc/debian_version ] || ! have_command apt-get; then
+    echo "error: missing here, by the names of their Debian packages: ${missing[*]}" >&2
+    echo "       Install them by this system's own means, then run this again." >&2
+    echo "       Where LLVM 22 is not in /usr/lib/llvm-22, set QUERN_LLVM_ROOT." >&2
+    return 1
+  fi
+  echo "      installing: ${missing[*]}"
+  with_log "$log" as_root env DEBIAN_FRONTEND=noninteractive apt-get update || return 1
+  with_log "$log" as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y --no-install-recommends "${missing[@]}" || return 1
+  mapfile -t missing < <(missing_packages "$@")
+  if [ ${#missing[@]} -ne 0 ]; then
+    echo "error: installed, but still not usable: ${missing[*]}" >&2
+    return 1
+  fi
+}
+
+# ---- building ---------------------------------------------------------------------------------------------------
+
+# configure_build FOLDER CMAKE-OPTION...
+configure_build() {
+  local folder=$1
+  shift
+  mkdir -p "$folder"
+  with_log "$folder/configure.log" cmake -S "$QUERN_TOP" -B "$folder" -DQUERN_LLVM_ROOT="$QUERN_LLVM_ROOT" "$@"
+}
+
+# run_build FOLDER [TARGET...]
+run_build() {
+  local folder=$1
+  shift
+  with_log "$folder/build.log" make -C "$folder" -j"$QUERN_JOBS" --no-print-directory "$@"
+}

@@ -1,0 +1,119 @@
+# The tests, by glob: tests/unit/test_*.c (one program each, on the Check library), tests/fuzz/fuzz_*.c (each mutates
+# its own input by a fixed random sequence when it is run without arguments) and tests/e2e/*.sh (shell). Programs of
+# tests/bench are built and not run. Each links the rooms whose headers it includes, so that a test of one room neither
+# waits for nor breaks with another. Skipped tests exit with 77 and print "SKIP: reason". A new file is seen when
+# CMake runs again (cmake build; a plain make does it too).
+
+pkg_check_modules(ext_check QUIET IMPORTED_TARGET check)
+if(NOT ext_check_FOUND)
+  message(FATAL_ERROR "the library check is missing (Debian package check)")
+endif()
+
+# The targets to link with a source: the rooms whose headers it includes, itself or through headers of tests/, and
+# support_<name> for each tests/support/<name>.h.
+function(quern_targets_of source out_targets)
+  set(pending ${source})
+  set(seen)
+  set(targets)
+  while(pending)
+    list(POP_FRONT pending file)
+    if(file IN_LIST seen OR NOT EXISTS ${file})
+      continue()
+    endif()
+    list(APPEND seen ${file})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+    file(STRINGS ${file} lines REGEX "^#include [\"<]")
+    foreach(line IN LISTS lines)
+      string(REGEX REPLACE "^#include [\"<]([^\">]*).*" "\\1" name "${line}")
+      if(name MATCHES "^tests/")
+        list(APPEND pending ${CMAKE_SOURCE_DIR}/${name})
+        string(REGEX REPLACE "\\.h$" ".c" implementation ${CMAKE_SOURCE_DIR}/${name})
+        if(name MATCHES "^tests/support/(.*)\\.h$" AND EXISTS ${implementation})
+          list(APPEND targets support_${CMAKE_MATCH_1})
+          list(APPEND pending ${implementation})
+        endif()
+      elseif(name MATCHES "^frontend/import/")
+        list(APPEND targets quern_import)
+      elseif(name MATCHES "^frontend/")
+        list(APPEND targets quern)
+      elseif(name MATCHES "^(autotune|codegen|passes|ir)/")
+        list(APPEND targets quern_${CMAKE_MATCH_1})
+      elseif(name MATCHES "^runtime/base/")
+        list(APPEND targets quern_base)
+      elseif(name MATCHES "^runtime/")
+        list(APPEND targets quern_run)
+      elseif(name MATCHES "^(mlir|llvm)-c/")
+        list(APPEND targets ext_llvm)
+      endif()
+    endforeach()
+  endwhile()
+  list(REMOVE_DUPLICATES targets)
+  set(${out_targets} ${targets} PARENT_SCOPE)
+endfunction()
+
+# One small library a support file, so that a test waits only for what it uses.
+file(GLOB support_sources CONFIGURE_DEPENDS tests/support/*.c)
+foreach(source IN LISTS support_sources)
+  get_filename_component(name ${source} NAME_WE)
+  quern_targets_of(${source} targets)
+  list(REMOVE_ITEM targets support_${name})
+  add_library(support_${name} STATIC ${source})
+  target_compile_definitions(support_${name} PUBLIC
+    QUERN_SOURCE_DIR="${CMAKE_SOURCE_DIR}" QUERN_BUILD_DIR="${CMAKE_BINARY_DIR}")
+  target_link_libraries(support_${name} PUBLIC ${targets} PkgConfig::ext_check m)
+endforeach()
+
+# What every test finds in its environment. LLVM and MLIR keep some memory until the process ends: lsan.supp.
+set(test_environment
+  "QUERN_SOURCE=${CMAKE_SOURCE_DIR}" "QUERN_BUILD=${CMAKE_BINARY_DIR}" "QUERN=${CMAKE_BINARY_DIR}/quern"
+  "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
+  "UBSAN_OPTIONS=print_stacktrace=1")
+if(NOT "$ENV{QUERN_SHARED}" STREQUAL "")
+  list(APPEND test_environment "QUERN_SHARED=$ENV{QUERN_SHARED}")
+endif()
+
+# A program of one source file in <build>/tests.
+function(quern_test_program name source)
+  quern_targets_of(${source} targets)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE support_test ${targets})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+endfunction()
+
+# A test whose command and label are given.
+function(quern_test name label)
+  add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600 LABELS ${label}
+    ENVIRONMENT "${test_environment}")
+endfunction()
+
+file(GLOB unit_tests CONFIGURE_DEPENDS tests/unit/test_*.c)
+foreach(source IN LISTS unit_tests)
+  get_filename_component(name ${source} NAME_WE)
+  quern_test_program(${name} ${source})
+  quern_test(${name} unit ${name})
+endforeach()
+
+file(GLOB fuzz_tests CONFIGURE_DEPENDS tests/fuzz/fuzz_*.c)
+foreach(source IN LISTS fuzz_tests)
+  get_filename_component(name ${source} NAME_WE)
+  quern_test_program(${name} ${source})
+  quern_test(${name} fuzz ${name})
+endforeach()
+
+# tests/bench/<name>_main.c becomes quern-<name>.
+file(GLOB bench_programs CONFIGURE_DEPENDS tests/bench/*_main.c)
+foreach(source IN LISTS bench_programs)
+  get_filename_component(name ${source} NAME_WE)
+  string(REGEX REPLACE "(.*)_main" "quern-\\1" name ${name})
+  quern_test_program(${name} ${source})
+endforeach()
+
+file(GLOB shell_tests CONFIGURE_DEPENDS tests/e2e/*.sh)
+foreach(source IN LISTS shell_tests)
+  get_filename_component(name ${source} NAME_WE)
+  quern_test(e2e_${name} e2e bash ${source})
+endforeach()
+
+# The PTX simulator brings its own targets.
+include(${CMAKE_SOURCE_DIR}/tests/ptxsim/ptxsim.cmake OPTIONAL)
