@@ -1,0 +1,416 @@
+// Appending nodes to a graph: operands, attributes and shapes are checked here, once, for every frontend and pass.
+#include <inttypes.h>
+#include <string.h>
+
+#include "ir/graph.h"
+#include "ir/program.h"
+
+// What a shape rule sees: operand types resolved, attributes checked.
+typedef struct shape_context {
+  const qn_graph *graph;
+  const qn_node_spec *spec;
+  const qn_type *operands[QN_MAX_OPERANDS];
+  const char *op;
+  const char *loc;
+  qn_diag *diag;
+} shape_context;
+
+typedef qn_status (*shape_fn)(const shape_context *c, qn_type *out);
+
+static const qn_attr *spec_attr(const qn_node_spec *spec, qn_attr_id id) {
+  for (int i = 0; i < spec->attr_count; i++) {
+    if (spec->attrs[i].id == id) return &spec->attrs[i];
+  }
+  return NULL;
+}
+
+static int64_t spec_int(const shape_context *c, qn_attr_id id) { return spec_attr(c->spec, id)->value.i; }
+
+static const char *spec_text(const shape_context *c, qn_attr_id id) { return spec_attr(c->spec, id)->value.text; }
+
+// "op: operand i: got <type>, want <want>"
+static qn_status operand_error(const shape_context *c, int i, const char *want) {
+  qn_buf text;
+  qn_buf_init(&text, qn_allocator_default());
+  qn_type_print(c->operands[i], &text);
+  qn_status status = qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: operand %d: got %s, want %s", c->op, i,
+                             qn_buf_text(&text), want);
+  qn_buf_deinit(&text);
+  return status;
+}
+
+static qn_status attr_error(const shape_context *c, qn_attr_id id, const char *want) {
+  const qn_attr *attr = spec_attr(c->spec, id);
+  switch (qn_attr_get_kind(id)) {
+    case QN_AK_INT:
+      return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: attribute %s: got %" PRId64 ", want %s", c->op,
+                     qn_attr_name(id), attr->value.i, want);
+    case QN_AK_FLOAT:
+      return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: attribute %s: got %g, want %s", c->op, qn_attr_name(id),
+                     attr->value.f, want);
+    default:
+      return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: attribute %s: got '%s', want %s", c->op, qn_attr_name(id),
+                     attr->value.text, want);
+  }
+}
+
+static qn_dim last_dim(const qn_type *type) { return type->dims[type->rank - 1]; }
+
+static bool is_f32(const qn_type *type) { return type->dtype == QN_DTYPE_F32; }
+
+static bool is_vector(const qn_type *type, qn_dim width) {
+  return is_f32(type) && type->rank == 1 && qn_dim_equal(type->dims[0], width);
+}
+
+static bool is_i32_rows(const qn_type *type) {
+  return type->dtype == QN_DTYPE_I32 && type->rank == 1 && !qn_dim_is_const(type->dims[0]);
+}
+
+// --- shape rules, in the order of ops.def
+
+static qn_status shape_given(const shape_context *c, qn_type *out) {
+  if (!c->spec->type) {
+    return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: got no type, want one: its shape cannot be inferred", c->op);
+  }
+  *out = *c->spec->type;
+  if (c->spec->op == QN_OP_CONST && !(is_f32(out) && out->rank == 0)) {
+    return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "const: got another type, want f32[]");
+  }
+  if (c->spec->op == QN_OP_CACHE) {
+    const char *kind = spec_text(c, QN_ATTR_KIND);
+    bool is_k = strcmp(kind, "k") == 0;
+    if (!is_k && strcmp(kind, "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
+    bool shaped = out->rank == 4 && out->dims[0].symbol == QN_SYM_G && qn_dim_is_const(out->dims[is_k ? 3 : 2]) &&
+                  out->dims[is_k ? 3 : 2].value == QN_PAGE_KEYS && qn_dtype_is_float(out->dtype);
+    if (!shaped) {
+      return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "cache %s: got another type, want a float type of shape %s", kind,
+                     is_k ? "[G, heads, head_dim, 64]" : "[G, heads, 64, head_dim]");
+    }
+  }
+  if (c->spec->op == QN_OP_RESHAPE) {
+    int64_t ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1}, from = 0, to = 0;
+    if (!qn_type_elements(c->operands[0], ones, &from) || !qn_type_elements(out, ones, &to) || from != to ||
+        out->dtype != c->operands[0]->dtype) {
+      return operand_error(c, 0, "as many elements as the result, of its type");
+    }
+  }
+  return QN_OK;
+}
+
+static qn_status shape_same(const shape_context *c, qn_type *out) {
+  if (c->spec->op == QN_OP_KV_WRITE) {
+    const qn_type *cache = c->operands[0], *x = c->operands[1];
+    bool is_k = strcmp(spec_text(c, QN_ATTR_KIND), "k") == 0;
+    if (!is_k && strcmp(spec_text(c, QN_ATTR_KIND), "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
+    if (cache->rank != 4) return operand_error(c, 0, "a cache");
+    bool fits = is_f32(x) && x->rank == 3 && qn_dim_equal(x->dims[1], cache->dims[1]) &&
+                qn_dim_equal(x->dims[2], cache->dims[is_k ? 2 : 3]);
+    if (!fits) return operand_error(c, 1, "f32[T, heads, head_dim] as the cache has them");
+    for (int i = 2; i < 4; i++) {
+      if (!is_i32_rows(c->operands[i])) return operand_error(c, i, "i32[T]");
+    }
+    *out = *cache;
+    return QN_OK;
+  }
+  if (!is_f32(c->operands[0])) return operand_error(c, 0, "f32");
+  if (c->spec->op == QN_OP_SOFTMAX && c->operands[0]->rank < 1) return operand_error(c, 0, "rank 1 or more");
+  *out = *c->operands[0];
+  return QN_OK;
+}
+
+static qn_status shape_split_heads(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0];
+  int64_t heads = spec_int(c, QN_ATTR_HEADS);
+  if (x->rank != 2 || !is_f32(x) || !qn_dim_is_const(x->dims[1])) return operand_error(c, 0, "f32[T, width]");
+  if (heads < 1 || x->dims[1].value % heads != 0) return attr_error(c, QN_ATTR_HEADS, "a divisor of the width");
+  qn_dim dims[] = {x->dims[0], qn_dim_const(heads), qn_dim_const(x->dims[1].value / heads)};
+  *out = qn_type_make(QN_DTYPE_F32, 3, dims);
+  return QN_OK;
+}
+
+static qn_status shape_merge_heads(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0];
+  if (x->rank != 3 || !is_f32(x) || !qn_dim_is_const(x->dims[1]) || !qn_dim_is_const(x->dims[2])) {
+    return operand_error(c, 0, "f32[T, heads, head_dim]");
+  }
+  qn_dim dims[] = {x->dims[0], qn_dim_const(x->dims[1].value * x->dims[2].value)};
+  *out = qn_type_make(QN_DTYPE_F32, 2, dims);
+  return QN_OK;
+}
+
+static qn_status shape_slice(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0];
+  int64_t axis = spec_int(c, QN_ATTR_AXIS), begin = spec_int(c, QN_ATTR_BEGIN), end = spec_int(c, QN_ATTR_END);
+  if (axis < 0 || axis >= x->rank || !qn_dim_is_const(x->dims[axis])) {
+    return attr_error(c, QN_ATTR_AXIS, "a dimension of constant size");
+  }
+  if (begin < 0 || begin >= x->dims[axis].value) return attr_error(c, QN_ATTR_BEGIN, "an element of the axis");
+  if (end <= begin || end > x->dims[axis].value) return attr_error(c, QN_ATTR_END, "begin < end <= the axis's size");
+  if (qn_dtype_is_block(x->dtype)) return operand_error(c, 0, "a type without blocks");
+  *out = *x;
+  out->dims[axis] = qn_dim_const(end - begin);
+  return QN_OK;
+}
+
+static qn_status shape_concat(const shape_context *c, qn_type *out) {
+  int64_t axis = spec_int(c, QN_ATTR_AXIS);
+  *out = *c->operands[0];
+  if (axis < 0 || axis >= out->rank) return attr_error(c, QN_ATTR_AXIS, "a dimension of the operands");
+  for (int i = 0; i < c->spec->operand_count; i++) {
+    const qn_type *x = c->operands[i];
+    bool fits = x->rank == out->rank && x->dtype == out->dtype && qn_dim_is_const(x->dims[axis]);
+    for (int d = 0; fits && d < x->rank; d++) fits = d == axis || qn_dim_equal(x->dims[d], out->dims[d]);
+    if (!fits) return operand_error(c, i, "operand 0's type but for the axis, which must be constant");
+    if (i > 0) out->dims[axis].value += x->dims[axis].value;
+  }
+  return QN_OK;
+}
+
+static qn_status shape_broadcast(const shape_context *c, qn_type *out) {
+  const qn_type *a = c->operands[0], *b = c->operands[1];
+  for (int i = 0; i < 2; i++) {
+    if (!is_f32(c->operands[i])) return operand_error(c, i, "f32");
+  }
+  if (a->rank < b->rank) {
+    const qn_type *swap = a;
+    a = b;
+    b = swap;
+  }
+  bool fits = qn_type_equal(a, b) || b->rank == 0 || (b->rank == 1 && qn_dim_equal(b->dims[0], last_dim(a)));
+  if (!fits) return operand_error(c, 1, "the other operand's shape, its last dimension, or a scalar");
+  *out = *a;
+  return QN_OK;
+}
+
+static qn_status shape_rownorm(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0];
+  if (!is_f32(x) || x->rank < 1 || !qn_dim_is_const(last_dim(x))) return operand_error(c, 0, "f32[..., width]");
+  for (int i = 1; i < c->spec->operand_count; i++) {
+    if (!is_vector(c->operands[i], last_dim(x))) return operand_error(c, i, "f32[width]");
+  }
+  if (!(spec_attr(c->spec, QN_ATTR_EPS)->value.f >= 0)) return attr_error(c, QN_ATTR_EPS, "0 or more");
+  *out = *x;
+  return QN_OK;
+}
+
+static qn_status shape_quantize(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0];
+  if (!is_f32(x) || x->rank != 2 || !qn_dim_is_const(x->dims[1]) || x->dims[1].value % 32 != 0) {
+    return operand_error(c, 0, "f32[T, width], width a multiple of 32");
+  }
+  *out = *x;
+  out->dtype = QN_DTYPE_A8;
+  return QN_OK;
+}
+
+static qn_status shape_embed(const shape_context *c, qn_type *out) {
+  const qn_type *table = c->operands[0], *ids = c->operands[1];
+  if (table->rank != 2 || !qn_format_of(table->dtype) || !qn_dim_is_const(table->dims[1])) {
+    return operand_error(c, 0, "a weight [vocabulary, width]");
+  }
+  if (!is_i32_rows(ids)) return operand_error(c, 1, "i32[T]");
+  qn_dim dims[] = {ids->dims[0], table->dims[1]};
+  *out = qn_type_make(QN_DTYPE_F32, 2, dims);
+  return QN_OK;
+}
+
+static qn_status shape_gather_rows(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0], *rows = c->operands[1];
+  if (!is_f32(x) || x->rank != 2) return operand_error(c, 0, "f32[T, width]");
+  if (!is_i32_rows(rows)) return operand_error(c, 1, "i32[R]");
+  qn_dim dims[] = {rows->dims[0], x->dims[1]};
+  *out = qn_type_make(QN_DTYPE_F32, 2, dims);
+  return QN_OK;
+}
+
+static qn_status shape_matmul(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0], *w = c->operands[1];
+  if (x->rank != 2 || (!is_f32(x) && x->dtype != QN_DTYPE_A8)) return operand_error(c, 0, "f32[T, K] or a8[T, K]");
+  const qn_format *format = qn_format_of(w->dtype);
+  bool fits = w->rank == 2 && format && qn_dim_equal(w->dims[1], x->dims[1]) && qn_dim_is_const(w->dims[0]) &&
+              qn_dim_is_const(w->dims[1]);
+  if (!fits) return operand_error(c, 1, "a weight [N, K] with operand 0's K");
+  if (w->dims[1].value % format->block_values != 0) return operand_error(c, 1, "a K that is a multiple of the block");
+  if (x->dtype == QN_DTYPE_A8 && format->block_values != 32) return operand_error(c, 1, "a format with blocks of 32");
+  qn_dim dims[] = {x->dims[0], w->dims[0]};
+  *out = qn_type_make(QN_DTYPE_F32, 2, dims);
+  return QN_OK;
+}
+
+static qn_status shape_rope_table(const shape_context *c, qn_type *out) {
+  int64_t dims = spec_int(c, QN_ATTR_DIMS);
+  if (!is_i32_rows(c->operands[0])) return operand_error(c, 0, "i32[T]");
+  if (dims < 2 || dims % 2 != 0) return attr_error(c, QN_ATTR_DIMS, "an even number of 2 or more");
+  if (!(spec_attr(c->spec, QN_ATTR_THETA)->value.f > 0)) return attr_error(c, QN_ATTR_THETA, "more than 0");
+  if (c->spec->operand_count == 2 && !is_vector(c->operands[1], qn_dim_const(dims / 2))) {
+    return operand_error(c, 1, "f32[dims/2]");
+  }
+  qn_dim shape[] = {c->operands[0]->dims[0], qn_dim_const(dims)};
+  *out = qn_type_make(QN_DTYPE_F32, 2, shape);
+  return QN_OK;
+}
+
+static qn_status shape_rope(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0], *table = c->operands[1];
+  const char *kind = spec_text(c, QN_ATTR_KIND);
+  if (strcmp(kind, "pairs") != 0 && strcmp(kind, "halves") != 0) return attr_error(c, QN_ATTR_KIND, "pairs or halves");
+  if (!is_f32(x) || x->rank != 3) return operand_error(c, 0, "f32[T, heads, head_dim]");
+  bool fits = is_f32(table) && table->rank == 2 && qn_dim_equal(table->dims[0], x->dims[0]) &&
+              table->dims[1].value <= x->dims[2].value;
+  if (!fits) return operand_error(c, 1, "f32[T, dims], dims at most head_dim");
+  *out = *x;
+  return QN_OK;
+}
+
+// The operands that say where a token's keys are: pos, seq and block_table from operand `first` on.
+static qn_status check_places(const shape_context *c, int first) {
+  for (int i = first; i < first + 2; i++) {
+    if (!is_i32_rows(c->operands[i])) return operand_error(c, i, "i32[T]");
+  }
+  const qn_type *table = c->operands[first + 2];
+  if (table->dtype != QN_DTYPE_I32 || table->rank != 2) return operand_error(c, first + 2, "i32[B, P]");
+  return QN_OK;
+}
+
+static qn_status check_query(const shape_context *c, const qn_type *q, int cache_at, int head_dim_axis) {
+  const qn_type *cache = c->operands[cache_at];
+  bool fits = cache->rank == 4 && qn_dim_equal(cache->dims[head_dim_axis], q->dims[2]) && cache->dims[1].value > 0 &&
+              q->dims[1].value % cache->dims[1].value == 0;
+  if (!fits) return operand_error(c, cache_at, "a cache with q's head_dim and a divisor of its heads");
+  return QN_OK;
+}
+
+static qn_status shape_attn_scores(const shape_context *c, qn_type *out) {
+  const qn_type *q = c->operands[0];
+  if (!is_f32(q) || q->rank != 3) return operand_error(c, 0, "f32[T, heads, head_dim]");
+  QN_TRY(check_query(c, q, 1, 2));
+  QN_TRY(check_places(c, 2));
+  qn_dim dims[] = {q->dims[0], q->dims[1], {QN_SYM_P, QN_PAGE_KEYS}};
+  *out = qn_type_make(QN_DTYPE_F32, 3, dims);
+  return QN_OK;
+}
+
+static qn_status shape_attn_mix(const shape_context *c, qn_type *out) {
+  const qn_type *p = c->operands[0], *cache = c->operands[1];
+  bool scores = is_f32(p) && p->rank == 3 && p->dims[2].symbol == QN_SYM_P && p->dims[2].value == QN_PAGE_KEYS;
+  if (!scores) return operand_error(c, 0, "f32[T, heads, 64P]");
+  if (cache->rank != 4 || p->dims[1].value % cache->dims[1].value != 0) {
+    return operand_error(c, 1, "a cache with a divisor of the heads");
+  }
+  QN_TRY(check_places(c, 2));
+  qn_dim dims[] = {p->dims[0], p->dims[1], cache->dims[3]};
+  *out = qn_type_make(QN_DTYPE_F32, 3, dims);
+  return QN_OK;
+}
+
+static qn_status shape_attention(const shape_context *c, qn_type *out) {
+  const qn_type *q = c->operands[0];
+  if (!is_f32(q) || q->rank != 3) return operand_error(c, 0, "f32[T, heads, head_dim]");
+  QN_TRY(check_query(c, q, 1, 2));
+  const qn_type *v = c->operands[2];
+  if (v->rank != 4 || !qn_dim_equal(v->dims[1], c->operands[1]->dims[1])) {
+    return operand_error(c, 2, "a V cache with the K cache's heads");
+  }
+  QN_TRY(check_places(c, 3));
+  qn_dim dims[] = {q->dims[0], q->dims[1], v->dims[3]};
+  *out = qn_type_make(QN_DTYPE_F32, 3, dims);
+  return QN_OK;
+}
+
+static const shape_fn shape_rules[QN_OP_COUNT] = {
+#define QN_OP(name, text, min, max, attrs, flags, shape, flops, meaning) [QN_OP_##name] = shape_##shape,
+#include "ir/ops.def"
+#undef QN_OP
+};
+
+static qn_status check_attrs(const qn_node_spec *spec, const qn_op_info *info, const char *loc, qn_diag *diag) {
+  uint32_t seen = 0;
+  for (int i = 0; i < spec->attr_count; i++) {
+    uint32_t bit = 1u << spec->attrs[i].id;
+    const char *name = qn_attr_name(spec->attrs[i].id);
+    if (!((info->required_attrs | info->optional_attrs) & bit)) {
+      return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: got attribute %s, which this op does not have", info->name, name);
+    }
+    if (seen & bit) return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: attribute %s is there twice", info->name, name);
+    seen |= bit;
+  }
+  for (int id = 0; id < QN_ATTR_COUNT; id++) {
+    if ((info->required_attrs & (1u << id)) && !(seen & (1u << id))) {
+      return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: got no attribute %s, want one", info->name,
+                     qn_attr_name((qn_attr_id)id));
+    }
+  }
+  return QN_OK;
+}
+
+qn_status qn_infer_type(const qn_graph *graph, const qn_node_spec *spec, qn_type *out, qn_diag *diag) {
+  const qn_op_info *info = qn_op_get_info(spec->op);
+  const char *loc = spec->loc ? spec->loc : "?";
+  if (spec->operand_count < info->min_operands || spec->operand_count > info->max_operands) {
+    return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: got %d operands, want %d to %d", info->name, spec->operand_count,
+                   info->min_operands, info->max_operands);
+  }
+  shape_context c = {.graph = graph, .spec = spec, .op = info->name, .loc = loc, .diag = diag};
+  for (int i = 0; i < spec->operand_count; i++) {
+    if (spec->operands[i] == 0 || spec->operands[i] >= graph->nodes.count) {
+      return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: operand %d: got value %u, want one defined before it", info->name, i,
+                     spec->operands[i]);
+    }
+    c.operands[i] = &qn_graph_node(graph, spec->operands[i])->type;
+  }
+  QN_TRY(check_attrs(spec, info, loc, diag));
+  QN_TRY(shape_rules[spec->op](&c, out));
+  int64_t ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1}, elements = 0;
+  if (!qn_type_elements(out, ones, &elements) || elements < 1) {
+    return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: got a result of no elements, or too many to count", info->name);
+  }
+  return QN_OK;
+}
+
+static void sort_attrs(qn_node *node) {
+  for (int i = 1; i < node->attr_count; i++) {
+    for (int j = i; j > 0 && node->attrs[j].id < node->attrs[j - 1].id; j--) {
+      qn_attr swap = node->attrs[j];
+      node->attrs[j] = node->attrs[j - 1];
+      node->attrs[j - 1] = swap;
+    }
+  }
+}
+
+qn_status qn_graph_add(qn_graph *graph, const qn_node_spec *spec, qn_id *out, qn_diag *diag) {
+  const char *loc = spec->loc ? spec->loc : "?";
+  if (spec->attr_count > QN_MAX_ATTRS || spec->operand_count > QN_MAX_OPERANDS) {
+    return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: got %d operands and %d attributes, want at most %d and %d",
+                   qn_op_get_info(spec->op)->name, spec->operand_count, spec->attr_count, QN_MAX_OPERANDS,
+                   QN_MAX_ATTRS);
+  }
+  qn_node node = {.op = spec->op, .operand_count = spec->operand_count, .attr_count = spec->attr_count,
+                  .group = spec->group};
+  QN_TRY(qn_infer_type(graph, spec, &node.type, diag));
+  if (spec->type && !qn_type_equal(spec->type, &node.type)) {
+    qn_buf got, want;
+    qn_buf_init(&got, graph->arena->allocator);
+    qn_buf_init(&want, graph->arena->allocator);
+    qn_type_print(spec->type, &got);
+    qn_type_print(&node.type, &want);
+    qn_status status = qn_fail(diag, QN_ERR_FORMAT, loc, "%s: got type %s, want %s", qn_op_get_info(spec->op)->name,
+                               qn_buf_text(&got), qn_buf_text(&want));
+    qn_buf_deinit(&got);
+    qn_buf_deinit(&want);
+    return status;
+  }
+  memcpy(node.operands, spec->operands, sizeof node.operands);
+  memcpy(node.attrs, spec->attrs, sizeof node.attrs);
+  bool copied = (node.loc = qn_arena_strdup(graph->arena, loc)) != NULL;
+  for (int i = 0; i < node.attr_count; i++) {
+    if (qn_attr_get_kind(node.attrs[i].id) != QN_AK_TEXT) continue;
+    node.attrs[i].value.text = qn_arena_strdup(graph->arena, node.attrs[i].value.text);
+    copied = copied && node.attrs[i].value.text;
+  }
+  sort_attrs(&node);
+  if (!copied || !qn_vec_push_arena(graph->arena, &graph->nodes, node)) {
+    return qn_fail_nomem(diag, graph->name, "a graph node");
+  }
+  *out = (qn_id)(graph->nodes.count - 1);
+  return QN_OK;
+}

@@ -1,0 +1,177 @@
+// The op and attribute tables, and questions about a graph's nodes.
+#include "ir/graph.h"
+
+#include "ir/program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+  const char *name;
+  qn_attr_kind kind;
+} attr_table[QN_ATTR_COUNT] = {
+#define QN_ATTR(name, text, kind, meaning) [QN_ATTR_##name] = {text, QN_AK_##kind},
+#include "ir/attrs.def"
+#undef QN_ATTR
+};
+
+#define A(name) | (1u << QN_ATTR_##name)
+#define O(name)
+static const uint32_t required_attrs[QN_OP_COUNT] = {
+#define QN_OP(name, text, min, max, attrs, ...) [QN_OP_##name] = 0u attrs,
+#include "ir/ops.def"
+#undef QN_OP
+};
+#undef A
+#undef O
+#define A(name)
+#define O(name) | (1u << QN_ATTR_##name)
+static const qn_op_info op_table[QN_OP_COUNT] = {
+#define QN_OP(name, text, min, max, attrs, flags, shape, flops, meaning) \
+  [QN_OP_##name] = {text, min, max, 0, 0u attrs, flags, meaning},
+#include "ir/ops.def"
+#undef QN_OP
+};
+#undef A
+#undef O
+
+// The cost column as text: a number of flops a result element, or the name of a rule.
+static const char *const cost_rules[QN_OP_COUNT] = {
+#define QN_OP(name, text, min, max, attrs, flags, shape, flops, meaning) [QN_OP_##name] = #flops,
+#include "ir/ops.def"
+#undef QN_OP
+};
+
+const qn_op_info *qn_op_get_info(qn_op op) {
+  static qn_op_info complete[QN_OP_COUNT];
+  static bool ready;
+  if (!__atomic_load_n(&ready, __ATOMIC_ACQUIRE)) {
+    for (int i = 0; i < QN_OP_COUNT; i++) {
+      qn_op_info info = op_table[i];
+      info.required_attrs = required_attrs[i];
+      complete[i] = info;  // every thread writes the same values
+    }
+    __atomic_store_n(&ready, true, __ATOMIC_RELEASE);
+  }
+  return &complete[op];
+}
+
+bool qn_op_parse(qn_str text, qn_op *out) {
+  for (int i = 0; i < QN_OP_COUNT; i++) {
+    if (qn_str_is(text, op_table[i].name)) {
+      *out = (qn_op)i;
+      return true;
+    }
+  }
+  return false;
+}
+
+const char *qn_attr_name(qn_attr_id id) { return attr_table[id].name; }
+
+qn_attr_kind qn_attr_get_kind(qn_attr_id id) { return attr_table[id].kind; }
+
+bool qn_attr_parse(qn_str text, qn_attr_id *out) {
+  for (int i = 0; i < QN_ATTR_COUNT; i++) {
+    if (qn_str_is(text, attr_table[i].name)) {
+      *out = (qn_attr_id)i;
+      return true;
+    }
+  }
+  return false;
+}
+
+qn_graph *qn_graph_create(qn_arena *arena, const char *name) {
+  qn_graph *graph = QN_ARENA_NEW(arena, qn_graph);
+  if (!graph) return NULL;
+  graph->arena = arena;
+  graph->name = qn_arena_strdup(arena, name);
+  if (!graph->name || !qn_vec_push_arena(arena, &graph->nodes, (qn_node){.loc = "none"})) return NULL;
+  return graph;
+}
+
+qn_status qn_graph_add_output(qn_graph *graph, const char *name, qn_id value, qn_diag *diag) {
+  if (value == 0 || value >= graph->nodes.count) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, graph->name, "output '%s': got value %u, want one of 1..%zu", name, value,
+                   graph->nodes.count - 1);
+  }
+  for (size_t i = 0; i < graph->outputs.count; i++) {
+    if (strcmp(graph->outputs.items[i].name, name) == 0) {
+      return qn_fail(diag, QN_ERR_ARGUMENT, graph->name, "output '%s' is there twice; give each its own name", name);
+    }
+  }
+  qn_output output = {qn_arena_strdup(graph->arena, name), value};
+  if (!output.name || !qn_vec_push_arena(graph->arena, &graph->outputs, output)) {
+    return qn_fail_nomem(diag, graph->name, "an output");
+  }
+  return QN_OK;
+}
+
+const qn_attr *qn_node_attr(const qn_node *node, qn_attr_id id) {
+  for (int i = 0; i < node->attr_count; i++) {
+    if (node->attrs[i].id == id) return &node->attrs[i];
+  }
+  return NULL;
+}
+
+int64_t qn_node_int(const qn_node *node, qn_attr_id id, int64_t otherwise) {
+  const qn_attr *attr = qn_node_attr(node, id);
+  return attr ? attr->value.i : otherwise;
+}
+
+double qn_node_float(const qn_node *node, qn_attr_id id, double otherwise) {
+  const qn_attr *attr = qn_node_attr(node, id);
+  return attr ? attr->value.f : otherwise;
+}
+
+const char *qn_node_text(const qn_node *node, qn_attr_id id, const char *otherwise) {
+  const qn_attr *attr = qn_node_attr(node, id);
+  return attr ? attr->value.text : otherwise;
+}
+
+uint32_t *qn_graph_count_uses(const qn_graph *graph, qn_arena *arena) {
+  uint32_t *uses = QN_ARENA_ARRAY(arena, graph->nodes.count, uint32_t);
+  if (!uses) return NULL;
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    for (int i = 0; i < node->operand_count; i++) uses[node->operands[i]]++;
+  }
+  for (size_t i = 0; i < graph->outputs.count; i++) uses[graph->outputs.items[i].value]++;
+  return uses;
+}
+
+static double value_bytes(const qn_type *type, const int64_t *symbol_values) {
+  int64_t elements = 0;
+  if (!qn_type_elements(type, symbol_values, &elements)) return 0;
+  if (type->dtype == QN_DTYPE_A8) return (double)elements * 1.25;  // codes, and a scale and a sum per 32
+  const qn_format *format = qn_format_of(type->dtype);
+  if (format) return (double)elements * format->block_bytes / format->block_values;
+  return (double)elements * (double)qn_dtype_size(type->dtype);
+}
+
+qn_cost qn_node_cost(const qn_graph *graph, qn_id id, const int64_t symbol_values[QN_SYM_COUNT]) {
+  const qn_node *node = qn_graph_node(graph, id);
+  uint32_t flags = qn_op_get_info(node->op)->flags;
+  qn_cost cost = {0};
+  if (flags & (QN_OF_S | QN_OF_V)) return cost;
+  int64_t elements = 0;
+  if (!qn_type_elements(&node->type, symbol_values, &elements)) return cost;
+  const char *rule = cost_rules[node->op];
+  const qn_type *first = node->operand_count > 0 ? &qn_graph_node(graph, node->operands[0])->type : NULL;
+  if (strcmp(rule, "matmul") == 0) {
+    cost.flops = 2.0 * (double)elements * (double)first->dims[first->rank - 1].value;
+  } else if (strcmp(rule, "attn_scores") == 0) {
+    cost.flops = 2.0 * (double)elements * (double)first->dims[2].value;
+  } else if (strcmp(rule, "attn_mix") == 0 || strcmp(rule, "attention") == 0) {
+    double keys = (double)symbol_values[QN_SYM_P] * QN_PAGE_KEYS;
+    cost.flops = (node->op == QN_OP_ATTENTION ? 4.0 : 2.0) * (double)elements * keys;
+  } else {
+    cost.flops = (double)elements * strtod(rule, NULL);
+  }
+  for (int i = 0; i < node->operand_count; i++) {
+    if ((flags & QN_OF_W) && i == 0) continue;  // a cache is written at a few places, not read
+    cost.bytes_read += value_bytes(&qn_graph_node(graph, node->operands[i])->type, symbol_values);
+  }
+  cost.bytes_written = (flags & QN_OF_W) ? value_bytes(&qn_graph_node(graph, node->operands[1])->type, symbol_values)
+                                         : value_bytes(&node->type, symbol_values);
+  return cost;
+}

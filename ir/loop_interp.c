@@ -1,0 +1,582 @@
+// The interpreter of the loop IR. A kernel is first turned into steps (one a statement) with a list of instructions
+// each, whose operands and results are fixed cells; then the steps are walked. Shared nodes of a statement run once.
+#include "ir/loop_interp.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ir/math.h"
+#include "runtime/base/map.h"
+
+#define TEXT_LIMIT 300  // bytes of an expression or a statement that a message quotes
+
+// One lane of a value. Predicates are 0 or 1 in i32.
+typedef union cell {
+  int64_t index;
+  int32_t i32;
+  float f32;
+} cell;
+
+// A buffer while the kernel runs.
+typedef struct region {
+  const qn_lbuf *buf;      // borrowed
+  uint8_t *data;           // borrowed (parameters) or arena (locals)
+  size_t size;             // bytes
+  uint8_t *written;        // arena; of a local: 1 for each byte that was written; NULL for parameters
+  struct region *outer;    // locals: the one declared before it that is visible in the same place
+} region;
+
+typedef struct machine machine;
+
+// One instruction: computes the cells of one expression node from those of its operands.
+typedef struct code {
+  bool (*run)(machine *m, const struct code *c);  // false after a failure
+  const qn_lexpr *expr;  // borrowed; its address is the key by which shared nodes are found
+  int lanes;
+  cell *out;             // arena, `lanes` cells
+  const cell *in[3];     // arena
+  int stride[3];         // 0: a scalar, the same for every lane; 1: a vector
+  const region *memory;  // LOAD
+  struct code *next;
+} code;
+
+// One statement.
+typedef struct step {
+  const qn_lstmt *stmt;
+  struct step *next, *parent;  // parent: the loop around it
+  struct step *body;           // FOR
+  code *first, *last;          // what computes its expressions
+  const cell *lo, *hi;         // FOR
+  cell *var;                   // FOR
+  const cell *index, *value;   // STORE
+  region *memory;              // STORE, LOCAL
+} step;
+
+struct machine {
+  const qn_lkernel *kernel;
+  const int64_t *symbols;
+  int64_t begin, end;  // of the parallel loop
+  const qn_allocator *allocator;
+  qn_arena arena;      // all cells, steps and locals
+  region *params;      // one a parameter
+  region *locals;      // while compiling: the visible locals, innermost first
+  qn_map shared;       // while compiling a statement: node → code
+  step *step;          // the one being compiled or run
+  bool running;
+  qn_status status;
+  qn_diag *diag;
+};
+
+// --- failures
+
+// " with t = 3, i = 7": the loops around the present step, outermost first.
+static void put_variables(const step *loop, qn_buf *text) {
+  if (!loop) return;
+  put_variables(loop->parent, text);
+  const char *name = loop->stmt->u.loop.var->name;
+  qn_buf_printf(text, "%s%s = %" PRId64, loop->parent ? ", " : " with ", name, loop->var->index);
+}
+
+// A quoted piece of loop IR, cut when it is long: of a statement, or of an expression where that is given.
+static void put_quoted(machine *m, const qn_lstmt *stmt, const qn_lexpr *expr, qn_buf *text) {
+  qn_buf quoted;
+  qn_buf_init(&quoted, m->allocator);
+  if (expr) qn_lexpr_print(expr, &quoted);
+  else qn_lstmt_print(stmt, &quoted);
+  bool cut = quoted.length > TEXT_LIMIT;
+  qn_buf_printf(text, "'%.*s%s'", TEXT_LIMIT, qn_buf_text(&quoted), cut ? "..." : "");
+  qn_buf_deinit(&quoted);
+}
+
+// Reports what went wrong in the present step, in node `expr` of it unless that is NULL. Returns false.
+static bool fail(machine *m, const qn_lexpr *expr, const char *format, ...) QN_PRINTF(3, 4);
+static bool fail(machine *m, const qn_lexpr *expr, const char *format, ...) {
+  char where[160], message[320];
+  qn_buf text;
+  va_list args;
+  va_start(args, format);
+  vsnprintf(message, sizeof message, format, args);
+  va_end(args);
+  snprintf(where, sizeof where, "kernel '%s'", m->kernel->name);
+  qn_buf_init(&text, m->allocator);
+  qn_buf_puts(&text, "in ");
+  put_quoted(m, m->step->stmt, NULL, &text);
+  if (m->running) put_variables(m->step->parent, &text);
+  qn_buf_printf(&text, ": %s", message);
+  if (expr) {
+    qn_buf_puts(&text, ", in ");
+    put_quoted(m, NULL, expr, &text);
+  }
+  m->status = qn_fail(m->diag, QN_ERR_INTERNAL, where, "%s", text.failed ? message : qn_buf_text(&text));
+  qn_buf_deinit(&text);
+  return false;
+}
+
+static bool fail_nomem(machine *m) {
+  m->status = qn_fail_nomem(m->diag, m->kernel->name, "interpreting it");
+  return false;
+}
+
+// --- instructions
+
+#define A c->in[0][lane * c->stride[0]]
+#define B c->in[1][lane * c->stride[1]]
+#define C c->in[2][lane * c->stride[2]]
+#define OUT c->out[lane]
+#define EACH_LANE(statement)                     \
+  do {                                           \
+    for (int lane = 0; lane < c->lanes; lane++)  \
+      statement;                                 \
+    return true;                                 \
+  } while (0)
+
+static bool fail_operator(machine *m, const code *c) {
+  return fail(m, c->expr, "%s does not apply to such operands", qn_lop_info_of(c->expr->op)->name);
+}
+
+// Index arithmetic is exact: what does not fit into 64 bits is an error.
+static bool run_index(machine *m, const code *c) {
+  for (int lane = 0; lane < c->lanes; lane++) {
+    int64_t a = A.index, b = c->in[1] ? B.index : 0, result = 0;
+    bool overflow = false;
+    qn_lop op = c->expr->op;
+    if ((op == QN_LX_DIV || op == QN_LX_MOD) && b <= 0)
+      return fail(m, c->expr, "got the divisor %" PRId64 ", want a positive one", b);
+    switch (op) {
+      case QN_LX_ADD: overflow = __builtin_add_overflow(a, b, &result); break;
+      case QN_LX_SUB: overflow = __builtin_sub_overflow(a, b, &result); break;
+      case QN_LX_MUL: overflow = __builtin_mul_overflow(a, b, &result); break;
+      case QN_LX_NEG: overflow = __builtin_sub_overflow(0, a, &result); break;
+      case QN_LX_DIV: result = a / b - (a % b < 0); break;
+      case QN_LX_MOD: result = a % b + (a % b < 0 ? b : 0); break;
+      case QN_LX_MIN: result = a < b ? a : b; break;
+      case QN_LX_MAX: result = a > b ? a : b; break;
+      default: return fail_operator(m, c);
+    }
+    if (overflow) return fail(m, c->expr, "index overflow of %" PRId64 " and %" PRId64, a, b);
+    OUT.index = result;
+  }
+  return true;
+}
+
+static int32_t dot4(int32_t sum, uint32_t unsigned_bytes, uint32_t signed_bytes) {
+  uint32_t result = (uint32_t)sum;
+  for (int shift = 0; shift < 32; shift += 8) {
+    int32_t product = (int32_t)(uint8_t)(unsigned_bytes >> shift) * (int8_t)(uint8_t)(signed_bytes >> shift);
+    result += (uint32_t)product;
+  }
+  return (int32_t)result;
+}
+
+// i32 arithmetic wraps; also AND, OR and XOR of predicates.
+static bool run_i32(machine *m, const code *c) {
+  for (int lane = 0; lane < c->lanes; lane++) {
+    int32_t a = A.i32, b = c->in[1] ? B.i32 : 0, result = 0;
+    uint32_t ua = (uint32_t)a, ub = (uint32_t)b;
+    qn_lop op = c->expr->op;
+    if ((op == QN_LX_DIV || op == QN_LX_MOD) && b <= 0)
+      return fail(m, c->expr, "got the divisor %" PRId32 ", want a positive one", b);
+    if ((op == QN_LX_SHL || op == QN_LX_SHR) && ub > 31)
+      return fail(m, c->expr, "got a shift by %" PRId32 ", want 0 to 31", b);
+    switch (op) {
+      case QN_LX_ADD: result = (int32_t)(ua + ub); break;
+      case QN_LX_SUB: result = (int32_t)(ua - ub); break;
+      case QN_LX_MUL: result = (int32_t)(ua * ub); break;
+      case QN_LX_NEG: result = (int32_t)(0 - ua); break;
+      case QN_LX_DIV: result = a / b - (a % b < 0); break;
+      case QN_LX_MOD: result = a % b + (a % b < 0 ? b : 0); break;
+      case QN_LX_MIN: result = a < b ? a : b; break;
+      case QN_LX_MAX: result = a > b ? a : b; break;
+      case QN_LX_AND: result = a & b; break;
+      case QN_LX_OR: result = a | b; break;
+      case QN_LX_XOR: result = a ^ b; break;
+      case QN_LX_SHL: result = (int32_t)(ua << ub); break;
+      case QN_LX_SHR: result = (int32_t)(ua >> ub); break;
+      case QN_LX_DOT4: result = dot4(a, ub, (uint32_t)C.i32); break;
+      default: return fail_operator(m, c);
+    }
+    OUT.i32 = result;
+  }
+  return true;
+}
+
+static bool run_f32(machine *m, const code *c) {
+  switch (c->expr->op) {
+    case QN_LX_ADD: EACH_LANE(OUT.f32 = A.f32 + B.f32);
+    case QN_LX_SUB: EACH_LANE(OUT.f32 = A.f32 - B.f32);
+    case QN_LX_MUL: EACH_LANE(OUT.f32 = A.f32 * B.f32);
+    case QN_LX_DIV: EACH_LANE(OUT.f32 = A.f32 / B.f32);
+    case QN_LX_MIN: EACH_LANE(OUT.f32 = A.f32 < B.f32 ? A.f32 : B.f32);
+    case QN_LX_MAX: EACH_LANE(OUT.f32 = A.f32 > B.f32 ? A.f32 : B.f32);
+    case QN_LX_NEG: EACH_LANE(OUT.i32 = A.i32 ^ INT32_MIN);
+    case QN_LX_ABS: EACH_LANE(OUT.i32 = A.i32 & INT32_MAX);
+    case QN_LX_SQRT: EACH_LANE(OUT.f32 = sqrtf(A.f32));
+    case QN_LX_ROUND: EACH_LANE(OUT.f32 = nearbyintf(A.f32));
+    case QN_LX_FMA: EACH_LANE(OUT.f32 = fmaf(A.f32, B.f32, C.f32));
+    default: return fail_operator(m, c);
+  }
+}
+
+static bool run_math(machine *m, const code *c) {
+  (void)m;
+  const qn_math_fn *fn = qn_math_fn_of(c->expr->op);
+  EACH_LANE(OUT.f32 = qn_math_eval(fn, A.f32));
+}
+
+#define COMPARE(field)                                                      \
+  switch (c->expr->op) {                                                    \
+    case QN_LX_LT: EACH_LANE(OUT.i32 = A.field < B.field);                  \
+    case QN_LX_LE: EACH_LANE(OUT.i32 = A.field <= B.field);                 \
+    case QN_LX_EQ: EACH_LANE(OUT.i32 = A.field == B.field);                 \
+    default: return fail_operator(m, c);                                    \
+  }
+static bool run_compare_index(machine *m, const code *c) { COMPARE(index) }
+static bool run_compare_i32(machine *m, const code *c) { COMPARE(i32) }
+static bool run_compare_f32(machine *m, const code *c) { COMPARE(f32) }
+
+static bool run_select(machine *m, const code *c) {
+  (void)m;
+  EACH_LANE(OUT = A.i32 ? B : C);
+}
+
+// The f32 must be an integer that i32 holds: targets differ in what they make of others.
+static bool run_f32_to_i32(machine *m, const code *c) {
+  for (int lane = 0; lane < c->lanes; lane++) {
+    float x = A.f32;
+    if (!(x >= -0x1p31f && x < 0x1p31f) || x != truncf(x))
+      return fail(m, c->expr, "got %.9g, want an integer that i32 holds", (double)x);
+    OUT.i32 = (int32_t)x;
+  }
+  return true;
+}
+
+static bool run_index_to_i32(machine *m, const code *c) {
+  for (int lane = 0; lane < c->lanes; lane++) {
+    int64_t x = A.index;
+    if (x < INT32_MIN || x > INT32_MAX) return fail(m, c->expr, "got %" PRId64 ", want an integer that i32 holds", x);
+    OUT.i32 = (int32_t)x;
+  }
+  return true;
+}
+
+static bool run_i32_to_f32(machine *m, const code *c) {
+  (void)m;
+  EACH_LANE(OUT.f32 = (float)A.i32);
+}
+
+static bool run_i32_to_index(machine *m, const code *c) {
+  (void)m;
+  EACH_LANE(OUT.index = A.i32);
+}
+
+static bool run_same_bits(machine *m, const code *c) {
+  (void)m;
+  EACH_LANE(OUT = A);
+}
+
+// --- memory
+
+// The place of element `start` + `offset` of `mem`, or NULL after reporting that it lies outside of the buffer.
+static uint8_t *locate(machine *m, const region *memory, qn_lmem mem, int64_t start, int offset,
+                       const qn_lexpr *expr) {
+  uint64_t holds = memory->size / qn_lmem_size(mem);
+  if (start >= 0 && (uint64_t)start + (uint64_t)offset < holds)
+    return memory->data + ((size_t)start + (size_t)offset) * qn_lmem_size(mem);
+  int64_t element = start;
+  if (__builtin_add_overflow(start, offset, &element)) element = INT64_MAX;
+  fail(m, expr, "%s %s element %" PRId64 " of '%s', which holds %" PRIu64 " of them (%zu bytes)",
+       expr ? "reads" : "writes", qn_lmem_name(mem), element, memory->buf->name, holds, memory->size);
+  return NULL;
+}
+
+static cell widen(qn_lmem mem, const uint8_t *from) {
+  uint16_t half;
+  cell result = {.index = 0};
+  switch (mem) {
+    case QN_LM_F16: memcpy(&half, from, sizeof half); result.f32 = qn_f16_to_f32(half); break;
+    case QN_LM_BF16: memcpy(&half, from, sizeof half); result.f32 = qn_bf16_to_f32(half); break;
+    case QN_LM_I8: result.i32 = (int8_t)*from; break;
+    case QN_LM_U8: result.i32 = *from; break;
+    default: memcpy(&result.i32, from, sizeof result.i32); break;
+  }
+  return result;
+}
+
+static void narrow(qn_lmem mem, cell value, uint8_t *to) {
+  uint16_t half;
+  switch (mem) {
+    case QN_LM_F16: half = qn_f32_to_f16(value.f32); memcpy(to, &half, sizeof half); break;
+    case QN_LM_BF16: half = qn_f32_to_bf16(value.f32); memcpy(to, &half, sizeof half); break;
+    case QN_LM_I8:
+    case QN_LM_U8: *to = (uint8_t)(uint32_t)value.i32; break;
+    default: memcpy(to, &value.i32, sizeof value.i32); break;
+  }
+}
+
+static bool run_load(machine *m, const code *c) {
+  qn_lmem mem = c->expr->u.load.mem;
+  const region *from = c->memory;
+  for (int lane = 0; lane < c->lanes; lane++) {
+    int offset = c->stride[0] ? 0 : lane;
+    const uint8_t *place = locate(m, from, mem, A.index, offset, c->expr);
+    if (!place) return false;
+    if (from->written && memchr(from->written + (place - from->data), 0, qn_lmem_size(mem)))
+      return fail(m, c->expr, "reads %s element %" PRId64 " of '%s' before it was written", qn_lmem_name(mem),
+                  A.index + offset, from->buf->name);
+    OUT = widen(mem, place);
+  }
+  return true;
+}
+
+// Lanes are written in order, so that the last of several that name one element stays.
+static bool run_store(machine *m, const step *s) {
+  const qn_lstmt *stmt = s->stmt;
+  qn_lmem mem = stmt->u.store.mem;
+  int index_stride = stmt->u.store.index->type.lanes > 1, value_stride = stmt->u.store.value->type.lanes > 1;
+  if (s->memory->buf->kind == QN_LB_PARAM && !s->memory->buf->writable)
+    return fail(m, NULL, "writes to '%s', a read-only parameter", s->memory->buf->name);
+  for (int lane = 0; lane < stmt->u.store.lanes; lane++) {
+    int64_t start = s->index[lane * index_stride].index;
+    uint8_t *place = locate(m, s->memory, mem, start, index_stride ? 0 : lane, NULL);
+    if (!place) return false;
+    narrow(mem, s->value[lane * value_stride], place);
+    if (s->memory->written) memset(s->memory->written + (place - s->memory->data), 1, qn_lmem_size(mem));
+  }
+  return true;
+}
+
+// --- compiling expressions
+
+typedef bool (*run_fn)(machine *m, const code *c);
+
+// What runs an operator; NULL when it makes no sense on operands of these kinds.
+static run_fn run_of(const qn_lexpr *e) {
+  qn_lkind from = e->operands[0]->type.kind;
+  switch (e->op) {
+    case QN_LX_LOAD: return run_load;
+    case QN_LX_LT:
+    case QN_LX_LE:
+    case QN_LX_EQ:
+      return from == QN_LK_INDEX ? run_compare_index : from == QN_LK_F32 ? run_compare_f32 : run_compare_i32;
+    case QN_LX_SELECT: return run_select;
+    case QN_LX_TO_F32: return from == QN_LK_I32 ? run_i32_to_f32 : NULL;
+    case QN_LX_TO_I32: return from == QN_LK_F32 ? run_f32_to_i32 : from == QN_LK_INDEX ? run_index_to_i32 : NULL;
+    case QN_LX_TO_INDEX: return from == QN_LK_I32 ? run_i32_to_index : NULL;
+    case QN_LX_AS_F32:
+    case QN_LX_AS_I32: return run_same_bits;
+    case QN_LX_EXP:
+    case QN_LX_SIN:
+    case QN_LX_COS:
+    case QN_LX_TANH:
+    case QN_LX_ERF: return run_math;
+    default: return from == QN_LK_INDEX ? run_index : from == QN_LK_F32 ? run_f32 : run_i32;
+  }
+}
+
+static const cell *compile_variable(machine *m, const qn_lexpr *e) {
+  for (const step *loop = m->step->parent; loop; loop = loop->parent)
+    if (loop->stmt->u.loop.var == e->u.var) return loop->var;
+  fail(m, NULL, "the variable '%s' is used outside of its loop", e->u.var->name);
+  return NULL;
+}
+
+// Cells whose value is known before the kernel runs.
+static const cell *compile_constant(machine *m, const qn_lexpr *e) {
+  if (e->op == QN_LX_SYM && (unsigned)e->u.symbol >= QN_SYM_COUNT) return fail(m, NULL, "unknown symbol"), NULL;
+  cell *cells = QN_ARENA_ARRAY(&m->arena, (size_t)e->type.lanes, cell);
+  if (!cells) return fail_nomem(m), NULL;
+  for (int lane = 0; lane < e->type.lanes; lane++) {
+    if (e->op == QN_LX_FLOAT) cells[lane].f32 = e->u.float_value;
+    else if (e->op == QN_LX_LANE) cells[lane].index = lane;
+    else if (e->op == QN_LX_SYM) cells[lane].index = m->symbols[e->u.symbol];
+    else if (e->type.kind == QN_LK_INDEX) cells[lane].index = e->u.int_value;
+    else cells[lane].i32 = (int32_t)e->u.int_value;
+  }
+  return cells;
+}
+
+static region *find_memory(machine *m, const qn_lbuf *buf) {
+  for (size_t i = 0; i < m->kernel->param_count; i++)
+    if (m->params[i].buf == buf) return &m->params[i];
+  for (region *local = m->locals; local; local = local->outer)
+    if (local->buf == buf) return local;
+  fail(m, NULL, "the buffer '%s' is used outside of its scope", buf ? buf->name : "?");
+  return NULL;
+}
+
+static const cell *compile(machine *m, const qn_lexpr *e);
+
+static bool compile_operands(machine *m, const qn_lexpr *e, code *c) {
+  int count = qn_lop_info_of(e->op)->operands;
+  for (int i = 0; i < count; i++) {
+    c->in[i] = compile(m, e->operands[i]);
+    if (!c->in[i]) return false;
+    int lanes = e->operands[i]->type.lanes;
+    if (lanes != 1 && lanes != e->type.lanes)
+      return fail(m, e, "operand %d: got %d lanes, want 1 or %d", i + 1, lanes, e->type.lanes);
+    c->stride[i] = lanes > 1;
+  }
+  c->run = run_of(e);
+  if (!c->run) return fail_operator(m, c);
+  return e->op != QN_LX_LOAD || (c->memory = find_memory(m, e->u.load.buf)) != NULL;
+}
+
+// Appends the instructions of `e` to the present step and gives the cells of its value; NULL after a failure.
+static const cell *compile(machine *m, const qn_lexpr *e) {
+  assert(e);
+  if (e->type.lanes < 1 || e->type.lanes > QN_LANES_MAX)
+    return fail(m, e, "got %d lanes, want 1 to %d", e->type.lanes, QN_LANES_MAX), NULL;
+  if (e->op == QN_LX_VAR) return compile_variable(m, e);
+  if (e->op == QN_LX_INT || e->op == QN_LX_FLOAT || e->op == QN_LX_SYM || e->op == QN_LX_LANE)
+    return compile_constant(m, e);
+  uint64_t known;
+  if (qn_map_get(&m->shared, (qn_str){(const char *)&e, sizeof e}, &known))
+    return ((const code *)(uintptr_t)known)->out;
+  code *c = QN_ARENA_NEW(&m->arena, code);
+  if (!c) return fail_nomem(m), NULL;
+  c->expr = e;
+  c->lanes = e->type.lanes;
+  c->out = QN_ARENA_ARRAY(&m->arena, (size_t)c->lanes, cell);
+  if (!c->out) return fail_nomem(m), NULL;
+  if (!compile_operands(m, e, c)) return NULL;
+  if (!qn_map_put(&m->shared, (qn_str){(const char *)&c->expr, sizeof c->expr}, (uintptr_t)c))
+    return fail_nomem(m), NULL;
+  if (m->step->last) m->step->last->next = c;
+  else m->step->first = c;
+  m->step->last = c;
+  return c->out;
+}
+
+// --- compiling statements
+
+static bool compile_block(machine *m, const qn_lblock *block, step *parent, step **out_first);
+
+static bool compile_loop(machine *m, step *s) {
+  const qn_lstmt *stmt = s->stmt;
+  s->var = QN_ARENA_NEW(&m->arena, cell);
+  if (!s->var) return fail_nomem(m);
+  s->lo = compile(m, stmt->u.loop.lo);
+  s->hi = s->lo ? compile(m, stmt->u.loop.hi) : NULL;
+  if (!s->hi) return false;
+  region *visible = m->locals;
+  bool ok = compile_block(m, &stmt->u.loop.body, s, &s->body);
+  m->locals = visible;
+  return ok;
+}
+
+static bool compile_store(machine *m, step *s) {
+  const qn_lstmt *stmt = s->stmt;
+  s->index = compile(m, stmt->u.store.index);
+  s->value = s->index ? compile(m, stmt->u.store.value) : NULL;
+  s->memory = s->value ? find_memory(m, stmt->u.store.buf) : NULL;
+  if (!s->memory) return false;
+  int lanes = stmt->u.store.lanes, index_lanes = stmt->u.store.index->type.lanes;
+  int value_lanes = stmt->u.store.value->type.lanes;
+  if ((index_lanes != 1 && index_lanes != lanes) || (value_lanes != 1 && value_lanes != lanes))
+    return fail(m, NULL, "index and value: got %d and %d lanes, want 1 or %d", index_lanes, value_lanes, lanes);
+  return true;
+}
+
+static bool compile_local(machine *m, step *s) {
+  const qn_lbuf *buf = s->stmt->u.local.buf;
+  int64_t elements;
+  region *local = QN_ARENA_NEW(&m->arena, region);
+  if (!local) return fail_nomem(m);
+  if (!qn_lexpr_is_int(buf->elements, &elements) || elements < 0 ||
+      !qn_size_mul((size_t)elements, qn_lmem_size(buf->mem), &local->size))
+    return fail(m, NULL, "the size of the local '%s' is no constant", buf->name);
+  local->buf = buf;
+  local->data = qn_arena_alloc(&m->arena, local->size);
+  local->written = qn_arena_alloc(&m->arena, local->size);
+  if (!local->data || !local->written) return fail_nomem(m);
+  local->outer = m->locals;
+  m->locals = s->memory = local;
+  return true;
+}
+
+static bool compile_statement(machine *m, step *s) {
+  switch (s->stmt->kind) {
+    case QN_LS_FOR: return compile_loop(m, s);
+    case QN_LS_STORE: return compile_store(m, s);
+    case QN_LS_LOCAL: return compile_local(m, s);
+    case QN_LS_PREFETCH: return true;  // has no effect, and may point anywhere
+  }
+  return fail(m, NULL, "unknown statement");
+}
+
+static bool compile_block(machine *m, const qn_lblock *block, step *parent, step **out_first) {
+  for (const qn_lstmt *stmt = block->first; stmt; stmt = stmt->next) {
+    step *s = QN_ARENA_NEW(&m->arena, step);
+    if (!s) return fail_nomem(m);
+    s->stmt = stmt;
+    s->parent = parent;
+    m->step = s;
+    *out_first = s;
+    out_first = &s->next;
+    qn_map_deinit(&m->shared);
+    qn_map_init(&m->shared, m->allocator);
+    if (!compile_statement(m, s)) return false;
+  }
+  return true;
+}
+
+// --- running
+
+static bool run_block(machine *m, step *first);
+
+static bool run_loop(machine *m, const step *s) {
+  int64_t lo = s->lo->index, hi = s->hi->index;
+  if (s->stmt->u.loop.mark == QN_LM_PARALLEL) {
+    if (lo < m->begin) lo = m->begin;
+    if (hi > m->end) hi = m->end;
+  }
+  for (int64_t i = lo; i < hi; i++) {
+    s->var->index = i;
+    if (!run_block(m, s->body)) return false;
+  }
+  return true;
+}
+
+static bool run_block(machine *m, step *first) {
+  for (step *s = first; s; s = s->next) {
+    m->step = s;
+    for (const code *c = s->first; c; c = c->next)
+      if (!c->run(m, c)) return false;
+    bool ok = true;
+    if (s->stmt->kind == QN_LS_FOR) ok = run_loop(m, s);
+    else if (s->stmt->kind == QN_LS_STORE) ok = run_store(m, s);
+    else if (s->stmt->kind == QN_LS_LOCAL) memset(s->memory->written, 0, s->memory->size);
+    if (!ok) return false;
+  }
+  return true;
+}
+
+static bool run_kernel(machine *m, const qn_linterp_buffer *buffers) {
+  const qn_lkernel *kernel = m->kernel;
+  m->params = QN_ARENA_ARRAY(&m->arena, kernel->param_count, region);
+  if (!m->params) return fail_nomem(m);
+  for (size_t i = 0; i < kernel->param_count; i++)
+    m->params[i] = (region){.buf = kernel->params[i], .data = buffers[i].data, .size = buffers[i].size};
+  step *first = NULL;
+  if (!compile_block(m, &kernel->body, NULL, &first)) return false;
+  m->running = true;
+  return run_block(m, first);
+}
+
+qn_status qn_lkernel_interpret(const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
+                               const int64_t symbols[QN_SYM_COUNT], int64_t begin, int64_t end,
+                               const qn_allocator *allocator, qn_diag *diag) {
+  assert(kernel && allocator && (buffers || kernel->param_count == 0));
+  machine m = {.kernel = kernel, .symbols = symbols, .begin = begin, .end = end, .allocator = allocator, .diag = diag};
+  qn_arena_init(&m.arena, allocator);
+  qn_map_init(&m.shared, allocator);
+  bool ok = run_kernel(&m, buffers);
+  assert(ok == (m.status == QN_OK));
+  (void)ok;
+  qn_map_deinit(&m.shared);
+  qn_arena_deinit(&m.arena);
+  return m.status;
+}

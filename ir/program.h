@@ -1,0 +1,104 @@
+// What lowering makes of a graph: kernels in loop IR, the steps that call them in order, and the buffers between them.
+// Loop passes, memory planning, code generation and the artifact writer all work on this.
+#ifndef QN_IR_PROGRAM_H
+#define QN_IR_PROGRAM_H
+
+#include "ir/format.h"
+#include "ir/graph.h"
+#include "ir/loop.h"
+#include "ir/schedule.h"
+
+#define QN_PAGE_KEYS 64  // keys a KV page holds, which is also the attention chunk of the numeric contract
+
+// How a parameter's bytes are laid out.
+typedef enum qn_layout {
+  QN_LAYOUT_PLAIN,   // f32, row-major as in the graph's type (norm weights, biases)
+  QN_LAYOUT_ROWS1,   // tile layout with one row a panel: row lookups
+  QN_LAYOUT_ROWS16,  // tile layout with 16 rows a panel: matmuls (and lookups in a tied table)
+  QN_LAYOUT_COUNT
+} qn_layout;
+const char *qn_layout_name(qn_layout layout);
+bool qn_layout_parse(const char *text, qn_layout *out);
+
+typedef enum qn_pbuf_kind {
+  QN_PB_ARENA,   // an intermediate value, or an output of the program when `name` is set
+  QN_PB_WEIGHT,  // packed parameters
+  QN_PB_CACHE,   // a layer's K or V pool
+  QN_PB_INPUT,   // bound by the runtime or the host, by name
+} qn_pbuf_kind;
+
+// A buffer of the program. Rows of 2-D and wider f32 values are padded: row_pitch elements from one row (all but the
+// last dimension flattened) to the next; kernels may write the padding and never read it as data.
+typedef struct qn_pbuf {
+  qn_pbuf_kind kind;
+  qn_type type;
+  const char *name;     // arena: WEIGHT: first tensor's name; INPUT and output: the name; CACHE: "k" or "v"
+  int64_t row_pitch;    // ARENA: elements from row to row (bytes for a8)
+  int64_t rows_per;     // ARENA: constant factor of the rows: bytes = rows(symbols) * row_bytes
+  int layer;            // CACHE
+  qn_layout layout;     // WEIGHT
+  const char **sources; // WEIGHT: tensors stacked along dimension 0, arena
+  size_t source_count;  // 0: the values are `literal`
+  const float *literal; // WEIGHT made by the compiler (RoPE frequencies): one a element, arena
+  uint32_t first_step, last_step;  // ARENA: lifetime, inclusive; last_step UINT32_MAX = an output
+  uint64_t bytes;       // for the largest symbol values; set by lowering
+  uint64_t offset;      // ARENA: in the arena, set by plan_memory; WEIGHT: in the weights section, by the writer
+} qn_pbuf;
+
+// A kernel made for row counts [rows_min, rows_max].
+typedef struct qn_pvariant {
+  int64_t rows_min, rows_max;
+  qn_schedule schedule;
+  const qn_lkernel *kernel;  // after the loop passes
+  qn_dim extent;             // of its parallel loop; constant 1 when it has none
+} qn_pvariant;
+
+#define QN_MAX_VARIANTS 4
+
+typedef struct qn_pkernel {
+  const char *name;         // arena; without the variant's suffix
+  const qn_lkernel *plain;  // as lowered
+  qn_symbol rows;           // the symbol that chooses the variant: T or R; NONE = one variant
+  bool is_matmul;           // schedules for matmuls apply (m tiles, n tiles, prefetch)
+  int64_t panels;           // matmul: number of 16-row panels
+  qn_pvariant variants[QN_MAX_VARIANTS];
+  int variant_count;
+} qn_pkernel;
+
+typedef struct qn_pstep {
+  uint32_t kernel;
+  uint32_t *buffers;   // arena: one a kernel parameter, index into buffers
+  const char *loc;     // arena: the op it came from
+  bool barrier;        // every thread waits for every other before this step
+  uint32_t group;      // of the graph
+} qn_pstep;
+
+typedef struct qn_program {
+  qn_arena *arena;  // borrowed
+  const char *name;
+  QN_VEC(qn_pbuf) buffers;
+  QN_VEC(qn_pkernel) kernels;
+  QN_VEC(qn_pstep) steps;
+  int64_t max_values[QN_SYM_COUNT];
+  uint64_t arena_bytes;
+} qn_program;
+
+qn_program *qn_program_create(qn_arena *arena, const char *name);  // NULL when out of memory
+// Kernels, steps, buffers with offsets, as text for dumps and `quern inspect` (program.c).
+void qn_program_print(const qn_program *program, qn_buf *out);
+// Steps name kernels and buffers that exist, with as many buffers as parameters; lifetimes do not overlap in memory.
+QN_CHECKED qn_status qn_program_verify(const qn_program *program, bool memory_planned, qn_diag *diag);
+
+// Where the packer finds a model's tensors. dims are row-major (dims[0] the outermost, N; the last K).
+typedef struct qn_tensor_data {
+  const qn_format *format;
+  int rank;
+  int64_t dims[QN_MAX_RANK];
+  const void *data;  // borrowed, in the file's layout
+} qn_tensor_data;
+typedef struct qn_weight_source {
+  void *context;
+  qn_status (*find)(void *context, const char *name, qn_tensor_data *out, qn_diag *diag);
+} qn_weight_source;
+
+#endif

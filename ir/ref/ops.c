@@ -1,0 +1,294 @@
+// Every op's formula in double. No blocking, no fusion, no cleverness: what the kernels are measured against.
+#include <math.h>
+#include <string.h>
+
+#include "ir/program.h"
+#include "ir/ref/ref.h"
+
+typedef struct op_context {
+  const qn_node *node;
+  const qn_ref_tensor *const *in;
+  qn_ref_tensor *out;
+  qn_diag *diag;
+} op_context;
+
+static int64_t dim(const qn_ref_tensor *t, int axis) { return t->type.dims[axis].value; }
+static int64_t last(const qn_ref_tensor *t) { return t->type.rank ? dim(t, t->type.rank - 1) : 1; }
+
+// --- elementwise
+
+static double unary(qn_op op, double x) {
+  switch (op) {
+    case QN_OP_NEG: return -x;
+    case QN_OP_SQRT: return sqrt(x);
+    case QN_OP_EXP: return exp(x);
+    case QN_OP_TANH: return tanh(x);
+    case QN_OP_ERF: return erf(x);
+    case QN_OP_SIGMOID: return 1 / (1 + exp(-x));
+    case QN_OP_RELU: return x > 0 ? x : 0;
+    case QN_OP_SILU: return x / (1 + exp(-x));
+    case QN_OP_GELU: return x / 2 * (1 + erf(x / sqrt(2)));
+    default: return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));  // GELU_TANH
+  }
+}
+
+static double binary(qn_op op, double x, double y) {
+  switch (op) {
+    case QN_OP_ADD: return x + y;
+    case QN_OP_SUB: return x - y;
+    case QN_OP_MUL: return x * y;
+    default: return x / y;
+  }
+}
+
+// The element of a broadcast operand beside element i of the result.
+static double broadcast(const qn_ref_tensor *t, const qn_ref_tensor *result, int64_t i) {
+  if (t->type.rank == 0) return t->values[0];
+  if (t->type.rank < result->type.rank) return t->values[i % last(result)];
+  return t->values[i];
+}
+
+static void elementwise(const op_context *c) {
+  for (int64_t i = 0; i < c->out->count; i++) {
+    double x = broadcast(c->in[0], c->out, i);
+    c->out->values[i] = c->node->operand_count == 1 ? unary(c->node->op, x)
+                                                    : binary(c->node->op, x, broadcast(c->in[1], c->out, i));
+  }
+}
+
+// --- rows
+
+static void rmsnorm(const op_context *c, const double *x, double *y, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+  double root = sqrt(sum / (double)n + qn_node_float(c->node, QN_ATTR_EPS, 0));
+  for (int64_t i = 0; i < n; i++) y[i] = x[i] / root * c->in[1]->values[i];
+}
+
+static void layernorm(const op_context *c, const double *x, double *y, int64_t n) {
+  double mean = 0, variance = 0;
+  for (int64_t i = 0; i < n; i++) mean += x[i] / (double)n;
+  for (int64_t i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean) / (double)n;
+  double root = sqrt(variance + qn_node_float(c->node, QN_ATTR_EPS, 0));
+  for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) / root * c->in[1]->values[i] + c->in[2]->values[i];
+}
+
+static void softmax(const double *x, double *y, int64_t n) {
+  double max = -INFINITY, sum = 0;
+  for (int64_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+  for (int64_t i = 0; i < n; i++) sum += y[i] = exp(x[i] - max);
+  for (int64_t i = 0; i < n; i++) y[i] /= sum;
+}
+
+// Blocks of 32: the value that scale and code stand for. The scale is an f32, as the format stores it.
+static void quantize(const double *x, double *y, int64_t n) {
+  for (int64_t block = 0; block < n; block += 32) {
+    double max = 0;
+    for (int64_t i = block; i < block + 32; i++) max = fabs(x[i]) > max ? fabs(x[i]) : max;
+    double scale = (float)(max / 127);
+    for (int64_t i = block; i < block + 32; i++) y[i] = max > 0 ? nearbyint(x[i] * 127 / max) * scale : 0;
+  }
+}
+
+static void rows(const op_context *c) {
+  int64_t n = last(c->out);
+  for (int64_t at = 0; at < c->out->count; at += n) {
+    const double *x = c->in[0]->values + at;
+    double *y = c->out->values + at;
+    switch (c->node->op) {
+      case QN_OP_RMSNORM: rmsnorm(c, x, y, n); break;
+      case QN_OP_LAYERNORM: layernorm(c, x, y, n); break;
+      case QN_OP_SOFTMAX: softmax(x, y, n); break;
+      default: quantize(x, y, n); break;
+    }
+  }
+}
+
+// --- shapes
+
+static void slice(const op_context *c) {
+  int64_t axis = qn_node_int(c->node, QN_ATTR_AXIS, 0), begin = qn_node_int(c->node, QN_ATTR_BEGIN, 0), inner = 1;
+  for (int i = (int)axis + 1; i < c->out->type.rank; i++) inner *= dim(c->out, i);
+  int64_t span = dim(c->out, (int)axis) * inner, from_span = dim(c->in[0], (int)axis) * inner;
+  for (int64_t i = 0; i < c->out->count; i++) {
+    c->out->values[i] = c->in[0]->values[i / span * from_span + begin * inner + i % span];
+  }
+}
+
+static void concat(const op_context *c) {
+  int64_t axis = qn_node_int(c->node, QN_ATTR_AXIS, 0), inner = 1, at = 0;
+  for (int i = (int)axis + 1; i < c->out->type.rank; i++) inner *= dim(c->out, i);
+  int64_t span = dim(c->out, (int)axis) * inner;
+  for (int part = 0; part < c->node->operand_count; part++) {
+    const qn_ref_tensor *t = c->in[part];
+    int64_t width = dim(t, (int)axis) * inner;
+    for (int64_t i = 0; i < t->count; i++) c->out->values[i / width * span + at + i % width] = t->values[i];
+    at += width;
+  }
+}
+
+static qn_status take_rows(const op_context *c, const qn_ref_tensor *table, const qn_ref_tensor *ids) {
+  int64_t width = last(table);
+  for (int64_t i = 0; i < ids->count; i++) {
+    int64_t row = (int64_t)ids->values[i];
+    if (row < 0 || row >= dim(table, 0)) {
+      return qn_fail(c->diag, QN_ERR_ARGUMENT, c->node->loc, "%s: got row %lld, want one of 0..%lld",
+                     qn_op_get_info(c->node->op)->name, (long long)row, (long long)dim(table, 0) - 1);
+    }
+    memcpy(c->out->values + i * width, table->values + row * width, (size_t)width * sizeof(double));
+  }
+  return QN_OK;
+}
+
+// --- products
+
+static void matmul(const op_context *c) {
+  int64_t k = last(c->in[0]), n = last(c->out);
+  for (int64_t i = 0; i < c->out->count; i++) {
+    const double *x = c->in[0]->values + i / n * k, *w = c->in[1]->values + i % n * k;
+    double sum = 0;
+    for (int64_t j = 0; j < k; j++) sum += x[j] * w[j];
+    c->out->values[i] = sum;
+  }
+}
+
+static void rope_table(const op_context *c) {
+  int64_t dims = last(c->out);
+  double theta = qn_node_float(c->node, QN_ATTR_THETA, 0);
+  for (int64_t i = 0; i < c->out->count; i++) {
+    int64_t f = i % dims % (dims / 2);
+    double frequency = pow(theta, -2.0 * (double)f / (double)dims);
+    if (c->node->operand_count == 2) frequency /= c->in[1]->values[f];
+    double angle = c->in[0]->values[i / dims] * frequency;
+    c->out->values[i] = i % dims < dims / 2 ? cos(angle) : sin(angle);
+  }
+}
+
+static void rope(const op_context *c) {
+  int64_t head_dim = last(c->out), dims = last(c->in[1]), half = dims / 2, row = dim(c->out, 1) * head_dim;
+  bool pairs = strcmp(qn_node_text(c->node, QN_ATTR_KIND, ""), "pairs") == 0;
+  memcpy(c->out->values, c->in[0]->values, (size_t)c->out->count * sizeof(double));
+  for (int64_t head = 0; head < c->out->count; head += head_dim) {
+    const double *x = c->in[0]->values + head, *table = c->in[1]->values + head / row * dims;
+    for (int64_t i = 0; i < half; i++) {
+      int64_t a = pairs ? 2 * i : i, b = pairs ? 2 * i + 1 : i + half;
+      c->out->values[head + a] = x[a] * table[i] - x[b] * table[half + i];
+      c->out->values[head + b] = x[a] * table[half + i] + x[b] * table[i];
+    }
+  }
+}
+
+// --- the paged cache
+
+// Index in a pool of key `key` of the sequence of token t: K is [G, J, C, 64], V is [G, J, 64, C].
+static int64_t pool_index(const qn_ref_tensor *pool, bool is_k, const qn_ref_tensor *seq, const qn_ref_tensor *table,
+                          int64_t t, int64_t key, int64_t head, int64_t c) {
+  int64_t page = (int64_t)table->values[(int64_t)seq->values[t] * dim(table, 1) + key / QN_PAGE_KEYS];
+  int64_t base = page * dim(pool, 1) + head, slot = key % QN_PAGE_KEYS;
+  return is_k ? (base * dim(pool, 2) + c) * QN_PAGE_KEYS + slot : (base * QN_PAGE_KEYS + slot) * dim(pool, 3) + c;
+}
+
+static void kv_write(const op_context *c) {
+  const qn_ref_tensor *pool = c->in[0], *x = c->in[1], *pos = c->in[2], *seq = c->in[3], *table = c->in[4];
+  bool is_k = strcmp(qn_node_text(c->node, QN_ATTR_KIND, "k"), "k") == 0;
+  memcpy(c->out->values, pool->values, (size_t)pool->count * sizeof(double));
+  int64_t heads = dim(x, 1), width = dim(x, 2);
+  for (int64_t i = 0; i < x->count; i++) {
+    int64_t t = i / (heads * width);
+    int64_t at = pool_index(pool, is_k, seq, table, t, (int64_t)pos->values[t], i / width % heads, i % width);
+    c->out->values[at] = x->values[i];
+  }
+}
+
+static bool sees(const op_context *c, int64_t pos, int64_t key) {
+  int64_t window = qn_node_int(c->node, QN_ATTR_WINDOW, 0);
+  return key <= pos && (window <= 0 || key > pos - window);
+}
+
+static double score(const op_context *c, int64_t t, int64_t head, int64_t key, int first_place) {
+  const qn_ref_tensor *q = c->in[0], *pool = c->in[1];
+  int64_t width = dim(q, 2), group = dim(q, 1) / dim(pool, 1);
+  double sum = 0;
+  for (int64_t i = 0; i < width; i++) {
+    double k = pool->values[pool_index(pool, true, c->in[first_place + 1], c->in[first_place + 2], t, key, head / group, i)];
+    sum += q->values[(t * dim(q, 1) + head) * width + i] * k;
+  }
+  sum *= qn_node_float(c->node, QN_ATTR_SCALE, 1);
+  double cap = qn_node_float(c->node, QN_ATTR_SOFTCAP, 0);
+  return cap > 0 ? cap * tanh(sum / cap) : sum;
+}
+
+static void attn_scores(const op_context *c) {
+  int64_t heads = dim(c->out, 1), keys = dim(c->out, 2);
+  for (int64_t i = 0; i < c->out->count; i++) {
+    int64_t t = i / keys / heads, key = i % keys;
+    c->out->values[i] = sees(c, (int64_t)c->in[2]->values[t], key) ? score(c, t, i / keys % heads, key, 2) : -INFINITY;
+  }
+}
+
+// out[t, head] = sum over keys of weights[key] * v.
+static void mix(const op_context *c, const qn_ref_tensor *pool, int places, int64_t t, int64_t head, const double *weights,
+                int64_t keys) {
+  int64_t heads = dim(c->out, 1), width = dim(c->out, 2), group = heads / dim(pool, 1);
+  for (int64_t i = 0; i < width; i++) {
+    double sum = 0;
+    for (int64_t key = 0; key < keys; key++) {
+      sum += weights[key] * pool->values[pool_index(pool, false, c->in[places + 1], c->in[places + 2], t, key, head / group, i)];
+    }
+    c->out->values[(t * heads + head) * width + i] = sum;
+  }
+}
+
+static void attn_mix(const op_context *c) {
+  int64_t heads = dim(c->out, 1), keys = dim(c->in[0], 2);
+  for (int64_t i = 0; i < dim(c->out, 0) * heads; i++) {
+    int64_t t = i / heads;
+    mix(c, c->in[1], 2, t, i % heads, c->in[0]->values + i * keys, (int64_t)c->in[2]->values[t] + 1);
+  }
+}
+
+static qn_status attention(const op_context *c, qn_arena *arena) {
+  int64_t heads = dim(c->out, 1), most = dim(c->in[5], 1) * QN_PAGE_KEYS;
+  double *weights = QN_ARENA_ARRAY(arena, (size_t)most, double);
+  if (!weights) return qn_fail_nomem(c->diag, c->node->loc, "attention weights");
+  for (int64_t i = 0; i < dim(c->out, 0) * heads; i++) {
+    int64_t t = i / heads, pos = (int64_t)c->in[3]->values[t];
+    for (int64_t key = 0; key <= pos; key++) weights[key] = sees(c, pos, key) ? score(c, t, i % heads, key, 3) : -INFINITY;
+    softmax(weights, weights, pos + 1);
+    mix(c, c->in[2], 3, t, i % heads, weights, pos + 1);
+  }
+  return QN_OK;
+}
+
+qn_status qn_ref_op(const qn_node *node, const qn_ref_tensor *const *operands, qn_ref_tensor *out, qn_arena *arena,
+                    qn_diag *diag) {
+  op_context c = {node, operands, out, diag};
+  uint32_t flags = qn_op_get_info(node->op)->flags;
+  if (flags & QN_OF_E) {
+    elementwise(&c);
+    return QN_OK;
+  }
+  if (flags & QN_OF_R) {
+    rows(&c);
+    return QN_OK;
+  }
+  switch (node->op) {
+    case QN_OP_CONST: out->values[0] = qn_node_float(node, QN_ATTR_VALUE, 0); break;
+    case QN_OP_RESHAPE:
+    case QN_OP_SPLIT_HEADS:
+    case QN_OP_MERGE_HEADS: memcpy(out->values, operands[0]->values, (size_t)out->count * sizeof(double)); break;
+    case QN_OP_SLICE: slice(&c); break;
+    case QN_OP_CONCAT: concat(&c); break;
+    case QN_OP_EMBED:
+    case QN_OP_GATHER_ROWS: return take_rows(&c, operands[0], operands[1]);
+    case QN_OP_MATMUL: matmul(&c); break;
+    case QN_OP_ROPE_TABLE: rope_table(&c); break;
+    case QN_OP_ROPE: rope(&c); break;
+    case QN_OP_KV_WRITE: kv_write(&c); break;
+    case QN_OP_ATTN_SCORES: attn_scores(&c); break;
+    case QN_OP_ATTN_MIX: attn_mix(&c); break;
+    case QN_OP_ATTENTION: return attention(&c, arena);
+    default: return qn_fail(diag, QN_ERR_INTERNAL, node->loc, "the oracle has no formula for %s", qn_op_get_info(node->op)->name);
+  }
+  return QN_OK;
+}

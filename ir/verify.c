@@ -1,0 +1,62 @@
+// What must hold of a graph after every pass, by stage. A failure here is a bug of a pass or a hostile graph text.
+#include <string.h>
+
+#include "ir/graph.h"
+
+static qn_status verify_node(const qn_graph *graph, qn_id id, qn_diag *diag) {
+  const qn_node *node = qn_graph_node(graph, id);
+  for (int i = 0; i < node->operand_count; i++) {
+    if (node->operands[i] == 0 || node->operands[i] >= id) {
+      return qn_fail(diag, QN_ERR_FORMAT, node->loc, "%s: operand %d: got value %u, want one before %u",
+                     qn_op_get_info(node->op)->name, i, node->operands[i], id);
+    }
+  }
+  qn_node_spec spec = {.op = node->op, .operand_count = node->operand_count, .attr_count = node->attr_count,
+                       .type = &node->type, .loc = node->loc};
+  memcpy(spec.operands, node->operands, sizeof spec.operands);
+  memcpy(spec.attrs, node->attrs, sizeof spec.attrs);
+  qn_type type;
+  QN_TRY(qn_infer_type(graph, &spec, &type, diag));
+  if (!qn_type_equal(&type, &node->type)) {
+    return qn_fail(diag, QN_ERR_FORMAT, node->loc, "%s: value %u has another type than its shape rule gives",
+                   qn_op_get_info(node->op)->name, id);
+  }
+  return QN_OK;
+}
+
+static qn_status verify_stage(const qn_graph *graph, qn_id id, qn_graph_stage stage, qn_diag *diag) {
+  const qn_node *node = qn_graph_node(graph, id);
+  const qn_op_info *info = qn_op_get_info(node->op);
+  bool stack = node->op == QN_OP_CONCAT && qn_graph_node(graph, node->operands[0])->op == QN_OP_PARAM;
+  bool computes = !(info->flags & (QN_OF_S | QN_OF_V)) && !stack;
+  if (node->group > graph->group_count) {
+    return qn_fail(diag, QN_ERR_FORMAT, node->loc, "%s: got group %u, want at most %u", info->name, node->group,
+                   graph->group_count);
+  }
+  if (stage == QN_STAGE_IMPORTED && (node->op == QN_OP_QUANTIZE || node->group)) {
+    return qn_fail(diag, QN_ERR_FORMAT, node->loc, "%s: got %s, which only passes may make", info->name,
+                   node->group ? "a group" : "this op");
+  }
+  if (stage == QN_STAGE_PLANNED && computes && !node->group) {
+    return qn_fail(diag, QN_ERR_INTERNAL, node->loc, "%s: value %u has no group after fusion", info->name, id);
+  }
+  return QN_OK;
+}
+
+qn_status qn_graph_verify(const qn_graph *graph, qn_graph_stage stage, qn_diag *diag) {
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    QN_TRY(verify_node(graph, id, diag));
+    QN_TRY(verify_stage(graph, id, stage, diag));
+  }
+  if (graph->outputs.count == 0) {
+    return qn_fail(diag, QN_ERR_FORMAT, graph->name, "got no output, want at least one");
+  }
+  for (size_t i = 0; i < graph->outputs.count; i++) {
+    const qn_output *output = &graph->outputs.items[i];
+    if (output->value == 0 || output->value >= graph->nodes.count) {
+      return qn_fail(diag, QN_ERR_FORMAT, graph->name, "output '%s': got value %u, want one of 1..%zu", output->name,
+                     output->value, graph->nodes.count - 1);
+    }
+  }
+  return QN_OK;
+}
