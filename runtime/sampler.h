@@ -1,0 +1,55 @@
+// Choosing the next token from logits. The steps, in llama.cpp's order: repetition penalty; then, at temperature 0, the
+// most likely token; otherwise top-k, top-p, min-p, temperature, one random draw. The same logits, options, history and
+// seed give the same token on every machine: only IEEE double arithmetic, no libm.
+#ifndef QN_SAMPLER_H
+#define QN_SAMPLER_H
+
+#include <stdint.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/diag.h"
+
+typedef struct qn_sampler_options {
+  double temperature;     // >= 0; 0 is greedy: the largest logit, of equals the lowest id
+  int32_t top_k;          // keep the k largest logits; 0 = all
+  double top_p;           // in (0, 1]: keep the fewest most likely tokens whose probabilities reach it; 1 = all
+  double min_p;           // in [0, 1]: keep tokens at least this fraction as likely as the most likely one; 0 = all
+  double repeat_penalty;  // > 0: logits of tokens seen lately are divided by it (multiplied if negative); 1 = none
+  int32_t repeat_last_n;  // how many of the last accepted tokens count as lately, 0 .. 2^20
+  uint64_t seed;
+} qn_sampler_options;
+
+// temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1, repeat_last_n 64, seed 0.
+qn_sampler_options qn_sampler_options_default(void);
+// ARGUMENT, naming the option, got and want.
+QN_CHECKED qn_status qn_sampler_options_check(const qn_sampler_options *options, qn_diag *diag);
+
+// The state of one sequence: the history of tokens and the random numbers. For one thread at a time.
+typedef struct qn_sampler qn_sampler;
+
+// For logits of `n_vocab` tokens. All memory is taken here (28 bytes a token at most): sampling allocates nothing.
+// *out is the caller's. Errors: ARGUMENT, NOMEM.
+QN_CHECKED qn_status qn_sampler_create(const qn_sampler_options *options, int32_t n_vocab,
+                                       const qn_allocator *allocator, qn_sampler **out, qn_diag *diag);
+void qn_sampler_destroy(qn_sampler *sampler);  // NULL is harmless
+// Forgets the history and begins the random numbers anew.
+void qn_sampler_reset(qn_sampler *sampler);
+
+// Notes that a token was put into the sequence (prompt tokens too, if they are to be penalised). Ids that are no
+// token's are ignored.
+void qn_sampler_accept(qn_sampler *sampler, int32_t id);
+
+// Chooses a token from logits (n_vocab), which are left as they are; -inf forbids a token. Does not accept it. Draws
+// one random number, none when greedy. Errors: INTERNAL (a NaN, a +inf or nothing but -inf among the logits, which
+// model code must not give; *out_id is untouched).
+QN_CHECKED qn_status qn_sampler_sample(qn_sampler *sampler, const float *logits, int32_t *out_id, qn_diag *diag);
+
+// What the last sample drew from: the count of candidates (1 when greedy), and each with its probability. False when
+// index is not below the count.
+int32_t qn_sampler_candidate_count(const qn_sampler *sampler);
+bool qn_sampler_get_candidate(const qn_sampler *sampler, int32_t index, int32_t *out_id, double *out_probability);
+
+// e^x for x <= 709, within 1 ulp; 0 below -708 (where doubles become subnormal); NaN for NaN.
+double qn_sampler_exp(double x);
+
+#endif

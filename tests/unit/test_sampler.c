@@ -1,0 +1,402 @@
+// Sampling: the random numbers and e^x against known values, each option against a sorted reference, draws against
+// their probabilities, and every error.
+#include "runtime/sampler.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/rng.h"
+#include "tests/support/test.h"
+
+// ---- random numbers ----------------------------------------------------------------------------------------------
+
+START_TEST(rng_known_values) {
+  // SplitMix64 from its authors' splitmix64.c, xoshiro256** from the state 1, 2, 3, 4 as in rand_xoshiro's tests.
+  static const uint64_t split[] = {6457827717110365317u, 3203168211198807973u, 9817491932198370423u,
+                                   4593380528125082431u, 16408922859458223821u};
+  static const uint64_t xoshiro[] = {11520u,
+                                     0u,
+                                     1509978240u,
+                                     1215971899390074240u,
+                                     1216172134540287360u,
+                                     607988272756665600u,
+                                     16172922978634559625u,
+                                     8476171486693032832u,
+                                     10595114339597558777u,
+                                     2904607092377533576u};
+  uint64_t state = 1234567;
+  for (size_t i = 0; i < QN_COUNT(split); i++) ck_assert(qn_splitmix64(&state) == split[i]);
+  qn_rng rng = {{1, 2, 3, 4}};
+  for (size_t i = 0; i < QN_COUNT(xoshiro); i++) ck_assert(qn_rng_next(&rng) == xoshiro[i]);
+}
+END_TEST
+
+START_TEST(rng_unit_is_uniform) {
+  qn_rng rng;
+  qn_rng_seed(&rng, 7);
+  int counts[16] = {0};
+  enum { DRAWS = 160000 };
+  for (int i = 0; i < DRAWS; i++) {
+    double unit = qn_rng_unit(&rng);
+    qn_check(unit >= 0 && unit < 1, "%g", unit);
+    counts[(int)(unit * 16)]++;
+  }
+  for (int i = 0; i < 16; i++) ck_assert_msg(abs(counts[i] - DRAWS / 16) < 500, "bin %d: %d", i, counts[i]);
+  qn_rng a, b;
+  qn_rng_seed(&a, 1);
+  qn_rng_seed(&b, 1);
+  ck_assert(qn_rng_next(&a) == qn_rng_next(&b));
+  qn_rng_seed(&b, 2);
+  ck_assert(qn_rng_next(&a) != qn_rng_next(&b));
+}
+END_TEST
+
+START_TEST(exp_is_accurate) {
+  qn_test_random random = {3};
+  double worst = 0;
+  for (int i = 0; i < 200000; i++) {
+    double x = (qn_test_random_unit(&random) * 2 - 1) * (i % 2 ? 700 : 2);
+    long double want = expl((long double)x);
+    double ulp = nextafter((double)want, INFINITY) - (double)want;
+    double error = (double)(fabsl((long double)qn_sampler_exp(x) - want) / (long double)ulp);
+    if (error > worst) worst = error;
+  }
+  ck_assert_msg(worst < 1.0, "worst error %g ulp", worst);
+  ck_assert(qn_sampler_exp(0) == 1 && qn_sampler_exp(-0.0) == 1);
+  ck_assert(qn_sampler_exp(-INFINITY) == 0 && qn_sampler_exp(-709) == 0 && qn_sampler_exp(-708) > 0);
+  ck_assert(isnan(qn_sampler_exp(NAN)) && isinf(qn_sampler_exp(710)) && isfinite(qn_sampler_exp(709)));
+}
+END_TEST
+
+// ---- helpers -----------------------------------------------------------------------------------------------------
+
+static qn_sampler_options plain_options(void) {
+  return (qn_sampler_options){.temperature = 1, .top_p = 1, .repeat_penalty = 1};
+}
+
+static qn_sampler *create(qn_sampler_options options, int32_t n_vocab) {
+  qn_sampler *sampler;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_sampler_create(&options, n_vocab, qn_test_allocator(), &sampler, &diag));
+  return sampler;
+}
+
+static int32_t sample(qn_sampler *sampler, const float *logits) {
+  qn_diag diag = {0};
+  int32_t id = -1;
+  qn_status status = qn_sampler_sample(sampler, logits, &id, &diag);
+  qn_check(status == QN_OK, "%s", diag.text);
+  return id;
+}
+
+typedef struct ranked {
+  float logit;
+  int32_t id;
+} ranked;
+
+static int compare_ranked(const void *a, const void *b) {
+  const ranked *x = a, *y = b;
+  if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
+  return x->id < y->id ? -1 : 1;
+}
+
+// What the options keep, the plain way: sort, cut at k, cut at top_p, cut at min_p.
+static size_t reference(const qn_sampler_options *o, const float *logits, size_t n, ranked *kept) {
+  for (size_t i = 0; i < n; i++) kept[i] = (ranked){logits[i], (int32_t)i};
+  qsort(kept, n, sizeof *kept, compare_ranked);
+  size_t count = o->top_k > 0 && (size_t)o->top_k < n ? (size_t)o->top_k : n;
+  double sum = 0, reached = 0;
+  for (size_t i = 0; i < count; i++) sum += exp((double)kept[i].logit - (double)kept[0].logit);
+  for (size_t i = 0; i < count && o->top_p < 1; i++) {
+    reached += exp((double)kept[i].logit - (double)kept[0].logit);
+    if (reached >= o->top_p * sum) count = i + 1;
+  }
+  for (size_t i = 0; i < count; i++) {
+    if (exp((double)kept[i].logit - (double)kept[0].logit) < o->min_p) count = i;
+  }
+  return count;
+}
+
+// ---- greedy, penalties -------------------------------------------------------------------------------------------
+
+START_TEST(greedy) {
+  qn_sampler_options options = plain_options();
+  options.temperature = 0;
+  qn_sampler *sampler = create(options, 5);
+  ck_assert_int_eq(sample(sampler, (float[]){1, 3, -2, 3, 0}), 1);  // of equals the lowest id
+  ck_assert_int_eq(sample(sampler, (float[]){-5, -3, -2, -3, -4}), 2);
+  ck_assert_int_eq(sample(sampler, (float[]){-0.0f, 0.0f, -1, -1, -1}), 0);
+  ck_assert_int_eq(sample(sampler, (float[]){-INFINITY, -INFINITY, -INFINITY, -1e30f, -INFINITY}), 3);
+  int32_t id;
+  double probability;
+  ck_assert_int_eq(qn_sampler_candidate_count(sampler), 1);
+  ck_assert(qn_sampler_get_candidate(sampler, 0, &id, &probability) && id == 3 && probability == 1);
+  ck_assert(!qn_sampler_get_candidate(sampler, 1, &id, &probability));
+  ck_assert(!qn_sampler_get_candidate(sampler, -1, &id, &probability));
+  qn_sampler_destroy(sampler);
+}
+END_TEST
+
+START_TEST(bad_logits) {
+  for (int draws = 0; draws < 2; draws++) {
+    qn_sampler_options options = plain_options();
+    options.temperature = draws;
+    qn_sampler *sampler = create(options, 3);
+    int32_t id = 77;
+    qn_diag diag = {0};
+    qn_assert_fails(&diag, QN_ERR_INTERNAL, "the logit of token 1 is not a number",
+                    qn_sampler_sample(sampler, (float[]){1, NAN, 2}, &id, &diag));
+    diag = (qn_diag){0};
+    qn_assert_fails(&diag, QN_ERR_INTERNAL, "the logit of token 2 is infinite",
+                    qn_sampler_sample(sampler, (float[]){1, 2, INFINITY}, &id, &diag));
+    diag = (qn_diag){0};
+    qn_assert_fails(&diag, QN_ERR_INTERNAL, "all 3 logits are -inf",
+                    qn_sampler_sample(sampler, (float[]){-INFINITY, -INFINITY, -INFINITY}, &id, &diag));
+    ck_assert_int_eq(id, 77);
+    ck_assert_int_eq(qn_sampler_candidate_count(sampler), 0);
+    qn_sampler_destroy(sampler);
+  }
+}
+END_TEST
+
+START_TEST(repetition_penalty) {
+  qn_sampler_options options = plain_options();
+  options.temperature = 0;
+  options.repeat_penalty = 2;
+  options.repeat_last_n = 2;
+  qn_sampler *sampler = create(options, 4);
+  const float logits[] = {3, 2, -1, -1.5f};
+  ck_assert_int_eq(sample(sampler, logits), 0);
+  qn_sampler_accept(sampler, 0);  // 3 / 2 < 2
+  ck_assert_int_eq(sample(sampler, logits), 1);
+  qn_sampler_accept(sampler, 0);  // seen twice is penalised once
+  ck_assert_int_eq(sample(sampler, logits), 1);
+  qn_sampler_accept(sampler, 1);  // 1.5 against 1; a 0 is still in the window
+  ck_assert_int_eq(sample(sampler, logits), 0);
+  qn_sampler_accept(sampler, 3);  // both 0s have left it
+  ck_assert_int_eq(sample(sampler, logits), 0);
+  qn_sampler_accept(sampler, -1);  // no tokens: ignored
+  qn_sampler_accept(sampler, 4);
+  qn_sampler_accept(sampler, 2);
+  ck_assert_int_eq(sample(sampler, (float[]){-9, -9, -1, -1.5f}), 2);  // both penalised: -2 against -3
+  qn_sampler_accept(sampler, 2);
+  ck_assert_int_eq(sample(sampler, (float[]){-9, -9, -1, -1.5f}), 3);  // -2 against -1.5: negative ones are multiplied
+  qn_sampler_reset(sampler);
+  ck_assert_int_eq(sample(sampler, (float[]){-9, -9, -1, -1.5f}), 2);
+  qn_sampler_destroy(sampler);
+
+  options.temperature = 1;
+  options.top_k = 1;
+  sampler = create(options, 4);
+  qn_sampler_accept(sampler, 0);
+  ck_assert_int_eq(sample(sampler, logits), 1);
+  qn_sampler_destroy(sampler);
+}
+END_TEST
+
+// ---- options against the reference -------------------------------------------------------------------------------
+
+static void check_candidates(const qn_sampler_options *options, const float *logits, size_t n) {
+  ranked *kept = malloc(n * sizeof *kept);
+  char *member = calloc(n, 1);
+  size_t want = reference(options, logits, n, kept);
+  qn_sampler *sampler = create(*options, (int32_t)n);
+  int32_t chosen = sample(sampler, logits), count = qn_sampler_candidate_count(sampler);
+  qn_check((size_t)count == want, "k %d p %g m %g: %d kept, want %zu", options->top_k, options->top_p, options->min_p,
+           count, want);
+  double sum = 0, total = 0;
+  for (size_t i = 0; i < want; i++) {
+    member[kept[i].id] = 1;
+    sum += exp(((double)kept[i].logit - (double)kept[0].logit) / options->temperature);
+  }
+  qn_check(member[chosen], "chose %d", chosen);
+  for (int32_t i = 0; i < count; i++) {
+    int32_t id;
+    double probability;
+    qn_check(qn_sampler_get_candidate(sampler, i, &id, &probability), "%d", i);
+    qn_check(member[id] == 1, "%d is no member, or twice", id);
+    member[id] = 2;
+    double expected = exp(((double)logits[id] - (double)kept[0].logit) / options->temperature) / sum;
+    qn_check(fabs(probability - expected) <= 1e-12, "token %d: %g, want %g", id, probability, expected);
+    total += probability;
+  }
+  qn_check(fabs(total - 1) < 1e-9, "%g", total);
+  qn_sampler_destroy(sampler);
+  free(kept);
+  free(member);
+}
+
+START_TEST(options_keep_what_they_say) {
+  static const int32_t ks[] = {0, 1, 2, 40, 999, 5000};
+  static const double ps[] = {1, 0.95, 0.5, 0.01}, ms[] = {0, 0.05, 1e-4, 1}, temperatures[] = {1, 0.3, 4};
+  static const size_t sizes[] = {1, 2, 100, 3000};
+  qn_test_random random = {11};
+  float logits[3000];
+  for (size_t s = 0; s < QN_COUNT(sizes); s++) {
+    for (int spread = 0; spread < 3; spread++) {
+      // Wide, narrow (large nuclei), and with many equal values.
+      for (size_t i = 0; i < sizes[s]; i++) {
+        double u = qn_test_random_unit(&random) * 2 - 1;
+        logits[i] = spread == 0 ? (float)(u * 20) : spread == 1 ? (float)u : (float)(int)(u * 4);
+      }
+      for (size_t j = 0; j < QN_COUNT(ks) * QN_COUNT(ps) * QN_COUNT(ms); j++) {
+        qn_sampler_options options = plain_options();
+        options.top_k = ks[j % QN_COUNT(ks)];
+        options.top_p = ps[j / QN_COUNT(ks) % QN_COUNT(ps)];
+        options.min_p = ms[j / (QN_COUNT(ks) * QN_COUNT(ps))];
+        options.temperature = temperatures[j % QN_COUNT(temperatures)];
+        options.seed = j;
+        check_candidates(&options, logits, sizes[s]);
+      }
+    }
+  }
+}
+END_TEST
+
+START_TEST(known_cuts) {
+  // Probabilities 1/2, 1/4, 1/8, 1/16, 1/16.
+  const float ln2 = 0.69314718f, logits[] = {-3 * ln2, 0, -ln2, -2 * ln2, -3 * ln2};
+  const struct {
+    int32_t k;
+    double p, m;
+    int32_t count;
+  } cases[] = {{0, 1, 0, 5},    {3, 1, 0, 3},    {0, 0.49, 0, 1}, {0, 0.51, 0, 2}, {0, 0.74, 0, 2},
+               {0, 0.76, 0, 3}, {0, 0.9, 0, 4},  {0, 0.99, 0, 5}, {0, 1, 0.4, 2},  {0, 1, 0.2, 3},
+               {0, 1, 0.1, 5},  {0, 1, 0.51, 1}, {3, 0.9, 0, 3},  {3, 0.85, 0, 2}, {2, 0.6, 0, 1}};
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    qn_sampler_options options = plain_options();
+    options.top_k = cases[i].k;
+    options.top_p = cases[i].p;
+    options.min_p = cases[i].m;
+    qn_sampler *sampler = create(options, 5);
+    sample(sampler, logits);
+    ck_assert_msg(qn_sampler_candidate_count(sampler) == cases[i].count, "case %zu: %d", i,
+                  qn_sampler_candidate_count(sampler));
+    qn_sampler_destroy(sampler);
+  }
+}
+END_TEST
+
+// ---- draws -------------------------------------------------------------------------------------------------------
+
+START_TEST(draws_follow_probabilities) {
+  enum { N = 6, DRAWS = 200000 };
+  const float logits[N] = {2, 0.5f, -1, 1, -INFINITY, 1.5f};
+  const double temperatures[] = {1, 0.5, 2};
+  for (size_t t = 0; t < QN_COUNT(temperatures); t++) {
+    qn_sampler_options options = plain_options();
+    options.temperature = temperatures[t];
+    options.seed = 42 + t;
+    qn_sampler *sampler = create(options, N);
+    double expected[N], sum = 0, chi2 = 0;
+    int counts[N] = {0};
+    for (int i = 0; i < N; i++) sum += expected[i] = exp((double)logits[i] / temperatures[t]);
+    for (int i = 0; i < DRAWS; i++) counts[sample(sampler, logits)]++;
+    for (int i = 0; i < N; i++) {
+      double want = expected[i] / sum * DRAWS;
+      if (want > 0) chi2 += (counts[i] - want) * (counts[i] - want) / want;
+    }
+    ck_assert_int_eq(counts[4], 0);
+    ck_assert_msg(chi2 < 18.5, "chi-square %g at temperature %g", chi2, temperatures[t]);  // 4 degrees: 0.1 % above
+    qn_sampler_destroy(sampler);
+  }
+}
+END_TEST
+
+START_TEST(draws_repeat) {
+  // The same on every machine, and after a reset: these ids are part of what quern promises.
+  static const int32_t want[] = {19, 62, 19, 38, 62, 38, 12, 38, 50, 19, 24, 48, 55, 57, 62, 38};
+  float logits[64];
+  for (int i = 0; i < 64; i++) logits[i] = (float)((i * 37) % 64) / 8;
+  qn_sampler_options options = qn_sampler_options_default();
+  options.seed = 2024;
+  qn_sampler *sampler = create(options, 64);
+  for (int round = 0; round < 2; round++) {
+    for (size_t i = 0; i < QN_COUNT(want); i++) {
+      int32_t id = sample(sampler, logits);
+      ck_assert_msg(id == want[i], "draw %zu: %d, want %d", i, id, want[i]);
+    }
+    qn_sampler_reset(sampler);
+  }
+  qn_sampler_destroy(sampler);
+}
+END_TEST
+
+START_TEST(sampling_allocates_nothing) {
+  enum { N = 50000 };
+  float *logits = malloc(N * sizeof *logits);
+  qn_test_random random = {5};
+  for (int i = 0; i < N; i++) logits[i] = (float)qn_test_random_unit(&random);
+  qn_sampler_options options = qn_sampler_options_default();
+  options.top_k = 0;
+  options.repeat_penalty = 1.1;
+  qn_sampler *sampler = create(options, N);
+  size_t before = qn_test_allocator_memory()->allocations;
+  for (int i = 0; i < 100; i++) qn_sampler_accept(sampler, sample(sampler, logits));
+  ck_assert_uint_eq(qn_test_allocator_memory()->allocations, before);
+  qn_sampler_destroy(sampler);
+  free(logits);
+}
+END_TEST
+
+// ---- errors ------------------------------------------------------------------------------------------------------
+
+START_TEST(options_are_checked) {
+#define BAD(field, value, text)                                                             \
+  do {                                                                                      \
+    qn_sampler_options options = qn_sampler_options_default();                              \
+    options.field = (value);                                                                \
+    qn_diag diag = {0};                                                                     \
+    qn_sampler *sampler;                                                                    \
+    qn_assert_fails(&diag, QN_ERR_ARGUMENT, #field ": " text,                               \
+                    qn_sampler_create(&options, 10, qn_test_allocator(), &sampler, &diag)); \
+    ck_assert_ptr_null(sampler);                                                            \
+  } while (0)
+  BAD(temperature, NAN, "is nan, want 0");
+  BAD(temperature, INFINITY, "is inf, want 0");
+  BAD(temperature, -0.5, "is -0.5, want 0 (always the most likely token) or more");
+  BAD(top_k, -1, "is -1, want 0 (all tokens) or more");
+  BAD(top_p, 0, "is 0, want more than 0 and at most 1 (all tokens)");
+  BAD(top_p, 1.5, "is 1.5, want more than 0");
+  BAD(top_p, NAN, "is nan, want");
+  BAD(min_p, -0.1, "is -0.1, want 0 (all tokens) to 1");
+  BAD(min_p, 1.1, "is 1.1, want 0");
+  BAD(min_p, NAN, "is nan, want 0");
+  BAD(repeat_penalty, 0, "is 0, want more than 0 (1: no penalty)");
+  BAD(repeat_penalty, -1, "is -1, want more than 0");
+  BAD(repeat_penalty, NAN, "is nan, want more than 0");
+  BAD(repeat_last_n, -1, "is -1, want 0 to 1048576");
+  BAD(repeat_last_n, 1 << 21, "is 2097152, want 0 to 1048576");
+#undef BAD
+  qn_sampler_options options = qn_sampler_options_default();
+  qn_diag diag = {0};
+  qn_sampler *sampler;
+  qn_assert_ok(&diag, qn_sampler_options_check(&options, &diag));
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "sampler: the vocabulary has 0 tokens",
+                  qn_sampler_create(&options, 0, qn_test_allocator(), &sampler, &diag));
+}
+END_TEST
+
+static qn_status create_and_sample(const qn_allocator *allocator, void *context) {
+  (void)context;
+  qn_sampler_options options = qn_sampler_options_default();
+  options.repeat_penalty = 1.5;
+  qn_sampler *sampler;
+  qn_diag diag = {0};
+  qn_status status = qn_sampler_create(&options, 4, allocator, &sampler, &diag);
+  if (status != QN_OK) return status;
+  qn_sampler_accept(sampler, 1);
+  sample(sampler, (float[]){1, 2, 3, 4});
+  qn_sampler_destroy(sampler);
+  return QN_OK;
+}
+
+START_TEST(allocations_may_fail) { qn_test_failing_allocations(create_and_sample, NULL); }
+END_TEST
+
+QN_CASE(numbers, rng_known_values, rng_unit_is_uniform, exp_is_accurate)
+QN_CASE(choosing, greedy, bad_logits, repetition_penalty, options_keep_what_they_say, known_cuts)
+QN_CASE(drawing, draws_follow_probabilities, draws_repeat, sampling_allocates_nothing)
+QN_CASE(errors, options_are_checked, allocations_may_fail)
+QN_TEST_MAIN(numbers, choosing, drawing, errors)

@@ -1,0 +1,197 @@
+// Synthetic models: they open as GGUF with the tensors an importer looks for, and weights of a sane size.
+#include "tests/support/synth.h"
+
+#include <math.h>
+
+#include "frontend/import/gguf.h"
+#include "tests/support/test.h"
+
+typedef struct model_file {
+  uint8_t *data;
+  size_t size;
+  qn_gguf *gguf;
+} model_file;
+
+static model_file make(const qn_synth_options *options) {
+  model_file file;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_synth_save_memory(options, qn_test_allocator(), &file.data, &file.size, &diag));
+  qn_assert_ok(&diag, qn_gguf_open_memory(&file.gguf, file.data, file.size, "s", qn_test_allocator(), &diag));
+  return file;
+}
+
+static void discard(model_file file) {
+  qn_gguf_close(file.gguf);
+  qn_free(qn_test_allocator(), file.data, file.size);
+}
+
+// The tensor is there with this format and shape (d1 = 1 for vectors), and its values have these moments.
+static void expect_tensor(const qn_gguf *gguf, const char *name, qn_dtype dtype, int64_t d0, int64_t d1, double mean,
+                          double deviation) {
+  qn_gguf_view view;
+  const qn_gguf_tensor *tensor;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_gguf_get_tensor(gguf, name, &tensor, &diag));
+  qn_assert_ok(&diag, qn_gguf_tensor_view(gguf, tensor, &view, &diag));
+  ck_assert_msg(view.k == d0 && view.rows == d1 && view.format->dtype == dtype, "%s: got %s of %d x %d", name,
+                view.format->name, (int)view.rows, (int)view.k);
+  double row[4096], sum = 0.0, squares = 0.0, count = (double)(d0 * d1);
+  for (int64_t r = 0; r < view.rows; r++) {
+    qn_format_row_to_f64(view.format, view.k, view.data + (size_t)r * view.row_bytes, row);
+    for (int64_t i = 0; i < view.k; i++) sum += row[i], squares += (row[i] - mean) * (row[i] - mean);
+  }
+  double slack = 5.0 / sqrt(count);  // five sigmas of the estimates
+  ck_assert_msg(fabs(sum / count - mean) <= deviation * slack, "%s: mean %g, want %g", name, sum / count, mean);
+  double got = sqrt(squares / count);
+  ck_assert_msg(fabs(got - deviation) <= deviation * (slack + 0.02), "%s: deviation %g, want %g", name, got, deviation);
+}
+
+START_TEST(test_llama) {
+  static const qn_dtype dtypes[] = {QN_DTYPE_Q8_0, QN_DTYPE_Q4_0, QN_DTYPE_Q4_1,
+                                    QN_DTYPE_F16,  QN_DTYPE_BF16, QN_DTYPE_F32};
+  for (size_t d = 0; d < QN_COUNT(dtypes); d++) {
+    qn_dtype dtype = dtypes[d];
+    qn_synth_options options = {.model = qn_synth_find("tiny-llama-test"), .format = qn_format_of(dtype), .seed = 3};
+    model_file file = make(&options);
+    const qn_gguf *g = file.gguf;
+    double narrow = 1.0 / sqrt(64.0), residual = 0.5;  // 1 / sqrt(2 layers x 2)
+    ck_assert_uint_eq(g->tensor_count, 2 * 9 + 3);
+    expect_tensor(g, "token_embd.weight", dtype, 64, 512, 0.0, narrow);
+    expect_tensor(g, "output.weight", dtype, 64, 512, 0.0, narrow);
+    expect_tensor(g, "output_norm.weight", QN_DTYPE_F32, 64, 1, 1.0, 0.05);
+    expect_tensor(g, "blk.0.attn_norm.weight", QN_DTYPE_F32, 64, 1, 1.0, 0.05);
+    expect_tensor(g, "blk.0.attn_q.weight", dtype, 64, 64, 0.0, narrow);
+    expect_tensor(g, "blk.1.attn_k.weight", dtype, 64, 32, 0.0, narrow);
+    expect_tensor(g, "blk.1.attn_v.weight", dtype, 64, 32, 0.0, narrow);
+    expect_tensor(g, "blk.1.attn_output.weight", dtype, 64, 64, 0.0, narrow * residual);
+    expect_tensor(g, "blk.1.ffn_norm.weight", QN_DTYPE_F32, 64, 1, 1.0, 0.05);
+    expect_tensor(g, "blk.1.ffn_gate.weight", dtype, 64, 160, 0.0, narrow);
+    expect_tensor(g, "blk.1.ffn_up.weight", dtype, 64, 160, 0.0, narrow);
+    expect_tensor(g, "blk.1.ffn_down.weight", dtype, 160, 64, 0.0, residual / sqrt(160.0));
+    discard(file);
+  }
+}
+END_TEST
+
+START_TEST(test_other_architectures) {
+  qn_synth_options options = {.format = qn_format_of(QN_DTYPE_Q8_0), .layers = 1, .seed = 5};
+  options.model = qn_synth_find("tiny-qwen2-test");
+  model_file file = make(&options);
+  qn_diag diag = {0};
+  qn_str text;
+  int64_t layers;
+  qn_assert_ok(&diag, qn_gguf_get_string(file.gguf, "general.architecture", &text, &diag));
+  ck_assert(qn_str_is(text, "qwen2"));
+  qn_assert_ok(&diag, qn_gguf_get_int(file.gguf, "qwen2.block_count", 1, 1, &layers, &diag));
+  ck_assert_uint_eq(file.gguf->tensor_count, 12 + 2);
+  expect_tensor(file.gguf, "blk.0.attn_q.bias", QN_DTYPE_F32, 64, 1, 0.0, 0.02);
+  expect_tensor(file.gguf, "blk.0.attn_k.bias", QN_DTYPE_F32, 32, 1, 0.0, 0.02);
+  ck_assert_ptr_null(qn_gguf_find_tensor(file.gguf, "output.weight"));
+  discard(file);
+
+  options.model = qn_synth_find("tiny-gpt2-test");
+  file = make(&options);
+  ck_assert_uint_eq(file.gguf->tensor_count, 12 + 4);
+  ck_assert_ptr_nonnull(qn_gguf_find(file.gguf, "gpt2.attention.layer_norm_epsilon"));
+  ck_assert_ptr_null(qn_gguf_find(file.gguf, "gpt2.rope.freq_base"));
+  expect_tensor(file.gguf, "position_embd.weight", QN_DTYPE_F32, 64, 64, 0.0, 0.01);
+  expect_tensor(file.gguf, "blk.0.attn_norm.bias", QN_DTYPE_F32, 64, 1, 0.0, 0.02);
+  expect_tensor(file.gguf, "blk.0.attn_qkv.weight", QN_DTYPE_Q8_0, 64, 192, 0.0, 0.125);
+  expect_tensor(file.gguf, "blk.0.attn_qkv.bias", QN_DTYPE_F32, 192, 1, 0.0, 0.02);
+  expect_tensor(file.gguf, "blk.0.ffn_up.weight", QN_DTYPE_Q8_0, 64, 256, 0.0, 0.125);
+  expect_tensor(file.gguf, "blk.0.ffn_down.bias", QN_DTYPE_F32, 64, 1, 0.0, 0.02);
+  expect_tensor(file.gguf, "output_norm.bias", QN_DTYPE_F32, 64, 1, 0.0, 0.02);
+  discard(file);
+}
+END_TEST
+
+START_TEST(test_llama3_factors) {
+  qn_synth_model model = *qn_synth_find("tiny-llama-test");
+  model.head_dim = 64;
+  model.rope_theta = 5e5f;
+  model.llama3_rope = true;
+  qn_synth_options options = {.model = &model, .format = qn_format_of(QN_DTYPE_Q4_0), .layers = 1, .seed = 1};
+  model_file file = make(&options);
+  qn_gguf_view view;
+  float factors[32];
+  qn_assert_ok(&(qn_diag){0},
+               qn_gguf_tensor_view(file.gguf, qn_gguf_find_tensor(file.gguf, "rope_freqs.weight"), &view, NULL));
+  ck_assert(view.k == 32 && view.rows == 1);
+  memcpy(factors, view.data, sizeof factors);
+  // Wavelengths below 8192 / 4 keep their frequency, above 8192 / 1 it is divided by 32; 15 to 17 lie between.
+  for (int i = 0; i < 32; i++) {
+    if (i < 15) ck_assert(factors[i] == 1.0f);
+    if (i >= 18) ck_assert(factors[i] == 32.0f);
+    if (i > 0) ck_assert(factors[i] >= factors[i - 1]);
+  }
+  ck_assert(factors[15] > 1.0f && factors[17] < 32.0f);
+  discard(file);
+}
+END_TEST
+
+START_TEST(test_vocabulary) {
+  qn_synth_options options = {.model = qn_synth_find("tiny-llama-test"), .format = qn_format_of(QN_DTYPE_Q4_0)};
+  model_file file = make(&options);
+  qn_diag diag = {0};
+  const qn_str *tokens;
+  const int64_t *types;
+  const float *scores;
+  size_t count;
+  qn_assert_ok(&diag, qn_gguf_get_strings(file.gguf, "tokenizer.ggml.tokens", &tokens, &count, &diag));
+  ck_assert_uint_eq(count, 512);
+  ck_assert(qn_str_is(tokens[0], "<unk>") && qn_str_is(tokens[1], "<s>") && qn_str_is(tokens[2], "</s>"));
+  ck_assert(qn_str_is(tokens[3], "<0x00>") && qn_str_is(tokens[258], "<0xFF>"));
+  ck_assert(qn_str_is(tokens[259], "\xe2\x96\x81") && qn_str_is(tokens[260], "!") && qn_str_is(tokens[353], "~"));
+  ck_assert(qn_str_is(tokens[354], "\xe2\x96\x81w") && qn_str_is(tokens[355], "\xe2\x96\x81w0"));
+  qn_assert_ok(&diag, qn_gguf_get_ints(file.gguf, "tokenizer.ggml.token_type", &types, &count, &diag));
+  ck_assert(types[0] == 2 && types[1] == 3 && types[2] == 3 && types[3] == 6 && types[258] == 6 && types[259] == 1);
+  qn_assert_ok(&diag, qn_gguf_get_floats(file.gguf, "tokenizer.ggml.scores", &scores, &count, &diag));
+  for (size_t i = 260; i < count; i++) ck_assert(scores[i] < scores[i - 1]);
+  discard(file);
+}
+END_TEST
+
+START_TEST(test_seeds) {
+  qn_synth_options options = {.model = qn_synth_find("tiny-llama-test"), .format = qn_format_of(QN_DTYPE_Q8_0)};
+  model_file a = make(&options), b = make(&options);
+  options.seed = 1;
+  model_file c = make(&options);
+  ck_assert_uint_eq(a.size, b.size);
+  ck_assert_mem_eq(a.data, b.data, a.size);
+  ck_assert_uint_eq(a.size, c.size);
+  ck_assert(memcmp(a.data + a.gguf->data_offset, c.data + c.gguf->data_offset, 4096) != 0);
+  discard(a);
+  discard(b);
+  discard(c);
+  // Rows drawn from the pool of a large tensor: a wider model, still of the right spread.
+  qn_synth_model model = *options.model;
+  model.vocab = 8192;
+  options.model = &model;
+  options.layers = 1;
+  model_file wide = make(&options);
+  expect_tensor(wide.gguf, "token_embd.weight", QN_DTYPE_Q8_0, 64, 8192, 0.0, 0.125);
+  discard(wide);
+  ck_assert_ptr_null(qn_synth_find("no such model"));
+  ck_assert_uint_eq(qn_test_allocator_memory()->live_blocks, 0);
+}
+END_TEST
+
+static qn_status save(const qn_allocator *allocator, void *context) {
+  uint8_t *data;
+  size_t size;
+  qn_diag diag = {0};
+  qn_status status = qn_synth_save_memory(context, allocator, &data, &size, &diag);
+  if (status == QN_OK) qn_free(allocator, data, size);
+  return status;
+}
+
+START_TEST(test_out_of_memory) {
+  qn_synth_options options = {
+      .model = qn_synth_find("tiny-llama-test"), .format = qn_format_of(QN_DTYPE_Q4_0), .layers = 1};
+  qn_test_failing_allocations(save, &options);
+}
+END_TEST
+
+QN_CASE(synth, test_llama, test_other_architectures, test_llama3_factors, test_vocabulary, test_seeds,
+        test_out_of_memory)
+QN_TEST_MAIN(synth)
