@@ -1,0 +1,78 @@
+// fuse_matmul: groups of a matmul and the elementwise ops that follow it (bias, residual, activation), and of two matmuls
+// of one input that meet in an elementwise op (gate and up). The result never goes to memory in between.
+// Requires: no groups yet. Keeps: every value. Groups are convex and have one result.
+#include <string.h>
+
+#include "passes/fuse.h"
+
+typedef struct grower {
+  qn_fuse fuse;
+  bool *member;   // of the group being grown
+  bool *trial;    // with what one more op would bring
+  const qn_node *anchor;
+} grower;
+
+static bool fits(const grower *g, const qn_node *node) { return qn_type_equal(&node->type, &g->anchor->type); }
+
+// Can operand `id` of a joining op be had: from memory, or by joining too?
+static bool pull(grower *g, qn_id id, qn_id first) {
+  const qn_node *node = qn_graph_node(g->fuse.graph, id);
+  if (g->trial[id]) return true;
+  qn_id base = qn_fuse_base(&g->fuse, id);
+  if (!qn_fuse_computes(&g->fuse, base) || base < first) return true;
+  if (base != id || g->fuse.uses[id] != 1 || node->group || !fits(g, node)) return false;
+  bool same_input = node->op == QN_OP_MATMUL && node->operands[0] == g->anchor->operands[0];
+  if (!same_input && !(qn_op_get_info(node->op)->flags & QN_OF_E)) return false;
+  g->trial[id] = true;
+  for (int i = 0; !same_input && i < node->operand_count; i++) {
+    if (!pull(g, node->operands[i], first)) return false;
+  }
+  return true;
+}
+
+// The one computing user of a value, when it is an elementwise op of the same shape that reads it directly.
+static qn_id joining_user(const grower *g, qn_id id) {
+  const uint32_t *users = g->fuse.users[id];
+  if (g->fuse.uses[id] != 1 || !users[0]) return 0;
+  const qn_node *user = qn_graph_node(g->fuse.graph, users[0]);
+  if (!(qn_op_get_info(user->op)->flags & QN_OF_E) || user->group || !fits(g, user)) return 0;
+  for (int i = 0; i < user->operand_count; i++) {
+    if (user->operands[i] == id) return users[0];
+  }
+  return 0;
+}
+
+static void grow(grower *g, qn_id first) {
+  size_t count = g->fuse.graph->nodes.count;
+  memset(g->member, 0, count * sizeof *g->member);
+  g->anchor = qn_graph_node(g->fuse.graph, first);
+  g->member[first] = true;
+  for (qn_id id = first; (id = joining_user(g, id)) != 0;) {
+    memcpy(g->trial, g->member, count * sizeof *g->trial);
+    g->trial[id] = true;
+    bool pulled = true;
+    for (int i = 0; pulled && i < qn_graph_node(g->fuse.graph, id)->operand_count; i++) {
+      pulled = pull(g, qn_graph_node(g->fuse.graph, id)->operands[i], first);
+    }
+    if (!pulled || !qn_fuse_is_convex(&g->fuse, g->trial)) return;
+    memcpy(g->member, g->trial, count * sizeof *g->member);
+  }
+}
+
+qn_status qn_pass_fuse_matmul(qn_pass_context *context) {
+  grower g = {0};
+  QN_TRY(qn_fuse_init(&g.fuse, context));
+  qn_graph *graph = context->graph;
+  g.member = QN_ARENA_ARRAY(context->arena, graph->nodes.count, bool);
+  g.trial = QN_ARENA_ARRAY(context->arena, graph->nodes.count, bool);
+  if (!g.member || !g.trial) return qn_fail_nomem(context->diag, graph->name, "groups");
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    if (qn_graph_node(graph, id)->op != QN_OP_MATMUL || qn_graph_node(graph, id)->group) continue;
+    grow(&g, id);
+    graph->group_count++;
+    for (qn_id member = id; member < graph->nodes.count; member++) {
+      if (g.member[member]) graph->nodes.items[member].group = graph->group_count;
+    }
+  }
+  return QN_OK;
+}

@@ -1,0 +1,88 @@
+// What several loop passes need: asking about loops, replacing variables in blocks, moving statements.
+#include "passes/loop_util.h"
+
+bool qn_loop_is(const qn_lstmt *stmt, const char *base) {
+  return stmt->kind == QN_LS_FOR && qn_str_is(qn_lvar_base(stmt->u.loop.var), base);
+}
+
+bool qn_loop_const_bounds(const qn_lstmt *loop, int64_t *out_lo, int64_t *out_hi) {
+  return qn_lexpr_is_int(loop->u.loop.lo, out_lo) && qn_lexpr_is_int(loop->u.loop.hi, out_hi);
+}
+
+bool qn_loop_const_trips(qn_lbuild *b, const qn_lstmt *loop, int64_t *out_trips) {
+  const qn_lexpr *trips = qn_lop2(b, QN_LX_SUB, loop->u.loop.hi, loop->u.loop.lo);
+  if (!trips || !qn_lexpr_is_int(trips, out_trips)) return false;
+  if (*out_trips < 0) *out_trips = 0;
+  return true;
+}
+
+bool qn_lexpr_any(const qn_lexpr *e, qn_lexpr_test fn, const void *context) {
+  if (fn(e, context)) return true;
+  for (size_t i = 0; i < QN_COUNT(e->operands) && e->operands[i]; i++) {
+    if (qn_lexpr_any(e->operands[i], fn, context)) return true;
+  }
+  return false;
+}
+
+bool qn_lblock_any(const qn_lblock *block, qn_lexpr_test fn, const void *context) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    switch (s->kind) {
+      case QN_LS_FOR:
+        if (qn_lexpr_any(s->u.loop.lo, fn, context) || qn_lexpr_any(s->u.loop.hi, fn, context) ||
+            qn_lblock_any(&s->u.loop.body, fn, context)) {
+          return true;
+        }
+        break;
+      case QN_LS_STORE:
+        if (qn_lexpr_any(s->u.store.index, fn, context) || qn_lexpr_any(s->u.store.value, fn, context)) return true;
+        break;
+      case QN_LS_PREFETCH:
+        if (qn_lexpr_any(s->u.prefetch.index, fn, context)) return true;
+        break;
+      case QN_LS_LOCAL: break;
+    }
+  }
+  return false;
+}
+
+bool qn_lexpr_is_vector(const qn_lexpr *e, const void *context) {
+  (void)context;
+  return e->type.lanes > 1;
+}
+
+size_t qn_lblock_count(const qn_lblock *block) {
+  size_t count = 0;
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    count += 1 + (s->kind == QN_LS_FOR ? qn_lblock_count(&s->u.loop.body) : 0);
+  }
+  return count;
+}
+
+typedef struct replacement {
+  const qn_lvar *var;
+  const qn_lexpr *with;
+} replacement;
+
+static const qn_lexpr *replace_var(qn_lbuild *b, const qn_lexpr *e, void *context) {
+  const replacement *r = context;
+  (void)b;
+  return e->op == QN_LX_VAR && e->u.var == r->var ? r->with : e;
+}
+
+void qn_lblock_replace(qn_lbuild *b, qn_lblock *block, const qn_lvar *var, const qn_lexpr *with) {
+  if (b->failed) return;
+  qn_lblock_map(b, block, replace_var, &(replacement){var, with});
+}
+
+void qn_lblock_splice(qn_lblock *from, qn_lblock *to, qn_lstmt *before) {
+  while (from->first) {
+    qn_lstmt *stmt = from->first;
+    qn_lblock_remove(from, stmt);
+    qn_lblock_insert_before(to, before, stmt);
+  }
+}
+
+qn_status qn_loop_pass_end(qn_loop_pass_context *context, const char *pass) {
+  if (!context->build->failed) return QN_OK;
+  return qn_fail_nomem(context->diag, context->build->kernel->name, pass);
+}

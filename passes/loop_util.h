@@ -1,0 +1,38 @@
+// What several loop passes need: asking about loops, replacing variables in blocks, moving statements, sinking loops.
+#ifndef QN_PASSES_LOOP_UTIL_H
+#define QN_PASSES_LOOP_UTIL_H
+
+#include "passes/loop_pass.h"
+
+// A `for` whose variable has this base name?
+bool qn_loop_is(const qn_lstmt *stmt, const char *base);
+// The loop's bounds when both are constants.
+bool qn_loop_const_bounds(const qn_lstmt *loop, int64_t *out_lo, int64_t *out_hi);
+// hi - lo when that is a constant (negative counts as 0). `b` makes the difference: T + 1 - T is 1.
+bool qn_loop_const_trips(qn_lbuild *b, const qn_lstmt *loop, int64_t *out_trips);
+
+// Some node of e for which fn holds?
+typedef bool (*qn_lexpr_test)(const qn_lexpr *e, const void *context);
+bool qn_lexpr_any(const qn_lexpr *e, qn_lexpr_test fn, const void *context);
+// Some expression of the block (indices, values, bounds, those of nested statements) with such a node?
+bool qn_lblock_any(const qn_lblock *block, qn_lexpr_test fn, const void *context);
+bool qn_lexpr_is_vector(const qn_lexpr *e, const void *context);  // more than one lane; context is not used
+
+// Statements in the block, nested ones counted too.
+size_t qn_lblock_count(const qn_lblock *block);
+// Puts `with` for var everywhere in the block.
+void qn_lblock_replace(qn_lbuild *b, qn_lblock *block, const qn_lvar *var, const qn_lexpr *with);
+// Moves all statements of `from` into `to` in front of `before` (NULL = at the end).
+void qn_lblock_splice(qn_lblock *from, qn_lblock *to, qn_lstmt *before);
+
+// Distributes a DATA loop with bounds 0..n over the statements of its body and carries it inwards through the loops
+// there, so that it stands around single stores and prefetches only (loop_sink.c). Replaces the loop within `block`
+// and returns the statement after what came of it. Where its variable bounds an inner loop it stays outside of that
+// one and becomes SERIAL; a vector loop over what is a vector already or over a local read through another element
+// type, and any loop whose locals would become very large, become SERIAL as a whole.
+qn_lstmt *qn_loop_sink(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop);
+
+// QN_OK, or the out-of-memory error of a pass whose makers failed.
+QN_CHECKED qn_status qn_loop_pass_end(qn_loop_pass_context *context, const char *pass);
+
+#endif

@@ -1,0 +1,311 @@
+// lower: every group becomes a kernel in loop IR and a step that calls it; values that cross groups become buffers.
+// Requires: every computing node has a group, groups are convex and their outside users come after them (fuse passes).
+// Keeps: the order of arithmetic that ops.def and the numeric contract state. Breaks nothing: the graph stays.
+#include "passes/lower.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/map.h"
+
+bool qn_lower_add_buffer(qn_lower *lower, const qn_pbuf *buffer, uint32_t *out_index) {
+  *out_index = (uint32_t)lower->program->buffers.count;
+  return qn_vec_push_arena(lower->program->arena, &lower->program->buffers, *buffer);
+}
+
+static bool is_packed_concat(const qn_graph *graph, const qn_node *node) {
+  return node->op == QN_OP_CONCAT && !node->group && qn_graph_node(graph, node->operands[0])->op == QN_OP_PARAM;
+}
+
+static qn_status weight_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *out) {
+  qn_diag *diag = lower->pass->diag;
+  const char *layout = qn_node_text(node, QN_ATTR_LAYOUT, "plain");
+  qn_pbuf p = {.kind = QN_PB_WEIGHT, .type = node->type};
+  if (!qn_layout_parse(layout, &p.layout)) {
+    return qn_fail(diag, QN_ERR_FORMAT, node->loc, "layout: got '%s', want plain, rows1 or rows16", layout);
+  }
+  p.source_count = node->op == QN_OP_CONCAT ? (size_t)node->operand_count : 1;
+  p.sources = QN_ARENA_ARRAY(lower->program->arena, p.source_count, const char *);
+  if (!p.sources) return qn_fail_nomem(diag, node->loc, "a weight");
+  for (size_t i = 0; i < p.source_count; i++) {
+    const qn_node *source = node->op == QN_OP_CONCAT ? qn_graph_node(lower->graph, node->operands[i]) : node;
+    p.sources[i] = qn_node_text(source, QN_ATTR_NAME, "?");
+  }
+  p.name = p.sources[0];
+  size_t bytes = 0;
+  int64_t elements = 0, ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1};
+  bool sized;
+  if (p.layout == QN_LAYOUT_PLAIN) {
+    sized = qn_type_elements(&p.type, ones, &elements) && qn_size_mul((size_t)elements, sizeof(float), &bytes);
+    bytes = qn_align_up(bytes, QN_TILE_ROWS * sizeof(float));  // lanes past the end read zeros
+  } else {
+    uint32_t rows = p.layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
+    sized = p.type.rank == 2 &&
+            qn_format_tile_bytes(qn_format_of(p.type.dtype), rows, p.type.dims[0].value, p.type.dims[1].value, &bytes);
+  }
+  if (!sized) return qn_fail(diag, QN_ERR_LIMIT, node->loc, "the packed size of this weight overflows or has no layout");
+  p.bytes = bytes;
+  *out = p;
+  return QN_OK;
+}
+
+static qn_status arena_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *out) {
+  const qn_type *type = &node->type;
+  qn_pbuf p = {.kind = QN_PB_ARENA, .type = *type, .row_pitch = qn_lower_row_pitch(type), .first_step = UINT32_MAX};
+  int64_t elements = 0;
+  qn_type padded = *type;
+  bool constant_rows = true;
+  for (int i = 1; i < type->rank; i++) constant_rows = constant_rows && qn_dim_is_const(type->dims[i]);
+  if (constant_rows && type->rank > 1) {
+    padded.rank = 2;
+    padded.dims[1] = qn_dim_const(p.row_pitch);
+  }
+  if (!qn_type_elements(&padded, lower->graph->max_values, &elements) || elements < 1) {
+    return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc,
+                   "got a buffer of %" PRId64 " elements; every symbol needs a largest value above 0, and sizes must fit",
+                   elements);
+  }
+  p.bytes = (uint64_t)elements * (type->dtype == QN_DTYPE_A8 ? 1 : sizeof(float)) + QN_TILE_ROWS * sizeof(float);
+  *out = p;
+  return QN_OK;
+}
+
+// Buffers of one node: sources and what must be in memory.
+static qn_status make_buffer(qn_lower *lower, qn_id id) {
+  const qn_node *node = qn_graph_node(lower->graph, id);
+  qn_lvalue *value = &lower->values[id];
+  qn_pbuf p = {.type = node->type};
+  if (node->op == QN_OP_KV_WRITE) {
+    value->buffer = lower->values[qn_lower_base(lower->graph, node->operands[0])].buffer;
+    value->stored = true;
+    return QN_OK;
+  }
+  if (node->op == QN_OP_PARAM || is_packed_concat(lower->graph, node)) {
+    if (node->op == QN_OP_PARAM && !qn_node_attr(node, QN_ATTR_LAYOUT)) return QN_OK;  // part of a concat
+    QN_TRY(weight_buffer(lower, node, &p));
+    value->stored = true;
+  } else if (node->op == QN_OP_INPUT) {
+    p.kind = QN_PB_INPUT;
+    p.name = qn_node_text(node, QN_ATTR_NAME, "?");
+    p.row_pitch = qn_lower_row_pitch(&node->type);
+    int64_t elements = 0;
+    if (!qn_type_elements(&node->type, lower->graph->max_values, &elements)) {
+      return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of input '%s' overflows", p.name);
+    }
+    p.bytes = (uint64_t)elements * 4;
+    value->stored = true;
+  } else if (node->op == QN_OP_CACHE) {
+    p.kind = QN_PB_CACHE;
+    p.name = qn_node_text(node, QN_ATTR_KIND, "?");
+    p.layer = (int)qn_node_int(node, QN_ATTR_INDEX, 0);
+    int64_t elements = 0, ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1};
+    if (!qn_type_elements(&node->type, ones, &elements)) {
+      return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of a cache page overflows");
+    }
+    p.bytes = (uint64_t)elements * qn_dtype_size(node->type.dtype);
+    value->stored = true;
+  } else if (value->materialised) {
+    QN_TRY(arena_buffer(lower, node, &p));
+  } else {
+    return QN_OK;
+  }
+  uint32_t index = 0;
+  if (!qn_lower_add_buffer(lower, &p, &index)) return qn_fail_nomem(lower->pass->diag, node->loc, "a buffer");
+  value->buffer = index + 1;
+  return QN_OK;
+}
+
+// Which values must be in memory: those used outside their group, and outputs.
+static void find_materialised(qn_lower *lower) {
+  const qn_graph *graph = lower->graph;
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *user = qn_graph_node(graph, id);
+    if (!user->group) continue;
+    for (int i = 0; i < user->operand_count; i++) {
+      qn_id base = qn_lower_base(graph, user->operands[i]);
+      const qn_node *node = qn_graph_node(graph, base);
+      if (node->group && node->group != user->group) lower->values[base].materialised = true;
+    }
+    bool always = user->op == QN_OP_ATTN_SCORES || user->op == QN_OP_ATTN_MIX || user->op == QN_OP_ATTENTION ||
+                  user->op == QN_OP_QUANTIZE || user->op == QN_OP_CONCAT;
+    bool symbolic_softmax = user->op == QN_OP_SOFTMAX && !qn_dim_is_const(user->type.dims[user->type.rank - 1]);
+    if (always || symbolic_softmax) lower->values[id].materialised = true;
+  }
+  for (size_t i = 0; i < graph->outputs.count; i++) {
+    lower->values[qn_lower_base(graph, graph->outputs.items[i].value)].materialised = true;
+  }
+}
+
+static qn_status name_outputs(qn_lower *lower) {
+  for (size_t i = 0; i < lower->graph->outputs.count; i++) {
+    const qn_output *output = &lower->graph->outputs.items[i];
+    uint32_t buffer = lower->values[qn_lower_base(lower->graph, output->value)].buffer;
+    const qn_node *node = qn_graph_node(lower->graph, output->value);
+    qn_pbuf *p = buffer ? &lower->program->buffers.items[buffer - 1] : NULL;
+    if (!p || p->kind != QN_PB_ARENA || p->name) {
+      return qn_fail(lower->pass->diag, QN_ERR_UNSUPPORTED, node->loc,
+                     "output '%s' is not a value of its own that a step computes; got %s", output->name,
+                     p && p->name ? p->name : qn_op_get_info(node->op)->name);
+    }
+    p->name = output->name;
+    p->type = node->type;
+    p->last_step = UINT32_MAX;
+  }
+  return QN_OK;
+}
+
+// The node that decides what kind of kernel a group is.
+static qn_id anchor_of(const qn_graph *graph, uint32_t group) {
+  qn_id first = 0;
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (node->group != group) continue;
+    if (!first) first = id;
+    if (node->op == QN_OP_MATMUL || node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES ||
+        node->op == QN_OP_ATTN_MIX) {
+      return id;
+    }
+  }
+  return first;
+}
+
+static void kernel_name(const qn_lower *lower, qn_id anchor, char *out, size_t size) {
+  const qn_graph *graph = lower->graph;
+  const qn_node *node = qn_graph_node(graph, anchor);
+  const char *op = qn_op_get_info(node->op)->name;
+  if (node->op == QN_OP_MATMUL) {
+    const qn_type *x = &qn_graph_node(graph, node->operands[0])->type, *w = &qn_graph_node(graph, node->operands[1])->type;
+    snprintf(out, size, "qk_matmul_%s_%s_n%" PRId64 "_k%" PRId64, qn_dtype_name(w->dtype), qn_dtype_name(x->dtype),
+             w->dims[0].value, w->dims[1].value);
+    return;
+  }
+  if (node->op == QN_OP_ATTENTION) {
+    snprintf(out, size, "qk_attention_h%" PRId64 "_d%" PRId64, node->type.dims[1].value, node->type.dims[2].value);
+    return;
+  }
+  int length = snprintf(out, size, "qk_%s", op);
+  for (qn_id id = anchor + 1; id < graph->nodes.count && length < 40; id++) {
+    const qn_node *next = qn_graph_node(graph, id);
+    if (next->group == lower->group && !(qn_op_get_info(next->op)->flags & QN_OF_V)) {
+      length += snprintf(out + length, size - (size_t)length, "_%s", qn_op_get_info(next->op)->name);
+    }
+  }
+}
+
+// Adds the kernel just written to the program, or finds the equal one that is there.
+static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uint32_t *out_index) {
+  qn_arena *arena = lower->program->arena;
+  const qn_node *node = qn_graph_node(lower->graph, anchor);
+  qn_buf text;
+  qn_buf_init(&text, arena->allocator);
+  qn_lkernel_print(lower->build.kernel, &text);
+  char *key = text.failed ? NULL : qn_arena_strndup(arena, qn_buf_text(&text), text.length);
+  size_t length = text.length;
+  qn_buf_deinit(&text);
+  if (!key) return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel's text");
+  uint64_t found = 0;
+  if (qn_map_get(known, (qn_str){key, length}, &found)) {
+    *out_index = (uint32_t)found;
+    return QN_OK;
+  }
+  bool matmul = node->op == QN_OP_MATMUL;
+  qn_pkernel kernel = {.plain = lower->build.kernel, .is_matmul = matmul, .rows = QN_SYM_NONE};
+  if (matmul) {
+    kernel.rows = node->type.dims[0].symbol;
+    kernel.panels = (node->type.dims[1].value + QN_TILE_ROWS - 1) / QN_TILE_ROWS;
+  }
+  char name[96];
+  kernel_name(lower, anchor, name, sizeof name);
+  int twins = 0;
+  for (size_t i = 0; i < lower->program->kernels.count; i++) {
+    const char *other = lower->program->kernels.items[i].name;
+    size_t n = strlen(name);
+    twins += strncmp(other, name, n) == 0 && (other[n] == 0 || strncmp(other + n, "__v", 3) == 0);
+  }
+  kernel.name = twins ? qn_arena_printf(arena, "%s__v%d", name, twins + 1) : qn_arena_strdup(arena, name);
+  *out_index = (uint32_t)lower->program->kernels.count;
+  if (!kernel.name || !qn_vec_push_arena(arena, &lower->program->kernels, kernel) ||
+      !qn_map_put(known, (qn_str){key, length}, *out_index)) {
+    return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel");
+  }
+  lower->build.kernel->name = kernel.name;
+  return QN_OK;
+}
+
+static qn_status add_step(qn_lower *lower, uint32_t kernel, const char *loc) {
+  qn_program *program = lower->program;
+  uint32_t index = (uint32_t)program->steps.count;
+  qn_pstep step = {.kernel = kernel, .loc = loc, .group = lower->group};
+  step.buffers = QN_ARENA_ARRAY(program->arena, lower->bindings.count, uint32_t);
+  if (!step.buffers) return qn_fail_nomem(lower->pass->diag, loc, "a step");
+  for (size_t i = 0; i < lower->bindings.count; i++) {
+    qn_lparam_binding binding = lower->bindings.items[i];
+    step.buffers[i] = binding.buffer;
+    qn_pbuf *p = &program->buffers.items[binding.buffer];
+    if (p->first_step == UINT32_MAX) p->first_step = index;
+    if (p->last_step < index) p->last_step = index;
+  }
+  if (!qn_vec_push_arena(program->arena, &program->steps, step)) return qn_fail_nomem(lower->pass->diag, loc, "a step");
+  return QN_OK;
+}
+
+static qn_status lower_group(qn_lower *lower, qn_map *known, uint32_t group) {
+  qn_id anchor = anchor_of(lower->graph, group);
+  const qn_node *node = qn_graph_node(lower->graph, anchor);
+  lower->group = group;
+  lower->bindings.count = 0;
+  qn_lbuild_init(&lower->build, lower->program->arena, "k");
+  if (node->op == QN_OP_MATMUL) {
+    QN_TRY(qn_lower_matmul_group(lower));
+  } else if (node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX) {
+    QN_TRY(qn_lower_attention_group(lower, anchor));
+  } else {
+    QN_TRY(qn_lower_rows_group(lower));
+  }
+  if (lower->build.failed) {
+    if (lower->pass->diag && lower->pass->diag->status != QN_OK) return lower->pass->diag->status;
+    return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel");
+  }
+  for (qn_id id = 1; id < lower->graph->nodes.count; id++) {  // accumulators and row numbers end with the kernel
+    if (qn_graph_node(lower->graph, id)->group != group) continue;
+    lower->values[id].expr = NULL;
+    lower->values[id].stats = NULL;
+    lower->values[id].stored = true;
+  }
+  QN_TRY(qn_lkernel_verify(lower->build.kernel, lower->pass->diag));
+  uint32_t kernel = 0;
+  QN_TRY(intern_kernel(lower, known, anchor, &kernel));
+  return add_step(lower, kernel, node->loc);
+}
+
+// Groups in the order of their last nodes, which is an order in which they can run.
+static qn_status lower_groups(qn_lower *lower) {
+  const qn_graph *graph = lower->graph;
+  qn_id *last = QN_ARENA_ARRAY(lower->program->arena, graph->group_count + 1, qn_id);
+  if (!last) return qn_fail_nomem(lower->pass->diag, graph->name, "the order of groups");
+  for (qn_id id = 1; id < graph->nodes.count; id++) last[qn_graph_node(graph, id)->group] = id;
+  qn_map known;
+  qn_map_init(&known, lower->pass->allocator);
+  qn_status status = QN_OK;
+  for (qn_id id = 1; id < graph->nodes.count && status == QN_OK; id++) {
+    uint32_t group = qn_graph_node(graph, id)->group;
+    if (group && last[group] == id) status = lower_group(lower, &known, group);
+  }
+  qn_map_deinit(&known);
+  return status;
+}
+
+qn_status qn_pass_lower(qn_pass_context *context) {
+  qn_lower lower = {.pass = context, .graph = context->graph};
+  lower.program = qn_program_create(context->arena, context->graph->name);
+  lower.values = QN_ARENA_ARRAY(context->arena, context->graph->nodes.count, qn_lvalue);
+  if (!lower.program || !lower.values) return qn_fail_nomem(context->diag, context->graph->name, "lowering");
+  memcpy(lower.program->max_values, context->graph->max_values, sizeof lower.program->max_values);
+  find_materialised(&lower);
+  for (qn_id id = 1; id < context->graph->nodes.count; id++) QN_TRY(make_buffer(&lower, id));
+  QN_TRY(name_outputs(&lower));
+  QN_TRY(lower_groups(&lower));
+  context->program = lower.program;
+  return QN_OK;
+}

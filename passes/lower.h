@@ -1,0 +1,91 @@
+// Lowering: shared by lower.c (groups → kernels, steps, buffers) and the files that write one kind of kernel each.
+#ifndef QN_PASSES_LOWER_H
+#define QN_PASSES_LOWER_H
+
+#include "passes/pass.h"
+
+// What is known of a graph value while its group's kernel is written.
+typedef struct qn_lvalue {
+  uint32_t buffer;       // index + 1 of the program buffer that holds it; 0 = none
+  bool materialised;     // somebody outside its group needs it in memory
+  bool stored;           // it is in its buffer by now: sources, and what earlier statements wrote
+  const qn_lexpr *expr;  // its value at the element being written (a matmul's accumulator)
+  const qn_lbuf *stats;  // a row op's numbers, stat_count for each row of the last dimension
+  int stat_count;
+} qn_lvalue;
+
+typedef struct qn_lparam_binding {
+  uint32_t buffer;  // of the program
+  qn_lbuf *param;
+} qn_lparam_binding;
+
+typedef struct qn_lower {
+  qn_pass_context *pass;
+  const qn_graph *graph;
+  qn_program *program;
+  qn_lvalue *values;  // by node id
+  // the kernel being written
+  uint32_t group;
+  qn_lbuild build;
+  QN_VEC(qn_lparam_binding) bindings;
+} qn_lower;
+
+// Where an element of a value is: its row (leading dimension) and its place among the row's elements, flattened.
+typedef struct qn_lplace {
+  const qn_lexpr *row;  // NULL for values without a leading symbolic dimension
+  const qn_lexpr *flat;
+} qn_lplace;
+
+// The node behind views that only rename elements (views that have a group of their own compute).
+qn_id qn_lower_base(const qn_graph *graph, qn_id id);
+// The expression for an element of a value: a load, or the computation where it is not in memory. NULL: see build.failed,
+// or *status-carrying diag set when the op cannot be an element's expression.
+const qn_lexpr *qn_lower_value(qn_lower *lower, qn_id id, qn_lplace place);
+// The kernel parameter for a value in memory (an arena buffer, weight, cache or input).
+qn_lbuf *qn_lower_param(qn_lower *lower, qn_id id);
+// Stores an element of `id` wherever it is needed: its buffer, and the caches that kv_write ops of the group name.
+void qn_lower_store(qn_lower *lower, qn_lblock *block, qn_id id, qn_lplace place, const qn_lexpr *value);
+// [element (n, k)] of a packed weight as f32.
+const qn_lexpr *qn_lower_weight(qn_lower *lower, qn_id weight, const qn_lexpr *n, const qn_lexpr *k);
+
+// The parameter for a program buffer by index.
+qn_lbuf *qn_lower_bind(qn_lower *lower, uint32_t buffer);
+// Appends a buffer to the program; false when out of memory.
+bool qn_lower_add_buffer(qn_lower *lower, const qn_pbuf *buffer, uint32_t *out_index);
+
+// Elements of a row: the product of all dimensions but the leading one (constant).
+int64_t qn_lower_row_width(const qn_type *type);
+// Byte (a8) or element pitch of rows in memory.
+int64_t qn_lower_row_pitch(const qn_type *type);
+
+// Shapes of loops that many kernels use. `body` gets the index of an element.
+typedef void (*qn_lower_body)(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context);
+// for i in 0..extent: elementwise, vectorised by the schedule.
+void qn_lower_each(qn_lower *lower, qn_lblock *block, const char *name, int64_t extent, qn_lower_body body,
+                   void *context);
+// for k in steps of 16, for l in 0..16 (and the rest): 16 lanes at a time whatever the schedule says.
+void qn_lower_lanes(qn_lower *lower, qn_lblock *block, int64_t extent, bool unroll, qn_lower_body body, void *context);
+// Folds local[0..16) into local[0] by a fixed tree.
+void qn_lower_tree(qn_lower *lower, qn_lblock *block, const qn_lbuf *local, qn_lop op);
+// A reduction along `extent` elements with 16 strided partial values and a fixed tree; returns the local whose
+// element 0 is the result. `element` gives the value to fold in.
+typedef const qn_lexpr *(*qn_lower_element)(qn_lower *lower, const qn_lexpr *index, void *context);
+const qn_lbuf *qn_lower_reduce(qn_lower *lower, qn_lblock *block, int64_t extent, qn_lop op, float start,
+                               qn_lower_element element, void *context);
+
+QN_CHECKED qn_status qn_lower_matmul_group(qn_lower *lower);
+QN_CHECKED qn_status qn_lower_rows_group(qn_lower *lower);
+QN_CHECKED qn_status qn_lower_attention_group(qn_lower *lower, qn_id id);
+
+// Short names for the makers, for code that writes kernels.
+#define LX_INT(v) qn_lint(b, (v))
+#define LX_F32(v) qn_lf32(b, (v))
+#define LX_ADD(x, y) qn_lop2(b, QN_LX_ADD, (x), (y))
+#define LX_SUB(x, y) qn_lop2(b, QN_LX_SUB, (x), (y))
+#define LX_MUL(x, y) qn_lop2(b, QN_LX_MUL, (x), (y))
+#define LX_DIV(x, y) qn_lop2(b, QN_LX_DIV, (x), (y))
+#define LX_MOD(x, y) qn_lop2(b, QN_LX_MOD, (x), (y))
+#define LX_FMA(x, y, z) qn_lop3(b, QN_LX_FMA, (x), (y), (z))
+#define LX_LOAD(buf, mem, index) qn_lload(b, (buf), (mem), (index), 1)
+
+#endif

@@ -1,0 +1,133 @@
+// schedule: gives every kernel its variants by row count, each with a schedule, and runs the loop passes on them.
+// Requires: lowered kernels. Keeps: the bits of every result; a schedule changes speed alone.
+#include <inttypes.h>
+#include <string.h>
+
+#include "passes/loop_pass.h"
+#include "passes/pass.h"
+
+// A class of row counts and what its matmul schedules look like on a machine with 32 vector registers.
+typedef struct row_class {
+  const char *suffix;
+  int64_t min, max;
+  int m_tiles[QN_SCHEDULE_MAX_TILES];  // ended by 0
+  int n_tile;
+  int prefetch_bytes;
+} row_class;
+
+// One token streams weights: several panels at once hide latencies, prefetching hides memory. Many tokens reuse a
+// panel from cache: as many accumulators as registers allow.
+static const row_class classes[] = {
+    {"m1", 1, 1, {1}, 4, 4096},
+    {"m2", 2, 8, {4, 2, 1}, 2, 2048},
+    {"m9", 9, INT64_MAX, {12, 4, 1}, 1, 1024},
+};
+
+// The largest n tile up to `limit` that leaves an even number of groups of panels, so that two or four threads get equal
+// shares; where no number of groups is even, the largest that leaves at least two.
+static int panels_a_tile(int64_t panels, int limit) {
+  for (int even = 1; even >= 0; even--) {
+    for (int tile = limit; tile >= 1; tile--) {
+      if (panels % tile == 0 && panels / tile >= 2 && (!even || panels / tile % 2 == 0)) return tile;
+    }
+  }
+  return 1;
+}
+
+static qn_schedule matmul_schedule(const row_class *class, const qn_pkernel *kernel, const qn_schedule_hints *hints) {
+  qn_schedule schedule = qn_schedule_plain();
+  bool small = hints->vector_registers < 32 || hints->vector_bytes < 64;  // a panel's lanes take 2 or 4 registers
+  schedule.m_tile_count = 0;
+  for (int i = 0; i < QN_SCHEDULE_MAX_TILES && class->m_tiles[i]; i++) {
+    int tile = class->m_tiles[i];
+    if (small && tile > 4) continue;
+    schedule.m_tiles[schedule.m_tile_count++] = tile;
+  }
+  schedule.n_tile = panels_a_tile(kernel->panels, small ? 1 : class->n_tile);
+  schedule.k_unroll = 1;
+  schedule.lanes = QN_TILE_ROWS;
+  schedule.prefetch_bytes = class->prefetch_bytes;
+  schedule.parallel = 1;
+  return schedule;
+}
+
+static qn_schedule rows_schedule(void) {
+  qn_schedule schedule = qn_schedule_plain();
+  schedule.lanes = QN_TILE_ROWS;
+  schedule.k_unroll = 1;
+  schedule.parallel = 1;
+  return schedule;
+}
+
+// The extent of the parallel loop as a dimension; constant 1 when there is none.
+static qn_status parallel_extent(const qn_lkernel *kernel, qn_dim *out, qn_diag *diag) {
+  *out = qn_dim_const(1);
+  const qn_lstmt *loop = kernel->body.first;
+  if (!loop || loop->kind != QN_LS_FOR || loop->u.loop.mark != QN_LM_PARALLEL) return QN_OK;
+  const qn_lexpr *hi = loop->u.loop.hi;
+  int64_t value = 0;
+  if (qn_lexpr_is_int(hi, &value)) {
+    *out = qn_dim_const(value);
+    return QN_OK;
+  }
+  if (hi->op == QN_LX_SYM) {
+    *out = qn_dim_sym(hi->u.symbol);
+    return QN_OK;
+  }
+  for (int i = 0; hi->op == QN_LX_MUL && i < 2; i++) {
+    if (hi->operands[i]->op == QN_LX_SYM && qn_lexpr_is_int(hi->operands[1 - i], &value)) {
+      *out = (qn_dim){hi->operands[i]->u.symbol, value};
+      return QN_OK;
+    }
+  }
+  return qn_fail(diag, QN_ERR_INTERNAL, kernel->name, "the parallel loop's extent is no constant times a symbol");
+}
+
+static qn_status make_variant(qn_pass_context *context, const qn_pkernel *kernel, const char *suffix, int64_t rows_min,
+                              int64_t rows_max, const qn_schedule *schedule, qn_pvariant *out) {
+  char *name = suffix ? qn_arena_printf(context->arena, "%s__%s", kernel->name, suffix)
+                      : qn_arena_strdup(context->arena, kernel->name);
+  qn_lbuild build;
+  qn_lkernel *copy = name ? qn_lkernel_copy(&build, context->arena, kernel->plain, name) : NULL;
+  if (!copy) return qn_fail_nomem(context->diag, kernel->name, "a kernel variant");
+  qn_loop_pass_context loops = {&build, schedule, context->diag};
+  if (kernel->rows != QN_SYM_NONE && rows_min == rows_max) {
+    QN_TRY(qn_pass_specialise(&loops, kernel->rows, rows_min));
+  }
+  QN_TRY(qn_loop_pipeline(&loops, NULL, NULL));
+  *out = (qn_pvariant){.rows_min = rows_min, .rows_max = rows_max, .schedule = *schedule, .kernel = copy};
+  return parallel_extent(copy, &out->extent, context->diag);
+}
+
+static qn_status schedule_kernel(qn_pass_context *context, qn_pkernel *kernel) {
+  const qn_schedule *forced = context->options->forced_schedule;
+  kernel->variant_count = 0;
+  if (!kernel->is_matmul || kernel->rows == QN_SYM_NONE) {
+    qn_schedule schedule = kernel->is_matmul ? matmul_schedule(&classes[2], kernel, &context->options->hints) : rows_schedule();
+    if (forced) schedule = *forced;
+    if (!kernel->is_matmul) {  // tiles of tokens would split the one loop that threads share
+      schedule.m_tiles[0] = 1;
+      schedule.m_tile_count = 1;
+      schedule.n_tile = 1;
+    } else {
+      schedule.n_tile = panels_a_tile(kernel->panels, schedule.n_tile);
+    }
+    kernel->variant_count = 1;
+    return make_variant(context, kernel, NULL, 0, INT64_MAX, &schedule, &kernel->variants[0]);
+  }
+  int64_t max_rows = context->program->max_values[kernel->rows];
+  for (size_t i = 0; i < QN_COUNT(classes) && classes[i].min <= max_rows; i++) {
+    qn_schedule schedule = forced ? *forced : matmul_schedule(&classes[i], kernel, &context->options->hints);
+    schedule.n_tile = panels_a_tile(kernel->panels, schedule.n_tile);
+    QN_TRY(make_variant(context, kernel, classes[i].suffix, classes[i].min, classes[i].max, &schedule,
+                        &kernel->variants[kernel->variant_count++]));
+  }
+  return QN_OK;
+}
+
+qn_status qn_pass_schedule(qn_pass_context *context) {
+  for (size_t i = 0; i < context->program->kernels.count; i++) {
+    QN_TRY(schedule_kernel(context, &context->program->kernels.items[i]));
+  }
+  return QN_OK;
+}
