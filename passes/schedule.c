@@ -15,10 +15,11 @@ typedef struct row_class {
   int prefetch_bytes;
 } row_class;
 
-// One token streams weights: several panels at once hide latencies, prefetching hides memory. Many tokens reuse a
-// panel from cache: as many accumulators as registers allow.
+// One token streams weights: one panel after another in memory's order, prefetched (build/quern-gemv: at the read
+// bandwidth; two or four panels at once re-fetch what the neighbour has read). Many tokens reuse a panel from cache: as
+// many accumulators as registers allow.
 static const row_class classes[] = {
-    {"m1", 1, 1, {1}, 4, 4096},
+    {"m1", 1, 1, {1}, 1, 4096},
     {"m2", 2, 8, {4, 2, 1}, 2, 2048},
     {"m9", 9, INT64_MAX, {12, 4, 1}, 1, 1024},
 };

@@ -1,0 +1,37 @@
+// Writes the artifact that runtime/artifact.h describes.
+#ifndef QN_CODEGEN_ARTIFACT_WRITE_H
+#define QN_CODEGEN_ARTIFACT_WRITE_H
+
+#include "codegen/codegen.h"
+#include "ir/program.h"
+#include "runtime/artifact.h"
+
+// Machine code for one target: offsets in the order of qn_program_variants.
+typedef struct qn_artifact_code {
+  const qn_target *target;  // borrowed
+  const qn_code *code;      // borrowed
+} qn_artifact_code;
+
+typedef struct qn_artifact_spec {
+  const qn_program *program;          // memory planned, offsets of weights are set by the writer
+  const qn_weight_source *weights;    // where packed parameters come from
+  const qn_artifact_code *codes;      // may be none (code comes from the JIT)
+  size_t code_count;
+  const void *tokenizer;              // NULL = none
+  size_t tokenizer_size;
+  const char *summary, *graph_text, *kernels_text;  // NULL = none
+  uint32_t vocab_size;
+  // Called as weights are packed, when not NULL; returning false cancels.
+  bool (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
+  void *progress_context;
+} qn_artifact_spec;
+
+// The kernels of all variants in the artifact's order: variants of kernel 0, then of kernel 1, ... Array from the
+// program's arena; NULL when out of memory.
+const qn_lkernel **qn_program_variants(const qn_program *program, size_t *out_count);
+
+// Writes everything through `writer`, which the caller opens, commits or abandons.
+QN_CHECKED qn_status qn_artifact_write(qn_file_writer *writer, qn_artifact_spec *spec, const qn_allocator *allocator,
+                                       qn_diag *diag);
+
+#endif

@@ -1,0 +1,57 @@
+// Loop IR → an MLIR module (scf, arith, math, vector, and llvm for memory): the emitter's state and its parts.
+// emit.c has functions, statements and memory, emit_expr.c the operators, emit_dot4.c the dot products,
+// emit_float.c what a target lacks in hardware (16-bit floats, fma).
+#ifndef QN_CODEGEN_CPU_EMIT_H
+#define QN_CODEGEN_CPU_EMIT_H
+
+#include "codegen/codegen.h"
+#include "codegen/cpu/mlir_build.h"
+#include "codegen/cpu/value_map.h"
+
+// What of the target emission asks for, from qn_target.required.
+typedef struct qn_cpu_features {
+  bool f16_convert;  // 16-bit float conversions in hardware
+  bool fma;
+  bool dotprod, i8mm;  // aarch64
+} qn_cpu_features;
+
+typedef struct qn_emit {
+  qn_mlir m;
+  const qn_target *target;  // borrowed
+  qn_cpu_features has;
+  qn_diag *diag;
+  const qn_lkernel *kernel;  // being emitted
+  qn_value_map bindings;     // variables and buffers → values
+  qn_value_map memo;         // expression nodes of the current statement → values
+  MlirValue symbols[QN_SYM_COUNT];
+  MlirValue begin, end;      // the range asked for of the parallel loop
+  MlirOperation entry_last;  // locals go before it
+  size_t local_bytes;        // of the kernel so far
+  bool out_of_memory;
+} qn_emit;
+
+// Adds one function a kernel to `module`; names[i] is the symbol of kernels[i].
+QN_CHECKED qn_status qn_emit_kernels(MlirContext context, MlirModule module, const qn_target *target,
+                                     const qn_lkernel *const *kernels, const char *const *names, size_t count,
+                                     const qn_allocator *allocator, qn_diag *diag);
+
+// --- between the emitter's files
+
+// A value with e->type.lanes lanes, or 1.
+MlirValue qn_emit_expr(qn_emit *e, const qn_lexpr *expr);
+// `lanes` elements of `mem` from element `index` of the buffer, widened.
+MlirValue qn_emit_load(qn_emit *e, const qn_lexpr *load);
+// One operator on values of the same number of lanes; kind is that of the operands (of operand 1 for SELECT).
+MlirValue qn_emit_op(qn_emit *e, qn_lop op, qn_lkind kind, const MlirValue *operands);
+// acc + sum of u8(b) * s8(c) over the 4 bytes of each lane. small_b: every byte of b is known to be <= 127.
+MlirValue qn_emit_dot4(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, bool small_b);
+
+MlirValue qn_emit_f16_to_f32(qn_emit *e, MlirValue bits16);  // i16 lanes → f32 lanes
+MlirValue qn_emit_f32_to_f16(qn_emit *e, MlirValue value);   // f32 lanes → i16 lanes
+MlirValue qn_emit_bf16_to_f32(qn_emit *e, MlirValue bits16);
+MlirValue qn_emit_f32_to_bf16(qn_emit *e, MlirValue value);
+MlirValue qn_emit_fma(qn_emit *e, MlirValue a, MlirValue b, MlirValue c);
+
+MlirType qn_emit_type(const qn_emit *e, qn_lkind kind);  // of one lane
+
+#endif

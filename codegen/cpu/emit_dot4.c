@@ -1,0 +1,135 @@
+// dot4, four byte products added to an i32 lane, by what the target has: vpdpbusd, vpmaddwd, sdot / usdot, or plain
+// multiplications. All are exact, so all give the same bits.
+#include "codegen/cpu/emit.h"
+
+enum { MAX_WIDTH = 16 };
+
+typedef MlirValue (*dot4_fn)(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width);
+
+static MlirValue as(qn_emit *e, MlirValue v, MlirType element, int lanes) {
+  return qn_mlir_bitcast(&e->m, v, qn_mlir_vector(&e->m, element, lanes));
+}
+
+static MlirValue vpdpbusd(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  const char *name = width == 16  ? "llvm.x86.avx512.vpdpbusd.512"
+                     : width == 8 ? "llvm.x86.avx512.vpdpbusd.256"
+                                  : "llvm.x86.avx512.vpdpbusd.128";
+  MlirValue args[3] = {acc, as(e, b, e->m.i8, 4 * width), as(e, c, e->m.i8, 4 * width)};
+  return qn_mlir_intrinsic(&e->m, name, mlirValueGetType(acc), args, 3);
+}
+
+static MlirValue pmaddwd(qn_emit *e, MlirValue a16, MlirValue b16, int width) {
+  const char *name = width == 16  ? "llvm.x86.avx512.pmaddw.d.512"
+                     : width == 8 ? "llvm.x86.avx2.pmadd.wd"
+                                  : "llvm.x86.sse2.pmadd.wd";
+  return qn_mlir_intrinsic(&e->m, name, qn_mlir_vector(&e->m, e->m.i32, width), (MlirValue[]){a16, b16}, 2);
+}
+
+// Even and odd bytes as 16-bit lanes: vpmaddubsw would saturate with b above 127.
+static MlirValue madd16(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  MlirType type = qn_mlir_vector(m, m->i16, 2 * width);
+  MlirValue b16 = as(e, b, m->i16, 2 * width), c16 = as(e, c, m->i16, 2 * width), eight = qn_mlir_int(m, type, 8);
+  MlirValue b_even = qn_mlir_binary(m, "arith.andi", b16, qn_mlir_int(m, type, 0xFF));
+  MlirValue b_odd = qn_mlir_binary(m, "arith.shrui", b16, eight);
+  MlirValue c_even = qn_mlir_binary(m, "arith.shrsi", qn_mlir_binary(m, "arith.shli", c16, eight), eight);
+  MlirValue c_odd = qn_mlir_binary(m, "arith.shrsi", c16, eight);
+  MlirValue even = pmaddwd(e, b_even, c_even, width), odd = pmaddwd(e, b_odd, c_odd, width);
+  return qn_mlir_binary(m, "arith.addi", acc, qn_mlir_binary(m, "arith.addi", even, odd));
+}
+
+// With b <= 127 a pair of products is at most 2 * 127 * 128 < 2^15, so vpmaddubsw is exact.
+static MlirValue maddubs(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  const char *name = width == 16  ? "llvm.x86.avx512.pmaddubs.w.512"
+                     : width == 8 ? "llvm.x86.avx2.pmadd.ub.sw"
+                                  : "llvm.x86.ssse3.pmadd.ub.sw.128";
+  MlirType type = qn_mlir_vector(m, m->i16, 2 * width);
+  MlirValue args[2] = {as(e, b, m->i8, 4 * width), as(e, c, m->i8, 4 * width)};
+  MlirValue pairs = qn_mlir_intrinsic(m, name, type, args, 2);
+  return qn_mlir_binary(m, "arith.addi", acc, pmaddwd(e, pairs, qn_mlir_int(m, type, 1), width));
+}
+
+static MlirValue usdot(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  MlirValue args[3] = {acc, as(e, b, e->m.i8, 4 * width), as(e, c, e->m.i8, 4 * width)};
+  return qn_mlir_intrinsic(&e->m, "llvm.aarch64.neon.usdot", mlirValueGetType(acc), args, 3);
+}
+
+static MlirValue sdot_small(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  MlirValue args[3] = {acc, as(e, b, e->m.i8, 4 * width), as(e, c, e->m.i8, 4 * width)};
+  return qn_mlir_intrinsic(&e->m, "llvm.aarch64.neon.sdot", mlirValueGetType(acc), args, 3);
+}
+
+// u8(b) = s8(b ^ 0x80) + 128, and 128 * c is minus a product with -128: two signed dot products.
+static MlirValue sdot(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  MlirType type = mlirValueGetType(b);
+  MlirValue top = qn_mlir_int(m, type, (int32_t)0x80808080);
+  MlirValue minus_128_c = sdot_small(e, qn_mlir_int(m, type, 0), top, c, width);
+  MlirValue start = qn_mlir_binary(m, "arith.subi", acc, minus_128_c);
+  return sdot_small(e, start, qn_mlir_binary(m, "arith.xori", b, top), c, width);
+}
+
+static MlirValue plain(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
+  qn_mlir *m = &e->m;
+  MlirType type = mlirValueGetType(b);
+  for (int byte = 0; byte < 4; byte++) {
+    MlirValue b_byte = qn_mlir_binary(m, "arith.shrui", b, qn_mlir_int(m, type, 8 * byte));
+    b_byte = qn_mlir_binary(m, "arith.andi", b_byte, qn_mlir_int(m, type, 0xFF));
+    MlirValue c_byte = qn_mlir_binary(m, "arith.shli", c, qn_mlir_int(m, type, 24 - 8 * byte));
+    c_byte = qn_mlir_binary(m, "arith.shrsi", c_byte, qn_mlir_int(m, type, 24));
+    acc = qn_mlir_binary(m, "arith.addi", acc, qn_mlir_binary(m, "arith.muli", b_byte, c_byte));
+  }
+  return acc;
+}
+
+// Lanes [first, first + width) of v; beyond the end the last lane again.
+static MlirValue take(qn_emit *e, MlirValue v, int first, int width) {
+  int lanes = qn_mlir_lanes(v);
+  if (lanes == width) return v;
+  if (lanes == 1) return qn_mlir_broadcast(&e->m, v, width);
+  int64_t mask[MAX_WIDTH];
+  for (int i = 0; i < width; i++) mask[i] = first + i < lanes ? first + i : lanes - 1;
+  return qn_mlir_shuffle(&e->m, v, v, mask, width);
+}
+
+// `whole` with lanes [first, first + width) replaced by those of `part`, as far as whole has them.
+static MlirValue put(qn_emit *e, MlirValue whole, MlirValue part, int first) {
+  int lanes = qn_mlir_lanes(whole), width = qn_mlir_lanes(part);
+  int64_t widen[64], blend[64];
+  for (int i = 0; i < lanes; i++) {
+    bool inside = i >= first && i < first + width;
+    widen[i] = inside ? i - first : 0;
+    blend[i] = inside ? lanes + i : i;
+  }
+  MlirValue wide = qn_mlir_shuffle(&e->m, part, part, widen, lanes);
+  return qn_mlir_shuffle(&e->m, whole, wide, blend, lanes);
+}
+
+// Applies an instruction of up to max_width lanes to values of any number of lanes.
+static MlirValue in_pieces(qn_emit *e, dot4_fn fn, MlirValue acc, MlirValue b, MlirValue c, int max_width) {
+  int lanes = qn_mlir_lanes(acc), width = max_width;
+  while (width > 4 && width > lanes) width /= 2;
+  if (lanes == width) return fn(e, acc, b, c, width);
+  MlirValue result = acc;
+  for (int first = 0; first < lanes; first += width) {
+    MlirValue piece = fn(e, take(e, acc, first, width), take(e, b, first, width), take(e, c, first, width), width);
+    if (lanes == 1) return qn_mlir_extract(&e->m, piece, 0);
+    result = put(e, result, piece, first);
+  }
+  return result;
+}
+
+MlirValue qn_emit_dot4(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, bool small_b) {
+  int width = e->target->vector_bytes / 4;
+  if (width > MAX_WIDTH) width = MAX_WIDTH;
+  switch (e->target->dot4) {
+    case QN_DOT4_VPDPBUSD512: return in_pieces(e, vpdpbusd, acc, b, c, width);
+    case QN_DOT4_VPDPBUSD256: return in_pieces(e, vpdpbusd, acc, b, c, width > 8 ? 8 : width);
+    case QN_DOT4_MADD16: return in_pieces(e, small_b ? maddubs : madd16, acc, b, c, width);
+    case QN_DOT4_PLAIN: break;
+  }
+  if (e->has.i8mm) return in_pieces(e, usdot, acc, b, c, 4);
+  if (e->has.dotprod) return in_pieces(e, small_b ? sdot_small : sdot, acc, b, c, 4);
+  return plain(e, acc, b, c);
+}

@@ -1,0 +1,59 @@
+// What the CPU of this machine can do, asked of LLVM (host.h).
+#include "codegen/cpu/host.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "llvm-c/Core.h"
+#include "llvm-c/TargetMachine.h"
+
+char *qn_host_features(void) { return LLVMGetHostCPUFeatures(); }
+
+void qn_host_features_free(char *features) {
+  if (features) LLVMDisposeMessage(features);
+}
+
+bool qn_host_feature_in(const char *features, const char *name, size_t length) {
+  for (const char *at = features; at && *at;) {
+    size_t word = strcspn(at, ",");
+    if (at[0] == '+' && word == length + 1 && memcmp(at + 1, name, length) == 0) return true;
+    at += word + (at[word] == ',');
+  }
+  return false;
+}
+
+bool qn_host_arch(qn_arch *out) {
+#if defined(__x86_64__)
+  *out = QN_ARCH_X86_64;
+  return true;
+#elif defined(__aarch64__)
+  *out = QN_ARCH_AARCH64;
+  return true;
+#else
+  (void)out;
+  return false;
+#endif
+}
+
+bool qn_host_runs(const qn_target *target, char *out_missing, size_t missing_size) {
+  qn_arch arch;
+  if (out_missing && missing_size > 0) out_missing[0] = '\0';
+  if (!qn_host_arch(&arch) || arch != target->arch) {
+    if (out_missing) snprintf(out_missing, missing_size, "%s", target->arch == QN_ARCH_X86_64 ? "x86-64" : "aarch64");
+    return false;
+  }
+  char *features = qn_host_features();
+  bool runs = true;
+  const char *name = target->required;
+  while (*name) {
+    size_t length = strcspn(name, ",");
+    if (!qn_host_feature_in(features, name, length)) {
+      runs = false;
+      size_t used = out_missing ? strlen(out_missing) : 0;
+      if (out_missing) snprintf(out_missing + used, missing_size - used, "%s%.*s", used ? "," : "", (int)length, name);
+    }
+    name += length + (name[length] == ',');
+  }
+  qn_host_features_free(features);
+  return runs;
+}

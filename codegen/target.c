@@ -1,0 +1,271 @@
+// Targets by name. A target is a set of features from the table below; its canonical name is the highest level that
+// the set contains and the features beyond it. Code may use those features and no others, so that what the loader
+// checks is all there is to check.
+#include "codegen/target.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "codegen/cpu/host.h"
+
+typedef uint32_t feature_set;  // bit i = features[i]
+
+enum feature_index {
+  SSE42,
+  AVX2,
+  FMA,
+  F16C,
+  BMI2,
+  AVX512F,
+  AVX512BW,
+  AVX512DQ,
+  AVX512VL,
+  AVX512VNNI,
+  AVXVNNI,
+  NEON,
+  DOTPROD,
+  I8MM,
+  FEATURE_COUNT
+};
+#define BIT(index) (UINT32_C(1) << (index))
+
+// The names are LLVM's and those in qn_target.required. `needs`: what a CPU with the feature has as well.
+static const struct {
+  const char *name;
+  qn_arch arch;
+  feature_set needs;
+} features[FEATURE_COUNT] = {
+    [SSE42] = {"sse4.2", QN_ARCH_X86_64, 0},
+    [AVX2] = {"avx2", QN_ARCH_X86_64, BIT(SSE42)},
+    [FMA] = {"fma", QN_ARCH_X86_64, BIT(SSE42)},
+    [F16C] = {"f16c", QN_ARCH_X86_64, BIT(SSE42)},
+    [BMI2] = {"bmi2", QN_ARCH_X86_64, BIT(SSE42)},
+    [AVX512F] = {"avx512f", QN_ARCH_X86_64, BIT(AVX2) | BIT(FMA) | BIT(F16C)},
+    [AVX512BW] = {"avx512bw", QN_ARCH_X86_64, BIT(AVX512F)},
+    [AVX512DQ] = {"avx512dq", QN_ARCH_X86_64, BIT(AVX512F)},
+    [AVX512VL] = {"avx512vl", QN_ARCH_X86_64, BIT(AVX512F)},
+    [AVX512VNNI] = {"avx512vnni", QN_ARCH_X86_64, BIT(AVX512F)},
+    [AVXVNNI] = {"avxvnni", QN_ARCH_X86_64, BIT(AVX2)},
+    [NEON] = {"neon", QN_ARCH_AARCH64, 0},
+    [DOTPROD] = {"dotprod", QN_ARCH_AARCH64, BIT(NEON)},
+    [I8MM] = {"i8mm", QN_ARCH_AARCH64, BIT(NEON)},
+};
+
+#define V2     (BIT(SSE42))
+#define V3     (V2 | BIT(AVX2) | BIT(FMA) | BIT(F16C) | BIT(BMI2))
+#define AVX512 (BIT(AVX512F) | BIT(AVX512BW) | BIT(AVX512DQ) | BIT(AVX512VL))
+#define V4     (V3 | AVX512)
+
+// Levels, lowest first. `untracked` turns off what LLVM's CPU of that name has beyond the table.
+static const struct level {
+  const char *name;
+  qn_arch arch;
+  feature_set set;
+  const char *cpu, *untracked, *about;
+} levels[] = {
+    {"x86-64-v2", QN_ARCH_X86_64, V2, "x86-64-v2", "-popcnt", "SSE4.2; 16-bit floats and fma are emulated"},
+    {"x86-64-v3", QN_ARCH_X86_64, V3, "x86-64-v3", "-popcnt,-bmi,-lzcnt,-movbe", "AVX2, FMA, F16C"},
+    {"x86-64-v4", QN_ARCH_X86_64, V4, "x86-64-v4", "-popcnt,-bmi,-lzcnt,-movbe,-avx512cd", "AVX-512"},
+    {"aarch64", QN_ARCH_AARCH64, BIT(NEON), "generic", "", "NEON"},
+};
+
+// CPUs by LLVM's names, as the sets that quern uses of them.
+static const struct {
+  const char *name;
+  feature_set set;
+} cpus[] = {
+    {"nehalem", V2},
+    {"sandybridge", V2},
+    {"haswell", V3},
+    {"broadwell", V3},
+    {"skylake", V3},
+    {"alderlake", V3 | BIT(AVXVNNI)},
+    {"skylake-avx512", V4},
+    {"cascadelake", V4 | BIT(AVX512VNNI)},
+    {"icelake-client", V4 | BIT(AVX512VNNI)},
+    {"icelake-server", V4 | BIT(AVX512VNNI)},
+    {"tigerlake", V4 | BIT(AVX512VNNI)},
+    {"sapphirerapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI)},
+    {"emeraldrapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI)},
+    {"graniterapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI)},
+    {"znver1", V3},
+    {"znver2", V3},
+    {"znver3", V3},
+    {"znver4", V4 | BIT(AVX512VNNI)},
+    {"znver5", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI)},
+    {"cortex-a72", BIT(NEON)},
+    {"cortex-a76", BIT(NEON) | BIT(DOTPROD)},
+    {"neoverse-n1", BIT(NEON) | BIT(DOTPROD)},
+    {"neoverse-v1", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
+    {"neoverse-n2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
+    {"neoverse-v2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
+    {"apple-m1", BIT(NEON) | BIT(DOTPROD)},
+    {"apple-m2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
+};
+
+static void append(char *text, size_t size, const char *separator, const char *word) {
+  size_t used = strlen(text);
+  snprintf(text + used, size - used, "%s%s", used ? separator : "", word);
+}
+
+static qn_arch arch_of(feature_set set) { return set & BIT(NEON) ? QN_ARCH_AARCH64 : QN_ARCH_X86_64; }
+
+// Adds what the features of the set need.
+static feature_set close_over(feature_set set) {
+  for (feature_set before = 0; before != set;) {
+    before = set;
+    for (int i = 0; i < FEATURE_COUNT; i++)
+      if (set & BIT(i)) set |= features[i].needs;
+  }
+  return set;
+}
+
+// Takes out `gone` and what needs it.
+static feature_set without(feature_set set, feature_set gone) {
+  set &= ~gone;
+  for (int i = 0; i < FEATURE_COUNT; i++)
+    if ((set & BIT(i)) && (close_over(BIT(i)) & gone)) set &= ~BIT(i);
+  return set;
+}
+
+static bool find_feature(const char *name, size_t length, qn_arch arch, int *out) {
+  if (length == 4 && memcmp(name, "vnni", 4) == 0 && arch == QN_ARCH_X86_64) {
+    *out = AVX512VNNI;
+    return true;
+  }
+  for (int i = 0; i < FEATURE_COUNT; i++)
+    if (features[i].arch == arch && strlen(features[i].name) == length && memcmp(features[i].name, name, length) == 0) {
+      *out = i;
+      return true;
+    }
+  return false;
+}
+
+static bool host_set(feature_set *out) {
+  qn_arch arch;
+  if (!qn_host_arch(&arch)) return false;
+  char *list = qn_host_features();
+  feature_set have = arch == QN_ARCH_AARCH64 ? BIT(NEON) : 0;
+  for (int i = 0; i < FEATURE_COUNT; i++)
+    if (features[i].arch == arch && qn_host_feature_in(list, features[i].name, strlen(features[i].name)))
+      have |= BIT(i);
+  qn_host_features_free(list);
+  for (int i = 0; i < FEATURE_COUNT; i++)  // a feature whose needs are not all there is left alone
+    if ((have & BIT(i)) && (close_over(BIT(i)) & ~have)) have &= ~BIT(i);
+  *out = have;
+  return true;
+}
+
+// A level, a CPU or "host" at the start of the text, followed by '+', '-' or nothing.
+static bool starts_with(const char *text, const char *name) {
+  size_t length = strlen(name);
+  return strncmp(text, name, length) == 0 && (text[length] == '\0' || text[length] == '+' || text[length] == '-');
+}
+
+// The longest name that fits: "icelake-server" is not "icelake" without "server".
+static bool find_base(const char *text, feature_set *out, size_t *out_length) {
+  size_t best = 0;
+  for (size_t i = 0; i < QN_COUNT(levels); i++)
+    if (starts_with(text, levels[i].name) && strlen(levels[i].name) > best) {
+      best = strlen(levels[i].name);
+      *out = levels[i].set;
+    }
+  for (size_t i = 0; i < QN_COUNT(cpus); i++)
+    if (starts_with(text, cpus[i].name) && strlen(cpus[i].name) > best) {
+      best = strlen(cpus[i].name);
+      *out = cpus[i].set;
+    }
+  if (best == 0 && starts_with(text, "host") && host_set(out)) best = strlen("host");
+  *out_length = best;
+  return best > 0;
+}
+
+static const struct level *level_of(feature_set set) {
+  const struct level *best = NULL;
+  for (size_t i = 0; i < QN_COUNT(levels); i++)
+    if (levels[i].arch == arch_of(set) && (levels[i].set & ~set) == 0) best = &levels[i];
+  return best;
+}
+
+static qn_dot4_kind dot4_of(feature_set set) {
+  if (arch_of(set) != QN_ARCH_X86_64) return QN_DOT4_PLAIN;
+  bool wide = (set & AVX512) == AVX512;
+  if (wide && (set & BIT(AVX512VNNI))) return QN_DOT4_VPDPBUSD512;
+  if (set & BIT(AVXVNNI)) return QN_DOT4_VPDPBUSD256;
+  return QN_DOT4_MADD16;
+}
+
+static void describe(feature_set set, const struct level *level, qn_target *out) {
+  bool wide = (set & AVX512) == AVX512;
+  *out = (qn_target){.arch = level->arch, .dot4 = dot4_of(set)};
+  out->triple = level->arch == QN_ARCH_X86_64 ? "x86_64-unknown-linux-gnu" : "aarch64-unknown-linux-gnu";
+  out->vector_bytes = wide ? 64 : set & BIT(AVX2) ? 32 : 16;
+  out->vector_registers = wide || level->arch == QN_ARCH_AARCH64 ? 32 : 16;
+  append(out->name, sizeof out->name, "", level->name);
+  append(out->cpu, sizeof out->cpu, "", level->cpu);
+  append(out->features, sizeof out->features, "", level->untracked);
+  if (wide) append(out->features, sizeof out->features, ",", "-prefer-256-bit");
+  for (int i = 0; i < FEATURE_COUNT; i++) {
+    if (!(set & BIT(i))) continue;
+    char on[32];
+    snprintf(on, sizeof on, "+%s", features[i].name);
+    append(out->features, sizeof out->features, ",", on);
+    append(out->required, sizeof out->required, ",", features[i].name);
+    if (!(level->set & BIT(i))) append(out->name, sizeof out->name, "", on);
+  }
+}
+
+static qn_status fail_unknown_base(const char *text, qn_diag *diag) {
+  char known[768] = "host";
+  for (size_t i = 0; i < QN_COUNT(levels); i++) append(known, sizeof known, ", ", levels[i].name);
+  for (size_t i = 0; i < QN_COUNT(cpus); i++) append(known, sizeof known, ", ", cpus[i].name);
+  return qn_fail(diag, QN_ERR_ARGUMENT, "target", "'%s' does not start with a known name; known are %s", text, known);
+}
+
+static qn_status fail_unknown_feature(const char *name, size_t length, qn_arch arch, qn_diag *diag) {
+  char known[256] = "";
+  for (int i = 0; i < FEATURE_COUNT; i++)
+    if (features[i].arch == arch) append(known, sizeof known, ", ", features[i].name);
+  return qn_fail(diag, QN_ERR_ARGUMENT, "target", "unknown feature '%.*s'; known for this architecture are %s",
+                 (int)length, name, known);
+}
+
+qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *diag) {
+  feature_set set;
+  size_t at;
+  if (!find_base(text, &set, &at)) return fail_unknown_base(text, diag);
+  qn_arch arch = arch_of(set);
+  while (text[at] != '\0') {
+    bool add = text[at++] == '+';
+    size_t length = strcspn(text + at, "+-");
+    int index;
+    if (!find_feature(text + at, length, arch, &index)) return fail_unknown_feature(text + at, length, arch, diag);
+    set = add ? close_over(set | BIT(index)) : without(set, BIT(index));
+    at += length;
+  }
+  const struct level *level = level_of(set);
+  if (!level)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, "target", "'%s' lacks %s, which all our code for it needs", text,
+                   arch == QN_ARCH_X86_64 ? "sse4.2" : "neon");
+  describe(set, level, out);
+  return QN_OK;
+}
+
+void qn_target_list(qn_buf *out) {
+  qn_buf_printf(out, "%-16s %s\n", "host", "this machine");
+  for (size_t i = 0; i < QN_COUNT(levels); i++) qn_buf_printf(out, "%-16s %s\n", levels[i].name, levels[i].about);
+  for (size_t i = 0; i < QN_COUNT(cpus); i++) {
+    const struct level *level = level_of(cpus[i].set);
+    qn_buf_printf(out, "%-16s %s", cpus[i].name, level->name);
+    for (int f = 0; f < FEATURE_COUNT; f++)
+      if (cpus[i].set & ~level->set & BIT(f)) qn_buf_printf(out, "+%s", features[f].name);
+    qn_buf_putc(out, '\n');
+  }
+  for (qn_arch arch = 0; arch < QN_ARCH_COUNT; arch++) {
+    qn_buf_printf(out, "with +feature or -feature after it (%s):", arch == QN_ARCH_X86_64 ? "x86-64" : "aarch64");
+    for (int f = 0; f < FEATURE_COUNT; f++)
+      if (features[f].arch == arch) qn_buf_printf(out, " %s", features[f].name);
+    qn_buf_putc(out, '\n');
+  }
+}

@@ -1,0 +1,39 @@
+// What a target is: a name, what LLVM needs to know, what a CPU must have to run its code, and what the default
+// schedules need. One entry a target in target.c.
+#ifndef QN_CODEGEN_TARGET_H
+#define QN_CODEGEN_TARGET_H
+
+#include <stdbool.h>
+
+#include "runtime/base/diag.h"
+#include "runtime/base/str.h"
+
+typedef enum qn_arch { QN_ARCH_X86_64, QN_ARCH_AARCH64, QN_ARCH_COUNT } qn_arch;
+
+// How dot4 is done.
+typedef enum qn_dot4_kind {
+  QN_DOT4_PLAIN,        // widening multiplies and adds
+  QN_DOT4_MADD16,       // two vpmaddwd on even and odd bytes (AVX2, AVX-512BW)
+  QN_DOT4_VPDPBUSD256,  // AVX-VNNI, or AVX-512VNNI with VL
+  QN_DOT4_VPDPBUSD512,  // AVX-512VNNI
+} qn_dot4_kind;
+
+typedef struct qn_target {
+  char name[128];      // canonical: what the artifact stores ("x86-64-v4+avx512vnni", "host" never)
+  qn_arch arch;
+  const char *triple;  // static
+  char cpu[64];        // LLVM's name ("x86-64-v4", "generic")
+  char features[1024]; // LLVM's "+a,-b" string
+  char required[512];  // the CPU features the code may use, comma-separated, by the names the loader checks
+  int vector_bytes;    // 16, 32 or 64
+  int vector_registers;
+  qn_dot4_kind dot4;
+} qn_target;
+
+// "host", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", a CPU name LLVM knows ("znver4", "icelake-server"), each
+// with "+feature" or "-feature" after it. Errors list what is known.
+QN_CHECKED qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *diag);
+// Every named target with one line about it, for --help and messages.
+void qn_target_list(qn_buf *out);
+
+#endif
