@@ -66,55 +66,120 @@ static bool is_i32_rows(const qn_type *type) {
   return type->dtype == QN_DTYPE_I32 && type->rank == 1 && !qn_dim_is_const(type->dims[0]);
 }
 
+// Are all dimensions from `axis` on constant?
+static bool is_const_from(const qn_type *type, int axis) {
+  for (int i = axis; i < type->rank; i++) {
+    if (!qn_dim_is_const(type->dims[i])) return false;
+  }
+  return true;
+}
+
+// Dimensions are constant but for the first, and the last where it is whole lines of 16 (scores over 64P keys).
+static bool is_elementwise(const qn_type *type) {
+  if (type->rank < 2 || is_const_from(type, 1)) return true;
+  for (int i = 1; i + 1 < type->rank; i++) {
+    if (!qn_dim_is_const(type->dims[i])) return false;
+  }
+  return type->dims[type->rank - 1].value % QN_TILE_ROWS == 0;
+}
+#define ELEMENTWISE "symbols in the first dimension, or 16 times a symbol in the last"
+
+// A parameter, or several stacked: what packing can lay out for a matmul or a lookup.
+static bool is_weight(const shape_context *c, int i) {
+  const qn_node *node = qn_graph_node(c->graph, c->spec->operands[i]);
+  return node->op == QN_OP_PARAM || qn_graph_is_stack(c->graph, node);
+}
+
 // --- shape rules, in the order of ops.def
+
+// "op: got type <type>, want <want>"
+static qn_status type_error(const shape_context *c, const char *want) {
+  qn_buf text;
+  qn_buf_init(&text, qn_allocator_default());
+  qn_type_print(c->spec->type, &text);
+  qn_status status = qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: got type %s, want %s", c->op, qn_buf_text(&text), want);
+  qn_buf_deinit(&text);
+  return status;
+}
+
+static qn_status given_cache(const shape_context *c, const qn_type *type) {
+  const char *kind = spec_text(c, QN_ATTR_KIND);
+  bool is_k = strcmp(kind, "k") == 0;
+  if (!is_k && strcmp(kind, "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
+  bool shaped = type->rank == 4 && qn_dim_equal(type->dims[0], qn_dim_sym(QN_SYM_G)) && is_const_from(type, 1) &&
+                type->dims[is_k ? 3 : 2].value == QN_PAGE_KEYS && qn_dtype_is_float(type->dtype);
+  if (shaped) return QN_OK;
+  return type_error(c, is_k ? "floats [G, heads, head_dim, 64] for kind k" : "floats [G, heads, 64, head_dim] for kind v");
+}
+
+static qn_status given_param(const shape_context *c, const qn_type *type) {
+  const qn_format *format = qn_format_of(type->dtype);
+  int64_t width = type->rank > 0 ? last_dim(type).value : 1;
+  if (!format || !is_const_from(type, 0)) return type_error(c, "a weight format and constant dimensions");
+  if (width % format->block_values != 0) return type_error(c, "rows of whole blocks");
+  return QN_OK;
+}
 
 static qn_status shape_given(const shape_context *c, qn_type *out) {
   if (!c->spec->type) {
     return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: got no type, want one: its shape cannot be inferred", c->op);
   }
   *out = *c->spec->type;
-  if (c->spec->op == QN_OP_CONST && !(is_f32(out) && out->rank == 0)) {
-    return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "const: got another type, want f32[]");
+  int64_t ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1}, from = 0, to = 0;
+  switch (c->spec->op) {
+    case QN_OP_CONST: return is_f32(out) && out->rank == 0 ? QN_OK : type_error(c, "f32[]");
+    case QN_OP_CACHE: return given_cache(c, out);
+    case QN_OP_PARAM: return given_param(c, out);
+    case QN_OP_INPUT: return is_f32(out) || out->dtype == QN_DTYPE_I32 ? QN_OK : type_error(c, "f32 or i32");
+    default: break;  // reshape
   }
-  if (c->spec->op == QN_OP_CACHE) {
-    const char *kind = spec_text(c, QN_ATTR_KIND);
-    bool is_k = strcmp(kind, "k") == 0;
-    if (!is_k && strcmp(kind, "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
-    bool shaped = out->rank == 4 && out->dims[0].symbol == QN_SYM_G && qn_dim_is_const(out->dims[is_k ? 3 : 2]) &&
-                  out->dims[is_k ? 3 : 2].value == QN_PAGE_KEYS && qn_dtype_is_float(out->dtype);
-    if (!shaped) {
-      return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "cache %s: got another type, want a float type of shape %s", kind,
-                     is_k ? "[G, heads, head_dim, 64]" : "[G, heads, 64, head_dim]");
-    }
-  }
-  if (c->spec->op == QN_OP_RESHAPE) {
-    int64_t ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1}, from = 0, to = 0;
-    if (!qn_type_elements(c->operands[0], ones, &from) || !qn_type_elements(out, ones, &to) || from != to ||
-        out->dtype != c->operands[0]->dtype) {
-      return operand_error(c, 0, "as many elements as the result, of its type");
-    }
-  }
+  if (!is_const_from(c->operands[0], 1)) return operand_error(c, 0, "no symbol but in the first dimension");
+  bool same = qn_type_elements(c->operands[0], ones, &from) && qn_type_elements(out, ones, &to) && from == to;
+  qn_dim first = out->rank ? out->dims[0] : qn_dim_const(1);
+  qn_dim from_first = c->operands[0]->rank ? c->operands[0]->dims[0] : qn_dim_const(1);
+  same = same && is_const_from(out, 1) && first.symbol == from_first.symbol && out->dtype == c->operands[0]->dtype;
+  if (!same || qn_dtype_is_block(out->dtype)) return operand_error(c, 0, "as many elements as the result, of its type");
   return QN_OK;
+}
+
+// The operands that say where a token's keys are: pos, seq and block_table from operand `first` on.
+static qn_status check_places(const shape_context *c, int first, qn_dim tokens) {
+  for (int i = first; i < first + 2; i++) {
+    if (!is_i32_rows(c->operands[i]) || !qn_dim_equal(c->operands[i]->dims[0], tokens)) return operand_error(c, i, "i32[T]");
+  }
+  const qn_type *table = c->operands[first + 2];
+  bool paged = table->dtype == QN_DTYPE_I32 && table->rank == 2 && qn_dim_equal(table->dims[1], qn_dim_sym(QN_SYM_P));
+  return paged ? QN_OK : operand_error(c, first + 2, "i32[B, P]");
+}
+
+// A layer's pool of that kind, before or after a write.
+static bool is_cache(const shape_context *c, int i, const char *kind) {
+  const qn_node *node = qn_graph_node(c->graph, c->spec->operands[i]);
+  bool pool = node->op == QN_OP_CACHE || node->op == QN_OP_KV_WRITE;
+  return pool && strcmp(qn_node_text(node, QN_ATTR_KIND, ""), kind) == 0;
 }
 
 static qn_status shape_same(const shape_context *c, qn_type *out) {
   if (c->spec->op == QN_OP_KV_WRITE) {
     const qn_type *cache = c->operands[0], *x = c->operands[1];
-    bool is_k = strcmp(spec_text(c, QN_ATTR_KIND), "k") == 0;
-    if (!is_k && strcmp(spec_text(c, QN_ATTR_KIND), "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
-    if (cache->rank != 4) return operand_error(c, 0, "a cache");
+    const char *kind = spec_text(c, QN_ATTR_KIND);
+    bool is_k = strcmp(kind, "k") == 0;
+    if (!is_k && strcmp(kind, "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
+    if (!is_cache(c, 0, kind)) return operand_error(c, 0, "a cache of this kind");
     bool fits = is_f32(x) && x->rank == 3 && qn_dim_equal(x->dims[1], cache->dims[1]) &&
                 qn_dim_equal(x->dims[2], cache->dims[is_k ? 2 : 3]);
     if (!fits) return operand_error(c, 1, "f32[T, heads, head_dim] as the cache has them");
-    for (int i = 2; i < 4; i++) {
-      if (!is_i32_rows(c->operands[i])) return operand_error(c, i, "i32[T]");
-    }
+    QN_TRY(check_places(c, 2, x->dims[0]));
     *out = *cache;
     return QN_OK;
   }
-  if (!is_f32(c->operands[0])) return operand_error(c, 0, "f32");
-  if (c->spec->op == QN_OP_SOFTMAX && c->operands[0]->rank < 1) return operand_error(c, 0, "rank 1 or more");
-  *out = *c->operands[0];
+  const qn_type *x = c->operands[0];
+  if (!is_f32(x)) return operand_error(c, 0, "f32");
+  if (!is_elementwise(x)) return operand_error(c, 0, ELEMENTWISE);
+  if (c->spec->op == QN_OP_SOFTMAX && !(x->rank > 0 && (is_const_from(x, x->rank - 1) || x->rank == 3))) {
+    return operand_error(c, 0, "rows of constant width, or f32[T, heads, 64P]");
+  }
+  *out = *x;
   return QN_OK;
 }
 
@@ -147,6 +212,7 @@ static qn_status shape_slice(const shape_context *c, qn_type *out) {
   if (begin < 0 || begin >= x->dims[axis].value) return attr_error(c, QN_ATTR_BEGIN, "an element of the axis");
   if (end <= begin || end > x->dims[axis].value) return attr_error(c, QN_ATTR_END, "begin < end <= the axis's size");
   if (qn_dtype_is_block(x->dtype)) return operand_error(c, 0, "a type without blocks");
+  if (!is_const_from(x, 1)) return operand_error(c, 0, "no symbol but in the first dimension");
   *out = *x;
   out->dims[axis] = qn_dim_const(end - begin);
   return QN_OK;
@@ -154,6 +220,7 @@ static qn_status shape_slice(const shape_context *c, qn_type *out) {
 
 static qn_status shape_concat(const shape_context *c, qn_type *out) {
   int64_t axis = spec_int(c, QN_ATTR_AXIS);
+  bool stack = axis == 0;
   *out = *c->operands[0];
   if (axis < 0 || axis >= out->rank) return attr_error(c, QN_ATTR_AXIS, "a dimension of the operands");
   for (int i = 0; i < c->spec->operand_count; i++) {
@@ -161,8 +228,13 @@ static qn_status shape_concat(const shape_context *c, qn_type *out) {
     bool fits = x->rank == out->rank && x->dtype == out->dtype && qn_dim_is_const(x->dims[axis]);
     for (int d = 0; fits && d < x->rank; d++) fits = d == axis || qn_dim_equal(x->dims[d], out->dims[d]);
     if (!fits) return operand_error(c, i, "operand 0's type but for the axis, which must be constant");
-    if (i > 0) out->dims[axis].value += x->dims[axis].value;
+    if (!is_const_from(x, 1)) return operand_error(c, i, "no symbol but in the first dimension");
+    stack = stack && qn_graph_node(c->graph, c->spec->operands[i])->op == QN_OP_PARAM;
+    if (i > 0 && __builtin_add_overflow(out->dims[axis].value, x->dims[axis].value, &out->dims[axis].value)) {
+      return operand_error(c, i, "sizes whose sum can be counted");
+    }
   }
+  if (!stack && !is_f32(out)) return operand_error(c, 0, "f32, or parameters along axis 0");
   return QN_OK;
 }
 
@@ -176,7 +248,9 @@ static qn_status shape_broadcast(const shape_context *c, qn_type *out) {
     a = b;
     b = swap;
   }
-  bool fits = qn_type_equal(a, b) || b->rank == 0 || (b->rank == 1 && qn_dim_equal(b->dims[0], last_dim(a)));
+  if (!is_elementwise(a)) return operand_error(c, a == c->operands[0] ? 0 : 1, ELEMENTWISE);
+  bool row = b->rank == 1 && qn_dim_equal(b->dims[0], last_dim(a)) && qn_dim_is_const(b->dims[0]);
+  bool fits = qn_type_equal(a, b) || b->rank == 0 || row;
   if (!fits) return operand_error(c, 1, "the other operand's shape, its last dimension, or a scalar");
   *out = *a;
   return QN_OK;
@@ -184,7 +258,9 @@ static qn_status shape_broadcast(const shape_context *c, qn_type *out) {
 
 static qn_status shape_rownorm(const shape_context *c, qn_type *out) {
   const qn_type *x = c->operands[0];
-  if (!is_f32(x) || x->rank < 1 || !qn_dim_is_const(last_dim(x))) return operand_error(c, 0, "f32[..., width]");
+  if (!is_f32(x) || x->rank < 1 || !is_const_from(x, 1) || !qn_dim_is_const(last_dim(x))) {
+    return operand_error(c, 0, "f32[..., width]");
+  }
   for (int i = 1; i < c->spec->operand_count; i++) {
     if (!is_vector(c->operands[i], last_dim(x))) return operand_error(c, i, "f32[width]");
   }
@@ -205,9 +281,7 @@ static qn_status shape_quantize(const shape_context *c, qn_type *out) {
 
 static qn_status shape_embed(const shape_context *c, qn_type *out) {
   const qn_type *table = c->operands[0], *ids = c->operands[1];
-  if (table->rank != 2 || !qn_format_of(table->dtype) || !qn_dim_is_const(table->dims[1])) {
-    return operand_error(c, 0, "a weight [vocabulary, width]");
-  }
+  if (table->rank != 2 || !is_weight(c, 0)) return operand_error(c, 0, "a parameter [vocabulary, width]");
   if (!is_i32_rows(ids)) return operand_error(c, 1, "i32[T]");
   qn_dim dims[] = {ids->dims[0], table->dims[1]};
   *out = qn_type_make(QN_DTYPE_F32, 2, dims);
@@ -216,7 +290,7 @@ static qn_status shape_embed(const shape_context *c, qn_type *out) {
 
 static qn_status shape_gather_rows(const shape_context *c, qn_type *out) {
   const qn_type *x = c->operands[0], *rows = c->operands[1];
-  if (!is_f32(x) || x->rank != 2) return operand_error(c, 0, "f32[T, width]");
+  if (!is_f32(x) || x->rank != 2 || !is_const_from(x, 1)) return operand_error(c, 0, "f32[T, width]");
   if (!is_i32_rows(rows)) return operand_error(c, 1, "i32[R]");
   qn_dim dims[] = {rows->dims[0], x->dims[1]};
   *out = qn_type_make(QN_DTYPE_F32, 2, dims);
@@ -226,12 +300,11 @@ static qn_status shape_gather_rows(const shape_context *c, qn_type *out) {
 static qn_status shape_matmul(const shape_context *c, qn_type *out) {
   const qn_type *x = c->operands[0], *w = c->operands[1];
   if (x->rank != 2 || (!is_f32(x) && x->dtype != QN_DTYPE_A8)) return operand_error(c, 0, "f32[T, K] or a8[T, K]");
-  const qn_format *format = qn_format_of(w->dtype);
-  bool fits = w->rank == 2 && format && qn_dim_equal(w->dims[1], x->dims[1]) && qn_dim_is_const(w->dims[0]) &&
-              qn_dim_is_const(w->dims[1]);
-  if (!fits) return operand_error(c, 1, "a weight [N, K] with operand 0's K");
-  if (w->dims[1].value % format->block_values != 0) return operand_error(c, 1, "a K that is a multiple of the block");
-  if (x->dtype == QN_DTYPE_A8 && format->block_values != 32) return operand_error(c, 1, "a format with blocks of 32");
+  bool fits = w->rank == 2 && is_weight(c, 1) && qn_dim_equal(w->dims[1], x->dims[1]);
+  if (!fits) return operand_error(c, 1, "a parameter [N, K] with operand 0's K");
+  if (x->dtype == QN_DTYPE_A8 && qn_format_of(w->dtype)->block_values != 32) {
+    return operand_error(c, 1, "a format with blocks of 32");
+  }
   qn_dim dims[] = {x->dims[0], w->dims[0]};
   *out = qn_type_make(QN_DTYPE_F32, 2, dims);
   return QN_OK;
@@ -254,37 +327,30 @@ static qn_status shape_rope(const shape_context *c, qn_type *out) {
   const qn_type *x = c->operands[0], *table = c->operands[1];
   const char *kind = spec_text(c, QN_ATTR_KIND);
   if (strcmp(kind, "pairs") != 0 && strcmp(kind, "halves") != 0) return attr_error(c, QN_ATTR_KIND, "pairs or halves");
-  if (!is_f32(x) || x->rank != 3) return operand_error(c, 0, "f32[T, heads, head_dim]");
+  if (!is_f32(x) || x->rank != 3 || !is_const_from(x, 1)) return operand_error(c, 0, "f32[T, heads, head_dim]");
   bool fits = is_f32(table) && table->rank == 2 && qn_dim_equal(table->dims[0], x->dims[0]) &&
-              table->dims[1].value <= x->dims[2].value;
+              is_const_from(table, 1) && table->dims[1].value % 2 == 0 && table->dims[1].value <= x->dims[2].value;
   if (!fits) return operand_error(c, 1, "f32[T, dims], dims at most head_dim");
   *out = *x;
   return QN_OK;
 }
 
-// The operands that say where a token's keys are: pos, seq and block_table from operand `first` on.
-static qn_status check_places(const shape_context *c, int first) {
-  for (int i = first; i < first + 2; i++) {
-    if (!is_i32_rows(c->operands[i])) return operand_error(c, i, "i32[T]");
-  }
-  const qn_type *table = c->operands[first + 2];
-  if (table->dtype != QN_DTYPE_I32 || table->rank != 2) return operand_error(c, first + 2, "i32[B, P]");
-  return QN_OK;
-}
-
-static qn_status check_query(const shape_context *c, const qn_type *q, int cache_at, int head_dim_axis) {
+static qn_status check_query(const shape_context *c, const qn_type *q, int cache_at) {
   const qn_type *cache = c->operands[cache_at];
-  bool fits = cache->rank == 4 && qn_dim_equal(cache->dims[head_dim_axis], q->dims[2]) && cache->dims[1].value > 0 &&
+  if (!is_f32(q) || q->rank != 3 || !is_const_from(q, 1)) return operand_error(c, 0, "f32[T, heads, head_dim]");
+  bool fits = is_cache(c, cache_at, "k") && qn_dim_equal(cache->dims[2], q->dims[2]) &&
               q->dims[1].value % cache->dims[1].value == 0;
-  if (!fits) return operand_error(c, cache_at, "a cache with q's head_dim and a divisor of its heads");
+  if (!fits) return operand_error(c, cache_at, "a K cache with q's head_dim and a divisor of its heads");
+  const qn_attr *window = spec_attr(c->spec, QN_ATTR_WINDOW), *softcap = spec_attr(c->spec, QN_ATTR_SOFTCAP);
+  if (window && window->value.i < 0) return attr_error(c, QN_ATTR_WINDOW, "0 or more");
+  if (softcap && !(softcap->value.f >= 0)) return attr_error(c, QN_ATTR_SOFTCAP, "0 or more");
   return QN_OK;
 }
 
 static qn_status shape_attn_scores(const shape_context *c, qn_type *out) {
   const qn_type *q = c->operands[0];
-  if (!is_f32(q) || q->rank != 3) return operand_error(c, 0, "f32[T, heads, head_dim]");
-  QN_TRY(check_query(c, q, 1, 2));
-  QN_TRY(check_places(c, 2));
+  QN_TRY(check_query(c, q, 1));
+  QN_TRY(check_places(c, 2, q->dims[0]));
   qn_dim dims[] = {q->dims[0], q->dims[1], {QN_SYM_P, QN_PAGE_KEYS}};
   *out = qn_type_make(QN_DTYPE_F32, 3, dims);
   return QN_OK;
@@ -292,12 +358,13 @@ static qn_status shape_attn_scores(const shape_context *c, qn_type *out) {
 
 static qn_status shape_attn_mix(const shape_context *c, qn_type *out) {
   const qn_type *p = c->operands[0], *cache = c->operands[1];
-  bool scores = is_f32(p) && p->rank == 3 && p->dims[2].symbol == QN_SYM_P && p->dims[2].value == QN_PAGE_KEYS;
+  bool scores = is_f32(p) && p->rank == 3 && qn_dim_is_const(p->dims[1]) && p->dims[2].symbol == QN_SYM_P &&
+                p->dims[2].value == QN_PAGE_KEYS;
   if (!scores) return operand_error(c, 0, "f32[T, heads, 64P]");
-  if (cache->rank != 4 || p->dims[1].value % cache->dims[1].value != 0) {
-    return operand_error(c, 1, "a cache with a divisor of the heads");
+  if (!is_cache(c, 1, "v") || p->dims[1].value % cache->dims[1].value != 0) {
+    return operand_error(c, 1, "a V cache with a divisor of the heads");
   }
-  QN_TRY(check_places(c, 2));
+  QN_TRY(check_places(c, 2, p->dims[0]));
   qn_dim dims[] = {p->dims[0], p->dims[1], cache->dims[3]};
   *out = qn_type_make(QN_DTYPE_F32, 3, dims);
   return QN_OK;
@@ -305,13 +372,12 @@ static qn_status shape_attn_mix(const shape_context *c, qn_type *out) {
 
 static qn_status shape_attention(const shape_context *c, qn_type *out) {
   const qn_type *q = c->operands[0];
-  if (!is_f32(q) || q->rank != 3) return operand_error(c, 0, "f32[T, heads, head_dim]");
-  QN_TRY(check_query(c, q, 1, 2));
+  QN_TRY(check_query(c, q, 1));
   const qn_type *v = c->operands[2];
-  if (v->rank != 4 || !qn_dim_equal(v->dims[1], c->operands[1]->dims[1])) {
+  if (!is_cache(c, 2, "v") || !qn_dim_equal(v->dims[1], c->operands[1]->dims[1])) {
     return operand_error(c, 2, "a V cache with the K cache's heads");
   }
-  QN_TRY(check_places(c, 3));
+  QN_TRY(check_places(c, 3, q->dims[0]));
   qn_dim dims[] = {q->dims[0], q->dims[1], v->dims[3]};
   *out = qn_type_make(QN_DTYPE_F32, 3, dims);
   return QN_OK;

@@ -128,6 +128,22 @@ const char *qn_node_text(const qn_node *node, qn_attr_id id, const char *otherwi
   return attr ? attr->value.text : otherwise;
 }
 
+bool qn_graph_is_stack(const qn_graph *graph, const qn_node *node) {
+  bool stack = node->op == QN_OP_CONCAT && !node->group && qn_node_int(node, QN_ATTR_AXIS, 0) == 0;
+  for (int i = 0; stack && i < node->operand_count; i++) {
+    stack = qn_graph_node(graph, node->operands[i])->op == QN_OP_PARAM;
+  }
+  return stack;
+}
+
+qn_id qn_graph_base(const qn_graph *graph, qn_id id) {
+  for (;;) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (!(qn_op_get_info(node->op)->flags & QN_OF_V) || node->group) return id;
+    id = node->operands[0];
+  }
+}
+
 uint32_t *qn_graph_count_uses(const qn_graph *graph, qn_arena *arena) {
   uint32_t *uses = QN_ARENA_ARRAY(arena, graph->nodes.count, uint32_t);
   if (!uses) return NULL;

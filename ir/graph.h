@@ -106,6 +106,11 @@ const char *qn_node_text(const qn_node *node, qn_attr_id id, const char *otherwi
 // The shape rule of an op on operand types (build.c): what qn_graph_add uses, for the verifier and passes.
 QN_CHECKED qn_status qn_infer_type(const qn_graph *graph, const qn_node_spec *spec, qn_type *out, qn_diag *diag);
 
+// Is the node a stack of parameters, a concat of nothing else along axis 0? Packing makes it, not a kernel.
+bool qn_graph_is_stack(const qn_graph *graph, const qn_node *node);
+// The value behind views that only rename elements (a view with a group of its own copies).
+qn_id qn_graph_base(const qn_graph *graph, qn_id id);
+
 // Uses of each value (operands and outputs), array of nodes.count from the arena; NULL when out of memory.
 uint32_t *qn_graph_count_uses(const qn_graph *graph, qn_arena *arena);
 

@@ -27,14 +27,14 @@ typedef enum qn_pbuf_kind {
   QN_PB_INPUT,   // bound by the runtime or the host, by name
 } qn_pbuf_kind;
 
-// A buffer of the program. Rows of 2-D and wider f32 values are padded: row_pitch elements from one row (all but the
-// last dimension flattened) to the next; kernels may write the padding and never read it as data.
+// A buffer of the program. Rows of 2-D and wider f32 values in the arena are padded to 16 elements: row_pitch from one
+// row (all dimensions but the first) to the next; kernels may write the padding and never read it as data. Inputs and
+// plain weights are dense, in the order of their type.
 typedef struct qn_pbuf {
   qn_pbuf_kind kind;
   qn_type type;
   const char *name;     // arena: WEIGHT: first tensor's name; INPUT and output: the name; CACHE: "k" or "v"
-  int64_t row_pitch;    // ARENA: elements from row to row (bytes for a8)
-  int64_t rows_per;     // ARENA: constant factor of the rows: bytes = rows(symbols) * row_bytes
+  int64_t row_pitch;    // ARENA: elements from row to row (bytes for a8); 0 where a row's size holds a symbol
   int layer;            // CACHE
   qn_layout layout;     // WEIGHT
   const char **sources; // WEIGHT: tensors stacked along dimension 0, arena

@@ -27,8 +27,7 @@ static qn_status verify_node(const qn_graph *graph, qn_id id, qn_diag *diag) {
 static qn_status verify_stage(const qn_graph *graph, qn_id id, qn_graph_stage stage, qn_diag *diag) {
   const qn_node *node = qn_graph_node(graph, id);
   const qn_op_info *info = qn_op_get_info(node->op);
-  bool stack = node->op == QN_OP_CONCAT && qn_graph_node(graph, node->operands[0])->op == QN_OP_PARAM;
-  bool computes = !(info->flags & (QN_OF_S | QN_OF_V)) && !stack;
+  bool computes = !(info->flags & (QN_OF_S | QN_OF_V)) && !qn_graph_is_stack(graph, node);
   if (node->group > graph->group_count) {
     return qn_fail(diag, QN_ERR_FORMAT, node->loc, "%s: got group %u, want at most %u", info->name, node->group,
                    graph->group_count);
@@ -43,11 +42,43 @@ static qn_status verify_stage(const qn_graph *graph, qn_id id, qn_graph_stage st
   return QN_OK;
 }
 
+// Caches are written in place: a state of a cache that is overwritten has no other reader, which might come later, and
+// a layer's cache of a kind has one node.
+static qn_status verify_caches(const qn_graph *graph, qn_diag *diag) {
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    bool cache = node->op == QN_OP_CACHE, written = false;
+    if (!cache && node->op != QN_OP_KV_WRITE) continue;
+    int users = 0;
+    for (qn_id other = id + 1; other < graph->nodes.count; other++) {
+      const qn_node *user = qn_graph_node(graph, other);
+      bool same = cache && user->op == QN_OP_CACHE;
+      for (int i = 0; same && i < node->attr_count; i++) {
+        qn_attr a = node->attrs[i], b = user->attrs[i];
+        same = qn_attr_get_kind(a.id) == QN_AK_TEXT ? strcmp(a.value.text, b.value.text) == 0 : a.value.i == b.value.i;
+      }
+      if (same) {
+        return qn_fail(diag, QN_ERR_FORMAT, user->loc, "cache %s of layer %lld: got two of them, want one",
+                       qn_node_text(user, QN_ATTR_KIND, ""), (long long)qn_node_int(user, QN_ATTR_INDEX, 0));
+      }
+      for (int i = 0; i < user->operand_count; i++) users += user->operands[i] == id;
+      written = written || (user->op == QN_OP_KV_WRITE && user->operands[0] == id);
+    }
+    if (written && users > 1) {
+      return qn_fail(diag, QN_ERR_FORMAT, node->loc,
+                     "%s: got %d uses of a cache that kv_write overwrites, want the kv_write alone",
+                     qn_op_get_info(node->op)->name, users);
+    }
+  }
+  return QN_OK;
+}
+
 qn_status qn_graph_verify(const qn_graph *graph, qn_graph_stage stage, qn_diag *diag) {
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     QN_TRY(verify_node(graph, id, diag));
     QN_TRY(verify_stage(graph, id, stage, diag));
   }
+  QN_TRY(verify_caches(graph, diag));
   if (graph->outputs.count == 0) {
     return qn_fail(diag, QN_ERR_FORMAT, graph->name, "got no output, want at least one");
   }

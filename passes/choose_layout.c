@@ -27,12 +27,12 @@ qn_status qn_pass_choose_layout(qn_pass_context *context) {
   for (qn_id id = 1; id < g->nodes.count; id++) {
     const qn_node *node = qn_graph_node(g, id);
     for (int i = 0; i < node->operand_count; i++) {
-      const qn_node *operand = qn_graph_node(g, node->operands[i]);
-      bool packed = operand->op == QN_OP_PARAM || (operand->op == QN_OP_CONCAT && !operand->group);
-      bool stacking = node->op == QN_OP_CONCAT && !node->group;  // the stack is laid out, not its parts
-      if (!packed || stacking) continue;
+      qn_id base = qn_graph_base(g, node->operands[i]);
+      const qn_node *operand = qn_graph_node(g, base);
+      bool packed = operand->op == QN_OP_PARAM || qn_graph_is_stack(g, operand);
+      if (!packed || qn_graph_is_stack(g, node)) continue;  // a stack is laid out, not its parts
       bool streamed = node->op == QN_OP_MATMUL && i == 1, looked_up = node->op == QN_OP_EMBED && i == 0;
-      want(wanted, node->operands[i], streamed ? ROWS16 : looked_up ? ROWS1 : PLAIN);
+      want(wanted, base, streamed ? ROWS16 : looked_up ? ROWS1 : PLAIN);
     }
   }
   return qn_graph_rewrite(g, context->arena, lay_out, wanted, &context->graph, context->diag);

@@ -1,39 +1,31 @@
 // fold_constants: elementwise ops on scalar constants become constants.
-// Requires: a valid graph. Keeps: every value (the fold rounds to f32 as the kernel would have, from a double).
-#include <math.h>
-
+// Requires: a valid graph. Keeps: every value, better rounded: the oracle computes it in double.
+#include "ir/ref/ref.h"
 #include "passes/pass.h"
 
-static bool fold(qn_op op, double x, double y, double *out) {
-  switch (op) {
-    case QN_OP_ADD: *out = x + y; return true;
-    case QN_OP_SUB: *out = x - y; return true;
-    case QN_OP_MUL: *out = x * y; return true;
-    case QN_OP_DIV: *out = x / y; return true;
-    case QN_OP_NEG: *out = -x; return true;
-    case QN_OP_SQRT: *out = sqrt(x); return true;
-    case QN_OP_EXP: *out = exp(x); return true;
-    case QN_OP_TANH: *out = tanh(x); return true;
-    case QN_OP_ERF: *out = erf(x); return true;
-    case QN_OP_RELU: *out = x > 0 ? x : 0; return true;
-    case QN_OP_SIGMOID: *out = 1 / (1 + exp(-x)); return true;
-    default: return false;
+// The value of an elementwise op whose operands are all constants; false when it is something else.
+static bool fold(qn_rewriter *r, const qn_node_spec *spec, double *out) {
+  double values[2] = {0, 0};
+  qn_ref_tensor tensors[2], result = {.values = out, .count = 1};
+  const qn_ref_tensor *operands[2] = {&tensors[0], &tensors[1]};
+  if (!(qn_op_get_info(spec->op)->flags & QN_OF_E)) return false;
+  for (int i = 0; i < spec->operand_count; i++) {
+    const qn_node *operand = qn_graph_node(r->to, spec->operands[i]);
+    if (operand->op != QN_OP_CONST) return false;
+    values[i] = qn_node_float(operand, QN_ATTR_VALUE, 0);
+    tensors[i] = (qn_ref_tensor){.type = operand->type, .values = &values[i], .count = 1};
   }
+  qn_node node = {.op = spec->op, .operand_count = spec->operand_count, .loc = spec->loc};
+  return qn_ref_op(&node, operands, &result, r->to->arena, NULL) == QN_OK;
 }
 
 static qn_status fold_node(qn_rewriter *r, qn_id id, qn_id *out) {
   qn_node_spec spec;
   QN_TRY(qn_rewrite_spec(r, id, &spec));
-  double values[2] = {0, 0}, result = 0;
-  bool constant = spec.operand_count >= 1 && spec.operand_count <= 2;
-  for (int i = 0; constant && i < spec.operand_count; i++) {
-    const qn_node *operand = qn_graph_node(r->to, spec.operands[i]);
-    constant = operand->op == QN_OP_CONST;
-    if (constant) values[i] = qn_node_float(operand, QN_ATTR_VALUE, 0);
-  }
-  if (constant && fold(spec.op, values[0], values[1], &result)) {
+  double value = 0;
+  if (fold(r, &spec, &value)) {
     spec = (qn_node_spec){.op = QN_OP_CONST, .type = spec.type, .loc = spec.loc, .attr_count = 1,
-                          .attrs = {{.id = QN_ATTR_VALUE, .value.f = result}}};
+                          .attrs = {{.id = QN_ATTR_VALUE, .value.f = value}}};
   }
   return qn_graph_add(r->to, &spec, out, r->diag);
 }

@@ -6,16 +6,7 @@ bool qn_fuse_computes(const qn_fuse *fuse, qn_id id) {
   uint32_t flags = qn_op_get_info(node->op)->flags;
   if (flags & QN_OF_S) return false;
   if (flags & QN_OF_V) return node->group != 0;
-  // Stacked parameters are packed, not computed.
-  return !(node->op == QN_OP_CONCAT && qn_graph_node(fuse->graph, node->operands[0])->op == QN_OP_PARAM);
-}
-
-qn_id qn_fuse_base(const qn_fuse *fuse, qn_id id) {
-  for (;;) {
-    const qn_node *node = qn_graph_node(fuse->graph, id);
-    if (!(qn_op_get_info(node->op)->flags & QN_OF_V) || node->group) return id;
-    id = node->operands[0];
-  }
+  return !qn_graph_is_stack(fuse->graph, node);
 }
 
 qn_status qn_fuse_init(qn_fuse *fuse, qn_pass_context *context) {
@@ -37,7 +28,7 @@ qn_status qn_fuse_init(qn_fuse *fuse, qn_pass_context *context) {
       if (!qn_fuse_computes(fuse, id)) continue;
       const qn_node *node = qn_graph_node(graph, id);
       for (int i = 0; i < node->operand_count; i++) {
-        qn_id base = qn_fuse_base(fuse, node->operands[i]);
+        qn_id base = qn_graph_base(graph, node->operands[i]);
         if (round == 1) fuse->users[base][sizes[base]] = id;
         sizes[base]++;
       }
@@ -58,7 +49,7 @@ bool qn_fuse_is_convex(const qn_fuse *fuse, const bool *member) {
     if (!member[id]) continue;
     const qn_node *node = qn_graph_node(graph, id);
     for (int i = 0; i < node->operand_count; i++) {
-      qn_id base = qn_fuse_base(fuse, node->operands[i]);
+      qn_id base = qn_graph_base(graph, node->operands[i]);
       if (!member[base] && qn_fuse_computes(fuse, base) && base > first) return false;
     }
     for (const uint32_t *user = fuse->users[id]; *user; user++) {

@@ -3,6 +3,7 @@
 // Requires: no groups yet. Keeps: every value. Groups are convex and have one result.
 #include <string.h>
 
+#include "ir/format.h"
 #include "passes/fuse.h"
 
 typedef struct grower {
@@ -14,12 +15,22 @@ typedef struct grower {
 
 static bool fits(const grower *g, const qn_node *node) { return qn_type_equal(&node->type, &g->anchor->type); }
 
+// A panel has 16 columns, also where the matrix has fewer: what they read must be padded as values and vectors of
+// parameters are, and inputs, parts of values and matrices of parameters are not.
+static bool is_padded(const grower *g, qn_id id) {
+  const qn_node *node = qn_graph_node(g->fuse.graph, id);
+  bool whole_panels = g->anchor->type.dims[1].value % QN_TILE_ROWS == 0;
+  if (whole_panels || node->type.rank == 0) return true;
+  if (node->op == QN_OP_PARAM) return node->type.rank == 1;
+  return node->type.rank == 2 && qn_fuse_computes(&g->fuse, id);
+}
+
 // Can operand `id` of a joining op be had: from memory, or by joining too?
 static bool pull(grower *g, qn_id id, qn_id first) {
   const qn_node *node = qn_graph_node(g->fuse.graph, id);
   if (g->trial[id]) return true;
-  qn_id base = qn_fuse_base(&g->fuse, id);
-  if (!qn_fuse_computes(&g->fuse, base) || base < first) return true;
+  qn_id base = qn_graph_base(g->fuse.graph, id);
+  if (!qn_fuse_computes(&g->fuse, base) || base < first) return is_padded(g, id);
   if (base != id || g->fuse.uses[id] != 1 || node->group || !fits(g, node)) return false;
   bool same_input = node->op == QN_OP_MATMUL && node->operands[0] == g->anchor->operands[0];
   if (!same_input && !(qn_op_get_info(node->op)->flags & QN_OF_E)) return false;

@@ -6,6 +6,7 @@
 #include "passes/fuse.h"
 
 static bool stands_alone(const qn_node *node) {
+  if (node->op == QN_OP_CONCAT && qn_node_int(node, QN_ATTR_AXIS, 0) == 0 && node->type.rank > 1) return true;
   bool symbolic_row = node->op == QN_OP_SOFTMAX && !qn_dim_is_const(node->type.dims[node->type.rank - 1]);
   return node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX || symbolic_row;
 }
@@ -23,9 +24,27 @@ typedef struct rows_context {
   bool *open;  // by group: may take more members
 } rows_context;
 
+// Is element [i, ...] of the view read from row i of its operand?
+static bool keeps_rows(const qn_graph *graph, const qn_node *view) {
+  const qn_type *from = &qn_graph_node(graph, view->operands[0])->type;
+  if (view->op == QN_OP_SLICE && qn_node_int(view, QN_ATTR_AXIS, 0) == 0) return false;
+  return from->rank > 0 && view->type.rank > 0 && qn_dim_equal(from->dims[0], view->type.dims[0]);
+}
+
+// May the node be in one loop over rows with what the group computes: does it read only its own row of that?
+static bool reads_own_rows(const qn_graph *graph, const qn_node *node, uint32_t group) {
+  for (int i = 0; i < node->operand_count; i++) {
+    bool own = !(node->op == QN_OP_GATHER_ROWS && i == 0);
+    qn_id id = node->operands[i], base = qn_graph_base(graph, id);
+    for (; id != base; id = qn_graph_node(graph, id)->operands[0]) own = own && keeps_rows(graph, qn_graph_node(graph, id));
+    if (!own && qn_graph_node(graph, base)->group == group) return false;
+  }
+  return true;
+}
+
 static bool try_join(rows_context *c, qn_id id, uint32_t group) {
   qn_graph *graph = c->fuse.graph;
-  if (!group || !c->open[group]) return false;
+  if (!group || !c->open[group] || !reads_own_rows(graph, qn_graph_node(graph, id), group)) return false;
   for (qn_id other = 1; other < graph->nodes.count; other++) {
     c->member[other] = graph->nodes.items[other].group == group;
     if (c->member[other] && !qn_dim_equal(rows_of(graph, qn_graph_node(graph, other)), rows_of(graph, qn_graph_node(graph, id)))) {
@@ -43,7 +62,7 @@ static void place(rows_context *c, qn_id id, uint32_t *latest) {
   const qn_node *node = qn_graph_node(graph, id);
   if (!stands_alone(node)) {
     for (int i = 0; i < node->operand_count; i++) {
-      uint32_t group = qn_graph_node(graph, qn_fuse_base(&c->fuse, node->operands[i]))->group;
+      uint32_t group = qn_graph_node(graph, qn_graph_base(graph, node->operands[i]))->group;
       if (try_join(c, id, group)) return;
     }
     if (try_join(c, id, *latest)) return;
@@ -54,28 +73,47 @@ static void place(rows_context *c, qn_id id, uint32_t *latest) {
   if (c->open[group]) *latest = group;
 }
 
-// An output that is a slice or a reshape that moves rows is copied: it gets a group of its own.
-static bool is_copied_output(const qn_graph *graph, qn_id id) {
-  const qn_node *node = qn_graph_node(graph, id);
-  if (!(qn_op_get_info(node->op)->flags & QN_OF_V)) return false;
-  bool output = false;
-  for (size_t i = 0; i < graph->outputs.count; i++) output = output || graph->outputs.items[i].value == id;
-  if (!output) return false;
-  const qn_node *from = qn_graph_node(graph, node->operands[0]);
-  bool renames = node->op != QN_OP_SLICE && from->type.rank > 0 && node->type.rank > 0 &&
-                 qn_dim_equal(from->type.dims[0], node->type.dims[0]) && !(qn_op_get_info(from->op)->flags & (QN_OF_S | QN_OF_V));
-  return !renames;
+// Does the output have memory of its own: a computed value, or a view of one that only changes how a row is seen, and
+// no other output's?
+static bool has_own_memory(const qn_graph *graph, size_t output) {
+  qn_id id = graph->outputs.items[output].value, base = qn_graph_base(graph, id);
+  const qn_node *node = qn_graph_node(graph, base);
+  if ((qn_op_get_info(node->op)->flags & (QN_OF_S | QN_OF_W)) || qn_graph_is_stack(graph, node)) return false;
+  for (; id != base; id = qn_graph_node(graph, id)->operands[0]) {
+    const qn_node *view = qn_graph_node(graph, id);
+    if (view->op == QN_OP_SLICE || !keeps_rows(graph, view)) return false;
+  }
+  for (size_t i = 0; i < output; i++) {
+    if (qn_graph_base(graph, graph->outputs.items[i].value) == base) return false;
+  }
+  return true;
+}
+
+// Outputs that share their values with others, or have none in the arena, are copied: each by a reshape to the same
+// type in a group of its own.
+static qn_status copy_outputs(qn_graph *graph, qn_diag *diag) {
+  for (size_t i = 0; i < graph->outputs.count; i++) {
+    qn_output *output = &graph->outputs.items[i];
+    const qn_node *node = qn_graph_node(graph, output->value);
+    if (node->type.dtype != QN_DTYPE_F32 || (qn_op_get_info(node->op)->flags & QN_OF_W)) {
+      return qn_fail(diag, QN_ERR_UNSUPPORTED, node->loc, "output '%s': got a value of type %s made by %s, want one of f32",
+                     output->name, qn_dtype_name(node->type.dtype), qn_op_get_info(node->op)->name);
+    }
+    if (has_own_memory(graph, i)) continue;
+    qn_type type = node->type;
+    qn_node_spec spec = {.op = QN_OP_RESHAPE, .operand_count = 1, .operands = {output->value}, .type = &type,
+                         .loc = node->loc, .group = ++graph->group_count};
+    QN_TRY(qn_graph_add(graph, &spec, &output->value, diag));
+  }
+  return QN_OK;
 }
 
 qn_status qn_pass_fuse_rows(qn_pass_context *context) {
   qn_graph *graph = context->graph;
+  QN_TRY(copy_outputs(graph, context->diag));
   rows_context c = {.member = QN_ARENA_ARRAY(context->arena, graph->nodes.count, bool),
                     .open = QN_ARENA_ARRAY(context->arena, graph->nodes.count + graph->group_count + 1, bool)};
   if (!c.member || !c.open) return qn_fail_nomem(context->diag, graph->name, "groups");
-  for (qn_id id = 1; id < graph->nodes.count; id++) {
-    if (!is_copied_output(graph, id)) continue;
-    graph->nodes.items[id].group = ++graph->group_count;
-  }
   QN_TRY(qn_fuse_init(&c.fuse, context));
   uint32_t latest = 0;
   for (qn_id id = 1; id < graph->nodes.count; id++) {

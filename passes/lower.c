@@ -14,10 +14,6 @@ bool qn_lower_add_buffer(qn_lower *lower, const qn_pbuf *buffer, uint32_t *out_i
   return qn_vec_push_arena(lower->program->arena, &lower->program->buffers, *buffer);
 }
 
-static bool is_packed_concat(const qn_graph *graph, const qn_node *node) {
-  return node->op == QN_OP_CONCAT && !node->group && qn_graph_node(graph, node->operands[0])->op == QN_OP_PARAM;
-}
-
 static qn_status weight_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *out) {
   qn_diag *diag = lower->pass->diag;
   const char *layout = qn_node_text(node, QN_ATTR_LAYOUT, "plain");
@@ -31,6 +27,11 @@ static qn_status weight_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *ou
   for (size_t i = 0; i < p.source_count; i++) {
     const qn_node *source = node->op == QN_OP_CONCAT ? qn_graph_node(lower->graph, node->operands[i]) : node;
     p.sources[i] = qn_node_text(source, QN_ATTR_NAME, "?");
+    if (p.layout == QN_LAYOUT_ROWS16 && i + 1 < p.source_count && source->type.dims[0].value % QN_TILE_ROWS != 0) {
+      return qn_fail(diag, QN_ERR_UNSUPPORTED, node->loc,
+                     "stacking '%s' for a matmul: got %" PRId64 " rows, want a multiple of %d in all but the last",
+                     p.sources[i], source->type.dims[0].value, QN_TILE_ROWS);
+    }
   }
   p.name = p.sources[0];
   size_t bytes = 0;
@@ -60,6 +61,8 @@ static qn_status arena_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *out
   if (constant_rows && type->rank > 1) {
     padded.rank = 2;
     padded.dims[1] = qn_dim_const(p.row_pitch);
+  } else if (!constant_rows) {
+    p.row_pitch = 0;
   }
   if (!qn_type_elements(&padded, lower->graph->max_values, &elements) || elements < 1) {
     return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc,
@@ -77,18 +80,17 @@ static qn_status make_buffer(qn_lower *lower, qn_id id) {
   qn_lvalue *value = &lower->values[id];
   qn_pbuf p = {.type = node->type};
   if (node->op == QN_OP_KV_WRITE) {
-    value->buffer = lower->values[qn_lower_base(lower->graph, node->operands[0])].buffer;
+    value->buffer = lower->values[qn_graph_base(lower->graph, node->operands[0])].buffer;
     value->stored = true;
     return QN_OK;
   }
-  if (node->op == QN_OP_PARAM || is_packed_concat(lower->graph, node)) {
+  if (node->op == QN_OP_PARAM || qn_graph_is_stack(lower->graph, node)) {
     if (node->op == QN_OP_PARAM && !qn_node_attr(node, QN_ATTR_LAYOUT)) return QN_OK;  // part of a concat
     QN_TRY(weight_buffer(lower, node, &p));
     value->stored = true;
   } else if (node->op == QN_OP_INPUT) {
     p.kind = QN_PB_INPUT;
     p.name = qn_node_text(node, QN_ATTR_NAME, "?");
-    p.row_pitch = qn_lower_row_pitch(&node->type);
     int64_t elements = 0;
     if (!qn_type_elements(&node->type, lower->graph->max_values, &elements)) {
       return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of input '%s' overflows", p.name);
@@ -116,31 +118,51 @@ static qn_status make_buffer(qn_lower *lower, qn_id id) {
   return QN_OK;
 }
 
-// Which values must be in memory: those used outside their group, and outputs.
-static void find_materialised(qn_lower *lower) {
+// Ops that are no expression of an element: their kernels write rows as a whole.
+static bool writes_rows(const qn_node *node) {
+  switch (node->op) {
+    case QN_OP_ATTN_SCORES:
+    case QN_OP_ATTN_MIX:
+    case QN_OP_ATTENTION:
+    case QN_OP_QUANTIZE:
+    case QN_OP_CONCAT: return true;
+    case QN_OP_SOFTMAX: return !qn_dim_is_const(node->type.dims[node->type.rank - 1]);
+    default: return false;
+  }
+}
+
+// What an element's expression may grow to before a part of it goes to memory.
+#define MAX_EXPRESSION 128
+
+// Which values must be in memory: those used outside their group, outputs, what no expression computes, and what would
+// make expressions too large (a value used twice is computed twice).
+static qn_status find_materialised(qn_lower *lower) {
   const qn_graph *graph = lower->graph;
+  uint32_t *sizes = QN_ARENA_ARRAY(lower->pass->arena, graph->nodes.count, uint32_t);
+  if (!sizes) return qn_fail_nomem(lower->pass->diag, graph->name, "sizes of expressions");
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     const qn_node *user = qn_graph_node(graph, id);
-    if (!user->group) continue;
-    for (int i = 0; i < user->operand_count; i++) {
-      qn_id base = qn_lower_base(graph, user->operands[i]);
+    sizes[id] = 1;
+    for (int i = 0; user->group && i < user->operand_count; i++) {
+      qn_id base = qn_graph_base(graph, user->operands[i]);
       const qn_node *node = qn_graph_node(graph, base);
-      if (node->group && node->group != user->group) lower->values[base].materialised = true;
+      bool rotated = node->op == QN_OP_ROPE && user->op != QN_OP_KV_WRITE;
+      if (node->group && (node->group != user->group || rotated)) lower->values[base].materialised = true;
+      sizes[id] += lower->values[base].materialised ? 1 : sizes[base];
     }
-    bool always = user->op == QN_OP_ATTN_SCORES || user->op == QN_OP_ATTN_MIX || user->op == QN_OP_ATTENTION ||
-                  user->op == QN_OP_QUANTIZE || user->op == QN_OP_CONCAT;
-    bool symbolic_softmax = user->op == QN_OP_SOFTMAX && !qn_dim_is_const(user->type.dims[user->type.rank - 1]);
-    if (always || symbolic_softmax) lower->values[id].materialised = true;
+    bool large = sizes[id] > MAX_EXPRESSION && user->op != QN_OP_KV_WRITE;
+    if (user->group && (writes_rows(user) || large)) lower->values[id].materialised = true;
   }
   for (size_t i = 0; i < graph->outputs.count; i++) {
-    lower->values[qn_lower_base(graph, graph->outputs.items[i].value)].materialised = true;
+    lower->values[qn_graph_base(graph, graph->outputs.items[i].value)].materialised = true;
   }
+  return QN_OK;
 }
 
 static qn_status name_outputs(qn_lower *lower) {
   for (size_t i = 0; i < lower->graph->outputs.count; i++) {
     const qn_output *output = &lower->graph->outputs.items[i];
-    uint32_t buffer = lower->values[qn_lower_base(lower->graph, output->value)].buffer;
+    uint32_t buffer = lower->values[qn_graph_base(lower->graph, output->value)].buffer;
     const qn_node *node = qn_graph_node(lower->graph, output->value);
     qn_pbuf *p = buffer ? &lower->program->buffers.items[buffer - 1] : NULL;
     if (!p || p->kind != QN_PB_ARENA || p->name) {
@@ -302,7 +324,7 @@ qn_status qn_pass_lower(qn_pass_context *context) {
   lower.values = QN_ARENA_ARRAY(context->arena, context->graph->nodes.count, qn_lvalue);
   if (!lower.program || !lower.values) return qn_fail_nomem(context->diag, context->graph->name, "lowering");
   memcpy(lower.program->max_values, context->graph->max_values, sizeof lower.program->max_values);
-  find_materialised(&lower);
+  QN_TRY(find_materialised(&lower));
   for (qn_id id = 1; id < context->graph->nodes.count; id++) QN_TRY(make_buffer(&lower, id));
   QN_TRY(name_outputs(&lower));
   QN_TRY(lower_groups(&lower));

@@ -36,8 +36,6 @@ typedef struct qn_lplace {
   const qn_lexpr *flat;
 } qn_lplace;
 
-// The node behind views that only rename elements (views that have a group of their own compute).
-qn_id qn_lower_base(const qn_graph *graph, qn_id id);
 // The expression for an element of a value: a load, or the computation where it is not in memory. NULL: see build.failed,
 // or *status-carrying diag set when the op cannot be an element's expression.
 const qn_lexpr *qn_lower_value(qn_lower *lower, qn_id id, qn_lplace place);
@@ -55,8 +53,10 @@ bool qn_lower_add_buffer(qn_lower *lower, const qn_pbuf *buffer, uint32_t *out_i
 
 // Elements of a row: the product of all dimensions but the leading one (constant).
 int64_t qn_lower_row_width(const qn_type *type);
-// Byte (a8) or element pitch of rows in memory.
+// Byte (a8) or element pitch of rows in the arena.
 int64_t qn_lower_row_pitch(const qn_type *type);
+// Elements of a row, for rows that hold a symbol too.
+const qn_lexpr *qn_lower_row_elements(qn_lower *lower, const qn_type *type);
 
 // Shapes of loops that many kernels use. `body` gets the index of an element.
 typedef void (*qn_lower_body)(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context);

@@ -296,14 +296,27 @@ static void store_element(qn_lower *lower, qn_lblock *block, const qn_lexpr *ind
   qn_lower_store(lower, block, c->id, place, value);
 }
 
+// Does the value's expression hold a lookup in a packed table?
 static bool uses_embed(const qn_lower *lower, qn_id id) {
   const qn_node *node = qn_graph_node(lower->graph, id);
-  if (node->group != lower->group) return false;
+  bool view = (qn_op_get_info(node->op)->flags & QN_OF_V) != 0;
+  if ((node->group != lower->group && !view) || lower->values[id].stored) return false;
   if (node->op == QN_OP_EMBED) return true;
   for (int i = 0; i < node->operand_count; i++) {
     if (uses_embed(lower, node->operands[i])) return true;
   }
   return false;
+}
+
+// Rows whose size holds a symbol ("64P"): in chunks of 16 elements.
+static void store_symbolic_rows(qn_lower *lower, qn_lblock *block, const qn_type *type, store_context *c) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *chunks = LX_DIV(qn_lower_row_elements(lower, type), LX_INT(QN_TILE_ROWS));
+  qn_lvar *h = qn_lvar_new(b, "h");
+  qn_lstmt *loop = qn_lfor(b, block, h, LX_INT(0), chunks, QN_LO_DATA);
+  if (!loop) return;
+  c->base = LX_MUL(qn_lref(b, h), LX_INT(QN_TILE_ROWS));
+  qn_lower_each(lower, &loop->u.loop.body, "i", QN_TILE_ROWS, store_element, c);
 }
 
 static void store_rows(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row) {
@@ -312,7 +325,11 @@ static void store_rows(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
   const qn_type *type = node->op == QN_OP_KV_WRITE ? &qn_graph_node(lower->graph, node->operands[1])->type : &node->type;
   store_context c = {.id = id, .x = node->op == QN_OP_KV_WRITE ? node->operands[1] : id, .row = row, .base = LX_INT(0)};
   const char *name = uses_embed(lower, id) ? "e" : "i";  // lookups in packed tables do not vectorise
-  int64_t inner = type->rank > 1 ? type->dims[type->rank - 1].value : (row ? 1 : type->dims[0].value);
+  if (type->rank > 1 && !qn_dim_is_const(type->dims[type->rank - 1])) {
+    store_symbolic_rows(lower, block, type, &c);
+    return;
+  }
+  int64_t inner = type->rank > 1 ? type->dims[type->rank - 1].value : (row || type->rank == 0 ? 1 : type->dims[0].value);
   int64_t outer = type->rank > 1 ? qn_lower_row_width(type) / inner : 1;
   if (outer > 1) {
     qn_lvar *h = qn_lvar_new(b, "h");
@@ -390,6 +407,23 @@ static qn_status rope_frequencies(qn_lower *lower, qn_id id) {
 
 // --- concatenation
 
+// Along axis 0 each part has rows of its own.
+static void concat_blocks(qn_lower *lower, qn_lblock *block, qn_id id) {
+  qn_lbuild *b = &lower->build;
+  const qn_node *node = qn_graph_node(lower->graph, id);
+  int64_t at = 0;
+  for (int part = 0; part < node->operand_count; part++) {
+    const qn_type *type = &qn_graph_node(lower->graph, node->operands[part])->type;
+    qn_lvar *h = qn_lvar_new(b, "h"), *i = qn_lvar_new(b, "i");
+    qn_lstmt *rows = qn_lfor(b, block, h, LX_INT(0), LX_INT(type->dims[0].value), QN_LO_DATA);
+    qn_lstmt *loop = qn_lfor(b, &rows->u.loop.body, i, LX_INT(0), LX_INT(qn_lower_row_width(type)), QN_LO_DATA);
+    const qn_lexpr *row = qn_lref(b, h), *flat = qn_lref(b, i);
+    const qn_lexpr *value = qn_lower_value(lower, node->operands[part], (qn_lplace){row, flat});
+    qn_lower_store(lower, &loop->u.loop.body, id, (qn_lplace){LX_ADD(row, LX_INT(at)), flat}, value);
+    at += type->dims[0].value;
+  }
+}
+
 static void concat_rows(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row) {
   qn_lbuild *b = &lower->build;
   const qn_node *node = qn_graph_node(lower->graph, id);
@@ -446,14 +480,20 @@ qn_status qn_lower_rows_group(qn_lower *lower) {
   qn_lbuild *b = &lower->build;
   const qn_graph *graph = lower->graph;
   const qn_type *shape = NULL;
+  qn_id blocks = 0;
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(graph, id);
     if (node->group != lower->group) continue;
     shape = node->op == QN_OP_KV_WRITE ? &qn_graph_node(graph, node->operands[1])->type : &node->type;
     if (node->op == QN_OP_ROPE_TABLE) QN_TRY(rope_frequencies(lower, id));
+    if (node->op == QN_OP_CONCAT && qn_node_int(node, QN_ATTR_AXIS, 0) == 0) blocks = id;
   }
   qn_lblock *block = &b->kernel->body;
   const qn_lexpr *row = NULL;
+  if (shape->rank > 1 && blocks) {
+    concat_blocks(lower, block, blocks);
+    return QN_OK;
+  }
   if (shape->rank > 1 || (shape->rank == 1 && !qn_dim_is_const(shape->dims[0]))) {
     qn_lvar *t = qn_lvar_new(b, "t");
     qn_lstmt *loop = qn_lfor(b, block, t, LX_INT(0), qn_ldim(b, shape->dims[0]), QN_LO_DATA);

@@ -5,14 +5,6 @@
 
 #include "passes/lower.h"
 
-qn_id qn_lower_base(const qn_graph *graph, qn_id id) {
-  for (;;) {
-    const qn_node *node = qn_graph_node(graph, id);
-    if (!(qn_op_get_info(node->op)->flags & QN_OF_V) || node->group) return id;
-    id = node->operands[0];
-  }
-}
-
 int64_t qn_lower_row_width(const qn_type *type) {
   int64_t width = 1;
   for (int i = 1; i < type->rank; i++) width *= type->dims[i].value;
@@ -37,16 +29,20 @@ static qn_lmem mem_of(qn_dtype dtype) {
   }
 }
 
-// The symbolic factor of a row's size ("64P" scores), as an expression of the pitch.
-static const qn_lexpr *pitch_expr(qn_lower *lower, const qn_type *type) {
+const qn_lexpr *qn_lower_row_elements(qn_lower *lower, const qn_type *type) {
   qn_lbuild *b = &lower->build;
-  for (int i = 1; i < type->rank; i++) {
-    if (qn_dim_is_const(type->dims[i])) continue;
-    const qn_lexpr *pitch = LX_INT(1);
-    for (int d = 1; d < type->rank; d++) pitch = LX_MUL(pitch, qn_ldim(b, type->dims[d]));
-    return pitch;
-  }
-  return LX_INT(qn_lower_row_pitch(type));
+  const qn_lexpr *elements = LX_INT(1);
+  for (int i = 1; i < type->rank; i++) elements = LX_MUL(elements, qn_ldim(b, type->dims[i]));
+  return elements;
+}
+
+// Elements (bytes of a8) from row to row: values of the arena are padded, unless a row's size holds a symbol ("64P");
+// inputs and plain weights are not.
+static const qn_lexpr *pitch_expr(qn_lower *lower, const qn_pbuf *buffer) {
+  const qn_type *type = &buffer->type;
+  bool padded = buffer->kind == QN_PB_ARENA;
+  for (int i = 1; i < type->rank; i++) padded = padded && qn_dim_is_const(type->dims[i]);
+  return padded ? qn_lint(&lower->build, qn_lower_row_pitch(type)) : qn_lower_row_elements(lower, type);
 }
 
 // A parameter's element count: what bounds its accesses.
@@ -62,12 +58,11 @@ static const qn_lexpr *param_elements(qn_lower *lower, const qn_pbuf *buffer) {
     for (int i = 0; i < type->rank; i++) elements = LX_MUL(elements, qn_ldim(b, type->dims[i]));
     return elements;
   }
-  if (type->dtype == QN_DTYPE_I32 && type->rank == 2) return LX_MUL(qn_ldim(b, type->dims[0]), qn_ldim(b, type->dims[1]));
-  return LX_MUL(qn_ldim(b, type->dims[0]), pitch_expr(lower, type));
+  return LX_MUL(qn_ldim(b, type->dims[0]), pitch_expr(lower, buffer));
 }
 
 qn_lbuf *qn_lower_param(qn_lower *lower, qn_id id) {
-  id = qn_lower_base(lower->graph, id);
+  id = qn_graph_base(lower->graph, id);
   uint32_t buffer = lower->values[id].buffer;
   if (buffer == 0) {
     qn_status status = qn_fail(lower->pass->diag, QN_ERR_INTERNAL, qn_graph_node(lower->graph, id)->loc,
@@ -99,18 +94,23 @@ qn_lbuf *qn_lower_bind(qn_lower *lower, uint32_t buffer) {
   return param;
 }
 
+// The program buffer that holds a value which is in memory.
+static const qn_pbuf *buffer_of(const qn_lower *lower, qn_id id) {
+  return &lower->program->buffers.items[lower->values[qn_graph_base(lower->graph, id)].buffer - 1];
+}
+
 // The index of an element in its buffer.
-static const qn_lexpr *element_index(qn_lower *lower, const qn_type *type, qn_lplace place) {
+static const qn_lexpr *element_index(qn_lower *lower, qn_id id, qn_lplace place) {
   qn_lbuild *b = &lower->build;
   if (!place.row) return place.flat;
-  return LX_ADD(LX_MUL(place.row, pitch_expr(lower, type)), place.flat);
+  return LX_ADD(LX_MUL(place.row, pitch_expr(lower, buffer_of(lower, id))), place.flat);
 }
 
 const qn_lexpr *qn_lower_weight(qn_lower *lower, qn_id weight, const qn_lexpr *n, const qn_lexpr *k) {
   qn_lbuild *b = &lower->build;
   qn_lbuf *buf = qn_lower_param(lower, weight);
   if (!buf) return NULL;
-  const qn_pbuf *p = &lower->program->buffers.items[lower->values[qn_lower_base(lower->graph, weight)].buffer - 1];
+  const qn_pbuf *p = buffer_of(lower, weight);
   const qn_format *format = qn_format_of(p->type.dtype);
   int64_t k_size = p->type.dims[1].value, rows = p->layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
   const qn_lexpr *panel = LX_DIV(n, LX_INT(rows)), *lane = LX_MOD(n, LX_INT(rows));
@@ -146,10 +146,10 @@ static qn_lplace operand_place(qn_lower *lower, qn_id id, const qn_type *result,
   qn_lbuild *b = &lower->build;
   const qn_type *type = &qn_graph_node(lower->graph, id)->type;
   if (type->rank == 0) return (qn_lplace){NULL, LX_INT(0)};
-  if (type->rank == 1 && result->rank > 1) {
-    return (qn_lplace){NULL, LX_MOD(place.flat, LX_INT(result->dims[result->rank - 1].value))};
-  }
-  return place;
+  if (type->rank != 1 || result->rank == 1) return place;
+  // Beyond a panel's last column, parameters have padding to read.
+  bool padded = result->rank == 2 && qn_graph_node(lower->graph, id)->op == QN_OP_PARAM;
+  return (qn_lplace){NULL, padded ? place.flat : LX_MOD(place.flat, LX_INT(type->dims[0].value))};
 }
 
 static const qn_lexpr *sigmoid_of(qn_lbuild *b, const qn_lexpr *x) {
@@ -213,9 +213,11 @@ static const qn_lexpr *row_op_element(qn_lower *lower, qn_id id, const qn_node *
 }
 
 static const qn_lexpr *load_value(qn_lower *lower, qn_id id, qn_lplace place) {
+  const qn_pbuf *p = buffer_of(lower, id);
+  if (p->kind == QN_PB_WEIGHT && p->layout != QN_LAYOUT_PLAIN) return qn_lower_weight(lower, id, place.row, place.flat);
   qn_lbuf *buf = qn_lower_param(lower, id);
   if (!buf) return NULL;
-  return qn_lload(&lower->build, buf, buf->mem, element_index(lower, &qn_graph_node(lower->graph, id)->type, place), 1);
+  return qn_lload(&lower->build, buf, buf->mem, element_index(lower, id, place), 1);
 }
 
 // The place in a slice's operand of an element at `place` of the slice.
@@ -275,11 +277,7 @@ const qn_lexpr *qn_lower_value(qn_lower *lower, qn_id id, qn_lplace place) {
   uint32_t flags = qn_op_get_info(node->op)->flags;
   if (value->expr) return value->expr;
   if (node->op == QN_OP_CONST) return LX_F32((float)qn_node_float(node, QN_ATTR_VALUE, 0));
-  if (value->buffer && value->stored) {
-    bool has_rows = node->type.rank > 1 || (node->type.rank == 1 && !qn_dim_is_const(node->type.dims[0]));
-    if (has_rows && node->type.rank == 1 && !place.row) place = (qn_lplace){NULL, place.flat};
-    return load_value(lower, id, place);
-  }
+  if (value->buffer && value->stored) return load_value(lower, id, place);
   if (flags & QN_OF_V) return view_element(lower, node, place);
   if (flags & QN_OF_E) return elementwise(lower, node, place);
   switch (node->op) {
@@ -331,7 +329,7 @@ void qn_lower_store(qn_lower *lower, qn_lblock *block, qn_id id, qn_lplace place
     qn_lbuf *buf = qn_lower_param(lower, id);
     if (buf) {
       buf->writable = true;
-      qn_lstore(b, block, buf, buf->mem, element_index(lower, &node->type, place), value);
+      qn_lstore(b, block, buf, buf->mem, element_index(lower, id, place), value);
     }
   }
   lower->values[id].stored = lower->values[id].stored || lower->values[id].materialised;

@@ -1,6 +1,7 @@
-// quern-gemv: the proof that the loop IR suffices. Writes matrix-vector kernels for Q8_0 and Q4_0 weights in the tile
-// layout as loop IR text, compiles them for this machine, checks them against the interpreter, and times them against
-// a plain read of the same bytes in the same run.
+// quern-gemv: how fast the matmul kernels are that the passes make. Builds a graph of one matmul, runs the passes on
+// it, compiles what they leave, checks it against plain C, and times exactly that: with few tokens beside a plain read
+// of the same bytes, with more beside the peak of the instruction that does the work, all in the same run.
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -10,150 +11,177 @@
 #include <time.h>
 
 #include "codegen/codegen.h"
-#include "ir/loop_interp.h"
+#include "ir/program.h"
+#include "passes/pass.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "tests/support/graph_text.h"
 
 enum {
   K = 2048,
-  BLOCKS = K / 32,
+  FEW_TOKENS = 8,  // up to so many, weights come from memory: compared with the read
   MAX_THREADS = 64,
   MAX_REPETITIONS = 101,
-  MAX_VARIANTS = 64,
-  CHECK_PANELS = 4,
-  PIECES = 8,  // of the buffer: a measurement covers one, the next measurement the next
+  MAX_CONTENDERS = 64,
+  MAX_LIST = 16,
+  MAX_PARAMS = 8,
+  PASSES = 3,       // a measurement is the best of so many
+  PANELS = 32,      // their number is a multiple: n tiles of 1, 2, 4 and 8 leave equal shares
+  SPARE = 8 << 20,  // what rounding up to so many panels may add to the weights
   PAGE = 4096,
 };
 
-typedef struct variant {
-  const char *format;  // "q8_0" or "q4_0"
-  int block_bytes;     // of a block of 16 rows: 16 scales, then `lines` of 64 bytes of codes
-  int lines;
-  int offset;           // subtracted from the unsigned codes
-  int panels;           // of 16 rows that one iteration of the loop n computes
-  int prefetch_bytes;   // ahead; 0 = none
-  int64_t panel_count;  // of the whole buffer
-  char name[64];
-  qn_kernel_fn check, full;  // for CHECK_PANELS panels and for the whole buffer
-} variant;
-
 typedef struct options {
-  const char *format, *target, *dump;               // NULL = all, "host", nothing
-  int mib, repetitions, threads, panels, prefetch;  // panels and prefetch: -1 = several
-  bool text;
+  const char *formats, *mode, *target, *dump, *schedule;  // NULL = all, all, "host", nothing, the defaults
+  const char *tiles, *ahead, *unroll, *mib;               // lists; NULL = what the schedule says, 256 and 512
+  const char *clock, *text;                               // "cpu" or "wall"; not NULL = print the kernels
+  int tokens, repetitions, threads;
 } options;
+
+// What is shared by all contenders: sizes, bytes and the target.
+typedef struct bench {
+  const options *o;
+  qn_target target;
+  const qn_format *format;
+  int64_t panels;             // of 16 rows
+  uint8_t *weights, *memory;  // huge pages
+  size_t weight_bytes, memory_bytes;
+  float *x;
+  int64_t symbols[QN_SYM_COUNT];
+  int pieces;  // of the weights: a measurement covers one, the next measurement the next
+} bench;
+
+// A compiled program of one matmul.
+typedef struct contender {
+  bool integer;  // numeric mode int8
+  const qn_program *program;
+  const qn_pvariant *variants[MAX_PARAMS];  // by kernel: those for this number of tokens
+  const qn_pstep *matmul;
+  void *image;
+  size_t image_size;
+  qn_kernel_fn functions[MAX_PARAMS];  // by kernel
+  char label[64];
+} contender;
 
 static _Noreturn void die(const qn_diag *diag) {
   fprintf(stderr, "quern-gemv: %s\n", diag->text);
   exit(diag->status);
 }
 
-// ---- the kernels as text --------------------------------------------------------------------------------------
-
-// Codes of line g of panel p: bytes of 8-bit codes, or the low or high nibbles.
-static void write_dot(const variant *v, int p, int line, bool high, qn_buf *out) {
-  int group = high ? line + v->lines : line;
-  qn_buf_printf(out, "      i%d[0 : 16] = dot4(i%d[0 : 16], ", p, p);
-  if (v->lines == 4) qn_buf_puts(out, high ? "and(shr(" : "and(");
-  qn_buf_printf(out, "w.i32[(n*%d + %d)*%d + kb*%d + %d : 16]", v->panels, p, BLOCKS * v->block_bytes / 4,
-                v->block_bytes / 4, 8 + line * 16);
-  if (v->lines == 4) qn_buf_puts(out, high ? ", 4i32), 252645135i32)" : ", 252645135i32)");
-  qn_buf_printf(out, ", x.i32[kb*8 + %d])\n", group);
+static _Noreturn void die_text(const char *what, const char *name) {
+  fprintf(stderr, "quern-gemv: %s: %s\n", name, what);
+  exit(QN_ERR_INTERNAL);
 }
 
-static void write_block(const variant *v, qn_buf *out) {
-  for (int p = 0; p < v->panels; p++) {
-    for (int at = 0; v->prefetch_bytes > 0 && at < v->block_bytes; at += 64)
-      qn_buf_printf(out, "      prefetch w[(n*%d + %d)*%d + kb*%d + %d]\n", v->panels, p, BLOCKS * v->block_bytes,
-                    v->block_bytes, v->prefetch_bytes + at);
-    qn_buf_printf(out, "      local i%d : i32[16]\n      i%d[0 : 16] = xsum[kb]*-%di32\n", p, p, v->offset);
+static void must(qn_status status, const qn_diag *diag) {
+  if (status != QN_OK) die(diag);
+}
+
+// ---- making kernels -------------------------------------------------------------------------------------------
+
+static qn_program *run_passes(const bench *b, bool integer, const qn_schedule *forced, qn_arena *arena) {
+  static const char graph[] = "x = input f32[T,$K]; w = param $F[$N,$K]; y = matmul x w; output y; max T=$T R=$T";
+  char sizes[128];
+  qn_diag diag = {0};
+  snprintf(sizes, sizeof sizes, "K=%d F=%s N=%lld T=%d", (int)K, b->format->name, (long long)b->panels * QN_TILE_ROWS,
+           b->o->tokens);
+  const qn_target *target = &b->target;
+  qn_pass_options pass_options = {
+      .hints = {target->vector_bytes, target->vector_registers, target->dot4 >= QN_DOT4_VPDPBUSD256},
+      .quantize_activations = integer,
+      .forced_schedule = forced};
+  qn_pass_context context = {
+      .arena = arena, .allocator = qn_allocator_default(), .options = &pass_options, .diag = &diag};
+  must(qn_graph_from_text(graph, sizes, arena, &context.graph, &diag), &diag);
+  must(qn_run_passes(&context), &diag);
+  return context.program;
+}
+
+static const qn_pvariant *variant_for(const qn_pkernel *kernel, int64_t rows) {
+  for (int i = 0; i < kernel->variant_count; i++) {
+    const qn_pvariant *v = &kernel->variants[i];
+    if (v->rows_min <= rows && rows <= v->rows_max) return v;
   }
-  for (int high = 0; high <= (v->lines == 4); high++)
-    for (int line = 0; line < v->lines; line++)
-      for (int p = 0; p < v->panels; p++) write_dot(v, p, line, high, out);
-  for (int p = 0; p < v->panels; p++)
-    qn_buf_printf(out,
-                  "      acc%d[0 : 16] = fma(f32(i%d[0 : 16]), w.f16[(n*%d + %d)*%d + kb*%d : 16]*xs[kb], "
-                  "acc%d[0 : 16])\n",
-                  p, p, v->panels, p, BLOCKS * v->block_bytes / 2, v->block_bytes / 2, p);
+  die_text("no variant for this number of tokens", kernel->name);
 }
-
-static void write_kernel(const variant *v, int64_t panel_count, const char *suffix, qn_buf *out) {
-  qn_buf_printf(out, "kernel \"%s%s\" {\n", v->name, suffix);
-  qn_buf_printf(out, "  param w : u8[%lld] streamed\n", (long long)panel_count * BLOCKS * v->block_bytes);
-  qn_buf_printf(out, "  param x : i8[%d]\n  param xs : f32[%d]\n  param xsum : i32[%d]\n", K, BLOCKS, BLOCKS);
-  qn_buf_printf(out, "  param y : f32[%lld] out\n", (long long)panel_count * 16);
-  qn_buf_printf(out, "  for n in 0..%lld data parallel {\n", (long long)panel_count / v->panels);
-  for (int p = 0; p < v->panels; p++) qn_buf_printf(out, "    local acc%d : f32[16]\n    acc%d[0 : 16] = 0.0\n", p, p);
-  qn_buf_printf(out, "    for kb in 0..%d reduce {\n", BLOCKS);
-  write_block(v, out);
-  qn_buf_puts(out, "    }\n");
-  for (int p = 0; p < v->panels; p++)
-    qn_buf_printf(out, "    y[n*%d + %d : 16] = acc%d[0 : 16]\n", v->panels * 16, p * 16, p);
-  qn_buf_puts(out, "  }\n}\n");
-}
-
-// ---- compiling and checking -----------------------------------------------------------------------------------
 
 static void dump(void *context, const char *stage, const char *text, size_t length) {
   const options *o = context;
   if (o->dump && strcmp(o->dump, stage) == 0) fwrite(text, 1, length, stdout);
 }
 
-static double seconds(clockid_t clock) {
-  struct timespec now;
-  clock_gettime(clock, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-// Parses, verifies and compiles all variants into one image, mapped readable and executable.
-static qn_lkernel **compile(variant *variants, size_t count, const options *o, qn_arena *arena) {
+// Compiles kernels into an image, mapped readable and executable.
+static void *compile(const bench *b, const qn_lkernel *const *kernels, size_t count, qn_kernel_fn *out,
+                     size_t *out_size) {
   qn_diag diag = {0};
-  qn_buf text;
-  qn_buf_init(&text, qn_allocator_default());
-  for (size_t i = 0; i < count; i++) {
-    write_kernel(&variants[i], CHECK_PANELS, "_check", &text);
-    write_kernel(&variants[i], variants[i].panel_count, "", &text);
-  }
-  if (o->text) puts(qn_buf_text(&text));
-  qn_lkernel **kernels;
-  size_t kernel_count;
-  if (qn_lkernels_parse("gemv", (qn_str){text.data, text.length}, arena, &kernels, &kernel_count, &diag) != QN_OK)
-    die(&diag);
-  for (size_t i = 0; i < kernel_count; i++)
-    if (qn_lkernel_verify(kernels[i], &diag) != QN_OK) die(&diag);
-  qn_target target;
-  if (qn_target_parse(o->target, &target, &diag) != QN_OK) die(&diag);
   qn_codegen_options codegen = {
-      .target = &target, .threads = 1, .dump = o->dump ? dump : NULL, .dump_context = (void *)(uintptr_t)o};
+      .target = &b->target, .threads = 1, .dump = b->o->dump ? dump : NULL, .dump_context = (void *)(uintptr_t)b->o};
   qn_code code;
-  double start = seconds(CLOCK_MONOTONIC);
-  if (qn_cpu_compile((const qn_lkernel *const *)kernels, kernel_count, &codegen, qn_allocator_default(), &code,
-                     &diag) != QN_OK)
-    die(&diag);
-  printf("target %s: %zu kernels, %.1f ms a kernel on one thread, %zu bytes\n", target.name, kernel_count,
-         1e3 * (seconds(CLOCK_MONOTONIC) - start) / (double)kernel_count, code.image_size);
+  must(qn_cpu_compile(kernels, count, &codegen, qn_allocator_default(), &code, &diag), &diag);
   uint8_t *image = mmap(NULL, code.image_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (image == MAP_FAILED) exit(QN_ERR_NOMEM);
   memcpy(image, code.image, code.image_size);
   if (mprotect(image, code.image_size, PROT_READ | PROT_EXEC) != 0) exit(QN_ERR_NOMEM);
   for (size_t i = 0; i < count; i++) {
-    void *check = image + code.offsets[2 * i], *full = image + code.offsets[2 * i + 1];
-    memcpy(&variants[i].check, &check, sizeof check);
-    memcpy(&variants[i].full, &full, sizeof full);
+    void *address = image + code.offsets[i];
+    memcpy(&out[i], &address, sizeof address);
   }
+  *out_size = code.image_size;
   qn_code_deinit(&code);
-  qn_buf_deinit(&text);
-  return kernels;
+  return image;
 }
 
-typedef struct inputs {
-  uint8_t *weights;  // huge pages
-  size_t size;
-  int8_t *x;
-  float *scales;
-  int32_t *sums;
-  float *y;
-} inputs;
+static void make_contender(const bench *b, bool integer, const qn_schedule *forced, qn_arena *arena, contender *out) {
+  const qn_program *program = run_passes(b, integer, forced, arena);
+  const qn_lkernel *kernels[MAX_PARAMS];
+  size_t count = program->kernels.count;
+  if (count > MAX_PARAMS) die_text("more kernels than a matmul and what quantises its input", program->name);
+  *out = (contender){.integer = integer, .program = program};
+  for (size_t i = 0; i < count; i++) {
+    out->variants[i] = variant_for(&program->kernels.items[i], b->o->tokens);
+    kernels[i] = out->variants[i]->kernel;
+  }
+  for (size_t i = 0; i < program->steps.count; i++) {
+    if (program->kernels.items[program->steps.items[i].kernel].is_matmul) out->matmul = &program->steps.items[i];
+  }
+  const qn_pvariant *variant = out->variants[out->matmul->kernel];
+  if (b->o->text) {
+    qn_buf text;
+    qn_buf_init(&text, qn_allocator_default());
+    qn_lkernel_print(variant->kernel, &text);
+    puts(qn_buf_text(&text));
+    qn_buf_deinit(&text);
+  }
+  out->image = compile(b, kernels, count, out->functions, &out->image_size);
+  const qn_schedule *s = &variant->schedule;
+  int at = snprintf(out->label, sizeof out->label, "%s ", integer ? "int8" : "f32");
+  for (int i = 0; i < s->m_tile_count; i++) {
+    at += snprintf(out->label + at, sizeof out->label - (size_t)at, i ? "/%d" : "%d", s->m_tiles[i]);
+  }
+  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d ahead %d%s", s->n_tile, s->prefetch_bytes,
+           s->k_unroll ? "" : " rolled");
+}
+
+static int64_t extent_of(const bench *b, const qn_pvariant *variant) {
+  qn_dim extent = variant->extent;
+  return qn_dim_is_const(extent) ? extent.value : extent.value * b->symbols[extent.symbol];
+}
+
+// The pointers that a step's kernel gets.
+static void bind(const bench *b, const qn_program *program, const qn_pstep *step, void **out) {
+  const qn_pkernel *kernel = &program->kernels.items[step->kernel];
+  if (kernel->plain->param_count > MAX_PARAMS) die_text("too many parameters", kernel->name);
+  for (size_t i = 0; i < kernel->plain->param_count; i++) {
+    const qn_pbuf *buffer = &program->buffers.items[step->buffers[i]];
+    switch (buffer->kind) {
+      case QN_PB_WEIGHT: out[i] = b->weights; break;
+      case QN_PB_INPUT: out[i] = b->x; break;
+      default: out[i] = b->memory + buffer->offset; break;
+    }
+  }
+}
+
+// ---- data -----------------------------------------------------------------------------------------------------
 
 static uint64_t next_random(uint64_t *state) {
   *state ^= *state << 13;
@@ -162,32 +190,14 @@ static uint64_t next_random(uint64_t *state) {
   return *state;
 }
 
-static void *must_alloc(size_t size) {
-  void *p = aligned_alloc(PAGE, qn_align_up(size, PAGE));
-  if (!p) exit(QN_ERR_NOMEM);
+static void *map_huge(size_t size) {
+  void *p = mmap(NULL, size + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) exit(QN_ERR_NOMEM);
+  madvise(p, size, MADV_HUGEPAGE);
   return p;
 }
 
-static inputs make_inputs(size_t size) {
-  inputs in = {.size = size, .x = must_alloc(K), .scales = must_alloc(4 * BLOCKS), .sums = must_alloc(4 * BLOCKS)};
-  in.y = must_alloc(size / (BLOCKS * 288) * 16 * sizeof(float));
-  in.weights = mmap(NULL, size + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (in.weights == MAP_FAILED) exit(QN_ERR_NOMEM);
-  madvise(in.weights, size, MADV_HUGEPAGE);
-  uint64_t state = 88172645463325252u;
-  for (size_t i = 0; i + 8 <= size; i += 8) {
-    uint64_t bits = next_random(&state);
-    memcpy(in.weights + i, &bits, sizeof bits);
-  }
-  for (int b = 0; b < BLOCKS; b++) {
-    in.scales[b] = (float)(next_random(&state) % 1000) * 0x1p-10f;
-    in.sums[b] = 0;
-    for (int k = 32 * b; k < 32 * b + 32; k++) in.sums[b] += in.x[k] = (int8_t)next_random(&state);
-  }
-  return in;
-}
-
-// How much of the weights the kernel put on huge pages; without them address translation slows every kernel down.
+// How much memory the kernel put on huge pages; without them address translation slows every kernel down.
 static long huge_mib(void) {
   char line[256];
   long kib, sum = 0;
@@ -198,52 +208,121 @@ static long huge_mib(void) {
   return sum / 1024;
 }
 
-static void free_inputs(inputs *in) {
-  munmap(in->weights, in->size + PAGE);
-  free(in->x);
-  free(in->scales);
-  free(in->sums);
-  free(in->y);
+// Random bytes as floats would hold infinities and NaN: exponents are made those of small normal numbers.
+static void tame_floats(uint8_t *at, size_t count, qn_dtype dtype) {
+  size_t size = dtype == QN_DTYPE_F32 ? 4 : 2;
+  uint8_t keep = dtype == QN_DTYPE_F16 ? 0x9F : 0x8F, set = dtype == QN_DTYPE_F16 ? 0x20 : 0x30;
+  for (size_t i = size - 1; i < count * size; i += size) at[i] = (uint8_t)((at[i] & keep) | set);
 }
 
-// Random bytes as scales would hold infinities and NaN: small numbers of either sign take their place.
-static void fix_scales(const inputs *in, const variant *v) {
-  for (size_t at = 0; at + (size_t)v->block_bytes <= in->size; at += (size_t)v->block_bytes)
-    for (int i = 1; i < 32; i += 2) in->weights[at + (size_t)i] &= 0xAF;
+static void fill_weights(const bench *b, size_t size) {
+  uint64_t state = 88172645463325252u;
+  for (size_t i = 0; i + 8 <= size; i += 8) {
+    uint64_t bits = next_random(&state);
+    memcpy(b->weights + i, &bits, sizeof bits);
+  }
+  if (b->format->block_values == 1) {
+    tame_floats(b->weights, size / qn_dtype_size(b->format->dtype), b->format->dtype);
+    return;
+  }
+  size_t block = qn_format_tile_block_bytes(b->format, QN_TILE_ROWS);
+  size_t halves = QN_TILE_ROWS * (size_t)(b->format->min_at >= 0 ? 2 : 1);
+  for (size_t at = 0; at + block <= size; at += block) tame_floats(b->weights + at, halves, QN_DTYPE_F16);
 }
 
-static void check(const variant *v, const qn_lkernel *kernel, const inputs *in) {
-  float got[CHECK_PANELS * 16], want[CHECK_PANELS * 16];
-  qn_diag diag = {0};
-  int64_t symbols[QN_SYM_COUNT] = {0};
-  void *buffers[] = {in->weights, in->x, in->scales, in->sums, got};
-  qn_linterp_buffer plain[] = {{in->weights, (size_t)(CHECK_PANELS * BLOCKS * v->block_bytes)},
-                               {in->x, K},
-                               {in->scales, 4 * BLOCKS},
-                               {in->sums, 4 * BLOCKS},
-                               {want, sizeof want}};
-  v->check(buffers, symbols, 0, CHECK_PANELS / v->panels);
-  if (qn_lkernel_interpret(kernel, plain, symbols, 0, INT64_MAX, qn_allocator_default(), &diag) != QN_OK) die(&diag);
-  if (memcmp(got, want, sizeof got) != 0) {
-    fprintf(stderr, "quern-gemv: %s differs from the interpreter: %g, want %g\n", v->name, (double)got[0],
-            (double)want[0]);
-    exit(QN_ERR_INTERNAL);
+static void fill_input(const bench *b) {
+  uint64_t state = 1;
+  for (int64_t i = 0; i < (int64_t)b->o->tokens * K; i++) {
+    b->x[i] = (float)(int32_t)(uint32_t)next_random(&state) * 0x1p-31f;
   }
 }
 
-// ---- timing ---------------------------------------------------------------------------------------------------
+// ---- checking -------------------------------------------------------------------------------------------------
+
+// The row of activations that the matmul multiplies with, as plain numbers; quantised ones must be near the input.
+static void read_row(const bench *b, const contender *c, int64_t row, double *out) {
+  const qn_pbuf *buffer = NULL;
+  for (size_t i = 0; i < c->program->buffers.count; i++) {
+    if (c->program->buffers.items[i].type.dtype == QN_DTYPE_A8) buffer = &c->program->buffers.items[i];
+  }
+  if (c->integer != (buffer != NULL)) die_text("the numeric mode is another than asked for", c->label);
+  const uint8_t *codes = buffer ? b->memory + buffer->offset + row * buffer->row_pitch : NULL;
+  for (int64_t k = 0; k < K; k++) {
+    double plain = (double)b->x[row * K + k];
+    float scale = 0;
+    out[k] = plain;
+    if (!codes) continue;
+    memcpy(&scale, codes + K + k / 32 * 4, sizeof scale);
+    out[k] = (double)scale * (double)(int8_t)codes[k];
+    if (fabs(out[k] - plain) > 0.51 * (double)scale) die_text("a quantised input is not near the input", c->label);
+  }
+}
+
+// Runs the program once and compares some elements of the output with plain C.
+static void check(const bench *b, const contender *c) {
+  enum { ROWS = 128 };
+  memset(b->memory, 0xFF, b->memory_bytes);
+  for (size_t i = 0; i < c->program->steps.count; i++) {
+    const qn_pstep *step = &c->program->steps.items[i];
+    void *buffers[MAX_PARAMS];
+    bind(b, c->program, step, buffers);
+    c->functions[step->kernel](buffers, b->symbols, 0, extent_of(b, c->variants[step->kernel]));
+  }
+  const qn_pbuf *output = NULL;
+  for (size_t i = 0; i < c->program->buffers.count; i++) {
+    const qn_pbuf *buffer = &c->program->buffers.items[i];
+    if (buffer->kind == QN_PB_ARENA && buffer->name) output = buffer;
+  }
+  const float *y = (const float *)(const void *)(b->memory + output->offset);
+  for (int64_t t = 0; t<b->o->tokens; t += b->o->tokens> 1 ? b->o->tokens - 1 : 1) {
+    double x[K];
+    read_row(b, c, t, x);
+    for (int64_t i = 0; i < ROWS; i++) {
+      int64_t n = i * (b->panels * QN_TILE_ROWS - 1) / (ROWS - 1);
+      double want = 0, size = 0, got = (double)y[t * output->row_pitch + n];
+      for (int64_t k = 0; k < K; k++) {
+        double product = x[k] * qn_format_tile_get(b->format, QN_TILE_ROWS, K, b->weights, n, k);
+        want += product;
+        size += fabs(product);
+      }
+      if (fabs(got - want) <= 1e-5 * size) continue;
+      fprintf(stderr, "quern-gemv: %s %s: token %lld, row %lld: got %g, want %g\n", b->format->name, c->label,
+              (long long)t, (long long)n, got, want);
+      exit(QN_ERR_INTERNAL);
+    }
+  }
+}
+
+// ---- what is measured -----------------------------------------------------------------------------------------
+
+// A kernel over [0, extent), or (run NULL) a plain read of the bytes.
+typedef struct subject {
+  qn_kernel_fn run;
+  void *buffers[MAX_PARAMS];
+  const int64_t *symbols;
+  int64_t extent;
+  const uint8_t *bytes;
+  size_t byte_count;
+  int ahead;    // of the read: prefetch distance
+  double work;  // of the whole, in what its speed counts: bytes or multiply-adds
+  int pieces;   // a pass does one of them
+} subject;
 
 typedef struct job {
   pthread_t thread;
   pthread_barrier_t *start;
-  const variant *variant;  // NULL = read
-  const inputs *in;
-  int prefetch;  // of the read, in bytes ahead
-  int index, count;
-  int piece;           // which of PIECES parts of the buffer
-  double used, bytes;  // seconds of CPU time
-  uint64_t sum;        // keeps the read alive
+  const subject *subject;
+  int index, part, parts;
+  clockid_t clock;
+  double seconds;
+  uint64_t sum;  // keeps the read alive
 } job;
+
+static double seconds(clockid_t clock) {
+  struct timespec now;
+  clock_gettime(clock, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 typedef uint64_t lines __attribute__((vector_size(64), aligned(64)));
 
@@ -269,53 +348,119 @@ read_all(const uint8_t *from, size_t size, int prefetch) {
 
 static void *work(void *argument) {
   job *j = argument;
+  const subject *s = j->subject;
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(j->index, &set);
   pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-  size_t parts = (size_t)(PIECES * j->count), part = (size_t)(j->piece * j->count + j->index);
   pthread_barrier_wait(j->start);
-  double began = seconds(CLOCK_THREAD_CPUTIME_ID);
-  if (j->variant) {
-    const inputs *in = j->in;
-    void *buffers[] = {in->weights, in->x, in->scales, in->sums, in->y};
-    size_t turns = (size_t)(j->variant->panel_count / j->variant->panels), from = turns * part / parts;
-    size_t to = turns * (part + 1) / parts;
-    int64_t symbols[QN_SYM_COUNT] = {0};
-    j->variant->full(buffers, symbols, (int64_t)from, (int64_t)to);
-    j->bytes = (double)(to - from) * (double)(j->variant->panels * BLOCKS * j->variant->block_bytes);
+  double began = seconds(j->clock);
+  if (s->run) {
+    s->run(s->buffers, s->symbols, s->extent * j->part / j->parts, s->extent * (j->part + 1) / j->parts);
   } else {
-    size_t lines_in_all = j->in->size / 64, from = lines_in_all * part / parts * 64;
-    size_t to = lines_in_all * (part + 1) / parts * 64;
-    j->sum = read_all(j->in->weights + from, to - from, j->prefetch);
-    j->bytes = (double)(to - from);
+    size_t all = s->byte_count / 512, from = all * (size_t)j->part / (size_t)j->parts;
+    size_t to = all * ((size_t)j->part + 1) / (size_t)j->parts;
+    j->sum = read_all(s->bytes + from * 512, (to - from) * 512, s->ahead);
   }
-  j->used = seconds(CLOCK_THREAD_CPUTIME_ID) - began;
+  j->seconds = seconds(j->clock) - began;
   return NULL;
 }
 
-// Gigabytes a second of one pass over the next piece of the buffer by `count` pinned threads. Threads' own CPU time
-// counts: what other processes take of the cores does not, what they take of the memory's bandwidth does.
-static double measure(const variant *v, const inputs *in, int prefetch, int count) {
-  static int piece;
+// Giga-units of work a second of one pass over the next piece by `count` pinned threads. By default the threads' own
+// CPU time counts: what other processes take of the cores does not, what they take of the memory's bandwidth does.
+static double measure(const bench *b, const subject *s, int count) {
+  static int turn;
   job jobs[MAX_THREADS];
   pthread_barrier_t start;
   pthread_barrier_init(&start, NULL, (unsigned)count);
-  piece = (piece + 1) % PIECES;
+  turn++;
   for (int i = 0; i < count; i++) {
-    jobs[i] = (job){
-        .start = &start, .variant = v, .in = in, .prefetch = prefetch, .index = i, .count = count, .piece = piece};
+    jobs[i] = (job){.start = &start, .subject = s, .index = i, .parts = s->pieces * count};
+    jobs[i].part = turn % s->pieces * count + i;
+    jobs[i].clock = strcmp(b->o->clock, "wall") == 0 ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID;
     if (pthread_create(&jobs[i].thread, NULL, work, &jobs[i]) != 0) exit(QN_ERR_NOMEM);
   }
-  double longest = 0, bytes = 0;
+  double longest = 0;
   for (int i = 0; i < count; i++) {
     pthread_join(jobs[i].thread, NULL);
-    bytes += jobs[i].bytes;
-    if (jobs[i].used > longest) longest = jobs[i].used;
+    if (jobs[i].seconds > longest) longest = jobs[i].seconds;
   }
   pthread_barrier_destroy(&start);
-  return 1e-9 * bytes / longest;
+  return 1e-9 * s->work / s->pieces / longest;
 }
+
+static double maximum(double a, double b) { return a > b ? a : b; }
+
+static double best_of(const bench *b, const subject *s, int threads) {
+  double best = 0;
+  for (int i = 0; i < PASSES; i++) best = maximum(best, measure(b, s, threads));
+  return best;
+}
+
+// The best of three ways to read: without prefetch, and with it at two distances.
+static double measure_read(const bench *b, int threads) {
+  subject s = {
+      .bytes = b->weights, .byte_count = b->weight_bytes, .work = (double)b->weight_bytes, .pieces = b->pieces};
+  double best = 0;
+  for (int i = 0; i < PASSES; i++) {
+    s.ahead = i * PAGE;
+    best = maximum(best, measure(b, &s, threads));
+  }
+  return best;
+}
+
+static subject subject_of(const bench *b, const contender *c) {
+  subject s = {.run = c->functions[c->matmul->kernel], .symbols = b->symbols, .pieces = b->pieces};
+  s.extent = extent_of(b, c->variants[c->matmul->kernel]);
+  s.work = (double)b->weight_bytes;
+  bind(b, c->program, c->matmul, s.buffers);
+  return s;
+}
+
+// Independent chains of the instruction at the heart of the kernels, as many as fill three quarters of the registers:
+// its peak. Operands stay in registers. 4-bit codes are masked, since some targets are faster with those.
+static subject make_peak(const bench *b, bool integer, qn_arena *arena, void **out_image, size_t *out_size) {
+  enum { ROUNDS = 2000, TURNS = 4096 };
+  int chains = b->target.vector_registers * b->target.vector_bytes / 64 * 3 / 4;
+  if (chains > 12) chains = 12;
+  const char *w = b->format->code_bits == 4 ? "and(w.i32[0 : 16], 252645135i32)" : "w.i32[0 : 16]";
+  const char *type = integer ? "i32" : "f32";
+  qn_buf text;
+  qn_buf_init(&text, qn_allocator_default());
+  qn_buf_printf(&text, "kernel \"peak\" { param w : u8[64] param x : i8[4] param y : %s[%d] out\n", type,
+                ROUNDS * chains * QN_TILE_ROWS);
+  qn_buf_printf(&text, "for n in 0..%d data parallel {\n", (int)ROUNDS);
+  for (int i = 0; i < chains; i++) {
+    qn_buf_printf(&text, "local a%d : %s[16] a%d[0 : 16] = %s\n", i, type, i, integer ? "0i32" : "0.0");
+  }
+  qn_buf_printf(&text, "for k in 0..%d reduce {\n", (int)TURNS);
+  for (int i = 0; i < chains; i++) {
+    if (integer)
+      qn_buf_printf(&text, "a%d[0 : 16] = dot4(a%d[0 : 16], %s, x.i32[0])\n", i, i, w);
+    else
+      qn_buf_printf(&text, "a%d[0 : 16] = fma(w.f32[0 : 16], x.f32[0], a%d[0 : 16])\n", i, i);
+  }
+  qn_buf_puts(&text, "}\n");
+  for (int i = 0; i < chains; i++) {
+    qn_buf_printf(&text, "y[n*%d + %d : 16] = a%d[0 : 16]\n", chains * QN_TILE_ROWS, i * QN_TILE_ROWS, i);
+  }
+  qn_buf_puts(&text, "} }\n");
+  qn_lkernel **kernels;
+  size_t count;
+  qn_diag diag = {0};
+  must(qn_lkernels_parse("peak", (qn_str){text.data, text.length}, arena, &kernels, &count, &diag), &diag);
+  must(qn_lkernel_verify(kernels[0], &diag), &diag);
+  void *memory = qn_arena_array(arena, ROUNDS * (size_t)chains * QN_TILE_ROWS + 32, sizeof(float));
+  if (!memory) exit(QN_ERR_NOMEM);
+  float *y = memory;  // 64 bytes of w and 4 of x, all zeros, then y
+  subject s = {.symbols = b->symbols, .extent = ROUNDS, .pieces = 1, .buffers = {y, y + 16, y + 32}};
+  s.work = (double)ROUNDS * TURNS * chains * QN_TILE_ROWS * (integer ? 4 : 1);
+  *out_image = compile(b, (const qn_lkernel *const *)kernels, 1, &s.run, out_size);
+  qn_buf_deinit(&text);
+  return s;
+}
+
+// ---- timing and reporting -------------------------------------------------------------------------------------
 
 static int by_value(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
@@ -329,129 +474,244 @@ static double median(const double *values, int count) {
   return sorted[count / 2];
 }
 
-static double maximum(double a, double b) { return a > b ? a : b; }
+// What contenders are compared with: the read (bytes), the peaks of fma and dot4 (multiply-adds).
+enum { READ, PEAK_F32, PEAK_INT8, REFERENCES };
+typedef struct references {
+  bool used[REFERENCES];
+  subject peaks[REFERENCES];
+  double speed[REFERENCES][MAX_REPETITIONS];
+} references;
 
-// The best of three ways to read: without prefetch, and with it at two distances.
-static double measure_read(const inputs *in, int threads) {
-  double best = 0;
-  for (int ahead = 0; ahead <= 2 * PAGE; ahead += PAGE) best = maximum(best, measure(NULL, in, ahead, threads));
-  return best;
+static void measure_references(const bench *b, const references *r, int threads, double *out) {
+  for (int i = 0; i < REFERENCES; i++) {
+    if (r->used[i]) out[i] = i == READ ? measure_read(b, threads) : best_of(b, &r->peaks[i], threads);
+  }
 }
 
-// The best of as many passes, so that neither side has more chances than the other.
-static double measure_kernel(const variant *v, const inputs *in, int threads) {
-  double best = 0;
-  for (int i = 0; i < 3; i++) best = maximum(best, measure(v, in, 0, threads));
-  return best;
+typedef struct samples {
+  double speed[MAX_REPETITIONS], ratio[REFERENCES][MAX_REPETITIONS];
+} samples;
+
+static void report(const bench *b, const contender *contenders, size_t count, const references *r, const samples *all,
+                   int threads) {
+  static const char *const names[REFERENCES] = {"read", "peak of fma", "peak of dot4"};
+  int reps = b->o->repetitions;
+  double macs_a_byte = (double)b->o->tokens * K * (double)b->panels * QN_TILE_ROWS / (double)b->weight_bytes;
+  printf("\n%s, %zu MiB, %d token%s, %d thread%s\n%-34s %9s %9s %9s %9s\n", b->format->name, b->weight_bytes >> 20,
+         b->o->tokens, b->o->tokens > 1 ? "s" : "", threads, threads > 1 ? "s" : "", "medians", "GB/s", "of read",
+         "GMAC/s", "of peak");
+  for (int i = 0; i < REFERENCES; i++) {
+    if (!r->used[i]) continue;
+    printf(i == READ ? "%-34s %9.2f\n" : "%-34s %29.1f\n", names[i], median(r->speed[i], reps));
+  }
+  for (size_t i = 0; i < count; i++) {
+    const samples *s = &all[i];
+    int peak = contenders[i].integer ? PEAK_INT8 : PEAK_F32;
+    printf("%-34s %9.2f", contenders[i].label, median(s->speed, reps));
+    if (r->used[READ])
+      printf(" %8.1f%%", 100 * median(s->ratio[READ], reps));
+    else
+      printf(" %9s", "");
+    printf(" %9.1f", median(s->speed, reps) * macs_a_byte);
+    if (r->used[peak]) printf(" %8.1f%%", 100 * macs_a_byte * median(s->ratio[peak], reps));
+    printf("\n");
+  }
+  fflush(stdout);
 }
 
-// One repetition takes the read's speed and then each kernel's, so that what else the machine does falls on both; a
-// kernel's ratio is to the reads before and after it.
-static void time_all(const variant *variants, size_t count, const inputs *in, const options *o, int threads) {
-  static double speed[MAX_VARIANTS][MAX_REPETITIONS], ratio[MAX_VARIANTS][MAX_REPETITIONS], read[MAX_REPETITIONS];
-  for (int r = 0; r < o->repetitions; r++) {
-    read[r] = 0;
-    double before = measure_read(in, threads);
-    for (size_t i = 0; i < count; i++) {
-      speed[i][r] = measure_kernel(&variants[i], in, threads);
-      double after = measure_read(in, threads);
-      ratio[i][r] = speed[i][r] / (0.5 * (before + after));
-      read[r] = maximum(read[r], before = after);
+// One repetition takes the references' speed and then each contender's, so that what else the machine does falls on all
+// of them; a contender's ratio is to the references before and after it.
+static void time_all(const bench *b, const contender *contenders, size_t count, references *r, int threads) {
+  static samples all[MAX_CONTENDERS];
+  for (int rep = 0; rep < b->o->repetitions; rep++) {
+    double before[REFERENCES] = {0}, after[REFERENCES] = {0};
+    measure_references(b, r, threads, before);
+    for (int i = 0; i < REFERENCES; i++) r->speed[i][rep] = before[i];
+    for (size_t c = 0; c < count; c++) {
+      subject s = subject_of(b, &contenders[c]);
+      double speed = all[c].speed[rep] = best_of(b, &s, threads);
+      measure_references(b, r, threads, after);
+      for (int i = 0; i < REFERENCES; i++) {
+        if (r->used[i]) all[c].ratio[i][rep] = speed / (0.5 * (before[i] + after[i]));
+        before[i] = after[i];
+      }
     }
   }
-  printf("\n%d thread%s, %d repetitions\n%-26s %8s %8s %8s\n", threads, threads > 1 ? "s" : "", o->repetitions, "",
-         "GB/s", "best", "of read");
-  double best_read = 0;
-  for (int r = 0; r < o->repetitions; r++) best_read = maximum(best_read, read[r]);
-  printf("%-26s %8.2f %8.2f\n", "read", median(read, o->repetitions), best_read);
-  for (size_t i = 0; i < count; i++) {
-    double best = 0;
-    for (int r = 0; r < o->repetitions; r++) best = maximum(best, speed[i][r]);
-    printf("%-26s %8.2f %8.2f %7.1f%%\n", variants[i].name, median(speed[i], o->repetitions), best,
-           100 * median(ratio[i], o->repetitions));
-  }
+  report(b, contenders, count, r, all, threads);
 }
 
 // ---- main -----------------------------------------------------------------------------------------------------
 
-static size_t make_variants(const options *o, const char *format, size_t size, variant *out) {
-  static const int panels[] = {1, 2, 4}, ahead[] = {0, 4096};
-  bool four_bits = strcmp(format, "q4_0") == 0;
+// The items of a list with commas between them.
+static size_t split(const char *list, char items[MAX_LIST][32]) {
   size_t count = 0;
-  for (size_t p = 0; p < QN_COUNT(panels); p++)
-    for (size_t a = 0; a < QN_COUNT(ahead); a++) {
-      if (o->panels > 0 && p > 0) continue;
-      if (o->prefetch >= 0 && a > 0) continue;
-      variant *v = &out[count++];
-      *v = (variant){.format = format,
-                     .block_bytes = four_bits ? 288 : 544,
-                     .lines = four_bits ? 4 : 8,
-                     .offset = four_bits ? 8 : 128,
-                     .panels = o->panels > 0 ? o->panels : panels[p],
-                     .prefetch_bytes = o->prefetch >= 0 ? o->prefetch : ahead[a]};
-      v->panel_count = (int64_t)(size / (size_t)(BLOCKS * v->block_bytes)) / 4 * 4;
-      snprintf(v->name, sizeof v->name, "gemv_%s_n%d_ahead%d", format, 16 * v->panels, v->prefetch_bytes);
-    }
+  while (list && *list && count < MAX_LIST) {
+    size_t length = strcspn(list, ",");
+    snprintf(items[count++], 32, "%.*s", (int)length, list);
+    list += length + (list[length] == ',');
+  }
   return count;
 }
 
+// "12/4x2" → m_tiles 12, 4, 1 and n_tile 2.
+static void read_tiles(const char *text, qn_schedule *schedule) {
+  int *tiles = schedule->m_tiles, count = 0, length = 0;
+  while (count < QN_SCHEDULE_MAX_TILES - 1 && sscanf(text, "%d%n", &tiles[count], &length) == 1) {
+    count++;
+    text += length;
+    if (*text != '/') break;
+    text++;
+  }
+  if (count == 0 || tiles[count - 1] > 1) tiles[count++] = 1;
+  schedule->m_tile_count = count;
+  if (*text == 'x') schedule->n_tile = atoi(text + 1);
+}
+
+static void read_schedule(const char *path, qn_schedule *out) {
+  qn_diag diag = {0};
+  char *text;
+  size_t size;
+  must(qn_file_read(path, qn_allocator_default(), &text, &size, &diag), &diag);
+  must(qn_schedule_parse(path, (qn_str){text, size}, out, &diag), &diag);
+  qn_free(qn_allocator_default(), text, size + 1);
+}
+
+// The default schedule or the file's; where knobs are given, every combination of them instead.
+static size_t make_contenders(const bench *b, bool integer, qn_arena *arena, contender *out) {
+  const options *o = b->o;
+  char tiles[MAX_LIST][32], ahead[MAX_LIST][32], unroll[MAX_LIST][32];
+  size_t tile_count = split(o->tiles, tiles), ahead_count = split(o->ahead, ahead);
+  size_t unroll_count = split(o->unroll, unroll), count = 0;
+  qn_schedule base;
+  if (o->schedule) read_schedule(o->schedule, &base);
+  if (tile_count + ahead_count + unroll_count == 0) {
+    make_contender(b, integer, o->schedule ? &base : NULL, arena, &out[0]);
+    return 1;
+  }
+  const qn_program *program = run_passes(b, integer, o->schedule ? &base : NULL, arena);
+  base = variant_for(&program->kernels.items[program->kernels.count - 1], o->tokens)->schedule;
+  for (size_t t = 0; t < (tile_count ? tile_count : 1); t++) {
+    for (size_t a = 0; a < (ahead_count ? ahead_count : 1); a++) {
+      for (size_t u = 0; u < (unroll_count ? unroll_count : 1) && count < MAX_CONTENDERS / 2; u++) {
+        qn_schedule schedule = base;
+        if (tile_count) read_tiles(tiles[t], &schedule);
+        if (ahead_count) schedule.prefetch_bytes = atoi(ahead[a]);
+        if (unroll_count) schedule.k_unroll = atoi(unroll[u]);
+        make_contender(b, integer, &schedule, arena, &out[count++]);
+      }
+    }
+  }
+  return count;
+}
+
+// All that is asked for of one format and one size of weights.
+static void run_format(bench *b, size_t bytes) {
+  static contender contenders[MAX_CONTENDERS];
+  const options *o = b->o;
+  size_t panel_bytes = (size_t)(K / b->format->block_values) * qn_format_tile_block_bytes(b->format, QN_TILE_ROWS);
+  qn_arena arena;
+  qn_arena_init(&arena, qn_allocator_default());
+  b->panels = (int64_t)qn_align_up((bytes + panel_bytes - 1) / panel_bytes, PANELS);
+  b->weight_bytes = panel_bytes * (size_t)b->panels;
+  b->pieces = b->weight_bytes >> 20 >= 200 ? 8 : 1;
+  bool quantised = b->format->block_values > 1;
+  size_t count = 0;
+  if (quantised && strcmp(o->mode, "f32") != 0) count += make_contenders(b, true, &arena, contenders);
+  if (!quantised || strcmp(o->mode, "int8") != 0) count += make_contenders(b, false, &arena, contenders + count);
+  b->memory_bytes = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (contenders[i].program->arena_bytes > b->memory_bytes) b->memory_bytes = contenders[i].program->arena_bytes;
+  }
+  b->memory = map_huge(b->memory_bytes);
+  references r = {.used = {[READ] = o->tokens <= FEW_TOKENS}};
+  void *images[REFERENCES] = {NULL};
+  size_t image_sizes[REFERENCES];
+  for (size_t i = 0; i < count; i++) {
+    int peak = contenders[i].integer ? PEAK_INT8 : PEAK_F32;
+    check(b, &contenders[i]);
+    if (o->tokens == 1 || r.used[peak]) continue;
+    r.used[peak] = true;
+    r.peaks[peak] = make_peak(b, peak == PEAK_INT8, &arena, &images[peak], &image_sizes[peak]);
+  }
+  for (int threads = 1; threads <= o->threads; threads++) time_all(b, contenders, count, &r, threads);
+  for (size_t i = 0; i < count; i++) munmap(contenders[i].image, contenders[i].image_size);
+  for (int i = 0; i < REFERENCES; i++)
+    if (images[i]) munmap(images[i], image_sizes[i]);
+  munmap(b->memory, b->memory_bytes + PAGE);
+  qn_arena_deinit(&arena);
+}
+
 static int usage(void) {
-  fprintf(stderr,
-          "usage: quern-gemv [--format q8_0|q4_0] [--target T] [--mib N] [--reps N] [--threads N] [--panels N]\n"
-          "                  [--ahead BYTES] [--text] [--dump mlir|llvm|asm]\n");
+  fprintf(
+      stderr,
+      "usage: quern-gemv [option value]...\n"
+      "  --formats q8_0,q4_0,...   weights; default all       --mode int8|f32         of quantised ones; default both\n"
+      "  --mib 256,512             bytes of weights           --tokens M              default 1\n"
+      "  --threads N               1 to N; default 2          --reps N                default 21\n"
+      "  --target T                default host               --clock cpu|wall        default cpu\n"
+      "  --schedule FILE           instead of the default schedule; or all combinations of these:\n"
+      "  --tiles 12x1,8/4x2        tokens (falling) x panels  --ahead 0,4096          prefetch in bytes\n"
+      "  --unroll 0,1              lines of a block\n"
+      "  --text yes                prints the kernels         --dump mlir|llvm|asm    and what becomes of them\n");
   return QN_ERR_ARGUMENT;
 }
 
 static bool read_option(options *o, const char *name, const char *value) {
-  if (strcmp(name, "--format") == 0)
-    o->format = value;
-  else if (strcmp(name, "--target") == 0)
-    o->target = value;
-  else if (strcmp(name, "--dump") == 0)
-    o->dump = value;
-  else if (strcmp(name, "--mib") == 0)
-    o->mib = atoi(value);
-  else if (strcmp(name, "--reps") == 0)
-    o->repetitions = atoi(value);
-  else if (strcmp(name, "--threads") == 0)
-    o->threads = atoi(value);
-  else if (strcmp(name, "--panels") == 0)
-    o->panels = atoi(value);
-  else if (strcmp(name, "--ahead") == 0)
-    o->prefetch = atoi(value);
-  else
-    return false;
-  return true;
+  const struct {
+    const char *name, **text;
+    int *number;
+  } known[] = {{"--formats", &o->formats, NULL},   {"--mode", &o->mode, NULL},       {"--mib", &o->mib, NULL},
+               {"--target", &o->target, NULL},     {"--dump", &o->dump, NULL},       {"--clock", &o->clock, NULL},
+               {"--schedule", &o->schedule, NULL}, {"--tiles", &o->tiles, NULL},     {"--ahead", &o->ahead, NULL},
+               {"--unroll", &o->unroll, NULL},     {"--text", &o->text, NULL},       {"--tokens", NULL, &o->tokens},
+               {"--threads", NULL, &o->threads},   {"--reps", NULL, &o->repetitions}};
+  for (size_t i = 0; i < QN_COUNT(known); i++) {
+    if (strcmp(name, known[i].name) != 0) continue;
+    if (known[i].text)
+      *known[i].text = value;
+    else
+      *known[i].number = atoi(value);
+    return true;
+  }
+  return false;
+}
+
+static bool in_list(const char *list, const char *name) {
+  char items[MAX_LIST][32];
+  size_t count = split(list, items);
+  for (size_t i = 0; i < count; i++)
+    if (strcmp(items[i], name) == 0) return true;
+  return list == NULL;
 }
 
 int main(int argc, char **argv) {
-  options o = {.target = "host", .mib = 512, .repetitions = 21, .threads = 2, .panels = -1, .prefetch = -1};
-  for (int i = 1; i < argc; i++) {
-    if (strcmp(argv[i], "--text") == 0) {
-      o.text = true;
-    } else if (i + 1 >= argc || !read_option(&o, argv[i], argv[i + 1])) {
-      return usage();
-    } else {
-      i++;
-    }
+  options o = {.mode = "both", .target = "host", .clock = "cpu", .tokens = 1, .repetitions = 21, .threads = 2};
+  for (int i = 1; i < argc; i += 2) {
+    if (i + 1 >= argc || !read_option(&o, argv[i], argv[i + 1])) return usage();
   }
-  if (o.mib < 1 || o.repetitions < 1 || o.repetitions > MAX_REPETITIONS || o.threads < 1 || o.threads > MAX_THREADS)
+  char sizes[MAX_LIST][32];
+  size_t size_count = split(o.mib ? o.mib : o.tokens <= FEW_TOKENS ? "256,512" : "32", sizes), largest = 0;
+  for (size_t i = 0; i < size_count; i++) {
+    if (strtoul(sizes[i], NULL, 10) > largest) largest = strtoul(sizes[i], NULL, 10);
+  }
+  if (largest < 16 || o.repetitions < 1 || o.repetitions > MAX_REPETITIONS || o.threads < 1 ||
+      o.threads > MAX_THREADS || o.tokens < 1)
     return usage();
-  inputs in = make_inputs((size_t)o.mib << 20);
-  printf("weights: %d MiB, %ld MiB on huge pages\n", o.mib, huge_mib());
-  static const char *const formats[] = {"q8_0", "q4_0"};
-  for (size_t f = 0; f < QN_COUNT(formats); f++) {
-    if (o.format && strcmp(o.format, formats[f]) != 0) continue;
-    variant variants[MAX_VARIANTS];
-    qn_arena arena;
-    qn_arena_init(&arena, qn_allocator_default());
-    size_t count = make_variants(&o, formats[f], in.size, variants);
-    fix_scales(&in, &variants[0]);
-    qn_lkernel **kernels = compile(variants, count, &o, &arena);
-    for (size_t i = 0; i < count; i++) check(&variants[i], kernels[2 * i], &in);
-    for (int threads = 1; threads <= o.threads; threads++) time_all(variants, count, &in, &o, threads);
-    qn_arena_deinit(&arena);
+  bench b = {.o = &o, .symbols = {[QN_SYM_T] = o.tokens, [QN_SYM_R] = o.tokens}};
+  qn_diag diag = {0};
+  must(qn_target_parse(o.target, &b.target, &diag), &diag);
+  size_t room = (largest << 20) + SPARE;
+  b.weights = map_huge(room);
+  b.x = map_huge((size_t)o.tokens * K * sizeof(float));
+  fill_input(&b);
+  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
+    b.format = qn_format_of((qn_dtype)dtype);
+    if (!b.format || !in_list(o.formats, b.format->name)) continue;
+    fill_weights(&b, room);
+    if (dtype == 0 || o.formats) printf("target %s, %ld MiB on huge pages\n", b.target.name, huge_mib());
+    for (size_t i = 0; i < size_count; i++) run_format(&b, strtoul(sizes[i], NULL, 10) << 20);
   }
-  free_inputs(&in);
+  munmap(b.weights, room + PAGE);
+  munmap(b.x, (size_t)o.tokens * K * sizeof(float) + PAGE);
   return 0;
 }

@@ -41,11 +41,7 @@ START_TEST(spm_merges_by_score) {
   snprintf(want, sizeof want, "259 %d %d", 3 + 0xC3, 3 + 0xA8);
   ck_assert_str_eq(encode(&o, "\xC3\xA8", 0, false), want);
   snprintf(want, sizeof want, "268 %d 261", 3 + 0xC3);
-  ck_assert_str_eq(encode(&o,
-                          "a\xC3"
-                          "b",
-                          0, false),
-                   want);
+  ck_assert_str_eq(encode(&o, "a\303b", 0, false), want);
   close_vocabulary(o, v);
 }
 END_TEST
@@ -337,9 +333,7 @@ START_TEST(streaming) {
   // What cannot become a character any more comes out with what follows.
   ck_assert_str_eq(push(&stream, 3 + 0xF0), "");
   ck_assert_str_eq(push(&stream, 3 + 0x9F), "");
-  ck_assert_str_eq(push(&stream, b),
-                   "\xF0\x9F"
-                   "b");
+  ck_assert_str_eq(push(&stream, b), "\360\237b");
   ck_assert_str_eq(push(&stream, 3 + 0xE2), "");
   ck_assert_str_eq(push(&stream, 3 + 0xC3), "\xE2");
   qn_str rest = qn_detokenizer_flush(&stream);

@@ -1,0 +1,91 @@
+// The identity of the compiler that is running: what the linker stamped into it (the GNU build id, a hash of the linked
+// bytes), or else a hash of its code and constants in memory; together with the stamps of the LLVM libraries it uses.
+#include <elf.h>
+#include <inttypes.h>
+#include <link.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "frontend/compile.h"
+#include "runtime/base/hash.h"
+
+// Adds the build id among the notes of one segment; false when there is none.
+static bool add_note(qn_hasher *hasher, const uint8_t *notes, size_t size) {
+  size_t at = 0;
+  while (size - at >= sizeof(ElfW(Nhdr))) {
+    ElfW(Nhdr) note;
+    memcpy(&note, notes + at, sizeof note);
+    size_t name = at + sizeof note, text = name + (((size_t)note.n_namesz + 3) & ~(size_t)3);
+    size_t end = text + (((size_t)note.n_descsz + 3) & ~(size_t)3);
+    if (end > size || end <= at) return false;
+    if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && memcmp(notes + name, "GNU", 4) == 0) {
+      qn_hasher_update(hasher, notes + text, note.n_descsz);
+      return true;
+    }
+    at = end;
+  }
+  return false;
+}
+
+static bool add_build_id(qn_hasher *hasher, const struct dl_phdr_info *object) {
+  for (size_t i = 0; i < object->dlpi_phnum; i++) {
+    const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+    if (segment->p_type != PT_NOTE) continue;
+    const uint8_t *notes = (const uint8_t *)(object->dlpi_addr + segment->p_vaddr);  // NOLINT: as the loader has it
+    if (add_note(hasher, notes, segment->p_memsz)) return true;
+  }
+  return false;
+}
+
+// Adds what nothing writes to while the process runs: code and constants.
+static void add_contents(qn_hasher *hasher, const struct dl_phdr_info *object) {
+  for (size_t i = 0; i < object->dlpi_phnum; i++) {
+    const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+    if (segment->p_type != PT_LOAD || (segment->p_flags & PF_W) || !(segment->p_flags & PF_R)) continue;
+    qn_hasher_update(hasher, (const void *)(object->dlpi_addr + segment->p_vaddr), segment->p_filesz);  // NOLINT
+  }
+}
+
+static bool holds_this_file(const struct dl_phdr_info *object) {
+  uintptr_t here = (uintptr_t)&quern_build_id;
+  for (size_t i = 0; i < object->dlpi_phnum; i++) {
+    const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+    uintptr_t start = object->dlpi_addr + segment->p_vaddr;
+    if (segment->p_type == PT_LOAD && here >= start && here - start < segment->p_memsz) return true;
+  }
+  return false;
+}
+
+// Called with each object of the process.
+static int add_object(struct dl_phdr_info *object, size_t size, void *context) {
+  (void)size;
+  qn_hasher *hasher = context;
+  const char *name = object->dlpi_name ? object->dlpi_name : "";
+  bool compiler = strstr(name, "libLLVM") != NULL || strstr(name, "libMLIR") != NULL;
+  if (!compiler && !holds_this_file(object)) return 0;
+  if (!add_build_id(hasher, object)) {
+    if (compiler) {  // too large to be read here; its name has the version
+      qn_hasher_update(hasher, name, strlen(name));
+    } else {
+      add_contents(hasher, object);
+    }
+  }
+  return 0;
+}
+
+static char text[17];
+
+static void make_text(void) {
+  qn_hasher hasher;
+  qn_hasher_init(&hasher, 0);
+  dl_iterate_phdr(add_object, &hasher);
+  snprintf(text, sizeof text, "%016" PRIx64, qn_hasher_final(&hasher));
+}
+
+const char *quern_build_id(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, make_text);
+  return text;
+}

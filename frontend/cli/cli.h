@@ -1,0 +1,29 @@
+// What the commands share: messages, signals, standard output, and the table of commands.
+#ifndef QUERN_CLI_H
+#define QUERN_CLI_H
+
+#include "frontend/cli/options.h"
+#include "frontend/quern.h"
+#include "runtime/base/status.h"
+#include "runtime/base/str.h"
+
+extern const cli_command cli_compile_command, cli_run_command, cli_inspect_command;
+
+// "quern: error: where: message" in one line on stderr, whatever bytes the message holds. Returns `code`.
+int cli_fail(int code, const char *where, const char *format, ...) QN_PRINTF(3, 4);
+// The same for an error of the library; `code` alone decides when there is no text.
+int cli_fail_with(int code, const quern_error *error);
+
+// SIGINT, SIGTERM and SIGHUP ask the command to end at the next good place; a second one ends it at once.
+void cli_catch_signals(void);
+bool cli_interrupted(void);
+// 128 + the signal's number.
+int cli_interrupt_code(void);
+
+// Standard output. A write fails once and for all: the rest is dropped and cli_out_end gives the exit code: 0 when the
+// reader went away (a broken pipe is no error), else QN_ERR_IO with a message.
+void cli_out(const void *data, size_t size);
+bool cli_out_failed(void);
+int cli_out_end(void);
+
+#endif

@@ -1,0 +1,214 @@
+// quern compile: a model file in, an artifact out; on request every stage of the compilation as text files.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "frontend/cli/cli.h"
+#include "frontend/cli/progress.h"
+#include "runtime/base/file.h"
+
+typedef struct compile_options {
+  cli_common common;
+  const char *out_path, *target, *numeric, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder;
+  uint64_t context, chunk, threads;
+  bool all_logits;
+} compile_options;
+
+#define FIELD(name) offsetof(compile_options, name)
+static const cli_option options_table[] = {
+    {"output", 'o', CLI_TEXT, FIELD(out_path), "FILE", 0, 0, NULL, NULL, "the artifact to write; wanted"},
+    {"target", 't', CLI_TEXT, FIELD(target), "T[,T...]", 0, 0, NULL, "host",
+     "what to compile for: names from the list "
+     "below, each with +feature or -feature after it; the artifact holds code for all of them"},
+    {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "the model's own, or 4096",
+     "tokens of context the artifact can be run with at most"},
+    {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256", "tokens of the prompt taken in one step at most"},
+    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
+     "how quantised weights are multiplied: with activations rounded to int8, or widened to float"},
+    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
+     "how keys and values are kept in the cache"},
+    {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one for the model's architecture",
+     "the architecture as JSON"},
+    {"schedule", 0, CLI_TEXT, FIELD(schedule_path), "FILE", 0, 0, NULL, "by target and kernel",
+     "one schedule for every kernel, 'knob = value' a line"},
+    {"all-logits", 0, CLI_FLAG, FIELD(all_logits), NULL, 0, 0, NULL, NULL,
+     "make the artifact able to give the logits of every prompt token"},
+    {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a core", "to compile with"},
+    {"dump-ir", 0, CLI_MAYBE, FIELD(dump_passes), "all|NAME,...", 0, 0, NULL, "all when no names follow",
+     "write what each pass makes (and mlir, llvm, asm) as one text file a pass"},
+    {"dump-dir", 0, CLI_TEXT, FIELD(dump_folder), "DIR", 0, 0, NULL, "the artifact's path with .ir after it",
+     "where the files of --dump-ir go"},
+};
+
+static const char details[] =
+    "Compiles a model (GGUF, or a graph in JSON) into one file that holds machine code, weights and\n"
+    "tokenizer, for quern run or for programs that use libquern_run. The file appears whole or not at all.\n";
+
+static const char *targets_text(void) {
+  static char text[4096];
+  snprintf(text, sizeof text, "Targets:\n%s", quern_targets());
+  return text;
+}
+
+// --- --dump-ir
+
+enum { MAX_SEEN = 128 };
+
+// Receives the texts of a compilation and writes those asked for.
+typedef struct dump {
+  const char *passes;  // "all", or names with commas between them
+  const char *folder;
+  unsigned written;
+  char seen[MAX_SEEN][48];  // names of texts, each once
+  size_t seen_count;
+  int code;  // of the first failure
+} dump;
+
+// True when the comma-separated list holds the name.
+static bool lists(const char *list, const char *name) {
+  size_t length = strlen(name);
+  for (const char *at = list; *at;) {
+    size_t size = strcspn(at, ",");
+    if (size == length && memcmp(at, name, size) == 0) return true;
+    at += size + (at[size] == ',');
+  }
+  return false;
+}
+
+static void note_name(dump *d, const char *name) {
+  for (size_t i = 0; i < d->seen_count; i++) {
+    if (strcmp(d->seen[i], name) == 0) return;
+  }
+  if (d->seen_count < MAX_SEEN) snprintf(d->seen[d->seen_count++], sizeof d->seen[0], "%s", name);
+}
+
+// A quern_dump_fn.
+static void write_dump(void *context, const char *name, const char *text, size_t length) {
+  dump *d = context;
+  note_name(d, name);
+  if (d->code != 0 || (strcmp(d->passes, "all") != 0 && !lists(d->passes, name))) return;
+  const char *ending = strcmp(name, "mlir") == 0   ? "mlir"
+                       : strcmp(name, "llvm") == 0 ? "ll"
+                       : strcmp(name, "asm") == 0  ? "s"
+                                                   : "txt";
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%03u_%s.%s", d->folder, d->written++, name, ending);
+  FILE *file = fopen(path, "wb");
+  bool wrote = file && fwrite(text, 1, length, file) == length;
+  if (file && fclose(file) != 0) wrote = false;
+  if (!wrote) d->code = cli_fail(QN_ERR_IO, path, "cannot write: %s", strerror(errno));
+}
+
+// Names that no text had are told, since a spelling mistake would go unnoticed.
+static void tell_unknown_names(const dump *d) {
+  char name[48], known[1024] = "";
+  for (size_t i = 0, used = 0; i < d->seen_count && used < sizeof known; i++) {
+    used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", d->seen[i]);
+  }
+  for (const char *at = d->passes; *at;) {
+    size_t size = strcspn(at, ",");
+    snprintf(name, sizeof name, "%.*s", (int)size, at);
+    bool found = strcmp(name, "all") == 0;
+    for (size_t i = 0; i < d->seen_count; i++) found |= strcmp(d->seen[i], name) == 0;
+    if (!found) fprintf(stderr, "quern: warning: --dump-ir: no text is called '%s'; there are %s\n", name, known);
+    at += size + (at[size] == ',');
+  }
+}
+
+static int begin_dump(dump *d, const compile_options *options) {
+  static char folder[4096];
+  snprintf(folder, sizeof folder, "%s.ir", options->out_path);
+  *d = (dump){.passes = options->dump_passes, .folder = options->dump_folder ? options->dump_folder : folder};
+  if (!d->passes) d->passes = "all";
+  qn_diag diag = {0};
+  quern_error error = {0};
+  qn_status status = qn_make_directories(d->folder, &diag);
+  snprintf(error.text, sizeof error.text, "%s", diag.text);
+  return status == QN_OK ? 0 : cli_fail_with((int)status, &error);
+}
+
+// --- the command
+
+// The text of --schedule FILE in *out_text (free with free()), or an exit code after a message.
+static int read_schedule(const char *path, char **out_text) {
+  qn_diag diag = {0};
+  quern_error error = {0};
+  size_t size;
+  if (qn_file_read(path, qn_allocator_default(), out_text, &size, &diag) == QN_OK) return 0;
+  snprintf(error.text, sizeof error.text, "%s", diag.text);
+  return cli_fail_with((int)diag.status, &error);
+}
+
+static int compile(const compile_options *options, const char *model_path, char *schedule) {
+  cli_progress progress;
+  dump d = {0};
+  cli_progress_init(&progress, options->common.quiet);
+  quern_compile_options how = {
+      .size = sizeof how,
+      .target = options->target,
+      .context_tokens = (uint32_t)options->context,
+      .chunk_tokens = (uint32_t)options->chunk,
+      .numeric_mode = options->numeric,
+      .kv_type = options->kv_type,
+      .template_path = options->template_path,
+      .schedule = schedule,
+      .threads = (int)options->threads,
+      .all_logits = options->all_logits,
+      .progress = cli_progress_step,
+      .progress_context = &progress,
+  };
+  if (options->dump_passes || options->dump_folder) {
+    int code = begin_dump(&d, options);
+    if (code != 0) return code;
+    how.dump = write_dump;
+    how.dump_context = &d;
+  }
+  quern_error error = {0};
+  cli_catch_signals();
+  int code = quern_compile(model_path, options->out_path, &how, &error);
+  cli_progress_end(&progress);
+  if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
+  if (code != 0) return cli_fail_with(code, &error);
+  if (how.dump) tell_unknown_names(&d);
+  if (!options->common.quiet) {
+    fprintf(stderr, "quern: %s compiled into %s in %.1f s\n", model_path, options->out_path,
+            cli_progress_seconds(&progress));
+  }
+  return d.code;
+}
+
+static bool same_file(const char *a, const char *b) {
+  struct stat first, second;
+  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+static int run(void *context, const char *model_path) {
+  const compile_options *options = context;
+  if (!options->out_path) return cli_fail(QN_ERR_ARGUMENT, "compile", "got no -o FILE, want the artifact to write");
+  if (quern_is_artifact(model_path)) {
+    return cli_fail(QN_ERR_ARGUMENT, model_path, "is an artifact already; want a model file to compile");
+  }
+  if (same_file(model_path, options->out_path)) {
+    return cli_fail(QN_ERR_ARGUMENT, "--output", "got the model file itself, want another file");
+  }
+  char *schedule = NULL;
+  int code = options->schedule_path ? read_schedule(options->schedule_path, &schedule) : 0;
+  if (code == 0) code = compile(options, model_path, schedule);
+  free(schedule);
+  return code;
+}
+
+const cli_command cli_compile_command = {
+    .name = "compile",
+    .operands = "MODEL -o OUT.qn",
+    .summary = "compiles a model file into an artifact",
+    .details = details,
+    .options = options_table,
+    .option_count = QN_COUNT(options_table),
+    .options_size = sizeof(compile_options),
+    .operand_name = "a model file",
+    .more = targets_text,
+    .run = run,
+};

@@ -1,0 +1,412 @@
+// quern run: continues a text. The text alone goes to standard output, as it is generated; all else to stderr.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "frontend/cli/cli.h"
+#include "frontend/cli/json.h"
+#include "frontend/cli/run_open.h"
+#include "runtime/base/file.h"
+#include "runtime/base/vec.h"
+
+typedef struct run_options {
+  cli_common common;
+  const char *prompt, *tokens, *logits_path, *target, *numeric, *kv_type, *template_path;
+  cli_texts stops;
+  uint64_t max_tokens, top_k, repeat_last, seed, threads, context, chunk;
+  double temperature, top_p, min_p, repeat_penalty;
+  bool json, jit, no_cache, special, ignore_eog, no_pin;
+} run_options;
+
+#define FIELD(name) offsetof(run_options, name)
+static const cli_option options_table[] = {
+    {"prompt", 'p', CLI_TEXT, FIELD(prompt), "TEXT", 0, 0, NULL, "standard input",
+     "the text to continue; - is standard input, of which a newline at the end is dropped; an empty text starts from "
+     "the "
+     "model's begin-of-text token"},
+    {"tokens", 0, CLI_TEXT, FIELD(tokens), "ID,...", 0, 0, NULL, NULL,
+     "token ids instead of a text, taken as they are; wanted for a model without a tokenizer"},
+    {"special", 0, CLI_FLAG, FIELD(special), NULL, 0, 0, NULL, NULL,
+     "control tokens by name: <|im_end|> in the prompt becomes the token, and is shown in the output"},
+    {"max-tokens", 'n', CLI_COUNT, FIELD(max_tokens), "N", 0, INT32_MAX, NULL, "256",
+     "generate at most this many tokens; 0 only evaluates the prompt"},
+    {"stop", 0, CLI_TEXTS, FIELD(stops), "TEXT", 0, 0, NULL, NULL,
+     "end before this text appears; may be given several times"},
+    {"ignore-eog", 0, CLI_FLAG, FIELD(ignore_eog), NULL, 0, 0, NULL, NULL, "go on after the model has ended its text"},
+    {"temp", 0, CLI_REAL, FIELD(temperature), "X", 0, 1000, NULL, "0", "temperature; 0 takes the most likely token"},
+    {"top-k", 0, CLI_COUNT, FIELD(top_k), "N", 0, INT32_MAX, NULL, "40", "sample from the N most likely; 0 = all"},
+    {"top-p", 0, CLI_REAL, FIELD(top_p), "X", 0, 1, NULL, "0.95",
+     "sample from the most likely that together reach this probability; 1 = all"},
+    {"min-p", 0, CLI_REAL, FIELD(min_p), "X", 0, 1, NULL, "0.05",
+     "sample from those at least this fraction as likely as the first; 0 = all"},
+    {"repeat-penalty", 0, CLI_REAL, FIELD(repeat_penalty), "X", 0, 1000, NULL, "1",
+     "logits of recent tokens are divided by this; 1 = none"},
+    {"repeat-last", 0, CLI_COUNT, FIELD(repeat_last), "N", 0, 1 << 20, NULL, "64", "how many tokens count as recent"},
+    {"seed", 0, CLI_COUNT, FIELD(seed), "N", 0, UINT64_MAX, NULL, "0",
+     "of the random numbers; the same seed gives the "
+     "same text on every machine"},
+    {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "to compute with"},
+    {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
+    {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "what the artifact allows",
+     "tokens of context, prompt and generated text together"},
+    {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "what the artifact allows",
+     "tokens of the prompt taken in one step; any value gives the same text"},
+    {"logits", 0, CLI_TEXT, FIELD(logits_path), "FILE", 0, 0, NULL, NULL,
+     "write logits as rows of little-endian float32: row 0 after the prompt, row i after the i-th generated token; the "
+     "last token generated has none. Evaluates the text a second time"},
+    {"json", 0, CLI_FLAG, FIELD(json), NULL, 0, 0, NULL, NULL,
+     "print one JSON object at the end instead of the text: text, ids, timings, why it ended"},
+    {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
+     "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
+    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
+     "model file: see quern compile --help"},
+    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
+     "model file: how keys and values are kept"},
+    {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
+     "model file: the architecture as JSON"},
+    {"jit", 0, CLI_FLAG, FIELD(jit), NULL, 0, 0, NULL, NULL, "model file: compile in memory, write no file"},
+    {"no-cache", 0, CLI_FLAG, FIELD(no_cache), NULL, 0, 0, NULL, NULL,
+     "model file: compile anew and keep nothing in the cache"},
+};
+
+static const char details[] =
+    "Continues a text. FILE is an artifact (quern compile) or a model file, which is compiled into the cache\n"
+    "($XDG_CACHE_HOME/quern, or ~/.cache/quern) and taken from there the next time. The generated text alone\n"
+    "goes to standard output, then a newline; of a model without a tokenizer, the ids with spaces between\n"
+    "them. Ctrl-C ends the text after the current token.\n";
+
+typedef QN_VEC(int32_t) id_vec;
+
+// One run. Zero-initialised, then filled from the top down.
+typedef struct run_state {
+  const run_options *options;
+  const qn_allocator *allocator;
+  quern_model *model;      // owned
+  quern_session *session;  // owned
+  bool has_tokenizer;
+  id_vec prompt, generated;  // owned
+  qn_buf text;               // with --json: what was generated
+  bool no_memory;            // in the callback
+  bool at_start;             // nothing was generated, and the prompt holds no text
+  bool drop_space;           // the next byte is the space that the vocabulary puts before every text
+  quern_stats stats;
+} run_state;
+
+static int fail_nomem(const char *what) { return cli_fail(QN_ERR_NOMEM, "run", "out of memory for %s", what); }
+
+// --- the prompt
+
+// Standard input, or the option's text. *out_owned is to be freed.
+static int read_prompt(const run_options *options, const char **out_text, size_t *out_length, char **out_owned) {
+  *out_owned = NULL;
+  if (options->prompt && strcmp(options->prompt, "-") != 0) {
+    *out_text = options->prompt;
+    *out_length = strlen(options->prompt);
+    return 0;
+  }
+  if (!options->common.quiet && isatty(STDIN_FILENO)) fputs("quern: reading the prompt; Ctrl-D ends it\n", stderr);
+  qn_diag diag = {0};
+  if (qn_file_read("-", qn_allocator_default(), out_owned, out_length, &diag) != QN_OK) {
+    return cli_fail(diag.status, "prompt", "%s", diag.text);
+  }
+  if (*out_length > 0 && (*out_owned)[*out_length - 1] == '\n') --*out_length;
+  *out_text = *out_owned;
+  return 0;
+}
+
+static int reserve_ids(run_state *run, id_vec *ids, size_t count) {
+  while (ids->capacity < count) {
+    size_t had = ids->count;
+    ids->count = ids->capacity;  // so that the push below grows it
+    bool grown = qn_vec_push(run->allocator, ids, 0);
+    ids->count = had;
+    if (!grown) return fail_nomem("the prompt's tokens");
+  }
+  return 0;
+}
+
+static int tokenize(run_state *run, const char *text, size_t length) {
+  unsigned flags = QUERN_TOKENIZE_ADD_SPECIAL | (run->options->special ? QUERN_TOKENIZE_PARSE_SPECIAL : 0);
+  quern_error error = {0};
+  size_t count = 0;
+  int code = (int)quern_tokenize(run->model, text, length, flags, NULL, 0, &count, &error);
+  if (code == QN_ERR_LIMIT && count > 0) {  // now it is known how many there are
+    code = reserve_ids(run, &run->prompt, count);
+    if (code != 0) return code;
+    code =
+        (int)quern_tokenize(run->model, text, length, flags, run->prompt.items, run->prompt.capacity, &count, &error);
+  }
+  if (code != 0) return cli_fail_with(code, &error);
+  run->prompt.count = count;
+  run->at_start = length == 0;
+  if (count > 0) return 0;
+  int32_t first = quern_token_bos(run->model) >= 0 ? quern_token_bos(run->model) : quern_token_eos(run->model);
+  if (first < 0)
+    return cli_fail(QN_ERR_ARGUMENT, "prompt", "got an empty text, want some: the model has no token to begin with");
+  return qn_vec_push(run->allocator, &run->prompt, first) ? 0 : fail_nomem("the prompt's tokens");
+}
+
+// "1,2,3"
+static int parse_ids(run_state *run) {
+  int32_t vocab = quern_model_vocab_size(run->model);
+  const char *at = run->options->tokens;
+  for (;;) {
+    char word[24];
+    size_t length = strcspn(at, ",");
+    uint64_t id;
+    snprintf(word, sizeof word, "%.*s", (int)(length < sizeof word ? length : sizeof word), at);
+    if (!cli_read_count(word, &id) || id >= (uint64_t)vocab) {
+      return cli_fail(QN_ERR_ARGUMENT, "--tokens", "token %zu: got '%s', want a number from 0 to %d", run->prompt.count,
+                      word, vocab - 1);
+    }
+    if (!qn_vec_push(run->allocator, &run->prompt, (int32_t)id)) return fail_nomem("the prompt's tokens");
+    if (!at[length]) return 0;
+    at += length + 1;
+  }
+}
+
+static int make_prompt(run_state *run) {
+  const run_options *options = run->options;
+  if (options->tokens && options->prompt) {
+    return cli_fail(QN_ERR_ARGUMENT, "--tokens", "got --prompt too, want one of them");
+  }
+  if (options->tokens) return parse_ids(run);
+  if (!run->has_tokenizer) {
+    return cli_fail(QN_ERR_ARGUMENT, options->prompt ? "--prompt" : "prompt",
+                    "the model has no tokenizer; give token ids with --tokens");
+  }
+  const char *text = "";
+  size_t length = 0;
+  char *owned = NULL;
+  int code = read_prompt(options, &text, &length, &owned);
+  if (code == 0) code = tokenize(run, text, length);
+  free(owned);
+  return code;
+}
+
+// --- generating
+
+// A text that begins with this token begins without the space that some vocabularies put before every text, as decoding
+// what was encoded does.
+static bool begins_with_added_space(const run_state *run, int32_t token) {
+  size_t alone = 0, continued = 0;
+  unsigned flags = run->options->special ? QUERN_DETOKENIZE_SPECIAL : 0;
+  (void)quern_detokenize(run->model, &token, 1, flags, NULL, 0, &alone, NULL);  // LIMIT: the length is what is wanted
+  (void)quern_detokenize(run->model, &token, 1, flags | QUERN_DETOKENIZE_CONTINUES, NULL, 0, &continued, NULL);
+  return alone < continued;
+}
+
+// A quern_text_fn.
+static bool take_text(void *context, const char *text, size_t length, int32_t token) {
+  run_state *run = context;
+  char id[16];
+  if (token >= 0 && !qn_vec_push(run->allocator, &run->generated, token)) run->no_memory = true;
+  if (run->at_start && token >= 0) {
+    run->at_start = false;
+    run->drop_space = begins_with_added_space(run, token);
+  }
+  if (run->drop_space && length > 0) {
+    run->drop_space = false;
+    if (*text == ' ') text++, length--;
+  }
+  if (!run->has_tokenizer && token >= 0) {
+    length = (size_t)snprintf(id, sizeof id, run->generated.count > 1 ? " %d" : "%d", token);
+    text = id;
+  }
+  if (run->options->json) {
+    if (run->has_tokenizer) qn_buf_append(&run->text, text, length);
+    if (run->text.failed) run->no_memory = true;
+  } else {
+    cli_out(text, length);
+  }
+  return !run->no_memory && !cli_out_failed() && !cli_interrupted();
+}
+
+static quern_sampler_options sampler_options(const run_options *o) {
+  return (quern_sampler_options){.temperature = o->temperature,
+                                 .top_k = (int32_t)o->top_k,
+                                 .top_p = o->top_p,
+                                 .min_p = o->min_p,
+                                 .repeat_penalty = o->repeat_penalty,
+                                 .repeat_last_n = (int32_t)o->repeat_last,
+                                 .seed = o->seed};
+}
+
+static int generate(run_state *run) {
+  const run_options *options = run->options;
+  quern_error error = {0};
+  int code;
+  if (options->max_tokens == 0) {
+    run->stats = (quern_stats){.reason = QUERN_STOP_MAX_TOKENS, .pending_token = -1};
+    run->stats.prompt_tokens = (int64_t)run->prompt.count;
+    code = (int)quern_session_eval(run->session, 0, run->prompt.items, run->prompt.count, NULL, &error);
+  } else {
+    quern_sampler_options sampler = sampler_options(options);
+    quern_generate_params params = {.prompt = run->prompt.items,
+                                    .prompt_count = run->prompt.count,
+                                    .max_tokens = (int64_t)options->max_tokens,
+                                    .sampler = &sampler,
+                                    .stops = options->stops.items,
+                                    .stop_count = options->stops.count,
+                                    .ignore_eog = options->ignore_eog,
+                                    .show_special = options->special,
+                                    .callback = take_text,
+                                    .callback_context = run};
+    code = (int)quern_generate(run->session, &params, &run->stats, &error);
+  }
+  if (run->no_memory) return fail_nomem("the text");
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+// --- --logits
+
+// Row after row: evaluates the same tokens again, the prompt in one call and then one token at a time, as generating
+// them did; the last one was never evaluated.
+static int write_rows(run_state *run, FILE *file, const char *path) {
+  size_t vocab = (size_t)quern_model_vocab_size(run->model);
+  size_t rows = run->generated.count > 0 ? run->generated.count : 1;
+  quern_error error = {0};
+  quern_session_reset(run->session, 0);
+  for (size_t i = 0; i < rows; i++) {
+    const int32_t *tokens = i == 0 ? run->prompt.items : &run->generated.items[i - 1];
+    const float *logits = NULL;
+    int code = (int)quern_session_eval(run->session, 0, tokens, i == 0 ? run->prompt.count : 1, &logits, &error);
+    if (code != 0) return cli_fail_with(code, &error);
+    if (fwrite(logits, sizeof *logits, vocab, file) != vocab) {
+      return cli_fail(QN_ERR_IO, path, "cannot write: %s", strerror(errno));
+    }
+  }
+  return 0;
+}
+
+static int write_logits(run_state *run) {
+  const char *path = run->options->logits_path;
+  FILE *file = fopen(path, "wb");
+  if (!file) return cli_fail(QN_ERR_IO, path, "cannot create: %s", strerror(errno));
+  int code = write_rows(run, file, path);
+  if (fclose(file) != 0 && code == 0) code = cli_fail(QN_ERR_IO, path, "cannot write: %s", strerror(errno));
+  return code;
+}
+
+// --- what is told at the end
+
+static double per_second(int64_t count, uint64_t ns) { return ns > 0 ? (double)count * 1e9 / (double)ns : 0; }
+
+static void put_ids(cli_json *json, const char *key, const id_vec *ids) {
+  cli_json_begin(json, key, '[');
+  for (size_t i = 0; i < ids->count; i++) cli_json_int(json, NULL, ids->items[i]);
+  cli_json_end(json, ']');
+}
+
+static int print_json(run_state *run) {
+  const quern_stats *stats = &run->stats;
+  quern_session_info info;
+  qn_buf out;
+  qn_buf_init(&out, run->allocator);
+  cli_json json = {.out = &out};
+  quern_session_get_info(run->session, &info);
+  cli_json_begin(&json, NULL, '{');
+  if (run->has_tokenizer) cli_json_text(&json, "text", (qn_str){qn_buf_text(&run->text), run->text.length});
+  put_ids(&json, "ids", &run->generated);
+  put_ids(&json, "prompt_ids", &run->prompt);
+  cli_json_text(&json, "stop", qn_str_from(quern_stop_reason_name(stats->reason)));
+  cli_json_text(&json, "model", qn_str_from(quern_model_name(run->model)));
+  cli_json_text(&json, "target", qn_str_from(quern_model_target(run->model)));
+  cli_json_int(&json, "threads", info.threads);
+  cli_json_int(&json, "context", info.context);
+  cli_json_begin(&json, "timings", '{');
+  cli_json_real(&json, "ttft_ms", (double)stats->first_ns * 1e-6);
+  cli_json_real(&json, "prefill_ms", (double)stats->prefill_ns * 1e-6);
+  cli_json_real(&json, "decode_ms", (double)stats->decode_ns * 1e-6);
+  cli_json_real(&json, "prefill_tokens_per_s", per_second(stats->prompt_tokens, stats->prefill_ns));
+  cli_json_real(&json, "decode_tokens_per_s", per_second(stats->decode_steps, stats->decode_ns));
+  cli_json_end(&json, '}');
+  cli_json_end(&json, '}');
+  qn_buf_putc(&out, '\n');
+  bool failed = out.failed;
+  cli_out(qn_buf_text(&out), out.length);
+  qn_buf_deinit(&out);
+  return failed ? fail_nomem("the JSON text") : 0;
+}
+
+static void print_stats(const run_state *run) {
+  const quern_stats *stats = &run->stats;
+  fprintf(
+      stderr,
+      "quern: prompt %lld tokens in %.1f ms (%.0f tokens/s); generated %lld in %.1f ms (%.1f tokens/s); ended: %s\n",
+      (long long)stats->prompt_tokens, (double)stats->prefill_ns * 1e-6,
+      per_second(stats->prompt_tokens, stats->prefill_ns), (long long)stats->generated_tokens,
+      (double)stats->decode_ns * 1e-6, per_second(stats->decode_steps, stats->decode_ns),
+      quern_stop_reason_name(stats->reason));
+}
+
+static int finish(run_state *run) {
+  int code = 0;
+  if (run->options->json) {
+    code = print_json(run);
+  } else if (run->options->max_tokens > 0) {
+    cli_out("\n", 1);
+  }
+  if (!run->options->common.quiet && !cli_out_failed()) print_stats(run);
+  if (code == 0 && run->options->logits_path && !cli_interrupted() && !cli_out_failed()) code = write_logits(run);
+  int out_code = cli_out_end();
+  return code != 0 ? code : out_code != 0 ? out_code : cli_interrupted() ? cli_interrupt_code() : 0;
+}
+
+// --- the command
+
+static int create_session(run_state *run) {
+  const run_options *options = run->options;
+  quern_session_options how = {.threads = (int)options->threads,
+                               .no_pin = options->no_pin,
+                               .context = (int64_t)options->context,
+                               .chunk = (int64_t)options->chunk};
+  quern_error error = {0};
+  int code = (int)quern_session_create(run->model, &how, &run->session, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+static int run_all(run_state *run, const char *path) {
+  const run_options *o = run->options;
+  run_source source = {.path = path,
+                       .target = o->target,
+                       .numeric = o->numeric,
+                       .kv_type = o->kv_type,
+                       .template_path = o->template_path,
+                       .jit = o->jit,
+                       .no_cache = o->no_cache,
+                       .quiet = o->common.quiet};
+  cli_catch_signals();
+  int code = run_open(&source, &run->model);
+  if (code != 0) return code;
+  run->has_tokenizer = quern_model_has_tokenizer(run->model);
+  code = make_prompt(run);
+  if (code == 0) code = create_session(run);
+  if (code == 0) code = generate(run);
+  return code == 0 ? finish(run) : code;
+}
+
+static int run(void *context, const char *path) {
+  run_state run = {.options = context, .allocator = qn_allocator_default()};
+  qn_buf_init(&run.text, run.allocator);
+  int code = run_all(&run, path);
+  quern_session_destroy(run.session);
+  quern_model_close(run.model);
+  qn_buf_deinit(&run.text);
+  qn_vec_free(run.allocator, &run.prompt);
+  qn_vec_free(run.allocator, &run.generated);
+  return code;
+}
+
+const cli_command cli_run_command = {
+    .name = "run",
+    .operands = "FILE",
+    .summary = "continues a text with an artifact or a model file",
+    .details = details,
+    .options = options_table,
+    .option_count = QN_COUNT(options_table),
+    .options_size = sizeof(run_options),
+    .operand_name = "an artifact or a model file",
+    .run = run,
+};

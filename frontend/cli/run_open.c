@@ -1,0 +1,124 @@
+// Opening what `quern run` is given. A model file is compiled once: the artifact lies in the user's cache under a name
+// made of everything that it depends on, and is put there by a rename, so that runs at the same time do not collide.
+#include "frontend/cli/run_open.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "frontend/cli/cli.h"
+#include "frontend/cli/progress.h"
+
+// Options that say how to compile make no sense for what is compiled.
+static int open_artifact(const run_source *s, quern_model **out) {
+  const struct {
+    const char *name;
+    bool given;
+  } compiling[] = {{"--numeric", s->numeric},
+                   {"--kv-type", s->kv_type},
+                   {"--template", s->template_path},
+                   {"--jit", s->jit},
+                   {"--no-cache", s->no_cache}};
+  for (size_t i = 0; i < QN_COUNT(compiling); i++) {
+    if (!compiling[i].given) continue;
+    return cli_fail(QN_ERR_ARGUMENT, compiling[i].name,
+                    "is for model files, got the artifact %s; compile it so instead", s->path);
+  }
+  quern_error error = {0};
+  quern_model_options options = {.target = s->target};
+  int code = (int)quern_model_open(s->path, &options, out, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+static quern_compile_options compile_options(const run_source *s, cli_progress *progress) {
+  return (quern_compile_options){
+      .size = sizeof(quern_compile_options),
+      .target = s->target,
+      .numeric_mode = s->numeric,
+      .kv_type = s->kv_type,
+      .template_path = s->template_path,
+      .threads = s->threads,
+      .progress = cli_progress_step,
+      .progress_context = progress,
+  };
+}
+
+// The exit code of a compilation that ended with `code`.
+static int end_compile(cli_progress *progress, int code, const quern_error *error) {
+  cli_progress_end(progress);
+  if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
+  return code == 0 ? 0 : cli_fail_with(code, error);
+}
+
+static void remark(const run_source *s, const char *text, const char *path) {
+  if (!s->quiet) fprintf(stderr, "quern: %s %s\n", text, path);
+}
+
+static int compile_to(const run_source *s, const char *path) {
+  cli_progress progress;
+  quern_error error = {0};
+  cli_progress_init(&progress, s->quiet);
+  quern_compile_options options = compile_options(s, &progress);
+  return end_compile(&progress, quern_compile(s->path, path, &options, &error), &error);
+}
+
+static int open_jit(const run_source *s, quern_model **out) {
+  cli_progress progress;
+  quern_error error = {0};
+  remark(s, "compiling in memory:", s->path);
+  cli_progress_init(&progress, s->quiet);
+  quern_compile_options options = compile_options(s, &progress);
+  return end_compile(&progress, quern_jit(s->path, &options, out, &error), &error);
+}
+
+static int open_compiled(const char *path, quern_model **out) {
+  quern_error error = {0};
+  int code = (int)quern_model_open(path, NULL, out, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+// By way of a file that nobody else sees and that is gone when this returns: the open model keeps its mapping.
+static int open_uncached(const run_source *s, quern_model **out) {
+  const char *base = getenv("TMPDIR");
+  char folder[3072], path[4096];
+  snprintf(folder, sizeof folder, "%s/quern-XXXXXX", base && *base ? base : "/tmp");
+  if (!mkdtemp(folder)) return cli_fail(QN_ERR_IO, folder, "cannot create the folder: %s", strerror(errno));
+  snprintf(path, sizeof path, "%s/model.qn", folder);
+  remark(s, "compiling", s->path);
+  int code = compile_to(s, path);
+  if (code == 0) code = open_compiled(path, out);
+  unlink(path);
+  rmdir(folder);
+  return code;
+}
+
+static int open_cached(const run_source *s, quern_model **out) {
+  char *path = NULL;
+  quern_error error = {0};
+  quern_compile_options options = compile_options(s, NULL);
+  int code = quern_cache_path(s->path, &options, &path, &error);
+  if (code != 0) return cli_fail_with(code, &error);
+  if (access(path, F_OK) == 0) {
+    code = (int)quern_model_open(path, NULL, out, &error);
+    if (code != QN_ERR_FORMAT && code != QN_ERR_UNSUPPORTED) {
+      if (code == 0) remark(s, "from the cache:", path);
+      free(path);
+      return code == 0 ? 0 : cli_fail_with(code, &error);
+    }
+    if (!s->quiet) fprintf(stderr, "quern: warning: the cached artifact cannot be used: %s\n", error.text);
+  }
+  if (!s->quiet) {
+    fprintf(stderr, "quern: compiling %s for %s, to be cached at %s\n", s->path, s->target ? s->target : "host", path);
+  }
+  code = compile_to(s, path);
+  if (code == 0) code = open_compiled(path, out);
+  free(path);
+  return code;
+}
+
+int run_open(const run_source *source, quern_model **out_model) {
+  if (quern_is_artifact(source->path)) return open_artifact(source, out_model);
+  if (source->jit) return open_jit(source, out_model);
+  return source->no_cache ? open_uncached(source, out_model) : open_cached(source, out_model);
+}

@@ -1,0 +1,17 @@
+// Opening what `quern run` is given: an artifact as it is, a model file by way of the cache, a private file or the JIT.
+#ifndef QUERN_CLI_RUN_OPEN_H
+#define QUERN_CLI_RUN_OPEN_H
+
+#include "frontend/quern.h"
+
+typedef struct run_source {
+  const char *path;                                        // borrowed
+  const char *target, *numeric, *kv_type, *template_path;  // borrowed; NULL = default
+  int threads;                                             // to compile with; 0 = one a core
+  bool jit, no_cache, quiet;
+} run_source;
+
+// 0 and *out_model (close it with quern_model_close), or an exit code after a message on stderr.
+int run_open(const run_source *source, quern_model **out_model);
+
+#endif

@@ -1,0 +1,414 @@
+// Evaluating params (on demand: a default may use other params) and binding weights.
+#include "frontend/import/bind.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { UNKNOWN, EVALUATING, DONE };  // a param's state
+enum { MAX_DEPTH = 32 };
+#define MAX_DIMENSION ((int64_t)1 << 40)
+
+static qn_status evaluate_param(qn_place *place, size_t index, qn_diag *diag);
+static qn_status tensor_name(qn_place *place, const char *where, const qn_template_weight *weight, const char **out,
+                             qn_diag *diag);
+static qn_status fail_missing(const qn_binding *b, const qn_template_weight *weight, const char *where,
+                              const char *name, qn_diag *diag);
+
+// --- the scope of expressions
+
+static qn_status fail_index(const qn_binding *b, const char *where, qn_str name, qn_diag *diag) {
+  bool is_index = qn_template_find(b->t, name, NULL) == QN_NAME_INDEX;
+  return qn_fail(diag, QN_ERR_FORMAT, where, "got the %s '%.*s', which is not known here",
+                 is_index ? "index" : "name", QN_STR_ARGS(name));
+}
+
+static qn_status scope_name(void *context, const char *where, qn_str name, qn_value *out, qn_diag *diag) {
+  qn_place *place = context;
+  qn_binding *b = place->binding;
+  qn_value value;
+  size_t index;
+  for (int i = 0; i < place->count; i++) {
+    if (!qn_str_is(name, place->frames[i].name)) continue;
+    if (out) *out = qn_value_int(place->frames[i].value);
+    return QN_OK;
+  }
+  if (qn_str_is(name, "arch")) {
+    value = qn_value_text(qn_str_from(b->source.architecture));
+  } else {
+    if (qn_template_find(b->t, name, &index) != QN_NAME_PARAM) return fail_index(b, where, name, diag);
+    if (!out) return QN_OK;
+    QN_TRY(evaluate_param(place, index, diag));
+    value = b->values[index];
+  }
+  if (out) *out = value;
+  return QN_OK;
+}
+
+// The tensor as the file has it, for sizes that nothing else states; its shape is checked where the graph uses it.
+static qn_status look_at(qn_place *place, const char *where, const qn_template_weight *weight, qn_tensor_data *out,
+                         qn_diag *diag) {
+  const qn_model_source *source = &place->binding->source;
+  const char *name;
+  bool found = false;
+  QN_TRY(tensor_name(place, where, weight, &name, diag));
+  if (weight->data) return qn_fail(diag, QN_ERR_FORMAT, where, "the size of '%s' is in its shape", weight->name);
+  if (name) QN_TRY(source->find_tensor(source->context, name, &found, out, diag));
+  return found ? QN_OK : fail_missing(place->binding, weight, where, name, diag);
+}
+
+static qn_status scope_weight(void *context, const char *where, qn_str function, qn_str name, qn_value *out,
+                              qn_diag *diag) {
+  qn_place *place = context;
+  const qn_template *t = place->binding->t;
+  size_t index;
+  if (qn_template_find(t, name, &index) != QN_NAME_WEIGHT) return fail_index(place->binding, where, name, diag);
+  if (!out) return QN_OK;
+  const qn_template_weight *weight = &t->weights.items[index];
+  bool found;
+  QN_TRY(qn_binding_has(place, where, weight, &found, diag));
+  *out = qn_value_int(found);
+  if (qn_str_is(function, "has")) return QN_OK;
+  qn_tensor_data data = {0};
+  QN_TRY(look_at(place, where, weight, &data, diag));
+  int64_t cols = data.dims[data.rank - 1], rows = data.rank >= 2 ? data.dims[data.rank - 2] : 1;
+  *out = qn_value_int(qn_str_is(function, "rows") ? rows : cols);
+  return QN_OK;
+}
+
+qn_scope qn_place_scope(qn_place *place) { return (qn_scope){place, scope_name, scope_weight}; }
+
+// `text` with its placeholders filled in, in the arena.
+static qn_status expand(qn_place *place, const char *where, const char *text, const char **out, qn_diag *diag) {
+  if (!strpbrk(text, "{}")) {
+    *out = text;
+    return QN_OK;
+  }
+  qn_arena *arena = place->binding->arena;
+  qn_buf buf;
+  qn_buf_init(&buf, arena->allocator);
+  qn_scope scope = qn_place_scope(place);
+  qn_status status = qn_text_expand(where, text, &scope, &buf, diag);
+  *out = status == QN_OK ? qn_arena_strndup(arena, qn_buf_text(&buf), buf.length) : NULL;
+  qn_buf_deinit(&buf);
+  return status != QN_OK ? status : *out ? QN_OK : qn_fail_nomem(diag, where, "a text");
+}
+
+// --- params
+
+// "model.gguf: key 'llama.block_count'", or the template's path when the value is not from the model.
+static const char *value_place(qn_place *place, const qn_template_param *p, const char *key) {
+  if (!key) return p->path;
+  const char *where = qn_arena_printf(place->binding->arena, "%s: key '%s'", place->binding->source.name, key);
+  return where ? where : p->path;
+}
+
+static qn_status fail_param(const char *where, const qn_template_param *p, const qn_value *value, const char *want,
+                            qn_diag *diag) {
+  qn_buf got;
+  qn_buf_init(&got, qn_allocator_default());
+  qn_value_print(value, &got);
+  qn_status status = qn_fail(diag, QN_ERR_FORMAT, where, "got %.100s, want %s (param %s)", qn_buf_text(&got), want, p->name);
+  qn_buf_deinit(&got);
+  return status;
+}
+
+// Makes the value one of the param's kind, within its bounds.
+static qn_status check_param(const char *where, const qn_template_param *p, qn_value *value, qn_diag *diag) {
+  if (p->kind == QN_PARAM_TEXT) return QN_OK;
+  if (value->kind == QN_VALUE_TEXT) return fail_param(where, p, value, "a number", diag);
+  if (p->kind == QN_PARAM_FLOAT && value->kind == QN_VALUE_INT) *value = qn_value_float((double)value->i);
+  if (p->kind != QN_PARAM_FLOAT && value->kind != QN_VALUE_INT) {
+    return fail_param(where, p, value, "an integer", diag);
+  }
+  if (p->kind == QN_PARAM_BOOL) *value = qn_value_int(value->i != 0);
+  double number = value->kind == QN_VALUE_INT ? (double)value->i : value->f;
+  double min = p->has_min ? p->min : p->kind == QN_PARAM_FLOAT ? -HUGE_VAL : 0;
+  double max = p->has_max ? p->max : p->kind == QN_PARAM_FLOAT ? HUGE_VAL : (double)MAX_DIMENSION;
+  if (isfinite(number) && number >= min && number <= max) return QN_OK;
+  char want[96];
+  if (isfinite(max)) {
+    snprintf(want, sizeof want, "a number of %.15g to %.15g", min, max);
+  } else {
+    snprintf(want, sizeof want, "a number of %.15g or more", min);
+  }
+  return fail_param(where, p, value, want, diag);
+}
+
+// The value of a fixed value or default.
+static qn_status evaluate_text(qn_place *place, const qn_template_param *p, const char *text, qn_value *out,
+                               qn_diag *diag) {
+  if (p->kind != QN_PARAM_TEXT) {
+    qn_scope scope = qn_place_scope(place);
+    return qn_expression_evaluate(p->path, text, &scope, out, diag);
+  }
+  const char *expanded;
+  QN_TRY(expand(place, p->path, text, &expanded, diag));
+  *out = qn_value_text(qn_str_from(expanded));
+  return QN_OK;
+}
+
+static qn_status find_value(qn_place *place, const qn_template_param *p, const char **out_where, qn_value *out,
+                            qn_diag *diag) {
+  const qn_model_source *source = &place->binding->source;
+  const char *pattern = p->keys[source->world], *key = NULL;
+  bool found = false;
+  *out_where = p->path;
+  if (p->values[source->world]) return evaluate_text(place, p, p->values[source->world], out, diag);
+  if (pattern) {
+    QN_TRY(expand(place, p->path, pattern, &key, diag));
+    place->binding->keys[p - place->binding->t->params.items] = key;
+    *out_where = value_place(place, p, key);
+    QN_TRY(source->find_key(source->context, key, p->kind, &found, out, diag));
+  }
+  if (found) return QN_OK;
+  if (!p->otherwise) {
+    if (!key) {
+      return qn_fail(diag, QN_ERR_FORMAT, p->path, "has neither a value nor a key for %s models nor a default",
+                     qn_world_name(source->world));
+    }
+    return qn_fail(diag, QN_ERR_FORMAT, source->name, "key '%s' is missing; the template needs it (%s)", key, p->path);
+  }
+  *out_where = p->path;
+  return evaluate_text(place, p, p->otherwise, out, diag);
+}
+
+static qn_status evaluate_param(qn_place *place, size_t index, qn_diag *diag) {
+  qn_binding *b = place->binding;
+  const qn_template_param *p = &b->t->params.items[index];
+  if (b->states[index] == DONE) return QN_OK;
+  if (b->states[index] == EVALUATING) {
+    return qn_fail(diag, QN_ERR_FORMAT, p->path, "the defaults go round in a circle: %s needs its own value", p->name);
+  }
+  if (b->depth == MAX_DEPTH) {
+    return qn_fail(diag, QN_ERR_FORMAT, p->path, "more than %d defaults depend on one another", MAX_DEPTH);
+  }
+  b->states[index] = EVALUATING;
+  b->depth++;
+  qn_place outside = {.binding = b};  // indexes are not known in params
+  qn_value value;
+  const char *where;
+  QN_TRY(find_value(&outside, p, &where, &value, diag));
+  QN_TRY(check_param(where, p, &value, diag));
+  b->depth--;
+  b->values[index] = value;
+  b->states[index] = DONE;
+  return QN_OK;
+}
+
+static qn_status check_refusals(qn_binding *b, qn_diag *diag) {
+  qn_place place = {.binding = b};
+  qn_scope scope = qn_place_scope(&place);
+  for (size_t i = 0; i < b->t->refusals.count; i++) {
+    const qn_template_refusal *refusal = &b->t->refusals.items[i];
+    bool refused;
+    QN_TRY(qn_expression_condition(refusal->path, refusal->condition, &scope, &refused, diag));
+    if (!refused) continue;
+    const char *message;
+    QN_TRY(expand(&place, refusal->path, refusal->message, &message, diag));
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, b->source.name, "%s", message);
+  }
+  return QN_OK;
+}
+
+// The param named "context", and the template's own limit.
+static qn_status find_context(qn_binding *b, qn_diag *diag) {
+  qn_place place = {.binding = b};
+  qn_scope scope = qn_place_scope(&place);
+  size_t index;
+  if (qn_template_find(b->t, QN_STR("context"), &index) == QN_NAME_PARAM) {
+    if (b->t->params.items[index].kind == QN_PARAM_INT) b->context = b->values[index].i;
+  }
+  if (!b->t->max_context) return QN_OK;
+  QN_TRY(qn_expression_int(b->t->max_context_path, b->t->max_context, &scope, 1, INT32_MAX, &b->max_context, diag));
+  if (b->context == 0 || b->context > b->max_context) b->context = b->max_context;
+  return QN_OK;
+}
+
+qn_status qn_binding_init(qn_binding *binding, const qn_template *t, const qn_model_source *source, qn_arena *arena,
+                          qn_diag *diag) {
+  *binding = (qn_binding){.t = t, .source = *source, .arena = arena};
+  qn_map_init(&binding->tensor_index, arena->allocator);
+  binding->values = QN_ARENA_ARRAY(arena, t->params.count, qn_value);
+  binding->states = QN_ARENA_ARRAY(arena, t->params.count, uint8_t);
+  binding->keys = QN_ARENA_ARRAY(arena, t->params.count, const char *);
+  if (!binding->values || !binding->states || !binding->keys) return qn_fail_nomem(diag, source->name, "params");
+  qn_place place = {.binding = binding};
+  for (size_t i = 0; i < t->params.count; i++) QN_TRY(evaluate_param(&place, i, diag));
+  QN_TRY(check_refusals(binding, diag));
+  return find_context(binding, diag);
+}
+
+void qn_binding_deinit(qn_binding *binding) { qn_map_deinit(&binding->tensor_index); }
+
+// --- weights
+
+// The name that the graph's parameter gets; NULL when this world has none for it.
+static qn_status tensor_name(qn_place *place, const char *where, const qn_template_weight *weight, const char **out,
+                             qn_diag *diag) {
+  const char *pattern = weight->names[place->binding->source.world];
+  *out = weight->data ? weight->name : NULL;
+  if (weight->data || !pattern) return QN_OK;
+  return expand(place, where, pattern, out, diag);
+}
+
+qn_status qn_binding_has(qn_place *place, const char *where, const qn_template_weight *weight, bool *out,
+                         qn_diag *diag) {
+  const qn_model_source *source = &place->binding->source;
+  const char *name;
+  QN_TRY(tensor_name(place, where, weight, &name, diag));
+  *out = weight->data || (name && source->has_tensor(source->context, name));
+  return QN_OK;
+}
+
+static void print_dims(int rank, const int64_t *dims, qn_buf *out) {
+  qn_buf_putc(out, '[');
+  for (int d = 0; d < rank; d++) qn_buf_printf(out, "%s%" PRId64, d ? ", " : "", dims[d]);
+  qn_buf_putc(out, ']');
+}
+
+static qn_status fail_shape(const qn_binding *b, const qn_template_weight *weight, const char *name,
+                            const qn_tensor_data *got, const int64_t *want, qn_diag *diag) {
+  qn_buf where, message;
+  qn_buf_init(&where, qn_allocator_default());
+  qn_buf_init(&message, qn_allocator_default());
+  qn_buf_printf(&where, "%s: tensor '%s'", b->source.name, name);
+  qn_buf_puts(&message, "got shape ");
+  print_dims(got->rank, got->dims, &message);
+  qn_buf_puts(&message, ", want ");
+  print_dims(weight->rank, want, &message);
+  for (int d = 0; d < weight->rank; d++) qn_buf_printf(&message, "%s%s", d ? ", " : " = [", weight->shape[d]);
+  qn_buf_printf(&message, "] (%s)", weight->path);
+  qn_status status = qn_fail(diag, QN_ERR_FORMAT, qn_buf_text(&where), "%s", qn_buf_text(&message));
+  qn_buf_deinit(&where);
+  qn_buf_deinit(&message);
+  return status;
+}
+
+static qn_status evaluate_shape(qn_place *place, const qn_template_weight *weight, int64_t *out, qn_diag *diag) {
+  qn_scope scope = qn_place_scope(place);
+  for (int d = 0; d < weight->rank; d++) {
+    QN_TRY(qn_expression_int(weight->path, weight->shape[d], &scope, 1, MAX_DIMENSION, &out[d], diag));
+  }
+  return QN_OK;
+}
+
+// The dimension d places from the last; 1 where there is none (files leave out leading ones).
+static int64_t dim_from_end(const int64_t *dims, int rank, int d) { return d < rank ? dims[rank - 1 - d] : 1; }
+
+// Compares with the template's shape and gives the tensor that shape's rank.
+static qn_status check_shape(qn_place *place, const qn_template_weight *weight, const char *name, qn_tensor_data *data,
+                             qn_diag *diag) {
+  int64_t want[QN_MAX_RANK] = {0};
+  QN_TRY(evaluate_shape(place, weight, want, diag));
+  for (int d = 0; d < QN_MAX_RANK; d++) {
+    if (dim_from_end(want, weight->rank, d) != dim_from_end(data->dims, data->rank, d)) {
+      return fail_shape(place->binding, weight, name, data, want, diag);
+    }
+  }
+  data->rank = weight->rank;
+  memcpy(data->dims, want, sizeof want);
+  return QN_OK;
+}
+
+static qn_status fail_missing(const qn_binding *b, const qn_template_weight *weight, const char *where,
+                              const char *name, qn_diag *diag) {
+  if (!name) {
+    return qn_fail(diag, QN_ERR_FORMAT, weight->path, "has no name for %s models", qn_world_name(b->source.world));
+  }
+  if (weight->optional) {
+    return qn_fail(diag, QN_ERR_FORMAT, where,
+                   "uses the optional weight '%s', but %s has no tensor '%s'; write \"%s?\" or \"if\": \"has(%s)\"",
+                   weight->name, b->source.name, name, weight->name, weight->name);
+  }
+  return qn_fail(diag, QN_ERR_FORMAT, b->source.name, "tensor '%s' is missing; the template needs it (%s)", name,
+                 weight->path);
+}
+
+// The weight's tensor, checked; *out_found false when there is none.
+static qn_status find_tensor(qn_place *place, const char *where, const qn_template_weight *weight, bool *out_found,
+                             qn_bound_tensor *out, qn_diag *diag) {
+  const qn_model_source *source = &place->binding->source;
+  QN_TRY(tensor_name(place, where, weight, &out->name, diag));
+  *out_found = weight->data != NULL;
+  if (weight->data) {  // counted against the shape when it was read
+    out->data = (qn_tensor_data){.format = qn_format_of(QN_DTYPE_F32), .rank = weight->rank, .data = weight->data};
+    return evaluate_shape(place, weight, out->data.dims, diag);
+  }
+  if (out->name) QN_TRY(source->find_tensor(source->context, out->name, out_found, &out->data, diag));
+  return *out_found ? check_shape(place, weight, out->name, &out->data, diag) : QN_OK;
+}
+
+qn_status qn_binding_weight(qn_place *place, const char *where, const qn_template_weight *weight,
+                            const qn_bound_tensor **out, qn_diag *diag) {
+  qn_binding *b = place->binding;
+  qn_bound_tensor tensor = {0};
+  bool found;
+  QN_TRY(find_tensor(place, where, weight, &found, &tensor, diag));
+  if (!found) return fail_missing(b, weight, where, tensor.name, diag);
+  uint64_t index;
+  if (!qn_map_get(&b->tensor_index, qn_str_from(tensor.name), &index)) {
+    index = b->tensors.count;
+    if (!qn_vec_push_arena(b->arena, &b->tensors, tensor) ||
+        !qn_map_put(&b->tensor_index, qn_str_from(tensor.name), index)) {
+      return qn_fail_nomem(diag, b->source.name, "tensors");
+    }
+  }
+  *out = &b->tensors.items[index];
+  bool same = (*out)->data.rank == tensor.data.rank && (*out)->data.data == tensor.data.data &&
+              memcmp((*out)->data.dims, tensor.data.dims, sizeof tensor.data.dims) == 0;
+  if (same) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, weight->path, "tensor '%s' is bound to two weights of different shapes",
+                 tensor.name);
+}
+
+// --- for the importer
+
+void qn_binding_describe(const qn_binding *binding, qn_buf *out) {
+  for (size_t i = 0; i < binding->t->params.count; i++) {
+    qn_buf_printf(out, "%s = ", binding->t->params.items[i].name);
+    qn_value_print(&binding->values[i], out);
+    qn_buf_putc(out, '\n');
+  }
+}
+
+bool qn_binding_reads_key(const qn_binding *binding, qn_str key) {
+  for (size_t i = 0; i < binding->t->params.count; i++) {
+    if (binding->keys[i] && qn_str_is(key, binding->keys[i])) return true;
+  }
+  return false;
+}
+
+static bool matches(const char *pattern, qn_str name) {
+  const char *star = NULL;  // the last '*' passed, which takes characters up to `taken`
+  size_t at = 0, taken = 0;
+  while (at < name.length) {
+    if (*pattern == '*') {
+      star = pattern++;
+      taken = at;
+    } else if (*pattern == name.data[at]) {
+      pattern++;
+      at++;
+    } else if (star) {
+      pattern = star + 1;
+      at = ++taken;
+    } else {
+      return false;
+    }
+  }
+  while (*pattern == '*') pattern++;
+  return !*pattern;
+}
+
+qn_status qn_binding_ignores(qn_binding *binding, const qn_text_list *patterns, qn_str name, bool *out,
+                             qn_diag *diag) {
+  qn_place place = {.binding = binding};
+  *out = false;
+  for (size_t i = 0; i < patterns->count && !*out; i++) {
+    const char *pattern;
+    QN_TRY(expand(&place, binding->t->file, patterns->items[i], &pattern, diag));
+    *out = matches(pattern, name);
+  }
+  return QN_OK;
+}

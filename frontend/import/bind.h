@@ -1,0 +1,76 @@
+// A template bound to a model: params evaluated from the model's metadata, weights found and checked against their
+// shapes. The model is seen through qn_model_source, so that every world (GGUF, Hugging Face, a graph's own values)
+// binds in the same way.
+#ifndef QN_IMPORT_BIND_H
+#define QN_IMPORT_BIND_H
+
+#include "frontend/import/template.h"
+
+// A model's metadata and tensors. Errors are for what is there and wrong; what is not there is *out_found = false.
+typedef struct qn_model_source {
+  void *context;
+  const char *name;          // for messages: the file
+  const char *architecture;  // "llama"
+  qn_world world;
+  // The value under a metadata key, as `kind` wants it (BOOL: 0 or 1). A text is borrowed until the source ends.
+  qn_status (*find_key)(void *context, const char *key, qn_param_kind kind, bool *out_found, qn_value *out,
+                        qn_diag *diag);
+  // dims are row-major, rank as in the file.
+  qn_status (*find_tensor)(void *context, const char *name, bool *out_found, qn_tensor_data *out, qn_diag *diag);
+  bool (*has_tensor)(void *context, const char *name);  // the same without looking at the tensor
+} qn_model_source;
+
+// A weight that the graph uses.
+typedef struct qn_bound_tensor {
+  const char *name;    // arena: the tensor's name in the file, or the weight's own
+  qn_tensor_data data;  // rank and dims as the template has them
+} qn_bound_tensor;
+
+typedef struct qn_binding {
+  const qn_template *t;     // borrowed
+  qn_model_source source;   // what it points at is borrowed
+  qn_arena *arena;          // borrowed
+  qn_value *values;         // one a param
+  const char **keys;        // the metadata key each reads; NULL = none
+  uint8_t *states;          // of their evaluation
+  int depth;                // params being evaluated, one for another
+  QN_VEC(qn_bound_tensor) tensors;  // in the order of first use
+  qn_map tensor_index;      // name → place in tensors
+  int64_t context;          // the model's own context in tokens; 0 = not stated
+  int64_t max_context;      // what the architecture allows; 0 = no limit
+} qn_binding;
+
+// Evaluates every param and refusal. qn_binding_deinit releases what the arena does not hold, after failures too.
+QN_CHECKED qn_status qn_binding_init(qn_binding *binding, const qn_template *t, const qn_model_source *source,
+                                     qn_arena *arena, qn_diag *diag);
+void qn_binding_deinit(qn_binding *binding);
+
+#define QN_MAX_FRAMES 8
+
+// Where in the graph an expression is evaluated: the repeats around it.
+typedef struct qn_place {
+  qn_binding *binding;
+  int count;
+  struct {
+    const char *name, *label;
+    int64_t value;
+  } frames[QN_MAX_FRAMES];
+} qn_place;
+qn_scope qn_place_scope(qn_place *place);
+
+// Whether a weight is in the model, here. Does not bind it.
+QN_CHECKED qn_status qn_binding_has(qn_place *place, const char *where, const qn_template_weight *weight, bool *out,
+                                    qn_diag *diag);
+// Finds a weight that must be there, checks its shape and binds it; *out is valid until the next call.
+QN_CHECKED qn_status qn_binding_weight(qn_place *place, const char *where, const qn_template_weight *weight,
+                                       const qn_bound_tensor **out, qn_diag *diag);
+
+// "key = value" lines of all params.
+void qn_binding_describe(const qn_binding *binding, qn_buf *out);
+// True when a metadata key is one that a param reads.
+bool qn_binding_reads_key(const qn_binding *binding, qn_str key);
+// Whether a name fits one of the patterns: '*' stands for any characters, {placeholders} of params are filled in.
+QN_CHECKED qn_status qn_binding_ignores(qn_binding *binding, const qn_text_list *patterns, qn_str name, bool *out,
+                                        qn_diag *diag);
+
+#endif

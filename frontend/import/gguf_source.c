@@ -1,0 +1,122 @@
+// Keys and tensors of a GGUF file for binding.
+#include "frontend/import/gguf_source.h"
+
+#include <string.h>
+
+// Some files give a number for each layer. They are one number when all are equal; else a template cannot say them.
+static qn_status find_uniform(qn_gguf *gguf, const char *key, qn_value *out, qn_diag *diag) {
+  const int64_t *items;
+  size_t count;
+  QN_TRY(qn_gguf_get_ints(gguf, key, &items, &count, diag));
+  for (size_t i = 0; i < count; i++) {
+    if (items[i] == items[0]) continue;
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, gguf->name,
+                   "key '%s' differs by layer (%lld in the first, %lld in layer %zu), want one value for all", key,
+                   (long long)items[0], (long long)items[i], i);
+  }
+  if (count == 0) return qn_fail(diag, QN_ERR_FORMAT, gguf->name, "key '%s' is an empty list, want a number", key);
+  *out = qn_value_int(items[0]);
+  return QN_OK;
+}
+
+static qn_status find_key(void *context, const char *key, qn_param_kind kind, bool *out_found, qn_value *out,
+                          qn_diag *diag) {
+  qn_gguf *gguf = context;
+  const qn_gguf_kv *kv = gguf ? qn_gguf_find(gguf, key) : NULL;
+  *out_found = kv != NULL;
+  *out = qn_value_int(0);
+  if (!kv) return QN_OK;
+  bool flag = false;
+  switch (kind) {
+    case QN_PARAM_INT:
+      if (kv->value.type == QN_GGUF_ARRAY) return find_uniform(gguf, key, out, diag);
+      return qn_gguf_get_int(gguf, key, INT64_MIN, INT64_MAX, &out->i, diag);
+    case QN_PARAM_FLOAT: out->kind = QN_VALUE_FLOAT; return qn_gguf_get_float(gguf, key, &out->f, diag);
+    case QN_PARAM_TEXT: out->kind = QN_VALUE_TEXT; return qn_gguf_get_string(gguf, key, &out->text, diag);
+    case QN_PARAM_BOOL: break;
+  }
+  QN_TRY(qn_gguf_get_bool(gguf, key, &flag, diag));
+  out->i = flag;
+  return QN_OK;
+}
+
+static bool has_tensor(void *context, const char *name) {
+  const qn_gguf *gguf = context;
+  return gguf && qn_gguf_find_tensor(gguf, name);
+}
+
+static qn_status find_tensor(void *context, const char *name, bool *out_found, qn_tensor_data *out, qn_diag *diag) {
+  const qn_gguf *gguf = context;
+  const qn_gguf_tensor *tensor = gguf ? qn_gguf_find_tensor(gguf, name) : NULL;
+  *out_found = tensor != NULL;
+  if (!tensor) return QN_OK;
+  qn_gguf_view view;
+  QN_TRY(qn_gguf_tensor_view(gguf, tensor, &view, diag));
+  *out = (qn_tensor_data){.format = view.format, .rank = tensor->n_dims, .data = view.data};
+  for (int d = 0; d < tensor->n_dims; d++) out->dims[d] = tensor->dims[tensor->n_dims - 1 - d];
+  return QN_OK;
+}
+
+qn_model_source qn_gguf_source(qn_gguf *gguf, const char *name, const char *architecture) {
+  return (qn_model_source){.context = gguf, .name = name, .architecture = architecture, .world = QN_WORLD_GGUF,
+                           .find_key = find_key, .find_tensor = find_tensor, .has_tensor = has_tensor};
+}
+
+// A name from the file for a message: bytes that are not printable ASCII replaced.
+static const char *clean(qn_str name, char out[96]) {
+  size_t length = name.length < 90 ? name.length : 90;
+  for (size_t i = 0; i < length; i++) out[i] = name.data[i] >= ' ' && name.data[i] <= '~' ? name.data[i] : '?';
+  out[length] = 0;
+  return out;
+}
+
+static qn_status check_keys(const qn_gguf *gguf, qn_binding *binding, qn_diag *diag) {
+  const char *architecture = binding->source.architecture;
+  size_t prefix = strlen(architecture);
+  for (size_t i = 0; i < gguf->kv_count; i++) {
+    qn_str key = gguf->kvs[i].key;
+    if (key.length <= prefix || memcmp(key.data, architecture, prefix) != 0 || key.data[prefix] != '.') continue;
+    bool known = qn_binding_reads_key(binding, key);
+    if (!known) QN_TRY(qn_binding_ignores(binding, &binding->t->ignored_keys, key, &known, diag));
+    if (known) continue;
+    char name[96];
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, gguf->name,
+                   "the template %s does not know the key '%s': this is a variant of '%s' that quern would compute "
+                   "wrongly; use a template of your own that describes it (or ignores the key)",
+                   binding->t->file, clean(key, name), architecture);
+  }
+  return QN_OK;
+}
+
+// Lists at most five tensors that the graph does not use; *out_count is of all.
+static qn_status list_unused(const qn_gguf *gguf, qn_binding *binding, qn_buf *list, size_t *out_count,
+                             qn_diag *diag) {
+  *out_count = 0;
+  for (size_t i = 0; i < gguf->tensor_count; i++) {
+    qn_str tensor = gguf->tensors[i].name;
+    bool known = qn_map_get(&binding->tensor_index, tensor, NULL);
+    char name[96];
+    if (!known) QN_TRY(qn_binding_ignores(binding, &binding->t->ignored_weights, tensor, &known, diag));
+    if (known) continue;
+    if (*out_count < 5) qn_buf_printf(list, "%s'%s'", *out_count ? ", " : "", clean(tensor, name));
+    if (*out_count == 5) qn_buf_puts(list, ", ...");
+    ++*out_count;
+  }
+  return QN_OK;
+}
+
+qn_status qn_gguf_source_check_unread(const qn_gguf *gguf, qn_binding *binding, qn_diag *diag) {
+  QN_TRY(check_keys(gguf, binding, diag));
+  qn_buf list;
+  size_t count;
+  qn_buf_init(&list, qn_allocator_default());
+  qn_status status = list_unused(gguf, binding, &list, &count, diag);
+  if (status == QN_OK && count) {
+    status = qn_fail(diag, QN_ERR_UNSUPPORTED, gguf->name,
+                     "the template %s does not use %zu tensor%s of the file (%s): this is a variant of '%s' that quern "
+                     "would compute wrongly; use a template of your own that describes it (or ignores them)",
+                     binding->t->file, count, count == 1 ? "" : "s", qn_buf_text(&list), binding->source.architecture);
+  }
+  qn_buf_deinit(&list);
+  return status;
+}

@@ -1,0 +1,55 @@
+// A model file as the compiler sees it: recognised, bound to an architecture template, checked.
+#ifndef QN_IMPORT_IMPORT_H
+#define QN_IMPORT_IMPORT_H
+
+#include "ir/graph.h"
+#include "ir/program.h"
+
+typedef struct qn_import qn_import;
+typedef struct qn_gguf qn_gguf;
+
+typedef struct qn_import_options {
+  const char *template_path;  // use this template; NULL = the built-in one that matches the file's architecture
+} qn_import_options;
+
+// Recognises the file by its content (GGUF, or our graph JSON), binds the template, checks that every weight the
+// template names is there with its shape. Errors name file, key or tensor, got and want; an unknown architecture lists
+// the known ones.
+QN_CHECKED qn_status qn_import_open(const char *path, const qn_import_options *options, const qn_allocator *allocator,
+                                    qn_import **out, qn_diag *diag);
+void qn_import_close(qn_import *import);
+
+typedef struct qn_import_graph_options {
+  int64_t context_tokens;  // 0 = the model's own
+  int64_t chunk_tokens;    // largest T
+  int64_t max_rows;        // largest R
+  int64_t max_sequences;   // largest B
+  qn_dtype kv_dtype;       // F32, F16 or BF16
+} qn_import_graph_options;
+
+// Instantiates the template: the graph with max_values set for every symbol. Errors name the template's line.
+QN_CHECKED qn_status qn_import_graph(qn_import *import, const qn_import_graph_options *options, qn_arena *arena,
+                                     qn_graph **out, qn_diag *diag);
+
+// The tensors by the names that PARAM nodes carry. Valid until close.
+qn_weight_source qn_import_weights(qn_import *import);
+
+const char *qn_import_architecture(const qn_import *import);  // "llama"
+const char *qn_import_model_name(const qn_import *import);    // general.name, or the file's
+int64_t qn_import_context(const qn_import *import);           // the model's own context; 0 = not stated
+int64_t qn_import_vocab_size(const qn_import *import);        // width of "logits"; 0 = no language model
+qn_gguf *qn_import_gguf(qn_import *import);                   // the GGUF behind it (vocabulary); NULL = none
+// "key = value" lines of the bound parameters, for the artifact's summary.
+void qn_import_describe(const qn_import *import, qn_buf *out);
+
+// The built-in templates: JSON texts compiled in from models/*.json (CMake generates the table).
+typedef struct qn_builtin_template {
+  const char *name;  // "llama.json"
+  const char *text;
+} qn_builtin_template;
+extern const qn_builtin_template qn_builtin_templates[];
+extern const size_t qn_builtin_template_count;
+// The text of "llama" is that of llama.json; NULL when there is none.
+const char *qn_builtin_template_text(const char *name);
+
+#endif

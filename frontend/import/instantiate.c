@@ -1,0 +1,246 @@
+// Carries out a template's statements on a graph.
+#include "frontend/import/instantiate.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { MAX_REPEATS = 4096, MAX_NODES = 1 << 18, MAX_STEPS = 1 << 20 };
+
+typedef struct runner {
+  qn_binding *binding;
+  const qn_instantiate_options *options;
+  qn_graph *graph;
+  qn_arena *arena;  // the graph's
+  qn_map values;    // value or input name → node
+  qn_map params;    // tensor name → node
+  qn_place place;
+  size_t steps;  // statements carried out
+  qn_diag *diag;
+} runner;
+
+// Adds a node; an error gets the statement's path in front.
+static qn_status add_node(runner *r, const char *path, const qn_node_spec *spec, qn_id *out) {
+  if (r->graph->nodes.count >= MAX_NODES) {
+    return qn_fail(r->diag, QN_ERR_LIMIT, path, "the graph has more than %d nodes", MAX_NODES);
+  }
+  qn_diag own = {0};
+  qn_status status = qn_graph_add(r->graph, spec, out, &own);
+  return status == QN_OK ? QN_OK : qn_fail(r->diag, status, path, "%s", own.text);
+}
+
+static qn_status put(runner *r, qn_map *map, const char *name, qn_id id) {
+  return qn_map_put(map, qn_str_from(name), id) ? QN_OK : qn_fail_nomem(r->diag, r->binding->t->file, "values");
+}
+
+// --- operands
+
+static qn_status add_input(runner *r, const char *path, const qn_template_input *input, qn_id *out) {
+  qn_node_spec spec = {.op = QN_OP_INPUT, .attr_count = 1, .type = &input->type, .loc = input->name};
+  spec.attrs[0] = (qn_attr){QN_ATTR_NAME, {.text = input->name}};
+  QN_TRY(add_node(r, path, &spec, out));
+  return put(r, &r->values, input->name, *out);
+}
+
+// Vectors are f32 whatever the file keeps them in (the packer converts); matrices keep the file's format.
+static qn_type weight_type(const qn_tensor_data *data) {
+  qn_dim dims[QN_MAX_RANK];
+  for (int d = 0; d < data->rank; d++) dims[d] = qn_dim_const(data->dims[d]);
+  return qn_type_make(data->rank == 1 ? QN_DTYPE_F32 : data->format->dtype, data->rank, dims);
+}
+
+static qn_status add_weight(runner *r, const char *path, const qn_template_weight *weight, qn_id *out) {
+  const qn_bound_tensor *tensor;
+  uint64_t known;
+  QN_TRY(qn_binding_weight(&r->place, path, weight, &tensor, r->diag));
+  if (qn_map_get(&r->params, qn_str_from(tensor->name), &known)) {
+    *out = (qn_id)known;
+    return QN_OK;
+  }
+  qn_type type = weight_type(&tensor->data);
+  qn_node_spec spec = {.op = QN_OP_PARAM, .attr_count = 1, .type = &type, .loc = tensor->name};
+  spec.attrs[0] = (qn_attr){QN_ATTR_NAME, {.text = tensor->name}};
+  QN_TRY(add_node(r, path, &spec, out));
+  return put(r, &r->params, tensor->name, *out);
+}
+
+static qn_status add_const(runner *r, const qn_template_arg *arg, const char *loc, qn_id *out) {
+  qn_scope scope = qn_place_scope(&r->place);
+  qn_type type = qn_type_make(QN_DTYPE_F32, 0, NULL);
+  qn_node_spec spec = {.op = QN_OP_CONST, .attr_count = 1, .type = &type, .loc = loc};
+  double value;
+  QN_TRY(qn_expression_number(arg->path, arg->constant, &scope, &value, r->diag));
+  spec.attrs[0] = (qn_attr){QN_ATTR_VALUE, {.f = value}};
+  return add_node(r, arg->path, &spec, out);
+}
+
+// The node a name stands for. A weight that is optional, or one of several, may be absent: *out is 0 then.
+static qn_status find_operand(runner *r, const char *path, const char *name, bool may_be_absent, qn_id *out) {
+  const qn_template *t = r->binding->t;
+  size_t index = 0;
+  uint64_t id;
+  bool found = true;
+  *out = 0;
+  if (qn_map_get(&r->values, qn_str_from(name), &id)) {
+    *out = (qn_id)id;
+    return QN_OK;
+  }
+  switch (qn_template_find(t, qn_str_from(name), &index)) {
+    case QN_NAME_INPUT: return add_input(r, path, &t->inputs.items[index], out);
+    case QN_NAME_WEIGHT:
+      if (may_be_absent) QN_TRY(qn_binding_has(&r->place, path, &t->weights.items[index], &found, r->diag));
+      return found ? add_weight(r, path, &t->weights.items[index], out) : QN_OK;
+    default: break;
+  }
+  if (may_be_absent) return QN_OK;
+  return qn_fail(r->diag, QN_ERR_FORMAT, path, "the value '%s' is not set at this point", name);
+}
+
+static qn_status add_operand(runner *r, const qn_template_arg *arg, const char *loc, qn_node_spec *spec) {
+  qn_id id = 0;
+  if (arg->constant) {
+    QN_TRY(add_const(r, arg, loc, &id));
+  } else {
+    for (int i = 0; i < arg->name_count && !id; i++) {
+      bool last = i == arg->name_count - 1;
+      QN_TRY(find_operand(r, arg->path, arg->names[i], !last || arg->optional, &id));
+    }
+  }
+  if (id) spec->operands[spec->operand_count++] = id;
+  return QN_OK;
+}
+
+// --- the parts of an op statement
+
+static qn_status evaluate_attr(runner *r, const qn_template_attr *attr, qn_attr *out) {
+  qn_scope scope = qn_place_scope(&r->place);
+  out->id = attr->id;
+  switch (qn_attr_get_kind(attr->id)) {
+    case QN_AK_INT:
+      return qn_expression_int(attr->path, attr->value, &scope, INT32_MIN, INT32_MAX, &out->value.i, r->diag);
+    case QN_AK_FLOAT: return qn_expression_number(attr->path, attr->value, &scope, &out->value.f, r->diag);
+    default: break;
+  }
+  qn_buf text;
+  qn_buf_init(&text, r->arena->allocator);
+  qn_status status = qn_text_expand(attr->path, attr->value, &scope, &text, r->diag);
+  out->value.text = status == QN_OK ? qn_arena_strdup(r->arena, qn_buf_text(&text)) : NULL;
+  qn_buf_deinit(&text);
+  if (status != QN_OK) return status;
+  return out->value.text ? QN_OK : qn_fail_nomem(r->diag, attr->path, "an attribute");
+}
+
+static qn_status evaluate_type(runner *r, const qn_statement *s, qn_type *out) {
+  qn_scope scope = qn_place_scope(&r->place);
+  *out = (qn_type){.dtype = QN_DTYPE_F32, .rank = s->rank};
+  if (s->dtype && strcmp(s->dtype, "kv") == 0) {
+    out->dtype = r->options->kv_dtype;
+  } else if (s->dtype) {
+    (void)qn_dtype_parse(qn_str_from(s->dtype), &out->dtype);  // known: the template was checked
+  }
+  for (int d = 0; d < s->rank; d++) {
+    int64_t size;
+    if (qn_template_parse_symbol(s->shape[d], &out->dims[d])) continue;
+    QN_TRY(qn_expression_int(s->path, s->shape[d], &scope, 1, INT32_MAX, &size, r->diag));
+    out->dims[d] = qn_dim_const(size);
+  }
+  return QN_OK;
+}
+
+// "layer 3: q"
+static const char *make_loc(runner *r, const char *name) {
+  qn_buf text;
+  qn_buf_init(&text, r->arena->allocator);
+  for (int i = 0; i < r->place.count; i++) {
+    qn_buf_printf(&text, "%s %" PRId64 ": ", r->place.frames[i].label, r->place.frames[i].value);
+  }
+  qn_buf_puts(&text, name);
+  const char *loc = text.failed ? NULL : qn_arena_strdup(r->arena, qn_buf_text(&text));
+  qn_buf_deinit(&text);
+  return loc;
+}
+
+static qn_status run_op(runner *r, const qn_statement *s) {
+  qn_node_spec spec = {.op = s->op, .loc = make_loc(r, s->set)};
+  qn_type type;
+  qn_id id;
+  if (!spec.loc) return qn_fail_nomem(r->diag, s->path, "a node");
+  for (int i = 0; i < s->arg_count; i++) QN_TRY(add_operand(r, &s->args[i], spec.loc, &spec));
+  for (int i = 0; i < s->attr_count; i++) QN_TRY(evaluate_attr(r, &s->attrs[i], &spec.attrs[spec.attr_count++]));
+  if (s->has_shape) {
+    QN_TRY(evaluate_type(r, s, &type));
+    spec.type = &type;
+  }
+  QN_TRY(add_node(r, s->path, &spec, &id));
+  return put(r, &r->values, s->set, id);
+}
+
+// --- the other statements
+
+static qn_status run_list(runner *r, const qn_statement_list *list);
+
+static qn_status run_repeat(runner *r, const qn_statement *s) {
+  qn_scope scope = qn_place_scope(&r->place);
+  int64_t count;
+  QN_TRY(qn_expression_int(s->path, s->count, &scope, 0, MAX_REPEATS, &count, r->diag));
+  int frame = r->place.count++;
+  for (int64_t i = 0; i < count; i++) {
+    r->place.frames[frame].name = s->index;
+    r->place.frames[frame].label = s->label;
+    r->place.frames[frame].value = i;
+    QN_TRY(run_list(r, &s->body));
+  }
+  r->place.count--;
+  return QN_OK;
+}
+
+static qn_status run_output(runner *r, const qn_statement *s) {
+  qn_id id;
+  for (size_t i = 0; i < r->graph->outputs.count; i++) {
+    if (strcmp(r->graph->outputs.items[i].name, s->output) == 0) {
+      return qn_fail(r->diag, QN_ERR_FORMAT, s->path, "there is an output '%s' already", s->output);
+    }
+  }
+  QN_TRY(find_operand(r, s->path, s->value, false, &id));
+  return qn_graph_add_output(r->graph, s->output, id, r->diag);
+}
+
+static qn_status run_statement(runner *r, const qn_statement *s) {
+  bool holds = true;
+  if (++r->steps > MAX_STEPS) {
+    return qn_fail(r->diag, QN_ERR_LIMIT, s->path, "the template takes more than %d steps", MAX_STEPS);
+  }
+  if (s->condition) {
+    qn_scope scope = qn_place_scope(&r->place);
+    QN_TRY(qn_expression_condition(s->path, s->condition, &scope, &holds, r->diag));
+  }
+  if (s->kind == QN_STATEMENT_CHOICE) return run_list(r, holds ? &s->body : &s->otherwise);
+  if (!holds) return QN_OK;
+  switch (s->kind) {
+    case QN_STATEMENT_OP: return run_op(r, s);
+    case QN_STATEMENT_REPEAT: return run_repeat(r, s);
+    default: return run_output(r, s);
+  }
+}
+
+static qn_status run_list(runner *r, const qn_statement_list *list) {
+  for (size_t i = 0; i < list->count; i++) QN_TRY(run_statement(r, &list->items[i]));
+  return QN_OK;
+}
+
+qn_status qn_instantiate(qn_binding *binding, const qn_instantiate_options *options, qn_arena *arena, qn_graph **out,
+                         qn_diag *diag) {
+  runner r = {.binding = binding, .options = options, .arena = arena, .place = {.binding = binding}, .diag = diag};
+  r.graph = qn_graph_create(arena, binding->t->name);
+  if (!r.graph) return qn_fail_nomem(diag, binding->t->file, "a graph");
+  memcpy(r.graph->max_values, options->max_values, sizeof r.graph->max_values);
+  qn_map_init(&r.values, arena->allocator);
+  qn_map_init(&r.params, arena->allocator);
+  qn_status status = run_list(&r, &binding->t->body);
+  qn_map_deinit(&r.values);
+  qn_map_deinit(&r.params);
+  if (status == QN_OK && r.graph->outputs.count == 0) {
+    status = qn_fail(diag, QN_ERR_FORMAT, binding->t->file, "the graph has no output");
+  }
+  *out = status == QN_OK ? r.graph : NULL;
+  return status;
+}

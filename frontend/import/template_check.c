@@ -1,0 +1,171 @@
+// The static check of a template: every name that an expression, an argument or an output uses is known there. What
+// depends on a model (which weights it has, sizes, types) is checked when the graph is made.
+#include <string.h>
+
+#include "frontend/import/template.h"
+
+enum { MAX_FRAMES = 8 };
+
+typedef struct checker {
+  qn_template *t;
+  qn_diag *diag;
+  const char *indexes[MAX_FRAMES];  // of the repeats around the current statement
+  int index_count;
+  qn_scope scope;
+} checker;
+
+static qn_status check_name(void *context, const char *where, qn_str name, qn_value *out, qn_diag *diag) {
+  const checker *c = context;
+  (void)out;  // always NULL here
+  if (qn_str_is(name, "arch") || qn_template_find(c->t, name, NULL) == QN_NAME_PARAM) return QN_OK;
+  for (int i = 0; i < c->index_count; i++) {
+    if (qn_str_is(name, c->indexes[i])) return QN_OK;
+  }
+  static const char *const hints[] = {"want a param",
+                                      "want a param",
+                                      "it is a weight: want has(), rows() or cols() around it",
+                                      "it is an input: want a param",
+                                      "it is a value of the graph: want a param",
+                                      "it is the index of a repeat and known in its body only"};
+  return qn_fail(diag, QN_ERR_FORMAT, where, "got the unknown name '%.*s' in an expression: %s", QN_STR_ARGS(name),
+                 hints[qn_template_find(c->t, name, NULL)]);
+}
+
+static qn_status check_weight(void *context, const char *where, qn_str function, qn_str weight, qn_value *out,
+                              qn_diag *diag) {
+  const checker *c = context;
+  (void)out;
+  if (qn_template_find(c->t, weight, NULL) == QN_NAME_WEIGHT) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, where, "%.*s(%.*s): there is no weight of that name", QN_STR_ARGS(function),
+                 QN_STR_ARGS(weight));
+}
+
+static qn_status check_expression(checker *c, const char *where, const char *text) {
+  return text ? qn_expression_check(where, text, &c->scope, c->diag) : QN_OK;
+}
+
+static qn_status check_text(checker *c, const char *where, const char *text) {
+  return text ? qn_text_expand(where, text, &c->scope, NULL, c->diag) : QN_OK;
+}
+
+static qn_status check_param(checker *c, const qn_template_param *p) {
+  bool is_text = p->kind == QN_PARAM_TEXT;
+  for (int w = 0; w < QN_WORLD_COUNT; w++) {
+    QN_TRY(check_text(c, p->path, p->keys[w]));
+    QN_TRY(is_text ? check_text(c, p->path, p->values[w]) : check_expression(c, p->path, p->values[w]));
+  }
+  return is_text ? check_text(c, p->path, p->otherwise) : check_expression(c, p->path, p->otherwise);
+}
+
+static qn_status check_shape(checker *c, const char *where, int rank, const char *const *shape) {
+  qn_dim dim;
+  for (int d = 0; d < rank; d++) {
+    if (!qn_template_parse_symbol(shape[d], &dim)) QN_TRY(check_expression(c, where, shape[d]));
+  }
+  return QN_OK;
+}
+
+// Names and shapes of weights may use indexes: their expressions are checked where the weight is used.
+static qn_status check_weights(checker *c) {
+  for (size_t i = 0; i < c->t->weights.count; i++) {
+    const qn_template_weight *w = &c->t->weights.items[i];
+    for (int d = 0; d < w->rank; d++) {
+      qn_dim dim;
+      if (qn_template_parse_symbol(w->shape[d], &dim)) {
+        return qn_fail(c->diag, QN_ERR_FORMAT, w->path, "got the symbol %s in a weight's shape, want an expression",
+                       w->shape[d]);
+      }
+    }
+  }
+  return QN_OK;
+}
+
+static qn_status check_weight_use(checker *c, const char *where, const qn_template_weight *w) {
+  for (int i = 0; i < QN_WORLD_COUNT; i++) QN_TRY(check_text(c, where, w->names[i]));
+  return check_shape(c, where, w->rank, w->shape);
+}
+
+static qn_status check_operand(checker *c, const char *where, const char *name) {
+  size_t index;
+  switch (qn_template_find(c->t, qn_str_from(name), &index)) {
+    case QN_NAME_WEIGHT: return check_weight_use(c, where, &c->t->weights.items[index]);
+    case QN_NAME_INPUT:
+    case QN_NAME_VALUE: return QN_OK;
+    default:
+      return qn_fail(c->diag, QN_ERR_FORMAT, where, "got '%.80s', want a weight, an input or a value set before", name);
+  }
+}
+
+static qn_status check_list(checker *c, const qn_statement_list *list);
+
+static qn_status declare_value(checker *c, const qn_statement *s) {
+  if (qn_template_find(c->t, qn_str_from(s->set), NULL) == QN_NAME_VALUE) return QN_OK;
+  return qn_template_declare(c->t, s->path, s->set, QN_NAME_VALUE, 0, c->diag);
+}
+
+static qn_status check_op(checker *c, const qn_statement *s) {
+  for (int i = 0; i < s->arg_count; i++) {
+    const qn_template_arg *arg = &s->args[i];
+    QN_TRY(check_expression(c, arg->path, arg->constant));
+    for (int n = 0; n < arg->name_count; n++) QN_TRY(check_operand(c, arg->path, arg->names[n]));
+  }
+  for (int i = 0; i < s->attr_count; i++) {
+    const qn_template_attr *attr = &s->attrs[i];
+    bool is_text = qn_attr_get_kind(attr->id) == QN_AK_TEXT;
+    QN_TRY(is_text ? check_text(c, attr->path, attr->value) : check_expression(c, attr->path, attr->value));
+  }
+  QN_TRY(check_shape(c, s->path, s->rank, s->shape));
+  qn_dtype dtype;
+  if (s->dtype && strcmp(s->dtype, "kv") != 0 && !qn_dtype_parse(qn_str_from(s->dtype), &dtype)) {
+    return qn_fail(c->diag, QN_ERR_FORMAT, s->path, "got the dtype '%.20s', want kv, f32, f16, bf16, i32 or i8", s->dtype);
+  }
+  return declare_value(c, s);
+}
+
+static qn_status check_repeat(checker *c, const qn_statement *s) {
+  QN_TRY(check_expression(c, s->path, s->count));
+  if (c->index_count == MAX_FRAMES) return qn_fail(c->diag, QN_ERR_FORMAT, s->path, "repeats nested too deep");
+  for (int i = 0; i < c->index_count; i++) {
+    if (strcmp(c->indexes[i], s->index) == 0) {
+      return qn_fail(c->diag, QN_ERR_FORMAT, s->path, "the index '%s' is that of a repeat around this one", s->index);
+    }
+  }
+  if (qn_template_find(c->t, qn_str_from(s->index), NULL) != QN_NAME_INDEX) {
+    QN_TRY(qn_template_declare(c->t, s->path, s->index, QN_NAME_INDEX, 0, c->diag));
+  }
+  c->indexes[c->index_count++] = s->index;
+  QN_TRY(check_list(c, &s->body));
+  c->index_count--;
+  return QN_OK;
+}
+
+static qn_status check_statement(checker *c, const qn_statement *s) {
+  QN_TRY(check_expression(c, s->path, s->condition));
+  switch (s->kind) {
+    case QN_STATEMENT_OP: return check_op(c, s);
+    case QN_STATEMENT_REPEAT: return check_repeat(c, s);
+    case QN_STATEMENT_OUTPUT: return check_operand(c, s->path, s->value);
+    default: break;
+  }
+  QN_TRY(check_list(c, &s->body));
+  return check_list(c, &s->otherwise);
+}
+
+static qn_status check_list(checker *c, const qn_statement_list *list) {
+  for (size_t i = 0; i < list->count; i++) QN_TRY(check_statement(c, &list->items[i]));
+  return QN_OK;
+}
+
+qn_status qn_template_check(qn_template *t, qn_diag *diag) {
+  checker c = {.t = t, .diag = diag};
+  c.scope = (qn_scope){&c, check_name, check_weight};
+  for (size_t i = 0; i < t->params.count; i++) QN_TRY(check_param(&c, &t->params.items[i]));
+  QN_TRY(check_weights(&c));
+  QN_TRY(check_expression(&c, t->max_context_path, t->max_context));
+  for (size_t i = 0; i < t->refusals.count; i++) {
+    const qn_template_refusal *refusal = &t->refusals.items[i];
+    QN_TRY(check_expression(&c, refusal->path, refusal->condition));
+    QN_TRY(check_text(&c, refusal->path, refusal->message));
+  }
+  return check_list(&c, &t->body);
+}

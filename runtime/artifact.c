@@ -1,0 +1,436 @@
+// Opens an artifact. Every offset, size, count and index of the file is checked against the file and against each other
+// before anything uses it: after qn_artifact_open the rest of the runtime indexes without looking.
+#include "runtime/artifact.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/hash.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are read in place: little-endian machines only");
+_Static_assert(sizeof(qn_art_header) == 32 && sizeof(qn_art_section) == 32, "file layout");
+_Static_assert(sizeof(qn_art_program) == 96 && sizeof(qn_art_buffer) == 96, "file layout");
+_Static_assert(sizeof(qn_art_kernel) == 24 && sizeof(qn_art_variant) == 32, "file layout");
+_Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 664, "file layout");
+
+#define ALIGNMENT  64u
+#define MAX_CACHES 8192u                // compared with each other
+#define MAX_BYTES  (UINT64_C(1) << 48)  // of anything that will be allocated
+#define MAX_EXTENT (INT64_C(1) << 40)
+#define DTYPE_F32  0u  // qn_dtype of ir/dtype.def
+
+static const char *section_name(uint32_t kind) {
+  static const char *const names[] = {"unknown",   "program", "weights", "code",
+                                      "tokenizer", "summary", "graph",   "kernels"};
+  return kind < QN_COUNT(names) ? names[kind] : names[0];
+}
+
+// --- header and section table
+
+static qn_status check_magic(const qn_artifact *a, const qn_art_header *header, qn_diag *diag) {
+  if (memcmp(header->magic, QN_ARTIFACT_MAGIC, sizeof header->magic) == 0) return QN_OK;
+  char got[3 * sizeof header->magic + 1] = "";
+  for (size_t i = 0; i < sizeof header->magic; i++) {
+    snprintf(got + 3 * i, 4, "%02x ", (unsigned char)header->magic[i]);
+  }
+  bool line_end = header->magic[5] == '\r' || header->magic[5] == '\n';
+  bool text = line_end && memcmp(header->magic, QN_ARTIFACT_MAGIC, 5) == 0;
+  got[strlen(got) - 1] = '\0';
+  return qn_fail(diag, QN_ERR_FORMAT, a->path, "byte 0: got %s, want 71 75 65 72 6e 0d 0a 1a: %s", got,
+                 text ? "a transfer as text has damaged this file; copy it as binary" : "this is not a quern artifact");
+}
+
+static qn_status check_header(qn_artifact *a, qn_diag *diag) {
+  size_t size = a->mapping.size;
+  if (size < sizeof(qn_art_header)) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "the file is truncated: got %zu bytes, want at least %zu", size,
+                   sizeof(qn_art_header));
+  }
+  const qn_art_header *header = (const qn_art_header *)(const void *)a->mapping.data;
+  QN_TRY(check_magic(a, header, diag));
+  if (header->version != QN_ARTIFACT_VERSION) {
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
+                   "byte 8: format version: got %" PRIu32 ", want %u; compile the model again", header->version,
+                   QN_ARTIFACT_VERSION);
+  }
+  if (header->file_size != size) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "%s: got %zu bytes, want %" PRIu64,
+                   size < header->file_size ? "the file is truncated" : "the file has bytes after its end", size,
+                   header->file_size);
+  }
+  if (header->section_count > (size - sizeof *header) / sizeof(qn_art_section)) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "byte 12: got %" PRIu32 " sections, want at most %zu in %zu bytes",
+                   header->section_count, (size - sizeof *header) / sizeof(qn_art_section), size);
+  }
+  a->sections = (const qn_art_section *)(const void *)(a->mapping.data + sizeof *header);
+  a->section_count = header->section_count;
+  uint64_t hash = qn_hash64(a->sections, a->section_count * sizeof *a->sections, QN_ARTIFACT_VERSION);
+  if (hash != header->table_hash) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "the section table is damaged: got hash %016" PRIx64 ", want %016" PRIx64, hash, header->table_hash);
+  }
+  return QN_OK;
+}
+
+// `end`: where the section before ends, the table for the first one.
+static qn_status check_section(const qn_artifact *a, uint32_t at, uint64_t end, qn_diag *diag) {
+  const qn_art_section *s = &a->sections[at];
+  bool paged = s->kind == QN_SECTION_WEIGHTS || s->kind == QN_SECTION_CODE;
+  uint64_t alignment = paged ? QN_ARTIFACT_PAGE : ALIGNMENT;
+  const char *name = section_name(s->kind);
+  if (s->offset % alignment != 0) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "section %" PRIu32 " (%s): got offset %" PRIu64 ", want a multiple of %" PRIu64, at, name, s->offset,
+                   alignment);
+  }
+  if (s->offset < end) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "section %" PRIu32 " (%s): got offset %" PRIu64 ", want at least %" PRIu64, at, name, s->offset,
+                   end);
+  }
+  if (s->offset > a->mapping.size || s->size > a->mapping.size - s->offset) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "section %" PRIu32 " (%s): got %" PRIu64 " bytes at %" PRIu64 ", want an end within %zu", at, name,
+                   s->size, s->offset, a->mapping.size);
+  }
+  uint32_t index = 0;
+  for (uint32_t i = 0; i < at; i++) index += a->sections[i].kind == s->kind;
+  bool single = s->kind <= QN_SECTION_KERNELS && s->kind != QN_SECTION_CODE;
+  if (s->index != index || (index > 0 && single)) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "section %" PRIu32 " (%s): got index %" PRIu32 ", want %s", at, name,
+                   s->index, single ? "one section of this kind" : "consecutive ones");
+  }
+  return QN_OK;
+}
+
+static qn_status check_hash(const qn_artifact *a, uint32_t at, qn_diag *diag) {
+  const qn_art_section *s = &a->sections[at];
+  uint64_t hash = qn_hash64(a->mapping.data + s->offset, (size_t)s->size, s->kind);
+  if (hash == s->hash) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                 "section %" PRIu32 " (%s) at byte %" PRIu64 " is damaged: got hash %016" PRIx64 ", want %016" PRIx64,
+                 at, section_name(s->kind), s->offset, hash, s->hash);
+}
+
+static qn_status check_sections(const qn_artifact *a, qn_diag *diag) {
+  enum { MAX_SECTIONS = 1024 };
+  if (a->section_count > MAX_SECTIONS) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "got %" PRIu32 " sections, want at most %d", a->section_count,
+                   MAX_SECTIONS);
+  }
+  uint64_t end = sizeof(qn_art_header) + a->section_count * sizeof(qn_art_section);
+  for (uint32_t i = 0; i < a->section_count; i++) {
+    QN_TRY(check_section(a, i, end, diag));
+    if (a->sections[i].kind != QN_SECTION_WEIGHTS) QN_TRY(check_hash(a, i, diag));
+    end = a->sections[i].offset + a->sections[i].size;
+  }
+  return QN_OK;
+}
+
+// --- program
+
+typedef struct cursor {
+  const qn_artifact *artifact;
+  const uint8_t *data;  // of the section
+  size_t size, at;
+  qn_diag *diag;
+} cursor;
+
+static qn_status take(cursor *c, const char *what, size_t count, size_t item_size, const void **out) {
+  size_t start = qn_align_up(c->at, 8), bytes = 0;
+  if (!qn_size_mul(count, item_size, &bytes) || start > c->size || bytes > c->size - start) {
+    return qn_fail(c->diag, QN_ERR_FORMAT, c->artifact->path,
+                   "program section: %s: got %zu of %zu bytes from byte %zu, want an end within %zu", what, count,
+                   item_size, start, c->size);
+  }
+  *out = c->data + start;
+  c->at = start + bytes;
+  return QN_OK;
+}
+
+static qn_status find_arrays(qn_artifact *a, qn_diag *diag) {
+  cursor c = {.artifact = a, .diag = diag};
+  c.data = qn_artifact_section(a, QN_SECTION_PROGRAM, 0, &c.size);
+  if (!c.data) return qn_fail(diag, QN_ERR_FORMAT, a->path, "got no program section, want one");
+  const void *found = NULL;
+  QN_TRY(take(&c, "head", 1, sizeof *a->program, &found));
+  a->program = found;
+  QN_TRY(take(&c, "buffers", a->program->buffer_count, sizeof *a->buffers, &found));
+  a->buffers = found;
+  QN_TRY(take(&c, "kernels", a->program->kernel_count, sizeof *a->kernels, &found));
+  a->kernels = found;
+  QN_TRY(take(&c, "variants", a->program->variant_count, sizeof *a->variants, &found));
+  a->variants = found;
+  QN_TRY(take(&c, "steps", a->program->step_count, sizeof *a->steps, &found));
+  a->steps = found;
+  QN_TRY(take(&c, "operands", a->program->operand_count, sizeof *a->operands, &found));
+  a->operands = found;
+  QN_TRY(take(&c, "strings", a->program->string_bytes, 1, &found));
+  a->strings = found;
+  if (c.at != c.size) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "program section: got %zu bytes, want %zu", c.size, c.at);
+  }
+  uint32_t bytes = a->program->string_bytes;
+  if (bytes == 0 || a->strings[bytes - 1] != '\0' || a->strings[0] != '\0') {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "program section: got strings that do not begin and end with a NUL");
+  }
+  return QN_OK;
+}
+
+// "program section: buffer 3: kind: got 9, want at most 3"
+static qn_status wrong(const qn_artifact *a, qn_diag *diag, const char *array, uint32_t index, const char *field,
+                       uint64_t got, uint64_t most) {
+  return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                 "program section: %s %" PRIu32 ": %s: got %" PRIu64 ", want at most %" PRIu64, array, index, field,
+                 got, most);
+}
+#define AT_MOST(array, index, field, got, most)                                      \
+  do {                                                                               \
+    if ((uint64_t)(got) > (uint64_t)(most))                                          \
+      return wrong(a, diag, array, index, field, (uint64_t)(got), (uint64_t)(most)); \
+  } while (0)
+#define STRING(array, index, field, offset) AT_MOST(array, index, field, offset, a->program->string_bytes - 1)
+
+static qn_status check_head(const qn_artifact *a, qn_diag *diag) {
+  const qn_art_program *p = a->program;
+  STRING("head", 0, "name", p->name);
+  AT_MOST("head", 0, "arena bytes", p->arena_bytes, MAX_BYTES);
+  AT_MOST("head", 0, "keys of a page", p->page_keys, 65536);
+  AT_MOST("head", 0, "vocabulary", p->vocab_size, INT32_MAX);
+  for (uint32_t i = 0; i < QN_ARTIFACT_SYMBOLS; i++)
+    AT_MOST("head", 0, "largest symbol value", p->symbol_max[i], INT32_MAX);
+  return QN_OK;
+}
+
+// An output's rows at the largest symbol values lie inside its bytes, so that a host may read them.
+static qn_status check_output(const qn_artifact *a, uint32_t i, qn_diag *diag) {
+  const qn_art_buffer *b = &a->buffers[i];
+  if (b->kind != QN_ART_ARENA || b->name == 0 || b->dtype != DTYPE_F32) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "program section: buffer %" PRIu32 ": got an output of kind %" PRIu32 ", name %" PRIu32
+                   ", dtype %" PRIu32 ", want a named f32 value in the arena",
+                   i, b->kind, b->name, b->dtype);
+  }
+  if (b->rank == 0 || b->rank > 2 || (b->rank == 2 && b->symbols[1] != 0)) return QN_OK;
+  int64_t rows = b->dims[0];
+  if (b->symbols[0] != 0 && __builtin_mul_overflow(rows, a->program->symbol_max[b->symbols[0]], &rows))
+    rows = INT64_MAX;
+  int64_t pitch = b->rank == 2 ? b->row_pitch : 1, bytes = 0;
+  if (b->rank == 2 && pitch < b->dims[1]) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "program section: buffer %" PRIu32 ": row pitch: got %" PRId64 ", want at least %" PRId64, i, pitch,
+                   b->dims[1]);
+  }
+  if (__builtin_mul_overflow(rows, pitch * (int64_t)sizeof(float), &bytes)) bytes = INT64_MAX;
+  AT_MOST("buffer", i, "bytes of an output's rows", bytes, b->bytes);
+  return QN_OK;
+}
+
+static qn_status check_buffer(const qn_artifact *a, uint32_t i, qn_diag *diag) {
+  const qn_art_buffer *b = &a->buffers[i];
+  AT_MOST("buffer", i, "kind", b->kind, QN_ART_INPUT);
+  STRING("buffer", i, "name", b->name);
+  AT_MOST("buffer", i, "bytes", b->bytes, MAX_BYTES);
+  AT_MOST("buffer", i, "output", b->output, 1);
+  AT_MOST("buffer", i, "dtype", b->dtype, 255);
+  AT_MOST("buffer", i, "rank", b->rank, 4);
+  AT_MOST("buffer", i, "row pitch", b->row_pitch, INT32_MAX);
+  AT_MOST("buffer", i, "layer", b->layer, 65535);
+  for (uint32_t d = 0; d < b->rank; d++) {
+    AT_MOST("buffer", i, "dimension", b->dims[d], MAX_EXTENT);
+    AT_MOST("buffer", i, "symbol", b->symbols[d], QN_ARTIFACT_SYMBOLS - 1);
+  }
+  bool arena = b->kind == QN_ART_ARENA;
+  if (arena || b->kind == QN_ART_WEIGHT) {
+    uint64_t within = arena ? a->program->arena_bytes : a->weights_size;
+    AT_MOST("buffer", i, arena ? "offset in the arena" : "offset in the weights", b->offset, within);
+    AT_MOST("buffer", i, arena ? "end in the arena" : "end in the weights", b->offset + b->bytes, within);
+    AT_MOST("buffer", i, "offset's remainder by 64", b->offset % ALIGNMENT, 0);
+  } else if (b->name == 0 || a->strings[b->name] == '\0') {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "program section: buffer %" PRIu32 ": got no name, want one: it is bound by name", i);
+  }
+  if (b->kind == QN_ART_CACHE && (b->bytes == 0 || b->bytes % ALIGNMENT != 0 || a->program->page_keys == 0)) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "program section: buffer %" PRIu32 ": got pages of %" PRIu64 " bytes and %" PRIu32
+                   " keys, want multiples of 64 bytes and at least one key",
+                   i, b->bytes, a->program->page_keys);
+  }
+  return b->output ? check_output(a, i, diag) : QN_OK;
+}
+
+// No two inputs of one name, no two caches of one kind and layer.
+static qn_status check_bindings(const qn_artifact *a, qn_diag *diag) {
+  uint32_t bound[MAX_CACHES], count = 0;
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
+    const qn_art_buffer *b = &a->buffers[i];
+    if (b->kind != QN_ART_CACHE && b->kind != QN_ART_INPUT) continue;
+    AT_MOST("buffer", i, "inputs and caches so far", count + 1, MAX_CACHES);
+    for (uint32_t j = 0; j < count; j++) {
+      const qn_art_buffer *other = &a->buffers[bound[j]];
+      if (other->kind != b->kind || other->layer != b->layer) continue;
+      if (strcmp(a->strings + other->name, a->strings + b->name) == 0) {
+        return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                       "program section: buffer %" PRIu32 ": got '%.64s' of layer %" PRIu32 ", which buffer %" PRIu32
+                       " is already",
+                       i, a->strings + b->name, b->layer, bound[j]);
+      }
+    }
+    bound[count++] = i;
+  }
+  return QN_OK;
+}
+
+static qn_status check_kernels(const qn_artifact *a, qn_diag *diag) {
+  for (uint32_t i = 0; i < a->program->kernel_count; i++) {
+    const qn_art_kernel *k = &a->kernels[i];
+    STRING("kernel", i, "name", k->name);
+    AT_MOST("kernel", i, "symbol of the rows", k->rows_symbol, QN_ARTIFACT_SYMBOLS - 1);
+    AT_MOST("kernel", i, "end of the variants", (uint64_t)k->first_variant + k->variant_count,
+            a->program->variant_count);
+    AT_MOST("kernel", i, "parameters", k->param_count, 4096);
+    if (k->variant_count == 0 || (k->rows_symbol == 0 && k->variant_count != 1)) {
+      return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                     "program section: kernel %" PRIu32 ": variants: got %" PRIu32 ", want %s", i, k->variant_count,
+                     k->rows_symbol ? "at least 1" : "1, since no symbol chooses one");
+    }
+  }
+  for (uint32_t i = 0; i < a->program->variant_count; i++) {
+    const qn_art_variant *v = &a->variants[i];
+    STRING("variant", i, "name", v->name);
+    AT_MOST("variant", i, "smallest row count", v->rows_min, v->rows_max);
+    AT_MOST("variant", i, "largest row count", v->rows_max, INT64_MAX);
+    AT_MOST("variant", i, "symbol of the extent", v->extent_symbol, QN_ARTIFACT_SYMBOLS - 1);
+    AT_MOST("variant", i, "extent", v->extent_value, MAX_EXTENT);
+  }
+  return QN_OK;
+}
+
+static qn_status check_steps(const qn_artifact *a, qn_diag *diag) {
+  for (uint32_t i = 0; i < a->program->step_count; i++) {
+    const qn_art_step *s = &a->steps[i];
+    if (s->kernel >= a->program->kernel_count) {
+      return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                     "program section: step %" PRIu32 ": kernel: got %" PRIu32 ", want one of %" PRIu32, i, s->kernel,
+                     a->program->kernel_count);
+    }
+    STRING("step", i, "place", s->loc);
+    AT_MOST("step", i, "barrier", s->barrier, 1);
+    AT_MOST("step", i, "end of the operands", (uint64_t)s->first_operand + s->operand_count, a->program->operand_count);
+    if (s->operand_count != a->kernels[s->kernel].param_count) {
+      return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                     "program section: step %" PRIu32 ": got %" PRIu32 " operands, want %" PRIu32
+                     " as its kernel has parameters",
+                     i, s->operand_count, a->kernels[s->kernel].param_count);
+    }
+  }
+  for (uint32_t i = 0; i < a->program->operand_count; i++) {
+    if (a->operands[i] >= a->program->buffer_count) {
+      return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                     "program section: operand %" PRIu32 ": got buffer %" PRIu32 ", want one of %" PRIu32, i,
+                     a->operands[i], a->program->buffer_count);
+    }
+  }
+  return QN_OK;
+}
+
+// --- code
+
+static qn_status check_code(const qn_artifact *a, uint32_t index, const uint8_t *data, size_t size, qn_diag *diag) {
+  const qn_art_code *code = (const qn_art_code *)(const void *)data;
+  if (size < sizeof *code) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "code section %" PRIu32 ": got %zu bytes, want at least %zu", index,
+                   size, sizeof *code);
+  }
+  if (!memchr(code->target, 0, sizeof code->target) || code->target[0] == '\0' ||
+      !memchr(code->required, 0, sizeof code->required)) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "code section %" PRIu32 ": got names of target and features that are empty or without an end",
+                   index);
+  }
+  if (code->variant_count != a->program->variant_count) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "code section %" PRIu32 ": got %" PRIu32 " functions, want %" PRIu32 " as the program has variants",
+                   index, code->variant_count, a->program->variant_count);
+  }
+  uint64_t table_end = sizeof *code + (uint64_t)code->variant_count * sizeof(uint64_t);
+  if (code->image_offset < table_end || code->image_offset % QN_ARTIFACT_PAGE != 0 || code->image_offset > size ||
+      code->image_size > size - code->image_offset) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "code section %" PRIu32 ": got an image of %" PRIu64 " bytes at %" PRIu64
+                   ", want it at a multiple of %u between %" PRIu64 " and %zu",
+                   index, code->image_size, code->image_offset, QN_ARTIFACT_PAGE, table_end, size);
+  }
+  const uint64_t *offsets = (const uint64_t *)(const void *)(data + sizeof *code);
+  for (uint32_t i = 0; i < code->variant_count; i++) {
+    if (offsets[i] >= code->image_size) {
+      return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                     "code section %" PRIu32 ": function %" PRIu32 ": got offset %" PRIu64 ", want less than %" PRIu64,
+                     index, i, offsets[i], code->image_size);
+    }
+  }
+  return QN_OK;
+}
+
+static qn_status check_all(qn_artifact *a, qn_diag *diag) {
+  if ((uintptr_t)a->mapping.data % QN_ARTIFACT_PAGE != 0) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, a->path, "got a mapping that does not begin at a page");
+  }
+  QN_TRY(check_header(a, diag));
+  QN_TRY(check_sections(a, diag));
+  size_t size = 0;
+  a->weights = qn_artifact_section(a, QN_SECTION_WEIGHTS, 0, &size);
+  a->weights_size = size;
+  QN_TRY(find_arrays(a, diag));
+  QN_TRY(check_head(a, diag));
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) QN_TRY(check_buffer(a, i, diag));
+  QN_TRY(check_bindings(a, diag));
+  QN_TRY(check_kernels(a, diag));
+  QN_TRY(check_steps(a, diag));
+  const uint8_t *code;
+  for (uint32_t i = 0; (code = qn_artifact_section(a, QN_SECTION_CODE, i, &size)) != NULL; i++) {
+    QN_TRY(check_code(a, i, code, size, diag));
+  }
+  return QN_OK;
+}
+
+// --- the interface
+
+qn_status qn_artifact_open(qn_artifact *artifact, const char *path, qn_diag *diag) {
+  qn_mapping mapping;
+  *artifact = (qn_artifact){0};
+  QN_TRY(qn_mapping_open(&mapping, path, diag));
+  return qn_artifact_open_mapping(artifact, mapping, path, diag);
+}
+
+qn_status qn_artifact_open_mapping(qn_artifact *artifact, qn_mapping mapping, const char *name, qn_diag *diag) {
+  *artifact = (qn_artifact){.mapping = mapping, .path = name};
+  qn_status status = check_all(artifact, diag);
+  if (status != QN_OK) qn_artifact_close(artifact);
+  return status;
+}
+
+void qn_artifact_close(qn_artifact *artifact) {
+  qn_mapping_close(&artifact->mapping);
+  *artifact = (qn_artifact){0};
+}
+
+const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind kind, uint32_t index,
+                                size_t *out_size) {
+  *out_size = 0;
+  for (uint32_t i = 0; i < artifact->section_count; i++) {
+    const qn_art_section *section = &artifact->sections[i];
+    if (section->kind != (uint32_t)kind || section->index != index) continue;
+    *out_size = (size_t)section->size;
+    return artifact->mapping.data + section->offset;
+  }
+  return NULL;
+}
+
+qn_status qn_artifact_check_weights(const qn_artifact *artifact, qn_diag *diag) {
+  for (uint32_t i = 0; i < artifact->section_count; i++) {
+    if (artifact->sections[i].kind == QN_SECTION_WEIGHTS) QN_TRY(check_hash(artifact, i, diag));
+  }
+  return QN_OK;
+}

@@ -1,0 +1,133 @@
+// The artifact, model.qn: one file that holds code for several targets, weights in tile layout, the program that calls
+// the code, the tokenizer and a summary. Little-endian. A reader treats it as hostile (artifact.c).
+//
+//   header | section table | sections, each aligned to 64 bytes (weights and code images to 4096)
+//
+// The writer is codegen/artifact_write.c. Any change of a record here raises QN_ARTIFACT_VERSION.
+#ifndef QN_RUNTIME_ARTIFACT_H
+#define QN_RUNTIME_ARTIFACT_H
+
+#include "runtime/base/file.h"
+
+#define QN_ARTIFACT_MAGIC "quern\r\n\032"  // 8 bytes: text transfers that change line ends destroy it visibly
+#define QN_ARTIFACT_VERSION 1u
+#define QN_ARTIFACT_PAGE 4096u
+#define QN_ARTIFACT_SYMBOLS 6  // QN_SYM_COUNT of ir/type.h: none, T, R, P, B, G
+
+typedef struct qn_art_header {
+  char magic[8];
+  uint32_t version;
+  uint32_t section_count;
+  uint64_t file_size;     // bytes; a shorter file is truncated
+  uint64_t table_hash;    // qn_hash64 of the section table, seed QN_ARTIFACT_VERSION
+} qn_art_header;
+
+typedef enum qn_art_section_kind {
+  QN_SECTION_PROGRAM = 1,    // qn_art_program and its arrays
+  QN_SECTION_WEIGHTS = 2,    // packed parameters; checked against the hash only when asked
+  QN_SECTION_CODE = 3,       // one a target: qn_art_code, then the image at a page boundary
+  QN_SECTION_TOKENIZER = 4,  // runtime/tokenizer.h
+  QN_SECTION_SUMMARY = 5,    // text, `key = value` lines: where the model came from, numeric mode, sizes
+  QN_SECTION_GRAPH = 6,      // text: the graph IR after fusion
+  QN_SECTION_KERNELS = 7,    // text: the program, loop IR and schedules
+} qn_art_section_kind;
+
+typedef struct qn_art_section {
+  uint32_t kind;    // qn_art_section_kind; unknown ones are skipped
+  uint32_t index;   // among those of its kind
+  uint64_t offset;  // from the file's start
+  uint64_t size;    // bytes
+  uint64_t hash;    // qn_hash64 of the section's bytes, seed = kind
+} qn_art_section;
+
+// PROGRAM section: this record, then the arrays in the order of the counts, each aligned to 8 bytes:
+// buffers, kernels, variants, steps, operands (u32), strings (NUL-terminated, offsets into this blob).
+typedef struct qn_art_program {
+  uint32_t buffer_count, kernel_count, variant_count, step_count, operand_count, string_bytes;
+  uint32_t page_keys;   // keys a KV page holds
+  uint32_t reserved;
+  uint64_t arena_bytes;
+  int64_t symbol_max[QN_ARTIFACT_SYMBOLS];  // the largest values a step may use; 0 = any
+  uint32_t name;        // string
+  uint32_t vocab_size;  // width of the "logits" output; 0 when the program is no language model
+} qn_art_program;
+
+typedef enum qn_art_buffer_kind { QN_ART_ARENA, QN_ART_WEIGHT, QN_ART_CACHE, QN_ART_INPUT } qn_art_buffer_kind;
+
+typedef struct qn_art_buffer {
+  uint32_t kind;     // qn_art_buffer_kind
+  uint32_t name;     // string: input's, output's, cache kind's or tensor's name; 0 = none
+  uint64_t offset;   // ARENA: into the arena; WEIGHT: into the section
+  uint64_t bytes;    // ARENA, WEIGHT: size; CACHE: bytes of one page; INPUT: bytes at the largest symbol values
+  uint32_t layer;    // CACHE
+  uint32_t output;   // ARENA: 1 = an output the host may read by name
+  uint32_t dtype;    // qn_dtype of the values, for hosts
+  uint32_t rank;
+  int64_t dims[4];   // value of each dimension: constant, or factor of its symbol
+  uint32_t symbols[4];
+  int64_t row_pitch; // ARENA: elements from row to row
+} qn_art_buffer;
+
+typedef struct qn_art_kernel {
+  uint32_t name;
+  uint32_t first_variant, variant_count;
+  uint32_t param_count;
+  uint32_t rows_symbol;  // which symbol chooses the variant; 0 = the only one
+  uint32_t reserved;
+} qn_art_kernel;
+
+typedef struct qn_art_variant {
+  int64_t rows_min, rows_max;  // inclusive
+  uint32_t name;               // the symbol's name, for profiles
+  uint32_t extent_symbol;      // extent of the parallel loop: value * symbol, or value when 0
+  int64_t extent_value;
+} qn_art_variant;
+
+typedef struct qn_art_step {
+  uint32_t kernel, first_operand, operand_count;
+  uint32_t barrier;  // 1 = all threads wait here first
+  uint32_t loc;      // string
+  uint32_t reserved;
+} qn_art_step;
+
+// CODE section: this record, then variant_count offsets (u64) into the image, then the image at image_offset (a
+// multiple of QN_ARTIFACT_PAGE from the section's start).
+typedef struct qn_art_code {
+  char target[128];
+  char required[512];  // comma-separated CPU features (runtime/cpu_features.h)
+  uint32_t arch;       // 0 x86-64, 1 aarch64
+  uint32_t variant_count;
+  uint64_t image_offset, image_size;
+} qn_art_code;
+
+// --- reading
+
+typedef struct qn_artifact {
+  qn_mapping mapping;  // owned
+  const char *path;    // borrowed: for messages
+  const qn_art_section *sections;
+  uint32_t section_count;
+  const qn_art_program *program;
+  const qn_art_buffer *buffers;
+  const qn_art_kernel *kernels;
+  const qn_art_variant *variants;
+  const qn_art_step *steps;
+  const uint32_t *operands;
+  const char *strings;
+  const uint8_t *weights;
+  uint64_t weights_size;
+} qn_artifact;
+
+// Checks everything but the weights' hash. `path` must outlive the artifact.
+QN_CHECKED qn_status qn_artifact_open(qn_artifact *artifact, const char *path, qn_diag *diag);
+// Takes over the mapping in every case.
+QN_CHECKED qn_status qn_artifact_open_mapping(qn_artifact *artifact, qn_mapping mapping, const char *name,
+                                              qn_diag *diag);
+void qn_artifact_close(qn_artifact *artifact);
+// The index-th section of a kind, or NULL; *out_size in bytes.
+const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind kind, uint32_t index,
+                                size_t *out_size);
+// Reads all weights and compares with the section's hash.
+QN_CHECKED qn_status qn_artifact_check_weights(const qn_artifact *artifact, qn_diag *diag);
+
+#endif

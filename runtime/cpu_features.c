@@ -1,0 +1,146 @@
+// Feature detection: cpuid and xgetbv on x86-64, the auxiliary vector on aarch64.
+#include "runtime/cpu_features.h"
+
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+#if defined(__x86_64__)
+
+typedef enum leaf {
+  LEAF_1_ECX,
+  LEAF_1_EDX,
+  LEAF_7_EBX,
+  LEAF_7_ECX,
+  LEAF_7_EDX,
+  LEAF_7_1_EAX,
+  LEAF_EXT_ECX,
+  LEAF_COUNT
+} leaf;
+// What the operating system must save for the feature's registers: nothing beyond SSE, YMM, or ZMM and masks.
+typedef enum state { STATE_SSE, STATE_YMM, STATE_ZMM } state;
+
+static const struct feature {
+  const char *name;
+  leaf leaf;
+  unsigned bit;
+  state state;
+} features[] = {
+    {"sse2", LEAF_1_EDX, 26, STATE_SSE},        {"sse3", LEAF_1_ECX, 0, STATE_SSE},
+    {"ssse3", LEAF_1_ECX, 9, STATE_SSE},        {"sse4.1", LEAF_1_ECX, 19, STATE_SSE},
+    {"sse4.2", LEAF_1_ECX, 20, STATE_SSE},      {"popcnt", LEAF_1_ECX, 23, STATE_SSE},
+    {"movbe", LEAF_1_ECX, 22, STATE_SSE},       {"lzcnt", LEAF_EXT_ECX, 5, STATE_SSE},
+    {"bmi", LEAF_7_EBX, 3, STATE_SSE},          {"bmi2", LEAF_7_EBX, 8, STATE_SSE},
+    {"avx", LEAF_1_ECX, 28, STATE_YMM},         {"f16c", LEAF_1_ECX, 29, STATE_YMM},
+    {"fma", LEAF_1_ECX, 12, STATE_YMM},         {"avx2", LEAF_7_EBX, 5, STATE_YMM},
+    {"avxvnni", LEAF_7_1_EAX, 4, STATE_YMM},    {"avx512f", LEAF_7_EBX, 16, STATE_ZMM},
+    {"avx512dq", LEAF_7_EBX, 17, STATE_ZMM},    {"avx512cd", LEAF_7_EBX, 28, STATE_ZMM},
+    {"avx512bw", LEAF_7_EBX, 30, STATE_ZMM},    {"avx512vl", LEAF_7_EBX, 31, STATE_ZMM},
+    {"avx512vbmi", LEAF_7_ECX, 1, STATE_ZMM},   {"avx512vnni", LEAF_7_ECX, 11, STATE_ZMM},
+    {"avx512bf16", LEAF_7_1_EAX, 5, STATE_ZMM}, {"avx512fp16", LEAF_7_EDX, 23, STATE_ZMM},
+};
+
+static state saved_state(uint32_t leaf_1_ecx) {
+  if (!(leaf_1_ecx & (1u << 27))) return STATE_SSE;  // no OSXSAVE: xgetbv would fault
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & 0x06) != 0x06) return STATE_SSE;           // XMM, YMM
+  return (low & 0xE0) == 0xE0 ? STATE_ZMM : STATE_YMM;  // masks, upper halves of ZMM, ZMM16..31
+}
+
+static void detect(bool *present) {
+  uint32_t words[LEAF_COUNT] = {0}, a, b, c, d;
+  if (__get_cpuid_count(1, 0, &a, &b, &c, &d)) words[LEAF_1_ECX] = c, words[LEAF_1_EDX] = d;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+    uint32_t subleaves = a;
+    words[LEAF_7_EBX] = b, words[LEAF_7_ECX] = c, words[LEAF_7_EDX] = d;
+    if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) words[LEAF_7_1_EAX] = a;
+  }
+  if (__get_cpuid_count(0x80000001u, 0, &a, &b, &c, &d)) words[LEAF_EXT_ECX] = c;
+  state saved = saved_state(words[LEAF_1_ECX]);
+  for (size_t i = 0; i < COUNT(features); i++) {
+    present[i] = (words[features[i].leaf] >> features[i].bit & 1) && features[i].state <= saved;
+  }
+}
+
+#elif defined(__aarch64__)
+
+// Bits of AT_HWCAP and AT_HWCAP2 in the kernel's arch/arm64/include/uapi/asm/hwcap.h.
+static const struct feature {
+  const char *name;
+  unsigned word, bit;
+} features[] = {
+    {"neon", 0, 1},     {"fullfp16", 0, 10}, {"dotprod", 0, 20}, {"sve", 0, 22},
+    {"fp16fml", 0, 23}, {"sve2", 1, 1},      {"i8mm", 1, 13},    {"bf16", 1, 14},
+};
+
+static void detect(bool *present) {
+  unsigned long words[2] = {getauxval(AT_HWCAP), getauxval(AT_HWCAP2)};
+  for (size_t i = 0; i < COUNT(features); i++) present[i] = words[features[i].word] >> features[i].bit & 1;
+}
+
+#else
+
+static const struct feature { const char *name; } features[] = {{"none"}};
+
+static void detect(bool *present) { present[0] = false; }
+
+#endif
+
+static bool present[COUNT(features)];
+
+static void detect_once(void) { detect(present); }
+
+static bool has(const char *name, size_t length) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, detect_once);
+  for (size_t i = 0; i < COUNT(features); i++) {
+    if (strlen(features[i].name) == length && memcmp(features[i].name, name, length) == 0) return present[i];
+  }
+  return false;
+}
+
+bool qn_cpu_has(const char *name) { return has(name, strlen(name)); }
+
+const char *qn_cpu_feature_name(size_t index) { return index < COUNT(features) ? features[index].name : NULL; }
+
+bool qn_cpu_missing(const char *list, char *out, size_t out_size) {
+  bool missing = false;
+  size_t used = 0;
+  if (out_size > 0) out[0] = '\0';
+  while (*list) {
+    size_t length = strcspn(list, ",");
+    if (length > 0 && !has(list, length)) {
+      int count =
+          used < out_size ? snprintf(out + used, out_size - used, "%s%.*s", missing ? "," : "", (int)length, list) : 0;
+      used += count > 0 ? (size_t)count : 0;
+      missing = true;
+    }
+    list += length + (list[length] == ',');
+  }
+  return missing;
+}
+
+unsigned qn_cpu_arch(void) {
+#if defined(__x86_64__)
+  return 0;
+#elif defined(__aarch64__)
+  return 1;
+#else
+  return 255;
+#endif
+}
+
+const char *qn_cpu_arch_name(unsigned arch) {
+  static const char *const names[] = {"x86-64", "aarch64"};
+  return arch < COUNT(names) ? names[arch] : "another architecture";
+}

@@ -1,0 +1,308 @@
+// The decoder binds the five inputs of a language-model program once, to arrays of its own, and fills them each step.
+#include "runtime/decode.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define DEFAULT_CONTEXT 4096
+#define DEFAULT_CHUNK   512
+#define LANES           16  // arrays have room for a vector load at their last element
+
+enum { SYM_NONE, SYM_T, SYM_R, SYM_P, SYM_B, SYM_G };  // qn_symbol of ir/type.h
+enum { DTYPE_F32 = 0, DTYPE_I32 = 3 };                 // qn_dtype of ir/dtype.def
+
+typedef enum input { INPUT_TOKENS, INPUT_POS, INPUT_SEQ, INPUT_ROWS, INPUT_BLOCK_TABLE, INPUT_COUNT } input;
+
+// What the program may ask for: i32 with these dimensions.
+static const struct {
+  const char *name;
+  uint32_t rank, symbols[2];
+} inputs[INPUT_COUNT] = {
+    [INPUT_TOKENS] = {"tokens", 1, {SYM_T}},
+    [INPUT_POS] = {"pos", 1, {SYM_T}},
+    [INPUT_SEQ] = {"seq", 1, {SYM_T}},
+    [INPUT_ROWS] = {"rows", 1, {SYM_R}},
+    [INPUT_BLOCK_TABLE] = {"block_table", 2, {SYM_B, SYM_P}},
+};
+
+struct qn_decoder {
+  const qn_artifact *artifact;         // borrowed
+  const qn_allocator *allocator;       // borrowed
+  qn_threads *threads;                 // borrowed
+  qn_executor *executor;               // owned
+  qn_kv_cache *cache;                  // owned
+  int32_t *arrays[INPUT_BLOCK_TABLE];  // owned: tokens, pos, seq (chunk), rows (max_rows)
+  int64_t *pending;                    // owned: tokens of each sequence in the step that is being made
+  const float *logits;                 // of the last step, in the executor's arena
+  int64_t pitch, vocab;                // of a row of logits, elements
+  int64_t chunk, max_rows;
+  int64_t count, rows;  // tokens and wanted rows of this step
+};
+
+// --- what the program looks like
+
+static qn_status check_input(const qn_artifact *a, const qn_art_buffer *b, qn_diag *diag) {
+  const char *name = a->strings + b->name;
+  for (size_t i = 0; i < INPUT_COUNT; i++) {
+    if (strcmp(name, inputs[i].name) != 0) continue;
+    bool fits = b->dtype == DTYPE_I32 && b->rank == inputs[i].rank;
+    for (uint32_t d = 0; fits && d < b->rank; d++) fits = b->symbols[d] == inputs[i].symbols[d] && b->dims[d] == 1;
+    if (fits) return QN_OK;
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
+                   "input '%s' has another type or shape than a language model's; want i32 %s", name,
+                   i == INPUT_BLOCK_TABLE ? "[B, P]"
+                   : i == INPUT_ROWS      ? "[R]"
+                                          : "[T]");
+  }
+  return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
+                 "got input '%s', want only tokens, pos, seq, rows and block_table: no language model", name);
+}
+
+static bool has_input(const qn_artifact *a, const char *name) {
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
+    if (a->buffers[i].kind == QN_ART_INPUT && strcmp(a->strings + a->buffers[i].name, name) == 0) return true;
+  }
+  return false;
+}
+
+static qn_status check_program(const qn_artifact *a, qn_diag *diag) {
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
+    if (a->buffers[i].kind == QN_ART_INPUT) QN_TRY(check_input(a, &a->buffers[i], diag));
+  }
+  if (!has_input(a, "tokens")) {
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path, "the program has no input 'tokens': no language model");
+  }
+  return QN_OK;
+}
+
+// Where the executor leaves the logits: f32 [R, vocab].
+static qn_status find_logits(qn_decoder *d, qn_diag *diag) {
+  const qn_art_buffer *b = NULL;
+  const char *path = d->artifact->path;
+  d->logits = qn_executor_output(d->executor, "logits", &b);
+  if (!d->logits)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, path, "the program has no output 'logits': no language model");
+  if (b->dtype != DTYPE_F32 || b->rank != 2 || b->symbols[0] != SYM_R || b->dims[0] != 1 || b->symbols[1] != SYM_NONE ||
+      b->dims[1] < 1 || b->dims[1] != (int64_t)d->artifact->program->vocab_size) {
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
+                   "output 'logits' has another type or shape than f32 [R, %" PRIu32 "]",
+                   d->artifact->program->vocab_size);
+  }
+  d->vocab = b->dims[1];
+  d->pitch = b->row_pitch;
+  return QN_OK;
+}
+
+// --- creation
+
+static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, int64_t *out_context, qn_diag *diag) {
+  const int64_t *most = d->artifact->program->symbol_max;
+  const char *path = d->artifact->path;
+  int64_t most_context = most[SYM_P] * (int64_t)d->artifact->program->page_keys;
+  *out_context = options->context ? options->context : most_context ? most_context : DEFAULT_CONTEXT;
+  if (*out_context < 1 || (most_context && *out_context > most_context)) {
+    return qn_fail(diag, options->context < 0 ? QN_ERR_ARGUMENT : QN_ERR_LIMIT, path,
+                   "context: got %" PRId64 " tokens, want 1 to %" PRId64, *out_context,
+                   most_context ? most_context : INT32_MAX);
+  }
+  int64_t most_chunk = most[SYM_T] ? most[SYM_T] : INT32_MAX;
+  d->chunk = options->chunk ? options->chunk : most[SYM_T] ? most[SYM_T] : DEFAULT_CHUNK;
+  if (d->chunk < 1 || d->chunk > most_chunk) {
+    return qn_fail(diag, d->chunk < 1 ? QN_ERR_ARGUMENT : QN_ERR_LIMIT, path,
+                   "chunk: got %" PRId64 " tokens, want 1 to %" PRId64, d->chunk, most_chunk);
+  }
+  d->max_rows = most[SYM_R] && most[SYM_R] < d->chunk ? most[SYM_R] : d->chunk;
+  return QN_OK;
+}
+
+static size_t array_bytes(const qn_decoder *d, size_t i) {
+  return ((size_t)(i == INPUT_ROWS ? d->max_rows : d->chunk) + LANES) * sizeof(int32_t);
+}
+
+static qn_status bind_inputs(qn_decoder *d, qn_diag *diag) {
+  for (size_t i = 0; i < INPUT_COUNT; i++) {
+    const int32_t *data = i == INPUT_BLOCK_TABLE ? qn_kv_cache_block_table(d->cache) : d->arrays[i];
+    if (has_input(d->artifact, inputs[i].name)) QN_TRY(qn_executor_bind_input(d->executor, inputs[i].name, data, diag));
+  }
+  return qn_kv_cache_bind(d->cache, d->executor, diag);
+}
+
+static qn_status build(qn_decoder *d, const qn_decoder_options *options, qn_diag *diag) {
+  QN_TRY(check_program(d->artifact, diag));
+  qn_kv_options kv = {.sequences = options->sequences, .pages = options->pages};
+  QN_TRY(choose_sizes(d, options, &kv.context, diag));
+  QN_TRY(qn_executor_create(d->artifact, d->threads, &options->executor, d->allocator, &d->executor, diag));
+  QN_TRY(find_logits(d, diag));
+  QN_TRY(qn_kv_cache_create(d->artifact, &kv, d->allocator, &d->cache, diag));
+  int32_t sequence = 0;
+  for (int32_t i = 0; i < qn_kv_cache_sequences(d->cache); i++) QN_TRY(qn_kv_cache_add(d->cache, &sequence, diag));
+  d->pending = qn_alloc_zeroed(d->allocator, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
+  bool taken = d->pending != NULL;
+  for (size_t i = 0; i < QN_COUNT(d->arrays); i++) {
+    d->arrays[i] = qn_alloc_zeroed(d->allocator, array_bytes(d, i));
+    taken = taken && d->arrays[i];
+  }
+  if (!taken) return qn_fail_nomem(diag, d->artifact->path, "a step's inputs");
+  return bind_inputs(d, diag);
+}
+
+qn_status qn_decoder_create(const qn_artifact *artifact, qn_threads *threads, const qn_decoder_options *options,
+                            const qn_allocator *allocator, qn_decoder **out, qn_diag *diag) {
+  static const qn_decoder_options none;
+  *out = NULL;
+  qn_decoder *d = qn_alloc_zeroed(allocator, sizeof *d);
+  if (!d) return qn_fail_nomem(diag, artifact->path, "the decoder");
+  d->artifact = artifact;
+  d->threads = threads;
+  d->allocator = allocator;
+  qn_status status = build(d, options ? options : &none, diag);
+  if (status == QN_OK) {
+    *out = d;
+  } else {
+    qn_decoder_destroy(d);
+  }
+  return status;
+}
+
+void qn_decoder_destroy(qn_decoder *d) {
+  if (!d) return;
+  for (size_t i = 0; i < QN_COUNT(d->arrays); i++) qn_free(d->allocator, d->arrays[i], array_bytes(d, i));
+  if (d->cache) qn_free(d->allocator, d->pending, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
+  qn_kv_cache_destroy(d->cache);
+  qn_executor_destroy(d->executor);
+  qn_free(d->allocator, d, sizeof *d);
+}
+
+int32_t qn_decoder_vocab(const qn_decoder *d) { return (int32_t)d->vocab; }
+int64_t qn_decoder_context(const qn_decoder *d) { return qn_kv_cache_context(d->cache); }
+int64_t qn_decoder_chunk(const qn_decoder *d) { return d->chunk; }
+int32_t qn_decoder_sequences(const qn_decoder *d) { return qn_kv_cache_sequences(d->cache); }
+qn_executor *qn_decoder_executor(qn_decoder *d) { return d->executor; }
+qn_threads *qn_decoder_threads(qn_decoder *d) { return d->threads; }
+const qn_kv_cache *qn_decoder_cache(const qn_decoder *d) { return d->cache; }
+
+int64_t qn_decoder_position(const qn_decoder *d, int32_t sequence) { return qn_kv_cache_length(d->cache, sequence); }
+void qn_decoder_reset(qn_decoder *d, int32_t sequence) { qn_kv_cache_truncate(d->cache, sequence, 0); }
+void qn_decoder_truncate(qn_decoder *d, int32_t sequence, int64_t length) {
+  qn_kv_cache_truncate(d->cache, sequence, length);
+}
+
+// --- one step: begin, push every token, run
+
+static void begin(qn_decoder *d) { d->count = d->rows = 0; }
+
+static qn_status check_sequence(const qn_decoder *d, int32_t sequence, qn_diag *diag) {
+  if (qn_kv_cache_has(d->cache, sequence)) return QN_OK;
+  return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got sequence %" PRId32 ", want 0 to %" PRId32, sequence,
+                 qn_kv_cache_sequences(d->cache) - 1);
+}
+
+static qn_status check_token(const qn_decoder *d, int32_t token, size_t index, qn_diag *diag) {
+  if (token >= 0 && token < d->vocab) return QN_OK;
+  return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "token %zu: got id %" PRId32 ", want 0 to %" PRId64, index,
+                 token, d->vocab - 1);
+}
+
+// The token and its page must be checked and reserved.
+static void push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
+  d->arrays[INPUT_TOKENS][d->count] = token;
+  d->arrays[INPUT_POS][d->count] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence]++);
+  d->arrays[INPUT_SEQ][d->count] = sequence;
+  if (want) d->arrays[INPUT_ROWS][d->rows++] = (int32_t)d->count;
+  d->count++;
+}
+
+static qn_status run(qn_decoder *d, qn_diag *diag) {
+  if (d->rows == 0) d->arrays[INPUT_ROWS][d->rows++] = (int32_t)d->count - 1;  // a program wants at least one
+  int64_t symbols[QN_ARTIFACT_SYMBOLS] = {
+      [SYM_T] = d->count,
+      [SYM_R] = d->rows,
+      [SYM_P] = qn_kv_cache_pages_per_sequence(d->cache),
+      [SYM_B] = qn_kv_cache_sequences(d->cache),
+      [SYM_G] = qn_kv_cache_pages(d->cache),
+  };
+  qn_status status = qn_executor_run(d->executor, symbols, diag);
+  for (int64_t i = 0; i < d->count; i++) {
+    int32_t sequence = d->arrays[INPUT_SEQ][i];
+    if (status == QN_OK) qn_kv_cache_advance(d->cache, sequence, d->pending[sequence]);
+    d->pending[sequence] = 0;
+  }
+  return status;
+}
+
+const float *qn_decoder_logits(const qn_decoder *d, size_t index) { return d->logits + (int64_t)index * d->pitch; }
+
+// --- many tokens of one sequence
+
+static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
+                             qn_diag *diag) {
+  size_t most = (size_t)(all ? d->max_rows : d->chunk), vocab = (size_t)d->vocab;
+  for (size_t done = 0; done < count;) {
+    size_t now = count - done < most ? count - done : most;
+    begin(d);
+    for (size_t i = done; i < done + now; i++) push(d, tokens[i], sequence, all || i + 1 == count);
+    QN_TRY(run(d, diag));
+    for (size_t i = 0; all && i < now; i++) {
+      memcpy(all + (done + i) * vocab, qn_decoder_logits(d, i), vocab * sizeof(float));
+    }
+    done += now;
+  }
+  return QN_OK;
+}
+
+qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
+                          const float **out_last, qn_diag *diag) {
+  QN_TRY(check_sequence(d, sequence, diag));
+  if (count == 0 || count > INT32_MAX) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %zu tokens to evaluate, want at least 1", count);
+  }
+  for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i, diag));
+  QN_TRY(qn_kv_cache_reserve(d->cache, sequence, (int64_t)count, diag));
+  int64_t before = qn_kv_cache_length(d->cache, sequence);
+  qn_threads_hold(d->threads);
+  qn_status status = eval_chunks(d, sequence, tokens, count, all, diag);
+  qn_threads_release(d->threads);
+  if (status != QN_OK) qn_kv_cache_truncate(d->cache, sequence, before);
+  if (status == QN_OK && out_last) *out_last = qn_decoder_logits(d, (size_t)d->rows - 1);
+  return status;
+}
+
+// --- one token of each of many sequences
+
+static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
+  int64_t wanted = 0;
+  for (size_t i = 0; i < count; i++) {
+    QN_TRY(check_sequence(d, items[i].sequence, diag));
+    QN_TRY(check_token(d, items[i].token, i, diag));
+    wanted += items[i].want;
+  }
+  if (count == 0 || count > (size_t)d->chunk) {
+    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path, "got a step of %zu tokens, want 1 to %" PRId64, count,
+                   d->chunk);
+  }
+  if (wanted > d->max_rows) {
+    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
+                   "got %" PRId64 " tokens whose logits are wanted, want at most %" PRId64, wanted, d->max_rows);
+  }
+  for (size_t i = 0; i < count; i++) {
+    QN_TRY(qn_kv_cache_reserve(d->cache, items[i].sequence, d->pending[items[i].sequence] + 1, diag));
+    push(d, items[i].token, items[i].sequence, items[i].want);
+  }
+  return QN_OK;
+}
+
+qn_status qn_decoder_step(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
+  begin(d);
+  qn_status status = push_items(d, items, count, diag);
+  for (int64_t i = 0; status != QN_OK && i < d->count; i++) d->pending[d->arrays[INPUT_SEQ][i]] = 0;
+  if (status == QN_OK) {
+    qn_threads_hold(d->threads);
+    status = run(d, diag);
+    qn_threads_release(d->threads);
+  }
+  for (int64_t i = 0; status != QN_OK && i < d->count; i++) {  // pages that were reserved
+    int32_t sequence = d->arrays[INPUT_SEQ][i];
+    qn_kv_cache_truncate(d->cache, sequence, qn_kv_cache_length(d->cache, sequence));
+  }
+  return status;
+}

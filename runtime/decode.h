@@ -1,0 +1,57 @@
+// A language model over an executor: tokens in, logits out, with positions, pages and chunks taken care of. What a
+// program must look like for this is in runtime/README.md.
+#ifndef QN_RUNTIME_DECODE_H
+#define QN_RUNTIME_DECODE_H
+
+#include "runtime/kv_cache.h"
+
+typedef struct qn_decoder qn_decoder;
+
+typedef struct qn_decoder_options {
+  int64_t context;    // tokens a sequence may hold; 0 = the program's largest, or 4096 where it has none
+  int64_t chunk;      // tokens evaluated in one step; 0 = as many as the program allows
+  int32_t sequences;  // 0 = 1
+  int64_t pages;      // of the KV pool; 0 = enough for every sequence at its full context
+  qn_executor_options executor;
+} qn_decoder_options;
+
+// `artifact` and `threads` must outlive it. Errors: UNSUPPORTED (the program is no language model: names what lacks),
+// LIMIT, ARGUMENT, NOMEM and the executor's.
+QN_CHECKED qn_status qn_decoder_create(const qn_artifact *artifact, qn_threads *threads,
+                                       const qn_decoder_options *options, const qn_allocator *allocator,
+                                       qn_decoder **out, qn_diag *diag);
+void qn_decoder_destroy(qn_decoder *decoder);  // NULL is harmless
+
+int32_t qn_decoder_vocab(const qn_decoder *decoder);  // width of a row of logits
+int64_t qn_decoder_context(const qn_decoder *decoder);
+int64_t qn_decoder_chunk(const qn_decoder *decoder);
+int32_t qn_decoder_sequences(const qn_decoder *decoder);
+qn_executor *qn_decoder_executor(qn_decoder *decoder);           // borrowed: target, times, profile
+qn_threads *qn_decoder_threads(qn_decoder *decoder);             // borrowed
+const qn_kv_cache *qn_decoder_cache(const qn_decoder *decoder);  // borrowed: sizes
+
+// Sequences 0 .. sequences-1 all exist from the start, empty.
+int64_t qn_decoder_position(const qn_decoder *decoder, int32_t sequence);  // tokens in its cache
+void qn_decoder_reset(qn_decoder *decoder, int32_t sequence);
+// Forgets all but the first `length` tokens (at most the present position).
+void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
+
+// Appends `count` tokens (at least 1) to a sequence, chunk by chunk. *out_last (may be NULL) is the logits after the
+// last one: (vocab), borrowed until the decoder's next call. With `all` not NULL every token's logits go there:
+// (count, vocab), row-major. After an error the sequence is as it was before, what earlier chunks computed included.
+// Errors: ARGUMENT (a token out of range, no such sequence), LIMIT (context or pool full; nothing is evaluated).
+QN_CHECKED qn_status qn_decoder_eval(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count,
+                                     float *all, const float **out_last, qn_diag *diag);
+
+// One token of a step over several sequences.
+typedef struct qn_decoder_item {
+  int32_t token, sequence;
+  bool want;  // its logits
+} qn_decoder_item;
+// Appends tokens to sequences in one step: `count` at most the chunk, those wanted at most the program's rows. Tokens
+// of one sequence take consecutive positions in the order given. Errors as above.
+QN_CHECKED qn_status qn_decoder_step(qn_decoder *decoder, const qn_decoder_item *items, size_t count, qn_diag *diag);
+// Logits of the index-th wanted item of the last step: (vocab), borrowed until the decoder's next call.
+const float *qn_decoder_logits(const qn_decoder *decoder, size_t index);
+
+#endif

@@ -1,0 +1,427 @@
+// The executor: chooses and maps code, lays the step list out flat with every pointer resolved, and walks it.
+#include "runtime/executor.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runtime/base/str.h"
+#include "runtime/cpu_features.h"
+
+// A step as the threads see it. entry and extent are those of the last symbol values.
+typedef struct call {
+  qn_kernel_entry entry;
+  int64_t extent;
+  void *const *buffers;  // into qn_executor.pointers
+  bool barrier;
+} call;
+
+struct qn_executor {
+  const qn_artifact *artifact;    // borrowed
+  qn_threads *threads;            // borrowed
+  const qn_allocator *allocator;  // borrowed
+  char target[sizeof((qn_art_code *)0)->target];
+  qn_kernel_entry *entries;  // owned: one a variant
+  call *calls;               // owned: one a step
+  void **pointers;           // owned: one an operand
+  void **bases;              // owned: one a buffer; NULL = not bound yet
+  qn_step_profile *profile;  // owned: one a step, or NULL
+  uint8_t *arena;            // mapped
+  void *image;               // mapped: a copy of the code where the file's pages cannot be made executable
+  size_t arena_size, image_size;
+  int64_t symbols[QN_ARTIFACT_SYMBOLS];  // of `calls`
+  bool resolved;                         // `calls` fits `symbols`
+  uint32_t unbound;                      // inputs and caches
+  uint64_t kernel_ns, run_ns;
+};
+
+static uint64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+// --- code
+
+static size_t count_features(const char *list) {
+  size_t count = *list ? 1 : 0;
+  for (; *list; list++) count += *list == ',';
+  return count;
+}
+
+// The features of `code` that are not here, into a text; false when it runs.
+static bool missing_features(const qn_art_code *code, char *out, size_t size) {
+  if (code->arch != qn_cpu_arch()) {
+    snprintf(out, size, "%s (this is %s)", qn_cpu_arch_name(code->arch), qn_cpu_arch_name(qn_cpu_arch()));
+    return true;
+  }
+  return qn_cpu_missing(code->required, out, size);
+}
+
+static const qn_art_code *code_section(const qn_artifact *artifact, uint32_t index) {
+  size_t size = 0;
+  return qn_artifact_section(artifact, QN_SECTION_CODE, index, &size);
+}
+
+static qn_status fail_target(const qn_artifact *artifact, const char *target, qn_diag *diag) {
+  char known[512] = "", missing[512];
+  size_t used = 0;
+  const qn_art_code *code;
+  for (uint32_t i = 0; (code = code_section(artifact, i)) != NULL && used < sizeof known; i++) {
+    bool lacks = !target && missing_features(code, missing, sizeof missing);
+    int length = snprintf(known + used, sizeof known - used, "%s%s%s%s", i ? "; " : "", code->target,
+                          lacks ? " needs " : "", lacks ? missing : "");
+    used += length > 0 ? (size_t)length : 0;
+  }
+  if (used == 0) {
+    return qn_fail(diag, QN_ERR_TARGET, artifact->path,
+                   "there is no machine code in this artifact; compile it with a target");
+  }
+  if (target) return qn_fail(diag, QN_ERR_ARGUMENT, artifact->path, "got target '%s', want one of: %s", target, known);
+  return qn_fail(diag, QN_ERR_TARGET, artifact->path,
+                 "this CPU runs none of the targets here: %s; compile for this machine", known);
+}
+
+qn_status qn_executor_choose_code(const qn_artifact *artifact, const char *target, const qn_art_code **out_code,
+                                  qn_diag *diag) {
+  const qn_art_code *code, *best = NULL;
+  char missing[512];
+  size_t best_count = 0;
+  *out_code = NULL;
+  for (uint32_t i = 0; (code = code_section(artifact, i)) != NULL; i++) {
+    bool lacks = missing_features(code, missing, sizeof missing);
+    if (target) {
+      if (strcmp(target, code->target) != 0) continue;
+      if (lacks)
+        return qn_fail(diag, QN_ERR_TARGET, artifact->path, "target '%s' needs %s, which this CPU lacks", target,
+                       missing);
+      *out_code = code;
+      return QN_OK;
+    }
+    size_t count = count_features(code->required);
+    if (lacks || (best && count <= best_count)) continue;
+    best = code;
+    best_count = count;
+  }
+  if (!best) return fail_target(artifact, target, diag);
+  *out_code = best;
+  return QN_OK;
+}
+
+// The image, readable and executable: the file's own pages where the system allows it, otherwise a copy.
+static qn_status map_image(qn_executor *e, const qn_art_code *code, const uint8_t **out, qn_diag *diag) {
+  const uint8_t *image = (const uint8_t *)code + code->image_offset;
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (size_t)code->image_size;
+  if ((uintptr_t)image % page == 0 && mprotect((void *)(uintptr_t)image, size, PROT_READ | PROT_EXEC) == 0) {
+    *out = image;
+    return QN_OK;
+  }
+  void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (copy == MAP_FAILED) return qn_fail_nomem(diag, e->artifact->path, "the machine code");
+  memcpy(copy, image, size);
+  __builtin___clear_cache((char *)copy, (char *)copy + size);
+  e->image = copy;
+  e->image_size = size;
+  if (mprotect(copy, size, PROT_READ | PROT_EXEC) != 0) {
+    return qn_fail(diag, QN_ERR_IO, e->artifact->path, "the system refuses to make memory executable: %s",
+                   strerror(errno));
+  }
+  *out = copy;
+  return QN_OK;
+}
+
+static qn_status load_code(qn_executor *e, const qn_executor_options *options, qn_diag *diag) {
+  uint32_t count = e->artifact->program->variant_count;
+  if (options->jit_entries) {
+    snprintf(e->target, sizeof e->target, "%s", options->target ? options->target : "jit");
+    for (uint32_t i = 0; i < count; i++) e->entries[i] = options->jit_entries[i];
+    return QN_OK;
+  }
+  const qn_art_code *code = NULL;
+  const uint8_t *image = NULL;
+  QN_TRY(qn_executor_choose_code(e->artifact, options->target, &code, diag));
+  if (count > 0) QN_TRY(map_image(e, code, &image, diag));
+  memcpy(e->target, code->target, sizeof e->target);
+  const uint64_t *offsets = (const uint64_t *)(const void *)(code + 1);
+  for (uint32_t i = 0; i < count; i++) {
+    const void *address = image + offsets[i];
+    memcpy(&e->entries[i], &address, sizeof address);  // ISO C has no cast from an object's address to a function's
+  }
+  return QN_OK;
+}
+
+// --- memory
+
+static qn_status map_arena(qn_executor *e, qn_diag *diag) {
+  e->arena_size = (size_t)e->artifact->program->arena_bytes;
+  if (e->arena_size == 0) return QN_OK;
+  void *arena = mmap(NULL, e->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (arena == MAP_FAILED) {
+    return qn_fail(diag, QN_ERR_NOMEM, e->artifact->path, "out of memory for an arena of %zu bytes", e->arena_size);
+  }
+  e->arena = arena;
+  madvise(arena, e->arena_size, MADV_HUGEPAGE);
+  return QN_OK;
+}
+
+// Large pages and reading ahead for the weights; where the system has neither, nothing is lost.
+static void advise_weights(const qn_artifact *artifact) {
+  if (artifact->weights_size == 0) return;
+  void *weights = (void *)(uintptr_t)artifact->weights;
+  madvise(weights, (size_t)artifact->weights_size, MADV_HUGEPAGE);
+  madvise(weights, (size_t)artifact->weights_size, MADV_WILLNEED);
+}
+
+static void set_base(qn_executor *e, uint32_t buffer, void *base) {
+  if (!e->bases[buffer]) e->unbound--;
+  e->bases[buffer] = base;
+  const qn_artifact *a = e->artifact;
+  for (uint32_t i = 0; i < a->program->operand_count; i++) {
+    if (a->operands[i] == buffer) e->pointers[i] = base;
+  }
+}
+
+// The pointers that never change, and the calls.
+static void lay_out(qn_executor *e) {
+  const qn_artifact *a = e->artifact;
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
+    const qn_art_buffer *b = &a->buffers[i];
+    if (b->kind == QN_ART_ARENA) e->bases[i] = e->arena + b->offset;
+    if (b->kind == QN_ART_WEIGHT) e->bases[i] = (void *)(uintptr_t)(a->weights + b->offset);  // kernels only read it
+    if (b->kind == QN_ART_CACHE || b->kind == QN_ART_INPUT) e->unbound++;
+  }
+  for (uint32_t i = 0; i < a->program->operand_count; i++) e->pointers[i] = e->bases[a->operands[i]];
+  for (uint32_t i = 0; i < a->program->step_count; i++) {
+    const qn_art_step *step = &a->steps[i];
+    e->calls[i] = (call){.buffers = e->pointers + step->first_operand, .barrier = step->barrier != 0};
+  }
+}
+
+// Zeroed; a count of 0 gives room for one, so that NULL always means out of memory.
+static void *array(const qn_executor *e, size_t count, size_t size) {
+  size_t bytes = 0;
+  return qn_size_mul(count ? count : 1, size, &bytes) ? qn_alloc_zeroed(e->allocator, bytes) : NULL;
+}
+static void free_array(const qn_executor *e, void *pointer, size_t count, size_t size) {
+  qn_free(e->allocator, pointer, (count ? count : 1) * size);
+}
+
+static qn_status build(qn_executor *e, const qn_executor_options *options, qn_diag *diag) {
+  const qn_art_program *p = e->artifact->program;
+  e->entries = array(e, p->variant_count, sizeof *e->entries);
+  e->calls = array(e, p->step_count, sizeof *e->calls);
+  e->pointers = array(e, p->operand_count, sizeof *e->pointers);
+  e->bases = array(e, p->buffer_count, sizeof *e->bases);
+  if (options->profile) e->profile = array(e, p->step_count, sizeof *e->profile);
+  if (!e->entries || !e->calls || !e->pointers || !e->bases || (options->profile && !e->profile)) {
+    return qn_fail_nomem(diag, e->artifact->path, "the executor");
+  }
+  QN_TRY(load_code(e, options, diag));
+  QN_TRY(map_arena(e, diag));
+  advise_weights(e->artifact);
+  lay_out(e);
+  return QN_OK;
+}
+
+qn_status qn_executor_create(const qn_artifact *artifact, qn_threads *threads, const qn_executor_options *options,
+                             const qn_allocator *allocator, qn_executor **out, qn_diag *diag) {
+  static const qn_executor_options none;
+  *out = NULL;
+  qn_executor *e = qn_alloc_zeroed(allocator, sizeof *e);
+  if (!e) return qn_fail_nomem(diag, artifact->path, "the executor");
+  e->artifact = artifact;
+  e->threads = threads;
+  e->allocator = allocator;
+  qn_status status = build(e, options ? options : &none, diag);
+  if (status == QN_OK) {
+    *out = e;
+  } else {
+    qn_executor_destroy(e);
+  }
+  return status;
+}
+
+void qn_executor_destroy(qn_executor *e) {
+  if (!e) return;
+  const qn_art_program *p = e->artifact->program;
+  free_array(e, e->entries, p->variant_count, sizeof *e->entries);
+  free_array(e, e->calls, p->step_count, sizeof *e->calls);
+  free_array(e, e->pointers, p->operand_count, sizeof *e->pointers);
+  free_array(e, e->bases, p->buffer_count, sizeof *e->bases);
+  free_array(e, e->profile, p->step_count, sizeof *e->profile);
+  if (e->arena) munmap(e->arena, e->arena_size);
+  if (e->image) munmap(e->image, e->image_size);
+  qn_free(e->allocator, e, sizeof *e);
+}
+
+const char *qn_executor_target(const qn_executor *e) { return e->target; }
+
+// --- binding
+
+static const char *buffer_name(const qn_executor *e, const qn_art_buffer *b) { return e->artifact->strings + b->name; }
+
+// Binds the buffer of this kind, name and layer; false when there is none.
+static bool bind(qn_executor *e, qn_art_buffer_kind kind, const char *name, uint32_t layer, void *data) {
+  for (uint32_t i = 0; i < e->artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &e->artifact->buffers[i];
+    if (b->kind != (uint32_t)kind || b->layer != layer || strcmp(buffer_name(e, b), name) != 0) continue;
+    set_base(e, i, data);
+    return true;
+  }
+  return false;
+}
+
+qn_status qn_executor_bind_input(qn_executor *e, const char *name, const void *data, qn_diag *diag) {
+  if (!data) return qn_fail(diag, QN_ERR_ARGUMENT, e->artifact->path, "input '%s': got no memory", name);
+  if (bind(e, QN_ART_INPUT, name, 0, (void *)(uintptr_t)data)) return QN_OK;
+  char known[512] = "none";
+  size_t used = 0;
+  for (uint32_t i = 0; i < e->artifact->program->buffer_count && used < sizeof known; i++) {
+    const qn_art_buffer *b = &e->artifact->buffers[i];
+    if (b->kind != QN_ART_INPUT) continue;
+    int length = snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", buffer_name(e, b));
+    used += length > 0 ? (size_t)length : 0;
+  }
+  return qn_fail(diag, QN_ERR_ARGUMENT, e->artifact->path, "got input '%s'; the program's inputs are: %s", name, known);
+}
+
+qn_status qn_executor_bind_cache(qn_executor *e, const char *kind, uint32_t layer, void *pool, qn_diag *diag) {
+  if (!pool)
+    return qn_fail(diag, QN_ERR_ARGUMENT, e->artifact->path, "cache '%s' of layer %" PRIu32 ": got no memory", kind,
+                   layer);
+  if (bind(e, QN_ART_CACHE, kind, layer, pool)) return QN_OK;
+  return qn_fail(diag, QN_ERR_ARGUMENT, e->artifact->path, "the program has no cache '%s' of layer %" PRIu32, kind,
+                 layer);
+}
+
+const void *qn_executor_output(const qn_executor *e, const char *name, const qn_art_buffer **out_buffer) {
+  for (uint32_t i = 0; i < e->artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &e->artifact->buffers[i];
+    if (!b->output || strcmp(buffer_name(e, b), name) != 0) continue;
+    if (out_buffer) *out_buffer = b;
+    return e->bases[i];
+  }
+  return NULL;
+}
+
+// --- running
+
+static qn_status check_bound(const qn_executor *e, qn_diag *diag) {
+  for (uint32_t i = 0; e->unbound > 0 && i < e->artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &e->artifact->buffers[i];
+    if (e->bases[i] || (b->kind != QN_ART_INPUT && b->kind != QN_ART_CACHE)) continue;
+    if (b->kind == QN_ART_INPUT) {
+      return qn_fail(diag, QN_ERR_ARGUMENT, e->artifact->path, "input '%s' is not bound", buffer_name(e, b));
+    }
+    return qn_fail(diag, QN_ERR_ARGUMENT, e->artifact->path, "cache '%s' of layer %" PRIu32 " is not bound",
+                   buffer_name(e, b), b->layer);
+  }
+  return QN_OK;
+}
+
+static qn_status check_symbols(const qn_executor *e, const int64_t *symbols, qn_diag *diag) {
+  static const char letters[QN_ARTIFACT_SYMBOLS] = {'-', 'T', 'R', 'P', 'B', 'G'};
+  for (int s = 1; s < QN_ARTIFACT_SYMBOLS; s++) {
+    int64_t most = e->artifact->program->symbol_max[s];
+    if (symbols[s] >= 0 && symbols[s] <= (most ? most : INT32_MAX)) continue;
+    return qn_fail(diag, QN_ERR_LIMIT, e->artifact->path, "symbol %c: got %" PRId64 ", want 0 to %" PRId64 "%s",
+                   letters[s], symbols[s], most ? most : INT32_MAX, most ? " as the artifact was compiled" : "");
+  }
+  return QN_OK;
+}
+
+static qn_status resolve_call(qn_executor *e, uint32_t index, const int64_t *symbols, qn_diag *diag) {
+  const qn_artifact *a = e->artifact;
+  const qn_art_kernel *kernel = &a->kernels[a->steps[index].kernel];
+  int64_t rows = kernel->rows_symbol ? symbols[kernel->rows_symbol] : 0;
+  uint32_t v = kernel->first_variant, end = v + kernel->variant_count;
+  if (kernel->rows_symbol && rows > 0) {  // with no rows any variant does: its loops are empty
+    while (v < end && (rows < a->variants[v].rows_min || rows > a->variants[v].rows_max)) v++;
+    if (v == end) {
+      return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                     "kernel '%s': got %" PRId64 " rows, which none of its %" PRIu32 " variants is for",
+                     a->strings + kernel->name, rows, kernel->variant_count);
+    }
+  }
+  const qn_art_variant *variant = &a->variants[v];
+  int64_t extent = variant->extent_value;
+  if (variant->extent_symbol && __builtin_mul_overflow(extent, symbols[variant->extent_symbol], &extent))
+    extent = INT64_MAX;
+  if (extent > INT64_MAX / qn_threads_count(e->threads) - 1) {  // what qn_threads_share computes with
+    return qn_fail(diag, QN_ERR_LIMIT, a->path, "kernel '%s': the extent of its parallel loop overflows",
+                   a->strings + kernel->name);
+  }
+  e->calls[index].entry = e->entries[v];
+  e->calls[index].extent = extent;
+  return QN_OK;
+}
+
+static qn_status resolve(qn_executor *e, const int64_t *symbols, qn_diag *diag) {
+  if (e->resolved && memcmp(symbols, e->symbols, sizeof e->symbols) == 0) return QN_OK;
+  e->resolved = false;
+  QN_TRY(check_symbols(e, symbols, diag));
+  for (uint32_t i = 0; i < e->artifact->program->step_count; i++) QN_TRY(resolve_call(e, i, symbols, diag));
+  memcpy(e->symbols, symbols, sizeof e->symbols);
+  e->resolved = true;
+  return QN_OK;
+}
+
+static void walk(void *context, int thread, int thread_count) {
+  qn_executor *e = context;
+  const call *end = e->calls + e->artifact->program->step_count;
+  for (const call *c = e->calls; c < end; c++) {
+    int64_t first, last;
+    if (c->barrier) qn_threads_barrier(e->threads);
+    qn_threads_share(c->extent, thread, thread_count, &first, &last);
+    if (first < last) c->entry(c->buffers, e->symbols, first, last);
+  }
+}
+
+// The same with thread 0's times noted.
+static void walk_profiled(void *context, int thread, int thread_count) {
+  qn_executor *e = context;
+  if (thread != 0) {
+    walk(context, thread, thread_count);
+    return;
+  }
+  uint64_t before = now_ns();
+  for (uint32_t i = 0; i < e->artifact->program->step_count; i++) {
+    const call *c = &e->calls[i];
+    qn_step_profile *profile = &e->profile[i];
+    int64_t first, last;
+    if (c->barrier) {
+      qn_threads_barrier(e->threads);
+      uint64_t after = now_ns();
+      profile->wait_ns += after - before;
+      before = after;
+    }
+    qn_threads_share(c->extent, 0, thread_count, &first, &last);
+    if (first >= last) continue;
+    c->entry(c->buffers, e->symbols, first, last);
+    uint64_t after = now_ns();
+    profile->kernel_ns += after - before;
+    profile->calls++;
+    e->kernel_ns += after - before;
+    before = after;
+  }
+}
+
+qn_status qn_executor_run(qn_executor *e, const int64_t symbols[QN_ARTIFACT_SYMBOLS], qn_diag *diag) {
+  if (e->unbound > 0) QN_TRY(check_bound(e, diag));
+  QN_TRY(resolve(e, symbols, diag));
+  uint64_t start = now_ns();
+  qn_threads_run(e->threads, e->profile ? walk_profiled : walk, e);
+  e->run_ns += now_ns() - start;
+  return QN_OK;
+}
+
+void qn_executor_times(const qn_executor *e, uint64_t *out_kernel_ns, uint64_t *out_run_ns) {
+  *out_kernel_ns = e->kernel_ns;
+  *out_run_ns = e->run_ns;
+}
+
+const qn_step_profile *qn_executor_profile(const qn_executor *e) { return e->profile; }

@@ -1,0 +1,226 @@
+// The decoding loop and the filter that keeps stop strings out of the text.
+#include "runtime/generate.h"
+
+#include <assert.h>
+#include <string.h>
+#include <time.h>
+
+const char *qn_stop_reason_name(qn_stop_reason reason) {
+  static const char *const names[QN_STOP_COUNT] = {"eog", "string", "max_tokens", "context", "cancelled"};
+  return (unsigned)reason < QN_STOP_COUNT ? names[reason] : "unknown";
+}
+
+// --- stop strings
+
+qn_status qn_stop_filter_init(qn_stop_filter *filter, const qn_str *stops, size_t stop_count, size_t most,
+                              const qn_allocator *allocator, qn_diag *diag) {
+  *filter = (qn_stop_filter){.allocator = allocator, .stops = stops, .stop_count = stop_count, .capacity = most + 1};
+  size_t longest = 0;
+  for (size_t i = 0; i < stop_count; i++) {
+    if (stops[i].length == 0) return qn_fail(diag, QN_ERR_ARGUMENT, "stop strings", "got an empty one at place %zu", i);
+    if (stops[i].length > longest) longest = stops[i].length;
+  }
+  if (!qn_size_add(filter->capacity, longest, &filter->capacity)) {
+    return qn_fail(diag, QN_ERR_LIMIT, "stop strings", "got one of %zu bytes, want a shorter one", longest);
+  }
+  filter->buffer = qn_alloc(allocator, filter->capacity);
+  return filter->buffer ? QN_OK : qn_fail_nomem(diag, "stop strings", "text held back");
+}
+
+void qn_stop_filter_deinit(qn_stop_filter *filter) {
+  qn_free(filter->allocator, filter->buffer, filter->capacity);
+  *filter = (qn_stop_filter){0};
+}
+
+static void drop_given(qn_stop_filter *filter) {
+  memmove(filter->buffer, filter->buffer + filter->given, filter->length - filter->given);
+  filter->length -= filter->given;
+  filter->given = 0;
+}
+
+// How far stop string and text agree from `at` on: all of the stop string, all of the text that is left, or not.
+typedef enum agreement { DIFFERS, TEXT_ENDS, MATCHES } agreement;
+static agreement compare(const qn_stop_filter *filter, size_t at, qn_str stop) {
+  size_t left = filter->length - at, length = left < stop.length ? left : stop.length;
+  if (memcmp(filter->buffer + at, stop.data, length) != 0) return DIFFERS;
+  return length == stop.length ? MATCHES : TEXT_ENDS;
+}
+
+bool qn_stop_filter_push(qn_stop_filter *filter, qn_str text, qn_str *out_text, size_t *out_stop) {
+  drop_given(filter);
+  assert(text.length <= filter->capacity - filter->length);
+  if (text.length > 0) memcpy(filter->buffer + filter->length, text.data, text.length);
+  filter->length += text.length;
+  // A match ends the text at once, though a longer stop string that begins before it may be under way.
+  size_t certain = filter->length;
+  for (size_t at = 0; at < filter->length; at++) {
+    for (size_t i = 0; i < filter->stop_count; i++) {
+      agreement agrees = compare(filter, at, filter->stops[i]);
+      if (agrees == MATCHES) {
+        *out_text = (qn_str){filter->buffer, at};
+        *out_stop = i;
+        filter->given = filter->length;
+        return true;
+      }
+      if (agrees == TEXT_ENDS && at < certain) certain = at;
+    }
+  }
+  filter->given = certain;
+  *out_text = (qn_str){filter->buffer, certain};
+  return false;
+}
+
+qn_str qn_stop_filter_flush(qn_stop_filter *filter) {
+  drop_given(filter);
+  filter->given = filter->length;
+  return (qn_str){filter->buffer, filter->length};
+}
+
+// --- the loop
+
+typedef struct generation {
+  qn_decoder *decoder;
+  const qn_tokenizer *tokenizer;
+  qn_sampler *sampler;
+  const qn_generate_params *params;
+  qn_generate_stats *stats;
+  qn_detokenizer detokenizer;
+  qn_stop_filter filter;
+  qn_diag *diag;
+} generation;
+
+static uint64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+// False when the callback cancels.
+static bool give(generation *g, qn_str text, int32_t id) {
+  if (!g->params->callback || g->params->callback(g->params->callback_context, text, id)) return true;
+  g->stats->reason = QN_STOP_CANCELLED;
+  return false;
+}
+
+// Hands out what the token makes certain; *out_stop when the generation ends with it.
+static qn_status take_token(generation *g, int32_t id, bool *out_stop) {
+  qn_str text = {"", 0};
+  if (g->tokenizer) {
+    QN_TRY(qn_detokenizer_push(&g->detokenizer, id, &text, g->diag));
+    if (qn_stop_filter_push(&g->filter, text, &text, &g->stats->stop_index)) {
+      g->stats->reason = QN_STOP_STRING;
+      *out_stop = true;
+      give(g, text, id);
+      return QN_OK;
+    }
+  }
+  *out_stop = !give(g, text, id);
+  return QN_OK;
+}
+
+// The text that was held back while it might have become something else.
+static void finish_text(generation *g) {
+  size_t stop = 0;
+  if (!g->tokenizer || g->stats->reason == QN_STOP_STRING || g->stats->reason == QN_STOP_CANCELLED) return;
+  qn_str text = qn_detokenizer_flush(&g->detokenizer);
+  bool found = qn_stop_filter_push(&g->filter, text, &text, &stop);
+  if (found) {  // a stop string of broken characters
+    g->stats->reason = QN_STOP_STRING;
+    g->stats->stop_index = stop;
+  }
+  if (text.length > 0 && !give(g, text, -1)) return;
+  if (!found) text = qn_stop_filter_flush(&g->filter);
+  if (!found && text.length > 0) give(g, text, -1);
+}
+
+// Is there a reason to stop before this token is evaluated?
+static bool ends_here(generation *g) {
+  const qn_generate_params *p = g->params;
+  if (p->max_tokens > 0 && g->stats->generated_tokens >= p->max_tokens) {
+    g->stats->reason = QN_STOP_MAX_TOKENS;
+    return true;
+  }
+  if (qn_decoder_position(g->decoder, p->sequence) >= qn_decoder_context(g->decoder)) {
+    g->stats->reason = QN_STOP_CONTEXT;
+    return true;
+  }
+  return false;
+}
+
+static qn_status decode(generation *g, const float *logits, uint64_t start) {
+  qn_generate_stats *stats = g->stats;
+  for (;;) {
+    int32_t id = 0;
+    bool stop = false;
+    QN_TRY(qn_sampler_sample(g->sampler, logits, &id, g->diag));
+    qn_sampler_accept(g->sampler, id);
+    stats->pending = id;
+    if (stats->generated_tokens++ == 0) stats->first_ns = now_ns() - start;
+    if (g->tokenizer && !g->params->ignore_eog && qn_tokenizer_is_eog(g->tokenizer, id)) {
+      stats->reason = QN_STOP_EOG;
+      return QN_OK;
+    }
+    QN_TRY(take_token(g, id, &stop));
+    if (stop || ends_here(g)) return QN_OK;
+    QN_TRY(qn_decoder_eval(g->decoder, g->params->sequence, &id, 1, NULL, &logits, g->diag));
+    stats->pending = -1;
+    stats->decode_steps++;
+  }
+}
+
+static qn_status prefill_and_decode(generation *g) {
+  const qn_generate_params *p = g->params;
+  const float *logits = NULL;
+  uint64_t start = now_ns();
+  QN_TRY(qn_decoder_eval(g->decoder, p->sequence, p->prompt, p->prompt_count, NULL, &logits, g->diag));
+  g->stats->prompt_tokens = (int64_t)p->prompt_count;
+  g->stats->prefill_ns = now_ns() - start;
+  for (size_t i = 0; i < p->prompt_count; i++) qn_sampler_accept(g->sampler, p->prompt[i]);
+  qn_status status = decode(g, logits, start);
+  g->stats->decode_ns = now_ns() - start - g->stats->first_ns;
+  if (status == QN_OK) finish_text(g);
+  return status;
+}
+
+// Is there no text before what will be generated: an empty sequence, and a prompt of control tokens alone (BOS)? Then
+// the space that SentencePiece puts before a text is not part of it.
+static bool begins_text(const generation *g) {
+  if (qn_decoder_position(g->decoder, g->params->sequence) > 0) return false;
+  for (size_t i = 0; i < g->params->prompt_count; i++) {
+    if (qn_tokenizer_type(g->tokenizer, g->params->prompt[i]) != QN_TOKEN_CONTROL) return false;
+  }
+  return true;
+}
+
+qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sampler *sampler,
+                      const qn_generate_params *params, const qn_allocator *allocator, qn_generate_stats *out_stats,
+                      qn_diag *diag) {
+  generation g = {.decoder = decoder,
+                  .tokenizer = tokenizer,
+                  .sampler = sampler,
+                  .params = params,
+                  .stats = out_stats,
+                  .diag = diag};
+  *out_stats = (qn_generate_stats){.pending = -1};
+  if (params->max_tokens < 0)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "max_tokens", "got %lld, want 0 (no limit) or more",
+                   (long long)params->max_tokens);
+  if (!tokenizer && params->stop_count > 0)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "stop strings", "got %zu without a tokenizer", params->stop_count);
+  qn_status status = QN_OK;
+  if (tokenizer) {
+    unsigned flags = (begins_text(&g) ? 0u : QN_DECODE_CONTINUES) | (params->show_special ? QN_DECODE_SPECIAL : 0u);
+    QN_TRY(qn_detokenizer_init(&g.detokenizer, tokenizer, flags, allocator, diag));
+    status = qn_stop_filter_init(&g.filter, params->stops, params->stop_count, g.detokenizer.capacity, allocator, diag);
+  }
+  if (status == QN_OK) {
+    qn_threads_hold(qn_decoder_threads(decoder));
+    status = prefill_and_decode(&g);
+    qn_threads_release(qn_decoder_threads(decoder));
+  }
+  if (tokenizer) {
+    qn_stop_filter_deinit(&g.filter);
+    qn_detokenizer_deinit(&g.detokenizer);
+  }
+  return status;
+}

@@ -1,0 +1,238 @@
+// Pages are handed out from a stack of free numbers; a sequence's pages are a row of the block table.
+#include "runtime/kv_cache.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define POOL_ALIGNMENT 4096u
+#define MAX_PAGES      (INT64_C(1) << 30)  // page numbers are 32-bit
+
+typedef struct row {
+  bool used;
+  int64_t length;  // tokens
+  int64_t pages;   // in its row
+} row;
+
+struct qn_kv_cache {
+  const qn_artifact *artifact;    // borrowed
+  const qn_allocator *allocator;  // borrowed
+  row *rows;                      // owned: one a row
+  int32_t *table;                 // owned: (row_count, row_pages)
+  int32_t *free;                  // owned: stack of page_count numbers, the next one on top
+  uint8_t *pools;                 // mapped; NULL when the program has no cache
+  uint64_t pool_bytes;
+  int32_t row_count;
+  int64_t row_pages, page_count, free_count;
+  int64_t page_keys, context;
+};
+
+// Where the pool of each cache buffer begins, in the artifact's order: calls visit(context, buffer, offset), and gives
+// the bytes of all, or that they overflow.
+typedef qn_status (*pool_visitor)(void *context, const qn_art_buffer *buffer, uint64_t offset);
+
+static qn_status for_each_pool(const qn_kv_cache *cache, pool_visitor visit, void *context, uint64_t *out_bytes,
+                               bool *out_overflow) {
+  uint64_t offset = 0;
+  *out_overflow = false;
+  for (uint32_t i = 0; i < cache->artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &cache->artifact->buffers[i];
+    size_t bytes = 0;
+    if (b->kind != QN_ART_CACHE) continue;
+    if (visit) QN_TRY(visit(context, b, offset));
+    if (!qn_size_mul((size_t)b->bytes, (size_t)cache->page_count, &bytes) || bytes > (UINT64_C(1) << 47) - offset) {
+      *out_overflow = true;
+      return QN_OK;
+    }
+    offset = qn_align_up(offset + bytes, POOL_ALIGNMENT);
+  }
+  *out_bytes = offset;
+  return QN_OK;
+}
+
+static qn_status check_symbol(const qn_kv_cache *cache, int symbol, const char *what, int64_t got, qn_diag *diag) {
+  int64_t most = cache->artifact->program->symbol_max[symbol];
+  if (most == 0 || got <= most) return QN_OK;
+  return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
+                 "KV cache: %s: got %" PRId64 ", want at most %" PRId64 " as the artifact was compiled", what, got,
+                 most);
+}
+
+static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_diag *diag) {
+  const char *path = cache->artifact->path;
+  int64_t keys = cache->artifact->program->page_keys;
+  cache->page_keys = keys ? keys : 1;
+  cache->context = options->context;
+  cache->row_count = options->sequences ? options->sequences : 1;
+  if (options->context < 1 || options->context > MAX_PAGES) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: context: got %" PRId64 " tokens, want 1 to %" PRId64,
+                   options->context, MAX_PAGES);
+  }
+  if (cache->row_count < 1 || cache->row_count > 65536) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: sequences: got %" PRId32 ", want 1 to 65536",
+                   cache->row_count);
+  }
+  cache->row_pages = (options->context + cache->page_keys - 1) / cache->page_keys;
+  cache->page_count = options->pages ? options->pages : cache->row_pages * cache->row_count;
+  if (cache->page_count < 1 || cache->page_count > MAX_PAGES || cache->row_pages * cache->row_count > MAX_PAGES) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: got %" PRId64 " pages, want 1 to %" PRId64,
+                   cache->page_count, MAX_PAGES);
+  }
+  enum { SYMBOL_P = 3, SYMBOL_B = 4, SYMBOL_G = 5 };  // qn_symbol of ir/type.h
+  QN_TRY(check_symbol(cache, SYMBOL_P, "pages of a sequence", cache->row_pages, diag));
+  QN_TRY(check_symbol(cache, SYMBOL_B, "sequences", cache->row_count, diag));
+  return check_symbol(cache, SYMBOL_G, "pages of the pool", cache->page_count, diag);
+}
+
+static size_t table_bytes(const qn_kv_cache *c) {
+  return (size_t)c->row_count * (size_t)c->row_pages * sizeof(int32_t);
+}
+static size_t free_bytes(const qn_kv_cache *c) { return (size_t)c->page_count * sizeof(int32_t); }
+static size_t sequence_bytes(const qn_kv_cache *c) { return (size_t)c->row_count * sizeof(row); }
+
+static qn_status take_memory(qn_kv_cache *cache, qn_diag *diag) {
+  const char *path = cache->artifact->path;
+  bool overflow;
+  cache->rows = qn_alloc_zeroed(cache->allocator, sequence_bytes(cache));
+  cache->table = qn_alloc_zeroed(cache->allocator, table_bytes(cache));
+  cache->free = qn_alloc_zeroed(cache->allocator, free_bytes(cache));
+  if (!cache->rows || !cache->table || !cache->free) return qn_fail_nomem(diag, path, "the KV cache's tables");
+  QN_TRY(for_each_pool(cache, NULL, NULL, &cache->pool_bytes, &overflow));
+  if (overflow) {
+    return qn_fail(diag, QN_ERR_LIMIT, path, "KV cache: the size of %" PRId64 " pages overflows", cache->page_count);
+  }
+  if (cache->pool_bytes > 0) {
+    void *pools =
+        mmap(NULL, cache->pool_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pools == MAP_FAILED) {
+      return qn_fail(diag, QN_ERR_NOMEM, path,
+                     "out of memory for a KV cache of %" PRIu64 " bytes; ask for a smaller context", cache->pool_bytes);
+    }
+    cache->pools = pools;
+    madvise(pools, cache->pool_bytes, MADV_HUGEPAGE);
+  }
+  for (int64_t i = 0; i < cache->page_count; i++) cache->free[i] = (int32_t)(cache->page_count - 1 - i);
+  cache->free_count = cache->page_count;
+  return QN_OK;
+}
+
+qn_status qn_kv_cache_create(const qn_artifact *artifact, const qn_kv_options *options, const qn_allocator *allocator,
+                             qn_kv_cache **out, qn_diag *diag) {
+  *out = NULL;
+  qn_kv_cache *cache = qn_alloc_zeroed(allocator, sizeof *cache);
+  if (!cache) return qn_fail_nomem(diag, artifact->path, "the KV cache");
+  cache->artifact = artifact;
+  cache->allocator = allocator;
+  qn_status status = set_sizes(cache, options, diag);
+  if (status == QN_OK) status = take_memory(cache, diag);
+  if (status == QN_OK) {
+    *out = cache;
+  } else {
+    qn_kv_cache_destroy(cache);
+  }
+  return status;
+}
+
+void qn_kv_cache_destroy(qn_kv_cache *cache) {
+  if (!cache) return;
+  if (cache->pools) munmap(cache->pools, cache->pool_bytes);
+  qn_free(cache->allocator, cache->rows, sequence_bytes(cache));
+  qn_free(cache->allocator, cache->table, table_bytes(cache));
+  qn_free(cache->allocator, cache->free, free_bytes(cache));
+  qn_free(cache->allocator, cache, sizeof *cache);
+}
+
+typedef struct binding {
+  const qn_kv_cache *cache;
+  qn_executor *executor;
+  qn_diag *diag;
+} binding;
+
+static qn_status bind_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
+  const binding *b = context;
+  return qn_executor_bind_cache(b->executor, b->cache->artifact->strings + buffer->name, buffer->layer,
+                                b->cache->pools + offset, b->diag);
+}
+
+qn_status qn_kv_cache_bind(const qn_kv_cache *cache, qn_executor *executor, qn_diag *diag) {
+  binding b = {cache, executor, diag};
+  uint64_t bytes;
+  bool overflow;
+  return for_each_pool(cache, bind_pool, &b, &bytes, &overflow);
+}
+
+const int32_t *qn_kv_cache_block_table(const qn_kv_cache *cache) { return cache->table; }
+int32_t qn_kv_cache_sequences(const qn_kv_cache *cache) { return cache->row_count; }
+int64_t qn_kv_cache_pages_per_sequence(const qn_kv_cache *cache) { return cache->row_pages; }
+int64_t qn_kv_cache_pages(const qn_kv_cache *cache) { return cache->page_count; }
+int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache) { return cache->free_count; }
+int64_t qn_kv_cache_context(const qn_kv_cache *cache) { return cache->context; }
+uint64_t qn_kv_cache_bytes(const qn_kv_cache *cache) { return cache->pool_bytes; }
+
+// --- sequences
+
+bool qn_kv_cache_has(const qn_kv_cache *cache, int32_t sequence) {
+  return sequence >= 0 && sequence < cache->row_count && cache->rows[sequence].used;
+}
+
+qn_status qn_kv_cache_add(qn_kv_cache *cache, int32_t *out_sequence, qn_diag *diag) {
+  for (int32_t i = 0; i < cache->row_count; i++) {
+    if (cache->rows[i].used) continue;
+    cache->rows[i] = (row){.used = true};
+    *out_sequence = i;
+    return QN_OK;
+  }
+  return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
+                 "KV cache: got one sequence more than the %" PRId32 " there is room for", cache->row_count);
+}
+
+void qn_kv_cache_remove(qn_kv_cache *cache, int32_t sequence) {
+  qn_kv_cache_truncate(cache, sequence, 0);
+  cache->rows[sequence].used = false;
+}
+
+int64_t qn_kv_cache_length(const qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  return cache->rows[sequence].length;
+}
+
+qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
+  assert(qn_kv_cache_has(cache, sequence) && count >= 0);
+  row *s = &cache->rows[sequence];
+  if (count > cache->context - s->length) {
+    return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
+                   "the context is full: got %" PRId64 " tokens beside %" PRId64
+                   " that are there, want at most %" PRId64 " in all; open the model with a larger context",
+                   count, s->length, cache->context);
+  }
+  int64_t want = (s->length + count + cache->page_keys - 1) / cache->page_keys, more = want - s->pages;
+  if (more > cache->free_count) {
+    return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
+                   "the KV cache is full: got %" PRId64 " more tokens for a sequence, which takes %" PRId64
+                   " pages, want at most the %" PRId64 " of %" PRId64 " that are free",
+                   count, more, cache->free_count, cache->page_count);
+  }
+  int32_t *pages = cache->table + (size_t)sequence * (size_t)cache->row_pages;
+  while (s->pages < want) pages[s->pages++] = cache->free[--cache->free_count];
+  return QN_OK;
+}
+
+void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count) {
+  row *s = &cache->rows[sequence];
+  assert(qn_kv_cache_has(cache, sequence) && s->length + count <= s->pages * cache->page_keys);
+  s->length += count;
+}
+
+void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length) {
+  assert(qn_kv_cache_has(cache, sequence));
+  row *s = &cache->rows[sequence];
+  assert(length >= 0 && length <= s->length);
+  int64_t keep = (length + cache->page_keys - 1) / cache->page_keys;
+  int32_t *pages = cache->table + (size_t)sequence * (size_t)cache->row_pages;
+  while (s->pages > keep) {
+    cache->free[cache->free_count++] = pages[--s->pages];
+    pages[s->pages] = 0;
+  }
+  s->length = length;
+}

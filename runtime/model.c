@@ -1,0 +1,108 @@
+// Opening a model: the artifact, the code that runs here, the tokenizer and the summary.
+#include "runtime/model.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/cpu_features.h"
+
+static qn_status choose_target(quern_model *model, const quern_model_options *options, qn_diag *diag) {
+  if (model->jit.entries) {
+    if (model->jit.entry_count != model->artifact.program->variant_count) {
+      return qn_fail(diag, QN_ERR_INTERNAL, model->path, "got %zu functions from the JIT, want %" PRIu32,
+                     model->jit.entry_count, model->artifact.program->variant_count);
+    }
+    snprintf(model->target, sizeof model->target, "%s", model->jit.target ? model->jit.target : "jit");
+    return QN_OK;
+  }
+  const qn_art_code *code = NULL;
+  QN_TRY(qn_executor_choose_code(&model->artifact, options->target, &code, diag));
+  memcpy(model->target, code->target, sizeof model->target);
+  return QN_OK;
+}
+
+static qn_status open_sections(quern_model *model, const quern_model_options *options, qn_diag *diag) {
+  QN_TRY(choose_target(model, options, diag));
+  size_t size = 0;
+  const void *data = qn_artifact_section(&model->artifact, QN_SECTION_SUMMARY, 0, &size);
+  model->summary = data ? (qn_str){data, size} : (qn_str){"", 0};
+  data = qn_artifact_section(&model->artifact, QN_SECTION_TOKENIZER, 0, &size);
+  if (data) QN_TRY(qn_tokenizer_open(data, size, qn_allocator_default(), &model->tokenizer, diag));
+  if (options->check_weights) QN_TRY(qn_artifact_check_weights(&model->artifact, diag));
+  return QN_OK;
+}
+
+static void destroy_jit(const qn_model_jit *jit) {
+  if (jit->destroy_owner) jit->destroy_owner(jit->owner);
+}
+
+static qn_status open_mapping(qn_mapping mapping, const char *name, const qn_model_jit *jit,
+                              const quern_model_options *options, quern_model **out, qn_diag *diag) {
+  *out = NULL;
+  quern_model *model = qn_alloc_zeroed(qn_allocator_default(), sizeof *model);
+  char *path = model ? qn_alloc(qn_allocator_default(), strlen(name) + 1) : NULL;
+  if (!path) {
+    qn_mapping_close(&mapping);
+    destroy_jit(jit);
+    qn_free(qn_allocator_default(), model, sizeof *model);
+    return qn_fail_nomem(diag, name, "a model");
+  }
+  model->path = memcpy(path, name, strlen(name) + 1);
+  model->jit = *jit;
+  qn_status status = qn_artifact_open_mapping(&model->artifact, mapping, model->path, diag);
+  if (status == QN_OK) status = open_sections(model, options, diag);
+  model->jit.target = NULL;  // was borrowed for the time of this call
+  if (status == QN_OK) {
+    *out = model;
+  } else {
+    qn_model_close(model);
+  }
+  return status;
+}
+
+qn_status qn_model_open_mapping(qn_mapping mapping, const char *name, const qn_model_jit *jit, quern_model **out,
+                                qn_diag *diag) {
+  static const qn_model_jit no_jit;
+  static const quern_model_options no_options;
+  return open_mapping(mapping, name, jit ? jit : &no_jit, &no_options, out, diag);
+}
+
+qn_status qn_model_open(const char *path, const quern_model_options *options, quern_model **out, qn_diag *diag) {
+  static const qn_model_jit no_jit;
+  static const quern_model_options no_options;
+  qn_mapping mapping;
+  *out = NULL;
+  QN_TRY(qn_mapping_open(&mapping, path, diag));
+  return open_mapping(mapping, path, &no_jit, options ? options : &no_options, out, diag);
+}
+
+void qn_model_close(quern_model *model) {
+  if (!model) return;
+  qn_tokenizer_close(model->tokenizer);
+  qn_artifact_close(&model->artifact);
+  destroy_jit(&model->jit);
+  qn_free(qn_allocator_default(), model->path, strlen(model->path) + 1);
+  qn_free(qn_allocator_default(), model, sizeof *model);
+}
+
+static qn_str trim(const char *begin, const char *end) {
+  while (begin < end && (*begin == ' ' || *begin == '\t')) begin++;
+  while (begin < end && (end[-1] == ' ' || end[-1] == '\t' || end[-1] == '\r')) end--;
+  return (qn_str){begin, (size_t)(end - begin)};
+}
+
+bool qn_model_summary_value(const quern_model *model, const char *key, qn_str *out) {
+  const char *end = model->summary.data + model->summary.length;
+  for (const char *line = model->summary.data; line < end;) {
+    const char *stop = memchr(line, '\n', (size_t)(end - line));
+    if (!stop) stop = end;
+    const char *equals = memchr(line, '=', (size_t)(stop - line));
+    if (equals && qn_str_is(trim(line, equals), key)) {
+      *out = trim(equals + 1, stop);
+      return true;
+    }
+    line = stop < end ? stop + 1 : end;
+  }
+  return false;
+}

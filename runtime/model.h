@@ -1,0 +1,45 @@
+// An open model: what is behind quern_model. The compiler's side (frontend/quern.c) opens one here that was never
+// written to a file, with code from its JIT.
+#ifndef QN_RUNTIME_MODEL_H
+#define QN_RUNTIME_MODEL_H
+
+#include "runtime/decode.h"
+#include "runtime/quern_run.h"
+#include "runtime/tokenizer.h"
+
+// Code that is in this process already.
+typedef struct qn_model_jit {
+  const qn_kernel_entry *entries;  // one a variant of the artifact, borrowed until the owner is destroyed
+  size_t entry_count;
+  const char *target;                  // its name, copied
+  void *owner;                         // whatever keeps the entries alive
+  void (*destroy_owner)(void *owner);  // called when the model is closed or cannot be opened; may be NULL
+} qn_model_jit;
+
+struct quern_model {
+  qn_artifact artifact;     // owned
+  char *path;               // owned
+  qn_tokenizer *tokenizer;  // owned; NULL = none
+  qn_str summary;           // in the artifact
+  qn_model_jit jit;         // entries NULL: the artifact's own code
+  char target[128];         // what runs here
+};
+
+struct quern_session {
+  quern_model *model;   // borrowed
+  qn_threads *threads;  // owned
+  qn_decoder *decoder;  // owned
+  size_t step_rows;     // wanted items of the last step
+};
+
+QN_CHECKED qn_status qn_model_open(const char *path, const quern_model_options *options, quern_model **out,
+                                   qn_diag *diag);
+// Takes over the mapping and the JIT's owner in every case. `name` is for messages, copied. `jit` NULL: the artifact's
+// own code.
+QN_CHECKED qn_status qn_model_open_mapping(qn_mapping mapping, const char *name, const qn_model_jit *jit,
+                                           quern_model **out, qn_diag *diag);
+void qn_model_close(quern_model *model);  // NULL is harmless
+// False when the summary has no such key.
+bool qn_model_summary_value(const quern_model *model, const char *key, qn_str *out);
+
+#endif

@@ -1,0 +1,360 @@
+// The public interface of quern_run.h over the runtime's own modules: checks arguments, turns errors and options into
+// the public structs.
+#include "runtime/quern_run.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/generate.h"
+#include "runtime/model.h"
+
+_Static_assert((int)QUERN_ERR_ARGUMENT == (int)QN_ERR_ARGUMENT && (int)QUERN_ERR_FORMAT == (int)QN_ERR_FORMAT &&
+                   (int)QUERN_ERR_UNSUPPORTED == (int)QN_ERR_UNSUPPORTED && (int)QUERN_ERR_IO == (int)QN_ERR_IO &&
+                   (int)QUERN_ERR_NOMEM == (int)QN_ERR_NOMEM && (int)QUERN_ERR_TARGET == (int)QN_ERR_TARGET &&
+                   (int)QUERN_ERR_LIMIT == (int)QN_ERR_LIMIT && (int)QUERN_ERR_CANCELLED == (int)QN_ERR_CANCELLED &&
+                   (int)QUERN_ERR_INTERNAL == (int)QN_ERR_INTERNAL,
+               "the public status codes are the internal ones");
+_Static_assert((int)QUERN_STOP_CANCELLED == (int)QN_STOP_CANCELLED && (int)QUERN_STOP_CONTEXT == (int)QN_STOP_CONTEXT &&
+                   (int)QUERN_STOP_STRING == (int)QN_STOP_STRING,
+               "the public stop reasons are the internal ones");
+_Static_assert((int)QUERN_TOKENIZE_ADD_SPECIAL == (int)QN_ENCODE_SPECIAL &&
+                   (int)QUERN_TOKENIZE_PARSE_SPECIAL == (int)QN_ENCODE_PARSE_SPECIAL &&
+                   (int)QUERN_DETOKENIZE_SPECIAL == (int)QN_DECODE_SPECIAL &&
+                   (int)QUERN_DETOKENIZE_CONTINUES == (int)QN_DECODE_CONTINUES,
+               "the public flags are the internal ones");
+_Static_assert(sizeof((quern_error *)0)->text == sizeof((qn_diag *)0)->text, "error texts are copied whole");
+
+// Ends a public function.
+static quern_status finish(qn_status status, const qn_diag *diag, quern_error *error) {
+  if (error) {
+    error->code = (int)status;
+    if (status == QN_OK) {
+      error->text[0] = '\0';
+    } else {
+      memcpy(error->text, diag->text, sizeof error->text);
+    }
+  }
+  return (quern_status)status;
+}
+
+const char *quern_status_name(int status) { return qn_status_name((qn_status)status); }
+const char *quern_stop_reason_name(quern_stop_reason reason) { return qn_stop_reason_name((qn_stop_reason)reason); }
+
+// ---- models
+
+quern_status quern_model_open(const char *path, const quern_model_options *options, quern_model **out_model,
+                              quern_error *error) {
+  qn_diag diag = {0};
+  *out_model = NULL;
+  if (!path) return finish(qn_fail(&diag, QN_ERR_ARGUMENT, "path", "got NULL, want the name of a file"), &diag, error);
+  return finish(qn_model_open(path, options, out_model, &diag), &diag, error);
+}
+
+void quern_model_close(quern_model *model) { qn_model_close(model); }
+
+const char *quern_model_name(const quern_model *model) {
+  return model->artifact.strings + model->artifact.program->name;
+}
+const char *quern_model_target(const quern_model *model) { return model->target; }
+int32_t quern_model_vocab_size(const quern_model *model) { return (int32_t)model->artifact.program->vocab_size; }
+int64_t quern_model_context_max(const quern_model *model) {
+  enum { SYM_P = 3 };  // qn_symbol of ir/type.h
+  return model->artifact.program->symbol_max[SYM_P] * (int64_t)model->artifact.program->page_keys;
+}
+uint64_t quern_model_weight_bytes(const quern_model *model) { return model->artifact.weights_size; }
+
+const char *quern_model_summary(const quern_model *model, size_t *out_length) {
+  *out_length = model->summary.length;
+  return model->summary.data;
+}
+
+const char *quern_model_summary_value(const quern_model *model, const char *key, size_t *out_length) {
+  qn_str value = {NULL, 0};
+  qn_model_summary_value(model, key, &value);
+  *out_length = value.length;
+  return value.data;
+}
+
+// ---- text and tokens
+
+static qn_status need_tokenizer(const quern_model *model, qn_diag *diag) {
+  if (model->tokenizer) return QN_OK;
+  return qn_fail(diag, QN_ERR_UNSUPPORTED, model->path, "this model has no tokenizer; give token ids");
+}
+
+bool quern_model_has_tokenizer(const quern_model *model) { return model->tokenizer != NULL; }
+int32_t quern_token_bos(const quern_model *model) { return model->tokenizer ? qn_tokenizer_bos(model->tokenizer) : -1; }
+int32_t quern_token_eos(const quern_model *model) { return model->tokenizer ? qn_tokenizer_eos(model->tokenizer) : -1; }
+bool quern_token_is_eog(const quern_model *model, int32_t token) {
+  return model->tokenizer && qn_tokenizer_is_eog(model->tokenizer, token);
+}
+
+const char *quern_token_piece(const quern_model *model, int32_t token, size_t *out_length) {
+  *out_length = 0;
+  if (!model->tokenizer || token < 0 || token >= qn_tokenizer_count(model->tokenizer)) return NULL;
+  qn_str piece = qn_tokenizer_piece(model->tokenizer, token);
+  *out_length = piece.length;
+  return piece.data;
+}
+
+static qn_status no_room(const quern_model *model, const char *what, size_t want, size_t capacity, qn_diag *diag) {
+  return qn_fail(diag, QN_ERR_LIMIT, model->path, "got room for %zu %s, want %zu", capacity, what, want);
+}
+
+static qn_status tokenize(const quern_model *model, qn_str text, unsigned flags, int32_t *tokens, size_t capacity,
+                          size_t *out_count, qn_diag *diag) {
+  const qn_allocator *allocator = qn_allocator_default();
+  qn_token_vec list = {0};
+  QN_TRY(need_tokenizer(model, diag));
+  qn_status status = qn_tokenizer_encode(model->tokenizer, text, flags, allocator, &list, diag);
+  if (status == QN_OK) {
+    *out_count = list.count;
+    if (list.count > capacity) status = no_room(model, "tokens", list.count, capacity, diag);
+  }
+  if (status == QN_OK && list.count > 0) memcpy(tokens, list.items, list.count * sizeof *tokens);
+  qn_vec_free(allocator, &list);
+  return status;
+}
+
+quern_status quern_tokenize(const quern_model *model, const char *text, size_t length, unsigned flags, int32_t *tokens,
+                            size_t capacity, size_t *out_count, quern_error *error) {
+  qn_diag diag = {0};
+  *out_count = 0;
+  return finish(tokenize(model, (qn_str){text, length}, flags, tokens, capacity, out_count, &diag), &diag, error);
+}
+
+static qn_status detokenize(const quern_model *model, const int32_t *tokens, size_t count, unsigned flags, char *text,
+                            size_t capacity, size_t *out_length, qn_diag *diag) {
+  qn_buf buf;
+  QN_TRY(need_tokenizer(model, diag));
+  qn_buf_init(&buf, qn_allocator_default());
+  qn_status status = qn_tokenizer_decode(model->tokenizer, tokens, count, flags, &buf, diag);
+  if (status == QN_OK) {
+    *out_length = buf.length;
+    if (buf.length > capacity) status = no_room(model, "bytes", buf.length, capacity, diag);
+  }
+  if (status == QN_OK && buf.length > 0) memcpy(text, buf.data, buf.length);
+  qn_buf_deinit(&buf);
+  return status;
+}
+
+quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, size_t count, unsigned flags, char *text,
+                              size_t capacity, size_t *out_length, quern_error *error) {
+  qn_diag diag = {0};
+  *out_length = 0;
+  return finish(detokenize(model, tokens, count, flags, text, capacity, out_length, &diag), &diag, error);
+}
+
+// ---- sessions
+
+static qn_status create_session(quern_session *session, const quern_session_options *options, qn_diag *diag) {
+  quern_model *model = session->model;
+  qn_decoder_options decoder = {
+      .context = options->context, .chunk = options->chunk, .sequences = options->sequences, .pages = options->pages};
+  decoder.executor =
+      (qn_executor_options){.target = model->target, .jit_entries = model->jit.entries, .profile = options->profile};
+  QN_TRY(qn_threads_create(options->threads, !options->no_pin, qn_allocator_default(), &session->threads, diag));
+  return qn_decoder_create(&model->artifact, session->threads, &decoder, qn_allocator_default(), &session->decoder,
+                           diag);
+}
+
+quern_status quern_session_create(quern_model *model, const quern_session_options *options, quern_session **out_session,
+                                  quern_error *error) {
+  static const quern_session_options none;
+  qn_diag diag = {0};
+  *out_session = NULL;
+  quern_session *session = qn_alloc_zeroed(qn_allocator_default(), sizeof *session);
+  if (!session) return finish(qn_fail_nomem(&diag, model->path, "a session"), &diag, error);
+  session->model = model;
+  qn_status status = create_session(session, options ? options : &none, &diag);
+  if (status == QN_OK) {
+    *out_session = session;
+  } else {
+    quern_session_destroy(session);
+  }
+  return finish(status, &diag, error);
+}
+
+void quern_session_destroy(quern_session *session) {
+  if (!session) return;
+  qn_decoder_destroy(session->decoder);
+  qn_threads_destroy(session->threads);
+  qn_free(qn_allocator_default(), session, sizeof *session);
+}
+
+void quern_session_get_info(const quern_session *session, quern_session_info *out_info) {
+  const qn_decoder *decoder = session->decoder;
+  *out_info = (quern_session_info){
+      .threads = qn_threads_count(session->threads),
+      .context = qn_decoder_context(decoder),
+      .chunk = qn_decoder_chunk(decoder),
+      .sequences = qn_decoder_sequences(decoder),
+      .kv_bytes = qn_kv_cache_bytes(qn_decoder_cache(decoder)),
+      .arena_bytes = session->model->artifact.program->arena_bytes,
+  };
+}
+
+quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
+                                const float **out_logits, quern_error *error) {
+  qn_diag diag = {0};
+  session->step_rows = 0;
+  return finish(qn_decoder_eval(session->decoder, sequence, tokens, count, NULL, out_logits, &diag), &diag, error);
+}
+
+quern_status quern_session_eval_all(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
+                                    float *logits, quern_error *error) {
+  qn_diag diag = {0};
+  session->step_rows = 0;
+  qn_status status = logits ? QN_OK : qn_fail(&diag, QN_ERR_ARGUMENT, "logits", "got NULL, want memory for them");
+  if (status == QN_OK) status = qn_decoder_eval(session->decoder, sequence, tokens, count, logits, NULL, &diag);
+  return finish(status, &diag, error);
+}
+
+quern_status quern_session_step(quern_session *session, const quern_item *items, size_t count, quern_error *error) {
+  _Static_assert(sizeof(quern_item) == sizeof(qn_decoder_item) &&
+                     offsetof(quern_item, want_logits) == offsetof(qn_decoder_item, want) &&
+                     offsetof(quern_item, sequence) == offsetof(qn_decoder_item, sequence),
+                 "the public item is the decoder's");
+  qn_diag diag = {0};
+  session->step_rows = 0;
+  qn_status status = qn_decoder_step(session->decoder, (const qn_decoder_item *)(const void *)items, count, &diag);
+  for (size_t i = 0; status == QN_OK && i < count; i++) session->step_rows += items[i].want_logits;
+  return finish(status, &diag, error);
+}
+
+const float *quern_session_logits(const quern_session *session, size_t index) {
+  return index < session->step_rows ? qn_decoder_logits(session->decoder, index) : NULL;
+}
+
+static bool has_sequence(const quern_session *session, int32_t sequence) {
+  return sequence >= 0 && sequence < qn_decoder_sequences(session->decoder);
+}
+
+int64_t quern_session_position(const quern_session *session, int32_t sequence) {
+  return has_sequence(session, sequence) ? qn_decoder_position(session->decoder, sequence) : -1;
+}
+
+quern_status quern_session_truncate(quern_session *session, int32_t sequence, int64_t length, quern_error *error) {
+  qn_diag diag = {0};
+  qn_status status = QN_OK;
+  int64_t position = quern_session_position(session, sequence);
+  if (position < 0) {
+    status = qn_fail(&diag, QN_ERR_ARGUMENT, "sequence", "got %" PRId32 ", want 0 to %" PRId32, sequence,
+                     qn_decoder_sequences(session->decoder) - 1);
+  } else if (length < 0 || length > position) {
+    status =
+        qn_fail(&diag, QN_ERR_ARGUMENT, "length", "got %" PRId64 ", want 0 to the present %" PRId64, length, position);
+  } else {
+    qn_decoder_truncate(session->decoder, sequence, length);
+  }
+  return finish(status, &diag, error);
+}
+
+void quern_session_reset(quern_session *session, int32_t sequence) {
+  if (has_sequence(session, sequence)) qn_decoder_reset(session->decoder, sequence);
+}
+
+// ---- generation
+
+static qn_sampler_options internal_options(const quern_sampler_options *o) {
+  return (qn_sampler_options){.temperature = o->temperature,
+                              .top_k = o->top_k,
+                              .top_p = o->top_p,
+                              .min_p = o->min_p,
+                              .repeat_penalty = o->repeat_penalty,
+                              .repeat_last_n = o->repeat_last_n,
+                              .seed = o->seed};
+}
+
+quern_sampler_options quern_sampler_options_default(void) {
+  qn_sampler_options o = qn_sampler_options_default();
+  return (quern_sampler_options){.temperature = o.temperature,
+                                 .top_k = o.top_k,
+                                 .top_p = o.top_p,
+                                 .min_p = o.min_p,
+                                 .repeat_penalty = o.repeat_penalty,
+                                 .repeat_last_n = o.repeat_last_n,
+                                 .seed = o.seed};
+}
+
+static bool forward_text(void *context, qn_str text, int32_t id) {
+  const quern_generate_params *params = context;
+  return params->callback(params->callback_context, text.data, text.length, id);
+}
+
+static void public_stats(const qn_generate_stats *from, quern_stats *to) {
+  if (!to) return;
+  *to = (quern_stats){.prompt_tokens = from->prompt_tokens,
+                      .generated_tokens = from->generated_tokens,
+                      .prefill_ns = from->prefill_ns,
+                      .first_ns = from->first_ns,
+                      .decode_ns = from->decode_ns,
+                      .decode_steps = from->decode_steps,
+                      .reason = (quern_stop_reason)from->reason,
+                      .stop_index = from->stop_index,
+                      .pending_token = from->pending};
+}
+
+// Models pad their vocabulary: only ids that have a text are sampled.
+static int32_t sampled_vocab(const quern_session *session) {
+  int32_t vocab = qn_decoder_vocab(session->decoder);
+  const qn_tokenizer *tokenizer = session->model->tokenizer;
+  return tokenizer && qn_tokenizer_count(tokenizer) < vocab ? qn_tokenizer_count(tokenizer) : vocab;
+}
+
+static qn_status generate(quern_session *session, const quern_generate_params *p, qn_str *stops,
+                          qn_generate_stats *stats, qn_diag *diag) {
+  quern_sampler_options options = p->sampler ? *p->sampler : quern_sampler_options_default();
+  qn_sampler_options sampling = internal_options(&options);
+  qn_sampler *sampler = NULL;
+  for (size_t i = 0; i < p->stop_count; i++) stops[i] = qn_str_from(p->stops[i]);
+  qn_generate_params params = {.sequence = p->sequence,
+                               .prompt = p->prompt,
+                               .prompt_count = p->prompt_count,
+                               .max_tokens = p->max_tokens,
+                               .stops = stops,
+                               .stop_count = p->stop_count,
+                               .ignore_eog = p->ignore_eog,
+                               .show_special = p->show_special,
+                               .callback = p->callback ? forward_text : NULL,
+                               .callback_context = (void *)(uintptr_t)p};
+  QN_TRY(qn_sampler_create(&sampling, sampled_vocab(session), qn_allocator_default(), &sampler, diag));
+  qn_status status =
+      qn_generate(session->decoder, session->model->tokenizer, sampler, &params, qn_allocator_default(), stats, diag);
+  qn_sampler_destroy(sampler);
+  return status;
+}
+
+quern_status quern_generate(quern_session *session, const quern_generate_params *params, quern_stats *out_stats,
+                            quern_error *error) {
+  qn_diag diag = {0};
+  qn_generate_stats stats = {.pending = -1};
+  size_t bytes = 0;
+  qn_str *stops = NULL;
+  qn_status status = QN_OK;
+  session->step_rows = 0;
+  if (!qn_size_mul(params->stop_count, sizeof *stops, &bytes) ||
+      (bytes > 0 && !(stops = qn_alloc(qn_allocator_default(), bytes)))) {
+    status = qn_fail_nomem(&diag, session->model->path, "stop strings");
+  }
+  if (status == QN_OK) status = generate(session, params, stops, &stats, &diag);
+  qn_free(qn_allocator_default(), stops, bytes);
+  public_stats(&stats, out_stats);
+  return finish(status, &diag, error);
+}
+
+// ---- profiles
+
+bool quern_session_profile(const quern_session *session, size_t index, quern_step_profile *out_profile) {
+  const qn_artifact *a = &session->model->artifact;
+  const qn_step_profile *profile = qn_executor_profile(qn_decoder_executor(session->decoder));
+  if (!profile || index >= a->program->step_count) return false;
+  const qn_art_step *step = &a->steps[index];
+  *out_profile = (quern_step_profile){.kernel = a->strings + a->kernels[step->kernel].name,
+                                      .place = a->strings + step->loc,
+                                      .kernel_ns = profile[index].kernel_ns,
+                                      .wait_ns = profile[index].wait_ns,
+                                      .calls = profile[index].calls};
+  return true;
+}

@@ -1,0 +1,236 @@
+// quern_run: runs a compiled model (model.qn). The second public header of quern, complete in itself; link
+// libquern_run, which needs no LLVM. Compiling is in quern.h.
+//
+// Conventions. Functions that can fail return a quern_status and, in *error (which may be NULL), the same code and a
+// sentence: what, where, got and want. Option structs are filled with zeros for the defaults; a NULL pointer to one
+// means the same. Strings are UTF-8, given with their length unless they are const char *. What a function hands out is
+// borrowed from the object it came from, unless it says otherwise. A model never changes once it is open: any number of
+// threads and sessions may use one. A session is for one thread at a time; it brings worker threads of its own.
+#ifndef QUERN_RUN_H
+#define QUERN_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// The codes are also the exit codes of the program `quern`.
+typedef enum quern_status {
+  QUERN_OK = 0,
+  QUERN_ERR_ARGUMENT = 2,     // the caller asked for something that makes no sense
+  QUERN_ERR_FORMAT = 3,       // a file is truncated, damaged or hostile
+  QUERN_ERR_UNSUPPORTED = 4,  // well formed, but not something quern does
+  QUERN_ERR_IO = 5,           // the operating system refused to read or map
+  QUERN_ERR_NOMEM = 6,        // out of memory
+  QUERN_ERR_TARGET = 7,       // the code needs a CPU feature that is not here; the text names it
+  QUERN_ERR_LIMIT = 8,        // a size does not suffice: context, buffer, tokens a step
+  QUERN_ERR_CANCELLED = 9,    // a callback asked to stop
+  QUERN_ERR_INTERNAL = 10     // a bug of quern
+} quern_status;
+
+typedef struct quern_error {
+  int code;         // a quern_status
+  char text[1024];  // NUL-terminated; empty when there was no error
+} quern_error;
+
+// A stable lower-case word for a status: "format".
+const char *quern_status_name(int status);
+
+// ---- models -------------------------------------------------------------------------------------------------------
+
+typedef struct quern_model quern_model;
+
+typedef struct quern_model_options {
+  const char *target;  // run the code of this target ("x86-64-v3"); NULL = the best this CPU runs
+  bool check_weights;  // read all weights and compare with the checksum (the rest of the file is always checked)
+} quern_model_options;
+
+// Opens and checks a model.qn. The weights are mapped, not read: opening is fast and the memory is shared between
+// processes. On success *out_model is the caller's, to be closed after its sessions; otherwise it is NULL.
+// Errors: IO, FORMAT, UNSUPPORTED (another format version), TARGET, ARGUMENT (no such target), NOMEM.
+quern_status quern_model_open(const char *path, const quern_model_options *options, quern_model **out_model,
+                              quern_error *error);
+void quern_model_close(quern_model *model);  // NULL is harmless
+
+const char *quern_model_name(const quern_model *model);
+// The target whose code runs here.
+const char *quern_model_target(const quern_model *model);
+// Logits a token has; token ids are 0 .. size-1. 0 when the model is no language model.
+int32_t quern_model_vocab_size(const quern_model *model);
+// The most tokens of context that the compiled program allows; 0 = as many as memory allows.
+int64_t quern_model_context_max(const quern_model *model);
+uint64_t quern_model_weight_bytes(const quern_model *model);
+// The text that the compiler stored about the model, `key = value` lines; never NULL. Not NUL-terminated.
+const char *quern_model_summary(const quern_model *model, size_t *out_length);
+// A value of that text, or NULL when the key is not there; not NUL-terminated.
+const char *quern_model_summary_value(const quern_model *model, const char *key, size_t *out_length);
+
+// ---- text and tokens -----------------------------------------------------------------------------------------------
+// Models without a tokenizer give QUERN_ERR_UNSUPPORTED (or -1, NULL, false) here.
+
+bool quern_model_has_tokenizer(const quern_model *model);
+int32_t quern_token_bos(const quern_model *model);  // -1 = none
+int32_t quern_token_eos(const quern_model *model);  // -1 = none
+// Does the token end a generation?
+bool quern_token_is_eog(const quern_model *model, int32_t token);
+// The bytes a token stands for, whatever its kind; not NUL-terminated, not always valid UTF-8. NULL when out of range.
+const char *quern_token_piece(const quern_model *model, int32_t token, size_t *out_length);
+
+enum {
+  QUERN_TOKENIZE_ADD_SPECIAL = 1,    // begin-of-text and end-of-text tokens where the vocabulary wants them
+  QUERN_TOKENIZE_PARSE_SPECIAL = 2,  // "<s>" in the text becomes the control token; otherwise it is plain text
+  QUERN_DETOKENIZE_SPECIAL = 1,      // control tokens as their text; otherwise they are left out
+  QUERN_DETOKENIZE_CONTINUES = 2     // the tokens continue a text: keep a leading space
+};
+
+// Writes the tokens of a text to `tokens` (capacity of them; may be NULL when capacity is 0) and their number to
+// *out_count. Errors: LIMIT when they do not fit: *out_count is how many there are, and `tokens` is untouched. NOMEM.
+quern_status quern_tokenize(const quern_model *model, const char *text, size_t length, unsigned flags, int32_t *tokens,
+                            size_t capacity, size_t *out_count, quern_error *error);
+// The same the other way: bytes to `text` (no NUL is added). Errors: LIMIT, ARGUMENT (a token out of range), NOMEM.
+quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, size_t count, unsigned flags, char *text,
+                              size_t capacity, size_t *out_length, quern_error *error);
+
+// ---- sessions -------------------------------------------------------------------------------------------------------
+// A session holds one or more sequences of tokens with their KV cache, and the threads that compute. The logits of a
+// sequence do not depend on the number of threads, on the chunk or on what other sequences do, not in one bit.
+
+typedef struct quern_session quern_session;
+
+typedef struct quern_session_options {
+  int threads;        // 0 = one a physical core that this process may use
+  bool no_pin;        // do not bind each thread to a core
+  int64_t context;    // tokens a sequence may hold; 0 = what the program allows, or 4096 where it sets no bound
+  int64_t chunk;      // tokens of a prompt evaluated at a time; 0 = as many as the program allows
+  int32_t sequences;  // 0 = 1
+  int64_t pages;      // KV cache pages for all sequences; 0 = enough for all at their full context
+  bool profile;       // time every kernel (quern_session_profile)
+} quern_session_options;
+
+// *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical
+// memory as it fills); evaluating allocates nothing. Errors: UNSUPPORTED (no language model), LIMIT, ARGUMENT, NOMEM.
+quern_status quern_session_create(quern_model *model, const quern_session_options *options, quern_session **out_session,
+                                  quern_error *error);
+void quern_session_destroy(quern_session *session);  // NULL is harmless
+
+typedef struct quern_session_info {
+  int threads;
+  int64_t context, chunk;
+  int32_t sequences;
+  uint64_t kv_bytes;     // of the KV cache when full
+  uint64_t arena_bytes;  // of intermediate values
+} quern_session_info;
+void quern_session_get_info(const quern_session *session, quern_session_info *out_info);
+
+// Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits (may be NULL) becomes
+// the logits after the last one, f32 (vocab_size), valid until the session's next call. After an error the sequence is
+// as it was. Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV cache full).
+quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
+                                const float **out_logits, quern_error *error);
+// The same with the logits after every token, copied to `logits`: f32 (count, vocab_size), row-major.
+quern_status quern_session_eval_all(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
+                                    float *logits, quern_error *error);
+
+typedef struct quern_item {
+  int32_t token, sequence;
+  bool want_logits;
+} quern_item;
+// One step over several sequences: appends each token to its sequence (at most `chunk` in all; tokens of one sequence
+// in the order given). The logits of the items that want them are then read by quern_session_logits. Errors as above.
+quern_status quern_session_step(quern_session *session, const quern_item *items, size_t count, quern_error *error);
+// Of the index-th item of the last step that wanted logits: f32 (vocab_size), valid until the session's next call.
+// NULL when there was none.
+const float *quern_session_logits(const quern_session *session, size_t index);
+
+// Tokens in a sequence; -1 for a sequence out of range.
+int64_t quern_session_position(const quern_session *session, int32_t sequence);
+// Forgets all but the first `length` tokens of a sequence. ARGUMENT when it is shorter.
+quern_status quern_session_truncate(quern_session *session, int32_t sequence, int64_t length, quern_error *error);
+// Empties a sequence (one out of range: nothing happens).
+void quern_session_reset(quern_session *session, int32_t sequence);
+
+// ---- generation
+// ------------------------------------------------------------------------------------------------------
+
+// The same logits, options, history and seed give the same token on every machine.
+typedef struct quern_sampler_options {
+  double temperature;     // >= 0; 0 is greedy: the largest logit, of equals the lowest id
+  int32_t top_k;          // keep the k largest logits; 0 = all
+  double top_p;           // in (0, 1]: keep the fewest most likely tokens whose probabilities reach it; 1 = all
+  double min_p;           // in [0, 1]: keep tokens at least this fraction as likely as the most likely one; 0 = all
+  double repeat_penalty;  // > 0: logits of recent tokens are divided by it (multiplied if negative); 1 = none
+  int32_t repeat_last_n;  // how many tokens count as recent
+  uint64_t seed;
+} quern_sampler_options;
+// temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1, repeat_last_n 64, seed 0.
+quern_sampler_options quern_sampler_options_default(void);
+
+// Takes text as it becomes certain: called once a token with the text that the token made certain (maybe none: an
+// unfinished character, or what may yet become a stop string), and with token -1 for text left at the end. `text` is
+// whole characters where the model gives them, not NUL-terminated, valid for the time of the call. False = stop. Must
+// not call into the session.
+typedef bool (*quern_text_fn)(void *context, const char *text, size_t length, int32_t token);
+
+typedef struct quern_generate_params {
+  int32_t sequence;
+  const int32_t *prompt;                 // appended to what the sequence holds
+  size_t prompt_count;                   // at least 1
+  int64_t max_tokens;                    // 0 = until the context is full
+  const quern_sampler_options *sampler;  // NULL = quern_sampler_options_default()
+  const char *const *stops;  // NUL-terminated strings that end the text and are not handed out; matched across tokens
+  size_t stop_count;
+  bool ignore_eog;         // go on after tokens that end a text
+  bool show_special;       // hand out control tokens as their text
+  quern_text_fn callback;  // may be NULL
+  void *callback_context;
+} quern_generate_params;
+
+typedef enum quern_stop_reason {
+  QUERN_STOP_EOG,         // the model ended its text
+  QUERN_STOP_STRING,      // a stop string appeared
+  QUERN_STOP_MAX_TOKENS,  // as many tokens as asked for
+  QUERN_STOP_CONTEXT,     // the context is full
+  QUERN_STOP_CANCELLED    // the callback returned false
+} quern_stop_reason;
+const char *quern_stop_reason_name(quern_stop_reason reason);
+
+typedef struct quern_stats {
+  int64_t prompt_tokens, generated_tokens;  // generated: sampled, one that ended the text included
+  uint64_t prefill_ns;                      // evaluating the prompt
+  uint64_t first_ns;                        // until the first token was sampled
+  uint64_t decode_ns;                       // from then on
+  int64_t decode_steps;  // tokens evaluated in that time: decode_steps / decode_ns is the speed of decoding
+  quern_stop_reason reason;
+  size_t stop_index;      // of the stop string, for QUERN_STOP_STRING
+  int32_t pending_token;  // the last token sampled, which is not in the sequence yet: to go on, put it before the next
+                          // prompt; -1 = none
+} quern_stats;
+
+// Evaluates the prompt, then samples, hands out text and evaluates until something says stop, which is no error.
+// *out_stats (may be NULL) is filled in as far as it came, also after an error. Errors: those of quern_session_eval,
+// ARGUMENT (an option out of range; the text names it), INTERNAL (logits that are no numbers), NOMEM.
+quern_status quern_generate(quern_session *session, const quern_generate_params *params, quern_stats *out_stats,
+                            quern_error *error);
+
+// ---- profiles
+// --------------------------------------------------------------------------------------------------------
+
+// One kernel call of the program, summed over all steps so far, on the session's calling thread.
+typedef struct quern_step_profile {
+  const char *kernel;  // its name
+  const char *place;   // the op of the model it came from
+  uint64_t kernel_ns;  // inside the kernel
+  uint64_t wait_ns;    // waiting for other threads before it
+  uint64_t calls;
+} quern_step_profile;
+// The index-th call of the program; false after the last, or when the session was created without `profile`.
+bool quern_session_profile(const quern_session *session, size_t index, quern_step_profile *out_profile);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

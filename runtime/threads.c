@@ -1,0 +1,204 @@
+// The threads: workers wait for a run's number to change, and meet at a barrier whose phase each meeting raises. Both
+// waits spin for some microseconds and then sleep on a futex, so that a core taken by another program costs a wake-up
+// and not a time slice.
+#include "runtime/threads.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runtime/topology.h"
+
+#define CACHE_LINE       64
+#define SPIN_NS          40000  // longer than a barrier's usual skew, shorter than what a sleep and a wake-up cost twice
+#define PAUSES_PER_CHECK 32
+#define STACK_BYTES      (8u << 20)
+#define MAX_THREADS      4096
+
+// A number that threads wait to see changed.
+typedef struct signal_word {
+  alignas(CACHE_LINE) atomic_uint value;
+  alignas(CACHE_LINE) atomic_uint sleepers;
+} signal_word;
+
+typedef struct worker {
+  qn_threads *threads;  // borrowed
+  int index;
+  pthread_t handle;
+} worker;
+
+struct qn_threads {
+  signal_word run;    // raised by each qn_threads_run, and to stop
+  signal_word phase;  // raised by each barrier
+  alignas(CACHE_LINE) atomic_uint arrived;
+  alignas(CACHE_LINE) qn_thread_fn fn;  // of this run; NULL = stop
+  void *context;
+  int count;
+  bool pin;
+  uint64_t spin_ns;  // 0 where threads outnumber cores: who spins keeps the one it waits for from running
+  int holds;         // of the caller, nested
+  bool bound;        // the caller, who had the mask `before`
+  cpu_set_t before;
+  worker *workers;  // owned: count - 1
+  const qn_allocator *allocator;
+  void *block;  // owned: what was allocated, this struct inside
+};
+
+static void relax(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb" ::: "memory");  // longer than yield, which most cores make nothing of
+#endif
+}
+
+static uint64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void signal_raise(signal_word *word) {
+  // Sequentially consistent with the sleeper's order (announce, then look): one of the two sees the other.
+  atomic_fetch_add(&word->value, 1);
+  if (atomic_load(&word->sleepers) > 0) syscall(SYS_futex, &word->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+// Returns when the word's value is no longer `seen`.
+static void signal_wait(signal_word *word, unsigned seen, uint64_t spin_ns) {
+  if (atomic_load_explicit(&word->value, memory_order_acquire) != seen) return;
+  uint64_t start = spin_ns > 0 ? now_ns() : 0;
+  while (spin_ns > 0) {
+    for (int i = 0; i < PAUSES_PER_CHECK; i++) {
+      relax();
+      if (atomic_load_explicit(&word->value, memory_order_acquire) != seen) return;
+    }
+    if (now_ns() - start > spin_ns) break;
+  }
+  atomic_fetch_add(&word->sleepers, 1);
+  while (atomic_load(&word->value) == seen) {
+    syscall(SYS_futex, &word->value, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);  // EINTR and EAGAIN: look again
+  }
+  atomic_fetch_sub(&word->sleepers, 1);
+}
+
+static void *worker_main(void *argument) {
+  worker *self = argument;
+  qn_threads *threads = self->threads;
+  if (threads->pin) qn_topology_bind(self->index);  // where it is refused the scheduler places it
+  for (unsigned run = 0;; run++) {
+    signal_wait(&threads->run, run, threads->spin_ns);
+    if (!threads->fn) return NULL;
+    threads->fn(threads->context, self->index, threads->count);
+    qn_threads_barrier(threads);
+  }
+}
+
+// Ends the first `started` workers.
+static void stop_workers(qn_threads *threads, int started) {
+  threads->fn = NULL;
+  signal_raise(&threads->run);
+  for (int i = 0; i < started; i++) pthread_join(threads->workers[i].handle, NULL);
+}
+
+static qn_status start_workers(qn_threads *threads, qn_diag *diag) {
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes) != 0) return qn_fail_nomem(diag, "threads", "a thread's attributes");
+  int error = pthread_attr_setstacksize(&attributes, STACK_BYTES), started = 0;
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are the host's threads' business
+  for (; error == 0 && started < threads->count - 1; started++) {
+    worker *w = &threads->workers[started];
+    *w = (worker){.threads = threads, .index = started + 1};
+    error = pthread_create(&w->handle, &attributes, worker_main, w);
+    if (error != 0) break;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+  if (error == 0) return QN_OK;
+  stop_workers(threads, started);
+  return qn_fail(diag, error == ENOMEM ? QN_ERR_NOMEM : QN_ERR_LIMIT, "threads",
+                 "got %d of %d threads (%s); ask for fewer or raise the limit of processes (ulimit -u)", started + 1,
+                 threads->count, strerror(error));
+}
+
+static size_t worker_bytes(int count) { return (size_t)(count - 1) * sizeof(worker); }
+
+qn_status qn_threads_create(int count, bool pin, const qn_allocator *allocator, qn_threads **out, qn_diag *diag) {
+  *out = NULL;
+  if (count < 0 || count > MAX_THREADS) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, "threads", "got %d, want 1 to %d, or 0 for one a core", count, MAX_THREADS);
+  }
+  const qn_topology *machine = qn_topology_get();
+  if (count == 0) count = machine->default_threads;
+  void *block = qn_alloc_zeroed(allocator, sizeof(qn_threads) + CACHE_LINE);
+  if (!block) return qn_fail_nomem(diag, "threads", "the threads");
+  qn_threads *threads = (qn_threads *)qn_align_up((size_t)(uintptr_t)block, CACHE_LINE);
+  threads->block = block;
+  threads->allocator = allocator;
+  threads->count = count;
+  threads->pin = pin && count > 1 && count <= machine->cores;
+  threads->spin_ns = count <= machine->cpus ? SPIN_NS : 0;
+  threads->workers = qn_alloc_zeroed(allocator, worker_bytes(count));
+  qn_status status = QN_OK;
+  if (count > 1) {
+    status = threads->workers ? start_workers(threads, diag) : qn_fail_nomem(diag, "threads", "the threads");
+  }
+  if (status == QN_OK) {
+    *out = threads;
+    return QN_OK;
+  }
+  qn_free(allocator, threads->workers, worker_bytes(count));
+  qn_free(allocator, block, sizeof(qn_threads) + CACHE_LINE);
+  return status;
+}
+
+void qn_threads_destroy(qn_threads *threads) {
+  if (!threads) return;
+  const qn_allocator *allocator = threads->allocator;
+  if (threads->count > 1) stop_workers(threads, threads->count - 1);
+  qn_free(allocator, threads->workers, worker_bytes(threads->count));
+  qn_free(allocator, threads->block, sizeof(qn_threads) + CACHE_LINE);
+}
+
+int qn_threads_count(const qn_threads *threads) { return threads->count; }
+
+void qn_threads_run(qn_threads *threads, qn_thread_fn fn, void *context) {
+  if (threads->count == 1) {
+    fn(context, 0, 1);
+    return;
+  }
+  threads->fn = fn;
+  threads->context = context;
+  signal_raise(&threads->run);
+  fn(context, 0, threads->count);
+  qn_threads_barrier(threads);
+}
+
+void qn_threads_hold(qn_threads *threads) {
+  if (threads->holds++ == 0) threads->bound = threads->pin && qn_topology_bind_saving(0, &threads->before);
+}
+
+void qn_threads_release(qn_threads *threads) {
+  if (--threads->holds == 0 && threads->bound) qn_topology_unbind(&threads->before);
+}
+
+void qn_threads_barrier(qn_threads *threads) {
+  if (threads->count == 1) return;
+  unsigned phase = atomic_load_explicit(&threads->phase.value, memory_order_relaxed);  // cannot move before we arrive
+  if (atomic_fetch_add(&threads->arrived, 1) + 1 == (unsigned)threads->count) {
+    atomic_store_explicit(&threads->arrived, 0, memory_order_relaxed);  // published by the phase
+    signal_raise(&threads->phase);
+  } else {
+    signal_wait(&threads->phase, phase, threads->spin_ns);
+  }
+}

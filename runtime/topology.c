@@ -1,0 +1,111 @@
+// The machine's topology by hwloc, within the process's affinity mask (which cpusets of containers narrow); where hwloc
+// fails, every CPU of the mask counts as a core.
+#include "runtime/topology.h"
+
+#include <hwloc.h>
+#include <hwloc/glibc-sched.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_CORES 1024  // what a cpu_set_t can hold
+
+static qn_topology machine;
+static cpu_set_t core_cpus[MAX_CORES];  // of each core: its CPUs within the mask
+
+static void add_core(const cpu_set_t *cpus) {
+  if (machine.cores < MAX_CORES && CPU_COUNT(cpus) > 0) core_cpus[machine.cores++] = *cpus;
+}
+
+static void add_cores(hwloc_topology_t topology, const cpu_set_t *allowed) {
+  int count = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+  for (int i = 0; i < count; i++) {
+    hwloc_obj_t core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)i);
+    cpu_set_t cpus;
+    if (!core || hwloc_cpuset_to_glibc_sched_affinity(topology, core->cpuset, &cpus, sizeof cpus) != 0) continue;
+    CPU_AND(&cpus, &cpus, allowed);
+    add_core(&cpus);
+  }
+}
+
+static uint64_t cache_bytes(hwloc_topology_t topology, hwloc_obj_type_t type, bool all) {
+  uint64_t bytes = 0;
+  int count = hwloc_get_nbobjs_by_type(topology, type);
+  for (int i = 0; i < count; i++) {
+    hwloc_obj_t cache = hwloc_get_obj_by_type(topology, type, (unsigned)i);
+    uint64_t size = cache && cache->attr ? cache->attr->cache.size : 0;
+    bytes = all ? bytes + size : bytes > size ? bytes : size;
+  }
+  return bytes;
+}
+
+static int at_least_1(int count) { return count > 1 ? count : 1; }
+
+static void ask_hwloc(const cpu_set_t *allowed) {
+  hwloc_topology_t topology;
+  if (hwloc_topology_init(&topology) != 0) return;
+  if (hwloc_topology_load(topology) == 0) {
+    add_cores(topology, allowed);
+    machine.numa_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
+    machine.packages = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PACKAGE);
+    machine.l1d_bytes = cache_bytes(topology, HWLOC_OBJ_L1CACHE, false);
+    machine.l2_bytes = cache_bytes(topology, HWLOC_OBJ_L2CACHE, false);
+    machine.l3_bytes = cache_bytes(topology, HWLOC_OBJ_L3CACHE, true);
+  }
+  hwloc_topology_destroy(topology);
+}
+
+// CPUs' worth of time that the container may use (cgroup version 2), rounded up; `otherwise` where there is no quota.
+static int quota_cpus(int otherwise) {
+  FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
+  if (!file) return otherwise;
+  long long quota = 0, period = 0;
+  int fields = fscanf(file, "%lld %lld", &quota, &period);  // "max 100000" gives none
+  fclose(file);
+  if (fields != 2 || quota <= 0 || period <= 0) return otherwise;
+  long long cpus = quota / period + (quota % period != 0);
+  return cpus < otherwise ? (int)cpus : otherwise;
+}
+
+static void ask_machine(void) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) {  // more CPUs than a cpu_set_t holds
+    CPU_ZERO(&allowed);
+    for (int i = 0; i < CPU_SETSIZE; i++) CPU_SET(i, &allowed);
+  } else {
+    machine.cpus = CPU_COUNT(&allowed);
+  }
+  ask_hwloc(&allowed);
+  bool known = machine.cores > 0;
+  for (int i = 0; !known && machine.cpus > 0 && i < CPU_SETSIZE; i++) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    if (CPU_ISSET(i, &allowed)) CPU_SET(i, &one);
+    add_core(&one);
+  }
+  if (machine.cores == 0) add_core(&allowed);
+  machine.cpus = machine.cpus > machine.cores ? machine.cpus : machine.cores;
+  machine.numa_nodes = at_least_1(machine.numa_nodes);
+  machine.packages = at_least_1(machine.packages);
+  machine.default_threads = at_least_1(quota_cpus(machine.cores));
+}
+
+const qn_topology *qn_topology_get(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, ask_machine);
+  return &machine;
+}
+
+bool qn_topology_bind(int core) {
+  if (core < 0 || core >= qn_topology_get()->cores) return false;
+  return sched_setaffinity(0, sizeof core_cpus[core], &core_cpus[core]) == 0;
+}
+
+bool qn_topology_bind_saving(int core, cpu_set_t *out_before) {
+  return sched_getaffinity(0, sizeof *out_before, out_before) == 0 && qn_topology_bind(core);
+}
+
+void qn_topology_unbind(const cpu_set_t *before) {
+  if (sched_setaffinity(0, sizeof *before, before) != 0) return;  // the mask was the system's own: nothing to do
+}

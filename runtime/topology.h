@@ -1,0 +1,27 @@
+// The machine as far as threads care: physical cores this process may use, which of them is which, caches, NUMA nodes.
+#ifndef QN_RUNTIME_TOPOLOGY_H
+#define QN_RUNTIME_TOPOLOGY_H
+
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct qn_topology {
+  int cores;                     // physical cores with a CPU in this process's affinity mask, at least 1
+  int cpus;                      // logical CPUs in the mask
+  int default_threads;           // cores, or fewer where the container's CPU quota is smaller
+  int numa_nodes;                // at least 1
+  int packages;                  // at least 1
+  uint64_t l1d_bytes, l2_bytes;  // of one core; 0 = not known
+  uint64_t l3_bytes;             // of all last-level caches that the cores share; 0 = none or not known
+} qn_topology;
+
+// Asked of the machine at the first call, for the whole process: later changes of the affinity mask are not seen.
+const qn_topology *qn_topology_get(void);
+// Binds the calling thread to a core (0 .. cores-1, neighbours first). False when the system refuses.
+bool qn_topology_bind(int core);
+// Binds the calling thread to a core and gives its mask before that, for qn_topology_unbind.
+bool qn_topology_bind_saving(int core, cpu_set_t *out_before);
+void qn_topology_unbind(const cpu_set_t *before);
+
+#endif
