@@ -1,0 +1,309 @@
+// The decoder on a hand-made model whose logits depend on every token before them: chunks, pages, sequences and threads
+// must make no difference, and errors must leave a sequence as it was.
+#include "runtime/decode.h"
+
+#include <sys/mman.h>
+
+#include "tests/support/fake_model.h"
+#include "tests/support/test.h"
+
+typedef struct fixture {
+  qn_artifact artifact;
+  qn_threads *threads;
+  qn_decoder *decoder;
+  qn_diag diag;
+} fixture;
+
+static void set_up(fixture *f, const qn_fake_options *model, int thread_count, const qn_decoder_options *options) {
+  *f = (fixture){.artifact = qn_fake_model_open(model)};
+  qn_decoder_options own = *options;
+  own.executor.jit_entries = qn_fake_kernels;
+  qn_assert_ok(&f->diag, qn_threads_create(thread_count, false, qn_test_allocator(), &f->threads, &f->diag));
+  qn_assert_ok(&f->diag, qn_decoder_create(&f->artifact, f->threads, &own, qn_test_allocator(), &f->decoder, &f->diag));
+}
+
+static void tear_down(fixture *f) {
+  qn_decoder_destroy(f->decoder);
+  qn_threads_destroy(f->threads);
+  qn_artifact_close(&f->artifact);
+  ck_assert_int_eq(qn_fake_errors(), 0);
+}
+
+static void random_tokens(int32_t *tokens, size_t count, uint64_t seed) {
+  qn_test_random random = {seed};
+  for (size_t i = 0; i < count; i++) tokens[i] = (int32_t)(qn_test_random_u64(&random) % QN_FAKE_VOCAB);
+}
+
+static void check_logits(const float *got, const int32_t *tokens, size_t count) {
+  float want[QN_FAKE_VOCAB];
+  qn_fake_logits(tokens, count, want);
+  qn_check(memcmp(got, want, sizeof want) == 0, "after %zu tokens", count);
+}
+
+START_TEST(chunks_make_no_difference) {
+  enum { COUNT = 77 };
+  int32_t tokens[COUNT];
+  static const int64_t chunks[] = {0, 1, 2, 7, 15, 16};
+  static const int thread_counts[] = {1, 2, 3};
+  static float all[COUNT * QN_FAKE_VOCAB];
+  random_tokens(tokens, COUNT, 1);
+  for (size_t c = 0; c < QN_COUNT(chunks); c++) {
+    for (size_t n = 0; n < QN_COUNT(thread_counts); n++) {
+      fixture f;
+      set_up(&f, NULL, thread_counts[n], &(qn_decoder_options){.context = 100, .chunk = chunks[c]});
+      ck_assert_int_eq(qn_decoder_chunk(f.decoder), chunks[c] ? chunks[c] : 16);
+      const float *last = NULL;
+      size_t allocations = qn_test_allocator_memory()->allocations;
+      qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, 40, NULL, &last, &f.diag));
+      check_logits(last, tokens, 40);
+      for (size_t i = 40; i < 50; i++) {  // one by one, over the page boundary at 48
+        qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, &tokens[i], 1, NULL, &last, &f.diag));
+        check_logits(last, tokens, i + 1);
+      }
+      ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 50);
+      qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens + 50, COUNT - 50, all, &last, &f.diag));
+      for (size_t i = 50; i < COUNT; i++) check_logits(all + (i - 50) * QN_FAKE_VOCAB, tokens, i + 1);
+      check_logits(last, tokens, COUNT);
+      ck_assert_uint_eq(qn_test_allocator_memory()->allocations, allocations);
+      tear_down(&f);
+    }
+  }
+}
+END_TEST
+
+START_TEST(fewer_rows_than_tokens) {
+  enum { COUNT = 45 };
+  int32_t tokens[COUNT];
+  static float all[COUNT * QN_FAKE_VOCAB];
+  random_tokens(tokens, COUNT, 2);
+  for (int64_t rows = 1; rows <= 3; rows++) {
+    fixture f;
+    const float *last = NULL;
+    set_up(&f, &(qn_fake_options){.max_t = 8, .max_r = rows}, 2, &(qn_decoder_options){.context = 64});
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, COUNT, all, NULL, &f.diag));
+    for (size_t i = 0; i < COUNT; i++) check_logits(all + i * QN_FAKE_VOCAB, tokens, i + 1);
+    qn_decoder_reset(f.decoder, 0);
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, COUNT, NULL, &last, &f.diag));
+    check_logits(last, tokens, COUNT);
+    tear_down(&f);
+  }
+}
+END_TEST
+
+START_TEST(going_back) {
+  int32_t tokens[60], other[60];
+  fixture f;
+  const float *last = NULL;
+  random_tokens(tokens, 60, 3);
+  random_tokens(other, 60, 4);
+  set_up(&f, NULL, 1, &(qn_decoder_options){.context = 64});
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, 60, NULL, &last, &f.diag));
+  static const int64_t lengths[] = {59, 48, 33, 16, 1, 0};
+  for (size_t i = 0; i < QN_COUNT(lengths); i++) {
+    size_t kept = (size_t)lengths[i];
+    qn_decoder_truncate(f.decoder, 0, lengths[i]);
+    ck_assert_int_eq(qn_decoder_position(f.decoder, 0), lengths[i]);
+    memcpy(other, tokens, kept * sizeof *tokens);
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, other + kept, 60 - kept, NULL, &last, &f.diag));
+    check_logits(last, other, 60);
+    qn_decoder_truncate(f.decoder, 0, lengths[i]);
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens + kept, 60 - kept, NULL, &last, &f.diag));
+    check_logits(last, tokens, 60);
+    random_tokens(other, 60, 5 + i);
+  }
+  tear_down(&f);
+}
+END_TEST
+
+// Sequences in steps of mixed tokens, from a pool too small for all of them at full length.
+START_TEST(sequences_in_one_step) {
+  enum { SEQUENCES = 4, LENGTH = 50 };
+  int32_t tokens[SEQUENCES][LENGTH];
+  int64_t done[SEQUENCES] = {0};
+  fixture f;
+  qn_test_random random = {9};
+  for (int s = 0; s < SEQUENCES; s++) random_tokens(tokens[s], LENGTH, 20 + (uint64_t)s);
+  set_up(&f, NULL, 2, &(qn_decoder_options){.context = 200, .sequences = SEQUENCES, .pages = 4 * SEQUENCES});
+  ck_assert_int_eq(qn_decoder_sequences(f.decoder), SEQUENCES);
+  for (int steps = 0; steps < 200; steps++) {
+    qn_decoder_item items[16];
+    size_t count = 0, wanted = 0, lengths[16];
+    int32_t owners[16];
+    size_t most = 1 + qn_test_random_u64(&random) % 16;
+    for (size_t tries = 0; tries < 40 && count < most; tries++) {
+      int32_t s = (int32_t)(qn_test_random_u64(&random) % SEQUENCES);
+      if (done[s] == LENGTH) continue;
+      bool want = qn_test_random_unit(&random) < 0.5;
+      items[count++] = (qn_decoder_item){.token = tokens[s][done[s]++], .sequence = s, .want = want};
+      if (!want) continue;
+      owners[wanted] = s;
+      lengths[wanted++] = (size_t)done[s];
+    }
+    if (count == 0) break;
+    qn_assert_ok(&f.diag, qn_decoder_step(f.decoder, items, count, &f.diag));
+    for (size_t i = 0; i < wanted; i++) check_logits(qn_decoder_logits(f.decoder, i), tokens[owners[i]], lengths[i]);
+  }
+  for (int s = 0; s < SEQUENCES; s++) {
+    ck_assert_int_eq(done[s], LENGTH);
+    ck_assert_int_eq(qn_decoder_position(f.decoder, s), LENGTH);
+  }
+  tear_down(&f);
+}
+END_TEST
+
+// --- errors
+
+START_TEST(refused_tokens_change_nothing) {
+  fixture f;
+  const float *last = NULL;
+  int32_t tokens[64], bad[3] = {1, QN_FAKE_VOCAB, 2};
+  random_tokens(tokens, 64, 6);
+  set_up(&f, NULL, 1, &(qn_decoder_options){.context = 50, .sequences = 2, .pages = 5});
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, 40, NULL, &last, &f.diag));
+  int64_t pages = qn_kv_cache_free_pages(qn_decoder_cache(f.decoder));
+  ck_assert_int_eq(pages, 2);
+#define REFUSED(status, text, call)                                               \
+  do {                                                                            \
+    f.diag = (qn_diag){0};                                                        \
+    qn_assert_fails(&f.diag, status, text, call);                                 \
+    ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 40);                      \
+    ck_assert_int_eq(qn_decoder_position(f.decoder, 1), 0);                       \
+    ck_assert_int_eq(qn_kv_cache_free_pages(qn_decoder_cache(f.decoder)), pages); \
+  } while (0)
+  REFUSED(QN_ERR_LIMIT, "got 11 tokens beside 40", qn_decoder_eval(f.decoder, 0, tokens, 11, NULL, &last, &f.diag));
+  REFUSED(QN_ERR_LIMIT, "takes 3 pages", qn_decoder_eval(f.decoder, 1, tokens, 33, NULL, &last, &f.diag));
+  REFUSED(QN_ERR_ARGUMENT, "token 1: got id 40, want 0 to 39",
+          qn_decoder_eval(f.decoder, 0, bad, 3, NULL, &last, &f.diag));
+  bad[1] = -1;
+  REFUSED(QN_ERR_ARGUMENT, "token 1: got id -1", qn_decoder_eval(f.decoder, 0, bad, 3, NULL, &last, &f.diag));
+  REFUSED(QN_ERR_ARGUMENT, "got 0 tokens", qn_decoder_eval(f.decoder, 0, tokens, 0, NULL, &last, &f.diag));
+  REFUSED(QN_ERR_ARGUMENT, "got sequence 2, want 0 to 1",
+          qn_decoder_eval(f.decoder, 2, tokens, 1, NULL, &last, &f.diag));
+  REFUSED(QN_ERR_ARGUMENT, "got sequence -1", qn_decoder_eval(f.decoder, -1, tokens, 1, NULL, &last, &f.diag));
+  qn_decoder_item items[17] = {{.sequence = 0, .want = true}};
+  REFUSED(QN_ERR_LIMIT, "got a step of 17 tokens, want 1 to 16", qn_decoder_step(f.decoder, items, 17, &f.diag));
+  REFUSED(QN_ERR_LIMIT, "got a step of 0", qn_decoder_step(f.decoder, items, 0, &f.diag));
+  REFUSED(QN_ERR_LIMIT, "the context is full", qn_decoder_step(f.decoder, items, 16, &f.diag));
+  items[3].sequence = 5;
+  REFUSED(QN_ERR_ARGUMENT, "got sequence 5", qn_decoder_step(f.decoder, items, 8, &f.diag));
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens + 40, 10, NULL, &last, &f.diag));
+  check_logits(last, tokens, 50);
+  tear_down(&f);
+}
+END_TEST
+
+// An executor's error in the middle of a prompt takes all of it back.
+START_TEST(failure_in_a_later_chunk) {
+  static int32_t tokens[64];
+  fixture f;
+  const float *last = NULL;
+  random_tokens(tokens, 64, 7);
+  // The variants of "logits" know up to 16 rows; with max_r 20 wider steps find none.
+  set_up(&f, &(qn_fake_options){.max_t = 16, .max_r = 16}, 1, &(qn_decoder_options){.context = 64});
+  qn_art_variant *variant = (qn_art_variant *)(uintptr_t)&f.artifact.variants[3];
+  uintptr_t page = (uintptr_t)variant & ~(uintptr_t)4095;
+  ck_assert_int_eq(mprotect((void *)page, 8192, PROT_READ | PROT_WRITE), 0);
+  variant->rows_min = 16;
+  static float all[64 * QN_FAKE_VOCAB];
+  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "none of its 2 variants",
+                  qn_decoder_eval(f.decoder, 0, tokens, 40, all, &last, &f.diag));  // 16, 16, 8
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 0);
+  ck_assert_int_eq(qn_kv_cache_free_pages(qn_decoder_cache(f.decoder)), 4);
+  qn_decoder_item items[2] = {{.want = true}, {.want = true}};
+  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "none of its", qn_decoder_step(f.decoder, items, 2, &f.diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(qn_decoder_cache(f.decoder)), 4);
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, 48, all, &last, &f.diag));
+  check_logits(last, tokens, 48);
+  tear_down(&f);
+}
+END_TEST
+
+static void rename_input(qn_test_artifact *a) { a->buffers.items[0].name = qn_test_artifact_string(a, "pixels"); }
+static void retype_input(qn_test_artifact *a) { a->buffers.items[1].dtype = QN_TEST_F32; }
+static void reshape_input(qn_test_artifact *a) { a->buffers.items[4].symbols[0] = QN_TEST_SYM_T; }
+static void rename_logits(qn_test_artifact *a) { a->buffers.items[8].name = qn_test_artifact_string(a, "logit"); }
+static void narrow_logits(qn_test_artifact *a) { a->buffers.items[8].dims[1] = 20; }
+
+START_TEST(no_language_model) {
+  static const struct {
+    void (*change)(qn_test_artifact *a);
+    const char *text;
+  } cases[] = {
+      {rename_input, "got input 'pixels'"}, {retype_input, "input 'pos' has another type"},
+      {reshape_input, "want i32 [B, P]"},   {rename_logits, "no output 'logits'"},
+      {narrow_logits, "than f32 [R, 40]"},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    qn_buf file;
+    qn_artifact artifact;
+    qn_diag diag = {0};
+    qn_threads *threads;
+    qn_decoder *decoder = NULL;
+    qn_decoder_options options = {.executor = {.jit_entries = qn_fake_kernels}};
+    qn_fake_model_build(NULL, cases[i].change, &file);
+    qn_assert_ok(&diag,
+                 qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
+    qn_assert_ok(&diag, qn_threads_create(1, false, qn_test_allocator(), &threads, &diag));
+    qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, cases[i].text,
+                    qn_decoder_create(&artifact, threads, &options, qn_test_allocator(), &decoder, &diag));
+    ck_assert_ptr_null(decoder);
+    qn_threads_destroy(threads);
+    qn_artifact_close(&artifact);
+    qn_buf_deinit(&file);
+  }
+}
+END_TEST
+
+START_TEST(sizes) {
+  qn_fake_options bounded = {.max_p = 4, .max_b = 2};
+  fixture f;
+  set_up(&f, &bounded, 1, &(qn_decoder_options){0});
+  ck_assert_int_eq(qn_decoder_context(f.decoder), 64);
+  ck_assert_int_eq(qn_decoder_vocab(f.decoder), QN_FAKE_VOCAB);
+  static const struct {
+    qn_decoder_options options;
+    qn_status status;
+    const char *text;
+  } cases[] = {
+      {{.context = 65}, QN_ERR_LIMIT, "context: got 65 tokens, want 1 to 64"},
+      {{.context = -1}, QN_ERR_ARGUMENT, "context: got -1"},
+      {{.chunk = 17}, QN_ERR_LIMIT, "chunk: got 17 tokens, want 1 to 16"},
+      {{.chunk = -2}, QN_ERR_ARGUMENT, "chunk: got -2"},
+      {{.sequences = 3}, QN_ERR_LIMIT, "sequences: got 3, want at most 2"},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    qn_decoder *decoder = NULL;
+    qn_diag diag = {0};
+    qn_decoder_options options = cases[i].options;
+    options.executor.jit_entries = qn_fake_kernels;
+    qn_assert_fails(&diag, cases[i].status, cases[i].text,
+                    qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &decoder, &diag));
+  }
+  tear_down(&f);
+  set_up(&f, NULL, 1, &(qn_decoder_options){0});
+  ck_assert_int_eq(qn_decoder_context(f.decoder), 4096);
+  tear_down(&f);
+}
+END_TEST
+
+static qn_status create_and_destroy(const qn_allocator *allocator, void *context) {
+  fixture *f = context;
+  qn_decoder *decoder = NULL;
+  qn_decoder_options options = {.context = 64, .executor = {.jit_entries = qn_fake_kernels}};
+  QN_TRY(qn_decoder_create(&f->artifact, f->threads, &options, allocator, &decoder, NULL));
+  qn_decoder_destroy(decoder);
+  return QN_OK;
+}
+
+START_TEST(out_of_memory) {
+  fixture f;
+  set_up(&f, NULL, 1, &(qn_decoder_options){.context = 64});
+  qn_test_failing_allocations(create_and_destroy, &f);
+  tear_down(&f);
+}
+END_TEST
+
+QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step)
+QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
+QN_TEST_MAIN(evaluating, errors)

@@ -1,0 +1,338 @@
+// The executor on hand-made programs: choice of code, binding, variants, extents, barriers, errors, profiles.
+#include "runtime/executor.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "runtime/cpu_features.h"
+#include "tests/support/artifact_builder.h"
+#include "tests/support/test.h"
+
+// --- a program whose kernels are functions of this file
+// first:  hidden[t] = input[t] * 2 + 1             extent T
+// second: out[r][c] = hidden[r] + c + variant      extent 20 (columns), by rows R
+// third:  last[0] = sum of out                     no parallel loop
+
+enum { T = QN_TEST_SYM_T, R = QN_TEST_SYM_R };
+enum { COLUMNS = 20, PITCH = 32, MAX_T = 64, MAX_R = 8 };
+
+static atomic_int calls_of_third;
+
+static void first(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  const int32_t *input = buffers[0];
+  float *hidden = buffers[1];
+  qn_check(begin >= 0 && begin < end && end <= symbols[T], "a share outside the loop");
+  for (int64_t i = begin; i < end; i++) hidden[i * 16] = (float)(input[i] * 2 + 1);
+}
+
+static void second(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end, float variant) {
+  const float *hidden = buffers[0];
+  float *out = buffers[1];
+  for (int64_t r = 0; r < symbols[R]; r++) {
+    for (int64_t c = begin; c < end; c++) out[r * PITCH + c] = hidden[r * 16] + (float)c + variant;
+  }
+}
+static void second_one(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  qn_check(symbols[R] <= 1, "the wrong variant");
+  second(buffers, symbols, begin, end, 1000);
+}
+static void second_many(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  qn_check(symbols[R] > 1, "the wrong variant");
+  second(buffers, symbols, begin, end, 2000);
+}
+
+static void third(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  const float *out = buffers[0];
+  float *last = buffers[1], sum = 0;
+  (void)begin, (void)end;
+  atomic_fetch_add(&calls_of_third, 1);
+  for (int64_t r = 0; r < symbols[R]; r++) {
+    for (int64_t c = 0; c < COLUMNS; c++) sum += out[r * PITCH + c];
+  }
+  last[0] = sum;
+}
+
+static const qn_kernel_entry entries[] = {first, second_one, second_many, third};
+
+static void describe(qn_test_artifact *a) {
+  qn_test_artifact_init(a);
+  a->head.symbol_max[T] = MAX_T;
+  a->head.symbol_max[R] = MAX_R;
+  uint32_t input = qn_test_artifact_input(a, "x", T, 0);
+  uint32_t hidden = qn_test_artifact_arena(a, NULL, T, MAX_T, 1);
+  uint32_t out = qn_test_artifact_arena(a, "out", R, MAX_R, COLUMNS);
+  uint32_t last = qn_test_artifact_arena(a, "last", 0, 1, 1);
+  qn_test_artifact_kernel(a, "first", 2, 0);
+  qn_test_artifact_variant(a, 0, 0, T, 1);
+  qn_test_artifact_kernel(a, "second", 2, R);
+  qn_test_artifact_variant(a, 1, 1, 0, COLUMNS);
+  qn_test_artifact_variant(a, 2, 6, 0, COLUMNS);
+  qn_test_artifact_kernel(a, "third", 2, 0);
+  qn_test_artifact_variant(a, 0, 0, 0, 1);
+  qn_test_artifact_step(a, 0, false, (const uint32_t[]){input, hidden});
+  qn_test_artifact_step(a, 1, true, (const uint32_t[]){hidden, out});
+  qn_test_artifact_step(a, 2, true, (const uint32_t[]){out, last});
+}
+
+static qn_artifact open_artifact(const qn_test_artifact *a) {
+  qn_artifact artifact;
+  qn_diag diag = {0};
+  qn_buf file;
+  qn_test_artifact_build(a, &file);
+  qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
+  qn_buf_deinit(&file);
+  return artifact;
+}
+
+typedef struct fixture {
+  qn_artifact artifact;
+  qn_threads *threads;
+  qn_executor *executor;
+  qn_diag diag;
+} fixture;
+
+static void set_up(fixture *f, int thread_count, bool profile) {
+  qn_test_artifact a;
+  *f = (fixture){0};
+  describe(&a);
+  f->artifact = open_artifact(&a);
+  qn_test_artifact_deinit(&a);
+  qn_assert_ok(&f->diag, qn_threads_create(thread_count, false, qn_test_allocator(), &f->threads, &f->diag));
+  qn_executor_options options = {.jit_entries = entries, .profile = profile};
+  qn_assert_ok(&f->diag,
+               qn_executor_create(&f->artifact, f->threads, &options, qn_test_allocator(), &f->executor, &f->diag));
+}
+
+static void tear_down(fixture *f) {
+  qn_executor_destroy(f->executor);
+  qn_threads_destroy(f->threads);
+  qn_artifact_close(&f->artifact);
+}
+
+static qn_status run(fixture *f, int64_t t, int64_t r) {
+  f->diag = (qn_diag){0};
+  return qn_executor_run(f->executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){[T] = t, [R] = r}, &f->diag);
+}
+
+START_TEST(walks_the_steps) {
+  static const int thread_counts[] = {1, 2, 5};
+  int32_t input[MAX_T];
+  for (int i = 0; i < MAX_T; i++) input[i] = 3 * i;
+  for (size_t c = 0; c < QN_COUNT(thread_counts); c++) {
+    fixture f;
+    set_up(&f, thread_counts[c], c == 1);
+    ck_assert_str_eq(qn_executor_target(f.executor), "jit");
+    qn_assert_ok(&f.diag, qn_executor_bind_input(f.executor, "x", input, &f.diag));
+    size_t allocations = qn_test_allocator_memory()->allocations;
+    for (int64_t r = 6; r >= 1; r--) {
+      atomic_store(&calls_of_third, 0);
+      qn_assert_ok(&f.diag, run(&f, MAX_T, r));
+      ck_assert_int_eq(atomic_load(&calls_of_third), 1);
+      const qn_art_buffer *buffer;
+      const float *out = qn_executor_output(f.executor, "out", &buffer),
+                  *last = qn_executor_output(f.executor, "last", NULL);
+      ck_assert_int_eq(buffer->row_pitch, PITCH);
+      float sum = 0;
+      for (int64_t row = 0; row < r; row++) {
+        for (int64_t column = 0; column < COLUMNS; column++) {
+          float want = (float)(6 * row + 1 + column + (r == 1 ? 1000 : 2000));
+          ck_assert(out[row * PITCH + column] == want);
+          sum += want;
+        }
+      }
+      ck_assert(last[0] == sum);
+    }
+    ck_assert_uint_eq(qn_test_allocator_memory()->allocations, allocations);
+    ck_assert_uint_eq((uintptr_t)qn_executor_output(f.executor, "out", NULL) % 64, 0);
+    ck_assert_ptr_null(qn_executor_output(f.executor, "other", NULL));
+    tear_down(&f);
+  }
+}
+END_TEST
+
+START_TEST(inputs_are_rebound) {
+  fixture f;
+  int32_t a[MAX_T] = {1}, b[MAX_T] = {5};
+  set_up(&f, 2, false);
+  const int32_t *inputs[] = {a, b, a};
+  for (int i = 0; i < 3; i++) {
+    qn_assert_ok(&f.diag, qn_executor_bind_input(f.executor, "x", inputs[i], &f.diag));
+    qn_assert_ok(&f.diag, run(&f, 1, 1));
+    ck_assert(((const float *)qn_executor_output(f.executor, "out", NULL))[0] == (float)(inputs[i][0] * 2 + 1 + 1000));
+  }
+  tear_down(&f);
+}
+END_TEST
+
+START_TEST(refuses_to_run) {
+  fixture f;
+  int32_t input[MAX_T] = {0};
+  set_up(&f, 1, false);
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "input 'x' is not bound", run(&f, 1, 1));
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "inputs are: x", qn_executor_bind_input(f.executor, "y", input, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "no memory", qn_executor_bind_input(f.executor, "x", NULL, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "no cache 'k' of layer 3",
+                  qn_executor_bind_cache(f.executor, "k", 3, input, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_executor_bind_input(f.executor, "x", input, &f.diag));
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "symbol T: got 65, want 0 to 64", run(&f, 65, 1));
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "symbol T: got -1", run(&f, -1, 1));
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "symbol R: got 9", run(&f, 1, 9));
+  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "kernel 'second': got 7 rows", run(&f, 7, 7));  // a gap in its variants
+  qn_assert_ok(&f.diag, run(&f, 6, 6));
+  qn_assert_ok(&f.diag, run(&f, 0, 0));
+  tear_down(&f);
+}
+END_TEST
+
+START_TEST(profiles) {
+  fixture f;
+  int32_t input[MAX_T] = {0};
+  uint64_t kernel_ns, run_ns, sum = 0;
+  set_up(&f, 2, true);
+  qn_assert_ok(&f.diag, qn_executor_bind_input(f.executor, "x", input, &f.diag));
+  for (int i = 0; i < 100; i++) qn_assert_ok(&f.diag, run(&f, 8, 2));
+  qn_executor_times(f.executor, &kernel_ns, &run_ns);
+  const qn_step_profile *profile = qn_executor_profile(f.executor);
+  for (int i = 0; i < 3; i++) sum += profile[i].kernel_ns;
+  ck_assert_uint_eq(profile[0].calls, 100);
+  ck_assert_uint_eq(profile[2].calls, 100);
+  ck_assert(sum == kernel_ns && kernel_ns <= run_ns);
+  tear_down(&f);
+  set_up(&f, 1, false);
+  ck_assert_ptr_null(qn_executor_profile(f.executor));
+  tear_down(&f);
+}
+END_TEST
+
+// --- machine code
+
+static void describe_code(qn_test_artifact *a) {
+  qn_test_artifact_init(a);
+  uint32_t out = qn_test_artifact_arena(a, "out", 0, 1, 1000);
+  qn_test_artifact_kernel(a, "count", 1, 0);
+  qn_test_artifact_variant(a, 0, 0, 0, 1000);
+  qn_test_artifact_step(a, 0, false, &out);
+}
+
+// The first two features that this CPU has; false when it has fewer.
+static bool present_features(const char *out[2]) {
+  int found = 0;
+  for (size_t i = 0; qn_cpu_feature_name(i) && found < 2; i++) {
+    if (qn_cpu_has(qn_cpu_feature_name(i))) out[found++] = qn_cpu_feature_name(i);
+  }
+  return found == 2;
+}
+
+START_TEST(runs_machine_code) {
+  size_t size;
+  const void *code = qn_test_machine_code(&size);
+  if (!code) return;
+  uint8_t image[256] = {0};
+  uint64_t offset = 64;
+  memcpy(image + offset, code, size);
+  qn_test_artifact a;
+  describe_code(&a);
+  qn_test_artifact_code(&a, "native", "", qn_cpu_arch(), image, sizeof image, &offset);
+  // From anonymous memory and from a file: two kinds of pages to make executable.
+  for (int from_file = 0; from_file < 2; from_file++) {
+    qn_artifact artifact;
+    qn_diag diag = {0};
+    qn_threads *threads = NULL;
+    qn_executor *executor = NULL, *other = NULL;
+    if (from_file) {
+      qn_buf file;
+      qn_test_artifact_build(&a, &file);
+      qn_test_write_file(qn_test_temp_path("code.qn"), file.data, file.length);
+      qn_buf_deinit(&file);
+      qn_assert_ok(&diag, qn_artifact_open(&artifact, qn_test_temp_path("code.qn"), &diag));
+    } else {
+      artifact = open_artifact(&a);
+    }
+    qn_assert_ok(&diag, qn_threads_create(2, false, qn_test_allocator(), &threads, &diag));
+    qn_assert_ok(&diag, qn_executor_create(&artifact, threads, NULL, qn_test_allocator(), &executor, &diag));
+    qn_assert_ok(&diag, qn_executor_create(&artifact, threads, NULL, qn_test_allocator(), &other, &diag));
+    qn_executor_destroy(other);  // takes nothing away from the first
+    qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, &diag));
+    const int32_t *out = qn_executor_output(executor, "out", NULL);
+    for (int32_t i = 0; i < 1000; i++) ck_assert_int_eq(out[i], i);
+    ck_assert_str_eq(qn_executor_target(executor), "native");
+    qn_executor_destroy(executor);
+    qn_threads_destroy(threads);
+    qn_artifact_close(&artifact);
+  }
+  qn_test_artifact_deinit(&a);
+}
+END_TEST
+
+START_TEST(chooses_code) {
+  static const uint8_t image[16];
+  static const uint64_t offset;
+  char two[128], four[256];
+  const char *names[2];
+  const qn_art_code *code = NULL;
+  qn_test_artifact a;
+  qn_diag diag = {0};
+  if (!present_features(names)) return;
+  snprintf(two, sizeof two, "%s,%s", names[0], names[1]);
+  snprintf(four, sizeof four, "%s,%s,imaginary,unheard-of", names[0], names[1]);
+  describe_code(&a);
+  qn_test_artifact_code(&a, "one", names[0], qn_cpu_arch(), image, sizeof image, &offset);
+  qn_test_artifact_code(&a, "elsewhere", "", 1 - qn_cpu_arch() % 2, image, sizeof image, &offset);
+  qn_test_artifact_code(&a, "two", two, qn_cpu_arch(), image, sizeof image, &offset);
+  qn_test_artifact_code(&a, "four", four, qn_cpu_arch(), image, sizeof image, &offset);
+  qn_artifact artifact = open_artifact(&a);
+  qn_assert_ok(&diag, qn_executor_choose_code(&artifact, NULL, &code, &diag));
+  ck_assert_str_eq(code->target, "two");
+  qn_assert_ok(&diag, qn_executor_choose_code(&artifact, "one", &code, &diag));
+  ck_assert_str_eq(code->target, "one");
+  qn_assert_fails(&diag, QN_ERR_TARGET, "'four' needs imaginary,unheard-of",
+                  qn_executor_choose_code(&artifact, "four", &code, &diag));
+  ck_assert_ptr_null(code);
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_TARGET, "'elsewhere' needs",
+                  qn_executor_choose_code(&artifact, "elsewhere", &code, &diag));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got target 'five', want one of: one; elsewhere; two; four",
+                  qn_executor_choose_code(&artifact, "five", &code, &diag));
+  qn_artifact_close(&artifact);
+  a.codes[0] = a.codes[3];
+  a.code_count = 2;
+  artifact = open_artifact(&a);
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_TARGET, "four needs imaginary,unheard-of",
+                  qn_executor_choose_code(&artifact, NULL, &code, &diag));
+  qn_artifact_close(&artifact);
+  a.code_count = 0;
+  artifact = open_artifact(&a);
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_TARGET, "no machine code", qn_executor_choose_code(&artifact, NULL, &code, &diag));
+  qn_artifact_close(&artifact);
+  qn_test_artifact_deinit(&a);
+}
+END_TEST
+
+static qn_status create_and_destroy(const qn_allocator *allocator, void *context) {
+  fixture *f = context;
+  qn_executor *executor = NULL;
+  qn_executor_options options = {.jit_entries = entries, .profile = true};
+  QN_TRY(qn_executor_create(&f->artifact, f->threads, &options, allocator, &executor, NULL));
+  qn_executor_destroy(executor);
+  return QN_OK;
+}
+
+START_TEST(out_of_memory) {
+  fixture f;
+  set_up(&f, 1, false);
+  qn_test_failing_allocations(create_and_destroy, &f);
+  tear_down(&f);
+}
+END_TEST
+
+QN_CASE(running, walks_the_steps, inputs_are_rebound, refuses_to_run, profiles)
+QN_CASE(code, runs_machine_code, chooses_code)
+QN_CASE(memory, out_of_memory)
+QN_TEST_MAIN(running, code, memory)

@@ -1,0 +1,497 @@
+// Model files through the importer: synthetic models of every built-in template, as they are and with one thing wrong.
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "frontend/import/gguf_write.h"
+#include "frontend/import/import.h"
+#include "runtime/base/file.h"
+#include "tests/support/synth.h"
+#include "tests/support/test.h"
+
+// ---- models with something changed -------------------------------------------------------------------------------
+
+// What differs from a synthetic model of one layer.
+typedef struct edit {
+  const char *model;     // NULL: tiny-llama-test
+  const char *drop_key;
+  void (*add_keys)(qn_gguf_writer *w);
+  const char *drop_tensor;
+  const char *resize_tensor;  // gets `rows` rows of `cols` values, f32, zeros; rows 0: a vector
+  int64_t rows, cols;
+  uint32_t resize_type;       // ggml type number of the resized one
+  const char *add_tensor;     // a vector of 4 zeros
+} edit;
+
+static const float zeros[1 << 16];
+
+static bool is(qn_str name, const char *text) { return text && qn_str_is(name, text); }
+
+static void copy_tensors(const qn_gguf *from, const edit *e, qn_gguf_writer *w) {
+  for (size_t i = 0; i < from->tensor_count; i++) {
+    const qn_gguf_tensor *t = &from->tensors[i];
+    qn_gguf_view view;
+    qn_diag diag = {0};
+    if (is(t->name, e->drop_tensor)) continue;
+    if (is(t->name, e->resize_tensor)) {
+      size_t size = (size_t)(e->rows ? e->rows : 1) * (size_t)e->cols * sizeof(float);
+      ck_assert_uint_le(size, sizeof zeros);
+      qn_gguf_writer_add_tensor(w, t->name, e->resize_type, e->rows ? 2 : 1, (int64_t[]){e->cols, e->rows}, zeros, size);
+      continue;
+    }
+    qn_assert_ok(&diag, qn_gguf_tensor_view(from, t, &view, &diag));
+    qn_gguf_writer_add_tensor(w, t->name, t->type, t->n_dims, t->dims, view.data, view.size_bytes);
+  }
+  if (e->add_tensor) qn_gguf_writer_add_tensor(w, qn_str_from(e->add_tensor), 0, 1, (int64_t[]){4}, zeros, 16);
+}
+
+static void copy_keys(const qn_gguf *from, const edit *e, qn_gguf_writer *w) {
+  for (size_t i = 0; i < from->kv_count; i++) {
+    const qn_gguf_kv *kv = &from->kvs[i];
+    bool tokens = kv->key.length > 9 && memcmp(kv->key.data, "tokenizer", 9) == 0;  // not the importer's business
+    if (tokens || is(kv->key, e->drop_key)) continue;
+    if (kv->value.type == QN_GGUF_STRING) {
+      char key[128];
+      snprintf(key, sizeof key, "%.*s", QN_STR_ARGS(kv->key));
+      qn_gguf_writer_add_string(w, key, (qn_str){(const char *)kv->value.data, kv->value.count});
+      continue;
+    }
+    qn_gguf_writer_add_raw(w, kv->key, kv->value.type, kv->value.data, kv->value.size_bytes);
+  }
+  if (e->add_keys) e->add_keys(w);
+}
+
+// Writes the changed model; the path is good until the end of the test.
+static const char *make_model(const edit *e) {
+  qn_diag diag = {0};
+  qn_synth_options options = {.model = qn_synth_find(e->model ? e->model : "tiny-llama-test"),
+                              .format = qn_format_of(QN_DTYPE_F32), .layers = 1, .seed = 1};
+  uint8_t *data;
+  size_t size;
+  qn_gguf *gguf;
+  ck_assert_ptr_nonnull(options.model);
+  qn_assert_ok(&diag, qn_synth_save_memory(&options, qn_test_allocator(), &data, &size, &diag));
+  qn_assert_ok(&diag, qn_gguf_open_memory(&gguf, data, size, "synth", qn_test_allocator(), &diag));
+  qn_gguf_writer *w = qn_gguf_writer_create(qn_test_allocator());
+  ck_assert_ptr_nonnull(w);
+  copy_keys(gguf, e, w);
+  copy_tensors(gguf, e, w);
+  const char *path = qn_test_temp_path("model.gguf");
+  qn_assert_ok(&diag, qn_gguf_writer_save(w, path, &diag));
+  qn_gguf_writer_destroy(w);
+  qn_gguf_close(gguf);
+  qn_free(qn_test_allocator(), data, size);
+  return path;
+}
+
+static qn_import *open_model(const edit *e) {
+  qn_import *import = NULL;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_import_open(make_model(e), NULL, qn_test_allocator(), &import, &diag));
+  return import;
+}
+
+static void fails(const edit *e, qn_status status, const char *needle) {
+  qn_import *import = NULL;
+  qn_diag diag = {0};
+  qn_assert_fails(&diag, status, needle, qn_import_open(make_model(e), NULL, qn_test_allocator(), &import, &diag));
+  ck_assert_ptr_null(import);
+  ck_assert_msg(strstr(diag.text, ".gguf") || strstr(diag.text, ".json"), "names no file: %s", diag.text);
+}
+
+static const qn_import_graph_options plain = {.context_tokens = 100, .chunk_tokens = 16, .max_rows = 2, .max_sequences = 3,
+                                              .kv_dtype = QN_DTYPE_F16};
+
+// ---- good models -------------------------------------------------------------------------------------------------
+
+static const char *const test_models[] = {"tiny-llama-test", "tiny-qwen2-test", "tiny-gpt2-test"};
+
+START_TEST(test_models_verify) {
+  for (size_t i = 0; i < QN_COUNT(test_models); i++) {
+    const qn_synth_model *model = qn_synth_find(test_models[i]);
+    qn_import *import = open_model(&(edit){.model = test_models[i]});
+    qn_import_graph_options options = plain;
+    options.context_tokens = 0;
+    qn_arena arena;
+    qn_graph *graph;
+    qn_diag diag = {0};
+    qn_arena_init(&arena, qn_test_allocator());
+    qn_assert_ok(&diag, qn_import_graph(import, &options, &arena, &graph, &diag));
+    qn_assert_ok(&diag, qn_graph_verify(graph, QN_STAGE_IMPORTED, &diag));
+    ck_assert_str_eq(qn_import_architecture(import), model->architecture);
+    ck_assert_str_eq(qn_import_model_name(import), model->name);
+    ck_assert_int_eq(qn_import_context(import), model->context);
+    ck_assert_int_eq(qn_import_vocab_size(import), model->vocab);
+    ck_assert_ptr_nonnull(qn_import_gguf(import));
+    int64_t pages = (model->context + QN_PAGE_KEYS - 1) / QN_PAGE_KEYS;
+    ck_assert_int_eq(graph->max_values[QN_SYM_T], 16);
+    ck_assert_int_eq(graph->max_values[QN_SYM_R], 2);
+    ck_assert_int_eq(graph->max_values[QN_SYM_B], 3);
+    ck_assert_int_eq(graph->max_values[QN_SYM_P], pages);
+    ck_assert_int_eq(graph->max_values[QN_SYM_G], 3 * pages);
+    ck_assert_uint_eq(graph->outputs.count, 1);
+    ck_assert_str_eq(graph->outputs.items[0].name, "logits");
+    qn_arena_deinit(&arena);
+    qn_import_close(import);
+  }
+}
+END_TEST
+
+// The graph of one layer of each architecture, as text: tests/golden/templates/<model>.txt.
+START_TEST(test_golden) {
+  for (size_t i = 0; i < QN_COUNT(test_models); i++) {
+    char path[1024], *want;
+    size_t size;
+    qn_import *import = open_model(&(edit){.model = test_models[i]});
+    qn_import_graph_options options = plain;
+    options.context_tokens = 64;
+    qn_arena arena;
+    qn_graph *graph;
+    qn_buf text;
+    qn_diag diag = {0};
+    qn_arena_init(&arena, qn_test_allocator());
+    qn_buf_init(&text, qn_test_allocator());
+    qn_assert_ok(&diag, qn_import_graph(import, &options, &arena, &graph, &diag));
+    qn_import_describe(import, &text);
+    qn_graph_print(graph, &text);
+    snprintf(path, sizeof path, "%s/%s.txt", qn_test_source("tests/golden/templates"), test_models[i]);
+    if (getenv("QUERN_UPDATE_GOLDEN")) qn_test_write_file(path, qn_buf_text(&text), text.length);
+    qn_assert_ok(&diag, qn_file_read(path, qn_test_allocator(), &want, &size, &diag));
+    ck_assert_msg(strcmp(want, qn_buf_text(&text)) == 0, "%s (QUERN_UPDATE_GOLDEN=1 rewrites): got\n%s", path,
+                  qn_buf_text(&text));
+    qn_free(qn_test_allocator(), want, size + 1);
+    qn_buf_deinit(&text);
+    qn_arena_deinit(&arena);
+    qn_import_close(import);
+  }
+}
+END_TEST
+
+START_TEST(test_weights) {
+  qn_import *import = open_model(&(edit){.model = "tiny-gpt2-test"});
+  qn_weight_source weights = qn_import_weights(import);
+  qn_tensor_data data;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, weights.find(weights.context, "blk.0.attn_qkv.weight", &data, &diag));
+  ck_assert(data.rank == 2 && data.dims[0] == 192 && data.dims[1] == 64 && data.format->dtype == QN_DTYPE_F32);
+  ck_assert_ptr_nonnull(data.data);
+  qn_assert_ok(&diag, weights.find(weights.context, "blk.0.attn_qkv.bias", &data, &diag));
+  ck_assert(data.rank == 1 && data.dims[0] == 192);
+  qn_assert_fails(&diag, QN_ERR_FORMAT, "model.gguf: tensor 'nope' is missing",
+                  weights.find(weights.context, "nope", &data, &diag));
+  qn_import_close(import);
+}
+END_TEST
+
+// Files say the same in more than one way.
+static void add_uniform_heads(qn_gguf_writer *w) {
+  qn_gguf_writer_add_array(w, "llama.attention.head_count_kv", QN_GGUF_U32, (uint32_t[]){2, 2, 2}, 3);
+}
+static void add_harmless(qn_gguf_writer *w) {
+  qn_gguf_writer_add_text(w, "llama.tensor_data_layout", "Meta AI original pth");
+  qn_gguf_writer_add_text(w, "llama.rope.scaling.type", "none");
+  qn_gguf_writer_add_u32(w, "llama.expert_count", 0);
+  qn_gguf_writer_add_u32(w, "llamas.unknown", 1);  // another prefix
+}
+
+START_TEST(test_tolerated) {
+  qn_import_close(open_model(&(edit){.drop_key = "llama.attention.head_count_kv", .add_keys = add_uniform_heads}));
+  qn_import_close(open_model(&(edit){.add_keys = add_harmless}));
+  qn_import_close(open_model(&(edit){.add_tensor = "blk.0.attn_rot_embd.weight"}));
+  qn_import_close(open_model(&(edit){.drop_key = "llama.rope.freq_base"}));
+  qn_import_close(open_model(&(edit){.drop_key = "llama.vocab_size"}));
+  qn_import_close(open_model(&(edit){.drop_tensor = "output.weight"}));
+  qn_import *import = open_model(&(edit){.drop_key = "general.name"});
+  ck_assert_str_eq(qn_import_model_name(import), "model.gguf");
+  qn_import_close(import);
+  import = open_model(&(edit){.drop_key = "llama.context_length"});
+  ck_assert_int_eq(qn_import_context(import), 0);
+  qn_import_close(import);
+}
+END_TEST
+
+// ---- wrong models ------------------------------------------------------------------------------------------------
+
+static void add_text_layers(qn_gguf_writer *w) { qn_gguf_writer_add_text(w, "llama.block_count", "two"); }
+static void add_many_layers(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.block_count", 100000); }
+static void add_no_layers(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.block_count", 0); }
+static void add_two_layers(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.block_count", 2); }
+static void add_odd_heads(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.head_count", 5); }
+static void add_three_kv(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.head_count_kv", 3); }
+static void add_varied_heads(qn_gguf_writer *w) {
+  qn_gguf_writer_add_array(w, "llama.attention.head_count_kv", QN_GGUF_U32, (uint32_t[]){2, 4}, 2);
+}
+static void add_empty_heads(qn_gguf_writer *w) {
+  qn_gguf_writer_add_array(w, "llama.attention.head_count_kv", QN_GGUF_U32, (uint32_t[]){2}, 0);
+}
+static void add_negative_eps(qn_gguf_writer *w) {
+  qn_gguf_writer_add_f32(w, "llama.attention.layer_norm_rms_epsilon", -1);
+}
+
+START_TEST(test_keys) {
+  static const struct {
+    const char *drop;
+    void (*add)(qn_gguf_writer *w);
+    const char *want;
+  } cases[] = {
+      {"llama.block_count", NULL, "key 'llama.block_count' is missing; the template needs it (llama.json: params.layers)"},
+      {"llama.attention.layer_norm_rms_epsilon", NULL, "key 'llama.attention.layer_norm_rms_epsilon' is missing"},
+      {"llama.block_count", add_text_layers, "llama.block_count"},
+      {"llama.block_count", add_many_layers, "key 'llama.block_count': got 100000, want a number of 1 to 4096 (param layers)"},
+      {"llama.block_count", add_no_layers, "key 'llama.block_count': got 0, want a number of 1 to 4096 (param layers)"},
+      {"llama.block_count", add_two_layers, "tensor 'blk.1.attn_norm.weight' is missing; the template needs it (llama.json: weights.attn_norm)"},
+      {"llama.attention.head_count", add_odd_heads, "llama.json: params.head_dim: got 12.8, want an integer"},
+      {"llama.attention.head_count_kv", add_empty_heads, "key 'llama.attention.head_count_kv' is an empty list"},
+      {"llama.attention.layer_norm_rms_epsilon", add_negative_eps, "key 'llama.attention.layer_norm_rms_epsilon': got -1, want a number of 0 to 1"},
+      {"general.architecture", NULL, "general.architecture"},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    fails(&(edit){.drop_key = cases[i].drop, .add_keys = cases[i].add}, QN_ERR_FORMAT, cases[i].want);
+  }
+}
+END_TEST
+
+static void add_window(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.sliding_window", 4096); }
+static void add_experts(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.expert_count", 8); }
+static void add_yarn(qn_gguf_writer *w) {
+  qn_gguf_writer_add_text(w, "llama.rope.scaling.type", "yarn");
+  qn_gguf_writer_add_f32(w, "llama.rope.scaling.factor", 4);
+}
+static void add_linear(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.rope.scale_linear", 0.25f); }
+static void add_softcap(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.attn_logit_softcapping", 50); }
+static void add_value_length(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.value_length", 8); }
+static void add_encoder(qn_gguf_writer *w) { qn_gguf_writer_add_bool(w, "llama.attention.causal", false); }
+static void add_mamba(qn_gguf_writer *w) { qn_gguf_writer_add_text(w, "general.architecture", "mamba"); }
+
+// What the templates do not describe is refused by its name: no file is computed wrongly in silence.
+START_TEST(test_refusals) {
+  static const struct {
+    const char *drop;
+    void (*add)(qn_gguf_writer *w);
+    const char *want;
+  } cases[] = {
+      {NULL, add_window, "a sliding window of 4096 keys is not supported"},
+      {NULL, add_experts, "a mixture of 8 experts is not supported"},
+      {NULL, add_yarn, "RoPE scaling of type 'yarn' (factor 4) is not supported"},
+      {NULL, add_linear, "linear RoPE scaling (0.25) is not supported"},
+      {NULL, add_softcap, "the template llama.json does not know the key 'llama.attn_logit_softcapping'"},
+      {NULL, add_value_length, "values of 8 beside keys of 16"},
+      {NULL, add_encoder, "attention that is not causal"},
+      {"llama.attention.head_count_kv", add_three_kv, "4 query heads cannot share 3 KV heads evenly"},
+      {"llama.attention.head_count_kv", add_varied_heads, "key 'llama.attention.head_count_kv' differs by layer (2 in the first, 4 in layer 1)"},
+      {"general.architecture", add_mamba, "got the architecture 'mamba', want one of gpt2, llama, qwen2"},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    fails(&(edit){.drop_key = cases[i].drop, .add_keys = cases[i].add}, QN_ERR_UNSUPPORTED, cases[i].want);
+  }
+}
+END_TEST
+
+START_TEST(test_tensors) {
+  fails(&(edit){.drop_tensor = "blk.0.ffn_up.weight"}, QN_ERR_FORMAT,
+        "tensor 'blk.0.ffn_up.weight' is missing; the template needs it (llama.json: weights.ffn_up)");
+  fails(&(edit){.drop_tensor = "token_embd.weight"}, QN_ERR_FORMAT, "tensor 'token_embd.weight' is missing");
+  fails(&(edit){.resize_tensor = "blk.0.attn_k.weight", .rows = 64, .cols = 64}, QN_ERR_FORMAT,
+        "tensor 'blk.0.attn_k.weight': got shape [64, 64], want [32, 64] = [kv_heads * head_dim, hidden] "
+        "(llama.json: weights.attn_k)");
+  fails(&(edit){.resize_tensor = "blk.0.attn_k.weight", .cols = 64}, QN_ERR_FORMAT, "got shape [64], want [32, 64]");
+  fails(&(edit){.resize_tensor = "output_norm.weight", .cols = 63}, QN_ERR_FORMAT, "got shape [63], want [64] = [hidden]");
+  fails(&(edit){.resize_tensor = "output_norm.weight", .rows = 2, .cols = 64}, QN_ERR_FORMAT, "got shape [2, 64], want [64]");
+  fails(&(edit){.resize_tensor = "token_embd.weight", .rows = 100, .cols = 64}, QN_ERR_FORMAT, "got shape [100, 64], want [512, 64]");
+  fails(&(edit){.resize_tensor = "blk.0.attn_k.weight", .rows = 32, .cols = 64, .resize_type = 26}, QN_ERR_UNSUPPORTED,
+        "blk.0.attn_k.weight");
+  fails(&(edit){.add_tensor = "blk.0.attn_q_norm.weight"}, QN_ERR_UNSUPPORTED,
+        "the template llama.json does not use 1 tensor of the file ('blk.0.attn_q_norm.weight')");
+  fails(&(edit){.add_tensor = "position_embd.weight"}, QN_ERR_UNSUPPORTED, "'position_embd.weight'");
+  fails(&(edit){.add_tensor = "blk.1.attn_norm.weight"}, QN_ERR_UNSUPPORTED, "'blk.1.attn_norm.weight'");
+  fails(&(edit){.add_tensor = "rope_freqs.weight"}, QN_ERR_FORMAT, "tensor 'rope_freqs.weight': got shape [4], want [8] = [rope_dims / 2]");
+  fails(&(edit){.model = "tiny-gpt2-test", .drop_tensor = "blk.0.attn_qkv.bias"}, QN_ERR_FORMAT, "tensor 'blk.0.attn_qkv.bias' is missing");
+}
+END_TEST
+
+START_TEST(test_graph_options) {
+  static const struct {
+    int64_t context, chunk, rows, sequences;
+    qn_dtype kv_dtype;
+    qn_status status;
+    const char *want;
+  } cases[] = {
+      {-1, 1, 1, 1, QN_DTYPE_F32, QN_ERR_ARGUMENT, "context: got -1, want 1 to 2147483647"},
+      {INT64_MAX, 1, 1, 1, QN_DTYPE_F32, QN_ERR_ARGUMENT, "context: got 9223372036854775807"},
+      {64, 0, 1, 1, QN_DTYPE_F32, QN_ERR_ARGUMENT, "chunk: got 0"},
+      {64, 1, -5, 1, QN_DTYPE_F32, QN_ERR_ARGUMENT, "rows: got -5"},
+      {64, 1, 1, 1 << 30, QN_DTYPE_F32, QN_ERR_ARGUMENT, "sequences: got 1073741824"},
+      {64, 1, 1, 1, QN_DTYPE_Q8_0, QN_ERR_ARGUMENT, "kv type: got q8_0, want f32, f16 or bf16"},
+      {65, 1, 1, 1, QN_DTYPE_F32, QN_ERR_LIMIT, "context: got 65 tokens, want at most the 64 that tiny-gpt2-test has positions for"},
+  };
+  qn_import *import = open_model(&(edit){.model = "tiny-gpt2-test"});
+  qn_arena arena;
+  qn_arena_init(&arena, qn_test_allocator());
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    qn_import_graph_options options = {cases[i].context, cases[i].chunk, cases[i].rows, cases[i].sequences, cases[i].kv_dtype};
+    qn_graph *graph;
+    qn_diag diag = {0};
+    qn_assert_fails(&diag, cases[i].status, cases[i].want, qn_import_graph(import, &options, &arena, &graph, &diag));
+    ck_assert_ptr_null(graph);
+  }
+  qn_import_close(import);
+  import = open_model(&(edit){.drop_key = "llama.context_length"});
+  qn_import_graph_options options = {.chunk_tokens = 1, .max_rows = 1, .max_sequences = 1, .kv_dtype = QN_DTYPE_F32};
+  qn_graph *graph;
+  qn_diag diag = {0};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "context: got none", qn_import_graph(import, &options, &arena, &graph, &diag));
+  qn_import_close(import);
+  qn_arena_deinit(&arena);
+}
+END_TEST
+
+// The file's table of positions is shorter than its context says: the table decides.
+static void add_long_context(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "gpt2.context_length", 4096); }
+
+START_TEST(test_positions) {
+  qn_import *import = open_model(&(edit){.model = "tiny-gpt2-test", .drop_key = "gpt2.context_length", .add_keys = add_long_context});
+  ck_assert_int_eq(qn_import_context(import), 64);
+  qn_import_close(import);
+}
+END_TEST
+
+// ---- files of every kind -----------------------------------------------------------------------------------------
+
+static const char *write_text(const char *name, const char *text) {
+  const char *path = qn_test_temp_path(name);
+  qn_test_write_file(path, text, strlen(text));
+  return path;
+}
+
+static void path_fails(const char *path, const char *template_path, qn_status status, const char *needle) {
+  qn_import_options options = {.template_path = template_path};
+  qn_import *import = NULL;
+  qn_diag diag = {0};
+  qn_assert_fails(&diag, status, needle, qn_import_open(path, &options, qn_test_allocator(), &import, &diag));
+  ck_assert_ptr_null(import);
+}
+
+START_TEST(test_recognition) {
+  static const struct {
+    const char *bytes;
+    size_t size;
+    const char *want;
+  } cases[] = {
+      {"PK\003\004data.pkl", 12, "is a zip archive or a PyTorch checkpoint, want GGUF; convert the model to GGUF"},
+      {"\x80\002}q", 4, "is a Python pickle"},
+      {"\x89HDF\r\n", 6, "is an HDF5 file"},
+      {"tjgg\003\0\0\0", 8, "is a GGML file from before GGUF"},
+      {"\x40\0\0\0\0\0\0\0{\"a\"", 12, "is a safetensors file, want GGUF"},
+      {"\x08\x07\x12\x04onnx", 8, "is an ONNX model"},
+      {"quern\r\n\032\1\0\0\0", 12, "is compiled already"},
+      {"hello", 5, "is neither GGUF nor a graph in JSON"},
+      {" \n", 2, "is neither GGUF nor a graph in JSON"},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    const char *path = qn_test_temp_path("file");
+    qn_test_write_file(path, cases[i].bytes, cases[i].size);
+    path_fails(path, NULL, QN_ERR_UNSUPPORTED, cases[i].want);
+  }
+  path_fails(write_text("file", ""), NULL, QN_ERR_FORMAT, "the file is empty");
+  path_fails(write_text("file", "GGUF"), NULL, QN_ERR_FORMAT, "file");
+  path_fails(write_text("file", " {\"model_type\": \"llama\"}"), NULL, QN_ERR_FORMAT, "got neither \"quern_template\"");
+  path_fails(qn_test_temp_path("absent"), NULL, QN_ERR_IO, "absent: cannot open");
+  path_fails(qn_test_temp_dir(), NULL, QN_ERR_IO, "is a folder");
+}
+END_TEST
+
+static const char own_template[] =
+    "{\"quern_template\": 1, \"name\": \"own\", \"extends\": \"llama\", \"gguf\": [\"llama\"],"
+    " \"params\": {\"rope_kind\": {\"kind\": \"text\", \"value\": \"halves\"}},"
+    " \"ignore\": {\"keys\": [\"{arch}.*\"], \"weights\": [\"*norm.bi*s\"]}}";
+
+START_TEST(test_own_template) {
+  qn_import *import = NULL;
+  qn_diag diag = {0};
+  qn_import_options options = {.template_path = write_text("own.json", own_template)};
+  const char *model = make_model(&(edit){.add_keys = add_softcap, .add_tensor = "output_norm.bias"});
+  qn_assert_ok(&diag, qn_import_open(model, &options, qn_test_allocator(), &import, &diag));
+  qn_buf text;
+  qn_buf_init(&text, qn_test_allocator());
+  qn_import_describe(import, &text);
+  ck_assert_ptr_nonnull(strstr(qn_buf_text(&text), "rope_kind = halves\n"));
+  qn_buf_deinit(&text);
+  qn_import_close(import);
+  path_fails(make_model(&(edit){.model = "tiny-gpt2-test"}), options.template_path, QN_ERR_ARGUMENT,
+             "own.json: is not for the architecture 'gpt2'");
+  path_fails(model, write_text("graph.json", "{\"quern_graph\": 1, \"name\": \"g\", \"graph\": []}"), QN_ERR_ARGUMENT,
+             "is a graph, want a template");
+  path_fails(model, write_text("bad.json", "{\"quern_template\": 1,"), QN_ERR_FORMAT, "bad.json: 1:22: not JSON");
+  path_fails(model, qn_test_temp_path("absent.json"), QN_ERR_IO, "absent.json");
+  path_fails(options.template_path, NULL, QN_ERR_ARGUMENT, "own.json: is an architecture template, want a model");
+}
+END_TEST
+
+// A graph of the user's own with weights in the JSON and in a GGUF file beside it.
+static const char graph_text[] =
+    "\xef\xbb\xbf {\"quern_graph\": 1, \"name\": \"norm\", \"weights_file\": \"model.gguf\","
+    " \"params\": {\"hidden\": {\"gguf\": \"llama.embedding_length\"}, \"context\": {\"value\": 128}},"
+    " \"inputs\": {\"x\": {\"shape\": [\"T\", 64]}},"
+    " \"weights\": {\"up\": {\"gguf\": \"blk.0.ffn_up.weight\", \"shape\": [160, \"hidden\"]},"
+    "               \"two\": {\"shape\": [1, 2], \"data\": [0.5, -2]}},"
+    " \"graph\": [{\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"x\", \"up\"]},"
+    "             {\"set\": \"y\", \"op\": \"slice\", \"args\": [\"y\"], \"attrs\": {\"axis\": 1, \"begin\": 0, \"end\": 2}},"
+    "             {\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"y\", \"two\"]}, {\"output\": \"y\", \"value\": \"y\"}]}";
+
+START_TEST(test_own_graph) {
+  qn_import *import = NULL;
+  qn_diag diag = {0};
+  const char *model = make_model(&(edit){0});
+  const char *path = write_text("graph.json", graph_text);
+  qn_assert_ok(&diag, qn_import_open(path, NULL, qn_test_allocator(), &import, &diag));
+  ck_assert_str_eq(qn_import_architecture(import), "norm");
+  ck_assert_int_eq(qn_import_vocab_size(import), 0);
+  ck_assert_int_eq(qn_import_context(import), 128);
+  qn_weight_source weights = qn_import_weights(import);
+  qn_tensor_data data;
+  qn_assert_ok(&diag, weights.find(weights.context, "two", &data, &diag));
+  ck_assert(data.rank == 2 && data.dims[0] == 1 && data.dims[1] == 2 && ((const float *)data.data)[1] == -2.0f);
+  qn_assert_ok(&diag, weights.find(weights.context, "blk.0.ffn_up.weight", &data, &diag));
+  ck_assert(data.rank == 2 && data.dims[0] == 160 && data.dims[1] == 64);
+  qn_arena arena;
+  qn_graph *graph;
+  qn_arena_init(&arena, qn_test_allocator());
+  qn_assert_ok(&diag, qn_import_graph(import, &plain, &arena, &graph, &diag));
+  qn_assert_ok(&diag, qn_graph_verify(graph, QN_STAGE_IMPORTED, &diag));
+  qn_arena_deinit(&arena);
+  qn_import_close(import);
+  path_fails(path, path, QN_ERR_ARGUMENT, "is a graph in JSON and needs no template");
+  ck_assert_int_eq(remove(model), 0);
+  path_fails(path, NULL, QN_ERR_IO, "model.gguf: cannot open");
+}
+END_TEST
+
+// ---- memory ------------------------------------------------------------------------------------------------------
+
+static qn_status import_all(const qn_allocator *allocator, void *context) {
+  qn_import *import;
+  qn_arena arena;
+  qn_graph *graph;
+  qn_diag diag = {0};
+  QN_TRY(qn_import_open(context, NULL, allocator, &import, &diag));
+  qn_arena_init(&arena, allocator);
+  qn_status status = qn_import_graph(import, &plain, &arena, &graph, &diag);
+  qn_arena_deinit(&arena);
+  qn_import_close(import);
+  return status;
+}
+
+START_TEST(test_memory) {
+  static char path[1024];
+  snprintf(path, sizeof path, "%s", make_model(&(edit){.model = "tiny-qwen2-test"}));
+  qn_test_failing_allocations(import_all, path);
+  make_model(&(edit){0});
+  snprintf(path, sizeof path, "%s", write_text("graph.json", graph_text));
+  qn_test_failing_allocations(import_all, path);
+}
+END_TEST
+
+QN_CASE(good, test_models_verify, test_golden, test_weights, test_tolerated)
+QN_CASE(wrong, test_keys, test_refusals, test_tensors, test_graph_options, test_positions)
+QN_CASE(files, test_recognition, test_own_template, test_own_graph, test_memory)
+QN_TEST_MAIN(good, wrong, files)

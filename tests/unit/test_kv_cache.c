@@ -1,0 +1,256 @@
+// The KV cache: pages are handed out and given back, no two sequences share one, tables and limits are as stated.
+#include "runtime/kv_cache.h"
+
+#include "tests/support/artifact_builder.h"
+#include "tests/support/test.h"
+
+enum { PAGE_KEYS = 16 };
+
+// Caches "k" of 64 and "v" of 128 bytes a page in each of `layers` layers.
+static qn_artifact open_artifact(uint32_t layers, int64_t max_p, int64_t max_b) {
+  qn_test_artifact a;
+  qn_artifact artifact;
+  qn_diag diag = {0};
+  qn_buf file;
+  qn_test_artifact_init(&a);
+  a.head.symbol_max[QN_TEST_SYM_P] = max_p;
+  a.head.symbol_max[QN_TEST_SYM_B] = max_b;
+  for (uint32_t i = 0; i < layers; i++) {
+    qn_test_artifact_cache(&a, "k", i, 64);
+    qn_test_artifact_cache(&a, "v", i, 128);
+  }
+  qn_test_artifact_build(&a, &file);
+  qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
+  qn_buf_deinit(&file);
+  qn_test_artifact_deinit(&a);
+  return artifact;
+}
+
+static qn_kv_cache *create(const qn_artifact *artifact, int32_t sequences, int64_t context, int64_t pages) {
+  qn_kv_cache *cache = NULL;
+  qn_diag diag = {0};
+  qn_kv_options options = {.sequences = sequences, .context = context, .pages = pages};
+  qn_assert_ok(&diag, qn_kv_cache_create(artifact, &options, qn_test_allocator(), &cache, &diag));
+  return cache;
+}
+
+static int32_t add(qn_kv_cache *cache) {
+  int32_t sequence = -1;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_kv_cache_add(cache, &sequence, &diag));
+  return sequence;
+}
+
+static void append(qn_kv_cache *cache, int32_t sequence, int64_t count) {
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_kv_cache_reserve(cache, sequence, count, &diag));
+  qn_kv_cache_advance(cache, sequence, count);
+}
+
+START_TEST(sizes) {
+  qn_artifact artifact = open_artifact(3, 0, 0);
+  qn_kv_cache *cache = create(&artifact, 4, 40, 0);
+  ck_assert_int_eq(qn_kv_cache_pages_per_sequence(cache), 3);
+  ck_assert_int_eq(qn_kv_cache_pages(cache), 12);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 12);
+  ck_assert_int_eq(qn_kv_cache_context(cache), 40);
+  ck_assert_int_eq(qn_kv_cache_sequences(cache), 4);
+  ck_assert_uint_eq(qn_kv_cache_bytes(cache), 3 * 2 * 4096);
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+START_TEST(pages_come_and_go) {
+  qn_artifact artifact = open_artifact(1, 0, 0);
+  qn_kv_cache *cache = create(&artifact, 2, 100, 8);
+  const int32_t *table = qn_kv_cache_block_table(cache);
+  int64_t pitch = qn_kv_cache_pages_per_sequence(cache);
+  ck_assert_int_eq(pitch, 7);
+  int32_t a = add(cache), b = add(cache);
+  ck_assert(a == 0 && b == 1 && !qn_kv_cache_has(cache, 2) && !qn_kv_cache_has(cache, -1));
+  append(cache, a, PAGE_KEYS);  // exactly a page
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 7);
+  append(cache, a, 1);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 6);
+  append(cache, b, 3 * PAGE_KEYS - 1);
+  append(cache, b, 1);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 3);
+  ck_assert_int_eq(qn_kv_cache_length(cache, b), 48);
+  bool seen[8] = {false};
+  for (int64_t i = 0; i < 5; i++) {
+    int32_t page = i < 2 ? table[i] : table[pitch + i - 2];
+    ck_assert(page >= 0 && page < 8 && !seen[page]);
+    seen[page] = true;
+  }
+  int32_t kept = table[0];
+  qn_kv_cache_truncate(cache, a, PAGE_KEYS);
+  ck_assert(table[0] == kept && table[1] == 0);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 4);
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_kv_cache_reserve(cache, a, 3 * PAGE_KEYS, &diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 1);
+  qn_kv_cache_truncate(cache, a, PAGE_KEYS);  // reserved pages too
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 4);
+  qn_kv_cache_remove(cache, b);
+  ck_assert(!qn_kv_cache_has(cache, b));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 7);
+  ck_assert_int_eq(add(cache), b);
+  ck_assert_int_eq(qn_kv_cache_length(cache, b), 0);
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+START_TEST(limits) {
+  qn_artifact artifact = open_artifact(1, 4, 2);
+  qn_kv_cache *cache = create(&artifact, 2, 50, 5);
+  qn_diag diag = {0};
+  int32_t a = add(cache), b = add(cache), none;
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "more than the 2", qn_kv_cache_add(cache, &none, &diag));
+  append(cache, a, 49);
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "got 2 tokens beside 49 that are there, want at most 50",
+                  qn_kv_cache_reserve(cache, a, 2, &diag));
+  append(cache, a, 1);
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "takes 2 pages, want at most the 1 of 5",
+                  qn_kv_cache_reserve(cache, b, 17, &diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 1);  // all or nothing
+  append(cache, b, 16);
+  qn_kv_cache_destroy(cache);
+
+  struct {
+    qn_kv_options options;
+    qn_status status;
+    const char *text;
+  } wrong[] = {
+      {{.context = 0}, QN_ERR_ARGUMENT, "context: got 0"},
+      {{.context = -5}, QN_ERR_ARGUMENT, "context: got -5"},
+      {{.context = INT64_MAX}, QN_ERR_ARGUMENT, "context: got"},
+      {{.context = 65}, QN_ERR_LIMIT, "pages of a sequence: got 5, want at most 4"},
+      {{.context = 16, .sequences = 3}, QN_ERR_LIMIT, "sequences: got 3, want at most 2"},
+      {{.context = 16, .sequences = -1}, QN_ERR_ARGUMENT, "sequences: got -1"},
+      {{.context = 16, .pages = -1}, QN_ERR_ARGUMENT, "pages"},
+      {{.context = 16, .pages = INT64_MAX}, QN_ERR_ARGUMENT, "pages"},
+  };
+  for (size_t i = 0; i < QN_COUNT(wrong); i++) {
+    diag = (qn_diag){0};
+    qn_assert_fails(&diag, wrong[i].status, wrong[i].text,
+                    qn_kv_cache_create(&artifact, &wrong[i].options, qn_test_allocator(), &cache, &diag));
+    ck_assert_ptr_null(cache);
+  }
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+// Random use: pages are conserved, no page is in two places, every key of a sequence has its page.
+START_TEST(pages_are_conserved) {
+  enum { ROWS = 5, PAGES = 24 };
+  qn_artifact artifact = open_artifact(1, 0, 0);
+  qn_kv_cache *cache = create(&artifact, ROWS, 130, PAGES);
+  const int32_t *table = qn_kv_cache_block_table(cache);
+  int64_t pitch = qn_kv_cache_pages_per_sequence(cache), lengths[ROWS] = {0};
+  qn_test_random random = {7};
+  for (int i = 0; i < ROWS; i++) add(cache);
+  for (int round = 0; round < 5000; round++) {
+    int32_t s = (int32_t)(qn_test_random_u64(&random) % ROWS);
+    int64_t count = (int64_t)(qn_test_random_u64(&random) % 40);
+    if (qn_test_random_unit(&random) < 0.4) {
+      lengths[s] = lengths[s] < count ? 0 : lengths[s] - count;
+      qn_kv_cache_truncate(cache, s, lengths[s]);
+    } else if (qn_kv_cache_reserve(cache, s, count, NULL) == QN_OK) {
+      qn_kv_cache_advance(cache, s, count);
+      lengths[s] += count;
+    }
+    int owners[PAGES] = {0};
+    int64_t used = 0;
+    for (int32_t row = 0; row < ROWS; row++) {
+      int64_t pages = (lengths[row] + PAGE_KEYS - 1) / PAGE_KEYS;
+      qn_check(qn_kv_cache_length(cache, row) == lengths[row] && lengths[row] <= 130, "row %d", row);
+      for (int64_t p = 0; p < pages; p++) qn_check(owners[table[row * pitch + p]]++ == 0, "a page in two places");
+      used += pages;
+    }
+    qn_check(used + qn_kv_cache_free_pages(cache) == PAGES, "pages are lost");
+  }
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+// --- pools
+
+static void nothing(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  (void)buffers, (void)symbols, (void)begin, (void)end;
+}
+static uint8_t *pools[4];
+static void remember_pools(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  (void)symbols, (void)begin, (void)end;
+  for (int i = 0; i < 4; i++) pools[i] = buffers[i];
+}
+
+START_TEST(pools_are_zero_and_apart) {
+  qn_test_artifact a;
+  qn_artifact artifact;
+  qn_diag diag = {0};
+  qn_buf file;
+  const uint64_t page_bytes[] = {64, 128, 8192, 64};
+  qn_test_artifact_init(&a);
+  uint32_t operands[4];
+  for (uint32_t i = 0; i < 4; i++) operands[i] = qn_test_artifact_cache(&a, i % 2 ? "v" : "k", i / 2, page_bytes[i]);
+  qn_test_artifact_kernel(&a, "look", 4, 0);
+  qn_test_artifact_variant(&a, 0, 0, 0, 1);
+  qn_test_artifact_step(&a, 0, false, operands);
+  qn_test_artifact_build(&a, &file);
+  qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
+  qn_threads *threads = NULL;
+  qn_executor *executor = NULL;
+  qn_kernel_entry entry = nothing;
+  qn_executor_options options = {.jit_entries = &entry};
+  qn_assert_ok(&diag, qn_threads_create(1, false, qn_test_allocator(), &threads, &diag));
+  qn_assert_ok(&diag, qn_executor_create(&artifact, threads, &options, qn_test_allocator(), &executor, &diag));
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "cache 'k' of layer 0 is not bound",
+                  qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, &diag));
+  qn_executor_destroy(executor);
+  entry = remember_pools;
+  diag = (qn_diag){0};
+  qn_assert_ok(&diag, qn_executor_create(&artifact, threads, &options, qn_test_allocator(), &executor, &diag));
+  qn_kv_cache *cache = create(&artifact, 1, 160, 0);
+  qn_assert_ok(&diag, qn_kv_cache_bind(cache, executor, &diag));
+  qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, &diag));
+  for (int i = 0; i < 4; i++) {
+    size_t bytes = (size_t)page_bytes[i] * 10;
+    ck_assert_uint_eq((uintptr_t)pools[i] % 64, 0);
+    for (size_t j = 0; j < bytes; j++) qn_check(pools[i][j] == 0, "a byte of a fresh pool");
+    memset(pools[i], i + 1, bytes);
+  }
+  for (int i = 0; i < 4; i++) {
+    for (size_t j = 0; j < (size_t)page_bytes[i] * 10; j++) qn_check(pools[i][j] == i + 1, "pools overlap");
+  }
+  qn_kv_cache_destroy(cache);
+  qn_executor_destroy(executor);
+  qn_threads_destroy(threads);
+  qn_artifact_close(&artifact);
+  qn_buf_deinit(&file);
+  qn_test_artifact_deinit(&a);
+}
+END_TEST
+
+static qn_status create_and_destroy(const qn_allocator *allocator, void *context) {
+  qn_kv_cache *cache = NULL;
+  qn_kv_options options = {.context = 100};
+  QN_TRY(qn_kv_cache_create(context, &options, allocator, &cache, NULL));
+  qn_kv_cache_destroy(cache);
+  return QN_OK;
+}
+
+START_TEST(out_of_memory) {
+  qn_artifact artifact = open_artifact(2, 0, 0);
+  qn_test_failing_allocations(create_and_destroy, &artifact);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+QN_CASE(pages, sizes, pages_come_and_go, limits, pages_are_conserved)
+QN_CASE(memory, pools_are_zero_and_apart, out_of_memory)
+QN_TEST_MAIN(pages, memory)

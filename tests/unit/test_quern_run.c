@@ -1,0 +1,325 @@
+// The public interface of the runtime, on the hand-made model: what the header promises of arguments, errors, texts,
+// sessions and generation.
+#include "runtime/quern_run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/cpu_features.h"
+#include "runtime/model.h"
+#include "tests/support/fake_model.h"
+#include "tests/support/test.h"
+
+#define OK(call)                                                                                      \
+  do {                                                                                                \
+    quern_error error_ = {.code = -1};                                                                \
+    quern_error *error = &error_;                                                                     \
+    int status_ = (int)(call);                                                                        \
+    ck_assert_msg(status_ == QUERN_OK, "%s: %s: %s", #call, quern_status_name(status_), error->text); \
+    ck_assert(error->code == QUERN_OK && error->text[0] == '\0');                                     \
+  } while (0)
+#define FAILS(want, needle, call)                                                                                      \
+  do {                                                                                                                 \
+    quern_error error_ = {.code = -1};                                                                                 \
+    quern_error *error = &error_;                                                                                      \
+    int status_ = (int)(call);                                                                                         \
+    ck_assert_msg(status_ == (want) && error->code == (want), "%s: got %d (%s), want %d", #call, status_, error->text, \
+                  want);                                                                                               \
+    ck_assert_msg(strstr(error->text, needle) != NULL, "'%s' lacks '%s'", error->text, needle);                        \
+    error = NULL; /* an error that nobody wants to read */                                                             \
+    ck_assert_int_eq((int)(call), want);                                                                               \
+  } while (0)
+
+static int owners_destroyed;
+static void destroy_owner(void *owner) {
+  (void)owner;
+  owners_destroyed++;
+}
+
+// The model as the compiler's side opens one: from memory, with functions of this process.
+static quern_model *open_model(const qn_fake_options *options) {
+  quern_model *model = NULL;
+  qn_buf file;
+  qn_diag diag = {0};
+  qn_model_jit jit = {
+      .entries = qn_fake_kernels, .entry_count = QN_FAKE_KERNELS, .target = "by hand", .destroy_owner = destroy_owner};
+  qn_fake_model_build(options, NULL, &file);
+  qn_assert_ok(&diag,
+               qn_model_open_mapping(qn_test_artifact_map(file.data, file.length), "fake.qn", &jit, &model, &diag));
+  qn_buf_deinit(&file);
+  return model;
+}
+
+static const qn_fake_options with_tokenizer = {.tokenizer = true, .max_p = 8, .max_b = 3};
+
+START_TEST(a_model) {
+  quern_model *model = open_model(&with_tokenizer);
+  size_t length;
+  ck_assert_str_eq(quern_model_name(model), "test");
+  ck_assert_str_eq(quern_model_target(model), "by hand");
+  ck_assert_int_eq(quern_model_vocab_size(model), QN_FAKE_VOCAB);
+  ck_assert_int_eq(quern_model_context_max(model), 8 * QN_FAKE_PAGE_KEYS);
+  ck_assert_uint_eq(quern_model_weight_bytes(model), 0);
+  const char *value = quern_model_summary_value(model, "source", &length);
+  ck_assert(qn_str_is((qn_str){value, length}, "by hand"));
+  value = quern_model_summary_value(model, "pad", &length);
+  ck_assert(qn_str_is((qn_str){value, length}, "two words"));
+  value = quern_model_summary_value(model, "empty", &length);
+  ck_assert(value != NULL && length == 0);
+  ck_assert_ptr_null(quern_model_summary_value(model, "none", &length));
+  ck_assert_ptr_nonnull(quern_model_summary(model, &length));
+  ck_assert_uint_gt(length, 40);
+  owners_destroyed = 0;
+  quern_model_close(model);
+  ck_assert_int_eq(owners_destroyed, 1);
+  quern_model_close(NULL);
+}
+END_TEST
+
+START_TEST(opening_fails) {
+  quern_model *model = (quern_model *)&owners_destroyed;
+  qn_diag diag = {0};
+  qn_buf file;
+  FAILS(QUERN_ERR_ARGUMENT, "got NULL", quern_model_open(NULL, NULL, &model, error));
+  ck_assert_ptr_null(model);
+  FAILS(QUERN_ERR_IO, "none.qn", quern_model_open(qn_test_temp_path("none.qn"), NULL, &model, error));
+  qn_test_write_file(qn_test_temp_path("bad.qn"), "quern is a stone that grinds grain", 34);
+  FAILS(QUERN_ERR_FORMAT, "not a quern artifact", quern_model_open(qn_test_temp_path("bad.qn"), NULL, &model, error));
+  qn_fake_model_build(NULL, NULL, &file);
+  qn_test_write_file(qn_test_temp_path("codeless.qn"), file.data, file.length);
+  FAILS(QUERN_ERR_TARGET, "no machine code", quern_model_open(qn_test_temp_path("codeless.qn"), NULL, &model, error));
+  // The JIT's owner is taken over when opening fails, too.
+  owners_destroyed = 0;
+  qn_model_jit jit = {.entries = qn_fake_kernels, .entry_count = 3, .destroy_owner = destroy_owner};
+  qn_assert_fails(&diag, QN_ERR_INTERNAL, "got 3 functions",
+                  qn_model_open_mapping(qn_test_artifact_map(file.data, file.length), "t", &jit, &model, &diag));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_FORMAT, "truncated",
+                  qn_model_open_mapping(qn_test_artifact_map(file.data, 99), "t", &jit, &model, &diag));
+  ck_assert_int_eq(owners_destroyed, 2);
+  qn_buf_deinit(&file);
+}
+END_TEST
+
+static const uint8_t code_image[16] = {0xc3};
+static const uint64_t code_offsets[QN_FAKE_KERNELS];
+static void add_code(qn_test_artifact *a) {
+  qn_test_artifact_code(a, "plain", "", qn_cpu_arch(), code_image, sizeof code_image, code_offsets);
+  qn_test_artifact_code(a, "special", "imaginary", qn_cpu_arch(), code_image, sizeof code_image, code_offsets);
+}
+static void spoil_tokenizer(qn_test_artifact *a) {
+  add_code(a);
+  a->tokenizer = QN_STR("no tokenizer");
+}
+static void add_weight(qn_test_artifact *a) {
+  add_code(a);
+  qn_test_artifact_weight(a, "w", code_image, sizeof code_image);
+}
+
+START_TEST(opening_a_file) {
+  quern_model *model = NULL;
+  qn_buf file;
+  const char *path = qn_test_temp_path("model.qn");
+  qn_fake_model_build(&with_tokenizer, add_weight, &file);
+  qn_test_write_file(path, file.data, file.length);
+  OK(quern_model_open(path, NULL, &model, error));
+  ck_assert_str_eq(quern_model_target(model), "plain");
+  ck_assert(quern_model_has_tokenizer(model));
+  quern_model_close(model);
+  OK(quern_model_open(path, &(quern_model_options){.check_weights = true}, &model, error));
+  quern_model_close(model);
+  FAILS(QUERN_ERR_TARGET, "needs imaginary",
+        quern_model_open(path, &(quern_model_options){.target = "special"}, &model, error));
+  FAILS(QUERN_ERR_ARGUMENT, "want one of: plain; special",
+        quern_model_open(path, &(quern_model_options){.target = "x"}, &model, error));
+  file.data[QN_ARTIFACT_PAGE] ^= 1;
+  qn_test_write_file(path, file.data, file.length);
+  OK(quern_model_open(path, NULL, &model, error));
+  quern_model_close(model);
+  FAILS(QUERN_ERR_FORMAT, "(weights)",
+        quern_model_open(path, &(quern_model_options){.check_weights = true}, &model, error));
+  qn_buf_deinit(&file);
+  qn_fake_model_build(&with_tokenizer, spoil_tokenizer, &file);
+  qn_test_write_file(path, file.data, file.length);
+  FAILS(QUERN_ERR_FORMAT, "tokenizer", quern_model_open(path, NULL, &model, error));
+  qn_buf_deinit(&file);
+}
+END_TEST
+
+START_TEST(texts_and_tokens) {
+  quern_model *model = open_model(&with_tokenizer);
+  int32_t tokens[8];
+  char text[32];
+  size_t count = 99, length;
+  ck_assert_int_eq(quern_token_bos(model), QN_FAKE_BOS);
+  ck_assert_int_eq(quern_token_eos(model), QN_FAKE_EOS);
+  ck_assert(quern_token_is_eog(model, QN_FAKE_EOS) && !quern_token_is_eog(model, QN_FAKE_AB) &&
+            !quern_token_is_eog(model, -5));
+  const char *piece = quern_token_piece(model, QN_FAKE_ONE, &length);
+  ck_assert(qn_str_is((qn_str){piece, length}, " one"));
+  ck_assert_ptr_null(quern_token_piece(model, QN_FAKE_TOKENS, &length));
+  ck_assert_ptr_null(quern_token_piece(model, -1, &length));
+  OK(quern_tokenize(model, "x", 1, QUERN_TOKENIZE_ADD_SPECIAL, tokens, 8, &count, error));
+  ck_assert(count == 3 && tokens[0] == QN_FAKE_BOS && tokens[1] == QN_FAKE_SPACE && tokens[2] == QN_FAKE_X);
+  FAILS(QUERN_ERR_LIMIT, "got room for 2 tokens, want 3",
+        quern_tokenize(model, "x", 1, QUERN_TOKENIZE_ADD_SPECIAL, tokens, 2, &count, error));
+  ck_assert_uint_eq(count, 3);
+  FAILS(QUERN_ERR_LIMIT, "want 3", quern_tokenize(model, "x", 1, QUERN_TOKENIZE_ADD_SPECIAL, NULL, 0, &count, error));
+  OK(quern_tokenize(model, "", 0, 0, NULL, 0, &count, error));
+  ck_assert_uint_eq(count, 0);
+  const int32_t ids[] = {QN_FAKE_BOS, QN_FAKE_ONE, QN_FAKE_TWO};
+  OK(quern_detokenize(model, ids, 3, 0, text, sizeof text, &length, error));
+  ck_assert(qn_str_is((qn_str){text, length}, "one two"));
+  OK(quern_detokenize(model, ids, 3, QUERN_DETOKENIZE_SPECIAL | QUERN_DETOKENIZE_CONTINUES, text, sizeof text, &length,
+                      error));
+  ck_assert(qn_str_is((qn_str){text, length}, "<s> one two"));
+  FAILS(QUERN_ERR_LIMIT, "got room for 3 bytes, want 7", quern_detokenize(model, ids, 3, 0, text, 3, &length, error));
+  ck_assert_uint_eq(length, 7);
+  FAILS(QUERN_ERR_ARGUMENT, "token id 77",
+        quern_detokenize(model, (const int32_t[]){77}, 1, 0, text, 3, &length, error));
+  quern_model_close(model);
+  model = open_model(NULL);
+  ck_assert(!quern_model_has_tokenizer(model) && quern_token_bos(model) == -1 && quern_token_eos(model) == -1);
+  ck_assert(!quern_token_is_eog(model, 2) && !quern_token_piece(model, 2, &length));
+  FAILS(QUERN_ERR_UNSUPPORTED, "no tokenizer", quern_tokenize(model, "x", 1, 0, tokens, 8, &count, error));
+  FAILS(QUERN_ERR_UNSUPPORTED, "no tokenizer", quern_detokenize(model, ids, 1, 0, text, 3, &length, error));
+  quern_model_close(model);
+}
+END_TEST
+
+static void check_logits(const float *got, const int32_t *tokens, size_t count) {
+  float want[QN_FAKE_VOCAB];
+  qn_fake_logits(tokens, count, want);
+  ck_assert_msg(memcmp(got, want, sizeof want) == 0, "after %zu tokens", count);
+}
+
+START_TEST(a_session) {
+  static float all[20 * QN_FAKE_VOCAB];
+  quern_model *model = open_model(&with_tokenizer);
+  quern_session *session = NULL;
+  quern_session_info info;
+  int32_t tokens[20];
+  const float *logits = NULL;
+  for (int32_t i = 0; i < 20; i++) tokens[i] = i * 7 % QN_FAKE_VOCAB;
+  OK(quern_session_create(model, &(quern_session_options){.threads = 2, .context = 20, .sequences = 2}, &session,
+                          error));
+  quern_session_get_info(session, &info);
+  ck_assert(info.threads == 2 && info.context == 20 && info.chunk == 16 && info.sequences == 2);
+  ck_assert(info.kv_bytes == 2 * 4096 && info.arena_bytes > 0);
+  OK(quern_session_eval(session, 0, tokens, 17, &logits, error));
+  check_logits(logits, tokens, 17);
+  OK(quern_session_eval(session, 0, tokens + 17, 3, NULL, error));
+  FAILS(QUERN_ERR_LIMIT, "context is full", quern_session_eval(session, 0, tokens, 1, &logits, error));
+  OK(quern_session_eval_all(session, 1, tokens, 20, all, error));
+  for (size_t i = 0; i < 20; i++) check_logits(all + i * QN_FAKE_VOCAB, tokens, i + 1);
+  ck_assert(quern_session_position(session, 1) == 20 && quern_session_position(session, 2) == -1);
+  FAILS(QUERN_ERR_ARGUMENT, "got NULL", quern_session_eval_all(session, 1, tokens, 1, NULL, error));
+  OK(quern_session_truncate(session, 1, 5, error));
+  FAILS(QUERN_ERR_ARGUMENT, "length: got 6", quern_session_truncate(session, 1, 6, error));
+  FAILS(QUERN_ERR_ARGUMENT, "length: got -1", quern_session_truncate(session, 1, -1, error));
+  FAILS(QUERN_ERR_ARGUMENT, "sequence: got 7", quern_session_truncate(session, 7, 0, error));
+  quern_session_reset(session, 0);
+  quern_session_reset(session, -3);
+  ck_assert_ptr_null(quern_session_logits(session, 0));
+  const quern_item items[] = {{tokens[5], 1, true}, {tokens[0], 0, false}, {tokens[1], 0, true}};
+  OK(quern_session_step(session, items, 3, error));
+  check_logits(quern_session_logits(session, 0), tokens, 6);
+  check_logits(quern_session_logits(session, 1), tokens, 2);
+  ck_assert_ptr_null(quern_session_logits(session, 2));
+  quern_step_profile profile;
+  ck_assert(!quern_session_profile(session, 0, &profile));
+  quern_session_destroy(session);
+  quern_session_destroy(NULL);
+  FAILS(QUERN_ERR_LIMIT, "context: got 129",
+        quern_session_create(model, &(quern_session_options){.context = 129}, &session, error));
+  ck_assert_ptr_null(session);
+  FAILS(QUERN_ERR_ARGUMENT, "threads",
+        quern_session_create(model, &(quern_session_options){.threads = -1}, &session, error));
+  quern_model_close(model);
+  ck_assert_int_eq(qn_fake_errors(), 0);
+}
+END_TEST
+
+START_TEST(a_profile) {
+  quern_model *model = open_model(&with_tokenizer);
+  quern_session *session = NULL;
+  quern_step_profile profile;
+  const int32_t token = 3;
+  OK(quern_session_create(model, &(quern_session_options){.threads = 1, .profile = true}, &session, error));
+  for (int i = 0; i < 5; i++) OK(quern_session_eval(session, 0, &token, 1, NULL, error));
+  ck_assert(quern_session_profile(session, 2, &profile));
+  ck_assert_str_eq(profile.kernel, "logits");
+  ck_assert_str_eq(profile.place, "op 2");
+  ck_assert_uint_eq(profile.calls, 5);
+  ck_assert(!quern_session_profile(session, 3, &profile));
+  quern_session_destroy(session);
+  quern_model_close(model);
+}
+END_TEST
+
+static bool append(void *context, const char *text, size_t length, int32_t token) {
+  char *to = context;
+  (void)token;
+  strncat(to, text, length);
+  return true;
+}
+
+START_TEST(generation) {
+  static const int32_t script[] = {QN_FAKE_BOS, QN_FAKE_ONE, QN_FAKE_AB, QN_FAKE_ST, QN_FAKE_OP, QN_FAKE_X};
+  static const char *const stops[] = {"\n", "STOP"};
+  quern_model *model = open_model(&with_tokenizer);
+  quern_session *session = NULL;
+  quern_stats stats;
+  char text[128] = "";
+  quern_sampler_options greedy = quern_sampler_options_default();
+  ck_assert(fabs(greedy.temperature - 0.8) < 1e-12 && greedy.top_k == 40);
+  greedy.temperature = 0;
+  OK(quern_session_create(model, &(quern_session_options){.threads = 1}, &session, error));
+  qn_fake_set_script(script, QN_COUNT(script));
+  quern_generate_params params = {.prompt = script,
+                                  .prompt_count = 2,
+                                  .sampler = &greedy,
+                                  .stops = stops,
+                                  .stop_count = 2,
+                                  .callback = append,
+                                  .callback_context = text};
+  OK(quern_generate(session, &params, &stats, error));
+  ck_assert_str_eq(text, "ab");
+  ck_assert(stats.reason == QUERN_STOP_STRING && stats.stop_index == 1 && stats.pending_token == QN_FAKE_OP);
+  ck_assert_str_eq(quern_stop_reason_name(stats.reason), "string");
+  qn_fake_set_script(NULL, 0);
+  // Sampled: the same seed gives the same text, only tokens that the tokenizer knows.
+  char again[128] = "";
+  params = (quern_generate_params){.prompt = script,
+                                   .prompt_count = 2,
+                                   .max_tokens = 20,
+                                   .ignore_eog = true,
+                                   .callback = append,
+                                   .callback_context = text};
+  for (int i = 0; i < 2; i++) {
+    text[0] = '\0';
+    quern_session_reset(session, 0);
+    OK(quern_generate(session, &params, &stats, error));
+    ck_assert(stats.reason == QUERN_STOP_MAX_TOKENS && stats.generated_tokens == 20);
+    if (i == 0) strcpy(again, text);
+  }
+  ck_assert_str_eq(text, again);
+  params.callback = NULL;
+  OK(quern_generate(session, &params, NULL, error));
+  greedy.top_p = 7;
+  params.sampler = &greedy;
+  FAILS(QUERN_ERR_ARGUMENT, "top_p", quern_generate(session, &params, &stats, error));
+  params.sampler = NULL;
+  params.stops = (const char *const[]){""};
+  params.stop_count = 1;
+  FAILS(QUERN_ERR_ARGUMENT, "empty", quern_generate(session, &params, &stats, error));
+  quern_session_destroy(session);
+  quern_model_close(model);
+  ck_assert_int_eq(qn_fake_errors(), 0);
+}
+END_TEST
+
+QN_CASE(models, a_model, opening_fails, opening_a_file, texts_and_tokens)
+QN_CASE(sessions, a_session, a_profile, generation)
+QN_TEST_MAIN(models, sessions)

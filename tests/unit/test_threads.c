@@ -1,0 +1,246 @@
+// The threads: every share is done once, nobody passes a barrier early, whatever the number of threads. And the machine
+// they run on: topology and CPU features.
+#include "runtime/threads.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "runtime/cpu_features.h"
+#include "runtime/topology.h"
+#include "tests/support/test.h"
+
+static const int counts[] = {1, 2, 3, 8};
+
+static qn_threads *create(int count, bool pin) {
+  qn_threads *threads = NULL;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_threads_create(count, pin, qn_test_allocator(), &threads, &diag));
+  ck_assert_int_eq(qn_threads_count(threads), count);
+  return threads;
+}
+
+// --- runs
+
+typedef struct tally {
+  int64_t extent;
+  int marks[1000];  // plain memory: the end of a run makes it visible
+  int threads_seen[8];
+} tally;
+
+static void mark_share(void *context, int thread, int thread_count) {
+  tally *t = context;
+  int64_t begin, end;
+  qn_threads_share(t->extent, thread, thread_count, &begin, &end);
+  for (int64_t i = begin; i < end; i++) t->marks[i]++;
+  t->threads_seen[thread]++;
+}
+
+START_TEST(every_share_is_done_once) {
+  static const int64_t extents[] = {0, 1, 2, 7, 8, 999, 1000};
+  for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+    qn_threads *threads = create(counts[c], true);
+    for (size_t e = 0; e < sizeof extents / sizeof *extents; e++) {
+      tally t = {.extent = extents[e]};
+      for (int run = 1; run <= 50; run++) qn_threads_run(threads, mark_share, &t);
+      for (int64_t i = 0; i < 1000; i++) ck_assert(t.marks[i] == (i < t.extent ? 50 : 0));
+      for (int i = 0; i < 8; i++) ck_assert(t.threads_seen[i] == (i < counts[c] ? 50 : 0));
+    }
+    qn_threads_destroy(threads);
+  }
+}
+END_TEST
+
+START_TEST(threads_that_sleep_wake_up) {
+  qn_threads *threads = create(3, false);
+  tally t = {.extent = 10};
+  for (int run = 1; run <= 20; run++) {
+    usleep(run % 4 * 200);  // shorter and longer than workers spin
+    qn_threads_run(threads, mark_share, &t);
+    for (int i = 0; i < 10; i++) ck_assert_int_eq(t.marks[i], run);
+  }
+  qn_threads_destroy(threads);
+  for (int i = 0; i < 50; i++) qn_threads_destroy(create(4, true));  // without a run
+}
+END_TEST
+
+// --- barriers
+
+typedef struct relay {
+  qn_threads *threads;
+  int rounds;
+  struct {
+    alignas(64) int round;  // plain memory: the barrier orders it
+  } slots[8];
+  atomic_int early;
+} relay;
+
+static void run_relay(void *context, int thread, int thread_count) {
+  relay *r = context;
+  for (int round = 1; round <= r->rounds; round++) {
+    r->slots[thread].round = round;
+    qn_threads_barrier(r->threads);
+    for (int i = 0; i < thread_count; i++) {
+      if (r->slots[i].round != round) atomic_fetch_add(&r->early, 1);
+    }
+    qn_threads_barrier(r->threads);
+  }
+}
+
+START_TEST(nobody_passes_a_barrier_early) {
+  // Many where threads have cores of their own, fewer where each barrier is a turn of the scheduler.
+  static const int rounds[] = {200000, 200000, 10000, 4000};
+  for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+    relay r = {.threads = create(counts[c], true), .rounds = rounds[c]};
+    qn_threads_hold(r.threads);
+    qn_threads_run(r.threads, run_relay, &r);
+    qn_threads_release(r.threads);
+    ck_assert_int_eq(atomic_load(&r.early), 0);
+    qn_threads_destroy(r.threads);
+  }
+}
+END_TEST
+
+static void short_run(void *context, int thread, int thread_count) {
+  atomic_int *sum = context;
+  (void)thread_count;
+  atomic_fetch_add(sum, thread + 1);
+}
+
+START_TEST(many_short_runs) {
+  qn_threads *threads = create(2, true);
+  atomic_int sum = 0;
+  for (int i = 0; i < 100000; i++) qn_threads_run(threads, short_run, &sum);
+  ck_assert_int_eq(atomic_load(&sum), 300000);
+  qn_threads_destroy(threads);
+}
+END_TEST
+
+// --- creation
+
+START_TEST(counts_and_errors) {
+  qn_threads *threads = NULL;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_threads_create(0, true, qn_test_allocator(), &threads, &diag));
+  ck_assert_int_eq(qn_threads_count(threads), qn_topology_get()->default_threads);
+  qn_threads_destroy(threads);
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got -1", qn_threads_create(-1, true, qn_test_allocator(), &threads, &diag));
+  ck_assert_ptr_null(threads);
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got 1000000",
+                  qn_threads_create(1000000, true, qn_test_allocator(), &threads, &diag));
+}
+END_TEST
+
+static qn_status create_and_destroy(const qn_allocator *allocator, void *context) {
+  qn_threads *threads = NULL;
+  (void)context;
+  QN_TRY(qn_threads_create(3, false, allocator, &threads, NULL));
+  qn_threads_destroy(threads);
+  return QN_OK;
+}
+
+START_TEST(out_of_memory) { qn_test_failing_allocations(create_and_destroy, NULL); }
+END_TEST
+
+static void remember_mask(void *context, int thread, int thread_count) {
+  cpu_set_t *masks = context;
+  (void)thread_count;
+  sched_getaffinity(0, sizeof *masks, &masks[thread]);
+}
+
+START_TEST(the_caller_keeps_its_cpus) {
+  const qn_topology *machine = qn_topology_get();
+  if (machine->cores < 2) return;
+  cpu_set_t before, after, masks[2];
+  ck_assert_int_eq(sched_getaffinity(0, sizeof before, &before), 0);
+  qn_threads *threads = create(2, true);
+  qn_threads_hold(threads);
+  qn_threads_hold(threads);
+  qn_threads_release(threads);
+  qn_threads_run(threads, remember_mask, masks);
+  CPU_AND(&after, &masks[0], &masks[1]);
+  ck_assert_int_eq(CPU_COUNT(&after), 0);  // no CPU in common
+  qn_threads_release(threads);
+  ck_assert_int_eq(sched_getaffinity(0, sizeof after, &after), 0);
+  ck_assert(CPU_EQUAL(&before, &after));
+  qn_threads_destroy(threads);
+}
+END_TEST
+
+START_TEST(the_machine) {
+  const qn_topology *machine = qn_topology_get();
+  ck_assert_int_ge(machine->cores, 1);
+  ck_assert_int_ge(machine->cpus, machine->cores);
+  ck_assert_int_ge(machine->default_threads, 1);
+  ck_assert_int_le(machine->default_threads, machine->cores);
+  ck_assert_int_ge(machine->numa_nodes, 1);
+  ck_assert_int_ge(machine->packages, 1);
+  cpu_set_t before, now;
+  ck_assert(!qn_topology_bind(-1) && !qn_topology_bind(machine->cores));
+  for (int i = 0; i < machine->cores; i++) {
+    ck_assert(qn_topology_bind_saving(i, &before));
+    ck_assert_int_eq(sched_getaffinity(0, sizeof now, &now), 0);
+    ck_assert(CPU_COUNT(&now) <= CPU_COUNT(&before) && CPU_ISSET(sched_getcpu(), &now));
+    qn_topology_unbind(&before);
+  }
+}
+END_TEST
+
+// The kernel's own list, of the first CPU.
+static bool in_cpuinfo(const char *word) {
+  char line[8192];
+  bool found = false;
+  size_t length = strlen(word);
+  FILE *file = fopen("/proc/cpuinfo", "r");
+  while (file && fgets(line, sizeof line, file)) {
+    if (strncmp(line, "flags", 5) != 0 && strncmp(line, "Features", 8) != 0) continue;
+    for (char *at = line; (at = strstr(at, word)) != NULL; at += length) {
+      found = found || (at[-1] == ' ' && (at[length] == ' ' || at[length] == '\n'));
+    }
+    break;
+  }
+  if (file) fclose(file);
+  return found;
+}
+
+START_TEST(cpu_features) {
+  static const char *const names[][2] = {
+      {"sse4.2", "sse4_2"},     {"avx2", "avx2"},
+      {"fma", "fma"},           {"f16c", "f16c"},
+      {"bmi2", "bmi2"},         {"avx512f", "avx512f"},
+      {"avx512bw", "avx512bw"}, {"avx512dq", "avx512dq"},
+      {"avx512vl", "avx512vl"}, {"avx512vnni", "avx512_vnni"},
+      {"avxvnni", "avx_vnni"},  {"avx512bf16", "avx512_bf16"},
+      {"neon", "asimd"},        {"dotprod", "asimddp"},
+      {"i8mm", "i8mm"},
+  };
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    ck_assert_msg(qn_cpu_has(names[i][0]) == in_cpuinfo(names[i][1]), "%s", names[i][0]);
+  }
+  char out[64];
+  ck_assert(!qn_cpu_missing("", out, sizeof out));
+  ck_assert_str_eq(out, "");
+  ck_assert(qn_cpu_missing("no-such,nor-this", out, sizeof out));
+  ck_assert_str_eq(out, "no-such,nor-this");
+  ck_assert(qn_cpu_missing("no-such,nor-this", out, 8));
+  ck_assert_str_eq(out, "no-such");
+  size_t count = 0;
+  for (const char *name; (name = qn_cpu_feature_name(count)) != NULL; count++) {
+    char list[64];
+    snprintf(list, sizeof list, "%s,zzz", name);
+    ck_assert(qn_cpu_missing(list, out, sizeof out));
+    ck_assert_msg((strcmp(out, "zzz") == 0) == qn_cpu_has(name), "%s: %s", name, out);
+  }
+  ck_assert_uint_gt(count, 0);
+}
+END_TEST
+
+QN_CASE(runs, every_share_is_done_once, threads_that_sleep_wake_up, many_short_runs)
+QN_CASE(barriers, nobody_passes_a_barrier_early)
+QN_CASE(creation, counts_and_errors, out_of_memory, the_caller_keeps_its_cpus)
+QN_CASE(machine, the_machine, cpu_features)
+QN_TEST_MAIN(runs, barriers, creation, machine)
