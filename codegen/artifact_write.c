@@ -256,7 +256,8 @@ static qn_status write_program(writing *w) {
                                .step_count = (uint32_t)program->steps.count,
                                .page_keys = QN_PAGE_KEYS,
                                .arena_bytes = program->arena_bytes,
-                               .vocab_size = w->spec->vocab_size}};
+                               .vocab_size = w->spec->vocab_size,
+                               .context_tokens = w->spec->context_tokens}};
   _Static_assert(QN_SYM_COUNT == QN_ARTIFACT_SYMBOLS, "the artifact's symbols are the IR's");
   memcpy(a.head.symbol_max, program->max_values, sizeof a.head.symbol_max);
   a.head.name = add_string(&s, program->name);

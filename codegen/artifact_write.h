@@ -21,6 +21,7 @@ typedef struct qn_artifact_spec {
   size_t tokenizer_size;
   const char *summary, *graph_text, *kernels_text;  // NULL = none
   uint32_t vocab_size;
+  uint32_t context_tokens;            // see qn_art_program
   // Called as weights are packed, when not NULL; returning false cancels.
   bool (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
   void *progress_context;

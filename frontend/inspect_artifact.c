@@ -89,7 +89,7 @@ static void put_memory_lines(const inspect_artifact *a) {
   uint64_t pages = (uint64_t)program->symbol_max[QN_SYM_P];
   if (pages > 0) {
     qn_buf_printf(out, "kv_cache_full = %s at the largest context, %" PRIu64 " tokens\n",
-                  inspect_size(times(cache.bytes, pages), first), pages * keys);
+                  inspect_size(times(cache.bytes, pages), first), (uint64_t)qn_artifact_context_max(&a->file));
   }
 }
 

@@ -41,6 +41,7 @@ typedef struct compilation {
   qn_import *import;
   qn_target targets[MAX_TARGETS];
   size_t target_count;
+  int64_t context_tokens;
   qn_pass_options pass_options;
   qn_schedule schedule;
   qn_pass_context pass;
@@ -141,6 +142,7 @@ static qn_status run_frontend(compilation *c, const char *model_path) {
   int64_t own = qn_import_context(c->import);
   graph_options.context_tokens = c->options->context_tokens ? c->options->context_tokens : own ? own : DEFAULT_CONTEXT;
   graph_options.chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens : DEFAULT_CHUNK;
+  c->context_tokens = graph_options.context_tokens;
   if (graph_options.chunk_tokens > graph_options.context_tokens)
     graph_options.chunk_tokens = graph_options.context_tokens;
   graph_options.max_rows = c->options->all_logits ? graph_options.chunk_tokens : 1;
@@ -177,7 +179,7 @@ static qn_status make_texts(compilation *c, const char *model_path) {
   qn_buf_printf(s, "numeric_mode = %s\nkv_type = %s\n", c->pass_options.quantize_activations ? "int8" : "f32",
                 c->options->kv_type ? c->options->kv_type : "f32");
   qn_buf_printf(s, "chunk_tokens = %" PRId64 "\ncontext_tokens = %" PRId64 "\n", c->pass.program->max_values[QN_SYM_T],
-                c->pass.program->max_values[QN_SYM_P] * QN_PAGE_KEYS);
+                c->context_tokens);
   for (size_t i = 0; i < c->target_count; i++) qn_buf_printf(s, "target = %s\n", c->targets[i].name);
   qn_import_describe(c->import, s);
   qn_graph_print(c->pass.graph, &c->graph_text);
@@ -210,6 +212,7 @@ static qn_status write_artifact(compilation *c, const char *model_path, qn_file_
                            .graph_text = qn_buf_text(&c->graph_text),
                            .kernels_text = qn_buf_text(&c->kernels_text),
                            .vocab_size = (uint32_t)qn_import_vocab_size(c->import),
+                           .context_tokens = (uint32_t)c->context_tokens,
                            .progress = pack_progress,
                            .progress_context = c};
   return qn_artifact_write(writer, &spec, c->allocator, c->diag);

@@ -198,6 +198,7 @@ static qn_status check_head(const qn_artifact *a, qn_diag *diag) {
   AT_MOST("head", 0, "arena bytes", p->arena_bytes, MAX_BYTES);
   AT_MOST("head", 0, "keys of a page", p->page_keys, 65536);
   AT_MOST("head", 0, "vocabulary", p->vocab_size, INT32_MAX);
+  AT_MOST("head", 0, "context", p->context_tokens, INT32_MAX);
   for (uint32_t i = 0; i < QN_ARTIFACT_SYMBOLS; i++)
     AT_MOST("head", 0, "largest symbol value", p->symbol_max[i], INT32_MAX);
   return QN_OK;
@@ -433,4 +434,12 @@ qn_status qn_artifact_check_weights(const qn_artifact *artifact, qn_diag *diag) 
     if (artifact->sections[i].kind == QN_SECTION_WEIGHTS) QN_TRY(check_hash(artifact, i, diag));
   }
   return QN_OK;
+}
+
+int64_t qn_artifact_context_max(const qn_artifact *artifact) {
+  enum { SYM_P = 3 };  // qn_symbol of ir/type.h
+  const qn_art_program *p = artifact->program;
+  int64_t pages = p->symbol_max[SYM_P] * (int64_t)p->page_keys;
+  if (p->context_tokens == 0) return pages;
+  return pages == 0 || p->context_tokens < pages ? p->context_tokens : pages;
 }

@@ -45,7 +45,7 @@ typedef struct qn_art_section {
 typedef struct qn_art_program {
   uint32_t buffer_count, kernel_count, variant_count, step_count, operand_count, string_bytes;
   uint32_t page_keys;   // keys a KV page holds
-  uint32_t reserved;
+  uint32_t context_tokens;  // the most tokens a sequence may have (learned positions end there); 0 = what P allows
   uint64_t arena_bytes;
   int64_t symbol_max[QN_ARTIFACT_SYMBOLS];  // the largest values a step may use; 0 = any
   uint32_t name;        // string
@@ -127,6 +127,8 @@ void qn_artifact_close(qn_artifact *artifact);
 // The index-th section of a kind, or NULL; *out_size in bytes.
 const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind kind, uint32_t index,
                                 size_t *out_size);
+// The most tokens a sequence may hold in this program; 0 = any number.
+int64_t qn_artifact_context_max(const qn_artifact *artifact);
 // Reads all weights and compares with the section's hash.
 QN_CHECKED qn_status qn_artifact_check_weights(const qn_artifact *artifact, qn_diag *diag);
 

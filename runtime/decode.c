@@ -98,7 +98,7 @@ static qn_status find_logits(qn_decoder *d, qn_diag *diag) {
 static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, int64_t *out_context, qn_diag *diag) {
   const int64_t *most = d->artifact->program->symbol_max;
   const char *path = d->artifact->path;
-  int64_t most_context = most[SYM_P] * (int64_t)d->artifact->program->page_keys;
+  int64_t most_context = qn_artifact_context_max(d->artifact);
   *out_context = options->context ? options->context : most_context ? most_context : DEFAULT_CONTEXT;
   if (*out_context < 1 || (most_context && *out_context > most_context)) {
     return qn_fail(diag, options->context < 0 ? QN_ERR_ARGUMENT : QN_ERR_LIMIT, path,

@@ -27,6 +27,7 @@ struct qn_executor {
   char target[sizeof((qn_art_code *)0)->target];
   qn_kernel_entry *entries;  // owned: one a variant
   call *calls;               // owned: one a step
+  qn_work *works;            // owned: one a step
   void **pointers;           // owned: one an operand
   void **bases;              // owned: one a buffer; NULL = not bound yet
   qn_step_profile *profile;  // owned: one a step, or NULL
@@ -214,10 +215,11 @@ static qn_status build(qn_executor *e, const qn_executor_options *options, qn_di
   const qn_art_program *p = e->artifact->program;
   e->entries = array(e, p->variant_count, sizeof *e->entries);
   e->calls = array(e, p->step_count, sizeof *e->calls);
+  e->works = array(e, p->step_count, sizeof *e->works);
   e->pointers = array(e, p->operand_count, sizeof *e->pointers);
   e->bases = array(e, p->buffer_count, sizeof *e->bases);
   if (options->profile) e->profile = array(e, p->step_count, sizeof *e->profile);
-  if (!e->entries || !e->calls || !e->pointers || !e->bases || (options->profile && !e->profile)) {
+  if (!e->entries || !e->calls || !e->works || !e->pointers || !e->bases || (options->profile && !e->profile)) {
     return qn_fail_nomem(diag, e->artifact->path, "the executor");
   }
   QN_TRY(load_code(e, options, diag));
@@ -250,6 +252,7 @@ void qn_executor_destroy(qn_executor *e) {
   const qn_art_program *p = e->artifact->program;
   free_array(e, e->entries, p->variant_count, sizeof *e->entries);
   free_array(e, e->calls, p->step_count, sizeof *e->calls);
+  free_array(e, e->works, p->step_count, sizeof *e->works);
   free_array(e, e->pointers, p->operand_count, sizeof *e->pointers);
   free_array(e, e->bases, p->buffer_count, sizeof *e->bases);
   free_array(e, e->profile, p->step_count, sizeof *e->profile);
@@ -351,9 +354,10 @@ static qn_status resolve_call(qn_executor *e, uint32_t index, const int64_t *sym
   int64_t extent = variant->extent_value;
   if (variant->extent_symbol && __builtin_mul_overflow(extent, symbols[variant->extent_symbol], &extent))
     extent = INT64_MAX;
-  if (extent > INT64_MAX / qn_threads_count(e->threads) - 1) {  // what qn_threads_share computes with
-    return qn_fail(diag, QN_ERR_LIMIT, a->path, "kernel '%s': the extent of its parallel loop overflows",
-                   a->strings + kernel->name);
+  if (extent > QN_WORK_EXTENT_MAX) {
+    return qn_fail(diag, QN_ERR_LIMIT, a->path,
+                   "kernel '%s': got a parallel loop of %" PRId64 " iterations, want at most %d; take fewer tokens a step",
+                   a->strings + kernel->name, extent, QN_WORK_EXTENT_MAX);
   }
   e->calls[index].entry = e->entries[v];
   e->calls[index].extent = extent;
@@ -370,43 +374,50 @@ static qn_status resolve(qn_executor *e, const int64_t *symbols, qn_diag *diag) 
   return QN_OK;
 }
 
-static void walk(void *context, int thread, int thread_count) {
-  qn_executor *e = context;
-  const call *end = e->calls + e->artifact->program->step_count;
-  for (const call *c = e->calls; c < end; c++) {
-    int64_t first, last;
-    if (c->barrier) qn_threads_barrier(e->threads);
-    qn_threads_share(c->extent, thread, thread_count, &first, &last);
-    if (first < last) c->entry(c->buffers, e->symbols, first, last);
-  }
+// What thread 0 notes as it walks.
+typedef struct stopwatch {
+  qn_executor *executor;  // NULL = note nothing
+  uint64_t before;
+} stopwatch;
+
+static uint64_t lap(stopwatch *watch) {
+  uint64_t now = now_ns(), passed = now - watch->before;
+  watch->before = now;
+  return passed;
 }
 
-// The same with thread 0's times noted.
-static void walk_profiled(void *context, int thread, int thread_count) {
+static void note_wait(stopwatch *watch, size_t step) {
+  if (watch->executor) watch->executor->profile[step].wait_ns += lap(watch);
+}
+
+static void note_kernel(stopwatch *watch, size_t step) {
+  if (!watch->executor) return;
+  uint64_t passed = lap(watch);
+  watch->executor->profile[step].kernel_ns += passed;
+  watch->executor->kernel_ns += passed;
+}
+
+// Every thread: takes what work it can get of each step, and goes past a barrier when all work before it is done.
+static void walk(void *context, int thread, int thread_count) {
+  (void)thread_count;
   qn_executor *e = context;
-  if (thread != 0) {
-    walk(context, thread, thread_count);
-    return;
-  }
-  uint64_t before = now_ns();
-  for (uint32_t i = 0; i < e->artifact->program->step_count; i++) {
+  stopwatch watch = {thread == 0 && e->profile ? e : NULL, 0};
+  if (watch.executor) watch.before = now_ns();
+  size_t waited = 0;  // steps before this one are known to be done
+  for (size_t i = 0; i < e->artifact->program->step_count; i++) {
     const call *c = &e->calls[i];
-    qn_step_profile *profile = &e->profile[i];
     int64_t first, last;
+    if (watch.executor) e->profile[i].calls++;
     if (c->barrier) {
-      qn_threads_barrier(e->threads);
-      uint64_t after = now_ns();
-      profile->wait_ns += after - before;
-      before = after;
+      for (; waited < i; waited++) qn_work_wait(e->threads, &e->works[waited]);
+      note_wait(&watch, i);
     }
-    qn_threads_share(c->extent, 0, thread_count, &first, &last);
-    if (first >= last) continue;
-    c->entry(c->buffers, e->symbols, first, last);
-    uint64_t after = now_ns();
-    profile->kernel_ns += after - before;
-    profile->calls++;
-    e->kernel_ns += after - before;
-    before = after;
+    if (!qn_work_take(&e->works[i], &first, &last)) continue;
+    do {
+      c->entry(c->buffers, e->symbols, first, last);
+      qn_work_finish(e->threads, &e->works[i], last - first);
+    } while (qn_work_take(&e->works[i], &first, &last));
+    note_kernel(&watch, i);
   }
 }
 
@@ -414,7 +425,11 @@ qn_status qn_executor_run(qn_executor *e, const int64_t symbols[QN_ARTIFACT_SYMB
   if (e->unbound > 0) QN_TRY(check_bound(e, diag));
   QN_TRY(resolve(e, symbols, diag));
   uint64_t start = now_ns();
-  qn_threads_run(e->threads, e->profile ? walk_profiled : walk, e);
+  int thread_count = qn_threads_count(e->threads);
+  for (uint32_t i = 0; i < e->artifact->program->step_count; i++) {
+    qn_work_reset(&e->works[i], (uint32_t)e->calls[i].extent, thread_count);
+  }
+  qn_threads_run(e->threads, walk, e);
   e->run_ns += now_ns() - start;
   return QN_OK;
 }

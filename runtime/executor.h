@@ -13,9 +13,9 @@ typedef void (*qn_kernel_entry)(void *const *buffers, const int64_t *symbols, in
 typedef struct qn_executor qn_executor;
 
 typedef struct qn_executor_options {
-  const char *target;                 // force the code of this target; NULL = the best this CPU runs
-  const qn_kernel_entry *jit_entries; // one a variant: use these instead of the artifact's code; NULL = not
-  bool profile;                       // time every step (two clock reads each)
+  const char *target;                  // force the code of this target; NULL = the best this CPU runs
+  const qn_kernel_entry *jit_entries;  // one a variant: use these instead of the artifact's code; NULL = not
+  bool profile;                        // time every step (two clock reads each)
 } qn_executor_options;
 
 // The code section that would run here: of those whose features this CPU has, the one that uses most; or the one of
@@ -49,7 +49,7 @@ void qn_executor_times(const qn_executor *executor, uint64_t *out_kernel_ns, uin
 typedef struct qn_step_profile {
   uint64_t kernel_ns;  // inside the kernel
   uint64_t wait_ns;    // at the barrier before it
-  uint64_t calls;      // runs in which thread 0 had a share of it
+  uint64_t calls;      // runs so far
 } qn_step_profile;
 // One a step of the artifact, borrowed; NULL without options->profile.
 const qn_step_profile *qn_executor_profile(const qn_executor *executor);

@@ -59,8 +59,7 @@ const char *quern_model_name(const quern_model *model) {
 const char *quern_model_target(const quern_model *model) { return model->target; }
 int32_t quern_model_vocab_size(const quern_model *model) { return (int32_t)model->artifact.program->vocab_size; }
 int64_t quern_model_context_max(const quern_model *model) {
-  enum { SYM_P = 3 };  // qn_symbol of ir/type.h
-  return model->artifact.program->symbol_max[SYM_P] * (int64_t)model->artifact.program->page_keys;
+  return qn_artifact_context_max(&model->artifact);
 }
 uint64_t quern_model_weight_bytes(const quern_model *model) { return model->artifact.weights_size; }
 

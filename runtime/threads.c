@@ -18,7 +18,7 @@
 #include "runtime/topology.h"
 
 #define CACHE_LINE       64
-#define SPIN_NS          40000  // longer than a barrier's usual skew, shorter than what a sleep and a wake-up cost twice
+#define SPIN_NS          40000  // longer than a barrier's usual skew, shorter than two sleeps and wake-ups
 #define PAUSES_PER_CHECK 32
 #define STACK_BYTES      (8u << 20)
 #define MAX_THREADS      4096
@@ -39,6 +39,7 @@ struct qn_threads {
   signal_word run;    // raised by each qn_threads_run, and to stop
   signal_word phase;  // raised by each barrier
   alignas(CACHE_LINE) atomic_uint arrived;
+  alignas(CACHE_LINE) atomic_uint work_sleepers;  // on any qn_work
   alignas(CACHE_LINE) qn_thread_fn fn;  // of this run; NULL = stop
   void *context;
   int count;
@@ -201,4 +202,54 @@ void qn_threads_barrier(qn_threads *threads) {
   } else {
     signal_wait(&threads->phase, phase, threads->spin_ns);
   }
+}
+
+// Pieces a thread would get of an even share: few enough that taking them costs nothing beside doing them, enough that
+// a thread that lost its core leaves little behind.
+#define PIECES_A_SHARE 4
+
+void qn_work_reset(qn_work *work, uint32_t extent, int thread_count) {
+  uint32_t pieces = thread_count > 1 ? (uint32_t)thread_count * PIECES_A_SHARE : 1;
+  atomic_store_explicit(&work->next, 0, memory_order_relaxed);
+  atomic_store_explicit(&work->done, 0, memory_order_relaxed);
+  work->extent = extent;
+  work->piece = (extent + pieces - 1) / pieces;
+}
+
+bool qn_work_take(qn_work *work, int64_t *begin, int64_t *end) {
+  if (atomic_load_explicit(&work->next, memory_order_relaxed) >= work->extent) return false;
+  uint32_t first = atomic_fetch_add_explicit(&work->next, work->piece, memory_order_relaxed);
+  if (first >= work->extent) return false;
+  *begin = first;
+  *end = work->extent - first < work->piece ? work->extent : first + work->piece;
+  return true;
+}
+
+void qn_work_finish(qn_threads *threads, qn_work *work, int64_t count) {
+  // Sequentially consistent with the sleeper's order (announce, then look): one of the two sees the other.
+  uint32_t done = atomic_fetch_add(&work->done, (uint32_t)count) + (uint32_t)count;
+  if (done == work->extent && atomic_load(&threads->work_sleepers) > 0) {
+    syscall(SYS_futex, &work->done, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+  }
+}
+
+static bool work_is_done(qn_work *work) {
+  return atomic_load_explicit(&work->done, memory_order_acquire) == work->extent;
+}
+
+void qn_work_wait(qn_threads *threads, qn_work *work) {
+  if (work_is_done(work)) return;
+  uint64_t start = threads->spin_ns > 0 ? now_ns() : 0;
+  while (threads->spin_ns > 0) {
+    for (int i = 0; i < PAUSES_PER_CHECK; i++) {
+      relax();
+      if (work_is_done(work)) return;
+    }
+    if (now_ns() - start > threads->spin_ns) break;
+  }
+  atomic_fetch_add(&threads->work_sleepers, 1);
+  for (uint32_t done; (done = atomic_load(&work->done)) != work->extent;) {
+    syscall(SYS_futex, &work->done, FUTEX_WAIT_PRIVATE, done, NULL, NULL, 0);  // EINTR and EAGAIN: look again
+  }
+  atomic_fetch_sub(&threads->work_sleepers, 1);
 }

@@ -2,6 +2,8 @@
 #ifndef QN_RUNTIME_THREADS_H
 #define QN_RUNTIME_THREADS_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "runtime/base/alloc.h"
@@ -10,8 +12,8 @@
 typedef struct qn_threads qn_threads;
 typedef void (*qn_thread_fn)(void *context, int thread, int thread_count);
 
-// count 0 = one a physical core this process may use. Thread 0 is the caller of qn_threads_run. With pin, each thread is
-// bound to its own core (topology.h) as long as the machine has that many; otherwise the scheduler places them. The
+// count 0 = one a physical core this process may use. Thread 0 is the caller of qn_threads_run. With pin, each thread
+// is bound to its own core (topology.h) as long as the machine has that many; otherwise the scheduler places them. The
 // caller is bound only while it holds the threads.
 QN_CHECKED qn_status qn_threads_create(int count, bool pin, const qn_allocator *allocator, qn_threads **out,
                                        qn_diag *diag);
@@ -25,10 +27,23 @@ void qn_threads_hold(qn_threads *threads);
 void qn_threads_release(qn_threads *threads);
 // Called by every thread inside fn: none goes on before all have come. Spins for a while, then sleeps.
 void qn_threads_barrier(qn_threads *threads);
-// The even share of [0, extent) that is this thread's; what cannot be shared is thread 0's.
-static inline void qn_threads_share(int64_t extent, int thread, int thread_count, int64_t *begin, int64_t *end) {
-  *begin = (extent * thread + thread_count - 1) / thread_count;
-  *end = (extent * (thread + 1) + thread_count - 1) / thread_count;
-}
+
+// A loop's iterations, taken in pieces by whoever is free. What needs the result waits for the work to be done and not
+// for threads to come: one that another program keeps from running holds up at most the piece it has.
+typedef struct qn_work {
+  _Atomic uint32_t next;  // the first iteration that nobody has taken; may pass extent
+  _Atomic uint32_t done;  // iterations finished
+  uint32_t extent, piece;
+} qn_work;
+#define QN_WORK_EXTENT_MAX (INT32_MAX / 2)  // so that `next` cannot wrap
+
+// Before the run, by one thread: extent (0 .. QN_WORK_EXTENT_MAX) iterations for thread_count threads.
+void qn_work_reset(qn_work *work, uint32_t extent, int thread_count);
+// The next piece, [*begin, *end); false when all is taken.
+bool qn_work_take(qn_work *work, int64_t *begin, int64_t *end);
+// `count` iterations that were taken are finished.
+void qn_work_finish(qn_threads *threads, qn_work *work, int64_t count);
+// Returns when all of it is done, with all that was written seen. Spins for a while, then sleeps.
+void qn_work_wait(qn_threads *threads, qn_work *work);
 
 #endif

@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum { UNKNOWN, EVALUATING, DONE };  // a param's state
-enum { MAX_DEPTH = 32 };
+enum { MAX_DEPTH = 16 };             // params that wait for one another; each may hold a deep expression on the stack
 #define MAX_DIMENSION ((int64_t)1 << 40)
 
 static qn_status evaluate_param(qn_place *place, size_t index, qn_diag *diag);
@@ -20,8 +20,8 @@ static qn_status fail_missing(const qn_binding *b, const qn_template_weight *wei
 
 static qn_status fail_index(const qn_binding *b, const char *where, qn_str name, qn_diag *diag) {
   bool is_index = qn_template_find(b->t, name, NULL) == QN_NAME_INDEX;
-  return qn_fail(diag, QN_ERR_FORMAT, where, "got the %s '%.*s', which is not known here",
-                 is_index ? "index" : "name", QN_STR_ARGS(name));
+  return qn_fail(diag, QN_ERR_FORMAT, where, "got the %s '%.*s', which is not known here", is_index ? "index" : "name",
+                 QN_STR_ARGS(name));
 }
 
 static qn_status scope_name(void *context, const char *where, qn_str name, qn_value *out, qn_diag *diag) {
@@ -109,7 +109,8 @@ static qn_status fail_param(const char *where, const qn_template_param *p, const
   qn_buf got;
   qn_buf_init(&got, qn_allocator_default());
   qn_value_print(value, &got);
-  qn_status status = qn_fail(diag, QN_ERR_FORMAT, where, "got %.100s, want %s (param %s)", qn_buf_text(&got), want, p->name);
+  qn_status status =
+      qn_fail(diag, QN_ERR_FORMAT, where, "got %.100s, want %s (param %s)", qn_buf_text(&got), want, p->name);
   qn_buf_deinit(&got);
   return status;
 }
@@ -401,8 +402,7 @@ static bool matches(const char *pattern, qn_str name) {
   return !*pattern;
 }
 
-qn_status qn_binding_ignores(qn_binding *binding, const qn_text_list *patterns, qn_str name, bool *out,
-                             qn_diag *diag) {
+qn_status qn_binding_ignores(qn_binding *binding, const qn_text_list *patterns, qn_str name, bool *out, qn_diag *diag) {
   qn_place place = {.binding = binding};
   *out = false;
   for (size_t i = 0; i < patterns->count && !*out; i++) {

@@ -22,22 +22,22 @@ typedef struct qn_model_source {
 
 // A weight that the graph uses.
 typedef struct qn_bound_tensor {
-  const char *name;    // arena: the tensor's name in the file, or the weight's own
+  const char *name;     // arena: the tensor's name in the file, or the weight's own
   qn_tensor_data data;  // rank and dims as the template has them
 } qn_bound_tensor;
 
 typedef struct qn_binding {
-  const qn_template *t;     // borrowed
-  qn_model_source source;   // what it points at is borrowed
-  qn_arena *arena;          // borrowed
-  qn_value *values;         // one a param
-  const char **keys;        // the metadata key each reads; NULL = none
-  uint8_t *states;          // of their evaluation
-  int depth;                // params being evaluated, one for another
+  const qn_template *t;             // borrowed
+  qn_model_source source;           // what it points at is borrowed
+  qn_arena *arena;                  // borrowed
+  qn_value *values;                 // one a param
+  const char **keys;                // the metadata key each reads; NULL = none
+  uint8_t *states;                  // of their evaluation
+  int depth;                        // params being evaluated, one for another
   QN_VEC(qn_bound_tensor) tensors;  // in the order of first use
-  qn_map tensor_index;      // name → place in tensors
-  int64_t context;          // the model's own context in tokens; 0 = not stated
-  int64_t max_context;      // what the architecture allows; 0 = no limit
+  qn_map tensor_index;              // name → place in tensors
+  int64_t context;                  // the model's own context in tokens; 0 = not stated
+  int64_t max_context;              // what the architecture allows; 0 = no limit
 } qn_binding;
 
 // Evaluates every param and refusal. qn_binding_deinit releases what the arena does not hold, after failures too.

@@ -9,7 +9,7 @@
 
 #include "runtime/base/alloc.h"
 
-enum { MAX_DEPTH = 48, MAX_NAME_BYTES = 64, MAX_NUMBER_BYTES = 48, MAX_TEXT_BYTES = 4096 };
+enum { MAX_DEPTH = 24, MAX_NAME_BYTES = 64, MAX_NUMBER_BYTES = 48, MAX_TEXT_BYTES = 4096 };
 
 typedef struct parser {
   const char *where;
@@ -33,9 +33,9 @@ static qn_status QN_PRINTF(3, 4) fail_at(const parser *p, size_t at, const char 
   va_start(args, format);
   qn_buf_vprintf(&message, format, args);
   va_end(args);
-  qn_status status = qn_fail(p->diag, QN_ERR_FORMAT, p->where, "in '%.*s%s', column %zu: %s",
-                             (int)(p->length < 200 ? p->length : 200), p->text, p->length < 200 ? "" : "...", at + 1,
-                             qn_buf_text(&message));
+  qn_status status =
+      qn_fail(p->diag, QN_ERR_FORMAT, p->where, "in '%.*s%s', column %zu: %s", (int)(p->length < 200 ? p->length : 200),
+              p->text, p->length < 200 ? "" : "...", at + 1, qn_buf_text(&message));
   qn_buf_deinit(&message);
   return status;
 }
@@ -141,8 +141,8 @@ static qn_status call_root(const parser *p, size_t at, const qn_value *args, qn_
   double x = as_double(&args[0]);
   if (x < 0) return fail_at(p, at, "square root of a negative number");
   double root = sqrt(x);
-  bool whole = args[0].kind == QN_VALUE_INT && root < 9e15 && root == floor(root) &&
-               (int64_t)root * (int64_t)root == args[0].i;
+  bool whole =
+      args[0].kind == QN_VALUE_INT && root < 9e15 && root == floor(root) && (int64_t)root * (int64_t)root == args[0].i;
   *out = whole ? qn_value_int((int64_t)root) : qn_value_float(root);
   return QN_OK;
 }
@@ -390,8 +390,8 @@ static qn_status parse_ternary(parser *p, qn_value *out) {
 
 static qn_status run(const char *where, qn_str text, bool check_only, const qn_scope *scope, qn_value *out,
                      qn_diag *diag) {
-  parser p = {.where = where, .text = text.data, .length = text.length, .skip = check_only, .scope = scope,
-              .diag = diag};
+  parser p = {
+      .where = where, .text = text.data, .length = text.length, .skip = check_only, .scope = scope, .diag = diag};
   *out = qn_value_int(1);
   QN_TRY(parse_ternary(&p, out));
   char next = peek(&p);
@@ -436,8 +436,7 @@ qn_status qn_expression_int(const char *where, const char *text, const qn_scope 
   return status;
 }
 
-qn_status qn_expression_number(const char *where, const char *text, const qn_scope *scope, double *out,
-                               qn_diag *diag) {
+qn_status qn_expression_number(const char *where, const char *text, const qn_scope *scope, double *out, qn_diag *diag) {
   qn_value value;
   QN_TRY(qn_expression_evaluate(where, text, scope, &value, diag));
   if (value.kind == QN_VALUE_TEXT) {

@@ -58,8 +58,13 @@ static qn_status find_tensor(void *context, const char *name, bool *out_found, q
 }
 
 qn_model_source qn_gguf_source(qn_gguf *gguf, const char *name, const char *architecture) {
-  return (qn_model_source){.context = gguf, .name = name, .architecture = architecture, .world = QN_WORLD_GGUF,
-                           .find_key = find_key, .find_tensor = find_tensor, .has_tensor = has_tensor};
+  return (qn_model_source){.context = gguf,
+                           .name = name,
+                           .architecture = architecture,
+                           .world = QN_WORLD_GGUF,
+                           .find_key = find_key,
+                           .find_tensor = find_tensor,
+                           .has_tensor = has_tensor};
 }
 
 // A name from the file for a message: bytes that are not printable ASCII replaced.
@@ -89,8 +94,7 @@ static qn_status check_keys(const qn_gguf *gguf, qn_binding *binding, qn_diag *d
 }
 
 // Lists at most five tensors that the graph does not use; *out_count is of all.
-static qn_status list_unused(const qn_gguf *gguf, qn_binding *binding, qn_buf *list, size_t *out_count,
-                             qn_diag *diag) {
+static qn_status list_unused(const qn_gguf *gguf, qn_binding *binding, qn_buf *list, size_t *out_count, qn_diag *diag) {
   *out_count = 0;
   for (size_t i = 0; i < gguf->tensor_count; i++) {
     qn_str tensor = gguf->tensors[i].name;

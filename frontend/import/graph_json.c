@@ -43,15 +43,14 @@ bool qn_base64_decode(qn_str text, qn_arena *arena, uint8_t **out, size_t *out_s
 }
 
 // Elements by the weight's shape, which must be numbers.
-static qn_status count_elements(const qn_json *json, const char *path, const qn_template_weight *weight,
-                                size_t *out) {
+static qn_status count_elements(const qn_json *json, const char *path, const qn_template_weight *weight, size_t *out) {
   *out = 1;
   for (int d = 0; d < weight->rank; d++) {
     char *end;
     long long size = strtoll(weight->shape[d], &end, 10);
     if (*end || size < 1 || !qn_size_mul(*out, (size_t)size, out) || *out > INT32_MAX) {
-      return qn_json_fail(json, QN_ERR_FORMAT, path, "got '%s' in the shape of a weight with its own values, want a number",
-                          weight->shape[d]);
+      return qn_json_fail(json, QN_ERR_FORMAT, path,
+                          "got '%s' in the shape of a weight with its own values, want a number", weight->shape[d]);
     }
   }
   return QN_OK;
@@ -91,8 +90,8 @@ static qn_status read_base64(const qn_json *json, const cJSON *item, const char 
     return qn_json_fail(json, QN_ERR_FORMAT, path, "is not base64");
   }
   if (size % sizeof(float) != 0 || size / sizeof(float) != count) {
-    return qn_json_fail(json, QN_ERR_FORMAT, path, "got %zu bytes, want %zu: 4 for each of the shape's %zu values", size,
-                        count * sizeof(float), count);
+    return qn_json_fail(json, QN_ERR_FORMAT, path, "got %zu bytes, want %zu: 4 for each of the shape's %zu values",
+                        size, count * sizeof(float), count);
   }
   *out = QN_ARENA_ARRAY(json->arena, count, float);
   if (!*out) return qn_fail_nomem(json->diag, json->file, "a weight's values");

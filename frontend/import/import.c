@@ -50,8 +50,8 @@ static qn_status find_builtin(qn_import *import, const char *path, qn_diag *diag
   for (size_t i = 0; status == QN_OK && !found && i < qn_builtin_template_count; i++) {
     const qn_builtin_template *builtin = &qn_builtin_templates[i];
     qn_template_deinit(&import->t);
-    status = qn_template_parse(&import->t, builtin->name, builtin->text, strlen(builtin->text), qn_builtin_template_text,
-                               &import->arena, diag);
+    status = qn_template_parse(&import->t, builtin->name, builtin->text, strlen(builtin->text),
+                               qn_builtin_template_text, &import->arena, diag);
     found = status == QN_OK && template_matches(&import->t, import->architecture);
     for (size_t n = 0; status == QN_OK && n < import->t.matches[QN_WORLD_GGUF].count; n++) {
       qn_buf_printf(&known, "%s%s", known.length ? ", " : "", import->t.matches[QN_WORLD_GGUF].items[n]);
@@ -71,9 +71,10 @@ static qn_status read_template(qn_import *import, const char *path, qn_diag *dia
   char *text;
   size_t size;
   QN_TRY(qn_file_read(path, import->allocator, &text, &size, diag));
-  qn_status status = size > MAX_JSON_BYTES
-                         ? qn_fail(diag, QN_ERR_LIMIT, path, "got %zu bytes, want at most %d", size, MAX_JSON_BYTES)
-                         : qn_template_parse(&import->t, path, text, size, qn_builtin_template_text, &import->arena, diag);
+  qn_status status =
+      size > MAX_JSON_BYTES
+          ? qn_fail(diag, QN_ERR_LIMIT, path, "got %zu bytes, want at most %d", size, MAX_JSON_BYTES)
+          : qn_template_parse(&import->t, path, text, size, qn_builtin_template_text, &import->arena, diag);
   qn_free(import->allocator, text, size + 1);
   return status;
 }
@@ -116,8 +117,8 @@ static int64_t logits_width(const qn_graph *graph) {
 
 // A graph made and dropped: every error of template and weights shows here, before anything else is done.
 static qn_status try_graph(qn_import *import, qn_diag *diag) {
-  const qn_import_graph_options options = {.chunk_tokens = 1, .max_rows = 1, .max_sequences = 1,
-                                           .kv_dtype = QN_DTYPE_F32};
+  const qn_import_graph_options options = {
+      .chunk_tokens = 1, .max_rows = 1, .max_sequences = 1, .kv_dtype = QN_DTYPE_F32};
   qn_arena arena;
   qn_graph *graph = NULL;
   qn_arena_init(&arena, import->allocator);
@@ -173,7 +174,8 @@ static qn_status open_graph(qn_import *import, const char *path, const qn_import
   }
   QN_TRY(read_template(import, path, diag));
   if (!import->t.is_graph) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, path, "is an architecture template, want a model: give a model file, and this "
+    return qn_fail(diag, QN_ERR_ARGUMENT, path,
+                   "is an architecture template, want a model: give a model file, and this "
                    "as its template");
   }
   if (import->t.weights_file) QN_TRY(open_weights_file(import, path, diag));
@@ -198,15 +200,18 @@ static bool begins(const uint8_t *data, size_t size, const char *magic, size_t l
 static const char *name_other(const uint8_t *d, size_t size) {
   if (begins(d, size, "quern\r\n\032", 8)) return "is compiled already, want a model file: run it as it is";
   if (begins(d, size, "PK\003\004", 4)) return "is a zip archive or a PyTorch checkpoint, want GGUF" GGUF_ADVICE;
-  if (size >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5) return "is a Python pickle (an old PyTorch checkpoint), want GGUF" GGUF_ADVICE;
+  if (size >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
+    return "is a Python pickle (an old PyTorch checkpoint), want GGUF" GGUF_ADVICE;
   if (begins(d, size, "\x89HDF", 4)) return "is an HDF5 file, want GGUF" GGUF_ADVICE;
   if (begins(d, size, "tjgg", 4) || begins(d, size, "lmgg", 4) || begins(d, size, "fmgg", 4) ||
       begins(d, size, "algg", 4)) {
     return "is a GGML file from before GGUF, want GGUF; get a newer file or convert the original model";
   }
   if (size >= 9 && d[8] == '{' && d[6] == 0 && d[7] == 0) return "is a safetensors file, want GGUF" GGUF_ADVICE;
-  if (size >= 3 && d[0] == 0x08 && d[1] >= 1 && d[1] < 32 && (d[2] == 0x12 || d[2] == 0x1a || d[2] == 0x22 || d[2] == 0x3a)) {
-    return "is an ONNX model, want GGUF; convert the model it was made from, or describe the graph in JSON (models/README.md)";
+  if (size >= 3 && d[0] == 0x08 && d[1] >= 1 && d[1] < 32 &&
+      (d[2] == 0x12 || d[2] == 0x1a || d[2] == 0x22 || d[2] == 0x3a)) {
+    return "is an ONNX model, want GGUF; convert the model it was made from, or describe the graph in JSON "
+           "(models/README.md)";
   }
   return "is neither GGUF nor a graph in JSON (by its first bytes)";
 }
@@ -237,8 +242,8 @@ qn_status qn_import_open(const char *path, const qn_import_options *options, con
   qn_arena_init(&import->arena, allocator);
   qn_map_init(&import->t.names, allocator);
   qn_map_init(&import->binding.tensor_index, allocator);
-  qn_status status = kind == FILE_GGUF ? open_gguf(import, path, options, diag)
-                                       : open_graph(import, path, options, diag);
+  qn_status status =
+      kind == FILE_GGUF ? open_gguf(import, path, options, diag) : open_graph(import, path, options, diag);
   if (status == QN_OK) {
     *out = import;
   } else {
@@ -278,8 +283,9 @@ qn_status qn_import_graph(qn_import *import, const qn_import_graph_options *opti
     return qn_fail(diag, QN_ERR_ARGUMENT, "kv type", "got %s, want f32, f16 or bf16", qn_dtype_name(options->kv_dtype));
   }
   if (most && context > most) {
-    return qn_fail(diag, QN_ERR_LIMIT, "context", "got %" PRId64 " tokens, want at most the %" PRId64 " that %s has positions for",
-                   context, most, import->model_name);
+    return qn_fail(diag, QN_ERR_LIMIT, "context",
+                   "got %" PRId64 " tokens, want at most the %" PRId64 " that %s has positions for", context, most,
+                   import->model_name);
   }
   return make_graph(import, options, context, arena, out, diag);
 }

@@ -241,6 +241,10 @@ qn_status qn_instantiate(qn_binding *binding, const qn_instantiate_options *opti
   if (status == QN_OK && r.graph->outputs.count == 0) {
     status = qn_fail(diag, QN_ERR_FORMAT, binding->t->file, "the graph has no output");
   }
+  qn_diag own = {0};
+  if (status == QN_OK && (status = qn_graph_verify(r.graph, QN_STAGE_IMPORTED, &own)) != QN_OK) {
+    status = qn_fail(diag, status, binding->t->file, "%s", own.text);
+  }
   *out = status == QN_OK ? r.graph : NULL;
   return status;
 }

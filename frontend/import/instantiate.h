@@ -10,8 +10,8 @@ typedef struct qn_instantiate_options {
   int64_t max_values[QN_SYM_COUNT];  // copied into the graph
 } qn_instantiate_options;
 
-// The graph lives in `arena`, which is not the binding's. Errors name the template's statement, the layer and the op,
-// got and want. The weights used are in binding->tensors afterwards.
+// The graph is verified and lives in `arena`, which is not the binding's. Errors name the template's statement, the
+// layer and the op, got and want. The weights used are in binding->tensors afterwards.
 QN_CHECKED qn_status qn_instantiate(qn_binding *binding, const qn_instantiate_options *options, qn_arena *arena,
                                     qn_graph **out, qn_diag *diag);
 

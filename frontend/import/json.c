@@ -96,8 +96,8 @@ static qn_status fail_unknown(const qn_json *json, const char *path, const char 
   qn_buf list;
   qn_buf_init(&list, json->arena->allocator);
   for (; *keys; keys++) qn_buf_printf(&list, "%s%s", list.length ? ", " : "", *keys);
-  qn_status status = qn_json_fail(json, QN_ERR_FORMAT, path, "there is no such key here, want one of %s",
-                                  qn_buf_text(&list));
+  qn_status status =
+      qn_json_fail(json, QN_ERR_FORMAT, path, "there is no such key here, want one of %s", qn_buf_text(&list));
   qn_buf_deinit(&list);
   return status;
 }
@@ -164,9 +164,7 @@ qn_status qn_json_number(const qn_json *json, const cJSON *item, const char *pat
   return QN_OK;
 }
 
-const cJSON *qn_json_get(const cJSON *object, const char *key) {
-  return cJSON_GetObjectItemCaseSensitive(object, key);
-}
+const cJSON *qn_json_get(const cJSON *object, const char *key) { return cJSON_GetObjectItemCaseSensitive(object, key); }
 
 qn_status qn_json_get_text(const qn_json *json, const cJSON *object, const char *path, const char *key,
                            const char **out) {

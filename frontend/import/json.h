@@ -41,7 +41,7 @@ const cJSON *qn_json_get(const cJSON *object, const char *key);
 // As above for a key that may be missing: *out stays as it was then.
 QN_CHECKED qn_status qn_json_get_text(const qn_json *json, const cJSON *object, const char *path, const char *key,
                                       const char **out);
-QN_CHECKED qn_status qn_json_get_expression(const qn_json *json, const cJSON *object, const char *path,
-                                            const char *key, const char **out);
+QN_CHECKED qn_status qn_json_get_expression(const qn_json *json, const cJSON *object, const char *path, const char *key,
+                                            const char **out);
 
 #endif

@@ -169,9 +169,10 @@ static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   QN_TRY(qn_graph_json_read_data(&r->json, item, path, &w));
   bool named = w.names[QN_WORLD_GGUF] || w.names[QN_WORLD_HF];
   if (named == (w.data != NULL)) {
-    return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "got %s, want %s", named ? "a tensor name and values" : "neither a tensor name nor values",
-                        r->t->is_graph ? "gguf (the tensor's name in weights_file), data or base64"
-                                       : "gguf or hf (the tensor's name)");
+    return qn_json_fail(
+        &r->json, QN_ERR_FORMAT, path, "got %s, want %s",
+        named ? "a tensor name and values" : "neither a tensor name nor values",
+        r->t->is_graph ? "gguf (the tensor's name in weights_file), data or base64" : "gguf or hf (the tensor's name)");
   }
   size_t index;
   if (qn_template_find(r->t, qn_str_from(w.name), &index) == QN_NAME_WEIGHT) {
@@ -192,8 +193,10 @@ static qn_status add_runtime_inputs(reader *r) {
   const qn_dim t = qn_dim_sym(QN_SYM_T), rows = qn_dim_sym(QN_SYM_R);
   const qn_dim table[] = {qn_dim_sym(QN_SYM_B), qn_dim_sym(QN_SYM_P)};
   const qn_template_input inputs[] = {
-      {"tokens", qn_type_make(QN_DTYPE_I32, 1, &t)},  {"pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
-      {"seq", qn_type_make(QN_DTYPE_I32, 1, &t)},     {"rows", qn_type_make(QN_DTYPE_I32, 1, &rows)},
+      {"tokens", qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {"pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {"seq", qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {"rows", qn_type_make(QN_DTYPE_I32, 1, &rows)},
       {"block_table", qn_type_make(QN_DTYPE_I32, 2, table)},
   };
   for (size_t i = 0; i < QN_COUNT(inputs); i++) QN_TRY(add_input(r, r->json.file, &inputs[i]));
@@ -260,8 +263,8 @@ static qn_status read_arg(reader *r, const cJSON *item, const char *path, qn_tem
     size_t part = strcspn(text + at, "|");
     if (part > length - at) part = length - at;
     if (part == 0 || arg->name_count == (int)QN_COUNT(arg->names)) {
-      return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "got '%.80s', want \"name\", \"name?\", \"a|b\" or \"= expression\"",
-                          text);
+      return qn_json_fail(&r->json, QN_ERR_FORMAT, path,
+                          "got '%.80s', want \"name\", \"name?\", \"a|b\" or \"= expression\"", text);
     }
     const char *name = qn_arena_strndup(r->json.arena, text + at, part);
     if (!name) return fail_nomem(r);
@@ -301,12 +304,13 @@ static qn_status read_op_name(reader *r, const cJSON *item, const char *path, qn
   if (!qn_op_parse(qn_str_from(name), out)) {
     return qn_json_fail(&r->json, QN_ERR_FORMAT, op_path, "got '%.40s', which is no op (ir/ops.def lists them)", name);
   }
-  const char *instead = *out == QN_OP_PARAM     ? "list the weight under weights and use its name"
-                        : *out == QN_OP_INPUT   ? "list the input under inputs and use its name"
-                        : *out == QN_OP_CONST   ? "write the number as an argument"
+  const char *instead = *out == QN_OP_PARAM      ? "list the weight under weights and use its name"
+                        : *out == QN_OP_INPUT    ? "list the input under inputs and use its name"
+                        : *out == QN_OP_CONST    ? "write the number as an argument"
                         : *out == QN_OP_QUANTIZE ? "the compiler adds it"
                                                  : NULL;
-  if (instead) return qn_json_fail(&r->json, QN_ERR_FORMAT, op_path, "got '%s', which is not written: %s", name, instead);
+  if (instead)
+    return qn_json_fail(&r->json, QN_ERR_FORMAT, op_path, "got '%s', which is not written: %s", name, instead);
   return QN_OK;
 }
 
@@ -316,7 +320,8 @@ static qn_status read_op(reader *r, const cJSON *item, const char *path, qn_stat
   QN_TRY(qn_json_object(&r->json, item, path, keys));
   QN_TRY(read_op_name(r, item, path, &s->op));
   QN_TRY(qn_json_text(&r->json, qn_json_get(item, "set"), qn_json_key_path(&r->json, path, "set"), &s->set));
-  const cJSON *args = qn_json_get(item, "args"), *attrs = qn_json_get(item, "attrs"), *shape = qn_json_get(item, "shape");
+  const cJSON *args = qn_json_get(item, "args"), *attrs = qn_json_get(item, "attrs"),
+              *shape = qn_json_get(item, "shape");
   const cJSON *child;
   if (args) {
     const char *args_path = qn_json_key_path(&r->json, path, "args");
@@ -382,7 +387,8 @@ static qn_status read_statement(reader *r, const cJSON *item, const char *path, 
 
 static qn_status read_list(reader *r, const cJSON *list, const char *path, int nesting, qn_statement_list *out) {
   QN_TRY(qn_json_array(&r->json, list, path, 0, MAX_STATEMENTS));
-  if (nesting >= MAX_NESTING) return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "nested more than %d deep", MAX_NESTING);
+  if (nesting >= MAX_NESTING)
+    return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "nested more than %d deep", MAX_NESTING);
   const cJSON *child;
   cJSON_ArrayForEach(child, list) {
     if (++r->statements > MAX_STATEMENTS) {
@@ -457,15 +463,17 @@ static qn_status read_graph(reader *r, const cJSON *root) {
 
 // {"quern_template": 1, ...} or {"quern_graph": 1, ...}
 static qn_status read_header(reader *r, const cJSON *root) {
-  static const char *const template_keys[] = {"quern_template", "name",   "note",   "extends", "gguf",        "hf",   "params",
-                                              "weights",        "inputs", "refuse", "ignore",  "max_context", "graph", NULL};
-  static const char *const graph_keys[] = {"quern_graph", "name",   "note",   "params", "weights", "weights_file",
-                                           "inputs",      "refuse", "max_context", "graph", NULL};
+  static const char *const template_keys[] = {"quern_template", "name",    "note",   "extends", "gguf",   "hf",
+                                              "params",         "weights", "inputs", "refuse",  "ignore", "max_context",
+                                              "graph",          NULL};
+  static const char *const graph_keys[] = {"quern_graph", "name",   "note",        "params", "weights", "weights_file",
+                                           "inputs",      "refuse", "max_context", "graph",  NULL};
   QN_TRY(qn_json_object(&r->json, root, "", NULL));
   const cJSON *graph = qn_json_get(root, "quern_graph");
   const cJSON *version = graph ? graph : qn_json_get(root, "quern_template");
   if (!version) {
-    return qn_json_fail(&r->json, QN_ERR_FORMAT, "", "got neither \"quern_template\": 1 nor \"quern_graph\": 1, want one");
+    return qn_json_fail(&r->json, QN_ERR_FORMAT, "",
+                        "got neither \"quern_template\": 1 nor \"quern_graph\": 1, want one");
   }
   double number = 0;
   const char *path = graph ? "quern_graph" : "quern_template";

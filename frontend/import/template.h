@@ -103,14 +103,15 @@ typedef struct qn_template {
   qn_arena *arena;   // borrowed
   const char *file;  // "llama.json"
   const char *name;
-  bool is_graph;  // "quern_graph": brings its own values and weights
+  bool is_graph;                         // "quern_graph": brings its own values and weights
   qn_text_list matches[QN_WORLD_COUNT];  // architectures it is for
   QN_VEC(qn_template_param) params;
   QN_VEC(qn_template_weight) weights;
   QN_VEC(qn_template_input) inputs;
   QN_VEC(qn_template_refusal) refusals;
-  qn_text_list ignored_keys, ignored_weights;    // patterns with '*' for what the graph may leave out
-  const char *max_context, *max_context_path;  // expression: the most tokens a sequence may have; NULL = no limit of the architecture
+  qn_text_list ignored_keys, ignored_weights;  // patterns with '*' for what the graph may leave out
+  const char *max_context,
+      *max_context_path;     // expression: the most tokens a sequence may have; NULL = no limit of the architecture
   const char *weights_file;  // a graph's: path of a GGUF file beside it; NULL = none
   qn_statement_list body;
   qn_map names;  // name → kind and index; see qn_template_find

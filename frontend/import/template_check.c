@@ -117,7 +117,8 @@ static qn_status check_op(checker *c, const qn_statement *s) {
   QN_TRY(check_shape(c, s->path, s->rank, s->shape));
   qn_dtype dtype;
   if (s->dtype && strcmp(s->dtype, "kv") != 0 && !qn_dtype_parse(qn_str_from(s->dtype), &dtype)) {
-    return qn_fail(c->diag, QN_ERR_FORMAT, s->path, "got the dtype '%.20s', want kv, f32, f16, bf16, i32 or i8", s->dtype);
+    return qn_fail(c->diag, QN_ERR_FORMAT, s->path, "got the dtype '%.20s', want kv, f32, f16, bf16, i32 or i8",
+                   s->dtype);
   }
   return declare_value(c, s);
 }

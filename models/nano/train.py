@@ -325,7 +325,7 @@ def held_out(prompt):
 
 
 def held_out_cases():
-    """{task: [(prompt, answer)]}, CASES_PER_TASK different held-out cases each."""
+    """{task: [(prompt, answer)]}, CASES_PER_TASK different held-out cases each (add has 753 in all)."""
     cases = {}
     for index, (name, make) in enumerate(TASKS.items()):
         rng, found = Rng(CASES_SEED, index), {}
@@ -787,8 +787,8 @@ def write_golden(gguf, path):
     prompts += [(name, rows[0][0], 32) for name, rows in held_out_cases().items()]
     with open(path, "w", newline="\n") as f:
         f.write("# Greedy continuations by nano.gguf, computed in float64 by train.py --golden (float32 agrees).\n"
-                "# <|bos|> goes before each prompt. text is what follows the = sign, up to the end of the line, and its\n"
-                "# first space belongs to it. ids holds 511, <|eos|>, where the model ended by itself. gap is the\n"
+                "# <|bos|> goes before each prompt. text is what follows its = sign, up to the end of the line; a first\n"
+                "# space belongs to it. ids ends with 511, <|eos|>, where the model ended by itself. gap is the\n"
                 "# smallest distance between the best two logits on the way; top holds the five best logits of the\n"
                 "# first step as id:logit.\n")
         for name, prompt, limit in prompts:

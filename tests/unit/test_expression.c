@@ -164,7 +164,8 @@ START_TEST(test_errors) {
       {"big * 2", "here: in 'big * 2', column 5: got a result beyond 64 bits"},
       {"big + big", "here: in 'big + big', column 5: got a result beyond 64 bits"},
       {"-big - big - 1", "here: in '-big - big - 1', column 12: got a result beyond 64 bits"},
-      {"9223372036854775808", "here: in '9223372036854775808', column 1: got 9223372036854775808, which is beyond 64 bits"},
+      {"9223372036854775808",
+       "here: in '9223372036854775808', column 1: got 9223372036854775808, which is beyond 64 bits"},
       {"1e999", "here: in '1e999', column 1: got a result that is not a finite number"},
       {"1e300 * 1e300", "here: in '1e300 * 1e300', column 7: got a result that is not a finite number"},
       {"1.2.3", "here: in '1.2.3', column 1: got '1.2.3', want a number"},
@@ -194,7 +195,7 @@ START_TEST(test_depth) {
     qn_value value;
     qn_buf_init(&text, qn_test_allocator());
     for (int n = 0; n < 100000; n++) qn_buf_puts(&text, openers[i]);
-    qn_assert_fails(&diag, QN_ERR_FORMAT, "nested more than 48 deep",
+    qn_assert_fails(&diag, QN_ERR_FORMAT, "nested more than 24 deep",
                     qn_expression_evaluate("here", qn_buf_text(&text), &scope, &value, &diag));
     qn_buf_deinit(&text);
   }
@@ -240,8 +241,7 @@ START_TEST(test_check) {
   qn_diag diag = {0};
   qn_assert_ok(&diag, qn_expression_check("here", "0 ? hidden / 0 : heads + rows(absent)", &counting, &diag));
   ck_assert_int_eq(lookups, 2);
-  qn_assert_fails(&diag, QN_ERR_FORMAT, "unknown name 'nope'",
-                  qn_expression_check("here", "1 || nope", &scope, &diag));
+  qn_assert_fails(&diag, QN_ERR_FORMAT, "unknown name 'nope'", qn_expression_check("here", "1 || nope", &scope, &diag));
   diag = (qn_diag){0};
   qn_assert_fails(&diag, QN_ERR_FORMAT, "unknown weight", qn_expression_check("here", "1 || has(nope)", &scope, &diag));
   diag = (qn_diag){0};
@@ -303,5 +303,6 @@ START_TEST(test_names) {
 }
 END_TEST
 
-QN_CASE(expressions, test_values, test_conditions, test_errors, test_depth, test_typed, test_check, test_text, test_names)
+QN_CASE(expressions, test_values, test_conditions, test_errors, test_depth, test_typed, test_check, test_text,
+        test_names)
 QN_TEST_MAIN(expressions)

@@ -42,8 +42,10 @@ static qn_status give_source(void *context, const qn_node *node, qn_ref_tensor *
 
 // The logits of every token, (count, vocabulary), by the oracle.
 static const double *evaluate(qn_import *import, const int *tokens, int64_t count, qn_arena *arena) {
-  const qn_import_graph_options options = {.chunk_tokens = count, .max_rows = count, .max_sequences = 1, .kv_dtype = QN_DTYPE_F32};
-  const int64_t symbols[QN_SYM_COUNT] = {[QN_SYM_T] = count, [QN_SYM_R] = count, [QN_SYM_P] = 1, [QN_SYM_B] = 1, [QN_SYM_G] = 1};
+  const qn_import_graph_options options = {
+      .chunk_tokens = count, .max_rows = count, .max_sequences = 1, .kv_dtype = QN_DTYPE_F32};
+  const int64_t symbols[QN_SYM_COUNT] = {
+      [QN_SYM_T] = count, [QN_SYM_R] = count, [QN_SYM_P] = 1, [QN_SYM_B] = 1, [QN_SYM_G] = 1};
   step s = {qn_import_weights(import), tokens, count, arena};
   qn_graph *graph;
   qn_ref_tensor *values;
@@ -112,7 +114,8 @@ START_TEST(test_nano_sort) {
     const double *logits = evaluate(import, tokens, 11, &arena);
     for (int i = 0; i < 33; i++) {
       double expected = want.values[sequence * 33 + i];
-      qn_check(fabs(logits[i] - expected) < 1e-4, "sequence %d, logit %d: got %.6f, want %.6f", sequence, i, logits[i], expected);
+      qn_check(fabs(logits[i] - expected) < 1e-4, "sequence %d, logit %d: got %.6f, want %.6f", sequence, i, logits[i],
+               expected);
     }
     qn_arena_deinit(&arena);
   }

@@ -1,4 +1,5 @@
 // Model files through the importer: synthetic models of every built-in template, as they are and with one thing wrong.
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -13,14 +14,15 @@
 
 // What differs from a synthetic model of one layer.
 typedef struct edit {
-  const char *model;     // NULL: tiny-llama-test
+  const char *model;  // NULL: tiny-llama-test
   const char *drop_key;
   void (*add_keys)(qn_gguf_writer *w);
   const char *drop_tensor;
   const char *resize_tensor;  // gets `rows` rows of `cols` values, f32, zeros; rows 0: a vector
   int64_t rows, cols;
-  uint32_t resize_type;       // ggml type number of the resized one
-  const char *add_tensor;     // a vector of 4 zeros
+  uint32_t resize_type;    // ggml type number of the resized one
+  const char *add_tensor;  // a vector of add_count zeros; 0: 4
+  int64_t add_count;
 } edit;
 
 static const float zeros[1 << 16];
@@ -36,13 +38,17 @@ static void copy_tensors(const qn_gguf *from, const edit *e, qn_gguf_writer *w) 
     if (is(t->name, e->resize_tensor)) {
       size_t size = (size_t)(e->rows ? e->rows : 1) * (size_t)e->cols * sizeof(float);
       ck_assert_uint_le(size, sizeof zeros);
-      qn_gguf_writer_add_tensor(w, t->name, e->resize_type, e->rows ? 2 : 1, (int64_t[]){e->cols, e->rows}, zeros, size);
+      qn_gguf_writer_add_tensor(w, t->name, e->resize_type, e->rows ? 2 : 1, (int64_t[]){e->cols, e->rows}, zeros,
+                                size);
       continue;
     }
     qn_assert_ok(&diag, qn_gguf_tensor_view(from, t, &view, &diag));
     qn_gguf_writer_add_tensor(w, t->name, t->type, t->n_dims, t->dims, view.data, view.size_bytes);
   }
-  if (e->add_tensor) qn_gguf_writer_add_tensor(w, qn_str_from(e->add_tensor), 0, 1, (int64_t[]){4}, zeros, 16);
+  int64_t count = e->add_count ? e->add_count : 4;
+  if (e->add_tensor) {
+    qn_gguf_writer_add_tensor(w, qn_str_from(e->add_tensor), 0, 1, &count, zeros, (size_t)count * sizeof(float));
+  }
 }
 
 static void copy_keys(const qn_gguf *from, const edit *e, qn_gguf_writer *w) {
@@ -65,7 +71,9 @@ static void copy_keys(const qn_gguf *from, const edit *e, qn_gguf_writer *w) {
 static const char *make_model(const edit *e) {
   qn_diag diag = {0};
   qn_synth_options options = {.model = qn_synth_find(e->model ? e->model : "tiny-llama-test"),
-                              .format = qn_format_of(QN_DTYPE_F32), .layers = 1, .seed = 1};
+                              .format = qn_format_of(QN_DTYPE_F32),
+                              .layers = 1,
+                              .seed = 1};
   uint8_t *data;
   size_t size;
   qn_gguf *gguf;
@@ -99,8 +107,8 @@ static void fails(const edit *e, qn_status status, const char *needle) {
   ck_assert_msg(strstr(diag.text, ".gguf") || strstr(diag.text, ".json"), "names no file: %s", diag.text);
 }
 
-static const qn_import_graph_options plain = {.context_tokens = 100, .chunk_tokens = 16, .max_rows = 2, .max_sequences = 3,
-                                              .kv_dtype = QN_DTYPE_F16};
+static const qn_import_graph_options plain = {
+    .context_tokens = 100, .chunk_tokens = 16, .max_rows = 2, .max_sequences = 3, .kv_dtype = QN_DTYPE_F16};
 
 // ---- good models -------------------------------------------------------------------------------------------------
 
@@ -167,6 +175,19 @@ START_TEST(test_golden) {
 }
 END_TEST
 
+// The model that ships with quern.
+START_TEST(test_nano) {
+  qn_import *import;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag,
+               qn_import_open(qn_test_source("models/nano/nano.gguf"), NULL, qn_test_allocator(), &import, &diag));
+  ck_assert_str_eq(qn_import_architecture(import), "llama");
+  ck_assert_int_eq(qn_import_context(import), 256);
+  ck_assert_int_eq(qn_import_vocab_size(import), 512);
+  qn_import_close(import);
+}
+END_TEST
+
 START_TEST(test_weights) {
   qn_import *import = open_model(&(edit){.model = "tiny-gpt2-test"});
   qn_weight_source weights = qn_import_weights(import);
@@ -210,6 +231,38 @@ START_TEST(test_tolerated) {
 }
 END_TEST
 
+// Llama 3's frequency factors and biases, where a file has them, are used.
+START_TEST(test_optional) {
+  static const struct {
+    const char *tensor;
+    int64_t count;
+    qn_op op;
+  } cases[] = {
+      {"rope_freqs.weight", 8, QN_OP_ROPE_TABLE},
+      {"blk.0.attn_k.bias", 32, QN_OP_ADD},
+      {"blk.0.attn_output.bias", 64, QN_OP_ADD},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    qn_import *import = open_model(&(edit){.add_tensor = cases[i].tensor, .add_count = cases[i].count});
+    qn_arena arena;
+    qn_graph *graph;
+    qn_diag diag = {0};
+    bool used = false;
+    qn_arena_init(&arena, qn_test_allocator());
+    qn_assert_ok(&diag, qn_import_graph(import, &plain, &arena, &graph, &diag));
+    for (qn_id id = 1; id < graph->nodes.count; id++) {
+      const qn_node *node = qn_graph_node(graph, id);
+      if (node->op != cases[i].op || node->operand_count != 2) continue;
+      const char *name = qn_node_text(qn_graph_node(graph, node->operands[1]), QN_ATTR_NAME, "");
+      used = used || strcmp(name, cases[i].tensor) == 0;
+    }
+    ck_assert_msg(used, "%s is not used", cases[i].tensor);
+    qn_arena_deinit(&arena);
+    qn_import_close(import);
+  }
+}
+END_TEST
+
 // ---- wrong models ------------------------------------------------------------------------------------------------
 
 static void add_text_layers(qn_gguf_writer *w) { qn_gguf_writer_add_text(w, "llama.block_count", "two"); }
@@ -224,6 +277,7 @@ static void add_varied_heads(qn_gguf_writer *w) {
 static void add_empty_heads(qn_gguf_writer *w) {
   qn_gguf_writer_add_array(w, "llama.attention.head_count_kv", QN_GGUF_U32, (uint32_t[]){2}, 0);
 }
+static void add_nan_eps(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.attention.layer_norm_rms_epsilon", NAN); }
 static void add_negative_eps(qn_gguf_writer *w) {
   qn_gguf_writer_add_f32(w, "llama.attention.layer_norm_rms_epsilon", -1);
 }
@@ -234,15 +288,20 @@ START_TEST(test_keys) {
     void (*add)(qn_gguf_writer *w);
     const char *want;
   } cases[] = {
-      {"llama.block_count", NULL, "key 'llama.block_count' is missing; the template needs it (llama.json: params.layers)"},
+      {"llama.block_count", NULL,
+       "key 'llama.block_count' is missing; the template needs it (llama.json: params.layers)"},
       {"llama.attention.layer_norm_rms_epsilon", NULL, "key 'llama.attention.layer_norm_rms_epsilon' is missing"},
       {"llama.block_count", add_text_layers, "llama.block_count"},
-      {"llama.block_count", add_many_layers, "key 'llama.block_count': got 100000, want a number of 1 to 4096 (param layers)"},
+      {"llama.block_count", add_many_layers,
+       "key 'llama.block_count': got 100000, want a number of 1 to 4096 (param layers)"},
       {"llama.block_count", add_no_layers, "key 'llama.block_count': got 0, want a number of 1 to 4096 (param layers)"},
-      {"llama.block_count", add_two_layers, "tensor 'blk.1.attn_norm.weight' is missing; the template needs it (llama.json: weights.attn_norm)"},
+      {"llama.block_count", add_two_layers,
+       "tensor 'blk.1.attn_norm.weight' is missing; the template needs it (llama.json: weights.attn_norm)"},
       {"llama.attention.head_count", add_odd_heads, "llama.json: params.head_dim: got 12.8, want an integer"},
       {"llama.attention.head_count_kv", add_empty_heads, "key 'llama.attention.head_count_kv' is an empty list"},
-      {"llama.attention.layer_norm_rms_epsilon", add_negative_eps, "key 'llama.attention.layer_norm_rms_epsilon': got -1, want a number of 0 to 1"},
+      {"llama.attention.layer_norm_rms_epsilon", add_negative_eps,
+       "key 'llama.attention.layer_norm_rms_epsilon': got -1, want a number of 0 to 1"},
+      {"llama.attention.layer_norm_rms_epsilon", add_nan_eps, "key 'llama.attention.layer_norm_rms_epsilon'"},
       {"general.architecture", NULL, "general.architecture"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
@@ -278,7 +337,8 @@ START_TEST(test_refusals) {
       {NULL, add_value_length, "values of 8 beside keys of 16"},
       {NULL, add_encoder, "attention that is not causal"},
       {"llama.attention.head_count_kv", add_three_kv, "4 query heads cannot share 3 KV heads evenly"},
-      {"llama.attention.head_count_kv", add_varied_heads, "key 'llama.attention.head_count_kv' differs by layer (2 in the first, 4 in layer 1)"},
+      {"llama.attention.head_count_kv", add_varied_heads,
+       "key 'llama.attention.head_count_kv' differs by layer (2 in the first, 4 in layer 1)"},
       {"general.architecture", add_mamba, "got the architecture 'mamba', want one of gpt2, llama, qwen2"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
@@ -295,17 +355,22 @@ START_TEST(test_tensors) {
         "tensor 'blk.0.attn_k.weight': got shape [64, 64], want [32, 64] = [kv_heads * head_dim, hidden] "
         "(llama.json: weights.attn_k)");
   fails(&(edit){.resize_tensor = "blk.0.attn_k.weight", .cols = 64}, QN_ERR_FORMAT, "got shape [64], want [32, 64]");
-  fails(&(edit){.resize_tensor = "output_norm.weight", .cols = 63}, QN_ERR_FORMAT, "got shape [63], want [64] = [hidden]");
-  fails(&(edit){.resize_tensor = "output_norm.weight", .rows = 2, .cols = 64}, QN_ERR_FORMAT, "got shape [2, 64], want [64]");
-  fails(&(edit){.resize_tensor = "token_embd.weight", .rows = 100, .cols = 64}, QN_ERR_FORMAT, "got shape [100, 64], want [512, 64]");
+  fails(&(edit){.resize_tensor = "output_norm.weight", .cols = 63}, QN_ERR_FORMAT,
+        "got shape [63], want [64] = [hidden]");
+  fails(&(edit){.resize_tensor = "output_norm.weight", .rows = 2, .cols = 64}, QN_ERR_FORMAT,
+        "got shape [2, 64], want [64]");
+  fails(&(edit){.resize_tensor = "token_embd.weight", .rows = 100, .cols = 64}, QN_ERR_FORMAT,
+        "got shape [100, 64], want [512, 64]");
   fails(&(edit){.resize_tensor = "blk.0.attn_k.weight", .rows = 32, .cols = 64, .resize_type = 26}, QN_ERR_UNSUPPORTED,
         "blk.0.attn_k.weight");
   fails(&(edit){.add_tensor = "blk.0.attn_q_norm.weight"}, QN_ERR_UNSUPPORTED,
         "the template llama.json does not use 1 tensor of the file ('blk.0.attn_q_norm.weight')");
   fails(&(edit){.add_tensor = "position_embd.weight"}, QN_ERR_UNSUPPORTED, "'position_embd.weight'");
   fails(&(edit){.add_tensor = "blk.1.attn_norm.weight"}, QN_ERR_UNSUPPORTED, "'blk.1.attn_norm.weight'");
-  fails(&(edit){.add_tensor = "rope_freqs.weight"}, QN_ERR_FORMAT, "tensor 'rope_freqs.weight': got shape [4], want [8] = [rope_dims / 2]");
-  fails(&(edit){.model = "tiny-gpt2-test", .drop_tensor = "blk.0.attn_qkv.bias"}, QN_ERR_FORMAT, "tensor 'blk.0.attn_qkv.bias' is missing");
+  fails(&(edit){.add_tensor = "rope_freqs.weight"}, QN_ERR_FORMAT,
+        "tensor 'rope_freqs.weight': got shape [4], want [8] = [rope_dims / 2]");
+  fails(&(edit){.model = "tiny-gpt2-test", .drop_tensor = "blk.0.attn_qkv.bias"}, QN_ERR_FORMAT,
+        "tensor 'blk.0.attn_qkv.bias' is missing");
 }
 END_TEST
 
@@ -322,13 +387,15 @@ START_TEST(test_graph_options) {
       {64, 1, -5, 1, QN_DTYPE_F32, QN_ERR_ARGUMENT, "rows: got -5"},
       {64, 1, 1, 1 << 30, QN_DTYPE_F32, QN_ERR_ARGUMENT, "sequences: got 1073741824"},
       {64, 1, 1, 1, QN_DTYPE_Q8_0, QN_ERR_ARGUMENT, "kv type: got q8_0, want f32, f16 or bf16"},
-      {65, 1, 1, 1, QN_DTYPE_F32, QN_ERR_LIMIT, "context: got 65 tokens, want at most the 64 that tiny-gpt2-test has positions for"},
+      {65, 1, 1, 1, QN_DTYPE_F32, QN_ERR_LIMIT,
+       "context: got 65 tokens, want at most the 64 that tiny-gpt2-test has positions for"},
   };
   qn_import *import = open_model(&(edit){.model = "tiny-gpt2-test"});
   qn_arena arena;
   qn_arena_init(&arena, qn_test_allocator());
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
-    qn_import_graph_options options = {cases[i].context, cases[i].chunk, cases[i].rows, cases[i].sequences, cases[i].kv_dtype};
+    qn_import_graph_options options = {cases[i].context, cases[i].chunk, cases[i].rows, cases[i].sequences,
+                                       cases[i].kv_dtype};
     qn_graph *graph;
     qn_diag diag = {0};
     qn_assert_fails(&diag, cases[i].status, cases[i].want, qn_import_graph(import, &options, &arena, &graph, &diag));
@@ -339,7 +406,8 @@ START_TEST(test_graph_options) {
   qn_import_graph_options options = {.chunk_tokens = 1, .max_rows = 1, .max_sequences = 1, .kv_dtype = QN_DTYPE_F32};
   qn_graph *graph;
   qn_diag diag = {0};
-  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "context: got none", qn_import_graph(import, &options, &arena, &graph, &diag));
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "context: got none",
+                  qn_import_graph(import, &options, &arena, &graph, &diag));
   qn_import_close(import);
   qn_arena_deinit(&arena);
 }
@@ -349,7 +417,8 @@ END_TEST
 static void add_long_context(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "gpt2.context_length", 4096); }
 
 START_TEST(test_positions) {
-  qn_import *import = open_model(&(edit){.model = "tiny-gpt2-test", .drop_key = "gpt2.context_length", .add_keys = add_long_context});
+  qn_import *import =
+      open_model(&(edit){.model = "tiny-gpt2-test", .drop_key = "gpt2.context_length", .add_keys = add_long_context});
   ck_assert_int_eq(qn_import_context(import), 64);
   qn_import_close(import);
 }
@@ -435,8 +504,10 @@ static const char graph_text[] =
     " \"weights\": {\"up\": {\"gguf\": \"blk.0.ffn_up.weight\", \"shape\": [160, \"hidden\"]},"
     "               \"two\": {\"shape\": [1, 2], \"data\": [0.5, -2]}},"
     " \"graph\": [{\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"x\", \"up\"]},"
-    "             {\"set\": \"y\", \"op\": \"slice\", \"args\": [\"y\"], \"attrs\": {\"axis\": 1, \"begin\": 0, \"end\": 2}},"
-    "             {\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"y\", \"two\"]}, {\"output\": \"y\", \"value\": \"y\"}]}";
+    "             {\"set\": \"y\", \"op\": \"slice\", \"args\": [\"y\"], \"attrs\": {\"axis\": 1, \"begin\": 0, "
+    "\"end\": 2}},"
+    "             {\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"y\", \"two\"]}, {\"output\": \"y\", \"value\": "
+    "\"y\"}]}";
 
 START_TEST(test_own_graph) {
   qn_import *import = NULL;
@@ -491,7 +562,7 @@ START_TEST(test_memory) {
 }
 END_TEST
 
-QN_CASE(good, test_models_verify, test_golden, test_weights, test_tolerated)
+QN_CASE(good, test_models_verify, test_golden, test_nano, test_weights, test_tolerated, test_optional)
 QN_CASE(wrong, test_keys, test_refusals, test_tensors, test_graph_options, test_positions)
 QN_CASE(files, test_recognition, test_own_template, test_own_graph, test_memory)
 QN_TEST_MAIN(good, wrong, files)

@@ -23,7 +23,8 @@ static const char *lookup(const char *name) {
     return "{\"quern_template\": 1, \"name\": \"base\", \"gguf\": [\"base\"],"
            " \"params\": {\"width\": {\"value\": 4}, \"eps\": {\"kind\": \"float\", \"default\": 0.5}},"
            " \"weights\": {\"w\": {\"gguf\": \"w\", \"shape\": [\"width\"]}},"
-           " \"graph\": [{\"set\": \"y\", \"op\": \"rmsnorm\", \"args\": [\"w\", \"w\"], \"attrs\": {\"eps\": \"eps\"}},"
+           " \"graph\": [{\"set\": \"y\", \"op\": \"rmsnorm\", \"args\": [\"w\", \"w\"], \"attrs\": {\"eps\": "
+           "\"eps\"}},"
            " {\"output\": \"y\", \"value\": \"y\"}]}";
   }
   if (strcmp(name, "left") == 0) return "{\"quern_template\": 1, \"name\": \"left\", \"extends\": \"right\"}";
@@ -38,14 +39,13 @@ static qn_status make_graph(qn_template *t, qn_arena *arena, qn_buf *out, qn_dia
   qn_graph *graph = NULL;
   qn_status status = qn_binding_init(&binding, t, &source, arena, diag);
   if (status == QN_OK) status = qn_instantiate(&binding, &options, arena, &graph, diag);
-  if (status == QN_OK) status = qn_graph_verify(graph, QN_STAGE_IMPORTED, diag);
   if (status == QN_OK) qn_graph_print(graph, out);
   qn_binding_deinit(&binding);
   return status;
 }
 
 // What becomes of a text.
-static void answer(qn_str text, qn_buf *out) {
+static void answer_with(qn_str text, qn_template_lookup_fn find, qn_buf *out) {
   qn_arena arena;
   qn_template t;
   qn_diag diag = {0};
@@ -53,7 +53,7 @@ static void answer(qn_str text, qn_buf *out) {
   memcpy(copy, text.data, text.length);
   copy[text.length] = 0;
   qn_arena_init(&arena, qn_test_allocator());
-  qn_status status = qn_template_parse(&t, "case", copy, text.length, lookup, &arena, &diag);
+  qn_status status = qn_template_parse(&t, "case", copy, text.length, find, &arena, &diag);
   qn_free(qn_test_allocator(), copy, text.length + 1);  // nothing of it is kept
   if (status == QN_OK) status = t.is_graph ? make_graph(&t, &arena, out, &diag) : QN_OK;
   if (status != QN_OK) {
@@ -64,6 +64,8 @@ static void answer(qn_str text, qn_buf *out) {
   qn_template_deinit(&t);
   qn_arena_deinit(&arena);
 }
+
+static void answer(qn_str text, qn_buf *out) { answer_with(text, lookup, out); }
 
 // The file as it should be, from the file as it is.
 static size_t rebuild(const char *file, qn_buf *out) {
@@ -109,6 +111,30 @@ END_TEST
 START_TEST(test_graphs) { check_file("graphs.txt"); }
 END_TEST
 
+// The examples of models/README.md, each between ```json and ```, are what they say.
+START_TEST(test_readme) {
+  static const char BEGIN[] = "```json\n";
+  char *text;
+  size_t size;
+  int examples = 0;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_file_read(qn_test_source("models/README.md"), qn_test_allocator(), &text, &size, &diag));
+  for (const char *at = text; (at = strstr(at, BEGIN)) != NULL; examples++) {
+    const char *begin = at + strlen(BEGIN), *end = strstr(begin, "```");
+    qn_buf out;
+    ck_assert_ptr_nonnull(end);
+    qn_buf_init(&out, qn_test_allocator());
+    answer_with((qn_str){begin, (size_t)(end - begin)}, qn_builtin_template_text, &out);
+    bool good = strcmp(qn_buf_text(&out), "ok\n") == 0 || strncmp(qn_buf_text(&out), "graph ", 6) == 0;
+    ck_assert_msg(good, "%.60s...: %s", begin, qn_buf_text(&out));
+    qn_buf_deinit(&out);
+    at = end;
+  }
+  ck_assert_int_ge(examples, 4);
+  qn_free(qn_test_allocator(), text, size + 1);
+}
+END_TEST
+
 // Every built-in template parses, has a name that is its file's, and says what it is for.
 START_TEST(test_builtin) {
   ck_assert_uint_ge(qn_builtin_template_count, 3);
@@ -135,7 +161,8 @@ END_TEST
 START_TEST(test_hostile) {
   qn_buf text, out;
   for (int kind = 0; kind < 3; kind++) {
-    static const char *const openers[] = {"[", "{\"a\":", "{\"quern_graph\":1,\"name\":\"x\",\"graph\":[{\"repeat\":1,\"index\":\"i\",\"body\":["};
+    static const char *const openers[] = {
+        "[", "{\"a\":", "{\"quern_graph\":1,\"name\":\"x\",\"graph\":[{\"repeat\":1,\"index\":\"i\",\"body\":["};
     static const char *const again[] = {"[", "{\"a\":", "{\"repeat\":1,\"index\":\"i\",\"body\":["};
     qn_buf_init(&text, qn_test_allocator());
     qn_buf_init(&out, qn_test_allocator());
@@ -156,13 +183,49 @@ START_TEST(test_hostile) {
 }
 END_TEST
 
+// The deepest that is allowed: chains of params, each in a nested expression.
+START_TEST(test_deepest) {
+  qn_buf text, out;
+  qn_buf_init(&text, qn_test_allocator());
+  qn_buf_init(&out, qn_test_allocator());
+  qn_buf_puts(&text, "{\"quern_graph\": 1, \"name\": \"g\", \"params\": {");
+  for (int i = 0; i < 15; i++) {
+    qn_buf_printf(&text, "\"p%d\": {\"value\": \"", i);
+    for (int depth = 0; depth < 22; depth++) qn_buf_puts(&text, "max(1, ");
+    qn_buf_printf(&text, "p%d", i + 1);
+    for (int depth = 0; depth < 22; depth++) qn_buf_puts(&text, ")");
+    qn_buf_puts(&text, "\"}, ");
+  }
+  qn_buf_puts(&text, "\"p15\": {\"value\": 7}}, \"graph\": [{\"output\": \"y\", \"value\": \"tokens\"}]}");
+  answer((qn_str){text.data, text.length}, &out);
+  ck_assert_msg(strncmp(qn_buf_text(&out), "graph ", 6) == 0, "%s", qn_buf_text(&out));
+  qn_buf_deinit(&text);
+  qn_buf_deinit(&out);
+}
+END_TEST
+
 START_TEST(test_base64) {
   static const struct {
     const char *text, *want;  // want NULL: refused
   } cases[] = {
-      {"", ""},         {"Zg==", "f"},      {"Zm8=", "fo"},      {"Zm9v", "foo"},   {"Zm9vYg==", "foob"}, {"Zm9vYmE=", "fooba"},
-      {"Zm9vYmFy", "foobar"}, {"Zg", "f"}, {"Zm8", "fo"}, {" Z\ng = =", "f"}, {"/+8=", "\xff\xef"},
-      {"Z", NULL}, {"Zg=", NULL}, {"Zg===", NULL}, {"Zg==Zg==", NULL}, {"Z*==", NULL}, {"====", NULL}, {"Zm9v=", NULL},
+      {"", ""},
+      {"Zg==", "f"},
+      {"Zm8=", "fo"},
+      {"Zm9v", "foo"},
+      {"Zm9vYg==", "foob"},
+      {"Zm9vYmE=", "fooba"},
+      {"Zm9vYmFy", "foobar"},
+      {"Zg", "f"},
+      {"Zm8", "fo"},
+      {" Z\ng = =", "f"},
+      {"/+8=", "\xff\xef"},
+      {"Z", NULL},
+      {"Zg=", NULL},
+      {"Zg===", NULL},
+      {"Zg==Zg==", NULL},
+      {"Z*==", NULL},
+      {"====", NULL},
+      {"Zm9v=", NULL},
   };
   qn_arena arena;
   qn_arena_init(&arena, qn_test_allocator());
@@ -198,7 +261,8 @@ static qn_status parse_failing(const qn_allocator *allocator, void *context) {
   qn_template t;
   qn_diag diag = {0};
   qn_arena_init(&arena, allocator);
-  static const char text[] = "{\"quern_template\": 1, \"name\": \"x\", \"extends\": \"base\", \"params\": {\"a\": {\"value\": 1}}}";
+  static const char text[] =
+      "{\"quern_template\": 1, \"name\": \"x\", \"extends\": \"base\", \"params\": {\"a\": {\"value\": 1}}}";
   qn_status status = qn_template_parse(&t, "case", text, strlen(text), lookup, &arena, &diag);
   qn_template_deinit(&t);
   qn_arena_deinit(&arena);
@@ -209,5 +273,5 @@ START_TEST(test_memory) { qn_test_failing_allocations(parse_failing, NULL); }
 END_TEST
 
 QN_CASE(golden, test_template_errors, test_graph_errors, test_graphs)
-QN_CASE(templates, test_builtin, test_hostile, test_base64, test_reserved, test_memory)
+QN_CASE(templates, test_readme, test_builtin, test_hostile, test_deepest, test_base64, test_reserved, test_memory)
 QN_TEST_MAIN(golden, templates)

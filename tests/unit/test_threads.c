@@ -26,27 +26,38 @@ static qn_threads *create(int count, bool pin) {
 // --- runs
 
 typedef struct tally {
-  int64_t extent;
+  qn_threads *threads;
+  qn_work work;
   int marks[1000];  // plain memory: the end of a run makes it visible
   int threads_seen[8];
 } tally;
 
-static void mark_share(void *context, int thread, int thread_count) {
+static void mark_pieces(void *context, int thread, int thread_count) {
+  (void)thread_count;
   tally *t = context;
   int64_t begin, end;
-  qn_threads_share(t->extent, thread, thread_count, &begin, &end);
-  for (int64_t i = begin; i < end; i++) t->marks[i]++;
+  while (qn_work_take(&t->work, &begin, &end)) {
+    for (int64_t i = begin; i < end; i++) t->marks[i]++;
+    qn_work_finish(t->threads, &t->work, end - begin);
+  }
+  qn_work_wait(t->threads, &t->work);
+  for (uint32_t i = 1; i < t->work.extent; i++) qn_check(t->marks[i] == t->marks[0], "work was not done when waited for");
   t->threads_seen[thread]++;
 }
 
-START_TEST(every_share_is_done_once) {
-  static const int64_t extents[] = {0, 1, 2, 7, 8, 999, 1000};
+static void run_marking(tally *t, uint32_t extent) {
+  qn_work_reset(&t->work, extent, qn_threads_count(t->threads));
+  qn_threads_run(t->threads, mark_pieces, t);
+}
+
+START_TEST(every_piece_is_done_once) {
+  static const uint32_t extents[] = {0, 1, 2, 7, 8, 999, 1000};
   for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
     qn_threads *threads = create(counts[c], true);
     for (size_t e = 0; e < sizeof extents / sizeof *extents; e++) {
-      tally t = {.extent = extents[e]};
-      for (int run = 1; run <= 50; run++) qn_threads_run(threads, mark_share, &t);
-      for (int64_t i = 0; i < 1000; i++) ck_assert(t.marks[i] == (i < t.extent ? 50 : 0));
+      tally t = {.threads = threads};
+      for (int run = 1; run <= 50; run++) run_marking(&t, extents[e]);
+      for (uint32_t i = 0; i < 1000; i++) ck_assert(t.marks[i] == (i < extents[e] ? 50 : 0));
       for (int i = 0; i < 8; i++) ck_assert(t.threads_seen[i] == (i < counts[c] ? 50 : 0));
     }
     qn_threads_destroy(threads);
@@ -56,10 +67,10 @@ END_TEST
 
 START_TEST(threads_that_sleep_wake_up) {
   qn_threads *threads = create(3, false);
-  tally t = {.extent = 10};
+  tally t = {.threads = threads};
   for (int run = 1; run <= 20; run++) {
     usleep(run % 4 * 200);  // shorter and longer than workers spin
-    qn_threads_run(threads, mark_share, &t);
+    run_marking(&t, 10);
     for (int i = 0; i < 10; i++) ck_assert_int_eq(t.marks[i], run);
   }
   qn_threads_destroy(threads);
@@ -239,7 +250,7 @@ START_TEST(cpu_features) {
 }
 END_TEST
 
-QN_CASE(runs, every_share_is_done_once, threads_that_sleep_wake_up, many_short_runs)
+QN_CASE(runs, every_piece_is_done_once, threads_that_sleep_wake_up, many_short_runs)
 QN_CASE(barriers, nobody_passes_a_barrier_early)
 QN_CASE(creation, counts_and_errors, out_of_memory, the_caller_keeps_its_cpus)
 QN_CASE(machine, the_machine, cpu_features)
