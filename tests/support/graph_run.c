@@ -68,6 +68,14 @@ static double special(double u) {
   return u < 0.5 ? (double)(float)values[(size_t)(u * 2 * (double)count)] : (double)(float)((u - 0.75) * 40);
 }
 
+// Blocks of 32 that differ in size, each tenth with an infinity or a NaN. `choice` is the block's, u the element's.
+static double block_value(double choice, double u, int64_t column) {
+  static const double sizes[] = {1e-44, 1e-37, 4e-36, 1e-30, 1e-3, 1, 1e3, 1e30, 1, 1};
+  int kind = (int)(choice * 10);
+  if (kind >= 8 && column == 9) return kind == 8 ? -INFINITY : NAN;
+  return (double)(float)(u * sizes[kind]);
+}
+
 static double input_value(const char *name, int64_t row, int64_t part, int64_t column) {
   double u = unit(name, row, part, column);
   if (name[0] == 'q') {
@@ -75,6 +83,7 @@ static double input_value(const char *name, int64_t row, int64_t part, int64_t c
     return nearbyint((u - 0.5) * 2 * 127) / 64.0;
   }
   if (name[0] == 's') return special(u);
+  if (name[0] == 'b') return block_value(unit(name, row, part, column / 32 + 1000), u * 2 - 1, column % 32);
   if (name[0] == 'z' && (part % 2 == 0 || column < 32)) return 0;
   return (double)(float)(u * 4 - 2);
 }

@@ -44,7 +44,7 @@ typedef struct qn_run qn_run;
 
 // Compiles the graph of a short text (tests/support/graph_text.h). What inputs hold is said by the first letter of
 // their names: q: multiples of 1/64 that quantise exactly; s: special and extreme values; z: like the others, but
-// every second row and the first half of the rest zeros; other names: -2 to 2. Values belong to a token's sequence and
+// every second row and the first half of the rest zeros; b: blocks of 32 of very different sizes, some not finite; other names: -2 to 2. Values belong to a token's sequence and
 // position, not to the step it comes in. Parameters hold -1 to 1, those of rank 1 0.5 to 1.5, those of rank 1 with
 // names in b -1 to 1.
 qn_run *qn_run_create(const char *text, const char *sizes, const qn_run_options *options);

@@ -254,7 +254,7 @@ static void check_format(const qn_format *format) {
 // What is fused with products, each with float and with quantised weights and activations.
 static const kernel_case fused[] = {
     {"q = input f32[T,32]; w = param $F[$N,32]; b = param f32[$N]; res = input f32[T,$N]; n = neg res; m = matmul q w\n"
-     "a = add m b; g = gelu a; y = add g n; z = add y res; k = const 0.5; u = mul z k; output u y",
+     "a = add m b; g = gelu a; y = add g n; z = add y res; k = const 0.5; u = mul z k; output u",
      {"F=f32 N=17", "F=f32 N=32", "F=q8_0 N=100", "F=q4_0 N=1"}, &row_classes, 3e-6, RMS},
     {"q = input f32[T,64]; wg = param $F[$N,64]; wu = param $F[$N,64]; bg = param f32[$N]; bu = param f32[$N]; g = matmul q wg\n"
      "g2 = add g bg; s = silu g2; u = matmul q wu; u2 = add u bu; y = mul s u2; z = add y g; output z",
@@ -269,6 +269,8 @@ static const kernel_case fused[] = {
      "q3 = input f32[3,32]; w5 = param $F[16,32]; w6 = param $F[9,32]; w7 = concat w5 w6 axis=0; f = matmul q3 w7; h = relu f\n"
      "output a b c d e h",
      {"F=q8_0", "F=f32"}, &row_classes, 3e-6, RMS},
+    // Blocks that quantise to zeros, and ones that are not finite, which no code may hide.
+    {"b = input f32[T,$K]; w = param $F[5,$K]; a = matmul b w; output a", {"F=q8_0 K=32", "F=q4_1 K=96"}, &token_counts, 3e-6, MAGNITUDE},
     // A parameter in three roles: streamed, looked up and added.
     {"q = input f32[T,8]; w = param f32[8,8]; a = matmul q w; e = embed w tokens; y = input f32[8,8]; b = add y w\n"
      "s = slice w axis=1 begin=2 end=5; c = exp s; r = gather_rows w tokens; d = add r e; f = add d a; output f b c",

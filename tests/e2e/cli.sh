@@ -1,0 +1,178 @@
+#!/usr/bin/env bash
+# The command line itself: help and version, how options are read, what goes to which stream, exit codes, signals.
+. "$(dirname "$0")/../support/e2e.sh"
+need_quern
+model="$QUERN_SOURCE/models/nano/nano.gguf"
+[ -r "$model" ] || skip "models/nano/nano.gguf is missing"
+export XDG_CACHE_HOME="$WORK/cache"
+artifact="$WORK/nano.qn"
+
+# wrong CODE TEXT ARGUMENT...: ends with CODE, one line on stderr that holds TEXT, nothing on stdout.
+wrong() {
+  local code=0
+  "$QUERN" "${@:3}" >"$WORK/out" 2>"$WORK/err" </dev/null || code=$?
+  [ "$code" -eq "$1" ] || fail "quern ${*:3}: exit code $code, want $1: $(cat "$WORK/err")"
+  [ "$(wc -l <"$WORK/err")" -eq 1 ] || fail "quern ${*:3}: want one line, got: $(cat "$WORK/err")"
+  grep -q '^quern: error: ' "$WORK/err" || fail "quern ${*:3}: got: $(cat "$WORK/err")"
+  grep -qF -e "$2" "$WORK/err" || fail "quern ${*:3}: want '$2' in: $(cat "$WORK/err")"
+  [ ! -s "$WORK/out" ] || fail "quern ${*:3}: an error with text on stdout"
+}
+
+# ---- help and version
+
+[ "$("$QUERN" --version)" = "quern 0.1.0" ] || fail "--version: $("$QUERN" --version)"
+for command in compile run inspect; do
+  "$QUERN" "$command" --help >"$WORK/help" 2>"$WORK/err" || fail "$command --help ends with $?"
+  [ ! -s "$WORK/err" ] || fail "$command --help writes to stderr"
+  "$QUERN" help "$command" | cmp - "$WORK/help" || fail "quern help $command is not quern $command --help"
+  "$QUERN" --help | grep -q "^  $command " || fail "quern --help does not know $command"
+  [ "$(awk '{ if (length > 125) n++ } END { print n + 0 }' "$WORK/help")" -eq 0 ] || fail "$command --help has long lines"
+done
+for option in output target ctx chunk numeric kv-type template threads schedule dump-ir dump-dir all-logits; do
+  "$QUERN" compile --help | grep -qE -- "--$option\b" || fail "compile --help does not tell --$option"
+done
+for option in prompt tokens max-tokens temp top-k top-p min-p repeat-penalty repeat-last seed threads ctx chunk stop \
+  logits json target jit no-cache numeric kv-type template; do
+  "$QUERN" run --help | grep -qE -- "--$option\b" || fail "run --help does not tell --$option"
+done
+"$QUERN" compile --help | grep -q 'x86-64-v3' || fail "compile --help does not list targets"
+wrong 2 "did you mean compile?" comiple
+wrong 2 "unknown command 'frobnicate'" frobnicate
+
+# ---- reading options
+
+wrong 2 "unknown option '--thread'; did you mean --threads?" run "$model" --thread 2
+wrong 2 "did you mean --temp?" run "$model" --temperature 1
+wrong 2 "unknown option '--frobnicate'; see quern run --help" run "$model" --frobnicate
+wrong 2 "unknown option '-x'" run "$model" -x
+for number in 0 -1 abc 1.5 '' 0x10 +1 ' 1' 99999999999999999999; do
+  wrong 2 "--threads: got '$number', want a whole number from 1 to 1024" run "$model" --threads "$number"
+  wrong 2 "--threads: got '$number', want" run "$model" --threads="$number"
+done
+for number in x nan inf 0x1 1e999 -0.5 '' 1001; do
+  wrong 2 "--temp: got '$number', want a number from 0 to 1000" run "$model" --temp "$number"
+done
+wrong 2 "--top-p: got '1.5', want a number from 0 to 1" run "$model" --top-p 1.5
+wrong 2 "--numeric: got 'int4', want int8 or f32" compile "$model" -o "$WORK/x.qn" --numeric int4
+wrong 2 "--kv-type: got 'f8', want f32, f16 or bf16" compile "$model" -o "$WORK/x.qn" --kv-type f8
+wrong 2 "--json: got '1', want no value" run "$model" --json=1
+wrong 2 "--prompt: got nothing after it, want TEXT" run "$model" --prompt
+wrong 2 "got no file, want an artifact or a model file" run
+wrong 2 "got 'b' too, want only a model file" compile a b -o "$WORK/x.qn"
+wrong 2 "got no -o FILE" compile "$model"
+wrong 2 "got the model file itself" compile "$model" -o "$QUERN_SOURCE/models/../models/nano/nano.gguf"
+wrong 5 "--no-such-file" compile -q -o "$WORK/x.qn" -- --no-such-file
+
+# ---- compile
+
+"$QUERN" compile "$model" -o "$artifact" >"$WORK/out" 2>"$WORK/err" || fail "compile ends with $?: $(cat "$WORK/err")"
+[ ! -s "$WORK/out" ] || fail "compile writes to stdout"
+grep -q '^quern: .*compiled into .*nano.qn' "$WORK/err" || fail "compile does not tell its end: $(cat "$WORK/err")"
+[ "$(grep -c $'\r\|\033' "$WORK/err")" -eq 0 ] || fail "compile redraws lines where stderr is no terminal"
+"$QUERN" compile -q "$model" -o "$WORK/quiet.qn" 2>"$WORK/err"
+[ ! -s "$WORK/err" ] || fail "compile --quiet writes: $(cat "$WORK/err")"
+"$QUERN" compile -q "$model" -o "$WORK/ir.qn" --dump-ir
+[ "$(find "$WORK/ir.qn.ir" -name '*.txt' | wc -l)" -ge 5 ] || fail "--dump-ir: got $(ls "$WORK/ir.qn.ir")"
+"$QUERN" compile -q "$model" -o "$WORK/ir.qn" --dump-ir=lower,nonsense --dump-dir "$WORK/some" 2>"$WORK/err"
+[ "$(find "$WORK/some" -type f | wc -l)" -eq "$(find "$WORK/some" -name '*_lower.txt' | wc -l)" ] ||
+  fail "--dump-ir=lower: got $(ls "$WORK/some")"
+grep -q "no text is called 'nonsense'" "$WORK/err" || fail "--dump-ir does not tell of unknown names: $(cat "$WORK/err")"
+wrong 2 "is an artifact already" compile "$artifact" -o "$WORK/x.qn"
+
+# ---- run: streams and formats
+
+"$QUERN" run "$artifact" -p "copy: k q d =" -n 20 >"$WORK/text" 2>"$WORK/err"
+[ "$(cat "$WORK/text")" = " k q d" ] || fail "run: got '$(cat "$WORK/text")', want ' k q d'"
+grep -q '^quern: prompt .* tokens/s.*ended: eog$' "$WORK/err" || fail "run: stderr is $(cat "$WORK/err")"
+"$QUERN" run -q "$artifact" -p "copy: k q d =" -n 20 2>"$WORK/err" | cmp - "$WORK/text"
+[ ! -s "$WORK/err" ] || fail "run --quiet writes: $(cat "$WORK/err")"
+printf 'copy: k q d =\n' | "$QUERN" run -q "$artifact" -n 20 | cmp - "$WORK/text" || fail "the prompt from stdin"
+printf 'copy: k q d =' | "$QUERN" run -q "$artifact" -p - -n 20 | cmp - "$WORK/text" || fail "the prompt from -p -"
+"$QUERN" run -q "$artifact" -n20 --prompt="copy: k q d =" --temp=0 | cmp - "$WORK/text" || fail "--option=value"
+"$QUERN" run -q "$artifact" </dev/null -n 5 >"$WORK/empty"
+"$QUERN" run -q "$artifact" -p "" -n 5 | cmp - "$WORK/empty" || fail "an empty prompt"
+[ "$("$QUERN" run -q "$artifact" -p "" -n 5)" = "$("$QUERN" run -q "$artifact" --tokens 510 -n 5)" ] ||
+  fail "an empty prompt is not BOS"
+"$QUERN" run -q "$artifact" -p "Once" -n 0 >"$WORK/none" && [ ! -s "$WORK/none" ] || fail "-n 0 writes text"
+[ "$("$QUERN" run -q "$artifact" -p "copy: k q d =" --stop " d")" = " k q" ] || fail "--stop"
+[ "$("$QUERN" run -q "$artifact" -p "copy: k q d =" --stop "zz" --stop " q")" = " k" ] || fail "--stop twice"
+
+"$QUERN" run -q "$artifact" -p 'copy: k q d =' --json >"$WORK/json"
+[ "$(wc -l <"$WORK/json")" -eq 1 ] || fail "--json: not one line"
+for text in '"text": " k q d"' '"stop": "eog"' '"prompt_ids": [510, ' '"ids": [' '"ttft_ms": ' '"decode_tokens_per_s": ' \
+  '"target": "' '"model": "'; do
+  grep -qF "$text" "$WORK/json" || fail "--json: no $text in $(cat "$WORK/json")"
+done
+"$QUERN" run -q "$artifact" --tokens 34,92,10,9,0,200,255 -n 40 --temp 1.5 --seed 3 --top-k 0 --top-p 1 --min-p 0 --json \
+  >"$WORK/json"
+if command -v python3 >/dev/null && python3 -c 'import json' 2>/dev/null; then
+  python3 -c 'import json, sys; json.load(open(sys.argv[1], encoding="utf-8"))' "$WORK/json" || fail "--json is no JSON"
+fi
+
+"$QUERN" run -q "$artifact" -p "Once" -n 3 --logits "$WORK/logits" >/dev/null
+[ "$(stat -c %s "$WORK/logits")" -eq $((3 * 512 * 4)) ] || fail "--logits: $(stat -c %s "$WORK/logits") bytes, want 3 rows"
+"$QUERN" run -q "$artifact" -p "Once" -n 0 --logits "$WORK/first" >/dev/null
+cmp -n 2048 "$WORK/first" "$WORK/logits" || fail "--logits: row 0 depends on -n"
+
+# Sampling: the same seed the same text, another seed another one.
+sample() { "$QUERN" run -q "$artifact" -p "Once upon a time" -n 60 --temp 1 --seed "$1"; }
+[ "$(sample 1)" = "$(sample 1)" ] || fail "one seed gives two texts"
+[ "$(sample 1)" != "$(sample 2)" ] || fail "two seeds give one text"
+
+wrong 2 "token 1: got '512', want a number from 0 to 511" run "$artifact" --tokens 1,512
+wrong 2 "token 1: got '', want" run "$artifact" --tokens 1,
+wrong 2 "--tokens: got --prompt too" run "$artifact" --tokens 1 -p x
+wrong 2 "--numeric: is for model files" run "$artifact" --numeric f32
+wrong 2 "--jit: is for model files" run "$artifact" --jit
+
+# ---- a model without a tokenizer
+
+synth="$QUERN_BUILD/tests/quern-synth"
+if [ -x "$synth" ] && "$synth" --model tiny-gpt2-test --type f32 -o "$WORK/gpt2.gguf" >/dev/null &&
+  "$QUERN" compile -q "$WORK/gpt2.gguf" -o "$WORK/bare.qn" 2>/dev/null &&
+  "$QUERN" inspect "$WORK/bare.qn" | grep -q '^tokenizer = none'; then
+  wrong 2 "the model has no tokenizer; give token ids with --tokens" run "$WORK/bare.qn" -p x
+  [[ "$("$QUERN" run -q "$WORK/bare.qn" --tokens 1,2 -n 3)" =~ ^[0-9]+\ [0-9]+\ [0-9]+$ ]] || fail "ids without a tokenizer"
+fi
+
+# ---- streams that fail, signals
+
+"$QUERN" run -q "$artifact" -p "Once upon a time" -n 200 2>"$WORK/err" | head -c 4 >/dev/null
+codes=("${PIPESTATUS[@]}")
+[ "${codes[0]}" -eq 0 ] && [ ! -s "$WORK/err" ] || fail "a closed pipe: code ${codes[0]}, $(cat "$WORK/err")"
+if [ -c /dev/full ]; then
+  for arguments in "run -q $artifact -p Once -n 5" "inspect $artifact" "--help" "run --help"; do
+    code=0
+    # shellcheck disable=SC2086
+    "$QUERN" $arguments >/dev/full 2>"$WORK/err" || code=$?
+    [ "$code" -eq 5 ] && grep -q 'standard output: cannot write' "$WORK/err" || fail "a full disk: $arguments: code $code"
+  done
+fi
+"$QUERN" compile -q "$model" -o "$WORK/long.qn" --ctx 4000000
+code=0
+timeout --preserve-status -s INT 1 "$QUERN" run "$WORK/long.qn" -p "Once" -n 4000000 --ignore-eog --threads 1 \
+  >"$WORK/text" 2>"$WORK/err" || code=$?
+[ "$code" -eq 130 ] || fail "SIGINT: exit code $code, want 130: $(tail -n 1 "$WORK/err")"
+[ -s "$WORK/text" ] || fail "SIGINT: the text so far is lost"
+grep -q 'ended: cancelled' "$WORK/err" || fail "SIGINT: $(cat "$WORK/err")"
+
+# ---- inspect
+
+"$QUERN" inspect "$artifact" >"$WORK/summary"
+for text in '^file = artifact version 1' '^target = ' '^kv_cache = ' '^arena = ' '^weights = ' '^tokenizer = bpe, 512 tokens'; do
+  grep -qE "$text" "$WORK/summary" || fail "inspect: no $text"
+done
+for part in summary metadata sections targets memory tensors kernels graph loops; do
+  [ "$("$QUERN" inspect "$artifact" --what "$part" | wc -l)" -ge 2 ] || fail "inspect --what $part"
+done
+"$QUERN" inspect "$artifact" -w all | grep -cE '^# [a-z]+$' | grep -qx 9 || fail "inspect --what all has not 9 parts"
+"$QUERN" inspect "$artifact" --what kernels | grep -q 'm_tiles = ' || fail "inspect --what kernels tells no schedule"
+"$QUERN" inspect "$artifact" --check-weights | grep -q 'weights_hash = good' || fail "inspect --check-weights"
+"$QUERN" inspect "$model" --what metadata | grep -q '^tokenizer.ggml.tokens = string\[512\]' || fail "inspect of GGUF metadata"
+"$QUERN" inspect "$model" --what tensors | grep -q '^F16 .*token_embd.weight' || fail "inspect of GGUF tensors"
+"$QUERN" inspect "$model" --what graph | grep -q . || fail "inspect of a model's graph"
+"$QUERN" inspect "$model" | grep -q '^compiles = yes' || fail "inspect of a model"
+wrong 2 "what: got 'sumary', want summary" inspect "$artifact" --what sumary
+wrong 2 "is a model file, which has no kernels" inspect "$model" --what kernels
+wrong 5 "$WORK/nothing" inspect "$WORK/nothing"
+pass
