@@ -262,7 +262,7 @@ static void put_kernels(const inspect_artifact *a) {
     uint32_t steps = 0;
     for (uint32_t s = 0; s < program->step_count; s++) steps += a->file.steps[s].kernel == i;
     put_name(a, kernel->name);
-    qn_buf_printf(out, ": %" PRIu32 " parameters, %" PRIu32 " steps\n", kernel->param_count, steps);
+    qn_buf_printf(out, ": parameters %" PRIu32 ", steps %" PRIu32 "\n", kernel->param_count, steps);
     for (uint32_t v = 0; v < kernel->variant_count; v++) put_variant(a, kernel, kernel->first_variant + v);
   }
   qn_buf_puts(out, "steps:\n");

@@ -334,6 +334,16 @@ static void hash_text(qn_hasher *hasher, const char *text) {
   qn_hasher_update(hasher, text ? text : "", text ? strlen(text) + 1 : 1);
 }
 
+// A template is small and edited often: its content counts, not its name.
+static qn_status hash_file(qn_hasher *hasher, const char *path, qn_diag *diag) {
+  char *text = NULL;
+  size_t size = 0;
+  QN_TRY(qn_file_read(path, qn_allocator_default(), &text, &size, diag));
+  qn_hasher_update(hasher, text, size);
+  qn_free(qn_allocator_default(), text, size + 1);
+  return QN_OK;
+}
+
 static qn_status cache_path(const char *model_path, const quern_compile_options *o, char **out, qn_diag *diag) {
   struct stat info;
   char *real = realpath(model_path, NULL);
@@ -350,8 +360,12 @@ static qn_status cache_path(const char *model_path, const quern_compile_options 
   qn_hasher hasher;
   qn_hasher_init(&hasher, QN_ARTIFACT_VERSION);
   const char *texts[] = {QUERN_VERSION, quern_build_id(), real,       host.name, o->numeric_mode,
-                         o->kv_type,    o->template_path, o->schedule};
+                         o->kv_type,    o->schedule};
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
+  if (o->template_path && (status = hash_file(&hasher, o->template_path, diag)) != QN_OK) {
+    free(real);
+    return status;
+  }
   int64_t numbers[] = {info.st_size,      info.st_mtim.tv_sec, info.st_mtim.tv_nsec, (int64_t)info.st_ino,
                        o->context_tokens, o->chunk_tokens,     o->all_logits};
   qn_hasher_update(&hasher, numbers, sizeof numbers);

@@ -51,11 +51,12 @@ int quern_jit(const char *model_path, const quern_compile_options *options, quer
 bool quern_is_artifact(const char *path);
 
 // The path in the user's cache ($XDG_CACHE_HOME/quern or ~/.cache/quern) for a model compiled with these options: keyed
-// on the file's identity (path, size, time), the options, the host and quern's version. Caller frees with free().
+// on the file's identity (path, size, time), the options, the host and this build of quern. Caller frees with free().
 int quern_cache_path(const char *model_path, const quern_compile_options *options, char **out_path, quern_error *error);
 
 // Writes a description of a model file or artifact as text into *out_text (caller frees with free()). `what` is a
-// comma-separated choice of: summary, tensors, graph, kernels, memory, targets, sections, metadata; NULL = summary.
+// comma-separated choice of: summary, tensors, graph, kernels, loops, memory, targets, sections, metadata, all; check
+// compares the weights with their checksum; NULL = summary.
 int quern_inspect(const char *path, const char *what, char **out_text, quern_error *error);
 
 // The targets known, one a line with its description. Static text; do not free.

@@ -88,8 +88,6 @@ typedef struct run_state {
   id_vec prompt, generated;  // owned
   qn_buf text;               // with --json: what was generated
   bool no_memory;            // in the callback
-  bool at_start;             // nothing was generated, and the prompt holds no text
-  bool drop_space;           // the next byte is the space that the vocabulary puts before every text
   quern_stats stats;
 } run_state;
 
@@ -139,7 +137,6 @@ static int tokenize(run_state *run, const char *text, size_t length) {
   }
   if (code != 0) return cli_fail_with(code, &error);
   run->prompt.count = count;
-  run->at_start = length == 0;
   if (count > 0) return 0;
   int32_t first = quern_token_bos(run->model) >= 0 ? quern_token_bos(run->model) : quern_token_eos(run->model);
   if (first < 0)
@@ -187,29 +184,11 @@ static int make_prompt(run_state *run) {
 
 // --- generating
 
-// A text that begins with this token begins without the space that some vocabularies put before every text, as decoding
-// what was encoded does.
-static bool begins_with_added_space(const run_state *run, int32_t token) {
-  size_t alone = 0, continued = 0;
-  unsigned flags = run->options->special ? QUERN_DETOKENIZE_SPECIAL : 0;
-  (void)quern_detokenize(run->model, &token, 1, flags, NULL, 0, &alone, NULL);  // LIMIT: the length is what is wanted
-  (void)quern_detokenize(run->model, &token, 1, flags | QUERN_DETOKENIZE_CONTINUES, NULL, 0, &continued, NULL);
-  return alone < continued;
-}
-
 // A quern_text_fn.
 static bool take_text(void *context, const char *text, size_t length, int32_t token) {
   run_state *run = context;
   char id[16];
   if (token >= 0 && !qn_vec_push(run->allocator, &run->generated, token)) run->no_memory = true;
-  if (run->at_start && token >= 0) {
-    run->at_start = false;
-    run->drop_space = begins_with_added_space(run, token);
-  }
-  if (run->drop_space && length > 0) {
-    run->drop_space = false;
-    if (*text == ' ') text++, length--;
-  }
   if (!run->has_tokenizer && token >= 0) {
     length = (size_t)snprintf(id, sizeof id, run->generated.count > 1 ? " %d" : "%d", token);
     text = id;

@@ -40,11 +40,11 @@ touch -d '2001-02-03 04:05:06' "$model"
 run "compiling"
 cached 3
 run "from the cache"
-run "compiling" --no-cache
+mkdir "$WORK/tmp"
+TMPDIR="$WORK/tmp" run "compiling" --no-cache
+[ -z "$(ls "$WORK/tmp")" ] || fail "--no-cache leaves something behind: $(ls "$WORK/tmp")"
 run "compiling in memory" --jit
 cached 3
-[ -z "$(find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'quern-??????' -newer "$WORK/link.gguf" -user "$(id -u)" -type d \
-  -exec test -e '{}/model.qn' \; -print 2>/dev/null)" ] || fail "--no-cache leaves its file behind"
 
 # A damaged file in the cache is replaced.
 for file in "$folder"/*.qn; do head -c 1000 "$file" >"$WORK/short" && cp "$WORK/short" "$file"; done
@@ -64,7 +64,7 @@ for i in 1 2 3 4; do
 done
 cached 1
 
-# A compilation that fails leaves nothing; nor does one that is cut off.
+# A compilation that fails leaves nothing.
 head -c 100000 "$model" >"$WORK/short.gguf"
 code=0
 "$QUERN" run "$WORK/short.gguf" -p x 2>"$WORK/err" || code=$?

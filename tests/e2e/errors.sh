@@ -12,15 +12,14 @@ cp "$nano" good.gguf
 "$QUERN" compile -q good.gguf -o good.qn
 size=$(stat -c %s good.gguf)
 
-# wrong CODE TEXT ARGUMENT...: quern ends with CODE; its one line holds every word list "A|B" part of TEXT separated by
-# "&&"; nothing is in out/, no temporary file anywhere.
+# wrong CODE TEXT COMMAND ARGUMENT...: quern ends with CODE, one line on stderr that holds TEXT, and nothing left behind.
 wrong() {
-  local code=0 part
+  local code=0
   "$QUERN" "$3" -q "${@:4}" >stdout 2>stderr </dev/null || code=$?
   check "$1" "$2" "$code" "quern ${*:3}"
 }
 
-# check WANT-CODE TEXT GOT-CODE WHAT
+# check WANT-CODE TEXT GOT-CODE WHAT: the same of a command that has run already.
 check() {
   [ "$3" -eq "$1" ] || fail "$4: exit code $3, want $1: $(cat stderr)"
   [ "$(wc -l <stderr)" -eq 1 ] || fail "$4: want one line, got: $(cat stderr)"

@@ -22,6 +22,18 @@
 
 #define MEMORY_LIMIT ((rlim_t)4 << 30)
 
+size_t qn_test_stride(size_t plain, size_t sanitized) {
+  const char *all = getenv("QUERN_TEST_ALL");
+  if (all && *all && strcmp(all, "0") != 0) return 1;
+#ifdef QN_ASAN
+  (void)plain;
+  return sanitized;
+#else
+  (void)sanitized;
+  return plain;
+#endif
+}
+
 // ---- main -----------------------------------------------------------------------------------------------------
 
 TCase *qn_test_case(const char *name, const TTest *const *tests, size_t count) {

@@ -34,6 +34,10 @@ TCase *qn_test_case(const char *name, const TTest *const *tests, size_t count);
     return qn_test_case(#name, qn_tests, sizeof qn_tests / sizeof qn_tests[0]); \
   }
 
+// How far to step through a long list of cases: `plain` usually, `sanitized` under ASan, where each case costs several
+// times as much and the plain build has done the others; 1 (every case) with QUERN_TEST_ALL=1 in the environment.
+size_t qn_test_stride(size_t plain, size_t sanitized);
+
 // ---- asserts --------------------------------------------------------------------------------------------------
 
 // ck_assert reports each check that passes to the parent process, which costs microseconds: in loops over many
