@@ -140,7 +140,6 @@ static qn_status write_weight(writing *w, const qn_pbuf *p) {
   return QN_OK;
 }
 
-// Is buffer j a repetition of an earlier weight buffer (a tied table used in one layout)? They share bytes.
 static qn_status write_weights(writing *w) {
   qn_program *program = (qn_program *)w->spec->program;
   uint64_t total = 0, done = 0;

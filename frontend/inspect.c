@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "frontend/compile.h"
 #include "frontend/import/gguf.h"
 #include "frontend/import/import.h"
 #include "frontend/quern.h"
@@ -52,11 +53,8 @@ typedef struct model_file {
 } model_file;
 
 static bool is_gguf(const char *path) {
-  char magic[4] = "";
-  FILE *file = fopen(path, "rb");
-  bool is = file && fread(magic, 1, sizeof magic, file) == sizeof magic && memcmp(magic, "GGUF", sizeof magic) == 0;
-  if (file) fclose(file);
-  return is;
+  char magic[4];
+  return quern_file_head(path, magic, sizeof magic) == sizeof magic && memcmp(magic, "GGUF", sizeof magic) == 0;
 }
 
 static void put_metadata(const model_file *model) {
@@ -137,8 +135,11 @@ static qn_status put_summary(const model_file *model) {
   }
   qn_buf text;
   qn_buf_init(&text, model->to->allocator);
-  qn_buf_printf(&text, "compiles = yes\narchitecture = %s\nmodel = %s\n", qn_import_architecture(import),
-                qn_import_model_name(import));
+  qn_buf_puts(&text, "compiles = yes\narchitecture = ");
+  qn_put_one_line(&text, qn_str_from(qn_import_architecture(import)));
+  qn_buf_puts(&text, "\nmodel = ");
+  qn_put_one_line(&text, qn_str_from(qn_import_model_name(import)));
+  qn_buf_putc(&text, '\n');
   qn_import_describe(import, &text);
   inspect_put_text(out, qn_str_from(qn_buf_text(&text)));
   if (text.failed) out->failed = true;

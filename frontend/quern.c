@@ -1,6 +1,8 @@
 // The file that joins the rooms: import → passes → code → artifact, or → JIT.
 #include "frontend/quern.h"
 
+#include <ctype.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +22,8 @@
 #define QUERN_VERSION   "0.1.0"
 #define DEFAULT_CHUNK   256
 #define DEFAULT_CONTEXT 4096
+#define DEFAULT_NUMERIC "int8"
+#define DEFAULT_KV_TYPE "f32"
 #define MAX_TARGETS     8
 
 const char *quern_version(void) { return QUERN_VERSION; }
@@ -102,7 +106,7 @@ static qn_status parse_targets(compilation *c) {
 }
 
 static qn_status parse_kv_type(compilation *c, qn_dtype *out) {
-  const char *text = c->options->kv_type ? c->options->kv_type : "f32";
+  const char *text = c->options->kv_type ? c->options->kv_type : DEFAULT_KV_TYPE;
   if (!qn_dtype_parse(qn_str_from(text), out) || !qn_dtype_is_float(*out)) {
     return qn_fail(c->diag, QN_ERR_ARGUMENT, "kv-type", "got '%s', want f32, f16 or bf16", text);
   }
@@ -110,7 +114,7 @@ static qn_status parse_kv_type(compilation *c, qn_dtype *out) {
 }
 
 static qn_status set_pass_options(compilation *c) {
-  const char *mode = c->options->numeric_mode ? c->options->numeric_mode : "int8";
+  const char *mode = c->options->numeric_mode ? c->options->numeric_mode : DEFAULT_NUMERIC;
   bool int8 = strcmp(mode, "int8") == 0;
   if (!int8 && strcmp(mode, "f32") != 0) {
     return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
@@ -119,7 +123,7 @@ static qn_status set_pass_options(compilation *c) {
   const qn_target *target = &c->targets[0];
   c->pass_options =
       (qn_pass_options){.quantize_activations = int8,
-                        .hints = {target->vector_bytes, target->vector_registers, target->dot4 != QN_DOT4_PLAIN},
+                        .hints = {target->vector_bytes, target->vector_registers},
                         .dump = c->options->dump,
                         .dump_context = c->options->dump_context};
   if (c->options->schedule) {
@@ -130,15 +134,45 @@ static qn_status set_pass_options(compilation *c) {
   return QN_OK;
 }
 
+static qn_status make_tokenizer(compilation *c) {
+  qn_gguf *gguf = qn_import_gguf(c->import);
+  if (!gguf || !qn_gguf_find(gguf, "tokenizer.ggml.model")) return QN_OK;
+  qn_tokenizer_desc vocabulary;
+  QN_TRY(qn_vocab_from_gguf(gguf, &c->arena, &vocabulary, c->diag));
+  int64_t rows = qn_import_vocab_size(c->import);
+  if (rows > 0 && vocabulary.token_count > (size_t)rows) {
+    return qn_fail(c->diag, QN_ERR_FORMAT, "key 'tokenizer.ggml.tokens'",
+                   "has %zu tokens, want at most %" PRId64 ", the rows of the model's embedding",
+                   vocabulary.token_count, rows);
+  }
+  return qn_tokenizer_serialize(&vocabulary, c->allocator, &c->tokenizer, c->diag);
+}
+
+// What templates and tokenizers say of a file says not always which file.
+static qn_status name_model(compilation *c, const char *path, qn_status status) {
+  bool of_file = status == QN_ERR_FORMAT || status == QN_ERR_UNSUPPORTED;
+  if (of_file && !strstr(c->diag->text, path)) {
+    qn_diag inner = *c->diag;
+    *c->diag = (qn_diag){0};
+    return qn_fail(c->diag, status, path, "%s", inner.text);
+  }
+  return status;
+}
+
+static qn_status open_model(compilation *c, const char *path) {
+  qn_import_options options = {.template_path = c->options->template_path};
+  QN_TRY(report(c, "reading the model", 0, 0));
+  QN_TRY(name_model(c, path, qn_import_open(path, &options, c->allocator, &c->import, c->diag)));
+  return name_model(c, path, make_tokenizer(c));
+}
+
 // Opens the model and takes it through every pass.
 static qn_status run_frontend(compilation *c, const char *model_path) {
   QN_TRY(parse_targets(c));
   QN_TRY(set_pass_options(c));
   qn_import_graph_options graph_options = {.max_sequences = 1};
   QN_TRY(parse_kv_type(c, &graph_options.kv_dtype));
-  QN_TRY(report(c, "reading the model", 0, 0));
-  qn_import_options import_options = {.template_path = c->options->template_path};
-  QN_TRY(qn_import_open(model_path, &import_options, c->allocator, &c->import, c->diag));
+  QN_TRY(open_model(c, model_path));
   int64_t own = qn_import_context(c->import);
   graph_options.context_tokens = c->options->context_tokens ? c->options->context_tokens : own ? own : DEFAULT_CONTEXT;
   graph_options.chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens : DEFAULT_CHUNK;
@@ -147,7 +181,7 @@ static qn_status run_frontend(compilation *c, const char *model_path) {
     graph_options.chunk_tokens = graph_options.context_tokens;
   graph_options.max_rows = c->options->all_logits ? graph_options.chunk_tokens : 1;
   qn_graph *graph = NULL;
-  QN_TRY(qn_import_graph(c->import, &graph_options, &c->arena, &graph, c->diag));
+  QN_TRY(name_model(c, model_path, qn_import_graph(c->import, &graph_options, &c->arena, &graph, c->diag)));
   QN_TRY(qn_graph_verify(graph, QN_STAGE_IMPORTED, c->diag));
   QN_TRY(report(c, "optimising the graph", 0, 0));
   c->pass = (qn_pass_context){
@@ -164,20 +198,21 @@ static qn_codegen_options codegen_options(const compilation *c, const qn_target 
                               .dump_context = c->options->dump_context};
 }
 
-static qn_status make_tokenizer(compilation *c) {
-  qn_gguf *gguf = qn_import_gguf(c->import);
-  if (!gguf || !qn_gguf_find(gguf, "tokenizer.ggml.model")) return QN_OK;
-  qn_tokenizer_desc vocabulary;
-  QN_TRY(qn_vocab_from_gguf(gguf, &c->arena, &vocabulary, c->diag));
-  return qn_tokenizer_serialize(&vocabulary, c->allocator, &c->tokenizer, c->diag);
+// A line of the summary, whose value may come from anybody.
+static void put_value(qn_buf *s, const char *key, const char *value) {
+  qn_buf_printf(s, "%s = ", key);
+  qn_put_one_line(s, qn_str_from(value));
+  qn_buf_putc(s, '\n');
 }
 
 static qn_status make_texts(compilation *c, const char *model_path) {
   qn_buf *s = &c->summary;
-  qn_buf_printf(s, "quern = %s\nmodel = %s\narchitecture = %s\nsource = %s\n", QUERN_VERSION,
-                qn_import_model_name(c->import), qn_import_architecture(c->import), model_path);
-  qn_buf_printf(s, "numeric_mode = %s\nkv_type = %s\n", c->pass_options.quantize_activations ? "int8" : "f32",
-                c->options->kv_type ? c->options->kv_type : "f32");
+  put_value(s, "quern", QUERN_VERSION);
+  put_value(s, "model", qn_import_model_name(c->import));
+  put_value(s, "architecture", qn_import_architecture(c->import));
+  put_value(s, "source", model_path);
+  put_value(s, "numeric_mode", c->pass_options.quantize_activations ? "int8" : "f32");
+  put_value(s, "kv_type", c->options->kv_type ? c->options->kv_type : DEFAULT_KV_TYPE);
   qn_buf_printf(s, "chunk_tokens = %" PRId64 "\ncontext_tokens = %" PRId64 "\n", c->pass.program->max_values[QN_SYM_T],
                 c->context_tokens);
   for (size_t i = 0; i < c->target_count; i++) qn_buf_printf(s, "target = %s\n", c->targets[i].name);
@@ -197,7 +232,6 @@ static qn_status make_texts(compilation *c, const char *model_path) {
 }
 
 static qn_status write_artifact(compilation *c, const char *model_path, qn_file_writer *writer) {
-  QN_TRY(make_tokenizer(c));
   QN_TRY(make_texts(c, model_path));
   qn_artifact_code codes[MAX_TARGETS];
   for (size_t i = 0; i < c->code_count; i++) codes[i] = (qn_artifact_code){&c->targets[i], &c->codes[i]};
@@ -218,17 +252,36 @@ static qn_status write_artifact(compilation *c, const char *model_path, qn_file_
   return qn_artifact_write(writer, &spec, c->allocator, c->diag);
 }
 
-static qn_status compile_to_file(compilation *c, const char *model_path, const char *out_path) {
-  QN_TRY(run_frontend(c, model_path));
+static qn_status compile_kernels(compilation *c) {
   for (size_t i = 0; i < c->target_count; i++) {
     QN_TRY(report(c, "compiling kernels", i, c->target_count));
     qn_codegen_options options = codegen_options(c, &c->targets[i]);
     QN_TRY(qn_cpu_compile(c->kernels, c->kernel_count, &options, c->allocator, &c->codes[i], c->diag));
     c->code_count++;
   }
-  qn_file_writer writer;
+  return QN_OK;
+}
+
+// A slip of the hand must not cost a model, a template or anything else that cannot be made again.
+static qn_status check_output(const char *path, qn_diag *diag) {
+  struct stat info;
+  char head[8];
+  if (!*path) return qn_fail(diag, QN_ERR_ARGUMENT, "output", "got an empty name, want the name of a file to write");
+  if (stat(path, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size == 0 || quern_is_artifact(path)) return QN_OK;
+  size_t length = quern_file_head(path, head, sizeof head);
+  for (size_t i = 0; i < length; i++) head[i] = isprint((unsigned char)head[i]) ? head[i] : '.';
+  return qn_fail(diag, QN_ERR_ARGUMENT, path,
+                 "is there already and no artifact (it begins with '%.*s'); delete it or choose another name",
+                 (int)length, head);
+}
+
+static qn_status compile_to_file(compilation *c, const char *model_path, const char *out_path) {
+  QN_TRY(check_output(out_path, c->diag));
+  QN_TRY(run_frontend(c, model_path));
+  qn_file_writer writer;  // opened before the long work, which a folder that is closed would make vain
   QN_TRY(qn_file_writer_open(&writer, out_path, c->diag));
-  qn_status status = write_artifact(c, model_path, &writer);
+  qn_status status = compile_kernels(c);
+  if (status == QN_OK) status = write_artifact(c, model_path, &writer);
   if (status == QN_OK) status = report(c, "writing", 1, 1);
   if (status == QN_OK) status = qn_file_writer_commit(&writer);
   qn_file_writer_abandon(&writer);
@@ -236,19 +289,24 @@ static qn_status compile_to_file(compilation *c, const char *model_path, const c
 }
 
 // Options of an older or newer caller: what lies beyond its size is zero.
-static quern_compile_options own_options(const quern_compile_options *options) {
-  quern_compile_options own = {.size = sizeof own};
-  if (options) memcpy(&own, options, options->size < sizeof own ? options->size : sizeof own);
-  return own;
+static qn_status own_options(const quern_compile_options *options, quern_compile_options *out, qn_diag *diag) {
+  *out = (quern_compile_options){.size = sizeof *out};
+  if (!options) return QN_OK;
+  if (options->size == 0) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_compile_options) in it");
+  }
+  memcpy(out, options, options->size < sizeof *out ? options->size : sizeof *out);
+  return QN_OK;
 }
 
 int quern_compile(const char *model_path, const char *out_path, const quern_compile_options *options,
                   quern_error *error) {
-  quern_compile_options own = own_options(options);
+  quern_compile_options own;
   qn_diag diag = {0};
   compilation c;
+  qn_status status = own_options(options, &own, &diag);
   compilation_init(&c, &own, &diag);
-  qn_status status = compile_to_file(&c, model_path, out_path);
+  if (status == QN_OK) status = compile_to_file(&c, model_path, out_path);
   compilation_deinit(&c);
   return give_error(error, &diag, status);
 }
@@ -293,10 +351,11 @@ static qn_status compile_to_memory(compilation *c, const char *model_path, quern
   qn_mapping mapping = {0};
   status = write_artifact(c, model_path, &writer);
   if (status == QN_OK) status = qn_file_writer_commit(&writer);
-  int fd = writer.fd;
-  if (status == QN_OK) status = qn_mapping_open_fd(&mapping, fd, model_path, c->diag);
   if (status == QN_OK) {
-    close(fd);  // the mapping keeps the memory
+    status = qn_mapping_open_fd(&mapping, writer.fd, model_path, c->diag);
+    close(writer.fd);  // the mapping keeps the memory
+  }
+  if (status == QN_OK) {
     qn_model_jit jit = {.entries = owner->entries,
                         .entry_count = owner->count,
                         .target = c->targets[0].name,
@@ -310,24 +369,32 @@ static qn_status compile_to_memory(compilation *c, const char *model_path, quern
 }
 
 int quern_jit(const char *model_path, const quern_compile_options *options, quern_model **out, quern_error *error) {
-  quern_compile_options own = own_options(options);
+  quern_compile_options own;
   qn_diag diag = {0};
   compilation c;
+  *out = NULL;
+  qn_status status = own_options(options, &own, &diag);
   compilation_init(&c, &own, &diag);
-  qn_status status = compile_to_memory(&c, model_path, out);
+  if (status == QN_OK) status = compile_to_memory(&c, model_path, out);
   compilation_deinit(&c);
   return give_error(error, &diag, status);
 }
 
 // --- files and the cache
 
+size_t quern_file_head(const char *path, char *out, size_t size) {
+  struct stat info;
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return 0;
+  ssize_t count = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) ? read(fd, out, size) : 0;
+  close(fd);
+  return count > 0 ? (size_t)count : 0;
+}
+
 bool quern_is_artifact(const char *path) {
-  char magic[8] = {0};
-  FILE *file = fopen(path, "rb");
-  if (!file) return false;
-  bool is = fread(magic, 1, sizeof magic, file) == sizeof magic && memcmp(magic, QN_ARTIFACT_MAGIC, sizeof magic) == 0;
-  fclose(file);
-  return is;
+  char magic[8];
+  return quern_file_head(path, magic, sizeof magic) == sizeof magic &&
+         memcmp(magic, QN_ARTIFACT_MAGIC, sizeof magic) == 0;
 }
 
 static void hash_text(qn_hasher *hasher, const char *text) {
@@ -338,50 +405,68 @@ static void hash_text(qn_hasher *hasher, const char *text) {
 static qn_status hash_file(qn_hasher *hasher, const char *path, qn_diag *diag) {
   char *text = NULL;
   size_t size = 0;
-  QN_TRY(qn_file_read(path, qn_allocator_default(), &text, &size, diag));
+  QN_TRY(qn_file_read(path, QN_TEXT_MAX, qn_allocator_default(), &text, &size, diag));
   qn_hasher_update(hasher, text, size);
   qn_free(qn_allocator_default(), text, size + 1);
   return QN_OK;
 }
 
+// What the artifact depends on, with the defaults in place of what is not given.
+static qn_status hash_compilation(const char *model, const struct stat *info, const quern_compile_options *o,
+                                  uint64_t *out, qn_diag *diag) {
+  qn_target target;
+  qn_hasher hasher;
+  QN_TRY(qn_target_parse(o->target ? o->target : "host", &target, diag));
+  qn_hasher_init(&hasher, QN_ARTIFACT_VERSION);
+  const char *texts[] = {QUERN_VERSION,
+                         quern_build_id(),
+                         model,
+                         target.name,
+                         o->numeric_mode ? o->numeric_mode : DEFAULT_NUMERIC,
+                         o->kv_type ? o->kv_type : DEFAULT_KV_TYPE,
+                         o->schedule};
+  for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
+  if (o->template_path) QN_TRY(hash_file(&hasher, o->template_path, diag));
+  int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec, info->st_mtim.tv_nsec,
+                       (int64_t)info->st_ino, o->context_tokens,    o->chunk_tokens ? o->chunk_tokens : DEFAULT_CHUNK,
+                       o->all_logits};
+  qn_hasher_update(&hasher, numbers, sizeof numbers);
+  *out = qn_hasher_final(&hasher);
+  return QN_OK;
+}
+
+static qn_status put_cache_folder(qn_buf *path, qn_diag *diag) {
+  const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+  if (xdg && *xdg) {
+    qn_buf_printf(path, "%s/quern", xdg);
+  } else if (home && *home) {
+    qn_buf_printf(path, "%s/.cache/quern", home);
+  } else {
+    return qn_fail(diag, QN_ERR_IO, "cache",
+                   "got neither XDG_CACHE_HOME nor HOME, want one; or use quern compile -o FILE");
+  }
+  return path->failed ? qn_fail_nomem(diag, "cache", "a path") : qn_make_directories(qn_buf_text(path), diag);
+}
+
 static qn_status cache_path(const char *model_path, const quern_compile_options *o, char **out, qn_diag *diag) {
   struct stat info;
+  char head[4];
+  uint64_t hash = 0;
   char *real = realpath(model_path, NULL);
   if (!real || stat(real, &info) != 0) {
     free(real);
     return qn_fail(diag, QN_ERR_IO, model_path, "cannot be read: %m; check the path");
   }
-  qn_target host;
-  qn_status status = qn_target_parse(o->target ? o->target : "host", &host, diag);
-  if (status != QN_OK) {
+  if (quern_file_head(real, head, sizeof head) != sizeof head || memcmp(head, "GGUF", sizeof head) != 0) {
     free(real);
-    return status;
+    return QN_OK;
   }
-  qn_hasher hasher;
-  qn_hasher_init(&hasher, QN_ARTIFACT_VERSION);
-  const char *texts[] = {QUERN_VERSION, quern_build_id(), real,       host.name, o->numeric_mode,
-                         o->kv_type,    o->schedule};
-  for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
-  if (o->template_path && (status = hash_file(&hasher, o->template_path, diag)) != QN_OK) {
-    free(real);
-    return status;
-  }
-  int64_t numbers[] = {info.st_size,      info.st_mtim.tv_sec, info.st_mtim.tv_nsec, (int64_t)info.st_ino,
-                       o->context_tokens, o->chunk_tokens,     o->all_logits};
-  qn_hasher_update(&hasher, numbers, sizeof numbers);
-  const char *base = strrchr(real, '/') + 1, *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
   qn_buf path;
   qn_buf_init(&path, qn_allocator_default());
-  if (xdg && *xdg) {
-    qn_buf_printf(&path, "%s/quern", xdg);
-  } else if (home && *home) {
-    qn_buf_printf(&path, "%s/.cache/quern", home);
-  } else {
-    status = qn_fail(diag, QN_ERR_IO, "cache",
-                     "got neither XDG_CACHE_HOME nor HOME, want one; or use quern compile -o FILE");
-  }
-  if (status == QN_OK) status = qn_make_directories(qn_buf_text(&path), diag);
-  qn_buf_printf(&path, "/%s-%016" PRIx64 ".qn", base, qn_hasher_final(&hasher));
+  qn_status status = hash_compilation(real, &info, o, &hash, diag);
+  if (status == QN_OK) status = put_cache_folder(&path, diag);
+  // A file name may have 255 bytes, of which the writer's temporary one wants some more.
+  qn_buf_printf(&path, "/%.100s-%016" PRIx64 ".qn", strrchr(real, '/') + 1, hash);
   if (status == QN_OK && !(*out = path.failed ? NULL : strdup(qn_buf_text(&path))))
     status = qn_fail_nomem(diag, "cache", "a path");
   qn_buf_deinit(&path);
@@ -391,9 +476,12 @@ static qn_status cache_path(const char *model_path, const quern_compile_options 
 
 int quern_cache_path(const char *model_path, const quern_compile_options *options, char **out_path,
                      quern_error *error) {
-  quern_compile_options own = own_options(options);
+  quern_compile_options own;
   qn_diag diag = {0};
-  return give_error(error, &diag, cache_path(model_path, &own, out_path, &diag));
+  *out_path = NULL;
+  qn_status status = own_options(options, &own, &diag);
+  if (status == QN_OK) status = cache_path(model_path, &own, out_path, &diag);
+  return give_error(error, &diag, status);
 }
 
 const char *quern_targets(void) {

@@ -38,7 +38,8 @@ typedef struct quern_compile_options {
   void *dump_context;
 } quern_compile_options;
 
-// Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all.
+// Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
+// file that is there already is replaced only when it is empty or an artifact itself.
 // Returns 0, or an error code with the text in *error (may be NULL).
 int quern_compile(const char *model_path, const char *out_path, const quern_compile_options *options,
                   quern_error *error);
@@ -52,6 +53,7 @@ bool quern_is_artifact(const char *path);
 
 // The path in the user's cache ($XDG_CACHE_HOME/quern or ~/.cache/quern) for a model compiled with these options: keyed
 // on the file's identity (path, size, time), the options, the host and this build of quern. Caller frees with free().
+// NULL without an error for what is not to be cached: anything but GGUF, since a graph in JSON has weights elsewhere.
 int quern_cache_path(const char *model_path, const quern_compile_options *options, char **out_path, quern_error *error);
 
 // Writes a description of a model file or artifact as text into *out_text (caller frees with free()). `what` is a

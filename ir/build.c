@@ -33,8 +33,8 @@ static qn_status operand_error(const shape_context *c, int i, const char *want) 
   qn_buf text;
   qn_buf_init(&text, qn_allocator_default());
   qn_type_print(c->operands[i], &text);
-  qn_status status = qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: operand %d: got %s, want %s", c->op, i,
-                             qn_buf_text(&text), want);
+  qn_status status =
+      qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: operand %d: got %s, want %s", c->op, i, qn_buf_text(&text), want);
   qn_buf_deinit(&text);
   return status;
 }
@@ -97,7 +97,8 @@ static qn_status type_error(const shape_context *c, const char *want) {
   qn_buf text;
   qn_buf_init(&text, qn_allocator_default());
   qn_type_print(c->spec->type, &text);
-  qn_status status = qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: got type %s, want %s", c->op, qn_buf_text(&text), want);
+  qn_status status =
+      qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: got type %s, want %s", c->op, qn_buf_text(&text), want);
   qn_buf_deinit(&text);
   return status;
 }
@@ -109,7 +110,8 @@ static qn_status given_cache(const shape_context *c, const qn_type *type) {
   bool shaped = type->rank == 4 && qn_dim_equal(type->dims[0], qn_dim_sym(QN_SYM_G)) && is_const_from(type, 1) &&
                 type->dims[is_k ? 3 : 2].value == QN_PAGE_KEYS && qn_dtype_is_float(type->dtype);
   if (shaped) return QN_OK;
-  return type_error(c, is_k ? "floats [G, heads, head_dim, 64] for kind k" : "floats [G, heads, 64, head_dim] for kind v");
+  return type_error(c,
+                    is_k ? "floats [G, heads, head_dim, 64] for kind k" : "floats [G, heads, 64, head_dim] for kind v");
 }
 
 static qn_status given_param(const shape_context *c, const qn_type *type) {
@@ -145,7 +147,8 @@ static qn_status shape_given(const shape_context *c, qn_type *out) {
 // The operands that say where a token's keys are: pos, seq and block_table from operand `first` on.
 static qn_status check_places(const shape_context *c, int first, qn_dim tokens) {
   for (int i = first; i < first + 2; i++) {
-    if (!is_i32_rows(c->operands[i]) || !qn_dim_equal(c->operands[i]->dims[0], tokens)) return operand_error(c, i, "i32[T]");
+    if (!is_i32_rows(c->operands[i]) || !qn_dim_equal(c->operands[i]->dims[0], tokens))
+      return operand_error(c, i, "i32[T]");
   }
   const qn_type *table = c->operands[first + 2];
   bool paged = table->dtype == QN_DTYPE_I32 && table->rank == 2 && qn_dim_equal(table->dims[1], qn_dim_sym(QN_SYM_P));
@@ -419,8 +422,8 @@ qn_status qn_infer_type(const qn_graph *graph, const qn_node_spec *spec, qn_type
   shape_context c = {.graph = graph, .spec = spec, .op = info->name, .loc = loc, .diag = diag};
   for (int i = 0; i < spec->operand_count; i++) {
     if (spec->operands[i] == 0 || spec->operands[i] >= graph->nodes.count) {
-      return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: operand %d: got value %u, want one defined before it", info->name, i,
-                     spec->operands[i]);
+      return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: operand %d: got value %u, want one defined before it", info->name,
+                     i, spec->operands[i]);
     }
     c.operands[i] = &qn_graph_node(graph, spec->operands[i])->type;
   }
@@ -450,8 +453,8 @@ qn_status qn_graph_add(qn_graph *graph, const qn_node_spec *spec, qn_id *out, qn
                    qn_op_get_info(spec->op)->name, spec->operand_count, spec->attr_count, QN_MAX_OPERANDS,
                    QN_MAX_ATTRS);
   }
-  qn_node node = {.op = spec->op, .operand_count = spec->operand_count, .attr_count = spec->attr_count,
-                  .group = spec->group};
+  qn_node node = {
+      .op = spec->op, .operand_count = spec->operand_count, .attr_count = spec->attr_count, .group = spec->group};
   QN_TRY(qn_infer_type(graph, spec, &node.type, diag));
   if (spec->type && !qn_type_equal(spec->type, &node.type)) {
     qn_buf got, want;

@@ -1,4 +1,4 @@
-// The graph IR: a transformer step as SSA values. A graph is append-only; passes build a new one (rewrite.h).
+// The graph IR: a transformer step as SSA values. A graph is append-only; passes build a new one (rewrite.c).
 // The text form (print.c, parse.c) round-trips; ir/README.md has its grammar and the invariants verify.c checks.
 #ifndef QN_IR_GRAPH_H
 #define QN_IR_GRAPH_H
@@ -34,7 +34,7 @@ typedef struct qn_attr {
 } qn_attr;
 
 #define QN_MAX_OPERANDS 8
-#define QN_MAX_ATTRS 6
+#define QN_MAX_ATTRS    6
 
 typedef uint32_t qn_id;  // a value of a graph: index into nodes; 0 is none
 
@@ -70,8 +70,8 @@ typedef struct qn_output {
 } qn_output;
 
 typedef struct qn_graph {
-  qn_arena *arena;   // borrowed
-  const char *name;  // arena
+  qn_arena *arena;        // borrowed
+  const char *name;       // arena
   QN_VEC(qn_node) nodes;  // nodes.items[0] is unused
   QN_VEC(qn_output) outputs;
   int64_t max_values[QN_SYM_COUNT];  // the largest value each symbol may take; what memory is planned for
@@ -124,8 +124,8 @@ qn_cost qn_node_cost(const qn_graph *graph, qn_id id, const int64_t symbol_value
 typedef struct qn_rewriter {
   const qn_graph *from;
   qn_graph *to;
-  qn_id *map;      // old id → new id; 0 = dropped so far. from->nodes.count entries, arena
-  void *context;   // the pass's own
+  qn_id *map;     // old id → new id; 0 = dropped so far. from->nodes.count entries, arena
+  void *context;  // the pass's own
   qn_diag *diag;
 } qn_rewriter;
 // Makes the new form of old node `id`: adds nodes to `to` and returns the id standing for it in *out (0 drops it; it

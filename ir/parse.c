@@ -1,10 +1,14 @@
-// The graph IR from its text form (grammar in ir/README.md). The text may be anything: every error names line and column.
+// The graph IR from its text form (grammar in ir/README.md). The text may be anything: every error names line and
+// column.
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ir/graph.h"
+
+#define MAX_GROUP 1000000
 
 typedef struct parser {
   const char *name;
@@ -60,7 +64,8 @@ static qn_status expect(parser *p, const char *text) {
 static qn_str word(parser *p) {
   skip_space(p);
   const char *start = p->at;
-  while (p->at < p->end && ((*p->at >= 'a' && *p->at <= 'z') || (*p->at >= '0' && *p->at <= '9') || *p->at == '_')) p->at++;
+  while (p->at < p->end && ((*p->at >= 'a' && *p->at <= 'z') || (*p->at >= '0' && *p->at <= '9') || *p->at == '_'))
+    p->at++;
   return (qn_str){start, (size_t)(p->at - start)};
 }
 
@@ -68,7 +73,9 @@ static qn_str word(parser *p) {
 static bool number_text(parser *p, char *out, size_t size) {
   skip_space(p);
   size_t length = 0;
-  while (p->at + length < p->end && length + 1 < size && strchr("+-.0123456789abcdefinxp", p->at[length]) && p->at[length]) length++;
+  while (p->at + length < p->end && length + 1 < size && strchr("+-.0123456789abcdefinxp", p->at[length]) &&
+         p->at[length])
+    length++;
   memcpy(out, p->at, length);
   out[length] = 0;
   return length > 0;
@@ -76,12 +83,23 @@ static bool number_text(parser *p, char *out, size_t size) {
 
 static qn_status parse_int(parser *p, int64_t *out) {
   char text[48], *end = NULL;
-  if (!number_text(p, text, sizeof text)) return fail(p, "an integer");
+  if (!number_text(p, text, sizeof text)) return fail(p, "an integer of 64 bits");
+  errno = 0;
   long long value = strtoll(text, &end, 10);
-  if (end == text) return fail(p, "an integer");
+  if (end == text || errno != 0) return fail(p, "an integer of 64 bits");
   p->at += end - text;
   *out = value;
   return QN_OK;
+}
+
+// An integer of min..max; `want` says so.
+static qn_status parse_int_in(parser *p, int64_t min, int64_t max, const char *want, int64_t *out) {
+  skip_space(p);
+  const char *start = p->at;
+  QN_TRY(parse_int(p, out));
+  if (*out >= min && *out <= max) return QN_OK;
+  p->at = start;
+  return fail(p, want);
 }
 
 static qn_status parse_float(parser *p, double *out) {
@@ -101,7 +119,7 @@ static int hex_digit(char c) {
 
 // A quoted text as qn_buf_quote writes it.
 static qn_status parse_text(parser *p, const char **out) {
-  QN_TRY(expect(p, "\""));
+  if (!take(p, "\"")) return fail(p, "a text in quotes");
   const char *close = p->at;
   while (close < p->end && *close != '"' && *close != '\n') close += *close == '\\' && close + 1 < p->end ? 2 : 1;
   if (close >= p->end || *close != '"') return fail(p, "a text that ends with '\"' on its line");
@@ -121,6 +139,7 @@ static qn_status parse_text(parser *p, const char **out) {
         p->at += 2;
       }
     }
+    if (c == 0) return fail(p, "a text without zero bytes");
     text[length++] = c;
   }
   p->at++;
@@ -139,8 +158,7 @@ static qn_status parse_type(parser *p, qn_type *out) {
 static qn_status parse_value(parser *p, qn_id *out) {
   int64_t number = 0;
   QN_TRY(expect(p, "%"));
-  QN_TRY(parse_int(p, &number));
-  if (number < 1 || number >= (int64_t)p->ids.count || p->ids.items[number] == 0) return fail(p, "a value defined before");
+  QN_TRY(parse_int_in(p, 1, (int64_t)p->ids.count - 1, "a value defined before", &number));
   *out = p->ids.items[number];
   return QN_OK;
 }
@@ -169,8 +187,10 @@ static qn_status parse_attrs(parser *p, qn_node_spec *spec) {
 static qn_status parse_node(parser *p) {
   int64_t number = 0;
   qn_node_spec spec = {0};
-  QN_TRY(parse_int(p, &number));
-  if (number != (int64_t)p->ids.count) return fail(p, "value numbers that count up from 1");
+  char where[300];
+  snprintf(where, sizeof where, "%s:%d", p->name, p->line);
+  int64_t next = (int64_t)p->ids.count;
+  QN_TRY(parse_int_in(p, next, next, "value numbers that count up from 1", &number));
   QN_TRY(expect(p, "="));
   qn_str op = word(p);
   if (!qn_op_parse(op, &spec.op)) {
@@ -191,17 +211,12 @@ static qn_status parse_node(parser *p) {
   spec.type = &type;
   if (take(p, "group")) {
     int64_t group = 0;
-    QN_TRY(parse_int(p, &group));
-    if (group < 1 || group > 1000000) return fail(p, "a group from 1 on");
+    QN_TRY(parse_int_in(p, 1, MAX_GROUP, "a group from 1 to 1000000", &group));
     spec.group = (uint32_t)group;
     if (p->graph->group_count < spec.group) p->graph->group_count = spec.group;
   }
   if (take(p, "@")) QN_TRY(parse_text(p, &spec.loc));
-  char where[300];
-  if (!spec.loc) {
-    snprintf(where, sizeof where, "%s:%d", p->name, p->line);
-    spec.loc = where;
-  }
+  if (!spec.loc) spec.loc = where;
   qn_id id = 0;
   QN_TRY(qn_graph_add(p->graph, &spec, &id, p->diag));
   return qn_vec_push_arena(p->arena, &p->ids, id) ? QN_OK : qn_fail_nomem(p->diag, p->name, "a value");
@@ -215,18 +230,23 @@ static qn_status parse_header(parser *p) {
   if (!p->graph || !qn_vec_push_arena(p->arena, &p->ids, (qn_id)0)) return qn_fail_nomem(p->diag, p->name, "a graph");
   while (!take(p, "{")) {
     qn_symbol symbol = QN_SYM_NONE;
-    if (p->at >= p->end || !qn_symbol_parse((qn_str){p->at, 1}, &symbol)) return fail(p, "'{', or a symbol's bound such as T<=8");
+    if (p->at >= p->end || !qn_symbol_parse((qn_str){p->at, 1}, &symbol))
+      return fail(p, "'{', or a symbol's bound such as T<=8");
     p->at++;
     QN_TRY(expect(p, "<="));
-    QN_TRY(parse_int(p, &p->graph->max_values[symbol]));
-    if (p->graph->max_values[symbol] < 1) return fail(p, "a bound of 1 or more");
+    QN_TRY(parse_int_in(p, 1, INT64_MAX, "a bound of 1 or more", &p->graph->max_values[symbol]));
   }
   return QN_OK;
 }
 
 qn_status qn_graph_parse(const char *name, qn_str text, qn_arena *arena, qn_graph **out, qn_diag *diag) {
-  parser p = {.name = name, .at = text.data, .end = text.data + text.length, .line_start = text.data, .line = 1,
-              .arena = arena, .diag = diag};
+  parser p = {.name = name,
+              .at = text.data,
+              .end = text.data + text.length,
+              .line_start = text.data,
+              .line = 1,
+              .arena = arena,
+              .diag = diag};
   QN_TRY(parse_header(&p));
   while (!take(&p, "}")) {
     if (take(&p, "%")) {

@@ -92,7 +92,9 @@ void qn_program_print(const qn_program *program, qn_buf *out) {
   qn_buf_puts(out, "}\n");
 }
 
-static bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return a < b + b_size && b < a + a_size; }
+static bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
+  return a < b + b_size && b < a + a_size;
+}
 
 static qn_status verify_memory(const qn_program *program, qn_diag *diag) {
   for (size_t i = 0; i < program->buffers.count; i++) {
@@ -106,7 +108,8 @@ static qn_status verify_memory(const qn_program *program, qn_diag *diag) {
       const qn_pbuf *b = &program->buffers.items[j];
       if (b->kind != QN_PB_ARENA || !overlap(a->offset, a->bytes, b->offset, b->bytes)) continue;
       if (a->first_step <= b->last_step && b->first_step <= a->last_step) {
-        return qn_fail(diag, QN_ERR_INTERNAL, program->name, "buffers b%zu and b%zu share memory while both are alive", j, i);
+        return qn_fail(diag, QN_ERR_INTERNAL, program->name, "buffers b%zu and b%zu share memory while both are alive",
+                       j, i);
       }
     }
   }

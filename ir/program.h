@@ -8,6 +8,8 @@
 #include "ir/loop.h"
 #include "ir/schedule.h"
 
+#define QN_QUANTIZE_LEAST 0x1p-120f  // a block whose largest magnitude is less has codes 0: 127 / it may overflow
+#define QN_BUFFER_BYTES_MAX ((int64_t)1 << 40)  // of one buffer: sums of thousands of them cannot overflow
 #define QN_PAGE_KEYS 64  // keys a KV page holds, which is also the attention chunk of the numeric contract
 
 // How a parameter's bytes are laid out.
@@ -69,7 +71,7 @@ typedef struct qn_pstep {
   uint32_t kernel;
   uint32_t *buffers;   // arena: one a kernel parameter, index into buffers
   const char *loc;     // arena: the op it came from
-  bool barrier;        // every thread waits for every other before this step
+  bool barrier;        // all work before this step is waited for
   uint32_t group;      // of the graph
 } qn_pstep;
 

@@ -11,8 +11,11 @@ static qn_status verify_node(const qn_graph *graph, qn_id id, qn_diag *diag) {
                      qn_op_get_info(node->op)->name, i, node->operands[i], id);
     }
   }
-  qn_node_spec spec = {.op = node->op, .operand_count = node->operand_count, .attr_count = node->attr_count,
-                       .type = &node->type, .loc = node->loc};
+  qn_node_spec spec = {.op = node->op,
+                       .operand_count = node->operand_count,
+                       .attr_count = node->attr_count,
+                       .type = &node->type,
+                       .loc = node->loc};
   memcpy(spec.operands, node->operands, sizeof spec.operands);
   memcpy(spec.attrs, node->attrs, sizeof spec.attrs);
   qn_type type;
@@ -42,43 +45,40 @@ static qn_status verify_stage(const qn_graph *graph, qn_id id, qn_graph_stage st
   return QN_OK;
 }
 
+static bool is_same_cache(const qn_node *a, const qn_node *b) {
+  return a->op == QN_OP_CACHE && b->op == QN_OP_CACHE &&
+         qn_node_int(a, QN_ATTR_INDEX, 0) == qn_node_int(b, QN_ATTR_INDEX, 0) &&
+         strcmp(qn_node_text(a, QN_ATTR_KIND, ""), qn_node_text(b, QN_ATTR_KIND, "")) == 0;
+}
+
 // Caches are written in place: a state of a cache that is overwritten has no other reader, which might come later, and
 // a layer's cache of a kind has one node.
-static qn_status verify_caches(const qn_graph *graph, qn_diag *diag) {
-  for (qn_id id = 1; id < graph->nodes.count; id++) {
-    const qn_node *node = qn_graph_node(graph, id);
-    bool cache = node->op == QN_OP_CACHE, written = false;
-    if (!cache && node->op != QN_OP_KV_WRITE) continue;
-    int users = 0;
-    for (qn_id other = id + 1; other < graph->nodes.count; other++) {
-      const qn_node *user = qn_graph_node(graph, other);
-      bool same = cache && user->op == QN_OP_CACHE;
-      for (int i = 0; same && i < node->attr_count; i++) {
-        qn_attr a = node->attrs[i], b = user->attrs[i];
-        same = qn_attr_get_kind(a.id) == QN_AK_TEXT ? strcmp(a.value.text, b.value.text) == 0 : a.value.i == b.value.i;
-      }
-      if (same) {
-        return qn_fail(diag, QN_ERR_FORMAT, user->loc, "cache %s of layer %lld: got two of them, want one",
-                       qn_node_text(user, QN_ATTR_KIND, ""), (long long)qn_node_int(user, QN_ATTR_INDEX, 0));
-      }
-      for (int i = 0; i < user->operand_count; i++) users += user->operands[i] == id;
-      written = written || (user->op == QN_OP_KV_WRITE && user->operands[0] == id);
+static qn_status verify_cache(const qn_graph *graph, qn_id id, qn_diag *diag) {
+  const qn_node *node = qn_graph_node(graph, id);
+  int users = 0;
+  bool written = false;
+  for (qn_id other = id + 1; other < graph->nodes.count; other++) {
+    const qn_node *user = qn_graph_node(graph, other);
+    if (is_same_cache(node, user)) {
+      return qn_fail(diag, QN_ERR_FORMAT, user->loc, "cache %s of layer %lld: got two of them, want one",
+                     qn_node_text(user, QN_ATTR_KIND, ""), (long long)qn_node_int(user, QN_ATTR_INDEX, 0));
     }
-    if (written && users > 1) {
-      return qn_fail(diag, QN_ERR_FORMAT, node->loc,
-                     "%s: got %d uses of a cache that kv_write overwrites, want the kv_write alone",
-                     qn_op_get_info(node->op)->name, users);
-    }
+    for (int i = 0; i < user->operand_count; i++) users += user->operands[i] == id;
+    written = written || (user->op == QN_OP_KV_WRITE && user->operands[0] == id);
   }
-  return QN_OK;
+  if (!written || users == 1) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, node->loc,
+                 "%s: got %d uses of a cache that kv_write overwrites, want the kv_write alone",
+                 qn_op_get_info(node->op)->name, users);
 }
 
 qn_status qn_graph_verify(const qn_graph *graph, qn_graph_stage stage, qn_diag *diag) {
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     QN_TRY(verify_node(graph, id, diag));
     QN_TRY(verify_stage(graph, id, stage, diag));
+    qn_op op = qn_graph_node(graph, id)->op;
+    if (op == QN_OP_CACHE || op == QN_OP_KV_WRITE) QN_TRY(verify_cache(graph, id, diag));
   }
-  QN_TRY(verify_caches(graph, diag));
   if (graph->outputs.count == 0) {
     return qn_fail(diag, QN_ERR_FORMAT, graph->name, "got no output, want at least one");
   }

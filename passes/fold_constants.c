@@ -24,7 +24,10 @@ static qn_status fold_node(qn_rewriter *r, qn_id id, qn_id *out) {
   QN_TRY(qn_rewrite_spec(r, id, &spec));
   double value = 0;
   if (fold(r, &spec, &value)) {
-    spec = (qn_node_spec){.op = QN_OP_CONST, .type = spec.type, .loc = spec.loc, .attr_count = 1,
+    spec = (qn_node_spec){.op = QN_OP_CONST,
+                          .type = spec.type,
+                          .loc = spec.loc,
+                          .attr_count = 1,
                           .attrs = {{.id = QN_ATTR_VALUE, .value.f = value}}};
   }
   return qn_graph_add(r->to, &spec, out, r->diag);

@@ -12,7 +12,8 @@ bool qn_fuse_computes(const qn_fuse *fuse, qn_id id) {
 qn_status qn_fuse_init(qn_fuse *fuse, qn_pass_context *context) {
   qn_graph *graph = context->graph;
   size_t count = graph->nodes.count;
-  *fuse = (qn_fuse){.graph = graph, .uses = qn_graph_count_uses(graph, context->arena),
+  *fuse = (qn_fuse){.graph = graph,
+                    .uses = qn_graph_count_uses(graph, context->arena),
                     .users = QN_ARENA_ARRAY(context->arena, count, uint32_t *)};
   uint32_t *sizes = QN_ARENA_ARRAY(context->arena, count, uint32_t);
   if (!fuse->uses || !fuse->users || !sizes) return qn_fail_nomem(context->diag, graph->name, "uses of values");

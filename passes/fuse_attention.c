@@ -1,6 +1,6 @@
-// fuse_attention: attn_mix(softmax(attn_scores(q, K)), V) becomes attention(q, K, V): the score matrix is never written.
-// Requires: a valid graph. Keeps: the value up to rounding (the softmax is done in chunks). Leaves the three ops apart
-// where somebody else uses the scores or the probabilities.
+// fuse_attention: attn_mix(softmax(attn_scores(q, K)), V) becomes attention(q, K, V): the score matrix is never
+// written. Requires: a valid graph. Keeps: the value up to rounding (the softmax is done in chunks). Leaves the three
+// ops apart where somebody else uses the scores or the probabilities.
 #include "passes/pass.h"
 
 static qn_status fuse_node(qn_rewriter *r, qn_id id, qn_id *out) {
@@ -12,9 +12,14 @@ static qn_status fuse_node(qn_rewriter *r, qn_id id, qn_id *out) {
     bool same_places = scores->op == QN_OP_ATTN_SCORES;
     for (int i = 2; same_places && i < 5; i++) same_places = scores->operands[i] == mix->operands[i];
     const qn_type *q = &qn_graph_node(r->from, scores->operands[0])->type;
-    if (same_places && qn_dim_equal(q->dims[2], mix->type.dims[2])) {
-      qn_node_spec spec = {.op = QN_OP_ATTENTION, .operand_count = 6, .loc = mix->loc, .attr_count = scores->attr_count};
-      const qn_id old[6] = {scores->operands[0], scores->operands[1], mix->operands[1], mix->operands[2], mix->operands[3], mix->operands[4]};
+    const qn_type *k = &qn_graph_node(r->from, scores->operands[1])->type;
+    const qn_type *v = &qn_graph_node(r->from, mix->operands[1])->type;
+    bool same_heads = same_places && qn_dim_equal(k->dims[1], v->dims[1]);
+    if (same_heads && qn_dim_equal(q->dims[2], mix->type.dims[2])) {
+      qn_node_spec spec = {
+          .op = QN_OP_ATTENTION, .operand_count = 6, .loc = mix->loc, .attr_count = scores->attr_count};
+      const qn_id old[6] = {scores->operands[0], scores->operands[1], mix->operands[1],
+                            mix->operands[2],    mix->operands[3],    mix->operands[4]};
       for (int i = 0; i < 6; i++) spec.operands[i] = r->map[old[i]];
       for (int i = 0; i < scores->attr_count; i++) spec.attrs[i] = scores->attrs[i];
       return qn_graph_add(r->to, &spec, out, r->diag);

@@ -1,5 +1,5 @@
-// fuse_matmul: groups of a matmul and the elementwise ops that follow it (bias, residual, activation), and of two matmuls
-// of one input that meet in an elementwise op (gate and up). The result never goes to memory in between.
+// fuse_matmul: groups of a matmul and the elementwise ops that follow it (bias, residual, activation), and of two
+// matmuls of one input that meet in an elementwise op (gate and up). The result never goes to memory in between.
 // Requires: no groups yet. Keeps: every value. Groups are convex and have one result.
 #include <string.h>
 
@@ -8,8 +8,8 @@
 
 typedef struct grower {
   qn_fuse fuse;
-  bool *member;   // of the group being grown
-  bool *trial;    // with what one more op would bring
+  bool *member;  // of the group being grown
+  bool *trial;   // with what one more op would bring
   const qn_node *anchor;
 } grower;
 
@@ -25,10 +25,13 @@ static bool is_padded(const grower *g, qn_id id) {
   return node->type.rank == 2 && qn_fuse_computes(&g->fuse, id);
 }
 
+#define MAX_DEPTH 32  // of what joins at once: a graph may be as deep as somebody likes
+
 // Can operand `id` of a joining op be had: from memory, or by joining too?
-static bool pull(grower *g, qn_id id, qn_id first) {
+static bool pull(grower *g, qn_id id, qn_id first, int depth) {
   const qn_node *node = qn_graph_node(g->fuse.graph, id);
   if (g->trial[id]) return true;
+  if (depth == MAX_DEPTH) return false;
   qn_id base = qn_graph_base(g->fuse.graph, id);
   if (!qn_fuse_computes(&g->fuse, base) || base < first) return is_padded(g, id);
   if (base != id || g->fuse.uses[id] != 1 || node->group || !fits(g, node)) return false;
@@ -36,7 +39,7 @@ static bool pull(grower *g, qn_id id, qn_id first) {
   if (!same_input && !(qn_op_get_info(node->op)->flags & QN_OF_E)) return false;
   g->trial[id] = true;
   for (int i = 0; !same_input && i < node->operand_count; i++) {
-    if (!pull(g, node->operands[i], first)) return false;
+    if (!pull(g, node->operands[i], first, depth + 1)) return false;
   }
   return true;
 }
@@ -63,7 +66,7 @@ static void grow(grower *g, qn_id first) {
     g->trial[id] = true;
     bool pulled = true;
     for (int i = 0; pulled && i < qn_graph_node(g->fuse.graph, id)->operand_count; i++) {
-      pulled = pull(g, qn_graph_node(g->fuse.graph, id)->operands[i], first);
+      pulled = pull(g, qn_graph_node(g->fuse.graph, id)->operands[i], first, 0);
     }
     if (!pulled || !qn_fuse_is_convex(&g->fuse, g->trial)) return;
     memcpy(g->member, g->trial, count * sizeof *g->member);

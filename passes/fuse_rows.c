@@ -24,11 +24,11 @@ typedef struct rows_context {
   bool *open;  // by group: may take more members
 } rows_context;
 
-// Is element [i, ...] of the view read from row i of its operand?
+// Is element [i, ...] of the view read from row i of its operand? (Lone values a row are not padded as rows are.)
 static bool keeps_rows(const qn_graph *graph, const qn_node *view) {
   const qn_type *from = &qn_graph_node(graph, view->operands[0])->type;
   if (view->op == QN_OP_SLICE && qn_node_int(view, QN_ATTR_AXIS, 0) == 0) return false;
-  return from->rank > 0 && view->type.rank > 0 && qn_dim_equal(from->dims[0], view->type.dims[0]);
+  return from->rank > 1 && view->type.rank > 1 && qn_dim_equal(from->dims[0], view->type.dims[0]);
 }
 
 // May the node be in one loop over rows with what the group computes: does it read only its own row of that?
@@ -36,22 +36,35 @@ static bool reads_own_rows(const qn_graph *graph, const qn_node *node, uint32_t 
   for (int i = 0; i < node->operand_count; i++) {
     bool own = !(node->op == QN_OP_GATHER_ROWS && i == 0);
     qn_id id = node->operands[i], base = qn_graph_base(graph, id);
-    for (; id != base; id = qn_graph_node(graph, id)->operands[0]) own = own && keeps_rows(graph, qn_graph_node(graph, id));
+    for (; id != base; id = qn_graph_node(graph, id)->operands[0])
+      own = own && keeps_rows(graph, qn_graph_node(graph, id));
     if (!own && qn_graph_node(graph, base)->group == group) return false;
   }
   return true;
 }
 
+// More nodes than any layer has in one place: a larger kernel only costs time to compile.
+#define MAX_MEMBERS 64
+
+// A second write to a cache must come after the first; in one kernel it would be done where its x is computed.
+static bool writes_again(const qn_graph *graph, const qn_node *node) {
+  return node->op == QN_OP_KV_WRITE && qn_graph_node(graph, qn_graph_base(graph, node->operands[0]))->op == QN_OP_KV_WRITE;
+}
+
 static bool try_join(rows_context *c, qn_id id, uint32_t group) {
   qn_graph *graph = c->fuse.graph;
+  int members = 0;
   if (!group || !c->open[group] || !reads_own_rows(graph, qn_graph_node(graph, id), group)) return false;
   for (qn_id other = 1; other < graph->nodes.count; other++) {
     c->member[other] = graph->nodes.items[other].group == group;
-    if (c->member[other] && !qn_dim_equal(rows_of(graph, qn_graph_node(graph, other)), rows_of(graph, qn_graph_node(graph, id)))) {
+    members += c->member[other];
+    if (c->member[other] &&
+        !qn_dim_equal(rows_of(graph, qn_graph_node(graph, other)), rows_of(graph, qn_graph_node(graph, id)))) {
       return false;
     }
   }
   c->member[id] = true;
+  if (members >= MAX_MEMBERS || writes_again(graph, qn_graph_node(graph, id))) return false;
   if (!qn_fuse_is_convex(&c->fuse, c->member)) return false;
   graph->nodes.items[id].group = group;
   return true;
@@ -95,14 +108,20 @@ static qn_status copy_outputs(qn_graph *graph, qn_diag *diag) {
   for (size_t i = 0; i < graph->outputs.count; i++) {
     qn_output *output = &graph->outputs.items[i];
     const qn_node *node = qn_graph_node(graph, output->value);
-    if (node->type.dtype != QN_DTYPE_F32 || (qn_op_get_info(node->op)->flags & QN_OF_W)) {
-      return qn_fail(diag, QN_ERR_UNSUPPORTED, node->loc, "output '%s': got a value of type %s made by %s, want one of f32",
-                     output->name, qn_dtype_name(node->type.dtype), qn_op_get_info(node->op)->name);
+    const qn_op_info *info = qn_op_get_info(node->op);
+    if (node->type.dtype != QN_DTYPE_F32 || node->op == QN_OP_CACHE || (info->flags & QN_OF_W)) {
+      return qn_fail(diag, QN_ERR_UNSUPPORTED, node->loc,
+                     "output '%s': got %s of %s, want f32 values that are no cache", output->name, info->name,
+                     qn_dtype_name(node->type.dtype));
     }
     if (has_own_memory(graph, i)) continue;
     qn_type type = node->type;
-    qn_node_spec spec = {.op = QN_OP_RESHAPE, .operand_count = 1, .operands = {output->value}, .type = &type,
-                         .loc = node->loc, .group = ++graph->group_count};
+    qn_node_spec spec = {.op = QN_OP_RESHAPE,
+                         .operand_count = 1,
+                         .operands = {output->value},
+                         .type = &type,
+                         .loc = node->loc,
+                         .group = ++graph->group_count};
     QN_TRY(qn_graph_add(graph, &spec, &output->value, diag));
   }
   return QN_OK;

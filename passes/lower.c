@@ -45,7 +45,8 @@ static qn_status weight_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *ou
     sized = p.type.rank == 2 &&
             qn_format_tile_bytes(qn_format_of(p.type.dtype), rows, p.type.dims[0].value, p.type.dims[1].value, &bytes);
   }
-  if (!sized) return qn_fail(diag, QN_ERR_LIMIT, node->loc, "the packed size of this weight overflows or has no layout");
+  if (!sized)
+    return qn_fail(diag, QN_ERR_LIMIT, node->loc, "the packed size of this weight overflows or has no layout");
   p.bytes = bytes;
   *out = p;
   return QN_OK;
@@ -66,10 +67,19 @@ static qn_status arena_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *out
   }
   if (!qn_type_elements(&padded, lower->graph->max_values, &elements) || elements < 1) {
     return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc,
-                   "got a buffer of %" PRId64 " elements; every symbol needs a largest value above 0, and sizes must fit",
+                   "got a buffer of %" PRId64
+                   " elements; every symbol needs a largest value above 0, and sizes must fit",
                    elements);
   }
-  p.bytes = (uint64_t)elements * (type->dtype == QN_DTYPE_A8 ? 1 : sizeof(float)) + QN_TILE_ROWS * sizeof(float);
+  size_t bytes = 0;
+  bool fits = qn_size_mul((size_t)elements, type->dtype == QN_DTYPE_A8 ? 1 : sizeof(float), &bytes) &&
+              qn_size_add(bytes, QN_TILE_ROWS * sizeof(float), &bytes) && bytes <= QN_BUFFER_BYTES_MAX;
+  if (!fits) {
+    return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc,
+                   "got a buffer of %" PRId64 " elements, want at most 2^40 bytes; compile for a smaller chunk or context",
+                   elements);
+  }
+  p.bytes = bytes;
   *out = p;
   return QN_OK;
 }
@@ -92,7 +102,7 @@ static qn_status make_buffer(qn_lower *lower, qn_id id) {
     p.kind = QN_PB_INPUT;
     p.name = qn_node_text(node, QN_ATTR_NAME, "?");
     int64_t elements = 0;
-    if (!qn_type_elements(&node->type, lower->graph->max_values, &elements)) {
+    if (!qn_type_elements(&node->type, lower->graph->max_values, &elements) || elements > QN_BUFFER_BYTES_MAX / 4) {
       return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of input '%s' overflows", p.name);
     }
     p.bytes = (uint64_t)elements * 4;
@@ -102,7 +112,7 @@ static qn_status make_buffer(qn_lower *lower, qn_id id) {
     p.name = qn_node_text(node, QN_ATTR_KIND, "?");
     p.layer = (int)qn_node_int(node, QN_ATTR_INDEX, 0);
     int64_t elements = 0, ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1};
-    if (!qn_type_elements(&node->type, ones, &elements)) {
+    if (!qn_type_elements(&node->type, ones, &elements) || elements > QN_BUFFER_BYTES_MAX / 4) {
       return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of a cache page overflows");
     }
     p.bytes = (uint64_t)elements * qn_dtype_size(node->type.dtype);
@@ -146,7 +156,8 @@ static qn_status find_materialised(qn_lower *lower) {
     for (int i = 0; user->group && i < user->operand_count; i++) {
       qn_id base = qn_graph_base(graph, user->operands[i]);
       const qn_node *node = qn_graph_node(graph, base);
-      bool rotated = node->op == QN_OP_ROPE && user->op != QN_OP_KV_WRITE;
+      bool direct = user->op == QN_OP_KV_WRITE && user->operands[1] == base;
+      bool rotated = node->op == QN_OP_ROPE && !direct;  // pairs are stored, not read element by element
       if (node->group && (node->group != user->group || rotated)) lower->values[base].materialised = true;
       sizes[id] += lower->values[base].materialised ? 1 : sizes[base];
     }
@@ -197,7 +208,8 @@ static void kernel_name(const qn_lower *lower, qn_id anchor, char *out, size_t s
   const qn_node *node = qn_graph_node(graph, anchor);
   const char *op = qn_op_get_info(node->op)->name;
   if (node->op == QN_OP_MATMUL) {
-    const qn_type *x = &qn_graph_node(graph, node->operands[0])->type, *w = &qn_graph_node(graph, node->operands[1])->type;
+    const qn_type *x = &qn_graph_node(graph, node->operands[0])->type,
+                  *w = &qn_graph_node(graph, node->operands[1])->type;
     snprintf(out, size, "qk_matmul_%s_%s_n%" PRId64 "_k%" PRId64, qn_dtype_name(w->dtype), qn_dtype_name(x->dtype),
              w->dims[0].value, w->dims[1].value);
     return;

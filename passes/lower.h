@@ -36,8 +36,8 @@ typedef struct qn_lplace {
   const qn_lexpr *flat;
 } qn_lplace;
 
-// The expression for an element of a value: a load, or the computation where it is not in memory. NULL: see build.failed,
-// or *status-carrying diag set when the op cannot be an element's expression.
+// The expression for an element of a value: a load, or the computation where it is not in memory. NULL: see
+// build.failed, or *status-carrying diag set when the op cannot be an element's expression.
 const qn_lexpr *qn_lower_value(qn_lower *lower, qn_id id, qn_lplace place);
 // The kernel parameter for a value in memory (an arena buffer, weight, cache or input).
 qn_lbuf *qn_lower_param(qn_lower *lower, qn_id id);
@@ -78,14 +78,14 @@ QN_CHECKED qn_status qn_lower_rows_group(qn_lower *lower);
 QN_CHECKED qn_status qn_lower_attention_group(qn_lower *lower, qn_id id);
 
 // Short names for the makers, for code that writes kernels.
-#define LX_INT(v) qn_lint(b, (v))
-#define LX_F32(v) qn_lf32(b, (v))
-#define LX_ADD(x, y) qn_lop2(b, QN_LX_ADD, (x), (y))
-#define LX_SUB(x, y) qn_lop2(b, QN_LX_SUB, (x), (y))
-#define LX_MUL(x, y) qn_lop2(b, QN_LX_MUL, (x), (y))
-#define LX_DIV(x, y) qn_lop2(b, QN_LX_DIV, (x), (y))
-#define LX_MOD(x, y) qn_lop2(b, QN_LX_MOD, (x), (y))
-#define LX_FMA(x, y, z) qn_lop3(b, QN_LX_FMA, (x), (y), (z))
+#define LX_INT(v)                qn_lint(b, (v))
+#define LX_F32(v)                qn_lf32(b, (v))
+#define LX_ADD(x, y)             qn_lop2(b, QN_LX_ADD, (x), (y))
+#define LX_SUB(x, y)             qn_lop2(b, QN_LX_SUB, (x), (y))
+#define LX_MUL(x, y)             qn_lop2(b, QN_LX_MUL, (x), (y))
+#define LX_DIV(x, y)             qn_lop2(b, QN_LX_DIV, (x), (y))
+#define LX_MOD(x, y)             qn_lop2(b, QN_LX_MOD, (x), (y))
+#define LX_FMA(x, y, z)          qn_lop3(b, QN_LX_FMA, (x), (y), (z))
 #define LX_LOAD(buf, mem, index) qn_lload(b, (buf), (mem), (index), 1)
 
 #endif

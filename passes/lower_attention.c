@@ -11,8 +11,8 @@ typedef struct attention_context {
   const qn_lexpr *table_row;  // index of the sequence's first block table entry
   const qn_lbuf *table;
   int64_t heads, kv_heads, head_dim;
-  const qn_lexpr *page;    // the chunk's page in the pool
-  const qn_lexpr *chunk;   // number of the chunk in the sequence
+  const qn_lexpr *page;   // the chunk's page in the pool
+  const qn_lexpr *chunk;  // number of the chunk in the sequence
   const qn_lbuf *scores, *weights, *out;
   const qn_lexpr *query, *factor, *max, *probability;
   const qn_lexpr *d, *key;  // loop variables of the chains
@@ -48,8 +48,8 @@ static void finish_scores(qn_lower *lower, qn_lblock *block, const qn_lexpr *ind
   const attention_context *c = context;
   double softcap = qn_node_float(c->node, QN_ATTR_SOFTCAP, 0);
   int64_t window = qn_node_int(c->node, QN_ATTR_WINDOW, 0);
-  const qn_lexpr *score = LX_MUL(LX_LOAD(c->scores, QN_LM_F32, index),
-                                 LX_F32((float)qn_node_float(c->node, QN_ATTR_SCALE, 1)));
+  const qn_lexpr *score =
+      LX_MUL(LX_LOAD(c->scores, QN_LM_F32, index), LX_F32((float)qn_node_float(c->node, QN_ATTR_SCALE, 1)));
   if (softcap > 0) {
     const qn_lexpr *ratio = LX_DIV(score, LX_F32((float)softcap));
     score = LX_MUL(LX_F32((float)softcap), qn_lop1(b, QN_LX_TANH, ratio));
@@ -135,7 +135,8 @@ static const qn_lexpr *keys_seen(qn_lbuild *b, const attention_context *c) {
 }
 
 // One chunk of the running softmax: new maximum, rescaled sum and output, then the chunk's keys in order.
-static void fused_chunk(qn_lower *lower, qn_lblock *block, attention_context *c, const qn_lbuf *max, const qn_lbuf *sum) {
+static void fused_chunk(qn_lower *lower, qn_lblock *block, attention_context *c, const qn_lbuf *max,
+                        const qn_lbuf *sum) {
   qn_lbuild *b = &lower->build;
   const qn_lexpr *zero = LX_INT(0);
   qn_lbuf *next = qn_llocal(b, block, "next", QN_LM_F32, 1), *factor = qn_llocal(b, block, "factor", QN_LM_F32, 1);
@@ -256,7 +257,8 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
   }
   qn_lvar *h = qn_lvar_new(b, "h"), *t = qn_lvar_new(b, "t");
   qn_lstmt *heads = qn_lfor(b, &b->kernel->body, h, LX_INT(0), LX_INT(c.heads), QN_LO_DATA);
-  qn_lstmt *tokens = heads ? qn_lfor(b, &heads->u.loop.body, t, LX_INT(0), qn_ldim(b, node->type.dims[0]), QN_LO_DATA) : NULL;
+  qn_lstmt *tokens =
+      heads ? qn_lfor(b, &heads->u.loop.body, t, LX_INT(0), qn_ldim(b, node->type.dims[0]), QN_LO_DATA) : NULL;
   if (!tokens) return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel");
   c.row = qn_lref(b, t);
   c.head = qn_lref(b, h);

@@ -84,8 +84,7 @@ static void integer_chain(qn_lower *lower, qn_lblock *block, const matmul_contex
     const qn_lexpr *codes = part ? qn_lop2(b, QN_LX_SHR, word, qn_li32(b, 4 * part)) : word;
     if (parts > 1) codes = qn_lop2(b, QN_LX_AND, codes, qn_li32(b, 0x0f0f0f0f));
     const qn_lexpr *x_word = LX_LOAD(x, QN_LM_I32, LX_ADD(LX_ADD(x_codes, g), LX_INT(part * at.lines)));
-    qn_lstore(b, line, sum, QN_LM_I32, zero,
-              qn_lop3(b, QN_LX_DOT4, LX_LOAD(sum, QN_LM_I32, zero), codes, x_word));
+    qn_lstore(b, line, sum, QN_LM_I32, zero, qn_lop3(b, QN_LX_DOT4, LX_LOAD(sum, QN_LM_I32, zero), codes, x_word));
   }
   const qn_lexpr *scale = LX_MUL(LX_LOAD(c->w, QN_LM_F16, at.half_words), x_scale);
   accumulate(b, body, c->acc, qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero)), scale);
@@ -131,8 +130,13 @@ static void chain(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *p
   const qn_node *node = qn_graph_node(lower->graph, id);
   const qn_type *x = &qn_graph_node(lower->graph, node->operands[0])->type;
   const qn_type *w = &qn_graph_node(lower->graph, node->operands[1])->type;
-  matmul_context c = {.node = node, .format = qn_format_of(w->dtype), .w = qn_lower_param(lower, node->operands[1]),
-                      .panel = panel, .lane = lane, .row = row, .k_size = w->dims[1].value};
+  matmul_context c = {.node = node,
+                      .format = qn_format_of(w->dtype),
+                      .w = qn_lower_param(lower, node->operands[1]),
+                      .panel = panel,
+                      .lane = lane,
+                      .row = row,
+                      .k_size = w->dims[1].value};
   if (!c.w) return;
   c.acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
   qn_lstore(b, block, c.acc, QN_LM_F32, LX_INT(0), LX_F32(0));
@@ -157,7 +161,8 @@ qn_status qn_lower_matmul_group(qn_lower *lower) {
   int64_t panels = (first->type.dims[1].value + QN_TILE_ROWS - 1) / QN_TILE_ROWS;
   qn_lvar *n = qn_lvar_new(b, "n"), *t = qn_lvar_new(b, "t"), *l = qn_lvar_new(b, "l");
   qn_lstmt *outer = qn_lfor(b, &b->kernel->body, n, LX_INT(0), LX_INT(panels), QN_LO_DATA);
-  qn_lstmt *tokens = outer ? qn_lfor(b, &outer->u.loop.body, t, LX_INT(0), qn_ldim(b, first->type.dims[0]), QN_LO_DATA) : NULL;
+  qn_lstmt *tokens =
+      outer ? qn_lfor(b, &outer->u.loop.body, t, LX_INT(0), qn_ldim(b, first->type.dims[0]), QN_LO_DATA) : NULL;
   qn_lstmt *lanes = tokens ? qn_lfor(b, &tokens->u.loop.body, l, LX_INT(0), LX_INT(QN_TILE_ROWS), QN_LO_DATA) : NULL;
   if (!lanes) return qn_fail_nomem(lower->pass->diag, first->loc, "a kernel");
   qn_lblock *block = &lanes->u.loop.body;

@@ -15,8 +15,7 @@ void qn_lower_each(qn_lower *lower, qn_lblock *block, const char *name, int64_t 
   if (loop) body(lower, &loop->u.loop.body, qn_lref(b, i), context);
 }
 
-void qn_lower_lanes(qn_lower *lower, qn_lblock *block, int64_t extent, bool unroll, qn_lower_body body,
-                    void *context) {
+void qn_lower_lanes(qn_lower *lower, qn_lblock *block, int64_t extent, bool unroll, qn_lower_body body, void *context) {
   qn_lbuild *b = &lower->build;
   int64_t whole = extent / QN_TILE_ROWS, rest = extent % QN_TILE_ROWS;
   if (whole > 0) {
@@ -173,7 +172,8 @@ static void symbolic_softmax(qn_lower *lower, qn_lblock *block, qn_id id, const 
   if (!heads) return;
   qn_lblock *body = &heads->u.loop.body;
   const qn_lexpr *base = LX_MUL(qn_lref(b, h), width), *chunks = LX_DIV(width, LX_INT(QN_TILE_ROWS));
-  qn_lbuf *part[2] = {qn_llocal(b, body, "part", QN_LM_F32, QN_TILE_ROWS), qn_llocal(b, body, "part", QN_LM_F32, QN_TILE_ROWS)};
+  qn_lbuf *part[2] = {qn_llocal(b, body, "part", QN_LM_F32, QN_TILE_ROWS),
+                      qn_llocal(b, body, "part", QN_LM_F32, QN_TILE_ROWS)};
   for (int pass = 0; pass < 3; pass++) {  // the maximum, the sum, the result
     if (pass < 2) {
       reduce_context start = {.part = part[pass], .start = pass == 0 ? -INFINITY : 0};
@@ -215,20 +215,27 @@ typedef struct quantize_context {
   const qn_lexpr *code_at;  // byte index of the block's first code
 } quantize_context;
 
+// Magnitudes are compared as integers, which order them as floats do and put NaN above all.
+static const qn_lexpr *magnitude_bits(qn_lower *lower, const quantize_context *c, const qn_lexpr *index) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *x = qn_lower_value(lower, c->x, (qn_lplace){c->row, LX_ADD(c->block_start, index)});
+  return qn_lop1(b, QN_LX_AS_I32, qn_lop1(b, QN_LX_ABS, x));
+}
+
 static void quantize_max(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
   qn_lbuild *b = &lower->build;
   const quantize_context *c = context;
-  const qn_lexpr *at = LX_ADD(c->block_start, index);
-  const qn_lexpr *x = qn_lop1(b, QN_LX_ABS, qn_lower_value(lower, c->x, (qn_lplace){c->row, at}));
-  const qn_lexpr *y = qn_lower_value(lower, c->x, (qn_lplace){c->row, LX_ADD(at, LX_INT(QN_TILE_ROWS))});
-  qn_lstore(b, block, c->max, QN_LM_F32, index, qn_lop2(b, QN_LX_MAX, x, qn_lop1(b, QN_LX_ABS, y)));
+  const qn_lexpr *low = magnitude_bits(lower, c, index);
+  const qn_lexpr *high = magnitude_bits(lower, c, LX_ADD(index, LX_INT(QN_TILE_ROWS)));
+  qn_lstore(b, block, c->max, QN_LM_I32, index, qn_lop2(b, QN_LX_MAX, low, high));
 }
 
 static void quantize_codes(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
   qn_lbuild *b = &lower->build;
   const quantize_context *c = context;
   const qn_lexpr *x = qn_lower_value(lower, c->x, (qn_lplace){c->row, LX_ADD(c->block_start, index)});
-  const qn_lexpr *code = qn_lop1(b, QN_LX_TO_I32, qn_lop1(b, QN_LX_ROUND, LX_MUL(x, c->inverse)));
+  const qn_lexpr *number = qn_lop2(b, QN_LX_MAX, LX_MUL(x, c->inverse), LX_F32(-127));  // a number where x is none
+  const qn_lexpr *code = qn_lop1(b, QN_LX_TO_I32, qn_lop1(b, QN_LX_ROUND, number));
   qn_lstore(b, block, c->codes, QN_LM_I32, index, code);
 }
 
@@ -258,21 +265,25 @@ static void quantize_row(qn_lower *lower, qn_lblock *rows, qn_id id, const qn_le
   qn_lstmt *loop = qn_lfor(b, rows, kb, LX_INT(0), LX_INT(blocks), QN_LO_DATA);
   if (!loop) return;
   qn_lblock *block = &loop->u.loop.body;
-  quantize_context c = {.x = node->operands[0], .row = row, .block_start = LX_MUL(qn_lref(b, kb), LX_INT(32)), .out = out};
-  c.max = qn_llocal(b, block, "max", QN_LM_F32, QN_TILE_ROWS);
+  quantize_context c = {
+      .x = node->operands[0], .row = row, .block_start = LX_MUL(qn_lref(b, kb), LX_INT(32)), .out = out};
+  c.max = qn_llocal(b, block, "max", QN_LM_I32, QN_TILE_ROWS);
   c.codes = qn_llocal(b, block, "code", QN_LM_I32, 32);
   c.sum = qn_llocal(b, block, "sum", QN_LM_I32, QN_TILE_ROWS);
   qn_lower_lanes(lower, block, QN_TILE_ROWS, true, quantize_max, &c);
   qn_lower_tree(lower, block, c.max, QN_LX_MAX);
-  const qn_lexpr *max = first_of(b, c.max), *words = LX_MUL(row, LX_INT(pitch / 4));
-  c.inverse = qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LT, LX_F32(0), max), LX_DIV(LX_F32(127), max), LX_F32(0));
+  const qn_lexpr *max = qn_lop1(b, QN_LX_AS_F32, LX_LOAD(c.max, QN_LM_I32, LX_INT(0)));
+  const qn_lexpr *words = LX_MUL(row, LX_INT(pitch / 4));
+  const qn_lexpr *some = qn_lop2(b, QN_LX_LE, LX_F32(QN_QUANTIZE_LEAST), max);  // not for NaN
+  c.inverse = qn_lop3(b, QN_LX_SELECT, some, LX_DIV(LX_F32(127), max), LX_F32(0));
   c.code_at = LX_ADD(LX_MUL(row, LX_INT(pitch)), c.block_start);
   qn_lower_lanes(lower, block, 32, true, quantize_codes, &c);
   qn_lower_lanes(lower, block, 32, true, quantize_store, &c);
   qn_lower_lanes(lower, block, QN_TILE_ROWS, true, quantize_sum, &c);
   qn_lower_tree(lower, block, c.sum, QN_LX_ADD);
   const qn_lexpr *scale_at = LX_ADD(words, LX_ADD(LX_INT(width / 4), qn_lref(b, kb)));
-  qn_lstore(b, block, out, QN_LM_F32, scale_at, LX_DIV(max, LX_F32(127)));
+  // max - max makes the scale of a block with an infinity NaN, as its values are.
+  qn_lstore(b, block, out, QN_LM_F32, scale_at, LX_DIV(LX_ADD(max, LX_SUB(max, max)), LX_F32(127)));
   qn_lstore(b, block, out, QN_LM_I32, LX_ADD(scale_at, LX_INT(blocks)), LX_LOAD(c.sum, QN_LM_I32, LX_INT(0)));
   lower->values[id].stored = true;
 }
@@ -280,8 +291,8 @@ static void quantize_row(qn_lower *lower, qn_lblock *rows, qn_id id, const qn_le
 // --- values that go to memory element by element
 
 typedef struct store_context {
-  qn_id id;      // whose places are written
-  qn_id x;       // whose elements are read
+  qn_id id;  // whose places are written
+  qn_id x;   // whose elements are read
   const qn_lexpr *row, *base;
 } store_context;
 
@@ -322,14 +333,16 @@ static void store_symbolic_rows(qn_lower *lower, qn_lblock *block, const qn_type
 static void store_rows(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row) {
   qn_lbuild *b = &lower->build;
   const qn_node *node = qn_graph_node(lower->graph, id);
-  const qn_type *type = node->op == QN_OP_KV_WRITE ? &qn_graph_node(lower->graph, node->operands[1])->type : &node->type;
+  const qn_type *type =
+      node->op == QN_OP_KV_WRITE ? &qn_graph_node(lower->graph, node->operands[1])->type : &node->type;
   store_context c = {.id = id, .x = node->op == QN_OP_KV_WRITE ? node->operands[1] : id, .row = row, .base = LX_INT(0)};
   const char *name = uses_embed(lower, id) ? "e" : "i";  // lookups in packed tables do not vectorise
   if (type->rank > 1 && !qn_dim_is_const(type->dims[type->rank - 1])) {
     store_symbolic_rows(lower, block, type, &c);
     return;
   }
-  int64_t inner = type->rank > 1 ? type->dims[type->rank - 1].value : (row || type->rank == 0 ? 1 : type->dims[0].value);
+  int64_t inner =
+      type->rank > 1 ? type->dims[type->rank - 1].value : (row || type->rank == 0 ? 1 : type->dims[0].value);
   int64_t outer = type->rank > 1 ? qn_lower_row_width(type) / inner : 1;
   if (outer > 1) {
     qn_lvar *h = qn_lvar_new(b, "h");
@@ -380,8 +393,9 @@ static void rope_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr
   qn_lvar *h = qn_lvar_new(b, "h");
   qn_lstmt *loop = qn_lfor(b, block, h, LX_INT(0), LX_INT(node->type.dims[1].value), QN_LO_DATA);
   if (!loop) return;
-  rope_context c = {id, node, row, LX_MUL(qn_lref(b, h), LX_INT(head_dim)), dims / 2,
-                    strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "pairs") == 0};
+  rope_context c = {id,       node,
+                    row,      LX_MUL(qn_lref(b, h), LX_INT(head_dim)),
+                    dims / 2, strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "pairs") == 0};
   qn_lower_each(lower, &loop->u.loop.body, "i", dims / 2, rope_pair, &c);
   if (dims < head_dim) qn_lower_each(lower, &loop->u.loop.body, "i", head_dim - dims, rope_rest, &c);
 }
@@ -396,8 +410,11 @@ static qn_status rope_frequencies(qn_lower *lower, qn_id id) {
   if (!values) return qn_fail_nomem(lower->pass->diag, node->loc, "RoPE frequencies");
   for (int64_t i = 0; i < dims / 2; i++) values[i] = (float)pow(theta, -2.0 * (double)i / (double)dims);
   qn_dim shape[] = {qn_dim_const(dims / 2)};
-  qn_pbuf buffer = {.kind = QN_PB_WEIGHT, .type = qn_type_make(QN_DTYPE_F32, 1, shape), .name = "rope_frequencies",
-                    .layout = QN_LAYOUT_PLAIN, .literal = values,
+  qn_pbuf buffer = {.kind = QN_PB_WEIGHT,
+                    .type = qn_type_make(QN_DTYPE_F32, 1, shape),
+                    .name = "rope_frequencies",
+                    .layout = QN_LAYOUT_PLAIN,
+                    .literal = values,
                     .bytes = qn_align_up((size_t)dims / 2 * sizeof(float), QN_TILE_ROWS * sizeof(float))};
   uint32_t index = 0;
   if (!qn_lower_add_buffer(lower, &buffer, &index)) return qn_fail_nomem(lower->pass->diag, node->loc, "a buffer");

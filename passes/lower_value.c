@@ -50,8 +50,8 @@ static const qn_lexpr *param_elements(qn_lower *lower, const qn_pbuf *buffer) {
   qn_lbuild *b = &lower->build;
   const qn_type *type = &buffer->type;
   if (buffer->kind == QN_PB_WEIGHT) {
-    return LX_INT((int64_t)(buffer->bytes / qn_lmem_size(buffer->layout == QN_LAYOUT_PLAIN ? QN_LM_F32
-                                                                                          : mem_of(type->dtype))));
+    return LX_INT(
+        (int64_t)(buffer->bytes / qn_lmem_size(buffer->layout == QN_LAYOUT_PLAIN ? QN_LM_F32 : mem_of(type->dtype))));
   }
   if (buffer->kind == QN_PB_CACHE || type->rank == 0) {
     const qn_lexpr *elements = LX_INT(1);
@@ -79,7 +79,8 @@ qn_lbuf *qn_lower_bind(qn_lower *lower, uint32_t buffer) {
   for (size_t i = 0; i < lower->bindings.count; i++) {
     if (lower->bindings.items[i].buffer == buffer) return lower->bindings.items[i].param;
   }
-  static const char *const prefixes[] = {[QN_PB_ARENA] = "a", [QN_PB_WEIGHT] = "w", [QN_PB_CACHE] = "c", [QN_PB_INPUT] = "i"};
+  static const char *const prefixes[] = {
+      [QN_PB_ARENA] = "a", [QN_PB_WEIGHT] = "w", [QN_PB_CACHE] = "c", [QN_PB_INPUT] = "i"};
   const qn_pbuf *p = &lower->program->buffers.items[buffer];
   char name[32];
   snprintf(name, sizeof name, "%s%zu", prefixes[p->kind], lower->bindings.count);
@@ -121,14 +122,14 @@ const qn_lexpr *qn_lower_weight(qn_lower *lower, qn_id weight, const qn_lexpr *n
   int64_t block_bytes = (int64_t)qn_format_tile_block_bytes(format, (uint32_t)rows);
   int64_t blocks = k_size / format->block_values, half = format->block_values / 2;
   const qn_lexpr *in_block = LX_MOD(k, LX_INT(format->block_values));
-  const qn_lexpr *block = LX_MUL(LX_ADD(LX_MUL(panel, LX_INT(blocks)), LX_DIV(k, LX_INT(format->block_values))),
-                                 LX_INT(block_bytes));
+  const qn_lexpr *block =
+      LX_MUL(LX_ADD(LX_MUL(panel, LX_INT(blocks)), LX_DIV(k, LX_INT(format->block_values))), LX_INT(block_bytes));
   bool nibbles = format->code_bits == 4;
   const qn_lexpr *byte_k = nibbles ? LX_MOD(in_block, LX_INT(half)) : in_block;
   int64_t codes_at = 2 * rows * ((format->scale_at >= 0) + (format->min_at >= 0));
-  const qn_lexpr *at = LX_ADD(LX_ADD(block, LX_INT(codes_at)),
-                              LX_ADD(LX_MUL(LX_DIV(byte_k, LX_INT(4)), LX_INT(4 * rows)),
-                                     LX_ADD(LX_MUL(lane, LX_INT(4)), LX_MOD(byte_k, LX_INT(4)))));
+  const qn_lexpr *at =
+      LX_ADD(LX_ADD(block, LX_INT(codes_at)), LX_ADD(LX_MUL(LX_DIV(byte_k, LX_INT(4)), LX_INT(4 * rows)),
+                                                     LX_ADD(LX_MUL(lane, LX_INT(4)), LX_MOD(byte_k, LX_INT(4)))));
   const qn_lexpr *code = LX_LOAD(buf, QN_LM_U8, at);
   if (nibbles) {
     const qn_lexpr *shift = LX_MUL(qn_lop1(b, QN_LX_TO_I32, LX_DIV(in_block, LX_INT(half))), qn_li32(b, 4));
@@ -169,10 +170,12 @@ static const qn_lexpr *gelu_tanh_of(qn_lbuild *b, const qn_lexpr *x) {
 
 static const qn_lexpr *elementwise(qn_lower *lower, const qn_node *node, qn_lplace place) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *x = qn_lower_value(lower, node->operands[0], operand_place(lower, node->operands[0], &node->type, place));
-  const qn_lexpr *y = node->operand_count > 1 ? qn_lower_value(lower, node->operands[1],
-                                                               operand_place(lower, node->operands[1], &node->type, place))
-                                              : NULL;
+  const qn_lexpr *x =
+      qn_lower_value(lower, node->operands[0], operand_place(lower, node->operands[0], &node->type, place));
+  const qn_lexpr *y =
+      node->operand_count > 1
+          ? qn_lower_value(lower, node->operands[1], operand_place(lower, node->operands[1], &node->type, place))
+          : NULL;
   switch (node->op) {
     case QN_OP_ADD: return LX_ADD(x, y);
     case QN_OP_SUB: return LX_SUB(x, y);
@@ -264,7 +267,8 @@ static const qn_lexpr *rope_table_element(qn_lower *lower, qn_id id, const qn_no
   if (node->operand_count == 2) {
     frequency = LX_DIV(frequency, qn_lower_value(lower, node->operands[1], (qn_lplace){NULL, i}));
   }
-  const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_F32, qn_lower_value(lower, node->operands[0], (qn_lplace){NULL, place.row}));
+  const qn_lexpr *pos =
+      qn_lop1(b, QN_LX_TO_F32, qn_lower_value(lower, node->operands[0], (qn_lplace){NULL, place.row}));
   const qn_lexpr *angle = LX_MUL(pos, frequency);
   const qn_lexpr *is_cos = qn_lop2(b, QN_LX_LT, place.flat, LX_INT(half));
   return qn_lop3(b, QN_LX_SELECT, is_cos, qn_lop1(b, QN_LX_COS, angle), qn_lop1(b, QN_LX_SIN, angle));
@@ -295,9 +299,10 @@ const qn_lexpr *qn_lower_value(qn_lower *lower, qn_id id, qn_lplace place) {
     case QN_OP_ROPE_TABLE: return rope_table_element(lower, id, node, place);
     default: break;
   }
-  qn_status status = qn_fail(lower->pass->diag, QN_ERR_INTERNAL, node->loc,
-                             "lowering: %s is not in memory and is no element's expression",
-                             qn_op_get_info(node->op)->name);
+  if (b->failed) return NULL;  // out of memory before
+  qn_status status =
+      qn_fail(lower->pass->diag, QN_ERR_INTERNAL, node->loc,
+              "lowering: %s is not in memory and is no element's expression", qn_op_get_info(node->op)->name);
   (void)status;  // kept in diag
   b->failed = true;
   return NULL;

@@ -62,7 +62,10 @@ static int find_siblings(const qn_graph *g, const merge_context *c, qn_id first,
 static qn_status emit_merged(qn_rewriter *r, const qn_id *siblings, int count) {
   const qn_graph *g = r->from;
   const qn_node *first = qn_graph_node(g, siblings[0]);
-  qn_node_spec stack = {.op = QN_OP_CONCAT, .operand_count = count, .attr_count = 1, .loc = first->loc,
+  qn_node_spec stack = {.op = QN_OP_CONCAT,
+                        .operand_count = count,
+                        .attr_count = 1,
+                        .loc = first->loc,
                         .attrs = {{.id = QN_ATTR_AXIS, .value.i = 0}}};
   for (int i = 0; i < count; i++) {
     qn_id w = qn_graph_node(g, siblings[i])->operands[1];
@@ -71,14 +74,20 @@ static qn_status emit_merged(qn_rewriter *r, const qn_id *siblings, int count) {
   }
   qn_id stacked = 0, product = 0;
   QN_TRY(qn_graph_add(r->to, &stack, &stacked, r->diag));
-  qn_node_spec matmul = {.op = QN_OP_MATMUL, .operand_count = 2, .operands = {r->map[first->operands[0]], stacked}, .loc = first->loc};
+  qn_node_spec matmul = {
+      .op = QN_OP_MATMUL, .operand_count = 2, .operands = {r->map[first->operands[0]], stacked}, .loc = first->loc};
   QN_TRY(qn_graph_add(r->to, &matmul, &product, r->diag));
   int64_t begin = 0;
   for (int i = 0; i < count; i++) {
     const qn_node *node = qn_graph_node(g, siblings[i]);
     int64_t end = begin + node->type.dims[1].value;
-    qn_node_spec slice = {.op = QN_OP_SLICE, .operand_count = 1, .operands = {product}, .attr_count = 3, .loc = node->loc,
-                          .attrs = {{.id = QN_ATTR_AXIS, .value.i = 1}, {.id = QN_ATTR_BEGIN, .value.i = begin},
+    qn_node_spec slice = {.op = QN_OP_SLICE,
+                          .operand_count = 1,
+                          .operands = {product},
+                          .attr_count = 3,
+                          .loc = node->loc,
+                          .attrs = {{.id = QN_ATTR_AXIS, .value.i = 1},
+                                    {.id = QN_ATTR_BEGIN, .value.i = begin},
                                     {.id = QN_ATTR_END, .value.i = end}}};
     QN_TRY(qn_graph_add(r->to, &slice, &r->map[siblings[i]], r->diag));
     begin = end;

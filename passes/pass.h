@@ -7,7 +7,6 @@
 // How a target steers default schedules; quern.c fills it from codegen/target.h.
 typedef struct qn_schedule_hints {
   int vector_bytes, vector_registers;
-  bool fast_dot4;
 } qn_schedule_hints;
 
 typedef struct qn_pass_options {

@@ -1,14 +1,15 @@
 // plan_memory: offsets of all arena buffers, and the steps that must wait for the other threads.
 // Requires: lifetimes (lower). Keeps: two buffers alive at the same step never share a byte.
 //
-// Offsets: largest first, each at the lowest place where it meets no buffer alive with it (greedy by size, Pisarchyk and
-// Lee 2020). Barriers: a step waits when it touches bytes that a step since the last barrier wrote, or writes bytes that
-// one read; bytes, not buffers, since buffers share them.
+// Offsets: largest first, each at the lowest place where it meets no buffer alive with it (greedy by size, Pisarchyk
+// and Lee 2020). Barriers: a step waits when it touches bytes that a step since the last barrier wrote, or writes bytes
+// that one read; bytes, not buffers, since buffers share them.
 #include <stdlib.h>
 
 #include "passes/pass.h"
 
 #define ALIGNMENT 64u
+#define ARENA_BYTES_MAX ((uint64_t)1 << 48)  // what the artifact's reader takes
 
 static bool alive_together(const qn_pbuf *a, const qn_pbuf *b) {
   return a->first_step <= b->last_step && b->first_step <= a->last_step;
@@ -51,6 +52,11 @@ static qn_status place_buffers(qn_pass_context *context) {
     order[i]->offset = lowest_fit(order, i, order[i]);
     uint64_t end = qn_align_up(order[i]->offset + order[i]->bytes, ALIGNMENT);
     if (end > program->arena_bytes) program->arena_bytes = end;
+  }
+  if (program->arena_bytes > ARENA_BYTES_MAX) {
+    return qn_fail(context->diag, QN_ERR_LIMIT, program->name,
+                   "got an arena of %llu bytes, want at most 2^48; compile for a smaller chunk or context",
+                   (unsigned long long)program->arena_bytes);
   }
   return QN_OK;
 }

@@ -1,6 +1,6 @@
-// quantize_activations: numeric mode int8. Every matmul by a weight with blocks of 32 gets its input as int8 codes with a
-// scale a block; one quantize op an input, however many matmuls use it.
-// Requires: a valid graph. Changes values: this is the mode's approximation, the same for every schedule and target.
+// quantize_activations: numeric mode int8. Every matmul by a weight with blocks of 32 gets its input as int8 codes with
+// a scale a block; one quantize op an input, however many matmuls use it. Requires: a valid graph. Changes values: this
+// is the mode's approximation, the same for every schedule and target.
 #include "ir/format.h"
 #include "passes/pass.h"
 
@@ -10,9 +10,11 @@ static qn_status quantize_node(qn_rewriter *r, qn_id id, qn_id *out) {
   if (node->op != QN_OP_MATMUL) return qn_rewrite_keep(r, id, out);
   qn_id x = node->operands[0];
   const qn_format *format = qn_format_of(qn_graph_node(r->from, node->operands[1])->type.dtype);
-  if (qn_graph_node(r->from, x)->type.dtype != QN_DTYPE_F32 || format->block_values != 32) return qn_rewrite_keep(r, id, out);
+  if (qn_graph_node(r->from, x)->type.dtype != QN_DTYPE_F32 || format->block_values != 32)
+    return qn_rewrite_keep(r, id, out);
   if (!quantized[x]) {
-    qn_node_spec spec = {.op = QN_OP_QUANTIZE, .operand_count = 1, .operands = {r->map[x]}, .loc = qn_graph_node(r->from, x)->loc};
+    qn_node_spec spec = {
+        .op = QN_OP_QUANTIZE, .operand_count = 1, .operands = {r->map[x]}, .loc = qn_graph_node(r->from, x)->loc};
     QN_TRY(qn_graph_add(r->to, &spec, &quantized[x], r->diag));
   }
   qn_node_spec matmul;

@@ -15,7 +15,7 @@ typedef struct row_class {
   int prefetch_bytes;
 } row_class;
 
-// One token streams weights: one panel after another in memory's order, prefetched (build/quern-gemv: at the read
+// One token streams weights: one panel after another in memory's order, prefetched (build/tests/quern-gemv: at the read
 // bandwidth; two or four panels at once re-fetch what the neighbour has read). Many tokens reuse a panel from cache: as
 // many accumulators as registers allow.
 static const row_class classes[] = {
@@ -24,8 +24,8 @@ static const row_class classes[] = {
     {"m9", 9, INT64_MAX, {12, 4, 1}, 1, 1024},
 };
 
-// The largest n tile up to `limit` that leaves an even number of groups of panels, so that two or four threads get equal
-// shares; where no number of groups is even, the largest that leaves at least two.
+// The largest n tile up to `limit` that leaves an even number of groups of panels, so that two or four threads get
+// equal shares; where no number of groups is even, the largest that leaves at least two.
 static int panels_a_tile(int64_t panels, int limit) {
   for (int even = 1; even >= 0; even--) {
     for (int tile = limit; tile >= 1; tile--) {
@@ -104,7 +104,8 @@ static qn_status schedule_kernel(qn_pass_context *context, qn_pkernel *kernel) {
   const qn_schedule *forced = context->options->forced_schedule;
   kernel->variant_count = 0;
   if (!kernel->is_matmul || kernel->rows == QN_SYM_NONE) {
-    qn_schedule schedule = kernel->is_matmul ? matmul_schedule(&classes[2], kernel, &context->options->hints) : rows_schedule();
+    qn_schedule schedule =
+        kernel->is_matmul ? matmul_schedule(&classes[2], kernel, &context->options->hints) : rows_schedule();
     if (forced) schedule = *forced;
     if (!kernel->is_matmul) {  // tiles of tokens would split the one loop that threads share
       schedule.m_tiles[0] = 1;

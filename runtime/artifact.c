@@ -215,6 +215,12 @@ static qn_status check_output(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   }
   if (b->rank == 0 || b->rank > 2 || (b->rank == 2 && b->symbols[1] != 0)) return QN_OK;
   int64_t rows = b->dims[0];
+  if (b->symbols[0] != 0 && a->program->symbol_max[b->symbols[0]] == 0) {  // a host reads the rows
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "program section: buffer %" PRIu32 ": got an output whose rows have no bound (symbol %" PRIu32
+                   "), want one",
+                   i, b->symbols[0]);
+  }
   if (b->symbols[0] != 0 && __builtin_mul_overflow(rows, a->program->symbol_max[b->symbols[0]], &rows))
     rows = INT64_MAX;
   int64_t pitch = b->rank == 2 ? b->row_pitch : 1, bytes = 0;

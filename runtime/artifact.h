@@ -85,7 +85,7 @@ typedef struct qn_art_variant {
 
 typedef struct qn_art_step {
   uint32_t kernel, first_operand, operand_count;
-  uint32_t barrier;  // 1 = all threads wait here first
+  uint32_t barrier;  // 1 = the work of all steps before this one is waited for first
   uint32_t loc;      // string
   uint32_t reserved;
 } qn_art_step;

@@ -177,6 +177,7 @@ int32_t qn_decoder_vocab(const qn_decoder *d) { return (int32_t)d->vocab; }
 int64_t qn_decoder_context(const qn_decoder *d) { return qn_kv_cache_context(d->cache); }
 int64_t qn_decoder_chunk(const qn_decoder *d) { return d->chunk; }
 int32_t qn_decoder_sequences(const qn_decoder *d) { return qn_kv_cache_sequences(d->cache); }
+const char *qn_decoder_path(const qn_decoder *d) { return d->artifact->path; }
 qn_executor *qn_decoder_executor(qn_decoder *d) { return d->executor; }
 qn_threads *qn_decoder_threads(qn_decoder *d) { return d->threads; }
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *d) { return d->cache; }
@@ -250,14 +251,18 @@ static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tok
   return QN_OK;
 }
 
-qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
-                          const float **out_last, qn_diag *diag) {
+qn_status qn_decoder_reserve(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, qn_diag *diag) {
   QN_TRY(check_sequence(d, sequence, diag));
   if (count == 0 || count > INT32_MAX) {
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %zu tokens to evaluate, want at least 1", count);
   }
   for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i, diag));
-  QN_TRY(qn_kv_cache_reserve(d->cache, sequence, (int64_t)count, diag));
+  return qn_kv_cache_reserve(d->cache, sequence, (int64_t)count, diag);
+}
+
+qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
+                          const float **out_last, qn_diag *diag) {
+  QN_TRY(qn_decoder_reserve(d, sequence, tokens, count, diag));
   int64_t before = qn_kv_cache_length(d->cache, sequence);
   qn_threads_hold(d->threads);
   qn_status status = eval_chunks(d, sequence, tokens, count, all, diag);

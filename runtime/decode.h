@@ -26,6 +26,7 @@ int32_t qn_decoder_vocab(const qn_decoder *decoder);  // width of a row of logit
 int64_t qn_decoder_context(const qn_decoder *decoder);
 int64_t qn_decoder_chunk(const qn_decoder *decoder);
 int32_t qn_decoder_sequences(const qn_decoder *decoder);
+const char *qn_decoder_path(const qn_decoder *decoder);          // borrowed: the artifact's, for messages
 qn_executor *qn_decoder_executor(qn_decoder *decoder);           // borrowed: target, times, profile
 qn_threads *qn_decoder_threads(qn_decoder *decoder);             // borrowed
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *decoder);  // borrowed: sizes
@@ -42,6 +43,12 @@ void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
 // Errors: ARGUMENT (a token out of range, no such sequence), LIMIT (context or pool full; nothing is evaluated).
 QN_CHECKED qn_status qn_decoder_eval(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count,
                                      float *all, const float **out_last, qn_diag *diag);
+
+// What qn_decoder_eval does before it evaluates, with its errors: checks the tokens and takes pages for them. For who
+// then gives them to it in parts, so that the last part cannot fail for want of room. qn_decoder_truncate frees the
+// pages.
+QN_CHECKED qn_status qn_decoder_reserve(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count,
+                                        qn_diag *diag);
 
 // One token of a step over several sequences.
 typedef struct qn_decoder_item {

@@ -2,6 +2,7 @@
 #include "runtime/executor.h"
 
 #include <errno.h>
+#include <fenv.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -401,6 +402,9 @@ static void note_kernel(stopwatch *watch, size_t step) {
 static void walk(void *context, int thread, int thread_count) {
   (void)thread_count;
   qn_executor *e = context;
+  fenv_t environment;  // the host's rounding mode and flushing of denormals must not reach the kernels
+  fegetenv(&environment);
+  fesetenv(FE_DFL_ENV);
   stopwatch watch = {thread == 0 && e->profile ? e : NULL, 0};
   if (watch.executor) watch.before = now_ns();
   size_t waited = 0;  // steps before this one are known to be done
@@ -419,6 +423,7 @@ static void walk(void *context, int thread, int thread_count) {
     } while (qn_work_take(&e->works[i], &first, &last));
     note_kernel(&watch, i);
   }
+  fesetenv(&environment);
 }
 
 qn_status qn_executor_run(qn_executor *e, const int64_t symbols[QN_ARTIFACT_SYMBOLS], qn_diag *diag) {

@@ -133,6 +133,12 @@ static void finish_text(generation *g) {
   if (!found && text.length > 0) give(g, text, -1);
 }
 
+static bool cancelled(generation *g) {
+  if (!g->params->cancelled || !g->params->cancelled(g->params->callback_context)) return false;
+  g->stats->reason = QN_STOP_CANCELLED;
+  return true;
+}
+
 // Is there a reason to stop before this token is evaluated?
 static bool ends_here(generation *g) {
   const qn_generate_params *p = g->params;
@@ -144,7 +150,14 @@ static bool ends_here(generation *g) {
     g->stats->reason = QN_STOP_CONTEXT;
     return true;
   }
-  return false;
+  return cancelled(g);
+}
+
+static qn_status sample(generation *g, const float *logits, int32_t *out_id) {
+  qn_diag why = {0};
+  if (qn_sampler_sample(g->sampler, logits, out_id, &why) == QN_OK) return QN_OK;
+  return qn_fail(g->diag, QN_ERR_FORMAT, qn_decoder_path(g->decoder),
+                 "the logits are not numbers: the weights may be damaged, try --check-weights (%s)", why.text);
 }
 
 static qn_status decode(generation *g, const float *logits, uint64_t start) {
@@ -152,7 +165,7 @@ static qn_status decode(generation *g, const float *logits, uint64_t start) {
   for (;;) {
     int32_t id = 0;
     bool stop = false;
-    QN_TRY(qn_sampler_sample(g->sampler, logits, &id, g->diag));
+    QN_TRY(sample(g, logits, &id));
     qn_sampler_accept(g->sampler, id);
     stats->pending = id;
     if (stats->generated_tokens++ == 0) stats->first_ns = now_ns() - start;
@@ -168,13 +181,30 @@ static qn_status decode(generation *g, const float *logits, uint64_t start) {
   }
 }
 
+// Chunk by chunk. *out_logits stays NULL when it was cancelled; then, as after an error, the sequence is as before.
+static qn_status prefill(generation *g, const float **out_logits) {
+  const qn_generate_params *p = g->params;
+  size_t chunk = (size_t)qn_decoder_chunk(g->decoder);
+  int64_t before = qn_decoder_position(g->decoder, p->sequence);
+  qn_status status = qn_decoder_reserve(g->decoder, p->sequence, p->prompt, p->prompt_count, g->diag);
+  for (size_t done = 0; status == QN_OK && done < p->prompt_count; done += chunk) {
+    size_t count = p->prompt_count - done < chunk ? p->prompt_count - done : chunk;
+    *out_logits = NULL;
+    if (cancelled(g)) break;
+    status = qn_decoder_eval(g->decoder, p->sequence, p->prompt + done, count, NULL, out_logits, g->diag);
+  }
+  if (status != QN_OK || !*out_logits) qn_decoder_truncate(g->decoder, p->sequence, before);
+  return status;
+}
+
 static qn_status prefill_and_decode(generation *g) {
   const qn_generate_params *p = g->params;
   const float *logits = NULL;
   uint64_t start = now_ns();
-  QN_TRY(qn_decoder_eval(g->decoder, p->sequence, p->prompt, p->prompt_count, NULL, &logits, g->diag));
-  g->stats->prompt_tokens = (int64_t)p->prompt_count;
+  qn_status prefilled = prefill(g, &logits);
   g->stats->prefill_ns = now_ns() - start;
+  if (prefilled != QN_OK || !logits) return prefilled;
+  g->stats->prompt_tokens = (int64_t)p->prompt_count;
   for (size_t i = 0; i < p->prompt_count; i++) qn_sampler_accept(g->sampler, p->prompt[i]);
   qn_status status = decode(g, logits, start);
   g->stats->decode_ns = now_ns() - start - g->stats->first_ns;
@@ -202,6 +232,9 @@ qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sam
                   .stats = out_stats,
                   .diag = diag};
   *out_stats = (qn_generate_stats){.pending = -1};
+  if (params->sequence < 0 || params->sequence >= qn_decoder_sequences(decoder))
+    return qn_fail(diag, QN_ERR_ARGUMENT, "sequence", "got %d, want 0 to %d", (int)params->sequence,
+                   (int)qn_decoder_sequences(decoder) - 1);
   if (params->max_tokens < 0)
     return qn_fail(diag, QN_ERR_ARGUMENT, "max_tokens", "got %lld, want 0 (no limit) or more",
                    (long long)params->max_tokens);

@@ -11,7 +11,7 @@ typedef enum qn_stop_reason {
   QN_STOP_STRING,      // a stop string appeared
   QN_STOP_MAX_TOKENS,  // as many tokens as asked for
   QN_STOP_CONTEXT,     // the sequence's context is full
-  QN_STOP_CANCELLED,   // the callback said so
+  QN_STOP_CANCELLED,   // `callback` or `cancelled` said so
   QN_STOP_COUNT
 } qn_stop_reason;
 const char *qn_stop_reason_name(qn_stop_reason reason);  // "eog", "string", "max_tokens", "context", "cancelled"
@@ -20,6 +20,8 @@ const char *qn_stop_reason_name(qn_stop_reason reason);  // "eog", "string", "ma
 // unfinished character, or what may yet become a stop string), and with id -1 for text left at the end. `text` is
 // borrowed for the time of the call. Returning false cancels.
 typedef bool (*qn_generate_callback)(void *context, qn_str text, int32_t id);
+// Shall it end? Asked before each chunk of the prompt and before each token that is evaluated, on the calling thread.
+typedef bool (*qn_generate_cancelled)(void *context);
 
 typedef struct qn_generate_params {
   int32_t sequence;
@@ -32,6 +34,8 @@ typedef struct qn_generate_params {
   bool show_special;              // hand out control tokens as their text
   qn_generate_callback callback;  // may be NULL
   void *callback_context;
+  qn_generate_cancelled cancelled;  // may be NULL: never; takes callback_context. Cancelled within the prompt, the
+                                    // sequence is as it was before
 } qn_generate_params;
 
 typedef struct qn_generate_stats {
@@ -48,7 +52,7 @@ typedef struct qn_generate_stats {
 
 // `tokenizer` may be NULL: then there is no text, no end of text and there must be no stop strings. The sampler is for
 // at most the decoder's vocabulary; the prompt is accepted into it. *out_stats is filled in as far as it came, also
-// after an error. Errors: those of qn_decoder_eval and the sampler; ARGUMENT.
+// after an error. Errors: those of qn_decoder_eval; ARGUMENT; FORMAT (logits that are no numbers); NOMEM.
 QN_CHECKED qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sampler *sampler,
                                  const qn_generate_params *params, const qn_allocator *allocator,
                                  qn_generate_stats *out_stats, qn_diag *diag);

@@ -282,6 +282,11 @@ static bool forward_text(void *context, qn_str text, int32_t id) {
   return params->callback(params->callback_context, text.data, text.length, id);
 }
 
+static bool forward_cancelled(void *context) {
+  const quern_generate_params *params = context;
+  return params->cancelled(params->callback_context);
+}
+
 static void public_stats(const qn_generate_stats *from, quern_stats *to) {
   if (!to) return;
   *to = (quern_stats){.prompt_tokens = from->prompt_tokens,
@@ -317,7 +322,8 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
                                .ignore_eog = p->ignore_eog,
                                .show_special = p->show_special,
                                .callback = p->callback ? forward_text : NULL,
-                               .callback_context = (void *)(uintptr_t)p};
+                               .callback_context = (void *)(uintptr_t)p,
+                               .cancelled = p->cancelled ? forward_cancelled : NULL};
   QN_TRY(qn_sampler_create(&sampling, sampled_vocab(session), qn_allocator_default(), &sampler, diag));
   qn_status status =
       qn_generate(session->decoder, session->model->tokenizer, sampler, &params, qn_allocator_default(), stats, diag);

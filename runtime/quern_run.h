@@ -105,7 +105,8 @@ typedef struct quern_session_options {
   bool no_pin;        // do not bind each thread to a core
   int64_t context;    // tokens a sequence may hold; 0 = what the program allows, or 4096 where it sets no bound
   int64_t chunk;      // tokens of a prompt evaluated at a time; 0 = as many as the program allows
-  int32_t sequences;  // 0 = 1
+  int32_t sequences;  // 0 = 1; LIMIT beyond what the program has rows for in its table of KV cache pages: artifacts
+                      // that quern makes have one, so for more sequences create more sessions
   int64_t pages;      // KV cache pages for all sequences; 0 = enough for all at their full context
   bool profile;       // time every kernel (quern_session_profile)
 } quern_session_options;
@@ -152,8 +153,7 @@ quern_status quern_session_truncate(quern_session *session, int32_t sequence, in
 // Empties a sequence (one out of range: nothing happens).
 void quern_session_reset(quern_session *session, int32_t sequence);
 
-// ---- generation
-// ------------------------------------------------------------------------------------------------------
+// ---- generation -----------------------------------------------------------------------------------------------------
 
 // The same logits, options, history and seed give the same token on every machine.
 typedef struct quern_sampler_options {
@@ -173,6 +173,10 @@ quern_sampler_options quern_sampler_options_default(void);
 // whole characters where the model gives them, not NUL-terminated, valid for the time of the call. False = stop. Must
 // not call into the session.
 typedef bool (*quern_text_fn)(void *context, const char *text, size_t length, int32_t token);
+// True = stop. Asked before each chunk of the prompt and before each token that is evaluated, on the calling thread, so
+// that a long prompt can be given up: then the sequence is as it was before the call and nothing is handed out. Must
+// not call into the session.
+typedef bool (*quern_cancelled_fn)(void *context);
 
 typedef struct quern_generate_params {
   int32_t sequence;
@@ -186,6 +190,7 @@ typedef struct quern_generate_params {
   bool show_special;       // hand out control tokens as their text
   quern_text_fn callback;  // may be NULL
   void *callback_context;
+  quern_cancelled_fn cancelled;  // may be NULL: never; takes callback_context
 } quern_generate_params;
 
 typedef enum quern_stop_reason {
@@ -193,7 +198,7 @@ typedef enum quern_stop_reason {
   QUERN_STOP_STRING,      // a stop string appeared
   QUERN_STOP_MAX_TOKENS,  // as many tokens as asked for
   QUERN_STOP_CONTEXT,     // the context is full
-  QUERN_STOP_CANCELLED    // the callback returned false
+  QUERN_STOP_CANCELLED    // `callback` returned false or `cancelled` true
 } quern_stop_reason;
 const char *quern_stop_reason_name(quern_stop_reason reason);
 
@@ -211,19 +216,18 @@ typedef struct quern_stats {
 
 // Evaluates the prompt, then samples, hands out text and evaluates until something says stop, which is no error.
 // *out_stats (may be NULL) is filled in as far as it came, also after an error. Errors: those of quern_session_eval,
-// ARGUMENT (an option out of range; the text names it), INTERNAL (logits that are no numbers), NOMEM.
+// ARGUMENT (an option out of range; the text names it), FORMAT (logits that are no numbers: damaged weights), NOMEM.
 quern_status quern_generate(quern_session *session, const quern_generate_params *params, quern_stats *out_stats,
                             quern_error *error);
 
-// ---- profiles
-// --------------------------------------------------------------------------------------------------------
+// ---- profiles -------------------------------------------------------------------------------------------------------
 
 // One kernel call of the program, summed over all steps so far, on the session's calling thread.
 typedef struct quern_step_profile {
   const char *kernel;  // its name
   const char *place;   // the op of the model it came from
   uint64_t kernel_ns;  // inside the kernel
-  uint64_t wait_ns;    // waiting for other threads before it
+  uint64_t wait_ns;    // waiting for the work before it to be done
   uint64_t calls;
 } quern_step_profile;
 // The index-th call of the program; false after the last, or when the session was created without `profile`.

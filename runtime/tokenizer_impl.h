@@ -63,9 +63,6 @@ static inline uint32_t qn_tok_merge_hash(uint32_t left, uint32_t right) {
 
 // ---- text --------------------------------------------------------------------------------------------------------
 
-// Bytes of the UTF-8 sequence at the front of text (1..4), 0 when there is none: RFC 3629, so no surrogates, no
-// overlong forms. *out_unfinished (may be NULL) is true when the text ends inside a sequence that is right so far.
-size_t qn_utf8_sequence(const char *text, size_t length, bool *out_unfinished);
 // GPT-2's byte alphabet (openai/gpt-2, encoder.py, bytes_to_unicode): the byte a code point stands for, or -1.
 int qn_byte_of_code_point(uint32_t code_point);
 // The code point of a valid sequence of `length` bytes.

@@ -16,9 +16,14 @@ int cli_fail_with(int code, const quern_error *error);
 
 // SIGINT, SIGTERM and SIGHUP ask the command to end at the next good place; a second one ends it at once.
 void cli_catch_signals(void);
+// They end the program at once again, as they should while it waits for standard input.
+void cli_leave_signals(void);
 bool cli_interrupted(void);
 // 128 + the signal's number.
 int cli_interrupt_code(void);
+
+// Do both names mean one file that is there?
+bool cli_same_file(const char *a, const char *b);
 
 // Standard output. A write fails once and for all: the rest is dropped and cli_out_end gives the exit code: 0 when the
 // reader went away (a broken pipe is no error), else QN_ERR_IO with a message.

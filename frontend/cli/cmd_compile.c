@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "frontend/cli/cli.h"
 #include "frontend/cli/progress.h"
@@ -43,7 +42,8 @@ static const cli_option options_table[] = {
 
 static const char details[] =
     "Compiles a model (GGUF, or a graph in JSON) into one file that holds machine code, weights and\n"
-    "tokenizer, for quern run or for programs that use libquern_run. The file appears whole or not at all.\n";
+    "tokenizer, for quern run or for programs that use libquern_run. The file appears whole or not at all.\n"
+    "A file that is there already is replaced only when it is an artifact.\n";
 
 static const char *targets_text(void) {
   static char text[4096];
@@ -135,7 +135,7 @@ static int read_schedule(const char *path, char **out_text) {
   qn_diag diag = {0};
   quern_error error = {0};
   size_t size;
-  if (qn_file_read(path, qn_allocator_default(), out_text, &size, &diag) == QN_OK) return 0;
+  if (qn_file_read(path, QN_SCHEDULE_MAX, qn_allocator_default(), out_text, &size, &diag) == QN_OK) return 0;
   snprintf(error.text, sizeof error.text, "%s", diag.text);
   return cli_fail_with((int)diag.status, &error);
 }
@@ -178,19 +178,14 @@ static int compile(const compile_options *options, const char *model_path, char 
   return d.code;
 }
 
-static bool same_file(const char *a, const char *b) {
-  struct stat first, second;
-  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
-
 static int run(void *context, const char *model_path) {
   const compile_options *options = context;
   if (!options->out_path) return cli_fail(QN_ERR_ARGUMENT, "compile", "got no -o FILE, want the artifact to write");
+  if (!*options->out_path) return cli_fail(QN_ERR_ARGUMENT, "--output", "got an empty name, want the file to write");
   if (quern_is_artifact(model_path)) {
     return cli_fail(QN_ERR_ARGUMENT, model_path, "is an artifact already; want a model file to compile");
   }
-  if (same_file(model_path, options->out_path)) {
+  if (cli_same_file(model_path, options->out_path)) {
     return cli_fail(QN_ERR_ARGUMENT, "--output", "got the model file itself, want another file");
   }
   char *schedule = NULL;

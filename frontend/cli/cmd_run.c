@@ -1,5 +1,4 @@
 // quern run: continues a text. The text alone goes to standard output, as it is generated; all else to stderr.
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,12 +48,13 @@ static const cli_option options_table[] = {
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "to compute with"},
     {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
     {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "what the artifact allows",
-     "tokens of context, prompt and generated text together"},
+     "tokens of context, prompt and generated text together; a model file is compiled for as many"},
     {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "what the artifact allows",
      "tokens of the prompt taken in one step; any value gives the same text"},
     {"logits", 0, CLI_TEXT, FIELD(logits_path), "FILE", 0, 0, NULL, NULL,
-     "write logits as rows of little-endian float32: row 0 after the prompt, row i after the i-th generated token; the "
-     "last token generated has none. Evaluates the text a second time"},
+     "write logits as rows of little-endian float32: row 0 after the prompt, row i after the i-th generated token; a "
+     "row "
+     "for every token that was chosen from it, one that ended the text included. Evaluates the text a second time"},
     {"json", 0, CLI_FLAG, FIELD(json), NULL, 0, 0, NULL, NULL,
      "print one JSON object at the end instead of the text: text, ids, timings, why it ended"},
     {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
@@ -89,6 +89,8 @@ typedef struct run_state {
   qn_buf text;               // with --json: what was generated
   bool no_memory;            // in the callback
   quern_stats stats;
+  qn_file_writer logits;  // of --logits
+  qn_diag logits_diag;
 } run_state;
 
 static int fail_nomem(const char *what) { return cli_fail(QN_ERR_NOMEM, "run", "out of memory for %s", what); }
@@ -105,9 +107,10 @@ static int read_prompt(const run_options *options, const char **out_text, size_t
   }
   if (!options->common.quiet && isatty(STDIN_FILENO)) fputs("quern: reading the prompt; Ctrl-D ends it\n", stderr);
   qn_diag diag = {0};
-  if (qn_file_read("-", qn_allocator_default(), out_owned, out_length, &diag) != QN_OK) {
-    return cli_fail(diag.status, "prompt", "%s", diag.text);
-  }
+  cli_leave_signals();
+  qn_status status = qn_file_read("-", QN_TEXT_MAX, qn_allocator_default(), out_owned, out_length, &diag);
+  cli_catch_signals();
+  if (status != QN_OK) return cli_fail((int)status, "prompt", "%s", diag.text);
   if (*out_length > 0 && (*out_owned)[*out_length - 1] == '\n') --*out_length;
   *out_text = *out_owned;
   return 0;
@@ -124,6 +127,28 @@ static int reserve_ids(run_state *run, id_vec *ids, size_t count) {
   return 0;
 }
 
+// A vocabulary may want an end-of-text token after every text, but a text that goes on has no end: drops it. It is one
+// that is not there when the text is tokenized without such additions.
+static int drop_added_end(run_state *run, const char *text, size_t length, unsigned flags) {
+  id_vec *ids = &run->prompt, plain = {0};
+  int32_t end = quern_token_eos(run->model);
+  if (ids->count == 0 || end < 0 || ids->items[ids->count - 1] != end) return 0;
+  quern_error error = {0};
+  int code = reserve_ids(run, &plain, ids->count);
+  if (code == 0) {
+    code = (int)quern_tokenize(run->model, text, length, flags & ~(unsigned)QUERN_TOKENIZE_ADD_SPECIAL, plain.items,
+                               plain.capacity, &plain.count, &error);
+    if (code != 0) cli_fail_with(code, &error);
+  }
+  if (code == 0) {
+    size_t added = ids->count - plain.count;  // one at the end, at the beginning, or both
+    bool at_end = added == 1 && memcmp(ids->items, plain.items, plain.count * sizeof *plain.items) == 0;
+    if (added == 2 || at_end) ids->count--;
+  }
+  qn_vec_free(run->allocator, &plain);
+  return code;
+}
+
 static int tokenize(run_state *run, const char *text, size_t length) {
   unsigned flags = QUERN_TOKENIZE_ADD_SPECIAL | (run->options->special ? QUERN_TOKENIZE_PARSE_SPECIAL : 0);
   quern_error error = {0};
@@ -137,7 +162,8 @@ static int tokenize(run_state *run, const char *text, size_t length) {
   }
   if (code != 0) return cli_fail_with(code, &error);
   run->prompt.count = count;
-  if (count > 0) return 0;
+  code = drop_added_end(run, text, length, flags);
+  if (code != 0 || run->prompt.count > 0) return code;
   int32_t first = quern_token_bos(run->model) >= 0 ? quern_token_bos(run->model) : quern_token_eos(run->model);
   if (first < 0)
     return cli_fail(QN_ERR_ARGUMENT, "prompt", "got an empty text, want some: the model has no token to begin with");
@@ -153,7 +179,7 @@ static int parse_ids(run_state *run) {
     size_t length = strcspn(at, ",");
     uint64_t id;
     snprintf(word, sizeof word, "%.*s", (int)(length < sizeof word ? length : sizeof word), at);
-    if (!cli_read_count(word, &id) || id >= (uint64_t)vocab) {
+    if (length >= sizeof word || !cli_read_count(word, &id) || id >= (uint64_t)vocab) {
       return cli_fail(QN_ERR_ARGUMENT, "--tokens", "token %zu: got '%s', want a number from 0 to %d", run->prompt.count,
                       word, vocab - 1);
     }
@@ -183,6 +209,11 @@ static int make_prompt(run_state *run) {
 }
 
 // --- generating
+
+static bool interrupted(void *context) {
+  (void)context;
+  return cli_interrupted();
+}
 
 // A quern_text_fn.
 static bool take_text(void *context, const char *text, size_t length, int32_t token) {
@@ -230,7 +261,8 @@ static int generate(run_state *run) {
                                     .stop_count = options->stops.count,
                                     .ignore_eog = options->ignore_eog,
                                     .show_special = options->special,
-                                    .callback = take_text,
+                                    .cancelled = interrupted,
+      .callback = take_text,
                                     .callback_context = run};
     code = (int)quern_generate(run->session, &params, &run->stats, &error);
   }
@@ -240,11 +272,22 @@ static int generate(run_state *run) {
 
 // --- --logits
 
+// Opens the file before anything is generated. It appears under its name when it is complete.
+static int open_logits(run_state *run, const char *model_path) {
+  const char *path = run->options->logits_path;
+  if (!path) return 0;
+  if (cli_same_file(path, model_path)) {
+    return cli_fail(QN_ERR_ARGUMENT, "--logits", "got the model file itself, want another file");
+  }
+  qn_status status = qn_file_writer_open(&run->logits, path, &run->logits_diag);
+  return status == QN_OK ? 0 : cli_fail((int)status, "--logits", "%s", run->logits_diag.text);
+}
+
 // Row after row: evaluates the same tokens again, the prompt in one call and then one token at a time, as generating
-// them did; the last one was never evaluated.
-static int write_rows(run_state *run, FILE *file, const char *path) {
+// them did. The last token chosen was never evaluated.
+static int write_logits(run_state *run) {
   size_t vocab = (size_t)quern_model_vocab_size(run->model);
-  size_t rows = run->generated.count > 0 ? run->generated.count : 1;
+  size_t rows = run->stats.generated_tokens > 0 ? (size_t)run->stats.generated_tokens : 1;
   quern_error error = {0};
   quern_session_reset(run->session, 0);
   for (size_t i = 0; i < rows; i++) {
@@ -252,20 +295,11 @@ static int write_rows(run_state *run, FILE *file, const char *path) {
     const float *logits = NULL;
     int code = (int)quern_session_eval(run->session, 0, tokens, i == 0 ? run->prompt.count : 1, &logits, &error);
     if (code != 0) return cli_fail_with(code, &error);
-    if (fwrite(logits, sizeof *logits, vocab, file) != vocab) {
-      return cli_fail(QN_ERR_IO, path, "cannot write: %s", strerror(errno));
-    }
+    qn_status status = qn_file_writer_write(&run->logits, logits, vocab * sizeof *logits);
+    if (status != QN_OK) return cli_fail((int)status, "--logits", "%s", run->logits_diag.text);
   }
-  return 0;
-}
-
-static int write_logits(run_state *run) {
-  const char *path = run->options->logits_path;
-  FILE *file = fopen(path, "wb");
-  if (!file) return cli_fail(QN_ERR_IO, path, "cannot create: %s", strerror(errno));
-  int code = write_rows(run, file, path);
-  if (fclose(file) != 0 && code == 0) code = cli_fail(QN_ERR_IO, path, "cannot write: %s", strerror(errno));
-  return code;
+  qn_status status = qn_file_writer_commit(&run->logits);
+  return status == QN_OK ? 0 : cli_fail((int)status, "--logits", "%s", run->logits_diag.text);
 }
 
 // --- what is told at the end
@@ -353,15 +387,18 @@ static int run_all(run_state *run, const char *path) {
                        .numeric = o->numeric,
                        .kv_type = o->kv_type,
                        .template_path = o->template_path,
+                       .context = (uint32_t)o->context,
                        .jit = o->jit,
                        .no_cache = o->no_cache,
                        .quiet = o->common.quiet};
   cli_catch_signals();
   int code = run_open(&source, &run->model);
   if (code != 0) return code;
+  if (cli_interrupted()) return cli_interrupt_code();
   run->has_tokenizer = quern_model_has_tokenizer(run->model);
   code = make_prompt(run);
   if (code == 0) code = create_session(run);
+  if (code == 0) code = open_logits(run, path);
   if (code == 0) code = generate(run);
   return code == 0 ? finish(run) : code;
 }
@@ -370,6 +407,7 @@ static int run(void *context, const char *path) {
   run_state run = {.options = context, .allocator = qn_allocator_default()};
   qn_buf_init(&run.text, run.allocator);
   int code = run_all(&run, path);
+  qn_file_writer_abandon(&run.logits);
   quern_session_destroy(run.session);
   quern_model_close(run.model);
   qn_buf_deinit(&run.text);

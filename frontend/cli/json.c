@@ -4,25 +4,11 @@
 #include <inttypes.h>
 #include <math.h>
 
-// Length of the UTF-8 sequence at the front (Unicode 15, table 3-7), 0 when there is none.
-static size_t sequence_length(const unsigned char *s, size_t left) {
-  if (s[0] < 0x80) return 1;
-  size_t length = s[0] >= 0xC2 && s[0] <= 0xDF ? 2 : (s[0] & 0xF0) == 0xE0 ? 3 : s[0] >= 0xF0 && s[0] <= 0xF4 ? 4 : 0;
-  if (length == 0 || length > left) return 0;
-  unsigned char low = s[0] == 0xE0 ? 0xA0 : s[0] == 0xF0 ? 0x90 : 0x80;
-  unsigned char high = s[0] == 0xED ? 0x9F : s[0] == 0xF4 ? 0x8F : 0xBF;
-  if (s[1] < low || s[1] > high) return 0;
-  for (size_t i = 2; i < length; i++) {
-    if ((s[i] & 0xC0) != 0x80) return 0;
-  }
-  return length;
-}
-
 static void put_string(qn_buf *out, qn_str text) {
   qn_buf_putc(out, '"');
   for (size_t i = 0; i < text.length;) {
     unsigned char c = (unsigned char)text.data[i];
-    size_t length = sequence_length((const unsigned char *)text.data + i, text.length - i);
+    size_t length = qn_utf8_sequence(text.data + i, text.length - i, NULL);
     if (length == 0) {
       qn_buf_puts(out, "\\ufffd");
     } else if (c == '"' || c == '\\') {

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "frontend/cli/cli.h"
@@ -50,8 +51,8 @@ static volatile sig_atomic_t caught;
 
 static void catch_signal(int number) { caught = number; }
 
-void cli_catch_signals(void) {
-  struct sigaction action = {.sa_handler = catch_signal, .sa_flags = (int)SA_RESETHAND};
+static void set_handler(void (*handler)(int)) {
+  struct sigaction action = {.sa_handler = handler, .sa_flags = (int)SA_RESETHAND};
   sigemptyset(&action.sa_mask);
   const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
   for (size_t i = 0; i < QN_COUNT(numbers); i++) {
@@ -61,9 +62,21 @@ void cli_catch_signals(void) {
   }
 }
 
+void cli_catch_signals(void) { set_handler(catch_signal); }
+
+void cli_leave_signals(void) { set_handler(SIG_DFL); }
+
 bool cli_interrupted(void) { return caught != 0; }
 
 int cli_interrupt_code(void) { return 128 + caught; }
+
+// --- files
+
+bool cli_same_file(const char *a, const char *b) {
+  struct stat first, second;
+  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
 
 // --- standard output
 

@@ -26,7 +26,8 @@ static int open_artifact(const run_source *s, quern_model **out) {
                     "is for model files, got the artifact %s; compile it so instead", s->path);
   }
   quern_error error = {0};
-  quern_model_options options = {.target = s->target};
+  bool host = s->target && strcmp(s->target, "host") == 0;
+  quern_model_options options = {.target = host ? NULL : s->target};
   int code = (int)quern_model_open(s->path, &options, out, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
@@ -35,6 +36,7 @@ static quern_compile_options compile_options(const run_source *s, cli_progress *
   return (quern_compile_options){
       .size = sizeof(quern_compile_options),
       .target = s->target,
+      .context_tokens = s->context,
       .numeric_mode = s->numeric,
       .kv_type = s->kv_type,
       .template_path = s->template_path,
@@ -85,7 +87,7 @@ static int open_uncached(const run_source *s, quern_model **out) {
   snprintf(folder, sizeof folder, "%s/quern-XXXXXX", base && *base ? base : "/tmp");
   if (!mkdtemp(folder)) return cli_fail(QN_ERR_IO, folder, "cannot create the folder: %s", strerror(errno));
   snprintf(path, sizeof path, "%s/model.qn", folder);
-  remark(s, "compiling", s->path);
+  remark(s, s->no_cache ? "compiling" : "compiling anew (only GGUF files are cached)", s->path);
   int code = compile_to(s, path);
   if (code == 0) code = open_compiled(path, out);
   unlink(path);
@@ -99,6 +101,7 @@ static int open_cached(const run_source *s, quern_model **out) {
   quern_compile_options options = compile_options(s, NULL);
   int code = quern_cache_path(s->path, &options, &path, &error);
   if (code != 0) return cli_fail_with(code, &error);
+  if (!path) return open_uncached(s, out);
   if (access(path, F_OK) == 0) {
     code = (int)quern_model_open(path, NULL, out, &error);
     if (code != QN_ERR_FORMAT && code != QN_ERR_UNSUPPORTED) {
@@ -107,6 +110,7 @@ static int open_cached(const run_source *s, quern_model **out) {
       return code == 0 ? 0 : cli_fail_with(code, &error);
     }
     if (!s->quiet) fprintf(stderr, "quern: warning: the cached artifact cannot be used: %s\n", error.text);
+    if (!quern_is_artifact(path)) unlink(path);  // which compiling would not replace
   }
   if (!s->quiet) {
     fprintf(stderr, "quern: compiling %s for %s, to be cached at %s\n", s->path, s->target ? s->target : "host", path);
@@ -118,6 +122,9 @@ static int open_cached(const run_source *s, quern_model **out) {
 }
 
 int run_open(const run_source *source, quern_model **out_model) {
+  if (source->target && strchr(source->target, ',')) {
+    return cli_fail(QN_ERR_ARGUMENT, "--target", "got '%s', want one target to run", source->target);
+  }
   if (quern_is_artifact(source->path)) return open_artifact(source, out_model);
   if (source->jit) return open_jit(source, out_model);
   return source->no_cache ? open_uncached(source, out_model) : open_cached(source, out_model);

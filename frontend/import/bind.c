@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "frontend/import/import.h"
+
 enum { UNKNOWN, EVALUATING, DONE };  // a param's state
 enum { MAX_DEPTH = 16 };             // params that wait for one another; each may hold a deep expression on the stack
 #define MAX_DIMENSION ((int64_t)1 << 40)
@@ -369,7 +371,11 @@ qn_status qn_binding_weight(qn_place *place, const char *where, const qn_templat
 void qn_binding_describe(const qn_binding *binding, qn_buf *out) {
   for (size_t i = 0; i < binding->t->params.count; i++) {
     qn_buf_printf(out, "%s = ", binding->t->params.items[i].name);
-    qn_value_print(&binding->values[i], out);
+    if (binding->values[i].kind == QN_VALUE_TEXT) {
+      qn_put_one_line(out, binding->values[i].text);
+    } else {
+      qn_value_print(&binding->values[i], out);
+    }
     qn_buf_putc(out, '\n');
   }
 }

@@ -10,7 +10,7 @@
 #include "frontend/import/instantiate.h"
 #include "runtime/base/file.h"
 
-enum { MAX_JSON_BYTES = 1 << 30, PEEK_BYTES = 64 };
+enum { PEEK_BYTES = 64 };
 
 struct qn_import {
   const qn_allocator *allocator;  // borrowed
@@ -70,11 +70,8 @@ static qn_status find_builtin(qn_import *import, const char *path, qn_diag *diag
 static qn_status read_template(qn_import *import, const char *path, qn_diag *diag) {
   char *text;
   size_t size;
-  QN_TRY(qn_file_read(path, import->allocator, &text, &size, diag));
-  qn_status status =
-      size > MAX_JSON_BYTES
-          ? qn_fail(diag, QN_ERR_LIMIT, path, "got %zu bytes, want at most %d", size, MAX_JSON_BYTES)
-          : qn_template_parse(&import->t, path, text, size, qn_builtin_template_text, &import->arena, diag);
+  QN_TRY(qn_file_read(path, QN_TEXT_MAX, import->allocator, &text, &size, diag));
+  qn_status status = qn_template_parse(&import->t, path, text, size, qn_builtin_template_text, &import->arena, diag);
   qn_free(import->allocator, text, size + 1);
   return status;
 }
@@ -312,3 +309,14 @@ int64_t qn_import_context(const qn_import *import) { return import->binding.cont
 int64_t qn_import_vocab_size(const qn_import *import) { return import->vocab_size; }
 qn_gguf *qn_import_gguf(qn_import *import) { return import->gguf; }
 void qn_import_describe(const qn_import *import, qn_buf *out) { qn_binding_describe(&import->binding, out); }
+
+void qn_put_one_line(qn_buf *out, qn_str text) {
+  for (size_t i = 0; i < text.length; i++) {
+    unsigned char c = (unsigned char)text.data[i];
+    if (c >= 0x20 && c != 0x7F) {
+      qn_buf_putc(out, text.data[i]);
+    } else {
+      qn_buf_printf(out, "\\x%02x", c);
+    }
+  }
+}

@@ -41,6 +41,8 @@ int64_t qn_import_vocab_size(const qn_import *import);        // width of "logit
 qn_gguf *qn_import_gguf(qn_import *import);                   // the GGUF behind it (vocabulary); NULL = none
 // "key = value" lines of the bound parameters, for the artifact's summary.
 void qn_import_describe(const qn_import *import, qn_buf *out);
+// A text from a model file as part of such a line: control bytes, newlines among them, become \xNN.
+void qn_put_one_line(qn_buf *out, qn_str text);
 
 // The built-in templates: JSON texts compiled in from models/*.json (CMake generates the table).
 typedef struct qn_builtin_template {

@@ -43,9 +43,9 @@ static qn_status read_kind(qn_gguf *gguf, qn_tokenizer_desc *out, qn_diag *diag)
 
 static qn_status read_pre(qn_gguf *gguf, qn_arena *arena, qn_tokenizer_desc *out, qn_diag *diag) {
   if (qn_gguf_find(gguf, KEY("pre")) == NULL) {
-    qn_log(QN_LOG_WARNING, "%s: key '%s' is missing: taking 'gpt-2'; the model may see text cut in unfamiliar ways",
+    qn_log(QN_LOG_WARNING, "%s: key '%s' is missing: taking 'default'; the model may see text cut in unfamiliar ways",
            gguf->name, KEY("pre"));
-    out->pre = "gpt-2";
+    out->pre = "default";
     return QN_OK;
   }
   qn_str pre;

@@ -51,8 +51,8 @@ static double broadcast(const qn_ref_tensor *t, const qn_ref_tensor *result, int
 static void elementwise(const op_context *c) {
   for (int64_t i = 0; i < c->out->count; i++) {
     double x = broadcast(c->in[0], c->out, i);
-    c->out->values[i] = c->node->operand_count == 1 ? unary(c->node->op, x)
-                                                    : binary(c->node->op, x, broadcast(c->in[1], c->out, i));
+    c->out->values[i] =
+        c->node->operand_count == 1 ? unary(c->node->op, x) : binary(c->node->op, x, broadcast(c->in[1], c->out, i));
   }
 }
 
@@ -84,9 +84,11 @@ static void softmax(const double *x, double *y, int64_t n) {
 static void quantize(const double *x, double *y, int64_t n) {
   for (int64_t block = 0; block < n; block += 32) {
     double max = 0;
-    for (int64_t i = block; i < block + 32; i++) max = fabs(x[i]) > max ? fabs(x[i]) : max;
-    double scale = (float)(max / 127);
-    for (int64_t i = block; i < block + 32; i++) y[i] = max > 0 ? nearbyint(x[i] * 127 / max) * scale : 0;
+    for (int64_t i = block; i < block + 32; i++) max = fabs(x[i]) > max || isnan(x[i]) ? fabs(x[i]) : max;
+    double scale = isfinite(max) ? (float)(max / 127) : NAN;
+    for (int64_t i = block; i < block + 32; i++) {
+      y[i] = max < QN_QUANTIZE_LEAST ? 0 : nearbyint(x[i] * 127 / max) * scale;
+    }
   }
 }
 
@@ -210,7 +212,8 @@ static double score(const op_context *c, int64_t t, int64_t head, int64_t key, i
   int64_t width = dim(q, 2), group = dim(q, 1) / dim(pool, 1);
   double sum = 0;
   for (int64_t i = 0; i < width; i++) {
-    double k = pool->values[pool_index(pool, true, c->in[first_place + 1], c->in[first_place + 2], t, key, head / group, i)];
+    double k =
+        pool->values[pool_index(pool, true, c->in[first_place + 1], c->in[first_place + 2], t, key, head / group, i)];
     sum += q->values[(t * dim(q, 1) + head) * width + i] * k;
   }
   sum *= qn_node_float(c->node, QN_ATTR_SCALE, 1);
@@ -227,13 +230,14 @@ static void attn_scores(const op_context *c) {
 }
 
 // out[t, head] = sum over keys of weights[key] * v.
-static void mix(const op_context *c, const qn_ref_tensor *pool, int places, int64_t t, int64_t head, const double *weights,
-                int64_t keys) {
+static void mix(const op_context *c, const qn_ref_tensor *pool, int places, int64_t t, int64_t head,
+                const double *weights, int64_t keys) {
   int64_t heads = dim(c->out, 1), width = dim(c->out, 2), group = heads / dim(pool, 1);
   for (int64_t i = 0; i < width; i++) {
     double sum = 0;
     for (int64_t key = 0; key < keys; key++) {
-      sum += weights[key] * pool->values[pool_index(pool, false, c->in[places + 1], c->in[places + 2], t, key, head / group, i)];
+      sum += weights[key] *
+             pool->values[pool_index(pool, false, c->in[places + 1], c->in[places + 2], t, key, head / group, i)];
     }
     c->out->values[(t * heads + head) * width + i] = sum;
   }
@@ -253,7 +257,8 @@ static qn_status attention(const op_context *c, qn_arena *arena) {
   if (!weights) return qn_fail_nomem(c->diag, c->node->loc, "attention weights");
   for (int64_t i = 0; i < dim(c->out, 0) * heads; i++) {
     int64_t t = i / heads, pos = (int64_t)c->in[3]->values[t];
-    for (int64_t key = 0; key <= pos; key++) weights[key] = sees(c, pos, key) ? score(c, t, i % heads, key, 3) : -INFINITY;
+    for (int64_t key = 0; key <= pos; key++)
+      weights[key] = sees(c, pos, key) ? score(c, t, i % heads, key, 3) : -INFINITY;
     softmax(weights, weights, pos + 1);
     mix(c, c->in[2], 3, t, i % heads, weights, pos + 1);
   }
@@ -288,7 +293,9 @@ qn_status qn_ref_op(const qn_node *node, const qn_ref_tensor *const *operands, q
     case QN_OP_ATTN_SCORES: attn_scores(&c); break;
     case QN_OP_ATTN_MIX: attn_mix(&c); break;
     case QN_OP_ATTENTION: return attention(&c, arena);
-    default: return qn_fail(diag, QN_ERR_INTERNAL, node->loc, "the oracle has no formula for %s", qn_op_get_info(node->op)->name);
+    default:
+      return qn_fail(diag, QN_ERR_INTERNAL, node->loc, "the oracle has no formula for %s",
+                     qn_op_get_info(node->op)->name);
   }
   return QN_OK;
 }

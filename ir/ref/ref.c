@@ -27,8 +27,8 @@ qn_status qn_ref_evaluate(const qn_graph *graph, const int64_t symbol_values[QN_
       int64_t want = out->count;
       QN_TRY(source(context, node, out, diag));
       if (out->count != want || !out->values) {
-        return qn_fail(diag, QN_ERR_ARGUMENT, node->loc, "%s: got %lld values, want %lld", qn_op_get_info(node->op)->name,
-                       (long long)out->count, (long long)want);
+        return qn_fail(diag, QN_ERR_ARGUMENT, node->loc, "%s: got %lld values, want %lld",
+                       qn_op_get_info(node->op)->name, (long long)out->count, (long long)want);
       }
       continue;
     }

@@ -38,10 +38,20 @@ static qn_status fail_errno(qn_diag *diag, const char *path, const char *action,
 // ---------------------------------------------------------------------------------------------------------------
 // Reading
 
+// Non-blocking, so that a pipe without a writer is refused by examine() instead of waited for.
+static int open_to_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); }
+
+// Refuses what is no regular file.
+static qn_status examine(int fd, const char *name, struct stat *out_info, qn_diag *diag) {
+  if (fstat(fd, out_info) != 0) return fail_errno(diag, name, "examine", errno);
+  if (S_ISDIR(out_info->st_mode)) return qn_fail(diag, QN_ERR_IO, name, "is a folder; want a file");
+  if (!S_ISREG(out_info->st_mode)) return qn_fail(diag, QN_ERR_IO, name, "is a pipe or a device; want a file");
+  return QN_OK;
+}
+
 qn_status qn_mapping_open(qn_mapping *mapping, const char *path, qn_diag *diag) {
   *mapping = (qn_mapping){0};
-  // Non-blocking, so that a pipe without a writer is refused below instead of waited for.
-  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  int fd = open_to_read(path);
   if (fd < 0) return fail_errno(diag, path, "open", errno);
   qn_status status = qn_mapping_open_fd(mapping, fd, path, diag);
   close(fd);
@@ -51,9 +61,7 @@ qn_status qn_mapping_open(qn_mapping *mapping, const char *path, qn_diag *diag) 
 qn_status qn_mapping_open_fd(qn_mapping *mapping, int fd, const char *name, qn_diag *diag) {
   struct stat info;
   *mapping = (qn_mapping){0};
-  if (fstat(fd, &info) != 0) return fail_errno(diag, name, "examine", errno);
-  if (S_ISDIR(info.st_mode)) return qn_fail(diag, QN_ERR_IO, name, "is a folder; want a file");
-  if (!S_ISREG(info.st_mode)) return qn_fail(diag, QN_ERR_IO, name, "is a pipe or a device; want a file");
+  QN_TRY(examine(fd, name, &info, diag));
   if (info.st_size == 0) return qn_fail(diag, QN_ERR_FORMAT, name, "the file is empty");
   if ((uintmax_t)info.st_size > SIZE_MAX) {
     return qn_fail(diag, QN_ERR_LIMIT, name, "the file has %lld bytes, more than an address can hold",
@@ -72,7 +80,7 @@ void qn_mapping_close(qn_mapping *mapping) {
 }
 
 // Reads a descriptor to its end. The buffer always has room for a NUL behind the bytes.
-static qn_status read_all(int fd, const char *name, qn_buf *buf, qn_diag *diag) {
+static qn_status read_all(int fd, const char *name, size_t most, qn_buf *buf, qn_diag *diag) {
   char *chunk = malloc(1 << 16);
   if (!chunk) return qn_fail_nomem(diag, name, "reading");
   qn_status status = QN_OK;
@@ -82,6 +90,11 @@ static qn_status read_all(int fd, const char *name, qn_buf *buf, qn_diag *diag) 
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) {
       status = fail_errno(diag, name, "read", errno);
+      break;
+    }
+    if ((size_t)count > most - buf->length) {
+      status = qn_fail(diag, QN_ERR_LIMIT, name, "got more than %zu bytes, want at most %zu; is it the right file?",
+                       most, most);
       break;
     }
     qn_buf_append(buf, chunk, (size_t)count);
@@ -94,17 +107,23 @@ static qn_status read_all(int fd, const char *name, qn_buf *buf, qn_diag *diag) 
   return status;
 }
 
-qn_status qn_file_read(const char *path, const qn_allocator *allocator, char **out_data, size_t *out_size,
+qn_status qn_file_read(const char *path, size_t most, const qn_allocator *allocator, char **out_data, size_t *out_size,
                        qn_diag *diag) {
   bool is_stdin = strcmp(path, "-") == 0;
   const char *name = is_stdin ? "standard input" : path;
   *out_data = NULL;
   *out_size = 0;
-  int fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+  struct stat info;
+  int fd = is_stdin ? STDIN_FILENO : open_to_read(path);
   if (fd < 0) return fail_errno(diag, name, "open", errno);
   qn_buf buf;
   qn_buf_init(&buf, allocator);
-  qn_status status = read_all(fd, name, &buf, diag);
+  qn_status status = is_stdin ? QN_OK : examine(fd, name, &info, diag);
+  if (status == QN_OK && !is_stdin && (uintmax_t)info.st_size > most) {  // before reading any of it
+    status = qn_fail(diag, QN_ERR_LIMIT, name, "got %lld bytes, want at most %zu; is it the right file?",
+                     (long long)info.st_size, most);
+  }
+  if (status == QN_OK) status = read_all(fd, name, most, &buf, diag);
   if (!is_stdin) close(fd);
   if (status == QN_OK) {  // exactly size + 1 bytes, so that the caller knows what to free
     char *data = qn_realloc(allocator, buf.data, buf.capacity, buf.length + 1);
@@ -215,15 +234,25 @@ qn_status qn_file_writer_align(qn_file_writer *writer, size_t alignment) {
   return QN_OK;
 }
 
+// Before the rename: after a crash the name means the old file or all of the new one. Some file systems have no fsync.
+static int put_on_disk(int fd) {
+  int result;
+  do {
+    result = fsync(fd);
+  } while (result != 0 && errno == EINTR);
+  return result != 0 && errno != EINVAL && errno != ENOSYS ? -1 : 0;
+}
+
 qn_status qn_file_writer_commit(qn_file_writer *writer) {
   qn_status status = QN_OK;
   if (!writer->path)
     return qn_fail(writer->diag, QN_ERR_INTERNAL, "file writer", "commit of a writer that is not open");
   if (writer->temporary_path) {
     // Network file systems report a full disk only here. After EINTR the descriptor is closed all the same.
-    if (close(writer->fd) != 0 && errno != EINTR) {
+    if (put_on_disk(writer->fd) != 0) status = fail_errno(writer->diag, writer->path, "write", errno);
+    if (close(writer->fd) != 0 && errno != EINTR && status == QN_OK) {
       status = fail_errno(writer->diag, writer->path, "write", errno);
-    } else if (rename(writer->temporary_path, writer->path) != 0) {
+    } else if (status == QN_OK && rename(writer->temporary_path, writer->path) != 0) {
       status = fail_errno(writer->diag, writer->path, "put the finished file in place", errno);
     }
     writer->fd = -1;

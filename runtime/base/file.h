@@ -21,9 +21,11 @@ QN_CHECKED qn_status qn_mapping_open_fd(qn_mapping *mapping, int fd, const char 
 void qn_mapping_close(qn_mapping *mapping);
 
 // Reads all of a file into memory from `allocator`, with a NUL after it (free *out_size + 1 bytes). path "-" is
-// standard input.
-QN_CHECKED qn_status qn_file_read(const char *path, const qn_allocator *allocator, char **out_data, size_t *out_size,
-                                  qn_diag *diag);
+// standard input, which alone may be a pipe. LIMIT when there are more than `most` bytes.
+QN_CHECKED qn_status qn_file_read(const char *path, size_t most, const qn_allocator *allocator, char **out_data,
+                                  size_t *out_size, qn_diag *diag);
+#define QN_TEXT_MAX     ((size_t)1 << 30)  // `most` for prompts and JSON
+#define QN_SCHEDULE_MAX ((size_t)1 << 20)  // `most` for schedules, which people write
 
 // A file written beside its final place and renamed into it by commit; abandoned (and removed) by any other end.
 typedef struct qn_file_writer {
@@ -42,6 +44,7 @@ QN_CHECKED qn_status qn_file_writer_write(qn_file_writer *writer, const void *da
 QN_CHECKED qn_status qn_file_writer_align(qn_file_writer *writer, size_t alignment);
 // Overwrites earlier bytes (a header whose offsets are known only at the end).
 QN_CHECKED qn_status qn_file_writer_write_at(qn_file_writer *writer, uint64_t offset, const void *data, size_t size);
+// The bytes are on the disk before the name is there.
 QN_CHECKED qn_status qn_file_writer_commit(qn_file_writer *writer);
 void qn_file_writer_abandon(qn_file_writer *writer);  // harmless after commit
 

@@ -15,6 +15,37 @@ bool qn_str_equal(qn_str a, qn_str b) {
 
 bool qn_str_is(qn_str a, const char *text) { return qn_str_equal(a, qn_str_from(text)); }
 
+size_t qn_utf8_sequence(const char *text, size_t length, bool *out_unfinished) {
+  const unsigned char *p = (const unsigned char *)text;
+  if (out_unfinished != NULL) *out_unfinished = false;
+  if (length == 0) return 0;
+  if (p[0] < 0x80) return 1;
+  // RFC 3629, section 4: how long the sequence is and what its second byte may be.
+  size_t need;
+  unsigned low = 0x80, high = 0xBF;
+  if (p[0] >= 0xC2 && p[0] <= 0xDF) {
+    need = 2;
+  } else if (p[0] >= 0xE0 && p[0] <= 0xEF) {
+    need = 3;
+    if (p[0] == 0xE0) low = 0xA0;
+    if (p[0] == 0xED) high = 0x9F;
+  } else if (p[0] >= 0xF0 && p[0] <= 0xF4) {
+    need = 4;
+    if (p[0] == 0xF0) low = 0x90;
+    if (p[0] == 0xF4) high = 0x8F;
+  } else {
+    return 0;
+  }
+  for (size_t i = 1; i < need; i++, low = 0x80, high = 0xBF) {
+    if (i >= length) {
+      if (out_unfinished != NULL) *out_unfinished = true;
+      return 0;
+    }
+    if (p[i] < low || p[i] > high) return 0;
+  }
+  return need;
+}
+
 void qn_buf_init(qn_buf *buf, const qn_allocator *allocator) { *buf = (qn_buf){.allocator = allocator}; }
 
 void qn_buf_deinit(qn_buf *buf) {

@@ -22,6 +22,10 @@ qn_str qn_str_from(const char *text);  // NULL gives the empty slice
 bool qn_str_equal(qn_str a, qn_str b);
 bool qn_str_is(qn_str a, const char *text);
 
+// Bytes of the UTF-8 sequence at the front of text (1..4), 0 when there is none: RFC 3629, so no surrogates, no
+// overlong forms. *out_unfinished (may be NULL) is true when the text ends inside a sequence that is right so far.
+size_t qn_utf8_sequence(const char *text, size_t length, bool *out_unfinished);
+
 // A text being written. After a failed allocation `failed` stays true and writes do nothing: check once, at the end.
 typedef struct qn_buf {
   const qn_allocator *allocator;  // borrowed

@@ -87,7 +87,7 @@ static qn_program *run_passes(const bench *b, bool integer, const qn_schedule *f
            b->o->tokens);
   const qn_target *target = &b->target;
   qn_pass_options pass_options = {
-      .hints = {target->vector_bytes, target->vector_registers, target->dot4 >= QN_DOT4_VPDPBUSD256},
+      .hints = {target->vector_bytes, target->vector_registers},
       .quantize_activations = integer,
       .forced_schedule = forced};
   qn_pass_context context = {
@@ -417,43 +417,52 @@ static subject subject_of(const bench *b, const contender *c) {
   return s;
 }
 
-// Independent chains of the instruction at the heart of the kernels, as many as fill three quarters of the registers:
-// its peak. Operands stay in registers. 4-bit codes are masked, since some targets are faster with those.
+// The kernel of independent chains of the instruction at the heart of the kernels, as many as fill three quarters of
+// the registers. One operand changes from turn to turn, the other from chain to chain, so that no work is saved where
+// the target has no such instruction; 4-bit codes are masked, since it may then do with less.
+static void write_peak(const bench *b, bool integer, int rounds, int turns, int chains, qn_buf *out) {
+  const char *type = integer ? "i32" : "f32", *line = "w.i32[k % 4*16 : 16]";
+  bool masked = b->format->code_bits == 4;
+  qn_buf_printf(out, "kernel \"peak\" {\n  param w : u8[256]\n  param x : %s[%d]\n  param y : %s[%d] out\n", type,
+                chains, type, rounds * chains * QN_TILE_ROWS);
+  qn_buf_printf(out, "  for n in 0..%d data parallel {\n", rounds);
+  for (int i = 0; i < chains; i++) {
+    qn_buf_printf(out, "    local a%d : %s[16]\n    a%d[0 : 16] = %s\n", i, type, i, integer ? "0i32" : "0.0");
+  }
+  qn_buf_printf(out, "    for k in 0..%d reduce {\n", turns);
+  for (int i = 0; i < chains; i++) {
+    if (!integer) {
+      qn_buf_printf(out, "      a%d[0 : 16] = fma(w.f32[k %% 4*16 : 16], x[%d], a%d[0 : 16])\n", i, i, i);
+    } else {
+      qn_buf_printf(out, "      a%d[0 : 16] = dot4(a%d[0 : 16], %s%s%s, x[%d])\n", i, i, masked ? "and(" : "", line,
+                    masked ? ", 252645135i32)" : "", i);
+    }
+  }
+  qn_buf_puts(out, "    }\n");
+  for (int i = 0; i < chains; i++) {
+    qn_buf_printf(out, "    y[n*%d + %d : 16] = a%d[0 : 16]\n", chains * QN_TILE_ROWS, i * QN_TILE_ROWS, i);
+  }
+  qn_buf_puts(out, "  }\n}\n");
+}
+
 static subject make_peak(const bench *b, bool integer, qn_arena *arena, void **out_image, size_t *out_size) {
-  enum { ROUNDS = 2000, TURNS = 4096 };
+  enum { ROUNDS = 500, TURNS = 4096, OPERANDS = 128 };  // floats of w and x
   int chains = b->target.vector_registers * b->target.vector_bytes / 64 * 3 / 4;
   if (chains > 12) chains = 12;
-  const char *w = b->format->code_bits == 4 ? "and(w.i32[0 : 16], 252645135i32)" : "w.i32[0 : 16]";
-  const char *type = integer ? "i32" : "f32";
   qn_buf text;
   qn_buf_init(&text, qn_allocator_default());
-  qn_buf_printf(&text, "kernel \"peak\" { param w : u8[64] param x : i8[4] param y : %s[%d] out\n", type,
-                ROUNDS * chains * QN_TILE_ROWS);
-  qn_buf_printf(&text, "for n in 0..%d data parallel {\n", (int)ROUNDS);
-  for (int i = 0; i < chains; i++) {
-    qn_buf_printf(&text, "local a%d : %s[16] a%d[0 : 16] = %s\n", i, type, i, integer ? "0i32" : "0.0");
-  }
-  qn_buf_printf(&text, "for k in 0..%d reduce {\n", (int)TURNS);
-  for (int i = 0; i < chains; i++) {
-    if (integer)
-      qn_buf_printf(&text, "a%d[0 : 16] = dot4(a%d[0 : 16], %s, x.i32[0])\n", i, i, w);
-    else
-      qn_buf_printf(&text, "a%d[0 : 16] = fma(w.f32[0 : 16], x.f32[0], a%d[0 : 16])\n", i, i);
-  }
-  qn_buf_puts(&text, "}\n");
-  for (int i = 0; i < chains; i++) {
-    qn_buf_printf(&text, "y[n*%d + %d : 16] = a%d[0 : 16]\n", chains * QN_TILE_ROWS, i * QN_TILE_ROWS, i);
-  }
-  qn_buf_puts(&text, "} }\n");
+  write_peak(b, integer, ROUNDS, TURNS, chains, &text);
   qn_lkernel **kernels;
   size_t count;
   qn_diag diag = {0};
   must(qn_lkernels_parse("peak", (qn_str){text.data, text.length}, arena, &kernels, &count, &diag), &diag);
   must(qn_lkernel_verify(kernels[0], &diag), &diag);
-  void *memory = qn_arena_array(arena, ROUNDS * (size_t)chains * QN_TILE_ROWS + 32, sizeof(float));
+  float *memory = qn_arena_array(arena, OPERANDS + ROUNDS * (size_t)chains * QN_TILE_ROWS, sizeof(float));
   if (!memory) exit(QN_ERR_NOMEM);
-  float *y = memory;  // 64 bytes of w and 4 of x, all zeros, then y
-  subject s = {.symbols = b->symbols, .extent = ROUNDS, .pieces = 1, .buffers = {y, y + 16, y + 32}};
+  subject s = {.symbols = b->symbols,
+               .extent = ROUNDS,
+               .pieces = 1,
+               .buffers = {memory, memory + OPERANDS / 2, memory + OPERANDS}};
   s.work = (double)ROUNDS * TURNS * chains * QN_TILE_ROWS * (integer ? 4 : 1);
   *out_image = compile(b, (const qn_lkernel *const *)kernels, 1, &s.run, out_size);
   qn_buf_deinit(&text);
@@ -571,7 +580,7 @@ static void read_schedule(const char *path, qn_schedule *out) {
   qn_diag diag = {0};
   char *text;
   size_t size;
-  must(qn_file_read(path, qn_allocator_default(), &text, &size, &diag), &diag);
+  must(qn_file_read(path, QN_SCHEDULE_MAX, qn_allocator_default(), &text, &size, &diag), &diag);
   must(qn_schedule_parse(path, (qn_str){text, size}, out, &diag), &diag);
   qn_free(qn_allocator_default(), text, size + 1);
 }

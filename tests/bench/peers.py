@@ -2,7 +2,7 @@
 """Decode and prefill of one GGUF model beside llama.cpp, interleaved in one run.
 
     pip install llama-cpp-python
-    build/quern-synth --model tinyllama-1.1b --type q8_0 -o /tmp/tinyllama-q8_0.gguf
+    build/tests/quern-synth --model tinyllama-1.1b --type q8_0 -o /tmp/tinyllama-q8_0.gguf
     python3 tests/bench/peers.py /tmp/tinyllama-q8_0.gguf [--threads 2] [--prompt 128] [--generate 64] [--rounds 5]
 
 Each round runs quern (`build/quern run --json` on a compiled artifact) and llama.cpp (llama-cpp-python) in turn, in a

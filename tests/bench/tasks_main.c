@@ -113,7 +113,7 @@ static int run_file(evaluation *e, const char *path, long limit, quern_error *er
   qn_diag diag = {0};
   char *text = NULL;
   size_t size = 0;
-  int code = (int)qn_file_read(path, qn_allocator_default(), &text, &size, &diag);
+  int code = (int)qn_file_read(path, QN_TEXT_MAX, qn_allocator_default(), &text, &size, &diag);
   if (code != 0) {
     *error = (quern_error){.code = code};
     snprintf(error->text, sizeof error->text, "%s", diag.text);

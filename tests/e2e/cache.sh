@@ -32,6 +32,8 @@ ln -s "$model" "$WORK/link.gguf"
 (model="$WORK/link.gguf" && run "from the cache") || fail "a symbolic link is another model"
 [ "$("$QUERN" run -q "$model" -p "copy: k q d =" 2>&1)" = " k q d" ] || fail "run --quiet says something"
 
+run "from the cache" --numeric int8 --kv-type f32 --target host
+
 # What changes the code or the model makes another artifact.
 run "compiling" --kv-type f16
 run "from the cache" --kv-type f16
@@ -46,11 +48,34 @@ TMPDIR="$WORK/tmp" run "compiling" --no-cache
 run "compiling in memory" --jit
 cached 3
 
+# --ctx is what a model file is compiled for, be it more than the model's own.
+run "compiling" --ctx 9999
+run "from the cache" --ctx 9999
+for file in "$folder"/*.qn; do
+  "$QUERN" inspect "$file" | grep -q '^context_tokens = 9999' && rm "$file"
+done
+cached 3
+# A long name of a model does not make one that is too long.
+(
+  model="$WORK/$(printf 'n%.0s' $(seq 1 240)).gguf"
+  cp "$WORK/nano.gguf" "$model" && run "compiling"
+  rm "$folder"/nnn*
+)
+
 # A damaged file in the cache is replaced.
 for file in "$folder"/*.qn; do head -c 1000 "$file" >"$WORK/short" && cp "$WORK/short" "$file"; done
 run "warning: the cached artifact cannot be used: .*truncated"
 grep -q '^quern: compiling' "$WORK/err" || fail "a damaged file in the cache is not compiled again"
 run "from the cache"
+for file in "$folder"/*.qn; do echo 'This is no artifact.' >"$file"; done
+run "warning: the cached artifact cannot be used: "
+run "from the cache"
+
+# A graph in JSON has its weights in another file: it is not cached.
+echo '{"quern_graph": 1}' >"$WORK/graph.json"
+"$QUERN" run "$WORK/graph.json" -p x 2>"$WORK/err" && fail "half a graph runs"
+grep -q "^quern: compiling anew (only GGUF files are cached) $WORK/graph.json" "$WORK/err" || fail "$(cat "$WORK/err")"
+cached 3
 
 # Four at once, with an empty cache.
 rm -r "$folder"

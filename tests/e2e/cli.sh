@@ -60,6 +60,7 @@ wrong 2 "--prompt: got nothing after it, want TEXT" run "$model" --prompt
 wrong 2 "got no file, want an artifact or a model file" run
 wrong 2 "got 'b' too, want only a model file" compile a b -o "$WORK/x.qn"
 wrong 2 "got no -o FILE" compile "$model"
+wrong 2 "got an empty name" compile "$model" -o ""
 wrong 2 "got the model file itself" compile "$model" -o "$QUERN_SOURCE/models/../models/nano/nano.gguf"
 wrong 5 "--no-such-file" compile -q -o "$WORK/x.qn" -- --no-such-file
 
@@ -78,6 +79,13 @@ grep -q '^quern: .*compiled into .*nano.qn' "$WORK/err" || fail "compile does no
   fail "--dump-ir=lower: got $(ls "$WORK/some")"
 grep -q "no text is called 'nonsense'" "$WORK/err" || fail "--dump-ir does not tell of unknown names: $(cat "$WORK/err")"
 wrong 2 "is an artifact already" compile "$artifact" -o "$WORK/x.qn"
+# Only an artifact, or an empty file, is replaced: not a template, nor a model behind a link.
+cp "$QUERN_SOURCE/models/llama.json" "$WORK/own.json"
+cp "$model" "$WORK/other.gguf" && ln -s other.gguf "$WORK/link.qn"
+wrong 2 "own.json: is there already and no artifact (it begins with '{." compile "$model" -q -o "$WORK/own.json"
+wrong 2 "(it begins with 'GGUF" compile "$model" -q -o "$WORK/link.qn"
+cmp "$model" "$WORK/other.gguf" && cmp "$QUERN_SOURCE/models/llama.json" "$WORK/own.json" || fail "compile replaced a file"
+: >"$WORK/quiet.qn" && "$QUERN" compile -q "$model" -o "$WORK/quiet.qn" || fail "compile onto an empty file"
 
 # ---- run: streams and formats
 
@@ -113,6 +121,12 @@ fi
 [ "$(stat -c %s "$WORK/logits")" -eq $((3 * 512 * 4)) ] || fail "--logits: $(stat -c %s "$WORK/logits") bytes, want 3 rows"
 "$QUERN" run -q "$artifact" -p "Once" -n 0 --logits "$WORK/first" >/dev/null
 cmp -n 2048 "$WORK/first" "$WORK/logits" || fail "--logits: row 0 depends on -n"
+# A row for every token that was chosen, the one that ended the text too: 3 of text, then the end.
+count=$("$QUERN" run -q "$artifact" -p "copy: k q d =" --json --logits "$WORK/logits" | grep -o '"ids": \[[^]]*' | tr -cd , | wc -c)
+[ "$(stat -c %s "$WORK/logits")" -eq $(((count + 2) * 2048)) ] || fail "--logits: no row for the end of the text"
+cp "$artifact" "$WORK/same.qn"
+wrong 2 "--logits: got the model file itself" run -q "$WORK/same.qn" -p x --logits "$WORK/../$(basename "$WORK")/same.qn"
+cmp "$artifact" "$WORK/same.qn" || fail "--logits damaged the model"
 
 # Sampling: the same seed the same text, another seed another one.
 sample() { "$QUERN" run -q "$artifact" -p "Once upon a time" -n 60 --temp 1 --seed "$1"; }
@@ -121,9 +135,18 @@ sample() { "$QUERN" run -q "$artifact" -p "Once upon a time" -n 60 --temp 1 --se
 
 wrong 2 "token 1: got '512', want a number from 0 to 511" run "$artifact" --tokens 1,512
 wrong 2 "token 1: got '', want" run "$artifact" --tokens 1,
+wrong 2 "token 0: got '0000000000000000000000" run "$artifact" --tokens 00000000000000000000000099999
+wrong 2 "--target: got 'host,x86-64-v3', want one target" run "$artifact" -t host,x86-64-v3 -p x
+"$QUERN" run -q "$artifact" -t host -p "copy: k q d =" | cmp - "$WORK/text" || fail "run of an artifact for the host"
 wrong 2 "--tokens: got --prompt too" run "$artifact" --tokens 1 -p x
 wrong 2 "--numeric: is for model files" run "$artifact" --numeric f32
 wrong 2 "--jit: is for model files" run "$artifact" --jit
+
+# An end-of-text token that the vocabulary wants after every text is not part of a text that goes on.
+at=$(($(LC_ALL=C grep -obUaF tokenizer.ggml.add_eos_token "$model" | cut -d: -f1) + 28 + 4))
+cp "$model" "$WORK/eos.gguf" && printf '\1' | dd of="$WORK/eos.gguf" bs=1 seek="$at" conv=notrunc status=none
+"$QUERN" inspect "$WORK/eos.gguf" --what metadata | grep -q 'add_eos_token = true' || fail "the test's own patch"
+[ "$("$QUERN" run -q "$WORK/eos.gguf" -p "copy: k q d =" -n 20)" = " k q d" ] || fail "the prompt ends with EOS"
 
 # ---- a model without a tokenizer
 
@@ -156,6 +179,14 @@ timeout --preserve-status -s INT 1 "$QUERN" run "$WORK/long.qn" -p "Once" -n 400
 [ -s "$WORK/text" ] || fail "SIGINT: the text so far is lost"
 grep -q 'ended: cancelled' "$WORK/err" || fail "SIGINT: $(cat "$WORK/err")"
 
+# While it waits for its prompt there is nothing to finish.
+mkfifo "$WORK/pipe"
+exec 9<>"$WORK/pipe"
+code=0
+timeout --preserve-status -s TERM -k 5 1 "$QUERN" run -q "$artifact" <&9 >"$WORK/text" 2>"$WORK/err" || code=$?
+[ "$code" -eq 143 ] || fail "SIGTERM while the prompt is read: exit code $code, want 143"
+exec 9>&-
+
 # ---- inspect
 
 "$QUERN" inspect "$artifact" >"$WORK/summary"
@@ -175,4 +206,6 @@ done
 wrong 2 "what: got 'sumary', want summary" inspect "$artifact" --what sumary
 wrong 2 "is a model file, which has no kernels" inspect "$model" --what kernels
 wrong 5 "$WORK/nothing" inspect "$WORK/nothing"
+wrong 5 "is a pipe" inspect "$WORK/pipe"
+wrong 5 "is a pipe" compile -q "$WORK/pipe" -o "$WORK/x.qn"
 pass

@@ -77,6 +77,20 @@ grep -q 'bad.gguf.*llama' stderr || fail "an unknown architecture: the known one
 patch bad.gguf "$at" 'l\x1b[2J'
 wrong 4 'l\x1b[2J' compile bad.gguf -o out/x.qn
 
+# The pre-tokenizer's name: after the key, 4 bytes of type and 8 of length.
+at=$(($(find_text good.gguf tokenizer.ggml.pre) + 18 + 12))
+cp good.gguf bad.gguf && patch bad.gguf "$at" 'zz'
+wrong 4 "bad.gguf: " compile bad.gguf -o out/x.qn
+# An embedding of 511 rows: after the name, 4 bytes of rank and 8 of the other dimension; after the key, 4 of type.
+cp good.gguf bad.gguf && patch bad.gguf $(($(find_text good.gguf token_embd.weight) + 17 + 4 + 8)) '\xff\x01'
+patch bad.gguf $(($(find_text good.gguf llama.vocab_size) + 16 + 4)) '\xff\x01'
+wrong 3 "bad.gguf: key 'tokenizer.ggml.tokens': has 512 tokens, want at most 511" compile bad.gguf -o out/x.qn
+# A newline in the model's name makes no line of its own in the summary.
+at=$(($(find_text good.gguf general.name) + 12 + 12))
+cp good.gguf bad.gguf && patch bad.gguf "$at" '\n'
+"$QUERN" compile -q bad.gguf -o name.qn && "$QUERN" inspect name.qn --what metadata >text
+grep -q '^model = \\x0a' text || fail "a newline in the model's name: $(cat text)"
+
 cp good.gguf bad.gguf && patch bad.gguf "$(find_text good.gguf blk.1.attn_k.weight)" 'blk.1.attn_z'
 wrong 3 "blk.1.attn_k.weight" compile bad.gguf -o out/x.qn
 grep -q 'bad.gguf' stderr || fail "a missing tensor: the file is not named: $(cat stderr)"

@@ -163,7 +163,8 @@ int main(int argc, char **argv) {
     } else {
       char *data;
       size_t size;
-      require(qn_file_read(argv[i], qn_allocator_default(), &data, &size, NULL) == QN_OK, "cannot read a file");
+      require(qn_file_read(argv[i], QN_TEXT_MAX, qn_allocator_default(), &data, &size, NULL) == QN_OK,
+              "cannot read a file");
       fuzz((const uint8_t *)data, size, runs);
       qn_free(qn_allocator_default(), data, size + 1);
       named = true;

@@ -211,7 +211,7 @@ int main(int argc, char **argv) {
   for (int i = first_file; i < argc; i++) {
     char *text;
     size_t size;
-    require(qn_file_read(argv[i], qn_allocator_default(), &text, &size, NULL) == QN_OK,
+    require(qn_file_read(argv[i], QN_TEXT_MAX, qn_allocator_default(), &text, &size, NULL) == QN_OK,
             "a file that was named cannot be read");
     fuzz_seed(text, size, runs / 10);
     qn_free(qn_allocator_default(), text, size + 1);

@@ -28,7 +28,7 @@ typedef struct pool {
 struct qn_run {
   qn_arena arena;
   qn_run_options options;
-  qn_graph *graph;  // what the oracle evaluates
+  qn_graph *graph;          // what the oracle evaluates
   const qn_graph *planned;  // after all passes
   qn_program *program;
   QN_VEC(parameter) params;
@@ -109,8 +109,10 @@ static void fill_block(const parameter *p, int64_t n, int64_t block, uint8_t *at
     bool positive = n == 0 && p->n == 1 && p->name[0] != 'b';
     float value = (float)(positive ? u + 0.5 : u * 2 - 1);
     uint16_t half = f->dtype == QN_DTYPE_F16 ? qn_f32_to_f16(value) : qn_f32_to_bf16(value);
-    if (f->dtype == QN_DTYPE_F32) memcpy(at, &value, sizeof value);
-    else memcpy(at, &half, sizeof half);
+    if (f->dtype == QN_DTYPE_F32)
+      memcpy(at, &value, sizeof value);
+    else
+      memcpy(at, &half, sizeof half);
     return;
   }
   for (uint32_t i = 0; i < f->block_bytes; i++) at[i] = (uint8_t)(unit(p->name, n, block, i) * 256);
@@ -132,7 +134,8 @@ static void make_params(qn_run *run) {
   for (qn_id id = 1; id < run->graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(run->graph, id);
     if (node->op != QN_OP_PARAM) continue;
-    parameter p = {.name = qn_node_text(node, QN_ATTR_NAME, ""), .format = qn_format_of(node->type.dtype), .n = 1, .k = 1};
+    parameter p = {
+        .name = qn_node_text(node, QN_ATTR_NAME, ""), .format = qn_format_of(node->type.dtype), .n = 1, .k = 1};
     for (int i = 0; i + 1 < node->type.rank; i++) p.n *= node->type.dims[i].value;
     if (node->type.rank > 0) p.k = node->type.dims[node->type.rank - 1].value;
     int64_t blocks = p.k / p.format->block_values;
@@ -156,7 +159,8 @@ static uint8_t *pack(qn_run *run, const qn_pbuf *buffer) {
     if (buffer->layout == QN_LAYOUT_PLAIN) {
       double *row = QN_ARENA_ARRAY(&run->arena, (size_t)p->k, double);
       for (int64_t n = 0; n < p->n; n++) {
-        qn_format_row_to_f64(p->format, p->k, p->data + (size_t)(n * p->k / p->format->block_values) * p->format->block_bytes, row);
+        qn_format_row_to_f64(p->format, p->k,
+                             p->data + (size_t)(n * p->k / p->format->block_values) * p->format->block_bytes, row);
         for (int64_t k = 0; k < p->k; k++, at += sizeof(float)) {
           float value = (float)row[k];
           ck_assert_uint_le(at + sizeof value, buffer->bytes);
@@ -178,10 +182,11 @@ static void compile(qn_run *run, const char *text, const char *sizes) {
   qn_diag diag = {0};
   qn_assert_ok(&diag, qn_target_parse(run->options.target ? run->options.target : "host", &run->target, &diag));
   qn_pass_options options = {
-      .hints = {run->target.vector_bytes, run->target.vector_registers, run->target.dot4 >= QN_DOT4_VPDPBUSD256},
+      .hints = {run->target.vector_bytes, run->target.vector_registers},
       .quantize_activations = run->options.quantize_activations,
       .forced_schedule = run->options.schedule};
-  qn_pass_context context = {.arena = &run->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
+  qn_pass_context context = {
+      .arena = &run->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
   qn_assert_ok(&diag, qn_graph_from_text(text, sizes, &run->arena, &run->graph, &diag));
   make_params(run);
   context.graph = run->graph;
@@ -257,8 +262,10 @@ static void fill_pool(const qn_run *run, pool *p, const int *past) {
   for (int64_t i = 0; i < p->count; i++) {
     float value = (float)p->oracle[i];
     uint16_t half = type->dtype == QN_DTYPE_F16 ? qn_f32_to_f16(value) : qn_f32_to_bf16(value);
-    if (type->dtype == QN_DTYPE_F32) memcpy(p->data + i * 4, &value, 4);
-    else memcpy(p->data + i * 2, &half, 2);
+    if (type->dtype == QN_DTYPE_F32)
+      memcpy(p->data + i * 4, &value, 4);
+    else
+      memcpy(p->data + i * 2, &half, 2);
   }
 }
 
@@ -480,8 +487,8 @@ static void run_kernel(qn_run *run, qn_run_engine engine, const qn_pstep *step, 
     qn_jit_kernel(run->jit, function_index(run->program, step->kernel, v))(pointers, run->symbols, begin, end);
   } else {
     bool whole = begin == 0 && end == trips;
-    qn_status status = qn_lkernel_interpret(code, bound, run->symbols, begin, whole ? INT64_MAX : end,
-                                            qn_test_allocator(), &diag);
+    qn_status status =
+        qn_lkernel_interpret(code, bound, run->symbols, begin, whole ? INT64_MAX : end, qn_test_allocator(), &diag);
     if (status != QN_OK) {
       qn_buf text;
       qn_buf_init(&text, qn_test_allocator());
@@ -560,8 +567,8 @@ static double root_mean_square(const qn_run_output *o) {
   return count ? sqrt(sum / (double)count) : 0;
 }
 
-void qn_run_compare(const qn_run_output *got, const qn_run_output *want, double tolerance,
-                    const qn_run_output *scales, double rms, const char *label) {
+void qn_run_compare(const qn_run_output *got, const qn_run_output *want, double tolerance, const qn_run_output *scales,
+                    double rms, const char *label) {
   double scale = root_mean_square(want) * rms;
   qn_check(got->count == want->count, "%s: %s: got %lld values, want %lld", label, got->name, (long long)got->count,
            (long long)want->count);
@@ -569,8 +576,8 @@ void qn_run_compare(const qn_run_output *got, const qn_run_output *want, double 
     double x = got->values[i], y = (double)(float)want->values[i];  // out of f32's range is infinite
     double allowed = tolerance * (fabs(y) + (scales ? fabs(scales->values[i]) : scale)) + 4 * 0x1p-149;
     bool same = (isnan(x) && isnan(y)) || x == y || (isfinite(x) && isfinite(y) && fabs(x - y) <= allowed);
-    qn_check(same, "%s: %s[%lld]: got %.9g, want %.9g, allowed difference %.3g, got %.3g", label, got->name, (long long)i,
-             x, y, allowed, x - y);
+    qn_check(same, "%s: %s[%lld]: got %.9g, want %.9g, allowed difference %.3g, got %.3g", label, got->name,
+             (long long)i, x, y, allowed, x - y);
   }
 }
 

@@ -35,7 +35,7 @@ typedef struct qn_run_step {
 
 typedef struct qn_run_output {
   const char *name;
-  qn_type type;    // constant dimensions
+  qn_type type;  // constant dimensions
   int64_t count;
   double *values;  // row-major without padding; of the run
 } qn_run_output;
@@ -44,9 +44,9 @@ typedef struct qn_run qn_run;
 
 // Compiles the graph of a short text (tests/support/graph_text.h). What inputs hold is said by the first letter of
 // their names: q: multiples of 1/64 that quantise exactly; s: special and extreme values; z: like the others, but
-// every second row and the first half of the rest zeros; b: blocks of 32 of very different sizes, some not finite; other names: -2 to 2. Values belong to a token's sequence and
-// position, not to the step it comes in. Parameters hold -1 to 1, those of rank 1 0.5 to 1.5, those of rank 1 with
-// names in b -1 to 1.
+// every second row and the first half of the rest zeros; b: blocks of 32 of very different sizes, some not finite;
+// other names: -2 to 2. Values belong to a token's sequence and position, not to the step it comes in. Parameters hold
+// -1 to 1, those of rank 1 0.5 to 1.5, those of rank 1 with names in b -1 to 1.
 qn_run *qn_run_create(const char *text, const char *sizes, const qn_run_options *options);
 void qn_run_destroy(qn_run *run);
 const qn_program *qn_run_program(const qn_run *run);
@@ -68,8 +68,8 @@ void qn_run_mark_ops(const qn_run *run, bool *seen);
 
 // Asserts |got - want| <= tolerance * (|want| + scale) everywhere; NaN matches NaN alone, infinities their own sign.
 // scale: the values of `scales` where given (one an element), else the root mean square of `want` times `rms`.
-void qn_run_compare(const qn_run_output *got, const qn_run_output *want, double tolerance,
-                    const qn_run_output *scales, double rms, const char *label);
+void qn_run_compare(const qn_run_output *got, const qn_run_output *want, double tolerance, const qn_run_output *scales,
+                    double rms, const char *label);
 // The root mean square of the differences, over that of `want`; infinite where one is not finite.
 double qn_run_error(const qn_run_output *got, const qn_run_output *want);
 // Asserts the same bits (NaNs are equal).

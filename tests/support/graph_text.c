@@ -22,8 +22,8 @@ typedef struct reader {
 
 static const struct {
   const char *name, *type;
-} standard_inputs[] = {{"tokens", "i32[T]"}, {"pos", "i32[T]"}, {"seq", "i32[T]"}, {"rows", "i32[R]"},
-                       {"block_table", "i32[B,P]"}};
+} standard_inputs[] = {
+    {"tokens", "i32[T]"}, {"pos", "i32[T]"}, {"seq", "i32[T]"}, {"rows", "i32[R]"}, {"block_table", "i32[B,P]"}};
 
 static qn_status fail(reader *r, const char *what, qn_str word) {
   return qn_fail(r->diag, QN_ERR_FORMAT, r->where, "%s: '%.*s'", what, QN_STR_ARGS(word));
@@ -63,7 +63,10 @@ static qn_status look_up(reader *r, qn_str name, qn_id *out) {
     qn_type type;
     qn_str text = qn_str_from(standard_inputs[i].type);
     if (!qn_type_parse(&text, &type)) return fail(r, "not a type", text);
-    qn_node_spec spec = {.op = QN_OP_INPUT, .type = &type, .loc = standard_inputs[i].name, .attr_count = 1,
+    qn_node_spec spec = {.op = QN_OP_INPUT,
+                         .type = &type,
+                         .loc = standard_inputs[i].name,
+                         .attr_count = 1,
                          .attrs = {{.id = QN_ATTR_NAME, .value.text = standard_inputs[i].name}}};
     QN_TRY(qn_graph_add(r->graph, &spec, out, r->diag));
     return declare(r, name, *out);
@@ -89,7 +92,7 @@ static qn_status read_attr(reader *r, qn_str word, qn_node_spec *spec) {
 
 // One word after the op.
 static qn_status read_argument(reader *r, qn_str word, qn_node_spec *spec, qn_type *type) {
-  if (spec->op == QN_OP_CONST && !has(word, '=')) {
+  if (spec->op == QN_OP_CONST && !has(word, '=') && !has(word, '[')) {
     char number[40];
     snprintf(number, sizeof number, "value=%.*s", QN_STR_ARGS(word));
     *type = qn_type_make(QN_DTYPE_F32, 0, NULL);

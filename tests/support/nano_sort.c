@@ -18,7 +18,7 @@ struct qn_nano_file {
 static qn_status parse_file(qn_nano_file *file, const char *path, qn_diag *diag) {
   char *text;
   size_t size;
-  QN_TRY(qn_file_read(path, qn_allocator_default(), &text, &size, diag));
+  QN_TRY(qn_file_read(path, QN_TEXT_MAX, qn_allocator_default(), &text, &size, diag));
   file->json = (qn_json){&file->arena, qn_arena_strdup(&file->arena, path), diag};
   qn_status status =
       file->json.file ? qn_json_parse(&file->json, text, size, &file->root) : qn_fail_nomem(diag, path, "a path");

@@ -288,6 +288,7 @@ START_TEST(lies_of_the_program) {
   LIE("named f32 value in the arena", r.buffers[LOGITS].dtype = QN_TEST_I32);
   LIE("row pitch: got 8, want at least 20", r.buffers[LOGITS].row_pitch = 8);
   LIE("bytes of an output's rows", r.program->symbol_max[QN_TEST_SYM_R] = 5);
+  LIE("an output whose rows have no bound (symbol 2)", r.program->symbol_max[QN_TEST_SYM_R] = 0);
   LIE("kernel 0: variants: got 0", r.kernels[0].variant_count = 0);
   LIE("kernel 1: variants: got 2, want 1", r.kernels[1].rows_symbol = 0);
   LIE("end of the variants: got 4", r.kernels[1].first_variant = 2);

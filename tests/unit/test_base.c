@@ -473,7 +473,7 @@ END_TEST
 static qn_status read_whole(const qn_allocator *allocator, void *context) {
   char *data;
   size_t size;
-  QN_TRY(qn_file_read(context, allocator, &data, &size, NULL));
+  QN_TRY(qn_file_read(context, QN_TEXT_MAX, allocator, &data, &size, NULL));
   ck_assert_uint_eq(size, 200000);
   ck_assert_int_eq(data[size], 0);
   ck_assert_int_eq(data[size - 1], 'z');
@@ -491,12 +491,38 @@ START_TEST(file_read_reads_all) {
   qn_diag diag = {0};
   char *data;
   size_t size = 9;
-  qn_assert_ok(&diag, qn_file_read(path, qn_test_allocator(), &data, &size, &diag));
+  qn_assert_ok(&diag, qn_file_read(path, QN_TEXT_MAX, qn_test_allocator(), &data, &size, &diag));
   ck_assert_uint_eq(size, 0);
   ck_assert_str_eq(data, "");
   qn_free(qn_test_allocator(), data, 1);
-  qn_assert_fails(&diag, QN_ERR_IO, "cannot read",
-                  qn_file_read(qn_test_temp_dir(), qn_test_allocator(), &data, &size, &diag));
+  ck_assert_uint_eq(qn_test_allocator_memory()->live_blocks, 0);
+}
+END_TEST
+
+START_TEST(file_read_refuses_what_is_no_file_or_too_long) {
+  qn_diag diag = {0};
+  char *data = &diag.text[0];
+  size_t size = 9;
+  const char *pipe_path = qn_test_temp_path("pipe"), *path = qn_test_temp_path("six");
+  qn_assert_fails(&diag, QN_ERR_IO, "is a folder",
+                  qn_file_read(qn_test_temp_dir(), QN_TEXT_MAX, qn_test_allocator(), &data, &size, &diag));
+  ck_assert(data == NULL && size == 0);
+  diag = (qn_diag){0};
+  ck_assert_int_eq(mkfifo(pipe_path, 0600), 0);
+  qn_assert_fails(&diag, QN_ERR_IO, "is a pipe",
+                  qn_file_read(pipe_path, QN_TEXT_MAX, qn_test_allocator(), &data, &size, &diag));
+  diag = (qn_diag){0};
+  qn_test_write_file(path, "sixsix", 6);
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "six: got 6 bytes, want at most 5",
+                  qn_file_read(path, 5, qn_test_allocator(), &data, &size, &diag));
+  diag = (qn_diag){0};
+  // A file of the kernel's says that it has no bytes.
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "got more than 2 bytes, want at most 2",
+                  qn_file_read("/proc/self/stat", 2, qn_test_allocator(), &data, &size, &diag));
+  diag = (qn_diag){0};
+  qn_assert_ok(&diag, qn_file_read(path, 6, qn_test_allocator(), &data, &size, &diag));
+  ck_assert_str_eq(data, "sixsix");
+  qn_free(qn_test_allocator(), data, size + 1);
   ck_assert_uint_eq(qn_test_allocator_memory()->live_blocks, 0);
 }
 END_TEST
@@ -510,7 +536,7 @@ START_TEST(file_read_reads_standard_input) {
   ck_assert_int_eq(write(ends[1], "piped", 5), 5);
   close(ends[1]);
   ck_assert_int_ge(dup2(ends[0], STDIN_FILENO), 0);
-  qn_assert_ok(&diag, qn_file_read("-", qn_test_allocator(), &data, &size, &diag));
+  qn_assert_ok(&diag, qn_file_read("-", QN_TEXT_MAX, qn_test_allocator(), &data, &size, &diag));
   ck_assert_str_eq(data, "piped");
   qn_free(qn_test_allocator(), data, size + 1);
 }
@@ -643,9 +669,10 @@ START_TEST(folders_are_made_with_parents) {
 END_TEST
 
 QN_CASE(files, mapping_reads_a_file, mapping_refuses_what_is_no_file, file_read_reads_all,
-        file_read_reads_standard_input, writer_puts_a_file_in_place_at_commit, writer_leaves_nothing_when_abandoned,
-        writer_refuses_bad_places, writer_follows_a_symbolic_link, writer_tells_when_there_is_no_room,
-        writer_into_memory, folders_are_made_with_parents)
+        file_read_refuses_what_is_no_file_or_too_long, file_read_reads_standard_input,
+        writer_puts_a_file_in_place_at_commit, writer_leaves_nothing_when_abandoned, writer_refuses_bad_places,
+        writer_follows_a_symbolic_link, writer_tells_when_there_is_no_room, writer_into_memory,
+        folders_are_made_with_parents)
 
 // ---- log and the test support itself --------------------------------------------------------------------------
 

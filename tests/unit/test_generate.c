@@ -2,6 +2,7 @@
 // that come in pieces are held back.
 #include "runtime/generate.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #include "tests/support/fake_model.h"
@@ -72,6 +73,7 @@ typedef struct fixture {
   char text[512];    // calls of the callback: "text" with id, separated by spaces
   int cancel_after;  // calls; 0 = never
   int calls;
+  int asked, cancel_when_asked;  // of `cancelled`: times; 0 = never
 } fixture;
 
 static bool note(void *context, qn_str text, int32_t id) {
@@ -79,6 +81,11 @@ static bool note(void *context, qn_str text, int32_t id) {
   size_t used = strlen(f->text);
   snprintf(f->text + used, sizeof f->text - used, "%s%d'%.*s'", used ? " " : "", id, QN_STR_ARGS(text));
   return ++f->calls != f->cancel_after;
+}
+
+static bool is_cancelled(void *context) {
+  fixture *f = context;
+  return ++f->asked == f->cancel_when_asked;
 }
 
 static const int32_t prompt[] = {QN_FAKE_BOS, QN_FAKE_ONE, QN_FAKE_TWO};
@@ -206,6 +213,81 @@ START_TEST(cancelled_and_continued) {
 }
 END_TEST
 
+// Chunks of 16: a prompt of 40 tokens takes three steps.
+START_TEST(cancelled_between_steps) {
+  static int32_t tokens[40];
+  fixture f;
+  for (int32_t i = 0; i < 40; i++) tokens[i] = QN_FAKE_ONE + i % 3;
+  set_up(&f, NULL, 0, 100);
+  f.params.prompt = tokens;
+  f.params.prompt_count = 40;
+  f.params.max_tokens = 4;
+  f.params.ignore_eog = true;
+  f.params.cancelled = is_cancelled;
+  char whole[sizeof f.text];
+  qn_assert_ok(&f.diag, generate(&f));
+  ck_assert_int_eq(f.asked, 3 + 3);
+  ck_assert_int_eq(f.stats.reason, QN_STOP_MAX_TOKENS);
+  strcpy(whole, f.text);
+  qn_decoder_truncate(f.decoder, 0, 2);
+  f.asked = 0;
+  f.cancel_when_asked = 3;  // two chunks are in the cache by then
+  qn_assert_ok(&f.diag, generate(&f));
+  ck_assert_str_eq(f.text, "");
+  ck_assert(f.stats.reason == QN_STOP_CANCELLED && f.stats.prompt_tokens == 0 && f.stats.pending == -1);
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 2);
+  f.params.prompt += 2;
+  f.params.prompt_count -= 2;
+  f.asked = 0;
+  f.cancel_when_asked = 5;  // before the second token is evaluated
+  qn_assert_ok(&f.diag, generate(&f));
+  ck_assert_int_eq(f.calls, 2);
+  ck_assert(strncmp(f.text, whole, strlen(f.text)) == 0);
+  ck_assert(f.stats.reason == QN_STOP_CANCELLED && f.stats.generated_tokens == 2 && f.stats.pending >= 0);
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 41);
+  // What does not fit is refused before any of it is evaluated.
+  static int32_t many[60];
+  f.params.prompt = many;
+  f.params.prompt_count = 60;
+  f.asked = 0;
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "context", generate(&f));
+  ck_assert(f.asked == 0 && qn_decoder_position(f.decoder, 0) == 41);
+  tear_down(&f);
+}
+END_TEST
+
+static void logits_of_nan(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  float *logits = buffers[2];
+  (void)symbols;
+  for (int64_t v = begin; v < end; v++) logits[v] = NAN;
+}
+
+START_TEST(logits_that_are_no_numbers) {
+  static qn_kernel_entry kernels[QN_FAKE_KERNELS];
+  fixture f;
+  memcpy(kernels, qn_fake_kernels, sizeof kernels);
+  kernels[2] = logits_of_nan;
+  set_up(&f, NULL, 0, 100);
+  qn_decoder_options options = {.context = 100, .executor = {.jit_entries = kernels}};
+  qn_decoder_destroy(f.decoder);
+  qn_assert_ok(&f.diag, qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &f.decoder, &f.diag));
+  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "the weights may be damaged, try --check-weights", generate(&f));
+  ck_assert_msg(strncmp(f.diag.text, f.artifact.path, strlen(f.artifact.path)) == 0, "%s", f.diag.text);
+  tear_down(&f);
+}
+END_TEST
+
+START_TEST(sequences_that_are_not_there) {
+  fixture f;
+  set_up(&f, NULL, 0, 100);
+  f.params.sequence = 1;
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "sequence: got 1, want 0 to 0", generate(&f));
+  f.params.sequence = -1;
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "sequence: got -1", generate(&f));
+  tear_down(&f);
+}
+END_TEST
+
 START_TEST(settings) {
   SCRIPT(QN_FAKE_EOS, QN_FAKE_AB, QN_FAKE_EOS, QN_FAKE_X);
   fixture f;
@@ -265,6 +347,8 @@ START_TEST(out_of_memory) {
 END_TEST
 
 QN_CASE(stops, stop_strings, a_stop_string_across_tokens, text_left_at_the_end)
-QN_CASE(loop, until_the_end_of_the_text, the_context_fills, cancelled_and_continued, settings, without_a_tokenizer)
+QN_CASE(loop, until_the_end_of_the_text, the_context_fills, cancelled_and_continued, cancelled_between_steps, settings,
+        without_a_tokenizer)
+QN_CASE(refused, logits_that_are_no_numbers, sequences_that_are_not_there)
 QN_CASE(memory, out_of_memory)
-QN_TEST_MAIN(stops, loop, memory)
+QN_TEST_MAIN(stops, loop, refused, memory)

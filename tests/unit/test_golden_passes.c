@@ -97,7 +97,7 @@ static bool check_case(const char *pass, const char *folder, const char *name) {
   qn_diag diag = {0};
   char *text = NULL, *want = NULL;
   size_t size = 0, want_size = 0;
-  qn_assert_ok(&diag, qn_file_read(in_path, qn_test_allocator(), &text, &size, &diag));
+  qn_assert_ok(&diag, qn_file_read(in_path, QN_TEXT_MAX, qn_test_allocator(), &text, &size, &diag));
   qn_buf got;
   qn_buf_init(&got, qn_test_allocator());
   run_case(pass, in_path, (qn_str){text, size}, &got);
@@ -106,7 +106,7 @@ static bool check_case(const char *pass, const char *folder, const char *name) {
   if (update && strcmp(update, "1") == 0) {
     qn_test_write_file(out_path, qn_buf_text(&got), got.length);
   } else {
-    qn_assert_ok(&diag, qn_file_read(out_path, qn_test_allocator(), &want, &want_size, &diag));
+    qn_assert_ok(&diag, qn_file_read(out_path, QN_TEXT_MAX, qn_test_allocator(), &want, &want_size, &diag));
     same = qn_str_equal((qn_str){want, want_size}, (qn_str){qn_buf_text(&got), got.length});
     if (!same) {
       fprintf(stderr, "%s: got\n%s---- want (QUERN_UPDATE_GOLDEN=1 rewrites)\n%s", in_path, qn_buf_text(&got), want);

@@ -164,7 +164,7 @@ START_TEST(test_golden) {
     qn_graph_print(graph, &text);
     snprintf(path, sizeof path, "%s/%s.txt", qn_test_source("tests/golden/templates"), test_models[i]);
     if (getenv("QUERN_UPDATE_GOLDEN")) qn_test_write_file(path, qn_buf_text(&text), text.length);
-    qn_assert_ok(&diag, qn_file_read(path, qn_test_allocator(), &want, &size, &diag));
+    qn_assert_ok(&diag, qn_file_read(path, QN_TEXT_MAX, qn_test_allocator(), &want, &size, &diag));
     ck_assert_msg(strcmp(want, qn_buf_text(&text)) == 0, "%s (QUERN_UPDATE_GOLDEN=1 rewrites): got\n%s", path,
                   qn_buf_text(&text));
     qn_free(qn_test_allocator(), want, size + 1);
@@ -316,6 +316,7 @@ static void add_yarn(qn_gguf_writer *w) {
   qn_gguf_writer_add_text(w, "llama.rope.scaling.type", "yarn");
   qn_gguf_writer_add_f32(w, "llama.rope.scaling.factor", 4);
 }
+static void add_factor(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.rope.scaling.factor", 4); }
 static void add_linear(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.rope.scale_linear", 0.25f); }
 static void add_softcap(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.attn_logit_softcapping", 50); }
 static void add_value_length(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.value_length", 8); }
@@ -332,6 +333,7 @@ START_TEST(test_refusals) {
       {NULL, add_window, "a sliding window of 4096 keys is not supported"},
       {NULL, add_experts, "a mixture of 8 experts is not supported"},
       {NULL, add_yarn, "RoPE scaling of type 'yarn' (factor 4) is not supported"},
+      {NULL, add_factor, "RoPE scaling of type 'linear' (factor 4) is not supported"},
       {NULL, add_linear, "linear RoPE scaling (0.25) is not supported"},
       {NULL, add_softcap, "the template llama.json does not know the key 'llama.attn_logit_softcapping'"},
       {NULL, add_value_length, "values of 8 beside keys of 16"},

@@ -20,16 +20,30 @@ typedef struct scenario {
 } scenario;
 
 // One sequence, T in {1, 2, 3, 5, 13, 17}; positions go on from step to step.
-static const scenario token_counts = {
-    1, 1, {0}, {{.spans = {{0, 0, 1}}}, {.spans = {{0, 1, 2}}}, {.spans = {{0, 3, 3}}}, {.spans = {{0, 6, 5}}},
-               {.spans = {{0, 11, 13}}, .rows = 2, .threads = 2}, {.spans = {{0, 24, 17}}, .rows = 9, .threads = 3}}};
+static const scenario token_counts = {1,
+                                      1,
+                                      {0},
+                                      {{.spans = {{0, 0, 1}}},
+                                       {.spans = {{0, 1, 2}}},
+                                       {.spans = {{0, 3, 3}}},
+                                       {.spans = {{0, 6, 5}}},
+                                       {.spans = {{0, 11, 13}}, .rows = 2, .threads = 2},
+                                       {.spans = {{0, 24, 17}}, .rows = 9, .threads = 3}}};
 // The three classes of row counts that matmul kernels have variants for.
 static const scenario row_classes = {
-    1, 1, {0}, {{.spans = {{0, 0, 1}}}, {.spans = {{0, 1, 5}}, .threads = 2}, {.spans = {{0, 6, 13}}, .rows = 3, .threads = 3}}};
-// Two sequences, the first beyond one page of keys, then beyond two.
-static const scenario two_sequences = {
-    2, 3, {61, 7}, {{.spans = {{0, 61, 5}, {1, 7, 2}}, .threads = 2}, {.spans = {{1, 9, 1}}},
-                    {.spans = {{0, 66, 1}, {1, 10, 1}}}, {.spans = {{0, 67, 63}}, .threads = 3}, {.spans = {{0, 130, 1}}}}};
+    1,
+    1,
+    {0},
+    {{.spans = {{0, 0, 1}}}, {.spans = {{0, 1, 5}}, .threads = 2}, {.spans = {{0, 6, 13}}, .rows = 3, .threads = 3}}};
+// Three sequences: one within its first page of keys, one that goes beyond it, one that goes beyond the second.
+static const scenario sequences = {3,
+                                   3,
+                                   {61, 7, 126},
+                                   {{.spans = {{0, 61, 5}, {1, 7, 2}, {2, 126, 1}}, .threads = 2},
+                                    {.spans = {{1, 9, 1}}},
+                                    {.spans = {{2, 127, 2}, {0, 66, 1}}},
+                                    {.spans = {{0, 67, 17}}, .threads = 3},
+                                    {.spans = {{2, 129, 1}}}}};
 
 typedef struct kernel_case {
   const char *text;
@@ -46,7 +60,8 @@ static void check_step(qn_run *run, const kernel_case *c, const qn_run_step *ste
   for (size_t i = 0; i < qn_run_output_count(run); i++) {
     if (c->scale == MEAN) {
       double error = qn_run_error(&plain[i], &want[i]);
-      qn_check(error <= c->tolerance, "%s: %s: got a mean error of %g, want %g", label, plain[i].name, error, c->tolerance);
+      qn_check(error <= c->tolerance, "%s: %s: got a mean error of %g, want %g", label, plain[i].name, error,
+               c->tolerance);
       continue;
     }
     qn_run_compare(&plain[i], &want[i], c->tolerance, scales ? &scales[i] : NULL, c->scale == RMS, label);
@@ -70,7 +85,9 @@ static void check_program(const kernel_case *c, const char *sizes, bool quantize
     snprintf(label, sizeof label, "%.60s... %s%s, step %d", c->text, sizes ? sizes : "", quantize ? " int8" : "", i);
     check_step(run, c, &s->steps[i], label);
   }
-  for (int engine = QN_RUN_PLAIN; engine <= QN_RUN_JIT; engine++) {
+  static size_t programs;  // compiling is slow
+  int last = programs++ % qn_test_stride(1, 5) == 0 ? QN_RUN_JIT : QN_RUN_SCHEDULED;
+  for (int engine = QN_RUN_PLAIN; engine <= last; engine++) {
     run_steps(run, s, (qn_run_engine)engine, outputs[engine]);
     for (int i = 0; engine > 0 && s->steps[i].spans[0].count; i++) {
       snprintf(label, sizeof label, "%.60s... %s%s, step %d: plain and %s", c->text, sizes ? sizes : "",
@@ -96,30 +113,58 @@ static const kernel_case elementwise[] = {
     // Special values, and no cancellation: the polynomials' few units in the last place.
     {"s = input f32[T,$D]; a = neg s; b = sqrt s; c = exp s; d = tanh s; e = erf s; f = sigmoid s; g = relu s\n"
      "output a b c d e f g",
-     {"D=1", "D=17", "D=33"}, &token_counts, 1e-6, OWN},
+     {"D=1", "D=17", "D=33"},
+     &token_counts,
+     1e-6,
+     OWN},
     {"x = input f32[T,$D]; a = gelu x; b = gelu_tanh x; c = silu x; output a b c",
-     {"D=15", "D=16", "D=31"}, &token_counts, 1e-6, MAGNITUDE},
+     {"D=15", "D=16", "D=31"},
+     &token_counts,
+     1e-6,
+     MAGNITUDE},
     {"s = input f32[T,$D]; a = gelu s; b = gelu_tanh s; c = silu s; output a b c", {"D=16"}, &token_counts, 1e-6, RMS},
     {"x = input f32[T,$D]; s = input f32[T,$D]; a = add x s; b = sub s x; c = mul x s; d = div s x; e = div x s\n"
      "output a b c d e",
-     {"D=1", "D=17"}, &token_counts, 1e-6, OWN},
+     {"D=1", "D=17"},
+     &token_counts,
+     1e-6,
+     OWN},
     // Broadcast: vectors and scalars on either side, three dimensions, vectors computed and given by the host.
     {"x = input f32[T,$D]; w = param f32[$D]; v = input f32[$D]; k = const 0.75; h = input f32[]\n"
-     "a = add x w; b = sub w x; c = mul x v; d = div k x; e = sub x h; w2 = exp w; f = mul w2 x; h2 = tanh h; g = add h2 x\n"
+     "a = add x w; b = sub w x; c = mul x v; d = div k x; e = sub x h; w2 = exp w; f = mul w2 x; h2 = tanh h; g = add "
+     "h2 x\n"
      "output a b c d e f g w2 h2",
-     {"D=1", "D=15", "D=33"}, &row_classes, 1e-6, RMS},
-    {"x = input f32[T,$W]; y = input f32[T,$W]; w = param f32[$C]; x3 = split_heads x heads=3; y3 = split_heads y heads=3\n"
+     {"D=1", "D=15", "D=33"},
+     &row_classes,
+     1e-6,
+     RMS},
+    {"x = input f32[T,$W]; y = input f32[T,$W]; w = param f32[$C]; x3 = split_heads x heads=3; y3 = split_heads y "
+     "heads=3\n"
      "a = add x3 y3; b = mul x3 w; c = merge_heads b; d = sub c x; k = const 3; e = div a k; output a b d e",
-     {"W=15 C=5", "W=51 C=17"}, &row_classes, 1e-6, RMS},
+     {"W=15 C=5", "W=51 C=17"},
+     &row_classes,
+     1e-6,
+     RMS},
     // Rank 1: one value a token, and none.
     {"x = input f32[T]; y = input f32[T]; v = input f32[7]; k = const 2\n"
-     "a = add x y; b = mul a k; c = gelu v; d = mul v c; output b d", {0}, &row_classes, 1e-6, MAGNITUDE},
+     "a = add x y; b = mul a k; c = gelu v; d = mul v c; output b d",
+     {0},
+     &row_classes,
+     1e-6,
+     MAGNITUDE},
     // Constants that only folding meets, and chains that would double at every step if nothing went to memory.
     {"a = const 1.5; b = silu a; c = gelu b; d = div c a; e = neg d; f = neg e; one = const 1; x = input f32[T,9]\n"
-     "y = mul x one; z = mul d y; w = add z f; output w", {0}, &row_classes, 1e-6, OWN},
+     "y = mul x one; z = mul d y; w = add z f; output w",
+     {0},
+     &row_classes,
+     1e-6,
+     OWN},
     {"x = input f32[T,17]; a = add x x; b = tanh a; c = add b b; d = tanh c; e = add d d; f = tanh e; g = add f f\n"
      "h = tanh g; i = add h h; j = tanh i; k = add j j; l = tanh k; m = add l l; n = tanh m; o = add n n; output o",
-     {0}, &row_classes, 1e-5, RMS},
+     {0},
+     &row_classes,
+     1e-5,
+     RMS},
 };
 
 // ---- row ops --------------------------------------------------------------------------------------------------
@@ -128,86 +173,148 @@ static const kernel_case row_ops[] = {
     {"x = input f32[T,$D]; z = input f32[T,$D]; w = param f32[$D]; b = param f32[$D]\n"
      "a = rmsnorm x w eps=1e-5; c = layernorm x w b eps=1e-5; d = softmax x; e = rmsnorm z w eps=0.001\n"
      "f = layernorm z w b eps=0.1; g = softmax z; output a c d e f g",
-     {"D=1", "D=15", "D=16", "D=17", "D=31", "D=33", "D=131"}, &token_counts, 2e-6, RMS},
+     {"D=1", "D=15", "D=16", "D=17", "D=31", "D=33", "D=131"},
+     &token_counts,
+     2e-6,
+     RMS},
     {"z = input f32[T,32]; w = param f32[32]; a = rmsnorm z w eps=0; output a", {0}, &row_classes, 2e-6, OWN},
     // Per head, and what follows in the same kernel.
     {"x = input f32[T,$W]; x3 = split_heads x heads=3; w = param f32[$C]; b = param f32[$C]\n"
      "a = rmsnorm x3 w eps=1e-6; c = layernorm x3 w b eps=1e-6; d = softmax x3; e = mul a d; f = merge_heads e\n"
      "g = add f x; output c g",
-     {"W=3 C=1", "W=48 C=16", "W=57 C=19"}, &row_classes, 2e-6, RMS},
+     {"W=3 C=1", "W=48 C=16", "W=57 C=19"},
+     &row_classes,
+     2e-6,
+     RMS},
     // A row alone, and rows whose number is constant.
     {"x = input f32[$D]; w = param f32[$D]; b = param f32[$D]; a = rmsnorm x w eps=1e-5; c = layernorm a w b eps=1e-5\n"
      "d = softmax c; y = input f32[3,$D]; e = softmax y; f = rmsnorm e w eps=1e-9; output d f",
-     {"D=7", "D=16", "D=37"}, &row_classes, 2e-6, RMS},
+     {"D=7", "D=16", "D=37"},
+     &row_classes,
+     2e-6,
+     RMS},
     // Over keys: the width holds a symbol.
     {"x = input f32[T,3,64P]; k = const 2; y = mul x k; p = softmax y; z = sub p y; output p z",
-     {0}, &two_sequences, 2e-6, RMS},
+     {0},
+     &sequences,
+     2e-6,
+     RMS},
     // Norms of norms: numbers of one row op inside another's.
     {"x = input f32[T,21]; w = param f32[21]; b = param f32[21]; a = layernorm x w b eps=1e-5; c = add a x\n"
-     "d = rmsnorm c w eps=1e-5; e = softmax d; f = silu e; output f d", {0}, &row_classes, 2e-6, RMS},
+     "d = rmsnorm c w eps=1e-5; e = softmax d; f = silu e; output f d",
+     {0},
+     &row_classes,
+     2e-6,
+     RMS},
 };
 
 // ---- shapes ---------------------------------------------------------------------------------------------------
 
 static const kernel_case shapes[] = {
     // Concat and slice on each axis, of values and of inputs, and views of views.
-    {"x = input f32[T,$A]; y = input f32[T,$B]; n = neg y; a = concat x n x axis=1; b = neg a; c = slice b axis=1 begin=1 end=$E\n"
+    {"x = input f32[T,$A]; y = input f32[T,$B]; n = neg y; a = concat x n x axis=1; b = neg a; c = slice b axis=1 "
+     "begin=1 end=$E\n"
      "d = exp c; output a c d",
-     {"A=1 B=1 E=2", "A=5 B=16 E=19", "A=17 B=15 E=40"}, &row_classes, 1e-6, OWN},
+     {"A=1 B=1 E=2", "A=5 B=16 E=19", "A=17 B=15 E=40"},
+     &row_classes,
+     1e-6,
+     OWN},
     {"x = input f32[T,24]; x3 = split_heads x heads=3; y = input f32[T,30]; y3 = split_heads y heads=3; z = neg y3\n"
      "a = concat x3 z axis=2; b = slice a axis=2 begin=3 end=12; c = slice b axis=1 begin=1 end=3; d = merge_heads c\n"
      "e = add d d; x2 = input f32[T,2,8]; f = concat x3 x2 axis=1; g = slice f axis=1 begin=2 end=5; h = neg g\n"
      "output a c e h",
-     {0}, &row_classes, 1e-6, OWN},
-    {"x = input f32[5,7]; y = input f32[2,7]; n = exp y; a = concat x n y axis=0; b = slice a axis=0 begin=4 end=8; c = tanh b\n"
+     {0},
+     &row_classes,
+     1e-6,
+     OWN},
+    {"x = input f32[5,7]; y = input f32[2,7]; n = exp y; a = concat x n y axis=0; b = slice a axis=0 begin=4 end=8; c "
+     "= tanh b\n"
      "w = param f32[3,7]; d = concat w n axis=0; v = input f32[6]; u = neg v; e = concat v u v axis=0\n"
      "f = slice e axis=0 begin=3 end=11; g = sqrt f; output a c d e g",
-     {0}, &row_classes, 1e-6, OWN},
+     {0},
+     &row_classes,
+     1e-6,
+     OWN},
     // Reshapes that keep rows, and ones that do not.
-    {"x = input f32[T,30]; n = neg x; a = reshape n f32[T,2,15]; b = reshape n f32[T,3,2,5]; c = exp b; d = reshape n f32[5T,6]\n"
+    {"x = input f32[T,30]; n = neg x; a = reshape n f32[T,2,15]; b = reshape n f32[T,3,2,5]; c = exp b; d = reshape n "
+     "f32[5T,6]\n"
      "e = tanh d; f = reshape e f32[T,30]; g = add f n; h = reshape d f32[T,30]; i = slice d axis=1 begin=2 end=5\n"
      "j = reshape n f32[30T]; k = erf j; output a c e g i k h",
-     {0}, &row_classes, 1e-6, OWN},
-    {"x = input f32[4,6]; n = neg x; a = reshape n f32[24]; b = exp a; c = reshape b f32[6,4]; d = slice c axis=0 begin=1 end=5\n"
-     "e = reshape d f32[4,4]; f = slice c axis=0 begin=2 end=6; g = add e f; h = reshape x f32[2,3,4]; i = sqrt h; output b c g i",
-     {0}, &row_classes, 1e-6, OWN},
+     {0},
+     &row_classes,
+     1e-6,
+     OWN},
+    {"x = input f32[4,6]; n = neg x; a = reshape n f32[24]; b = exp a; c = reshape b f32[6,4]; d = slice c axis=0 "
+     "begin=1 end=5\n"
+     "e = reshape d f32[4,4]; f = slice c axis=0 begin=2 end=6; g = add e f; h = reshape x f32[2,3,4]; i = sqrt h; "
+     "output b c g i",
+     {0},
+     &row_classes,
+     1e-6,
+     OWN},
     // The rows of a view are not the rows of what it views.
-    {"x = input f32[4,4]; w = param f32[4]; n = rmsnorm x w eps=1e-3; a = slice n axis=0 begin=1 end=3; b = reshape a f32[4,2]\n"
-     "c = tanh b; output c n", {0}, &row_classes, 2e-6, OWN},
+    {"x = input f32[4,4]; w = param f32[4]; n = rmsnorm x w eps=1e-3; a = slice n axis=0 begin=1 end=3; b = reshape a "
+     "f32[4,2]\n"
+     "c = tanh b; output c n",
+     {0},
+     &row_classes,
+     2e-6,
+     OWN},
     // Outputs: one value twice, a source, a part of another output, a view of a view, a parameter.
-    {"x = input f32[T,18]; p = param f32[3,5]; k = const 2; n = neg x; a = reshape n f32[T,3,6]; b = slice n axis=1 begin=5 end=9\n"
-     "c = reshape x f32[T,18]; d = reshape b f32[T,2,2]; e = reshape n f32[T,18]; output n a b x c d e p", {0}, &row_classes, 1e-6, OWN},
+    {"x = input f32[T,18]; p = param f32[3,5]; k = const 2; n = neg x; a = reshape n f32[T,3,6]; b = slice n axis=1 "
+     "begin=5 end=9\n"
+     "c = reshape x f32[T,18]; d = reshape b f32[T,2,2]; e = reshape n f32[T,18]; output n a b x c d e p",
+     {0},
+     &row_classes,
+     1e-6,
+     OWN},
     // Lookups of rows.
     {"x = input f32[T,$D]; g = gather_rows x rows; n = neg x; h = gather_rows n rows; w = param f32[$D]\n"
      "r = rmsnorm n w eps=1e-5; i = gather_rows r rows; j = rmsnorm i w eps=1e-5; output g h j r",
-     {"D=1", "D=17", "D=31"}, &token_counts, 2e-6, OWN},
-    {"x = input f32[T,10]; w = param f32[10]; r = rmsnorm x w eps=1e-5; again = input i32[T] name=tokens; e = param f32[1,10]\n"
+     {"D=1", "D=17", "D=31"},
+     &token_counts,
+     2e-6,
+     OWN},
+    {"x = input f32[T,10]; w = param f32[10]; r = rmsnorm x w eps=1e-5; again = input i32[T] name=tokens; e = param "
+     "f32[1,10]\n"
      "l = embed e tokens; g = gather_rows r again; a = add g r; b = add a l; output b",
-     {0}, &token_counts, 2e-6, RMS},
+     {0},
+     &token_counts,
+     2e-6,
+     RMS},
 };
 
 // ---- tables, rotations ----------------------------------------------------------------------------------------
 
 static const kernel_case rotations[] = {
     {"t = rope_table pos dims=$D theta=$H; f = param f32[$F]; u = rope_table pos f dims=$D theta=$H; output t u",
-     {"D=2 F=1 H=10000", "D=6 F=3 H=10000", "D=64 F=32 H=500000"}, &token_counts, 5e-6, RMS},
+     {"D=2 F=1 H=10000", "D=6 F=3 H=10000", "D=64 F=32 H=500000"},
+     &token_counts,
+     5e-6,
+     RMS},
     {"x = input f32[T,$W]; x3 = split_heads x heads=$N; t = rope_table pos dims=$D theta=100\n"
      "a = rope x3 t kind=pairs; b = rope x3 t kind=halves; k = const 0.5; c = mul a k; d = merge_heads b; e = add d x\n"
      "output c e b",
-     {"W=2 N=1 D=2", "W=24 N=3 D=8", "W=21 N=3 D=4", "W=66 N=2 D=32", "W=160 N=2 D=80"}, &row_classes, 5e-6, RMS},
+     {"W=2 N=1 D=2", "W=24 N=3 D=8", "W=21 N=3 D=4", "W=66 N=2 D=32", "W=160 N=2 D=80"},
+     &row_classes,
+     5e-6,
+     RMS},
     // A rotation of a norm, which is written to the cache and used besides.
     {"x = input f32[T,20]; w = param f32[10]; x3 = split_heads x heads=2; n = rmsnorm x3 w eps=1e-6\n"
      "t = rope_table pos dims=6 theta=100; r = rope n t kind=halves; c = cache kind=k index=0 f32[G,2,10,64]\n"
      "kw = kv_write c r pos seq block_table kind=k; s = attn_scores r kw pos seq block_table scale=1; k = const 1\n"
      "e = exp s; p = div e k; output p r",
-     {0}, &two_sequences, 2e-5, RMS},
+     {0},
+     &sequences,
+     2e-5,
+     RMS},
 };
 
 // ---- attention ------------------------------------------------------------------------------------------------
 
-#define ATTENTION_INPUTS                                                                                   \
-  "q = input f32[T,$H,$C]; k = input f32[T,$J,$C]; v = input f32[T,$J,$C]\n"                               \
-  "kc = cache kind=k index=0 $F[G,$J,$C,64]; vc = cache kind=v index=0 $F[G,$J,64,$C]\n"                   \
+#define ATTENTION_INPUTS                                                                 \
+  "q = input f32[T,$H,$C]; k = input f32[T,$J,$C]; v = input f32[T,$J,$C]\n"             \
+  "kc = cache kind=k index=0 $F[G,$J,$C,64]; vc = cache kind=v index=0 $F[G,$J,64,$C]\n" \
   "kw = kv_write kc k pos seq block_table kind=k; vw = kv_write vc v pos seq block_table kind=v\n"
 
 static const kernel_case attention[] = {
@@ -215,18 +322,29 @@ static const kernel_case attention[] = {
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=1 J=1 C=8 F=f32 W=0 S=0", "H=4 J=2 C=16 F=f32 W=5 S=0", "H=3 J=1 C=48 F=f32 W=64 S=2",
       "H=4 J=4 C=64 F=f32 W=70 S=0", "H=2 J=1 C=80 F=f32 W=1 S=30", "H=2 J=1 C=7 F=f32 W=66 S=0"},
-     &two_sequences, 1e-5, RMS},
+     &sequences,
+     1e-5,
+     RMS},
     // Keys and values rounded to 11 and to 8 bits.
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
-     {"H=4 J=2 C=16 F=f16"}, &two_sequences, 2e-3, RMS},
+     {"H=4 J=2 C=16 F=f16"},
+     &sequences,
+     2e-3,
+     RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
-     {"H=4 J=2 C=16 F=bf16"}, &two_sequences, 2e-2, RMS},
+     {"H=4 J=2 C=16 F=bf16"},
+     &sequences,
+     2e-2,
+     RMS},
     // Its parts, where the scores or the probabilities are wanted themselves.
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3 window=$W softcap=$S; p = softmax s\n"
                       "o = attn_mix p vw pos seq block_table; output o p s",
-     {"H=4 J=2 C=16 F=f32 W=0 S=0", "H=3 J=1 C=10 F=f32 W=9 S=3"}, &two_sequences, 1e-5, RMS},
+     {"H=4 J=2 C=16 F=f32 W=0 S=0", "H=3 J=1 C=10 F=f32 W=9 S=3"},
+     &sequences,
+     1e-5,
+     RMS},
 };
 
 // ---- products and tables --------------------------------------------------------------------------------------
@@ -236,14 +354,16 @@ static const kernel_case attention[] = {
 static const char products[] =
     "q = input f32[T,$K]; z = input f32[T,$K]; w = param $F[$N,$K]; tied = param $F[$V,$K]; table = param $F[$N,$K]\n"
     "a = matmul q w; b = matmul z tied; e = embed tied tokens; f = embed table tokens; output a b e f";
-static const char *const float_shapes[] = {"N=1 K=1 V=3", "N=15 K=37 V=16", "N=16 K=4 V=17", "N=17 K=64 V=31", "N=100 K=33 V=5", NULL};
-static const char *const block_shapes[] = {"N=1 K=32 V=3", "N=15 K=96 V=16", "N=16 K=64 V=17", "N=17 K=160 V=31", "N=100 K=32 V=5", NULL};
+static const char *const float_shapes[] = {"N=1 K=1 V=3", "N=15 K=37 V=16", "N=16 K=4 V=17", "N=17 K=64 V=31",
+                                           "N=100 K=33 V=5"};
+static const char *const block_shapes[] = {"N=1 K=32 V=3", "N=15 K=96 V=16", "N=16 K=64 V=17", "N=17 K=160 V=31",
+                                           "N=100 K=32 V=5"};
 
 static void check_format(const qn_format *format) {
   bool floats = format->block_values == 1;
   kernel_case c = {.text = products, .scenario = &row_classes, .tolerance = 160 * 0x1p-24, .scale = MAGNITUDE};
   for (int quantize = 0; quantize <= !floats; quantize++) {
-    for (int i = 0; float_shapes[i]; i++) {
+    for (size_t i = 0; i < QN_COUNT(float_shapes); i++) {
       char sizes[64];
       snprintf(sizes, sizeof sizes, "F=%s %s", format->name, (floats ? float_shapes : block_shapes)[i]);
       check_program(&c, sizes, quantize);
@@ -255,26 +375,51 @@ static void check_format(const qn_format *format) {
 static const kernel_case fused[] = {
     {"q = input f32[T,32]; w = param $F[$N,32]; b = param f32[$N]; res = input f32[T,$N]; n = neg res; m = matmul q w\n"
      "a = add m b; g = gelu a; y = add g n; z = add y res; k = const 0.5; u = mul z k; output u",
-     {"F=f32 N=17", "F=f32 N=32", "F=q8_0 N=100", "F=q4_0 N=1"}, &row_classes, 3e-6, RMS},
-    {"q = input f32[T,64]; wg = param $F[$N,64]; wu = param $F[$N,64]; bg = param f32[$N]; bu = param f32[$N]; g = matmul q wg\n"
+     {"F=f32 N=17", "F=f32 N=32", "F=q8_0 N=100", "F=q4_0 N=1"},
+     &row_classes,
+     3e-6,
+     RMS},
+    {"q = input f32[T,64]; wg = param $F[$N,64]; wu = param $F[$N,64]; bg = param f32[$N]; bu = param f32[$N]; g = "
+     "matmul q wg\n"
      "g2 = add g bg; s = silu g2; u = matmul q wu; u2 = add u bu; y = mul s u2; z = add y g; output z",
-     {"F=f32 N=17", "F=q4_1 N=48"}, &row_classes, 3e-6, RMS},
+     {"F=f32 N=17", "F=q4_1 N=48"},
+     &row_classes,
+     3e-6,
+     RMS},
     // Merged and sliced; a slice that is an output; the last of odd width.
-    {"q = input f32[T,32]; wq = param $F[32,32]; wk = param $F[16,32]; wv = param $F[$N,32]; a = matmul q wq; b = matmul q wk\n"
+    {"q = input f32[T,32]; wq = param $F[32,32]; wk = param $F[16,32]; wv = param $F[$N,32]; a = matmul q wq; b = "
+     "matmul q wk\n"
      "c = matmul q wv; d = tanh b; e = split_heads a heads=4; f = exp e; output c d f b",
-     {"F=f32 N=17", "F=q8_0 N=3"}, &row_classes, 3e-6, RMS},
-    // Inputs that are views, rows that are chosen or constant, one input for two formats, a weight stacked by the graph.
-    {"q = input f32[T,96]; x = slice q axis=1 begin=32 end=96; w = param $F[20,64]; a = matmul x w; g = gather_rows q rows\n"
-     "w2 = param $F[33,96]; b = matmul g w2; c = neg b; w3 = param f16[5,96]; w4 = param bf16[7,96]; d = matmul q w3; e = matmul q w4\n"
-     "q3 = input f32[3,32]; w5 = param $F[16,32]; w6 = param $F[9,32]; w7 = concat w5 w6 axis=0; f = matmul q3 w7; h = relu f\n"
+     {"F=f32 N=17", "F=q8_0 N=3"},
+     &row_classes,
+     3e-6,
+     RMS},
+    // Inputs that are views, rows that are chosen or constant, one input for two formats, a weight stacked by the
+    // graph.
+    {"q = input f32[T,96]; x = slice q axis=1 begin=32 end=96; w = param $F[20,64]; a = matmul x w; g = gather_rows q "
+     "rows\n"
+     "w2 = param $F[33,96]; b = matmul g w2; c = neg b; w3 = param f16[5,96]; w4 = param bf16[7,96]; d = matmul q w3; "
+     "e = matmul q w4\n"
+     "q3 = input f32[3,32]; w5 = param $F[16,32]; w6 = param $F[9,32]; w7 = concat w5 w6 axis=0; f = matmul q3 w7; h = "
+     "relu f\n"
      "output a b c d e h",
-     {"F=q8_0", "F=f32"}, &row_classes, 3e-6, RMS},
+     {"F=q8_0", "F=f32"},
+     &row_classes,
+     3e-6,
+     RMS},
     // Blocks that quantise to zeros, and ones that are not finite, which no code may hide.
-    {"b = input f32[T,$K]; w = param $F[5,$K]; a = matmul b w; output a", {"F=q8_0 K=32", "F=q4_1 K=96"}, &token_counts, 3e-6, MAGNITUDE},
+    {"b = input f32[T,$K]; w = param $F[5,$K]; a = matmul b w; output a",
+     {"F=q8_0 K=32", "F=q4_1 K=96"},
+     &token_counts,
+     3e-6,
+     MAGNITUDE},
     // A parameter in three roles: streamed, looked up and added.
     {"q = input f32[T,8]; w = param f32[8,8]; a = matmul q w; e = embed w tokens; y = input f32[8,8]; b = add y w\n"
      "s = slice w axis=1 begin=2 end=5; c = exp s; r = gather_rows w tokens; d = add r e; f = add d a; output f b c",
-     {0}, &row_classes, 3e-6, RMS},
+     {0},
+     &row_classes,
+     3e-6,
+     RMS},
 };
 
 // ---- whole layers ---------------------------------------------------------------------------------------------
@@ -291,42 +436,58 @@ static const char llama[] =
     "s = attn_scores qr kw pos seq block_table scale=0.25; p = softmax s; o = attn_mix p vw pos seq block_table\n"
     "om = merge_heads o; wo = param $F[64,64]; oo = matmul om wo; h = add x oo\n"
     "norm2 = param f32[64]; b = rmsnorm h norm2 eps=1e-5; wg = param $F[160,64]; wu = param $F[160,64]\n"
-    "wd = param $F[64,160]; g = matmul b wg; gs = silu g; u = matmul b wu; gu = mul gs u; d = matmul gu wd; y = add h d\n"
+    "wd = param $F[64,160]; g = matmul b wg; gs = silu g; u = matmul b wu; gu = mul gs u; d = matmul gu wd; y = add h "
+    "d\n"
     "last = gather_rows y rows; norm3 = param f32[64]; l = rmsnorm last norm3 eps=1e-5; logits = matmul l embd\n"
     "output logits";
 
 static const kernel_case layers[] = {
-    {llama, {"F=f32 C=f32", "F=q8_0 C=f32"}, &two_sequences, 1e-4, RMS},
+    {llama, {"F=f32 C=f32", "F=q8_0 C=f32"}, &sequences, 1e-4, RMS},
     // Keys and values of 11 bits.
-    {llama, {"F=q4_0 C=f16"}, &two_sequences, 1e-2, RMS},
+    {llama, {"F=q4_0 C=f16"}, &sequences, 1e-2, RMS},
     // GPT-2: learned positions, LayerNorm, biases, one matrix for Q, K and V, odd widths.
     {"wte = param f32[77,48]; wpe = param f32[192,48]; t = embed wte tokens; e = embed wpe pos; x = add t e\n"
-     "n1 = param f32[48]; b1 = param f32[48]; a = layernorm x n1 b1 eps=1e-5; w = param f32[144,48]; bw = param f32[144]\n"
+     "n1 = param f32[48]; b1 = param f32[48]; a = layernorm x n1 b1 eps=1e-5; w = param f32[144,48]; bw = param "
+     "f32[144]\n"
      "m = matmul a w; qkv = add m bw; q = slice qkv axis=1 begin=0 end=48; k = slice qkv axis=1 begin=48 end=96\n"
-     "v = slice qkv axis=1 begin=96 end=144; q3 = split_heads q heads=3; k3 = split_heads k heads=3; v3 = split_heads v heads=3\n"
+     "v = slice qkv axis=1 begin=96 end=144; q3 = split_heads q heads=3; k3 = split_heads k heads=3; v3 = split_heads "
+     "v heads=3\n"
      "kc = cache kind=k index=0 f32[G,3,16,64]; vc = cache kind=v index=0 f32[G,3,64,16]\n"
      "kw = kv_write kc k3 pos seq block_table kind=k; vw = kv_write vc v3 pos seq block_table kind=v\n"
      "s = attn_scores q3 kw pos seq block_table scale=0.25; p = softmax s; o = attn_mix p vw pos seq block_table\n"
      "om = merge_heads o; wo = param f32[48,48]; bo = param f32[48]; o1 = matmul om wo; o2 = add o1 bo; h = add o2 x\n"
-     "n2 = param f32[48]; b2 = param f32[48]; c = layernorm h n2 b2 eps=1e-5; w1 = param f32[190,48]; bf = param f32[190]\n"
-     "f = matmul c w1; f1 = add f bf; f2 = gelu_tanh f1; w2 = param f32[48,190]; bp = param f32[48]; f3 = matmul f2 w2\n"
+     "n2 = param f32[48]; b2 = param f32[48]; c = layernorm h n2 b2 eps=1e-5; w1 = param f32[190,48]; bf = param "
+     "f32[190]\n"
+     "f = matmul c w1; f1 = add f bf; f2 = gelu_tanh f1; w2 = param f32[48,190]; bp = param f32[48]; f3 = matmul f2 "
+     "w2\n"
      "f4 = add f3 bp; y = add h f4; n3 = param f32[48]; b3 = param f32[48]; l = layernorm y n3 b3 eps=1e-5\n"
      "last = gather_rows l rows; logits = matmul last wte; output logits",
-     {0}, &two_sequences, 1e-5, RMS},
+     {0},
+     &sequences,
+     1e-5,
+     RMS},
     // Norms of heads, biases, a window, soft caps on scores and logits, values read from an earlier layer's cache.
-    {"embd = param f32[60,40]; x0 = embed embd tokens; k6 = const 6.3; x = mul x0 k6; norm = param f32[40]; a = rmsnorm x norm eps=1e-6\n"
-     "wq = param f32[40,40]; bq = param f32[40]; q0 = matmul a wq; q = add q0 bq; wk = param f32[20,40]; k = matmul a wk\n"
-     "wv = param f32[20,40]; v = matmul a wv; q3 = split_heads q heads=4; k3 = split_heads k heads=2; v3 = split_heads v heads=2\n"
+    {"embd = param f32[60,40]; x0 = embed embd tokens; k6 = const 6.3; x = mul x0 k6; norm = param f32[40]; a = "
+     "rmsnorm x norm eps=1e-6\n"
+     "wq = param f32[40,40]; bq = param f32[40]; q0 = matmul a wq; q = add q0 bq; wk = param f32[20,40]; k = matmul a "
+     "wk\n"
+     "wv = param f32[20,40]; v = matmul a wv; q3 = split_heads q heads=4; k3 = split_heads k heads=2; v3 = split_heads "
+     "v heads=2\n"
      "qn = param f32[10]; kn = param f32[10]; qa = rmsnorm q3 qn eps=1e-6; ka = rmsnorm k3 kn eps=1e-6\n"
      "table = rope_table pos dims=10 theta=1000; qr = rope qa table kind=halves; kr = rope ka table kind=halves\n"
      "kc = cache kind=k index=0 f32[G,2,10,64]; vc = cache kind=v index=0 f32[G,2,64,10]\n"
      "kw = kv_write kc kr pos seq block_table kind=k; vw = kv_write vc v3 pos seq block_table kind=v\n"
-     "s = attn_scores qr kw pos seq block_table scale=0.3 window=20 softcap=5; p = softmax s; o = attn_mix p vw pos seq block_table\n"
-     "om = merge_heads o; wo = param f32[40,40]; oo = matmul om wo; norm1 = param f32[40]; o1 = rmsnorm oo norm1 eps=1e-6; h = add x o1\n"
+     "s = attn_scores qr kw pos seq block_table scale=0.3 window=20 softcap=5; p = softmax s; o = attn_mix p vw pos "
+     "seq block_table\n"
+     "om = merge_heads o; wo = param f32[40,40]; oo = matmul om wo; norm1 = param f32[40]; o1 = rmsnorm oo norm1 "
+     "eps=1e-6; h = add x o1\n"
      "s2 = attn_scores qr kw pos seq block_table scale=0.3; p2 = softmax s2; i = attn_mix p2 vw pos seq block_table\n"
      "im = merge_heads i; h2 = add h im; norm3 = param f32[40]; l = rmsnorm h2 norm3 eps=1e-6; z = matmul l embd\n"
      "cap = const 2; z1 = div z cap; z2 = tanh z1; logits = mul z2 cap; output logits",
-     {0}, &two_sequences, 1e-5, RMS},
+     {0},
+     &sequences,
+     1e-5,
+     RMS},
 };
 
 START_TEST(elementwise_ops) { check_cases(elementwise, QN_COUNT(elementwise)); }
@@ -348,7 +509,7 @@ START_TEST(every_format) {
 END_TEST
 // A code that another rounding of the activation moves by one moves all that follows.
 static const kernel_case quantised[] = {
-    {llama, {"F=q8_0 C=f32", "F=q4_0 C=f16"}, &two_sequences, 3e-2, MEAN},
+    {llama, {"F=q8_0 C=f32", "F=q4_0 C=f16"}, &sequences, 3e-2, MEAN},
 };
 
 // Quantised weights meet quantised activations.
@@ -371,8 +532,8 @@ END_TEST
 static const struct {
   const kernel_case *cases;
   size_t count;
-} tables[] = {{elementwise, QN_COUNT(elementwise)}, {row_ops, QN_COUNT(row_ops)}, {shapes, QN_COUNT(shapes)},
-              {rotations, QN_COUNT(rotations)}, {attention, QN_COUNT(attention)}, {fused, QN_COUNT(fused)}};
+} tables[] = {{elementwise, QN_COUNT(elementwise)}, {row_ops, QN_COUNT(row_ops)},     {shapes, QN_COUNT(shapes)},
+              {rotations, QN_COUNT(rotations)},     {attention, QN_COUNT(attention)}, {fused, QN_COUNT(fused)}};
 
 START_TEST(every_op_has_a_case) {
   bool seen[QN_OP_COUNT] = {false};
@@ -388,6 +549,6 @@ START_TEST(every_op_has_a_case) {
 }
 END_TEST
 
-QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops, rotation_ops, attention_ops, every_format,
-        fused_products, float_layers, quantised_layers)
+QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops, rotation_ops, attention_ops,
+        every_format, fused_products, float_layers, quantised_layers)
 QN_TEST_MAIN(kernels)

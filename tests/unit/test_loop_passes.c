@@ -24,7 +24,7 @@ static qn_lkernel *read_kernel(const char *name, qn_arena *arena) {
   char *text = NULL;
   size_t size = 0, count = 0;
   snprintf(path, sizeof path, "%s/%s.in.txt", qn_test_source("tests/golden/passes/pipeline"), name);
-  qn_assert_ok(&diag, qn_file_read(path, qn_test_allocator(), &text, &size, &diag));
+  qn_assert_ok(&diag, qn_file_read(path, QN_TEXT_MAX, qn_test_allocator(), &text, &size, &diag));
   const char *kernel = strstr(text, "\n---\n");
   ck_assert_msg(kernel != NULL, "%s: no line '---'", path);
   kernel += 5;

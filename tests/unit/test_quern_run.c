@@ -265,7 +265,13 @@ static bool append(void *context, const char *text, size_t length, int32_t token
   return true;
 }
 
+static bool always(void *context) {
+  ++*(int *)context;
+  return true;
+}
+
 START_TEST(generation) {
+  int asked = 0;
   static const int32_t script[] = {QN_FAKE_BOS, QN_FAKE_ONE, QN_FAKE_AB, QN_FAKE_ST, QN_FAKE_OP, QN_FAKE_X};
   static const char *const stops[] = {"\n", "STOP"};
   quern_model *model = open_model(&with_tokenizer);
@@ -307,6 +313,16 @@ START_TEST(generation) {
   ck_assert_str_eq(text, again);
   params.callback = NULL;
   OK(quern_generate(session, &params, NULL, error));
+  params.cancelled = always;
+  params.callback_context = &asked;
+  OK(quern_generate(session, &params, &stats, error));
+  ck_assert(asked == 1 && stats.reason == QUERN_STOP_CANCELLED && stats.prompt_tokens == 0);
+  params.cancelled = NULL;
+  params.sequence = 5;
+  FAILS(QUERN_ERR_ARGUMENT, "sequence: got 5, want 0 to 0", quern_generate(session, &params, &stats, error));
+  params.sequence = -1;
+  FAILS(QUERN_ERR_ARGUMENT, "sequence: got -1, want 0 to 0", quern_generate(session, &params, &stats, error));
+  params.sequence = 0;
   greedy.top_p = 7;
   params.sampler = &greedy;
   FAILS(QUERN_ERR_ARGUMENT, "top_p", quern_generate(session, &params, &stats, error));

@@ -89,7 +89,7 @@ static void check_file(const char *name) {
   qn_buf out;
   qn_buf_init(&out, qn_test_allocator());
   snprintf(path, sizeof path, "%s/%s", qn_test_source("tests/golden/templates"), name);
-  qn_assert_ok(&diag, qn_file_read(path, qn_test_allocator(), &file, &size, &diag));
+  qn_assert_ok(&diag, qn_file_read(path, QN_TEXT_MAX, qn_test_allocator(), &file, &size, &diag));
   ck_assert_uint_gt(rebuild(file, &out), 0);
   if (getenv("QUERN_UPDATE_GOLDEN")) {
     qn_test_write_file(path, qn_buf_text(&out), out.length);
@@ -118,7 +118,8 @@ START_TEST(test_readme) {
   size_t size;
   int examples = 0;
   qn_diag diag = {0};
-  qn_assert_ok(&diag, qn_file_read(qn_test_source("models/README.md"), qn_test_allocator(), &text, &size, &diag));
+  qn_assert_ok(&diag,
+               qn_file_read(qn_test_source("models/README.md"), QN_TEXT_MAX, qn_test_allocator(), &text, &size, &diag));
   for (const char *at = text; (at = strstr(at, BEGIN)) != NULL; examples++) {
     const char *begin = at + strlen(BEGIN), *end = strstr(begin, "```");
     qn_buf out;

@@ -66,9 +66,11 @@ static cases read_cases(const char *vocabulary) {
   char path[128];
   qn_diag diag = {0};
   snprintf(path, sizeof path, "models/vocab/%s.gguf.inp", vocabulary);
-  qn_assert_ok(&diag, qn_file_read(qn_test_shared(path), qn_test_allocator(), &c.inputs, &c.inputs_size, &diag));
+  qn_assert_ok(&diag,
+               qn_file_read(qn_test_shared(path), QN_TEXT_MAX, qn_test_allocator(), &c.inputs, &c.inputs_size, &diag));
   snprintf(path, sizeof path, "models/vocab/%s.gguf.out", vocabulary);
-  qn_assert_ok(&diag, qn_file_read(qn_test_shared(path), qn_test_allocator(), &c.outputs, &c.outputs_size, &diag));
+  qn_assert_ok(
+      &diag, qn_file_read(qn_test_shared(path), QN_TEXT_MAX, qn_test_allocator(), &c.outputs, &c.outputs_size, &diag));
   return c;
 }
 
@@ -207,7 +209,7 @@ START_TEST(stories_round_trip) {
   size_t size;
   qn_diag diag = {0};
   const char *path = qn_test_shared("models/stories260K/golden-greedy-n256.txt");
-  qn_assert_ok(&diag, qn_file_read(path, qn_test_allocator(), &text, &size, &diag));
+  qn_assert_ok(&diag, qn_file_read(path, QN_TEXT_MAX, qn_test_allocator(), &text, &size, &diag));
   tokens = (qn_token_vec){0};
   encode(&m, (qn_str){text, size}, 0, &tokens);
   check_decoded(&m, &tokens, (qn_str){text, size});

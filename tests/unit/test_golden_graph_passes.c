@@ -1,0 +1,137 @@
+// Each pass of passes.def on small graphs: tests/golden/graph_passes/<pass>/*.txt, a graph and what the pass leaves, or
+// its error. Comment lines before the graph set options: "# int8" quantises activations, "# hints 32 16" are the bytes
+// and the number of the target's vector registers, "# schedule lanes=4 ..." forces one.
+// Passes after `lower` start from the graph that `lower` takes; a program prints without kernels, but after `lower`,
+// and with schedules after `schedule`.
+#include <stdio.h>
+
+#include "passes/pass.h"
+#include "tests/support/golden.h"
+#include "tests/support/graph_text.h"
+#include "tests/support/test.h"
+
+static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *schedule) {
+  qn_diag diag = {0};
+  *options = (qn_pass_options){.hints = {64, 32}};
+  for (size_t at = 0; at < text.length && text.data[at] == '#';) {
+    char line[256] = "";
+    size_t length = 0;
+    while (at + length < text.length && text.data[at + length] != '\n') length++;
+    snprintf(line, sizeof line, "%.*s", (int)length, text.data + at);
+    at += length + 1;
+    options->quantize_activations |= strcmp(line, "# int8") == 0;
+    sscanf(line, "# hints %d %d", &options->hints.vector_bytes, &options->hints.vector_registers);
+    if (strncmp(line, "# schedule ", 11) != 0) continue;
+    for (char *c = line + 11; *c; c++) *c = *c == ' ' ? '\n' : *c;
+    qn_assert_ok(&diag, qn_schedule_parse("schedule", qn_str_from(line + 11), schedule, &diag));
+    options->forced_schedule = schedule;
+  }
+}
+
+static qn_status run(const char *pass, qn_pass_context *context) {
+  static const char *const program_passes[] = {"lower", "plan_memory", "schedule"};
+  size_t first = 0;
+  while (first < QN_COUNT(program_passes) && strcmp(program_passes[first], pass) != 0) first++;
+  for (size_t i = 0; first < QN_COUNT(program_passes) && i < first; i++)
+    QN_TRY(qn_run_pass(context, program_passes[i]));
+  return qn_run_pass(context, pass);
+}
+
+static void print_program(const char *pass, const qn_program *program, qn_buf *out) {
+  qn_program_print(program, out);
+  for (size_t i = 0; i < program->kernels.count; i++) {
+    const qn_pkernel *kernel = &program->kernels.items[i];
+    if (strcmp(pass, "lower") == 0) qn_lkernel_print(kernel->plain, out);
+    for (int v = 0; v < kernel->variant_count; v++) {
+      qn_buf_printf(out, "%s\n", kernel->variants[v].kernel->name);
+      qn_schedule_print(&kernel->variants[v].schedule, out);
+    }
+  }
+}
+
+static void run_case(void *pass, const char *file_name, qn_str text, qn_buf *out) {
+  qn_diag diag = {0};
+  qn_arena arena;
+  qn_schedule schedule;
+  qn_pass_options options;
+  qn_arena_init(&arena, qn_test_allocator());
+  qn_pass_context context = {.arena = &arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
+  parse_options(text, &options, &schedule);
+  qn_assert_ok(&diag, qn_graph_parse(file_name, text, &arena, &context.graph, &diag));
+  qn_status status = run(pass, &context);
+  if (status != QN_OK) {
+    qn_buf_printf(out, "error %s: %s\n", qn_status_name(status), diag.text);
+  } else if (context.program) {
+    print_program(pass, context.program, out);
+  } else {
+    qn_graph_print(context.graph, out);
+  }
+  qn_arena_deinit(&arena);
+}
+
+static void check_pass(const char *pass) {
+  char folder[128];
+  snprintf(folder, sizeof folder, "tests/golden/graph_passes/%s", pass);
+  qn_golden_check(folder, "#", run_case, (void *)pass);
+}
+
+#define QN_PASS(name, stage, text)               \
+  START_TEST(test_##name) { check_pass(#name); } \
+  END_TEST
+#include "passes/passes.def"
+#undef QN_PASS
+
+START_TEST(unknown_passes) {
+  qn_diag diag = {0};
+  qn_pass_context context = {.diag = &diag};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got 'inline', want a name of passes.def", qn_run_pass(&context, "inline"));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got 'inline', want a name of passes.def",
+                  qn_run_passes_until(&context, "inline"));
+}
+END_TEST
+
+// Every pass, with each allocation failing in turn.
+static qn_status run_all(const qn_allocator *allocator, void *text) {
+  qn_arena arena;
+  qn_diag diag = {0};
+  qn_pass_options options = {.hints = {64, 32}, .quantize_activations = true};
+  qn_arena_init(&arena, allocator);
+  qn_pass_context context = {.arena = &arena, .allocator = allocator, .options = &options, .diag = &diag};
+  qn_status status = qn_graph_from_text(text, NULL, &arena, &context.graph, &diag);
+  if (status == QN_OK) status = qn_run_passes(&context);
+  ck_assert_msg(status != QN_ERR_INTERNAL, "%s", diag.text);
+  qn_arena_deinit(&arena);
+  return status;
+}
+
+START_TEST(failing_allocations) {
+  static const char *const texts[] = {
+      "w = param q4_0[40,32]; x = embed w tokens; w1 = param f32[32]; n = rmsnorm x w1 eps=1\n"
+      "n3 = split_heads n heads=2; t = rope_table pos dims=16 theta=9; r = rope n3 t kind=pairs\n"
+      "c = cache kind=k index=0 f16[G,2,16,64]; kw = kv_write c r pos seq block_table kind=k\n"
+      "m = matmul n w; g = silu m; k = const 2; h = mul g k; output h",
+      "q = input f32[T,4,8]; v = input f32[T,2,8]; c = cache kind=v index=0 f32[G,2,64,8]\n"
+      "d = cache kind=k index=0 f32[G,2,8,64]; cw = kv_write c v pos seq block_table kind=v\n"
+      "s = attn_scores q d pos seq block_table scale=1 window=7; p = softmax s; o = attn_mix p cw pos seq block_table\n"
+      "s2 = attn_scores q d pos seq block_table scale=1; p2 = softmax s2; e2 = neg p2; o2 = attn_mix e2 cw pos seq "
+      "block_table\n"
+      "a = concat o o2 axis=1; f = softmax a; y = merge_heads f; g = gather_rows y rows; w = param f32[64]; l = "
+      "layernorm g w w eps=1\n"
+      "z = input f32[3,4]; z2 = concat z z axis=0; output l z2 z"};
+  for (size_t i = 0; i < QN_COUNT(texts); i++) qn_test_failing_allocations(run_all, (void *)texts[i]);
+}
+END_TEST
+
+static TCase *golden(void) {
+  const TTest *const tests[] = {
+#define QN_PASS(name, stage, text) test_##name,
+#include "passes/passes.def"
+#undef QN_PASS
+      unknown_passes,
+      failing_allocations,
+  };
+  return qn_test_case("golden", tests, sizeof tests / sizeof tests[0]);
+}
+
+QN_TEST_MAIN(golden)
