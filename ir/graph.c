@@ -158,7 +158,7 @@ uint32_t *qn_graph_count_uses(const qn_graph *graph, qn_arena *arena) {
 static double value_bytes(const qn_type *type, const int64_t *symbol_values) {
   int64_t elements = 0;
   if (!qn_type_elements(type, symbol_values, &elements)) return 0;
-  if (type->dtype == QN_DTYPE_A8) return (double)elements * 1.25;  // codes, and a scale and a sum per 32
+  if (type->dtype == QN_DTYPE_A8) return (double)elements * 1.5;  // ir/dtype.def
   const qn_format *format = qn_format_of(type->dtype);
   if (format) return (double)elements * format->block_bytes / format->block_values;
   return (double)elements * (double)qn_dtype_size(type->dtype);

@@ -212,6 +212,11 @@ typedef struct qn_lrange {
   int64_t min, max;
 } qn_lrange;
 qn_lrange qn_lexpr_range(const qn_lexpr *e);
+// The bits of an i32 expression that may be 1 in some lane: all of them where nothing is known.
+uint32_t qn_lexpr_bits(const qn_lexpr *e);
+// An upper bound on each of the four bytes of an i32 expression, read as unsigned: 255 where nothing is known. What
+// decides which instructions hold the sums of dot4's products.
+int qn_lexpr_byte_max(const qn_lexpr *e);
 
 // --- asking and rewriting (loop.c)
 bool qn_lexpr_is_int(const qn_lexpr *e, int64_t *out);  // an INT constant?

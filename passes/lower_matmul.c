@@ -68,7 +68,7 @@ static void integer_chain(qn_lower *lower, qn_lblock *block, const matmul_contex
   if (!loop || !x) return;
   qn_lblock *body = &loop->u.loop.body;
   block_places at = places_of(b, c, qn_lref(b, kb));
-  const qn_lexpr *zero = LX_INT(0), *x_words = LX_MUL(c->row, LX_INT(c->k_size / 4 * 5 / 4));
+  const qn_lexpr *zero = LX_INT(0), *x_words = LX_MUL(c->row, LX_INT(c->k_size / 8 * 3));
   const qn_lexpr *x_scale_at = LX_ADD(LX_ADD(x_words, LX_INT(c->k_size / 4)), qn_lref(b, kb));
   const qn_lexpr *x_scale = LX_LOAD(x, QN_LM_F32, x_scale_at);
   const qn_lexpr *x_sum = LX_LOAD(x, QN_LM_I32, LX_ADD(x_scale_at, LX_INT(blocks)));

@@ -208,8 +208,8 @@ static void symbolic_softmax(qn_lower *lower, qn_lblock *block, qn_id id, const 
 
 typedef struct quantize_context {
   qn_id x;
-  const qn_lexpr *row, *block_start;  // flat index of the block's first value
-  const qn_lbuf *max, *codes, *sum;
+  const qn_lexpr *row, *block_start;     // flat index of the block's first value
+  const qn_lbuf *max, *codes, *sums[2];  // sums: of the two halves
   const qn_lexpr *inverse;
   const qn_lbuf *out;
   const qn_lexpr *code_at;  // byte index of the block's first code
@@ -245,15 +245,28 @@ static void quantize_store(qn_lower *lower, qn_lblock *block, const qn_lexpr *in
   qn_lstore(b, block, c->out, QN_LM_I8, LX_ADD(c->code_at, index), LX_LOAD(c->codes, QN_LM_I32, index));
 }
 
-static void quantize_sum(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+static void quantize_sums(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
   qn_lbuild *b = &lower->build;
   const quantize_context *c = context;
-  const qn_lexpr *low = LX_LOAD(c->codes, QN_LM_I32, index);
-  const qn_lexpr *high = LX_LOAD(c->codes, QN_LM_I32, LX_ADD(index, LX_INT(QN_TILE_ROWS)));
-  qn_lstore(b, block, c->sum, QN_LM_I32, index, LX_ADD(low, high));
+  for (int half = 0; half < 2; half++) {
+    const qn_lexpr *code = LX_LOAD(c->codes, QN_LM_I32, LX_ADD(index, LX_INT(half * QN_TILE_ROWS)));
+    qn_lstore(b, block, c->sums[half], QN_LM_I32, index, code);
+  }
 }
 
-// a8 rows (ir/dtype.def): D codes, then D/32 scales f32, then D/32 sums i32.
+// The sums of the block's codes: of all of them behind the scales, of the halves behind those.
+static void store_sums(qn_lower *lower, qn_lblock *block, const quantize_context *c, const qn_lexpr *sum_at,
+                       const qn_lexpr *half_at) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *sums[2];
+  for (int half = 0; half < 2; half++) {
+    sums[half] = LX_LOAD(c->sums[half], QN_LM_I32, LX_INT(0));
+    qn_lstore(b, block, c->out, QN_LM_I32, LX_ADD(half_at, LX_INT(half)), sums[half]);
+  }
+  qn_lstore(b, block, c->out, QN_LM_I32, sum_at, LX_ADD(sums[0], sums[1]));
+}
+
+// a8 rows (ir/dtype.def): D codes, then D/32 scales f32, then D/32 sums i32 of blocks and D/16 of half blocks.
 static void quantize_row(qn_lower *lower, qn_lblock *rows, qn_id id, const qn_lexpr *row) {
   qn_lbuild *b = &lower->build;
   const qn_node *node = qn_graph_node(lower->graph, id);
@@ -269,7 +282,7 @@ static void quantize_row(qn_lower *lower, qn_lblock *rows, qn_id id, const qn_le
       .x = node->operands[0], .row = row, .block_start = LX_MUL(qn_lref(b, kb), LX_INT(32)), .out = out};
   c.max = qn_llocal(b, block, "max", QN_LM_I32, QN_TILE_ROWS);
   c.codes = qn_llocal(b, block, "code", QN_LM_I32, 32);
-  c.sum = qn_llocal(b, block, "sum", QN_LM_I32, QN_TILE_ROWS);
+  for (int half = 0; half < 2; half++) c.sums[half] = qn_llocal(b, block, "sum", QN_LM_I32, QN_TILE_ROWS);
   qn_lower_lanes(lower, block, QN_TILE_ROWS, true, quantize_max, &c);
   qn_lower_tree(lower, block, c.max, QN_LX_MAX);
   const qn_lexpr *max = qn_lop1(b, QN_LX_AS_F32, LX_LOAD(c.max, QN_LM_I32, LX_INT(0)));
@@ -279,12 +292,13 @@ static void quantize_row(qn_lower *lower, qn_lblock *rows, qn_id id, const qn_le
   c.code_at = LX_ADD(LX_MUL(row, LX_INT(pitch)), c.block_start);
   qn_lower_lanes(lower, block, 32, true, quantize_codes, &c);
   qn_lower_lanes(lower, block, 32, true, quantize_store, &c);
-  qn_lower_lanes(lower, block, QN_TILE_ROWS, true, quantize_sum, &c);
-  qn_lower_tree(lower, block, c.sum, QN_LX_ADD);
+  qn_lower_lanes(lower, block, QN_TILE_ROWS, true, quantize_sums, &c);
+  for (int half = 0; half < 2; half++) qn_lower_tree(lower, block, c.sums[half], QN_LX_ADD);
   const qn_lexpr *scale_at = LX_ADD(words, LX_ADD(LX_INT(width / 4), qn_lref(b, kb)));
   // max - max makes the scale of a block with an infinity NaN, as its values are.
   qn_lstore(b, block, out, QN_LM_F32, scale_at, LX_DIV(LX_ADD(max, LX_SUB(max, max)), LX_F32(127)));
-  qn_lstore(b, block, out, QN_LM_I32, LX_ADD(scale_at, LX_INT(blocks)), LX_LOAD(c.sum, QN_LM_I32, LX_INT(0)));
+  const qn_lexpr *halves = LX_ADD(words, LX_ADD(LX_INT(width / 4 + 2 * blocks), LX_MUL(qn_lref(b, kb), LX_INT(2))));
+  store_sums(lower, block, &c, LX_ADD(scale_at, LX_INT(blocks)), halves);
   lower->values[id].stored = true;
 }
 

@@ -13,7 +13,7 @@ int64_t qn_lower_row_width(const qn_type *type) {
 
 int64_t qn_lower_row_pitch(const qn_type *type) {
   int64_t width = qn_lower_row_width(type);
-  if (type->dtype == QN_DTYPE_A8) return width / 4 * 5;  // codes, scales and sums
+  if (type->dtype == QN_DTYPE_A8) return width / 2 * 3;  // codes, scales and sums
   if (type->rank < 2) return 1;
   return (width + QN_TILE_ROWS - 1) / QN_TILE_ROWS * QN_TILE_ROWS;
 }

@@ -138,14 +138,6 @@ MlirValue qn_emit_op(qn_emit *e, qn_lop op, qn_lkind kind, const MlirValue *v) {
   return expand_math(e, fn, v[0]);
 }
 
-// Is every byte of an i32 expression at most 127? Asked of dot4's unsigned operand (4-bit codes are masked).
-static bool bytes_are_small(const qn_lexpr *x) {
-  int64_t mask;
-  if (x->op != QN_LX_AND) return false;
-  return (qn_lexpr_is_int(x->operands[0], &mask) || qn_lexpr_is_int(x->operands[1], &mask)) &&
-         ((uint32_t)mask & 0x80808080u) == 0;
-}
-
 static MlirValue emit_operator(qn_emit *e, const qn_lexpr *x) {
   MlirValue v[3] = {{NULL}, {NULL}, {NULL}};
   int lanes = x->type.lanes;
@@ -155,7 +147,7 @@ static MlirValue emit_operator(qn_emit *e, const qn_lexpr *x) {
   }
   qn_lkind kind = x->operands[x->op == QN_LX_SELECT ? 1 : 0]->type.kind;
   if ((x->op == QN_LX_DIV || x->op == QN_LX_MOD) && kind != QN_LK_F32) return divide(e, x, v[0], v[1]);
-  if (x->op == QN_LX_DOT4) return qn_emit_dot4(e, v[0], v[1], v[2], bytes_are_small(x->operands[1]));
+  if (x->op == QN_LX_DOT4) return qn_emit_dot4(e, v[0], v[1], v[2], qn_lexpr_byte_max(x->operands[1]) <= 127);
   return qn_emit_op(e, x->op, kind, v);
 }
 

@@ -193,6 +193,29 @@ START_TEST(other_kinds_only_fold) {
 }
 END_TEST
 
+START_TEST(bits_that_cannot_be_set) {
+  fixture f;
+  setup(&f);
+  qn_lbuf *w = qn_lparam(&f.b, "w", QN_LM_I32, I(4), false, false);
+  const qn_lexpr *word = qn_lload(&f.b, w, QN_LM_I32, I(0), 1), *byte = qn_lload(&f.b, w, QN_LM_U8, I(0), 1);
+  const qn_lexpr *low = OP(AND, word, qn_li32(&f.b, 0x0f0f0f0f));
+  const qn_lexpr *high = OP(SHL, OP(AND, OP(SHR, word, qn_li32(&f.b, 3)), qn_li32(&f.b, 0x01010101)), qn_li32(&f.b, 4));
+  ck_assert_uint_eq(qn_lexpr_bits(word), UINT32_MAX);
+  ck_assert_int_eq(qn_lexpr_byte_max(word), 255);
+  ck_assert_uint_eq(qn_lexpr_bits(byte), 255);
+  ck_assert_int_eq(qn_lexpr_byte_max(OP(SHR, byte, qn_li32(&f.b, 4))), 15);
+  ck_assert_int_eq(qn_lexpr_byte_max(low), 15);
+  ck_assert_int_eq(qn_lexpr_byte_max(high), 16);
+  ck_assert_int_eq(qn_lexpr_byte_max(OP(OR, low, high)), 31);
+  ck_assert_int_eq(qn_lexpr_byte_max(OP(XOR, low, qn_li32(&f.b, 64))), 79);
+  ck_assert_int_eq(qn_lexpr_byte_max(OP(ADD, low, high)), 255);
+  ck_assert_int_eq(qn_lexpr_byte_max(OP(SHR, word, qn_lop1(&f.b, QN_LX_TO_I32, V(l)))), 255);  // by a variable
+  const qn_lexpr *either = qn_lop3(&f.b, QN_LX_SELECT, OP(LT, V(l), V(k)), low, high);
+  ck_assert_int_eq(qn_lexpr_byte_max(either), 31);
+  teardown(&f);
+}
+END_TEST
+
 START_TEST(strides_are_read_off) {
   fixture f;
   setup(&f);
@@ -757,7 +780,7 @@ END_TEST
 
 QN_CASE(makers, names_are_unique, opening_a_kernel_keeps_names_apart, loops_bound_their_variables)
 QN_CASE(simplifier, sums_have_one_form, division_drops_what_divides, ranges_decide, other_kinds_only_fold,
-        strides_are_read_off, what_overflows_stays, simplified_expressions_keep_their_values)
+        bits_that_cannot_be_set, strides_are_read_off, what_overflows_stays, simplified_expressions_keep_their_values)
 QN_CASE(copies, kernels_are_copied_whole, blocks_are_copied_under_fresh_names, maps_update_lanes_and_ranges,
         statements_are_linked_both_ways)
 QN_CASE(text, random_expressions_round_trip, random_constants_round_trip, damaged_texts_are_errors, nesting_is_bounded)
