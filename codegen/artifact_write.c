@@ -148,6 +148,9 @@ static qn_status write_weights(writing *w) {
   }
   QN_TRY(begin_section(w, QN_SECTION_WEIGHTS, QN_ARTIFACT_PAGE));
   uint64_t section_start = w->writer->offset;
+  if (w->spec->progress && !w->spec->progress(w->spec->progress_context, 0, total)) {
+    return qn_fail(w->diag, QN_ERR_CANCELLED, w->writer->path, "cancelled");
+  }
   for (size_t i = 0; i < program->buffers.count; i++) {
     qn_pbuf *p = &program->buffers.items[i];
     if (p->kind != QN_PB_WEIGHT) continue;

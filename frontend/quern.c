@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -53,6 +54,8 @@ typedef struct compilation {
   size_t kernel_count;
   qn_code codes[MAX_TARGETS];
   size_t code_count;
+  qn_requantize_options quantize;
+  uint64_t packed_bytes, pack_total_bytes;  // of weights: done, and all
   qn_buf tokenizer, summary, graph_text, kernels_text;
 } compilation;
 
@@ -84,7 +87,53 @@ static qn_status report(compilation *c, const char *stage, uint64_t done, uint64
 
 static bool pack_progress(void *context, uint64_t done, uint64_t total) {
   compilation *c = context;
-  return !c->options->progress || c->options->progress(c->options->progress_context, "packing weights", done, total);
+  const char *stage = c->quantize.format ? "quantising and packing weights" : "packing weights";
+  c->packed_bytes = done;
+  c->pack_total_bytes = total;
+  return !c->options->progress || c->options->progress(c->options->progress_context, stage, done, total);
+}
+
+// --- quantising
+
+// Between two tensors of pack_progress: it counts bytes of the packed weights.
+static bool quantize_progress(void *context, const qn_requantized *tensor, int64_t done_rows) {
+  compilation *c = context;
+  uint64_t before = c->packed_bytes;
+  size_t bytes = 0;
+  (void)qn_format_file_bytes(tensor->to, done_rows, tensor->k, &bytes);
+  bool go_on = pack_progress(c, before + bytes, c->pack_total_bytes);
+  c->packed_bytes = before;
+  return go_on;
+}
+
+static void quantize_report(void *context, const qn_requantized *t) {
+  compilation *c = context;
+  if (!c->options->quantized) return;
+  size_t before = 0, after = 0;  // shapes of tensors that are there do not overflow
+  (void)qn_format_file_bytes(t->from, t->rows, t->k, &before);
+  (void)qn_format_file_bytes(t->to, t->rows, t->k, &after);
+  quern_quantized told = {.tensor = t->name,
+                          .from = t->from->name,
+                          .asked = t->asked->name,
+                          .to = t->to->name,
+                          .kept = t->kept,
+                          .rows = t->rows,
+                          .columns = t->k,
+                          .relative_rms = t->squares > 0 ? sqrt(t->error_squares / t->squares) : 0.0,
+                          .max_error = t->max_error,
+                          .bytes_before = before,
+                          .bytes_after = after};
+  c->options->quantized(c->options->quantized_context, &told);
+}
+
+static qn_status parse_quant(compilation *c) {
+  if (!c->options->quant) return QN_OK;
+  c->quantize = (qn_requantize_options){.threads = c->options->threads,
+                                        .report = quantize_report,
+                                        .report_context = c,
+                                        .progress = quantize_progress,
+                                        .progress_context = c};
+  return qn_requantize_parse(c->options->quant, &c->quantize.format, c->diag);
 }
 
 // "host,x86-64-v3" → targets.
@@ -121,11 +170,10 @@ static qn_status set_pass_options(compilation *c) {
   }
   // One program serves all targets of the artifact: schedules are chosen for the first.
   const qn_target *target = &c->targets[0];
-  c->pass_options =
-      (qn_pass_options){.quantize_activations = int8,
-                        .hints = {target->vector_bytes, target->vector_registers},
-                        .dump = c->options->dump,
-                        .dump_context = c->options->dump_context};
+  c->pass_options = (qn_pass_options){.quantize_activations = int8,
+                                      .hints = {target->vector_bytes, target->vector_registers},
+                                      .dump = c->options->dump,
+                                      .dump_context = c->options->dump_context};
   if (c->options->schedule) {
     QN_TRY(qn_schedule_parse("schedule", qn_str_from(c->options->schedule), &c->schedule, c->diag));
     QN_TRY(qn_schedule_check(&c->schedule, c->diag));
@@ -172,7 +220,9 @@ static qn_status run_frontend(compilation *c, const char *model_path) {
   QN_TRY(set_pass_options(c));
   qn_import_graph_options graph_options = {.max_sequences = 1};
   QN_TRY(parse_kv_type(c, &graph_options.kv_dtype));
+  QN_TRY(parse_quant(c));
   QN_TRY(open_model(c, model_path));
+  QN_TRY(name_model(c, model_path, qn_import_quantize(c->import, &c->quantize, c->diag)));
   int64_t own = qn_import_context(c->import);
   graph_options.context_tokens = c->options->context_tokens ? c->options->context_tokens : own ? own : DEFAULT_CONTEXT;
   graph_options.chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens : DEFAULT_CHUNK;
@@ -213,6 +263,7 @@ static qn_status make_texts(compilation *c, const char *model_path) {
   put_value(s, "source", model_path);
   put_value(s, "numeric_mode", c->pass_options.quantize_activations ? "int8" : "f32");
   put_value(s, "kv_type", c->options->kv_type ? c->options->kv_type : DEFAULT_KV_TYPE);
+  if (c->quantize.format) put_value(s, "quantised_to", c->quantize.format->name);
   qn_buf_printf(s, "chunk_tokens = %" PRId64 "\ncontext_tokens = %" PRId64 "\n", c->pass.program->max_values[QN_SYM_T],
                 c->context_tokens);
   for (size_t i = 0; i < c->target_count; i++) qn_buf_printf(s, "target = %s\n", c->targets[i].name);
@@ -416,7 +467,9 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
                                   uint64_t *out, qn_diag *diag) {
   qn_target target;
   qn_hasher hasher;
+  const qn_format *quant = NULL;
   QN_TRY(qn_target_parse(o->target ? o->target : "host", &target, diag));
+  if (o->quant) QN_TRY(qn_requantize_parse(o->quant, &quant, diag));
   qn_hasher_init(&hasher, QN_ARTIFACT_VERSION);
   const char *texts[] = {QUERN_VERSION,
                          quern_build_id(),
@@ -424,7 +477,8 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
                          target.name,
                          o->numeric_mode ? o->numeric_mode : DEFAULT_NUMERIC,
                          o->kv_type ? o->kv_type : DEFAULT_KV_TYPE,
-                         o->schedule};
+                         o->schedule,
+                         quant ? quant->name : NULL};
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
   if (o->template_path) QN_TRY(hash_file(&hasher, o->template_path, diag));
   int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec, info->st_mtim.tv_nsec,
@@ -482,6 +536,15 @@ int quern_cache_path(const char *model_path, const quern_compile_options *option
   qn_status status = own_options(options, &own, &diag);
   if (status == QN_OK) status = cache_path(model_path, &own, out_path, &diag);
   return give_error(error, &diag, status);
+}
+
+const char *quern_quant_formats(void) {
+  static qn_buf text;
+  if (!text.data) {
+    qn_buf_init(&text, qn_allocator_default());
+    qn_requantize_list(&text);
+  }
+  return qn_buf_text(&text);
 }
 
 const char *quern_targets(void) {

@@ -20,6 +20,18 @@ typedef bool (*quern_progress_fn)(void *context, const char *stage, uint64_t don
 // Receives one text of a compilation: `name` is a pass's name, or "mlir", "llvm", "asm" for a module of kernels.
 typedef void (*quern_dump_fn)(void *context, const char *name, const char *text, size_t length);
 
+// What became of one matrix of a model that is quantised while it is compiled.
+typedef struct quern_quantized {
+  const char *tensor;             // its name in the model file
+  const char *from, *asked, *to;  // formats: the file's, the one asked for, the one it got
+  const char *kept;               // why it was left as it is ("quantised already"); NULL = it was not
+  int64_t rows, columns;
+  double relative_rms;  // root of the sum of squared errors over that of squared values; 0 when all values are
+  double max_error;     // the largest magnitude of an error
+  uint64_t bytes_before, bytes_after;  // in the layouts of files
+} quern_quantized;
+typedef void (*quern_quantized_fn)(void *context, const quern_quantized *tensor);
+
 // How to compile. Zero-initialise, set size to sizeof(quern_compile_options), then what matters.
 typedef struct quern_compile_options {
   size_t size;
@@ -36,6 +48,12 @@ typedef struct quern_compile_options {
   void *progress_context;
   quern_dump_fn dump;
   void *dump_context;
+  // Quantise the model's F32, F16 and BF16 matrices to this format ("q4_k"; quern_quant_formats lists them); NULL =
+  // take the model as it is. Vectors stay, and what is quantised already. Rows whose length the format does not divide
+  // get one that fits them: see quern_quantized.to.
+  const char *quant;
+  quern_quantized_fn quantized;  // called for every matrix as it is packed; NULL = nobody asks
+  void *quantized_context;
 } quern_compile_options;
 
 // Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
@@ -63,6 +81,9 @@ int quern_inspect(const char *path, const char *what, char **out_text, quern_err
 
 // The targets known, one a line with its description. Static text; do not free.
 const char *quern_targets(void);
+
+// The formats that quern_compile_options.quant may name, with ", " between them. Static text; do not free.
+const char *quern_quant_formats(void);
 
 const char *quern_version(void);  // "0.1.0"
 

@@ -5,11 +5,12 @@
 
 #include "frontend/cli/cli.h"
 #include "frontend/cli/progress.h"
+#include "frontend/cli/quant_table.h"
 #include "runtime/base/file.h"
 
 typedef struct compile_options {
   cli_common common;
-  const char *out_path, *target, *numeric, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder;
+  const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder;
   uint64_t context, chunk, threads;
   bool all_logits;
 } compile_options;
@@ -25,6 +26,8 @@ static const cli_option options_table[] = {
     {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256", "tokens of the prompt taken in one step at most"},
     {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
      "how quantised weights are multiplied: with activations rounded to int8, or widened to float"},
+    {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
+     "quantise the model's F32, F16 and BF16 matrices to one of the formats below, and tell each one's error"},
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
      "how keys and values are kept in the cache"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one for the model's architecture",
@@ -45,9 +48,9 @@ static const char details[] =
     "tokenizer, for quern run or for programs that use libquern_run. The file appears whole or not at all.\n"
     "A file that is there already is replaced only when it is an artifact.\n";
 
-static const char *targets_text(void) {
+static const char *more_text(void) {
   static char text[4096];
-  snprintf(text, sizeof text, "Targets:\n%s", quern_targets());
+  snprintf(text, sizeof text, "Targets:\n%s\nFormats: %s\n", quern_targets(), quern_quant_formats());
   return text;
 }
 
@@ -143,6 +146,7 @@ static int read_schedule(const char *path, char **out_text) {
 static int compile(const compile_options *options, const char *model_path, char *schedule) {
   cli_progress progress;
   dump d = {0};
+  cli_quant_table table = {0};
   cli_progress_init(&progress, options->common.quiet);
   quern_compile_options how = {
       .size = sizeof how,
@@ -157,6 +161,9 @@ static int compile(const compile_options *options, const char *model_path, char 
       .all_logits = options->all_logits,
       .progress = cli_progress_step,
       .progress_context = &progress,
+      .quant = options->quant,
+      .quantized = cli_quant_table_add,
+      .quantized_context = &table,
   };
   if (options->dump_passes || options->dump_folder) {
     int code = begin_dump(&d, options);
@@ -168,6 +175,8 @@ static int compile(const compile_options *options, const char *model_path, char 
   cli_catch_signals();
   int code = quern_compile(model_path, options->out_path, &how, &error);
   cli_progress_end(&progress);
+  if (code == 0 && !options->common.quiet) cli_quant_table_print(&table, true);
+  cli_quant_table_free(&table);
   if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
   if (code != 0) return cli_fail_with(code, &error);
   if (how.dump) tell_unknown_names(&d);
@@ -204,6 +213,6 @@ const cli_command cli_compile_command = {
     .option_count = QN_COUNT(options_table),
     .options_size = sizeof(compile_options),
     .operand_name = "a model file",
-    .more = targets_text,
+    .more = more_text,
     .run = run,
 };

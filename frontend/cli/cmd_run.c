@@ -11,7 +11,7 @@
 
 typedef struct run_options {
   cli_common common;
-  const char *prompt, *tokens, *logits_path, *target, *numeric, *kv_type, *template_path;
+  const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path;
   cli_texts stops;
   uint64_t max_tokens, top_k, repeat_last, seed, threads, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
@@ -61,6 +61,8 @@ static const cli_option options_table[] = {
      "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
     {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
      "model file: see quern compile --help"},
+    {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
+     "model file: quantise its float matrices (see quern compile --help)"},
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
      "model file: how keys and values are kept"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
@@ -385,6 +387,7 @@ static int run_all(run_state *run, const char *path) {
   run_source source = {.path = path,
                        .target = o->target,
                        .numeric = o->numeric,
+                       .quant = o->quant,
                        .kv_type = o->kv_type,
                        .template_path = o->template_path,
                        .context = (uint32_t)o->context,

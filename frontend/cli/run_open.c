@@ -9,17 +9,15 @@
 
 #include "frontend/cli/cli.h"
 #include "frontend/cli/progress.h"
+#include "frontend/cli/quant_table.h"
 
 // Options that say how to compile make no sense for what is compiled.
 static int open_artifact(const run_source *s, quern_model **out) {
   const struct {
     const char *name;
     bool given;
-  } compiling[] = {{"--numeric", s->numeric},
-                   {"--kv-type", s->kv_type},
-                   {"--template", s->template_path},
-                   {"--jit", s->jit},
-                   {"--no-cache", s->no_cache}};
+  } compiling[] = {{"--numeric", s->numeric},        {"--quant", s->quant}, {"--kv-type", s->kv_type},
+                   {"--template", s->template_path}, {"--jit", s->jit},     {"--no-cache", s->no_cache}};
   for (size_t i = 0; i < QN_COUNT(compiling); i++) {
     if (!compiling[i].given) continue;
     return cli_fail(QN_ERR_ARGUMENT, compiling[i].name,
@@ -32,23 +30,41 @@ static int open_artifact(const run_source *s, quern_model **out) {
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
-static quern_compile_options compile_options(const run_source *s, cli_progress *progress) {
+static quern_compile_options compile_options(const run_source *s) {
   return (quern_compile_options){
       .size = sizeof(quern_compile_options),
       .target = s->target,
       .context_tokens = s->context,
       .numeric_mode = s->numeric,
+      .quant = s->quant,
       .kv_type = s->kv_type,
       .template_path = s->template_path,
       .threads = s->threads,
-      .progress = cli_progress_step,
-      .progress_context = progress,
   };
 }
 
+// One compilation's progress, and what it tells of quantised matrices.
+typedef struct watch {
+  cli_progress progress;
+  cli_quant_table table;
+} watch;
+
+static quern_compile_options watched_options(const run_source *s, watch *w) {
+  *w = (watch){0};
+  cli_progress_init(&w->progress, s->quiet);
+  quern_compile_options options = compile_options(s);
+  options.progress = cli_progress_step;
+  options.progress_context = &w->progress;
+  options.quantized = cli_quant_table_add;
+  options.quantized_context = &w->table;
+  return options;
+}
+
 // The exit code of a compilation that ended with `code`.
-static int end_compile(cli_progress *progress, int code, const quern_error *error) {
-  cli_progress_end(progress);
+static int end_compile(const run_source *s, watch *w, int code, const quern_error *error) {
+  cli_progress_end(&w->progress);
+  if (code == 0 && !s->quiet) cli_quant_table_print(&w->table, false);
+  cli_quant_table_free(&w->table);
   if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
   return code == 0 ? 0 : cli_fail_with(code, error);
 }
@@ -58,20 +74,20 @@ static void remark(const run_source *s, const char *text, const char *path) {
 }
 
 static int compile_to(const run_source *s, const char *path) {
-  cli_progress progress;
+  watch w;
   quern_error error = {0};
-  cli_progress_init(&progress, s->quiet);
-  quern_compile_options options = compile_options(s, &progress);
-  return end_compile(&progress, quern_compile(s->path, path, &options, &error), &error);
+  quern_compile_options options = watched_options(s, &w);
+  int code = quern_compile(s->path, path, &options, &error);
+  return end_compile(s, &w, code, &error);
 }
 
 static int open_jit(const run_source *s, quern_model **out) {
-  cli_progress progress;
+  watch w;
   quern_error error = {0};
   remark(s, "compiling in memory:", s->path);
-  cli_progress_init(&progress, s->quiet);
-  quern_compile_options options = compile_options(s, &progress);
-  return end_compile(&progress, quern_jit(s->path, &options, out, &error), &error);
+  quern_compile_options options = watched_options(s, &w);
+  int code = quern_jit(s->path, &options, out, &error);
+  return end_compile(s, &w, code, &error);
 }
 
 static int open_compiled(const char *path, quern_model **out) {
@@ -98,7 +114,7 @@ static int open_uncached(const run_source *s, quern_model **out) {
 static int open_cached(const run_source *s, quern_model **out) {
   char *path = NULL;
   quern_error error = {0};
-  quern_compile_options options = compile_options(s, NULL);
+  quern_compile_options options = compile_options(s);
   int code = quern_cache_path(s->path, &options, &path, &error);
   if (code != 0) return cli_fail_with(code, &error);
   if (!path) return open_uncached(s, out);

@@ -5,10 +5,10 @@
 #include "frontend/quern.h"
 
 typedef struct run_source {
-  const char *path;                                        // borrowed
-  const char *target, *numeric, *kv_type, *template_path;  // borrowed; NULL = default
-  uint32_t context;                                        // to compile for; 0 = the model's own
-  int threads;                                             // to compile with; 0 = one a core
+  const char *path;                                                // borrowed
+  const char *target, *numeric, *quant, *kv_type, *template_path;  // borrowed; NULL = default
+  uint32_t context;                                                // to compile for; 0 = the model's own
+  int threads;                                                     // to compile with; 0 = one a core
   bool jit, no_cache, quiet;
 } run_source;
 

@@ -350,6 +350,8 @@ qn_status qn_binding_weight(qn_place *place, const char *where, const qn_templat
   bool found;
   QN_TRY(find_tensor(place, where, weight, &found, &tensor, diag));
   if (!found) return fail_missing(b, weight, where, tensor.name, diag);
+  tensor.target = tensor.data.format;
+  tensor.keep = weight->keep;
   uint64_t index;
   if (!qn_map_get(&b->tensor_index, qn_str_from(tensor.name), &index)) {
     index = b->tensors.count;

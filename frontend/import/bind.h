@@ -22,8 +22,11 @@ typedef struct qn_model_source {
 
 // A weight that the graph uses.
 typedef struct qn_bound_tensor {
-  const char *name;     // arena: the tensor's name in the file, or the weight's own
-  qn_tensor_data data;  // rank and dims as the template has them
+  const char *name;         // arena: the tensor's name in the file, or the weight's own
+  qn_tensor_data data;      // rank and dims as the template has them; in the file's format
+  const qn_format *target;  // what the graph computes with: the file's format, or another after qn_requantize_plan
+  bool keep;                // the template's word
+  const char *kept;         // after a plan: why target is the file's format; static
 } qn_bound_tensor;
 
 typedef struct qn_binding {

@@ -20,6 +20,9 @@ struct qn_import {
   qn_binding binding;
   const char *architecture, *model_name;  // arena
   int64_t vocab_size;
+  qn_requantize_options quantize;  // format NULL: nothing is quantised
+  void *quantized;                 // owned: the bytes of the tensor that was found last
+  size_t quantized_bytes;
 };
 
 // --- built-in templates
@@ -112,8 +115,9 @@ static int64_t logits_width(const qn_graph *graph) {
   return 0;
 }
 
-// A graph made and dropped: every error of template and weights shows here, before anything else is done.
-static qn_status try_graph(qn_import *import, qn_diag *diag) {
+// A graph made and dropped: every error of template and weights shows here, before anything else is done. On the way
+// plans the quantising of its weights where a format is given.
+static qn_status try_graph(qn_import *import, const qn_format *quantize, qn_diag *diag) {
   const qn_import_graph_options options = {
       .chunk_tokens = 1, .max_rows = 1, .max_sequences = 1, .kv_dtype = QN_DTYPE_F32};
   qn_arena arena;
@@ -121,6 +125,7 @@ static qn_status try_graph(qn_import *import, qn_diag *diag) {
   qn_arena_init(&arena, import->allocator);
   qn_status status = make_graph(import, &options, 1, &arena, &graph, diag);
   if (status == QN_OK) import->vocab_size = logits_width(graph);
+  if (status == QN_OK && quantize) qn_requantize_plan(&import->binding, graph, quantize);
   qn_arena_deinit(&arena);
   return status;
 }
@@ -151,7 +156,7 @@ static qn_status open_gguf(qn_import *import, const char *path, const qn_import_
   }
   qn_model_source source = qn_gguf_source(import->gguf, path, import->architecture);
   QN_TRY(qn_binding_init(&import->binding, &import->t, &source, &import->arena, diag));
-  QN_TRY(try_graph(import, diag));
+  QN_TRY(try_graph(import, NULL, diag));
   return qn_gguf_source_check_unread(import->gguf, &import->binding, diag);
 }
 
@@ -180,7 +185,7 @@ static qn_status open_graph(qn_import *import, const char *path, const qn_import
   const char *source_name = import->gguf ? import->gguf->name : path;
   qn_model_source source = qn_gguf_source(import->gguf, source_name, import->architecture);
   QN_TRY(qn_binding_init(&import->binding, &import->t, &source, &import->arena, diag));
-  return try_graph(import, diag);
+  return try_graph(import, NULL, diag);
 }
 
 // --- recognising
@@ -254,6 +259,7 @@ void qn_import_close(qn_import *import) {
   qn_binding_deinit(&import->binding);
   qn_template_deinit(&import->t);
   qn_gguf_close(import->gguf);
+  qn_free(import->allocator, import->quantized, import->quantized_bytes);
   qn_arena_deinit(&import->arena);
   qn_free(import->allocator, import, sizeof *import);
 }
@@ -287,6 +293,42 @@ qn_status qn_import_graph(qn_import *import, const qn_import_graph_options *opti
   return make_graph(import, options, context, arena, out, diag);
 }
 
+qn_status qn_import_quantize(qn_import *import, const qn_requantize_options *options, qn_diag *diag) {
+  import->quantize = *options;
+  if (!options->format) return QN_OK;
+  QN_TRY(try_graph(import, options->format, diag));
+  return try_graph(import, NULL, diag);  // as it will be: ops may refuse the new formats
+}
+
+// A tensor in its target's format, and what became of it to the caller's report.
+static qn_status requantize(qn_import *import, const qn_bound_tensor *tensor, qn_tensor_data *out, qn_diag *diag) {
+  const qn_requantize_options *options = &import->quantize;
+  qn_requantized result = {.name = tensor->name,
+                           .from = tensor->data.format,
+                           .asked = options->format,
+                           .to = tensor->target,
+                           .kept = tensor->kept,
+                           .rows = tensor->data.dims[0],
+                           .k = tensor->data.dims[1]};
+  *out = tensor->data;
+  if (!tensor->kept) {
+    size_t size;
+    qn_free(import->allocator, import->quantized, import->quantized_bytes);
+    import->quantized = NULL;
+    if (!qn_format_file_bytes(tensor->target, result.rows, result.k, &size) ||
+        (import->quantized = qn_alloc(import->allocator, size)) == NULL) {
+      return qn_fail_nomem(diag, tensor->name, "its quantised bytes");
+    }
+    import->quantized_bytes = size;
+    QN_TRY(qn_requantize_matrix(&tensor->data, tensor->target, tensor->name, options, import->allocator,
+                                import->quantized, &result, diag));
+    out->format = tensor->target;
+    out->data = import->quantized;
+  }
+  if (options->report) options->report(options->report_context, &result);
+  return QN_OK;
+}
+
 // A qn_weight_source's function. Tensors that the graph uses have its shapes; others are given as the file has them.
 static qn_status find_weight(void *context, const char *name, qn_tensor_data *out, qn_diag *diag) {
   qn_import *import = context;
@@ -294,7 +336,9 @@ static qn_status find_weight(void *context, const char *name, qn_tensor_data *ou
   uint64_t index;
   bool found = false;
   if (qn_map_get(&import->binding.tensor_index, qn_str_from(name), &index)) {
-    *out = import->binding.tensors.items[index].data;
+    const qn_bound_tensor *tensor = &import->binding.tensors.items[index];
+    if (import->quantize.format && tensor->data.rank == 2) return requantize(import, tensor, out, diag);
+    *out = tensor->data;
     return QN_OK;
   }
   QN_TRY(source->find_tensor(source->context, name, &found, out, diag));

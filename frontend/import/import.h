@@ -2,6 +2,7 @@
 #ifndef QN_IMPORT_IMPORT_H
 #define QN_IMPORT_IMPORT_H
 
+#include "frontend/import/requantize.h"
 #include "ir/graph.h"
 #include "ir/program.h"
 
@@ -31,7 +32,13 @@ typedef struct qn_import_graph_options {
 QN_CHECKED qn_status qn_import_graph(qn_import *import, const qn_import_graph_options *options, qn_arena *arena,
                                      qn_graph **out, qn_diag *diag);
 
-// The tensors by the names that PARAM nodes carry. Valid until close.
+// Has the model's matrices quantised as they are asked for (requantize.h says which): graphs made after this have the
+// new formats, and the weight source gives the new bytes, one tensor at a time. What `options` points at is borrowed
+// until close. Errors: ones of the graph with the formats that matrices get.
+QN_CHECKED qn_status qn_import_quantize(qn_import *import, const qn_requantize_options *options, qn_diag *diag);
+
+// The tensors by the names that PARAM nodes carry. What they point at is valid until close; that of a quantised one,
+// until the next is found.
 qn_weight_source qn_import_weights(qn_import *import);
 
 const char *qn_import_architecture(const qn_import *import);  // "llama"

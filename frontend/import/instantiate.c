@@ -41,11 +41,12 @@ static qn_status add_input(runner *r, const char *path, const qn_template_input 
   return put(r, &r->values, input->name, *out);
 }
 
-// Vectors are f32 whatever the file keeps them in (the packer converts); matrices keep the file's format.
-static qn_type weight_type(const qn_tensor_data *data) {
+// Vectors are f32 whatever the file keeps them in (the packer converts); matrices have their target's format.
+static qn_type weight_type(const qn_bound_tensor *tensor) {
+  const qn_tensor_data *data = &tensor->data;
   qn_dim dims[QN_MAX_RANK];
   for (int d = 0; d < data->rank; d++) dims[d] = qn_dim_const(data->dims[d]);
-  return qn_type_make(data->rank == 1 ? QN_DTYPE_F32 : data->format->dtype, data->rank, dims);
+  return qn_type_make(data->rank == 1 ? QN_DTYPE_F32 : tensor->target->dtype, data->rank, dims);
 }
 
 static qn_status add_weight(runner *r, const char *path, const qn_template_weight *weight, qn_id *out) {
@@ -56,7 +57,7 @@ static qn_status add_weight(runner *r, const char *path, const qn_template_weigh
     *out = (qn_id)known;
     return QN_OK;
   }
-  qn_type type = weight_type(&tensor->data);
+  qn_type type = weight_type(tensor);
   qn_node_spec spec = {.op = QN_OP_PARAM, .attr_count = 1, .type = &type, .loc = tensor->name};
   spec.attrs[0] = (qn_attr){QN_ATTR_NAME, {.text = tensor->name}};
   QN_TRY(add_node(r, path, &spec, out));

@@ -1,12 +1,30 @@
-// Rounding float rows to weight formats. Everything that distinguishes the block formats is read from their fields:
-// whether there is a min, whether codes are stored signed, their width and offset.
+// Rounding float rows to weight formats: f16 and bf16 value by value; blocks by the search of quantize_fit.h with the
+// layout of quantize_layout.h. Nothing here knows a format by name.
 #include "frontend/import/quantize.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
-enum { MAX_BLOCK_VALUES = 256 };
+#include "frontend/import/quantize_layout.h"
+
+enum { PASSES = 2 };  // over a block's scale codes; more win nothing that shows
+
+// One block on its way.
+typedef struct block_work {
+  const qn_block_layout *layout;
+  int groups;
+  const float *x;
+  float weight[QN_BLOCK_VALUES_MAX];
+  qn_fit fits[QN_BLOCK_GROUPS_MAX];  // what each group would like
+  int scales[QN_BLOCK_GROUPS_MAX], mins[QN_BLOCK_GROUPS_MAX];
+  float levels[QN_BLOCK_VALUES_MAX];
+} block_work;
+
+// What a block's two f16s make of scale codes: values are scale * scale code * level - min * min code.
+typedef struct super_scales {
+  float scale, min;
+} super_scales;
 
 static void store_u16(uint8_t *out, uint16_t value) {
   out[0] = (uint8_t)value;
@@ -33,52 +51,179 @@ static qn_status store_half(const qn_format *format, float value, int64_t first,
   return QN_OK;
 }
 
-// Unsigned codes (offset added) of one block into the file's place for them. 4-bit codes: the first half of the block
-// in the low nibbles, the second in the high ones. Where the file stores code - offset in two's complement, the offset
-// is half the range, so that flipping the sign bit subtracts it.
-static void store_codes(const qn_format *format, const uint8_t *codes, uint8_t *out) {
-  uint32_t n = format->block_values;
-  uint8_t flip = format->codes_signed ? (uint8_t)format->offset : 0;
-  if (format->code_bits == 4) {
-    for (uint32_t i = 0; i < n / 2; i++) out[i] = (uint8_t)((codes[i] ^ flip) | (codes[n / 2 + i] ^ flip) << 4);
-  } else {
-    for (uint32_t i = 0; i < n; i++) out[i] = codes[i] ^ flip;
+static float round_half(float value) { return qn_f16_to_f32(qn_f32_to_f16(value)); }
+
+// ---- blocks of one group
+
+// The scale without a search: the extreme value takes the level furthest from zero.
+static qn_fit plain_fit(const block_work *b) {
+  float extreme = 0.0f;
+  for (int i = 0; i < b->layout->values; i++) extreme = fmaxf(extreme, fabsf(b->x[i]));
+  return (qn_fit){.scale = extreme / (float)b->layout->levels.high};
+}
+
+static qn_fit fit_group(const block_work *b, int g) {
+  const qn_block_layout *l = b->layout;
+  const float *x = b->x + g * l->group, *weight = b->weight + g * l->group;
+  if (!l->searched) return plain_fit(b);
+  return l->has_min ? qn_fit_scale_min(&l->levels, l->group, x, weight, l->scale_kind == QN_SCALE_CODES)
+                    : qn_fit_scale(&l->levels, l->group, x, weight);
+}
+
+static qn_status quantize_single(block_work *b, const qn_format *format, int64_t first, uint8_t *out, const char *where,
+                                 qn_diag *diag) {
+  const qn_block_layout *l = b->layout;
+  qn_fit fit = fit_group(b, 0);
+  QN_TRY(store_half(format, fit.scale, first, out + l->scale_at, where, diag));
+  if (l->has_min) QN_TRY(store_half(format, fit.min, first, out + l->min_at, where, diag));
+  qn_fit_levels(&l->levels, l->group, b->x, b->weight, round_half(fit.scale), round_half(fit.min), b->levels);
+  return QN_OK;
+}
+
+// The powers of two around the scale that fits best, and the one below: that with the least error.
+static void quantize_exponent(block_work *b, uint8_t *out) {
+  const qn_block_layout *l = b->layout;
+  qn_fit fit = fit_group(b, 0);
+  int exponent = 0;
+  if (fit.scale != 0.0f) (void)frexpf(fabsf(fit.scale), &exponent);  // scale in [2^(e - 1), 2^e)
+  float best = INFINITY;
+  float levels[QN_FIT_MAX];
+  for (int e = exponent - 2; e <= exponent; e++) {
+    int stored = e + 128 < 2 ? 2 : e + 128 > 254 ? 254 : e + 128;  // a normal number whatever the reader does
+    float error = qn_fit_levels(&l->levels, l->group, b->x, b->weight, ldexpf(1.0f, stored - 128), 0.0f, levels);
+    if (error >= best) continue;
+    best = error;
+    out[l->scale_at] = (uint8_t)stored;
+    memcpy(b->levels, levels, l->group * sizeof *levels);
   }
 }
 
-// One block. With a min the codes span [min, max]. Without, the value of largest magnitude takes the code furthest
-// from the offset: the one below zero that has no mirror image where codes are unsigned (-8 of 4 bits), but +-127
-// where the file stores them in two's complement.
-static qn_status quantize_block(const qn_format *format, const float *row, int64_t first, uint8_t *out,
-                                const char *where, qn_diag *diag) {
-  float min = row[0], max = row[0], extreme = row[0];
-  for (uint32_t i = 0; i < format->block_values; i++) {
+// ---- blocks of several
+
+static int clamp_code(float value, int low, int high) {
+  if (isnan(value)) return 0;  // 0 / 0
+  if (!(value > (float)low)) return low;
+  return value < (float)high ? (int)floorf(value + 0.5f) : high;
+}
+
+// The scales that spread the fits of all groups over the codes.
+static super_scales spread(const block_work *b) {
+  const qn_block_layout *l = b->layout;
+  float scale = 0.0f, min = 0.0f;
+  for (int g = 0; g < b->groups; g++) {
+    if (fabsf(b->fits[g].scale) > fabsf(scale)) scale = b->fits[g].scale;
+    min = fmaxf(min, -b->fits[g].min);
+  }
+  int end = l->scale_low < 0 ? l->scale_low : l->scale_high;
+  return (super_scales){round_half(scale / (float)end), round_half(min / (float)l->scale_high)};
+}
+
+// Gives a group the codes with the least error among those at most `reach` from `scale` and `min`.
+static float choose_codes(block_work *b, int g, super_scales s, int scale, int min, int reach) {
+  const qn_block_layout *l = b->layout;
+  float levels[QN_FIT_MAX];
+  float best = INFINITY;
+  int min_reach = l->has_min ? reach : 0;
+  for (int i = scale - reach; i <= scale + reach; i++) {
+    for (int j = min - min_reach; j <= min + min_reach; j++) {
+      if (i < l->scale_low || i > l->scale_high || j < 0 || j > l->scale_high) continue;
+      float error = qn_fit_levels(&l->levels, l->group, b->x + g * l->group, b->weight + g * l->group,
+                                  s.scale * (float)i, -s.min * (float)j, levels);
+      if (error >= best) continue;
+      best = error;
+      b->scales[g] = i;
+      b->mins[g] = j;
+      memcpy(b->levels + g * l->group, levels, l->group * sizeof *levels);
+    }
+  }
+  return best;
+}
+
+// The two factors that fit all values best, codes being what they are: weighted least squares over the block.
+static super_scales refit(const block_work *b, super_scales before) {
+  const qn_block_layout *l = b->layout;
+  double aa = 0, ab = 0, bb = 0, ax = 0, bx = 0;
+  for (int i = 0; i < l->values; i++) {
+    int g = i / l->group;
+    double w = (double)b->weight[i], x = (double)b->x[i];
+    double a = b->scales[g] * (double)b->levels[i], m = -b->mins[g];
+    aa += w * a * a;
+    ab += w * a * m;
+    bb += w * m * m;
+    ax += w * a * x;
+    bx += w * m * x;
+  }
+  double determinant = aa * bb - ab * ab;
+  super_scales s = before;
+  if (l->has_min && determinant > 1e-9 * aa * bb) {
+    s = (super_scales){(float)((ax * bb - bx * ab) / determinant), (float)((bx * aa - ax * ab) / determinant)};
+  } else if (aa > 0) {
+    s.scale = (float)((ax - (double)before.min * ab) / aa);
+  }
+  bool sane = isfinite(s.scale) && isfinite(s.min) && s.min >= 0.0f && (l->scale_low < 0 || s.scale >= 0.0f);
+  return sane ? (super_scales){round_half(s.scale), round_half(s.min)} : before;
+}
+
+// All groups' codes for these factors; the block's error.
+static float choose_all(block_work *b, super_scales s, bool from_fits, int reach) {
+  const qn_block_layout *l = b->layout;
+  float error = 0.0f;
+  for (int g = 0; g < b->groups; g++) {
+    int scale = from_fits ? clamp_code(b->fits[g].scale / s.scale, l->scale_low, l->scale_high) : b->scales[g];
+    int min = from_fits && l->has_min ? clamp_code(-b->fits[g].min / s.min, 0, l->scale_high) : b->mins[g];
+    error += choose_codes(b, g, s, scale, min, reach);
+  }
+  return error;
+}
+
+static qn_status quantize_super(block_work *b, const qn_format *format, int64_t first, uint8_t *out, const char *where,
+                                qn_diag *diag) {
+  const qn_block_layout *l = b->layout;
+  for (int g = 0; g < b->groups; g++) {
+    b->fits[g] = fit_group(b, g);
+    b->mins[g] = 0;
+  }
+  super_scales s = spread(b);
+  QN_TRY(store_half(format, s.scale, first, out + l->scale_at, where, diag));
+  if (l->has_min) QN_TRY(store_half(format, s.min, first, out + l->min_at, where, diag));
+  float error = choose_all(b, s, true, 1);
+  block_work best = *b;
+  for (int pass = 0; pass < PASSES; pass++) {
+    super_scales next = refit(b, s);
+    if (!isfinite(next.scale) || !isfinite(next.min)) break;  // beyond f16
+    float now = choose_all(b, next, false, pass + 1 < PASSES ? 0 : 1);
+    if (!(now < error)) break;
+    error = now;
+    s = next;
+    best = *b;
+  }
+  *b = best;
+  store_u16(out + l->scale_at, qn_f32_to_f16(s.scale));
+  if (l->has_min) store_u16(out + l->min_at, qn_f32_to_f16(s.min));
+  l->put_scales(b->scales, b->mins, out);
+  return QN_OK;
+}
+
+// ---- rows
+
+// How much a value's error counts: large weights meet large effects, so theirs count for more.
+static void set_weights(block_work *b) {
+  for (int i = 0; i < b->layout->values; i++) b->weight[i] = 1.0f;
+}
+
+static qn_status quantize_block(const qn_block_layout *layout, const qn_format *format, const float *row, int64_t first,
+                                uint8_t *out, const char *where, qn_diag *diag) {
+  for (int i = 0; i < layout->values; i++) {
     if (!isfinite(row[i])) return fail_value(format, first + i, row[i], "a finite number", where, diag);
-    if (row[i] < min) min = row[i];
-    if (row[i] > max) max = row[i];
-    if (fabsf(row[i]) > fabsf(extreme)) extreme = row[i];
   }
-  int32_t top = (1 << format->code_bits) - 1;
-  float scale, base = 0.0f;
-  if (format->min_at >= 0) {
-    scale = (max - min) / (float)top;
-    base = min;
-    QN_TRY(store_half(format, base, first, out + format->min_at, where, diag));
-  } else if (format->codes_signed) {
-    scale = fabsf(extreme) / (float)(top - format->offset);
-  } else {
-    scale = extreme / (float)-format->offset;
+  block_work b = {.layout = layout, .groups = layout->values / layout->group, .x = row};
+  set_weights(&b);
+  switch (layout->scale_kind) {
+    case QN_SCALE_F16: QN_TRY(quantize_single(&b, format, first, out, where, diag)); break;
+    case QN_SCALE_EXPONENT: quantize_exponent(&b, out); break;
+    case QN_SCALE_CODES: QN_TRY(quantize_super(&b, format, first, out, where, diag)); break;
   }
-  QN_TRY(store_half(format, scale, first, out + format->scale_at, where, diag));
-  // A scale that f16 flushes to zero makes every value the base: any code will do, and 1/scale may not be finite.
-  float inverse = (qn_f32_to_f16(scale) & 0x7fff) == 0 ? 0.0f : 1.0f / scale;
-  uint8_t codes[MAX_BLOCK_VALUES];
-  for (uint32_t i = 0; i < format->block_values; i++) {
-    int32_t code = format->codes_signed ? (int32_t)roundf(row[i] * inverse) + format->offset
-                                        : (int32_t)((row[i] - base) * inverse + ((float)format->offset + 0.5f));
-    codes[i] = (uint8_t)(code < 0 ? 0 : code > top ? top : code);
-  }
-  store_codes(format, codes, out + format->codes_at);
+  qn_block_put_codes(layout, b.levels, out);
   return QN_OK;
 }
 
@@ -102,17 +247,32 @@ static qn_status convert_row(const qn_format *format, int64_t k, const float *ro
   return QN_OK;
 }
 
+bool qn_can_quantize(const qn_format *format) {
+  return qn_dtype_is_float(format->dtype) || qn_block_layout_of(format->gguf_type);
+}
+
+const qn_format *qn_quantize_format_for(const qn_format *format, int64_t k) {
+  while (format && k % format->block_values != 0) {
+    const qn_block_layout *layout = qn_block_layout_of(format->gguf_type);
+    format = layout && layout->fallback != UINT32_MAX ? qn_format_of_gguf(layout->fallback) : NULL;
+  }
+  return format ? format : qn_format_of(QN_DTYPE_F16);
+}
+
 qn_status qn_quantize_row(const qn_format *format, int64_t k, const float *row, void *out, const char *where,
                           qn_diag *diag) {
-  if (!qn_dtype_is_block(format->dtype)) return convert_row(format, k, row, out, where, diag);
-  if (k % format->block_values != 0 || format->block_values > MAX_BLOCK_VALUES) {
+  if (qn_dtype_is_float(format->dtype)) return convert_row(format, k, row, out, where, diag);
+  const qn_block_layout *layout = qn_block_layout_of(format->gguf_type);
+  if (!layout)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, where, "cannot be made %s: no quantiser makes it", format->name);
+  if (k % format->block_values != 0) {
     return qn_fail(diag, QN_ERR_ARGUMENT, where,
                    "a row of %" PRId64 " values cannot become %s; want a multiple of %" PRIu32, k, format->name,
                    format->block_values);
   }
   uint8_t *block = out;
   for (int64_t first = 0; first < k; first += format->block_values, block += format->block_bytes) {
-    QN_TRY(quantize_block(format, row + first, first, block, where, diag));
+    QN_TRY(quantize_block(layout, format, row + first, first, block, where, diag));
   }
   return QN_OK;
 }

@@ -152,8 +152,8 @@ static qn_status read_shape(reader *r, const cJSON *item, const char *path, cons
 }
 
 static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
-  static const char *const keys[] = {"gguf", "hf", "shape", "optional", "note", NULL};
-  static const char *const graph_keys[] = {"gguf", "shape", "optional", "note", "data", "base64", NULL};
+  static const char *const keys[] = {"gguf", "hf", "shape", "optional", "keep", "note", NULL};
+  static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep", "note", "data", "base64", NULL};
   qn_template_weight w = {.path = qn_json_where(&r->json, path)};
   QN_TRY(qn_json_object(&r->json, item, path, r->t->is_graph ? graph_keys : keys));
   w.name = qn_arena_strdup(r->json.arena, item->string);
@@ -166,6 +166,8 @@ static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   if (w.rank == 0) return qn_json_fail(&r->json, QN_ERR_FORMAT, shape_path, "got no dimensions, want 1 to 4");
   const cJSON *optional = qn_json_get(item, "optional");
   if (optional) QN_TRY(qn_json_bool(&r->json, optional, qn_json_key_path(&r->json, path, "optional"), &w.optional));
+  const cJSON *keep = qn_json_get(item, "keep");
+  if (keep) QN_TRY(qn_json_bool(&r->json, keep, qn_json_key_path(&r->json, path, "keep"), &w.keep));
   QN_TRY(qn_graph_json_read_data(&r->json, item, path, &w));
   bool named = w.names[QN_WORLD_GGUF] || w.names[QN_WORLD_HF];
   if (named == (w.data != NULL)) {

@@ -33,6 +33,7 @@ typedef struct qn_template_weight {
   int rank;
   const char *shape[QN_MAX_RANK];  // row-major: the last varies fastest
   bool optional;
+  bool keep;          // stays in the file's format when the model is quantised
   const float *data;  // the values themselves (graphs); NULL = in the model file
   size_t data_count;
 } qn_template_weight;
