@@ -63,6 +63,9 @@ typedef struct qn_pkernel {
   qn_symbol rows;           // the symbol that chooses the variant: T or R; NONE = one variant
   bool is_matmul;           // schedules for matmuls apply (m tiles, n tiles, prefetch)
   int64_t panels;           // matmul: number of 16-row panels
+  // Attention: rows (query heads) that a token has in a tile, and tokens that share one; 0 for other kernels. panels
+  // then divides the numbers of panels of all its loops.
+  int64_t tile_rows, run_tokens;
   qn_pvariant variants[QN_MAX_VARIANTS];
   int variant_count;
 } qn_pkernel;

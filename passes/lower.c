@@ -249,6 +249,13 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
     kernel.rows = node->type.dims[0].symbol;
     kernel.panels = (node->type.dims[1].value + QN_TILE_ROWS - 1) / QN_TILE_ROWS;
   }
+  if (node->op == QN_OP_ATTENTION) {
+    bool even = node->type.dims[2].value / QN_TILE_ROWS % 2 == 0;  // of head_dim; a page of keys has 4 panels
+    kernel.rows = node->type.dims[0].symbol;
+    kernel.tile_rows = lower->tile_rows;
+    kernel.run_tokens = lower->run_tokens;
+    kernel.panels = !even ? 1 : node->type.dims[2].value / QN_TILE_ROWS % 4 == 0 ? 4 : 2;
+  }
   char name[96];
   kernel_name(lower, anchor, name, sizeof name);
   int twins = 0;

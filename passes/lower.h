@@ -28,6 +28,7 @@ typedef struct qn_lower {
   uint32_t group;
   qn_lbuild build;
   QN_VEC(qn_lparam_binding) bindings;
+  int64_t tile_rows, run_tokens;  // of attention; see qn_pkernel
 } qn_lower;
 
 // Where an element of a value is: its row (leading dimension) and its place among the row's elements, flattened.

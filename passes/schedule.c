@@ -1,6 +1,7 @@
 // schedule: gives every kernel its variants by row count, each with a schedule, and runs the loop passes on them.
 // Requires: lowered kernels. Keeps: the bits of every result; a schedule changes speed alone.
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "passes/loop_pass.h"
@@ -60,6 +61,56 @@ static qn_schedule rows_schedule(void) {
   return schedule;
 }
 
+// ---- attention --------------------------------------------------------------------------------------------------
+
+// Cycles that a tile of `rows` rows and `panels` panels of 16 lanes takes for each of its vector multiply-adds: two of
+// these a cycle, two loads a cycle (a broadcast a row, two for a vector of the cache that has to be widened), or as
+// many as there are chains to fill the latency with.
+static double tile_cost(int rows, int panels, int vectors) {
+  double latency = 5, chains = (double)rows * panels * vectors, loads = rows + 2.0 * panels * vectors;
+  double cost = 0.5;
+  if (cost < latency / chains) cost = latency / chains;
+  return cost < 0.5 * loads / chains ? 0.5 * loads / chains : cost;
+}
+
+static double rows_cost(int64_t rows, int tile, int panels, int vectors) {
+  int rest = (int)(rows % tile);
+  double cost = (double)(rows - rest) * tile_cost(tile, panels, vectors);
+  return rest ? cost + rest * tile_cost(rest, panels, vectors) : cost;
+}
+
+// The tile that costs least over `rows` rows, of those whose accumulators, one vector of the cache's and the rows'
+// factors fit the registers. Numbers of panels divide kernel->panels.
+static qn_schedule attention_schedule(const qn_pkernel *kernel, int64_t rows, const qn_schedule_hints *hints) {
+  qn_schedule schedule = qn_schedule_plain();
+  int vectors = QN_TILE_ROWS * (int)sizeof(float) / hints->vector_bytes, best_rows = 1;
+  double best = HUGE_VAL;
+  if (vectors < 1) vectors = 1;
+  for (int panels = 1; panels <= kernel->panels; panels *= 2) {
+    for (int tile = 1; tile <= rows && tile <= 12; tile++) {
+      int registers = tile * panels * vectors + vectors + (panels > 1 ? tile : 1);
+      double cost = rows_cost(rows, tile, panels, vectors);
+      if (registers > hints->vector_registers || cost >= best) continue;
+      best = cost;
+      best_rows = tile;
+      schedule.n_tile = panels;
+    }
+  }
+  schedule.m_tile_count = 0;
+  int rest = (int)(rows % best_rows);  // of the rows planned for, then what other numbers of rows leave
+  schedule.m_tiles[schedule.m_tile_count++] = best_rows;
+  if (rest > 1) schedule.m_tiles[schedule.m_tile_count++] = rest;
+  for (int tile = 4; tile >= 1; tile /= 2) {
+    if (tile < schedule.m_tiles[schedule.m_tile_count - 1]) schedule.m_tiles[schedule.m_tile_count++] = tile;
+  }
+  schedule.lanes = QN_TILE_ROWS;
+  schedule.k_unroll = 1;
+  schedule.parallel = 1;
+  return schedule;
+}
+
+// ---- variants ---------------------------------------------------------------------------------------------------
+
 // The extent of the parallel loop as a dimension; constant 1 when there is none.
 static qn_status parallel_extent(const qn_lkernel *kernel, qn_dim *out, qn_diag *diag) {
   *out = qn_dim_const(1);
@@ -100,7 +151,28 @@ static qn_status make_variant(qn_pass_context *context, const qn_pkernel *kernel
   return parallel_extent(copy, &out->extent, context->diag);
 }
 
+// One token has the query heads of a KV head as its rows; more of one sequence share its keys.
+static qn_status schedule_attention(qn_pass_context *context, qn_pkernel *kernel) {
+  static const struct {
+    const char *suffix;
+    int64_t min, max;
+  } counts[] = {{"m1", 1, 1}, {"m2", 2, INT64_MAX}};
+  const qn_schedule *forced = context->options->forced_schedule;
+  bool fixed = kernel->rows == QN_SYM_NONE;
+  int64_t most = fixed ? INT64_MAX : context->program->max_values[kernel->rows];
+  kernel->variant_count = 0;
+  for (size_t i = fixed ? 1 : 0; i < QN_COUNT(counts) && counts[i].min <= most; i++) {
+    int64_t rows = kernel->tile_rows * (counts[i].max == 1 ? 1 : kernel->run_tokens);
+    qn_schedule schedule = forced ? *forced : attention_schedule(kernel, rows, &context->options->hints);
+    while (kernel->panels % schedule.n_tile != 0) schedule.n_tile--;
+    QN_TRY(make_variant(context, kernel, fixed ? NULL : counts[i].suffix, fixed ? 0 : counts[i].min, counts[i].max,
+                        &schedule, &kernel->variants[kernel->variant_count++]));
+  }
+  return QN_OK;
+}
+
 static qn_status schedule_kernel(qn_pass_context *context, qn_pkernel *kernel) {
+  if (kernel->tile_rows) return schedule_attention(context, kernel);
   const qn_schedule *forced = context->options->forced_schedule;
   kernel->variant_count = 0;
   if (!kernel->is_matmul || kernel->rows == QN_SYM_NONE) {
