@@ -32,6 +32,29 @@ const qn_lkernel **qn_program_variants(const qn_program *program, size_t *out_co
   return kernels;
 }
 
+qn_status qn_program_plan_take(const qn_program *program, qn_program_plan *out, qn_diag *diag) {
+  qn_pkernel *kernels = QN_ARENA_ARRAY(program->arena, program->kernels.count, qn_pkernel);
+  out->kernels = kernels;
+  out->functions = qn_program_variants(program, &out->function_count);
+  if (!kernels || !out->functions) return qn_fail_nomem(diag, program->name, "the kernels' variants");
+  for (size_t i = 0; i < program->kernels.count; i++) kernels[i] = program->kernels.items[i];
+  return QN_OK;
+}
+
+static bool variant_equal(const qn_pvariant *a, const qn_pvariant *b) {
+  return a->rows_min == b->rows_min && a->rows_max == b->rows_max && qn_schedule_equal(&a->schedule, &b->schedule);
+}
+
+bool qn_program_plan_equal(const qn_program *program, const qn_program_plan *a, const qn_program_plan *b) {
+  for (size_t i = 0; i < program->kernels.count; i++) {
+    const qn_pkernel *one = &a->kernels[i], *other = &b->kernels[i];
+    if (one->variant_count != other->variant_count) return false;
+    for (int v = 0; v < one->variant_count; v++)
+      if (!variant_equal(&one->variants[v], &other->variants[v])) return false;
+  }
+  return true;
+}
+
 static qn_status begin_section(writing *w, uint32_t kind, size_t alignment) {
   if (w->section_count == MAX_SECTIONS) {
     return qn_fail(w->diag, QN_ERR_LIMIT, w->writer->path, "got more than %d sections; compile for fewer targets", MAX_SECTIONS);
@@ -200,6 +223,7 @@ static qn_status put_array(writing *w, const void *data, size_t size) {
 typedef struct program_arrays {
   qn_art_buffer *buffers;
   qn_art_kernel *kernels;
+  qn_art_slice *slices;
   qn_art_variant *variants;
   qn_art_step *steps;
   uint32_t *operands;
@@ -207,24 +231,40 @@ typedef struct program_arrays {
 } program_arrays;
 
 static bool fill_kernels(const qn_program *program, strings *s, program_arrays *a, qn_arena *arena) {
-  size_t variants = 0;
-  for (size_t i = 0; i < program->kernels.count; i++) variants += (size_t)program->kernels.items[i].variant_count;
   a->kernels = QN_ARENA_ARRAY(arena, program->kernels.count, qn_art_kernel);
-  a->variants = QN_ARENA_ARRAY(arena, variants, qn_art_variant);
-  if (!a->kernels || !a->variants) return false;
+  if (!a->kernels) return false;
   for (size_t i = 0; i < program->kernels.count; i++) {
     const qn_pkernel *kernel = &program->kernels.items[i];
-    a->kernels[i] = (qn_art_kernel){.name = add_string(s, kernel->name), .first_variant = a->head.variant_count,
-                                    .variant_count = (uint32_t)kernel->variant_count,
+    a->kernels[i] = (qn_art_kernel){.name = add_string(s, kernel->name),
                                     .param_count = (uint32_t)kernel->plain->param_count,
                                     .rows_symbol = (uint32_t)kernel->rows};
+  }
+  return true;
+}
+
+static void fill_plan(const qn_program_plan *plan, strings *s, program_arrays *a) {
+  qn_art_slice *slices = a->slices + (size_t)a->head.plan_count++ * a->head.kernel_count;
+  for (uint32_t i = 0; i < a->head.kernel_count; i++) {
+    const qn_pkernel *kernel = &plan->kernels[i];
+    slices[i] = (qn_art_slice){a->head.variant_count, (uint32_t)kernel->variant_count};
     for (int v = 0; v < kernel->variant_count; v++) {
       const qn_pvariant *from = &kernel->variants[v];
-      a->variants[a->head.variant_count++] =
-          (qn_art_variant){.rows_min = from->rows_min, .rows_max = from->rows_max, .name = add_string(s, from->kernel->name),
-                           .extent_symbol = (uint32_t)from->extent.symbol, .extent_value = from->extent.value};
+      a->variants[a->head.variant_count++] = (qn_art_variant){.rows_min = from->rows_min,
+                                                              .rows_max = from->rows_max,
+                                                              .name = add_string(s, from->kernel->name),
+                                                              .extent_symbol = (uint32_t)from->extent.symbol,
+                                                              .extent_value = from->extent.value};
     }
   }
+}
+
+static bool fill_plans(const qn_artifact_spec *spec, strings *s, program_arrays *a, qn_arena *arena) {
+  size_t variants = 0;
+  for (size_t i = 0; i < spec->plan_count; i++) variants += spec->plans[i].function_count;
+  a->slices = QN_ARENA_ARRAY(arena, spec->plan_count * a->head.kernel_count, qn_art_slice);
+  a->variants = QN_ARENA_ARRAY(arena, variants, qn_art_variant);
+  if (!a->slices || !a->variants) return false;
+  for (size_t i = 0; i < spec->plan_count; i++) fill_plan(&spec->plans[i], s, a);
   return true;
 }
 
@@ -266,12 +306,15 @@ static qn_status write_program(writing *w) {
   a.buffers = QN_ARENA_ARRAY(&arena, program->buffers.count, qn_art_buffer);
   bool filled = a.buffers != NULL;
   for (size_t i = 0; filled && i < program->buffers.count; i++) a.buffers[i] = buffer_record(&program->buffers.items[i], &s);
-  filled = filled && fill_kernels(program, &s, &a, &arena) && fill_steps(program, &s, &a, &arena) && !s.text.failed;
+  filled = filled && fill_kernels(program, &s, &a, &arena) && fill_plans(w->spec, &s, &a, &arena) &&
+           fill_steps(program, &s, &a, &arena) && !s.text.failed;
   a.head.string_bytes = (uint32_t)s.text.length;
   qn_status status = filled ? begin_section(w, QN_SECTION_PROGRAM, 64) : qn_fail_nomem(w->diag, program->name, "the program section");
   if (status == QN_OK) status = put(w, &a.head, sizeof a.head);
   if (status == QN_OK) status = put_array(w, a.buffers, a.head.buffer_count * sizeof *a.buffers);
   if (status == QN_OK) status = put_array(w, a.kernels, a.head.kernel_count * sizeof *a.kernels);
+  size_t slice_count = (size_t)a.head.plan_count * a.head.kernel_count;
+  if (status == QN_OK) status = put_array(w, a.slices, slice_count * sizeof *a.slices);
   if (status == QN_OK) status = put_array(w, a.variants, a.head.variant_count * sizeof *a.variants);
   if (status == QN_OK) status = put_array(w, a.steps, a.head.step_count * sizeof *a.steps);
   if (status == QN_OK) status = put_array(w, a.operands, a.head.operand_count * sizeof *a.operands);
@@ -283,7 +326,9 @@ static qn_status write_program(writing *w) {
 }
 
 static qn_status write_code(writing *w, const qn_artifact_code *code) {
-  qn_art_code record = {.arch = (uint32_t)code->target->arch, .variant_count = (uint32_t)code->code->kernel_count,
+  qn_art_code record = {.arch = (uint32_t)code->target->arch,
+                        .plan = code->plan,
+                        .variant_count = (uint32_t)code->code->kernel_count,
                         .image_size = code->code->image_size};
   snprintf(record.target, sizeof record.target, "%s", code->target->name);
   snprintf(record.required, sizeof record.required, "%s", code->target->required);

@@ -6,15 +6,31 @@
 #include "ir/program.h"
 #include "runtime/artifact.h"
 
-// Machine code for one target: offsets in the order of qn_program_variants.
+// A plan: every kernel with the variants that the schedule pass gave it for one target, or for several whose schedules
+// are the same. All of it in the program's arena.
+typedef struct qn_program_plan {
+  const qn_pkernel *kernels;     // one a kernel of the program
+  const qn_lkernel **functions;  // those of all variants: variants of kernel 0, then of kernel 1, ...
+  size_t function_count;
+} qn_program_plan;
+
+// The program's variants as they are now, kept: the pass may then run for another target.
+QN_CHECKED qn_status qn_program_plan_take(const qn_program *program, qn_program_plan *out, qn_diag *diag);
+// Whether two plans of one program have the same variants with the same schedules.
+bool qn_program_plan_equal(const qn_program *program, const qn_program_plan *a, const qn_program_plan *b);
+
+// Machine code for one target: an offset for each function of its plan.
 typedef struct qn_artifact_code {
   const qn_target *target;  // borrowed
   const qn_code *code;      // borrowed
+  uint32_t plan;            // index into the spec's plans
 } qn_artifact_code;
 
 typedef struct qn_artifact_spec {
   const qn_program *program;          // memory planned, offsets of weights are set by the writer
   const qn_weight_source *weights;    // where packed parameters come from
+  const qn_program_plan *plans;       // at least one
+  size_t plan_count;
   const qn_artifact_code *codes;      // may be none (code comes from the JIT)
   size_t code_count;
   const void *tokenizer;              // NULL = none
@@ -27,7 +43,7 @@ typedef struct qn_artifact_spec {
   void *progress_context;
 } qn_artifact_spec;
 
-// The kernels of all variants in the artifact's order: variants of kernel 0, then of kernel 1, ... Array from the
+// The kernels of the program's variants as they are now: variants of kernel 0, then of kernel 1, ... Array from the
 // program's arena; NULL when out of memory.
 const qn_lkernel **qn_program_variants(const qn_program *program, size_t *out_count);
 

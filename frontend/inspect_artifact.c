@@ -150,8 +150,9 @@ static qn_status put_summary(const inspect_artifact *a) {
   qn_buf_printf(out, "file = artifact version %" PRIu32 ", %s in %" PRIu32 " sections\n", header->version,
                 inspect_size(header->file_size, size), a->file.section_count);
   inspect_put_text(out, section_text(a, QN_SECTION_SUMMARY));
-  qn_buf_printf(out, "program = %" PRIu32 " steps of %" PRIu32 " kernels in %" PRIu32 " variants\n",
-                program->step_count, program->kernel_count, program->variant_count);
+  qn_buf_printf(out, "program = %" PRIu32 " steps of %" PRIu32 " kernels in %" PRIu32 " variants%s\n",
+                program->step_count, program->kernel_count, program->variant_count,
+                program->plan_count > 1 ? ", by target" : "");
   put_memory_lines(a);
   put_targets(a);
   return put_tokenizer(a);
@@ -213,12 +214,12 @@ static void put_tensors(const inspect_artifact *a) {
 
 // --- kernels
 
-// The lines of "# schedule of NAME" in the text of the kernels, each after an indent.
-static void put_schedule(const inspect_artifact *a, const char *name) {
+// The lines of "# plan N, schedule of NAME" in the text of the kernels, each after an indent.
+static void put_schedule(const inspect_artifact *a, uint32_t plan, const char *name) {
   qn_str text = section_text(a, QN_SECTION_KERNELS);
   qn_buf heading;
   qn_buf_init(&heading, a->to->allocator);
-  qn_buf_printf(&heading, "\n# schedule of %s\n", name);
+  qn_buf_printf(&heading, "\n# plan %" PRIu32 ", schedule of %s\n", plan, name);
   const char *end = text.data + text.length;
   const char *at = heading.failed ? NULL : memmem(text.data, text.length, heading.data, heading.length);
   if (at) at += heading.length;
@@ -235,7 +236,7 @@ static void put_schedule(const inspect_artifact *a, const char *name) {
   qn_buf_deinit(&heading);
 }
 
-static void put_variant(const inspect_artifact *a, const qn_art_kernel *kernel, uint32_t index) {
+static void put_variant(const inspect_artifact *a, const qn_art_kernel *kernel, uint32_t plan, uint32_t index) {
   qn_buf *out = a->to->out;
   const qn_art_variant *v = &a->file.variants[index];
   qn_buf_puts(out, "    ");
@@ -251,7 +252,26 @@ static void put_variant(const inspect_artifact *a, const qn_art_kernel *kernel, 
   qn_buf_puts(out, ", parallel over ");
   put_extent(out, v->extent_symbol, v->extent_value);
   qn_buf_putc(out, '\n');
-  put_schedule(a, a->file.strings + v->name);
+  put_schedule(a, plan, a->file.strings + v->name);
+}
+
+// A kernel's variants in a plan. The plan and its targets are named where there is more than one.
+static void put_slice(const inspect_artifact *a, const qn_art_kernel *kernel, uint32_t plan) {
+  qn_buf *out = a->to->out;
+  uint32_t first, count;
+  const qn_art_slice *slice = qn_artifact_plan(&a->file, plan, &first, &count) + (kernel - a->file.kernels);
+  if (a->file.program->plan_count > 1) {
+    const qn_art_code *code;
+    size_t size;
+    qn_buf_printf(out, "  plan %" PRIu32, plan);
+    for (uint32_t i = 0; (code = qn_artifact_section(&a->file, QN_SECTION_CODE, i, &size)) != NULL; i++) {
+      if (code->plan != plan) continue;
+      qn_buf_putc(out, ' ');
+      inspect_put_text(out, qn_str_from(code->target));
+    }
+    qn_buf_puts(out, ":\n");
+  }
+  for (uint32_t v = 0; v < slice->variant_count; v++) put_variant(a, kernel, plan, slice->first_variant + v);
 }
 
 static void put_kernels(const inspect_artifact *a) {
@@ -263,7 +283,7 @@ static void put_kernels(const inspect_artifact *a) {
     for (uint32_t s = 0; s < program->step_count; s++) steps += a->file.steps[s].kernel == i;
     put_name(a, kernel->name);
     qn_buf_printf(out, ": parameters %" PRIu32 ", steps %" PRIu32 "\n", kernel->param_count, steps);
-    for (uint32_t v = 0; v < kernel->variant_count; v++) put_variant(a, kernel, kernel->first_variant + v);
+    for (uint32_t p = 0; p < program->plan_count; p++) put_slice(a, kernel, p);
   }
   qn_buf_puts(out, "steps:\n");
   for (uint32_t s = 0; s < program->step_count; s++) {

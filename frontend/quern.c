@@ -50,8 +50,9 @@ typedef struct compilation {
   qn_pass_options pass_options;
   qn_schedule schedule;
   qn_pass_context pass;
-  const qn_lkernel **kernels;  // of all variants, in the artifact's order
-  size_t kernel_count;
+  qn_program_plan plans[MAX_TARGETS];
+  size_t plan_count;
+  size_t plan_of[MAX_TARGETS];  // by target
   qn_code codes[MAX_TARGETS];
   size_t code_count;
   qn_requantize_options quantize;
@@ -162,16 +163,18 @@ static qn_status parse_kv_type(compilation *c, qn_dtype *out) {
   return QN_OK;
 }
 
+static qn_schedule_hints schedule_hints(const qn_target *target) {
+  return (qn_schedule_hints){target->vector_bytes, target->vector_registers};
+}
+
 static qn_status set_pass_options(compilation *c) {
   const char *mode = c->options->numeric_mode ? c->options->numeric_mode : DEFAULT_NUMERIC;
   bool int8 = strcmp(mode, "int8") == 0;
   if (!int8 && strcmp(mode, "f32") != 0) {
     return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
   }
-  // One program serves all targets of the artifact: schedules are chosen for the first.
-  const qn_target *target = &c->targets[0];
   c->pass_options = (qn_pass_options){.quantize_activations = int8,
-                                      .hints = {target->vector_bytes, target->vector_registers},
+                                      .hints = schedule_hints(&c->targets[0]),
                                       .dump = c->options->dump,
                                       .dump_context = c->options->dump_context};
   if (c->options->schedule) {
@@ -214,6 +217,25 @@ static qn_status open_model(compilation *c, const char *path) {
   return name_model(c, path, make_tokenizer(c));
 }
 
+// One program serves all targets of the artifact; its kernels' variants are each target's own. The passes have run for
+// the first target; for the others `schedule` runs again on what was lowered. Targets whose schedules are the same
+// share a plan.
+static qn_status make_plans(compilation *c) {
+  for (size_t i = 0; i < c->target_count; i++) {
+    if (i > 0) {
+      c->pass_options.hints = schedule_hints(&c->targets[i]);
+      QN_TRY(qn_run_pass(&c->pass, "schedule"));
+    }
+    qn_program_plan *plan = &c->plans[c->plan_count];
+    QN_TRY(qn_program_plan_take(c->pass.program, plan, c->diag));
+    size_t at = 0;
+    while (!qn_program_plan_equal(c->pass.program, &c->plans[at], plan)) at++;  // at the latest with itself
+    c->plan_of[i] = at;
+    c->plan_count += at == c->plan_count;
+  }
+  return QN_OK;
+}
+
 // Opens the model and takes it through every pass.
 static qn_status run_frontend(compilation *c, const char *model_path) {
   QN_TRY(parse_targets(c));
@@ -237,8 +259,7 @@ static qn_status run_frontend(compilation *c, const char *model_path) {
   c->pass = (qn_pass_context){
       .arena = &c->arena, .allocator = c->allocator, .options = &c->pass_options, .graph = graph, .diag = c->diag};
   QN_TRY(qn_run_passes(&c->pass));
-  c->kernels = qn_program_variants(c->pass.program, &c->kernel_count);
-  return c->kernels ? QN_OK : qn_fail_nomem(c->diag, model_path, "the list of kernels");
+  return make_plans(c);
 }
 
 static qn_codegen_options codegen_options(const compilation *c, const qn_target *target) {
@@ -253,6 +274,24 @@ static void put_value(qn_buf *s, const char *key, const char *value) {
   qn_buf_printf(s, "%s = ", key);
   qn_put_one_line(s, qn_str_from(value));
   qn_buf_putc(s, '\n');
+}
+
+// Every plan with the targets that it is for and the schedules of its variants.
+static void put_schedules(compilation *c) {
+  qn_buf *out = &c->kernels_text;
+  for (size_t p = 0; p < c->plan_count; p++) {
+    qn_buf_printf(out, "\n# plan %zu:", p);
+    for (size_t i = 0; i < c->target_count; i++)
+      if (c->plan_of[i] == p) qn_buf_printf(out, " %s", c->targets[i].name);
+    qn_buf_putc(out, '\n');
+    for (size_t i = 0; i < c->pass.program->kernels.count; i++) {
+      const qn_pkernel *kernel = &c->plans[p].kernels[i];
+      for (int v = 0; v < kernel->variant_count; v++) {
+        qn_buf_printf(out, "\n# plan %zu, schedule of %s\n", p, kernel->variants[v].kernel->name);
+        qn_schedule_print(&kernel->variants[v].schedule, out);
+      }
+    }
+  }
 }
 
 static qn_status make_texts(compilation *c, const char *model_path) {
@@ -270,13 +309,10 @@ static qn_status make_texts(compilation *c, const char *model_path) {
   qn_import_describe(c->import, s);
   qn_graph_print(c->pass.graph, &c->graph_text);
   qn_program_print(c->pass.program, &c->kernels_text);
+  put_schedules(c);
   for (size_t i = 0; i < c->pass.program->kernels.count; i++) {
-    const qn_pkernel *kernel = &c->pass.program->kernels.items[i];
-    for (int v = 0; v < kernel->variant_count; v++) {
-      qn_buf_printf(&c->kernels_text, "\n# schedule of %s\n", kernel->variants[v].kernel->name);
-      qn_schedule_print(&kernel->variants[v].schedule, &c->kernels_text);
-    }
-    qn_lkernel_print(kernel->plain, &c->kernels_text);
+    qn_buf_putc(&c->kernels_text, '\n');
+    qn_lkernel_print(c->pass.program->kernels.items[i].plain, &c->kernels_text);
   }
   bool failed = s->failed || c->graph_text.failed || c->kernels_text.failed;
   return failed ? qn_fail_nomem(c->diag, model_path, "the artifact's texts") : QN_OK;
@@ -285,10 +321,13 @@ static qn_status make_texts(compilation *c, const char *model_path) {
 static qn_status write_artifact(compilation *c, const char *model_path, qn_file_writer *writer) {
   QN_TRY(make_texts(c, model_path));
   qn_artifact_code codes[MAX_TARGETS];
-  for (size_t i = 0; i < c->code_count; i++) codes[i] = (qn_artifact_code){&c->targets[i], &c->codes[i]};
+  for (size_t i = 0; i < c->code_count; i++)
+    codes[i] = (qn_artifact_code){&c->targets[i], &c->codes[i], (uint32_t)c->plan_of[i]};
   qn_weight_source weights = qn_import_weights(c->import);
   qn_artifact_spec spec = {.program = c->pass.program,
                            .weights = &weights,
+                           .plans = c->plans,
+                           .plan_count = c->plan_count,
                            .codes = codes,
                            .code_count = c->code_count,
                            .tokenizer = c->tokenizer.length ? c->tokenizer.data : NULL,
@@ -307,7 +346,8 @@ static qn_status compile_kernels(compilation *c) {
   for (size_t i = 0; i < c->target_count; i++) {
     QN_TRY(report(c, "compiling kernels", i, c->target_count));
     qn_codegen_options options = codegen_options(c, &c->targets[i]);
-    QN_TRY(qn_cpu_compile(c->kernels, c->kernel_count, &options, c->allocator, &c->codes[i], c->diag));
+    const qn_program_plan *plan = &c->plans[c->plan_of[i]];
+    QN_TRY(qn_cpu_compile(plan->functions, plan->function_count, &options, c->allocator, &c->codes[i], c->diag));
     c->code_count++;
   }
   return QN_OK;
@@ -380,11 +420,12 @@ static void jit_owner_destroy(void *context) {
 static qn_status link_jit(compilation *c, jit_owner *owner) {
   qn_codegen_options options = codegen_options(c, &c->targets[0]);
   QN_TRY(report(c, "compiling kernels", 0, 1));
-  QN_TRY(qn_jit_create(c->kernels, c->kernel_count, &options, c->allocator, &owner->jit, c->diag));
-  owner->entries = calloc(c->kernel_count, sizeof *owner->entries);
+  const qn_program_plan *plan = &c->plans[0];
+  QN_TRY(qn_jit_create(plan->functions, plan->function_count, &options, c->allocator, &owner->jit, c->diag));
+  owner->entries = calloc(plan->function_count, sizeof *owner->entries);
   if (!owner->entries) return qn_fail_nomem(c->diag, "jit", "kernel entries");
-  owner->count = c->kernel_count;
-  for (size_t i = 0; i < c->kernel_count; i++) owner->entries[i] = qn_jit_kernel(owner->jit, i);
+  owner->count = plan->function_count;
+  for (size_t i = 0; i < owner->count; i++) owner->entries[i] = qn_jit_kernel(owner->jit, i);
   return QN_OK;
 }
 

@@ -40,6 +40,16 @@ qn_schedule qn_schedule_plain(void) {
   return schedule;
 }
 
+bool qn_schedule_equal(const qn_schedule *a, const qn_schedule *b) {
+  for (size_t i = 0; i < QN_COUNT(KNOBS); i++) {
+    int count = value_count(a, &KNOBS[i]);
+    if (count != value_count(b, &KNOBS[i])) return false;
+    size_t bytes = (size_t)count * sizeof(int);
+    if (memcmp(field_of(a, KNOBS[i].offset), field_of(b, KNOBS[i].offset), bytes) != 0) return false;
+  }
+  return true;
+}
+
 void qn_schedule_print(const qn_schedule *schedule, qn_buf *out) {
   for (size_t i = 0; i < QN_COUNT(KNOBS); i++) {
     const int *values = field_of(schedule, KNOBS[i].offset);

@@ -21,6 +21,8 @@ typedef struct qn_schedule {
 
 // The plainest schedule: everything 1, nothing ahead, not parallel.
 qn_schedule qn_schedule_plain(void);
+// Whether all knobs are the same, which makes the same code of a kernel.
+bool qn_schedule_equal(const qn_schedule *a, const qn_schedule *b);
 void qn_schedule_print(const qn_schedule *schedule, qn_buf *out);
 // Knobs not named keep the plain value. Errors name the line, the knob, got and want.
 QN_CHECKED qn_status qn_schedule_parse(const char *name, qn_str text, qn_schedule *out, qn_diag *diag);

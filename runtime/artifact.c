@@ -10,12 +10,14 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are read in place: little-endian machines only");
 _Static_assert(sizeof(qn_art_header) == 32 && sizeof(qn_art_section) == 32, "file layout");
-_Static_assert(sizeof(qn_art_program) == 96 && sizeof(qn_art_buffer) == 96, "file layout");
-_Static_assert(sizeof(qn_art_kernel) == 24 && sizeof(qn_art_variant) == 32, "file layout");
-_Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 664, "file layout");
+_Static_assert(sizeof(qn_art_program) == 104 && sizeof(qn_art_buffer) == 96, "file layout");
+_Static_assert(sizeof(qn_art_kernel) == 16 && sizeof(qn_art_slice) == 8, "file layout");
+_Static_assert(sizeof(qn_art_variant) == 32, "file layout");
+_Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 672, "file layout");
 
 #define ALIGNMENT  64u
 #define MAX_CACHES 8192u                // compared with each other
+#define MAX_PLANS  1024u                // as many as there may be sections
 #define MAX_BYTES  (UINT64_C(1) << 48)  // of anything that will be allocated
 #define MAX_EXTENT (INT64_C(1) << 40)
 #define DTYPE_F32  0u  // qn_dtype of ir/dtype.def
@@ -156,10 +158,17 @@ static qn_status find_arrays(qn_artifact *a, qn_diag *diag) {
   const void *found = NULL;
   QN_TRY(take(&c, "head", 1, sizeof *a->program, &found));
   a->program = found;
+  if (a->program->plan_count == 0) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "program section: got no plans, want at least 1");
+  }
   QN_TRY(take(&c, "buffers", a->program->buffer_count, sizeof *a->buffers, &found));
   a->buffers = found;
   QN_TRY(take(&c, "kernels", a->program->kernel_count, sizeof *a->kernels, &found));
   a->kernels = found;
+  size_t slice_count = 0;
+  if (!qn_size_mul(a->program->plan_count, a->program->kernel_count, &slice_count)) slice_count = SIZE_MAX;
+  QN_TRY(take(&c, "slices", slice_count, sizeof *a->slices, &found));
+  a->slices = found;
   QN_TRY(take(&c, "variants", a->program->variant_count, sizeof *a->variants, &found));
   a->variants = found;
   QN_TRY(take(&c, "steps", a->program->step_count, sizeof *a->steps, &found));
@@ -195,6 +204,7 @@ static qn_status wrong(const qn_artifact *a, qn_diag *diag, const char *array, u
 static qn_status check_head(const qn_artifact *a, qn_diag *diag) {
   const qn_art_program *p = a->program;
   STRING("head", 0, "name", p->name);
+  AT_MOST("head", 0, "plans", p->plan_count, MAX_PLANS);
   AT_MOST("head", 0, "arena bytes", p->arena_bytes, MAX_BYTES);
   AT_MOST("head", 0, "keys of a page", p->page_keys, 65536);
   AT_MOST("head", 0, "vocabulary", p->vocab_size, INT32_MAX);
@@ -294,14 +304,35 @@ static qn_status check_kernels(const qn_artifact *a, qn_diag *diag) {
     const qn_art_kernel *k = &a->kernels[i];
     STRING("kernel", i, "name", k->name);
     AT_MOST("kernel", i, "symbol of the rows", k->rows_symbol, QN_ARTIFACT_SYMBOLS - 1);
-    AT_MOST("kernel", i, "end of the variants", (uint64_t)k->first_variant + k->variant_count,
-            a->program->variant_count);
     AT_MOST("kernel", i, "parameters", k->param_count, 4096);
-    if (k->variant_count == 0 || (k->rows_symbol == 0 && k->variant_count != 1)) {
+  }
+  return QN_OK;
+}
+
+// Every kernel has its variants in every plan, and the slices name all variants once, in order.
+static qn_status check_plans(const qn_artifact *a, qn_diag *diag) {
+  uint32_t next = 0;
+  size_t slice_count = (size_t)a->program->plan_count * a->program->kernel_count;
+  for (uint32_t i = 0; i < slice_count; i++) {
+    const qn_art_slice *slice = &a->slices[i];
+    bool chosen = a->kernels[i % a->program->kernel_count].rows_symbol != 0;
+    if (slice->variant_count == 0 || (!chosen && slice->variant_count != 1)) {
       return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                     "program section: kernel %" PRIu32 ": variants: got %" PRIu32 ", want %s", i, k->variant_count,
-                     k->rows_symbol ? "at least 1" : "1, since no symbol chooses one");
+                     "program section: slice %" PRIu32 ": variants: got %" PRIu32 ", want %s", i, slice->variant_count,
+                     chosen ? "at least 1" : "1, since no symbol chooses one");
     }
+    if (slice->first_variant != next) {
+      return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                     "program section: slice %" PRIu32 ": first variant: got %" PRIu32 ", want %" PRIu32, i,
+                     slice->first_variant, next);
+    }
+    AT_MOST("slice", i, "end of the variants", (uint64_t)next + slice->variant_count, a->program->variant_count);
+    next += slice->variant_count;
+  }
+  if (next != a->program->variant_count) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                   "program section: got %" PRIu32 " variants, want %" PRIu32 " as the plans have",
+                   a->program->variant_count, next);
   }
   for (uint32_t i = 0; i < a->program->variant_count; i++) {
     const qn_art_variant *v = &a->variants[i];
@@ -356,10 +387,16 @@ static qn_status check_code(const qn_artifact *a, uint32_t index, const uint8_t 
                    "code section %" PRIu32 ": got names of target and features that are empty or without an end",
                    index);
   }
-  if (code->variant_count != a->program->variant_count) {
+  if (code->plan >= a->program->plan_count) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "code section %" PRIu32 ": got plan %" PRIu32 ", want one of %" PRIu32,
+                   index, code->plan, a->program->plan_count);
+  }
+  uint32_t first = 0, variant_count = 0;
+  qn_artifact_plan(a, code->plan, &first, &variant_count);
+  if (code->variant_count != variant_count) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "code section %" PRIu32 ": got %" PRIu32 " functions, want %" PRIu32 " as the program has variants",
-                   index, code->variant_count, a->program->variant_count);
+                   "code section %" PRIu32 ": got %" PRIu32 " functions, want %" PRIu32 " as its plan has variants",
+                   index, code->variant_count, variant_count);
   }
   uint64_t table_end = sizeof *code + (uint64_t)code->variant_count * sizeof(uint64_t);
   if (code->image_offset < table_end || code->image_offset % QN_ARTIFACT_PAGE != 0 || code->image_offset > size ||
@@ -394,6 +431,7 @@ static qn_status check_all(qn_artifact *a, qn_diag *diag) {
   for (uint32_t i = 0; i < a->program->buffer_count; i++) QN_TRY(check_buffer(a, i, diag));
   QN_TRY(check_bindings(a, diag));
   QN_TRY(check_kernels(a, diag));
+  QN_TRY(check_plans(a, diag));
   QN_TRY(check_steps(a, diag));
   const uint8_t *code;
   for (uint32_t i = 0; (code = qn_artifact_section(a, QN_SECTION_CODE, i, &size)) != NULL; i++) {
@@ -433,6 +471,15 @@ const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind
     return artifact->mapping.data + section->offset;
   }
   return NULL;
+}
+
+const qn_art_slice *qn_artifact_plan(const qn_artifact *artifact, uint32_t plan, uint32_t *out_first,
+                                     uint32_t *out_count) {
+  uint32_t count = artifact->program->kernel_count;
+  const qn_art_slice *slices = artifact->slices + (size_t)plan * count;
+  *out_first = count ? slices[0].first_variant : 0;
+  *out_count = count ? slices[count - 1].first_variant + slices[count - 1].variant_count - *out_first : 0;
+  return slices;
 }
 
 qn_status qn_artifact_check_weights(const qn_artifact *artifact, qn_diag *diag) {

@@ -10,7 +10,7 @@
 #include "runtime/base/file.h"
 
 #define QN_ARTIFACT_MAGIC "quern\r\n\032"  // 8 bytes: text transfers that change line ends destroy it visibly
-#define QN_ARTIFACT_VERSION 1u
+#define QN_ARTIFACT_VERSION 2u
 #define QN_ARTIFACT_PAGE 4096u
 #define QN_ARTIFACT_SYMBOLS 6  // QN_SYM_COUNT of ir/type.h: none, T, R, P, B, G
 
@@ -41,11 +41,16 @@ typedef struct qn_art_section {
 } qn_art_section;
 
 // PROGRAM section: this record, then the arrays in the order of the counts, each aligned to 8 bytes:
-// buffers, kernels, variants, steps, operands (u32), strings (NUL-terminated, offsets into this blob).
+// buffers, kernels, slices, variants, steps, operands (u32), strings (NUL-terminated, offsets into this blob).
+//
+// A plan is what one target, or several, want of every kernel: its variants with their row counts and extents. Kernels,
+// steps, buffers and memory are the same in all plans. slices has kernel_count records a plan, one plan after another;
+// together they name every variant once and in order, so a plan's variants are neighbours.
 typedef struct qn_art_program {
-  uint32_t buffer_count, kernel_count, variant_count, step_count, operand_count, string_bytes;
+  uint32_t buffer_count, kernel_count, plan_count, variant_count, step_count, operand_count, string_bytes;
   uint32_t page_keys;   // keys a KV page holds
   uint32_t context_tokens;  // the most tokens a sequence may have (learned positions end there); 0 = what P allows
+  uint32_t reserved;
   uint64_t arena_bytes;
   int64_t symbol_max[QN_ARTIFACT_SYMBOLS];  // the largest values a step may use; 0 = any
   uint32_t name;        // string
@@ -70,11 +75,15 @@ typedef struct qn_art_buffer {
 
 typedef struct qn_art_kernel {
   uint32_t name;
-  uint32_t first_variant, variant_count;
   uint32_t param_count;
   uint32_t rows_symbol;  // which symbol chooses the variant; 0 = the only one
   uint32_t reserved;
 } qn_art_kernel;
+
+// A kernel's variants in a plan.
+typedef struct qn_art_slice {
+  uint32_t first_variant, variant_count;
+} qn_art_slice;
 
 typedef struct qn_art_variant {
   int64_t rows_min, rows_max;  // inclusive
@@ -90,13 +99,15 @@ typedef struct qn_art_step {
   uint32_t reserved;
 } qn_art_step;
 
-// CODE section: this record, then variant_count offsets (u64) into the image, then the image at image_offset (a
-// multiple of QN_ARTIFACT_PAGE from the section's start).
+// CODE section: this record, then variant_count offsets (u64) into the image, one a variant of the plan, then the image
+// at image_offset (a multiple of QN_ARTIFACT_PAGE from the section's start).
 typedef struct qn_art_code {
   char target[128];
   char required[512];  // comma-separated CPU features (runtime/cpu_features.h)
   uint32_t arch;       // 0 x86-64, 1 aarch64
+  uint32_t plan;
   uint32_t variant_count;
+  uint32_t reserved;
   uint64_t image_offset, image_size;
 } qn_art_code;
 
@@ -110,6 +121,7 @@ typedef struct qn_artifact {
   const qn_art_program *program;
   const qn_art_buffer *buffers;
   const qn_art_kernel *kernels;
+  const qn_art_slice *slices;  // of all plans
   const qn_art_variant *variants;
   const qn_art_step *steps;
   const uint32_t *operands;
@@ -127,6 +139,9 @@ void qn_artifact_close(qn_artifact *artifact);
 // The index-th section of a kind, or NULL; *out_size in bytes.
 const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind kind, uint32_t index,
                                 size_t *out_size);
+// A plan's slices, one a kernel; its variants are *out_count from *out_first on. `plan` must be one of plan_count.
+const qn_art_slice *qn_artifact_plan(const qn_artifact *artifact, uint32_t plan, uint32_t *out_first,
+                                     uint32_t *out_count);
 // The most tokens a sequence may hold in this program; 0 = any number.
 int64_t qn_artifact_context_max(const qn_artifact *artifact);
 // Reads all weights and compares with the section's hash.

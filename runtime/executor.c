@@ -26,7 +26,9 @@ struct qn_executor {
   qn_threads *threads;            // borrowed
   const qn_allocator *allocator;  // borrowed
   char target[sizeof((qn_art_code *)0)->target];
-  qn_kernel_entry *entries;  // owned: one a variant
+  const qn_art_slice *slices;             // borrowed: the plan of the code, one a kernel
+  uint32_t first_variant, variant_count;  // of the plan
+  qn_kernel_entry *entries;               // owned: one a variant of the plan
   call *calls;               // owned: one a step
   qn_work *works;            // owned: one a step
   void **pointers;           // owned: one an operand
@@ -45,6 +47,15 @@ static uint64_t now_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+// Zeroed; a count of 0 gives room for one, so that NULL always means out of memory.
+static void *array(const qn_executor *e, size_t count, size_t size) {
+  size_t bytes = 0;
+  return qn_size_mul(count ? count : 1, size, &bytes) ? qn_alloc_zeroed(e->allocator, bytes) : NULL;
+}
+static void free_array(const qn_executor *e, void *pointer, size_t count, size_t size) {
+  qn_free(e->allocator, pointer, (count ? count : 1) * size);
 }
 
 // --- code
@@ -136,20 +147,28 @@ static qn_status map_image(qn_executor *e, const qn_art_code *code, const uint8_
   return QN_OK;
 }
 
+// The plan and room for an entry of each of its variants.
+static qn_status take_plan(qn_executor *e, uint32_t plan, qn_diag *diag) {
+  e->slices = qn_artifact_plan(e->artifact, plan, &e->first_variant, &e->variant_count);
+  e->entries = array(e, e->variant_count, sizeof *e->entries);
+  return e->entries ? QN_OK : qn_fail_nomem(diag, e->artifact->path, "the executor");
+}
+
 static qn_status load_code(qn_executor *e, const qn_executor_options *options, qn_diag *diag) {
-  uint32_t count = e->artifact->program->variant_count;
   if (options->jit_entries) {
+    QN_TRY(take_plan(e, 0, diag));
     snprintf(e->target, sizeof e->target, "%s", options->target ? options->target : "jit");
-    for (uint32_t i = 0; i < count; i++) e->entries[i] = options->jit_entries[i];
+    for (uint32_t i = 0; i < e->variant_count; i++) e->entries[i] = options->jit_entries[i];
     return QN_OK;
   }
   const qn_art_code *code = NULL;
   const uint8_t *image = NULL;
   QN_TRY(qn_executor_choose_code(e->artifact, options->target, &code, diag));
-  if (count > 0) QN_TRY(map_image(e, code, &image, diag));
+  QN_TRY(take_plan(e, code->plan, diag));
+  if (e->variant_count > 0) QN_TRY(map_image(e, code, &image, diag));
   memcpy(e->target, code->target, sizeof e->target);
   const uint64_t *offsets = (const uint64_t *)(const void *)(code + 1);
-  for (uint32_t i = 0; i < count; i++) {
+  for (uint32_t i = 0; i < e->variant_count; i++) {
     const void *address = image + offsets[i];
     memcpy(&e->entries[i], &address, sizeof address);  // ISO C has no cast from an object's address to a function's
   }
@@ -203,24 +222,14 @@ static void lay_out(qn_executor *e) {
   }
 }
 
-// Zeroed; a count of 0 gives room for one, so that NULL always means out of memory.
-static void *array(const qn_executor *e, size_t count, size_t size) {
-  size_t bytes = 0;
-  return qn_size_mul(count ? count : 1, size, &bytes) ? qn_alloc_zeroed(e->allocator, bytes) : NULL;
-}
-static void free_array(const qn_executor *e, void *pointer, size_t count, size_t size) {
-  qn_free(e->allocator, pointer, (count ? count : 1) * size);
-}
-
 static qn_status build(qn_executor *e, const qn_executor_options *options, qn_diag *diag) {
   const qn_art_program *p = e->artifact->program;
-  e->entries = array(e, p->variant_count, sizeof *e->entries);
   e->calls = array(e, p->step_count, sizeof *e->calls);
   e->works = array(e, p->step_count, sizeof *e->works);
   e->pointers = array(e, p->operand_count, sizeof *e->pointers);
   e->bases = array(e, p->buffer_count, sizeof *e->bases);
   if (options->profile) e->profile = array(e, p->step_count, sizeof *e->profile);
-  if (!e->entries || !e->calls || !e->works || !e->pointers || !e->bases || (options->profile && !e->profile)) {
+  if (!e->calls || !e->works || !e->pointers || !e->bases || (options->profile && !e->profile)) {
     return qn_fail_nomem(diag, e->artifact->path, "the executor");
   }
   QN_TRY(load_code(e, options, diag));
@@ -251,7 +260,7 @@ qn_status qn_executor_create(const qn_artifact *artifact, qn_threads *threads, c
 void qn_executor_destroy(qn_executor *e) {
   if (!e) return;
   const qn_art_program *p = e->artifact->program;
-  free_array(e, e->entries, p->variant_count, sizeof *e->entries);
+  free_array(e, e->entries, e->variant_count, sizeof *e->entries);
   free_array(e, e->calls, p->step_count, sizeof *e->calls);
   free_array(e, e->works, p->step_count, sizeof *e->works);
   free_array(e, e->pointers, p->operand_count, sizeof *e->pointers);
@@ -342,13 +351,14 @@ static qn_status resolve_call(qn_executor *e, uint32_t index, const int64_t *sym
   const qn_artifact *a = e->artifact;
   const qn_art_kernel *kernel = &a->kernels[a->steps[index].kernel];
   int64_t rows = kernel->rows_symbol ? symbols[kernel->rows_symbol] : 0;
-  uint32_t v = kernel->first_variant, end = v + kernel->variant_count;
+  const qn_art_slice *slice = &e->slices[a->steps[index].kernel];
+  uint32_t v = slice->first_variant, end = v + slice->variant_count;
   if (kernel->rows_symbol && rows > 0) {  // with no rows any variant does: its loops are empty
     while (v < end && (rows < a->variants[v].rows_min || rows > a->variants[v].rows_max)) v++;
     if (v == end) {
       return qn_fail(diag, QN_ERR_FORMAT, a->path,
                      "kernel '%s': got %" PRId64 " rows, which none of its %" PRIu32 " variants is for",
-                     a->strings + kernel->name, rows, kernel->variant_count);
+                     a->strings + kernel->name, rows, slice->variant_count);
     }
   }
   const qn_art_variant *variant = &a->variants[v];
@@ -360,7 +370,7 @@ static qn_status resolve_call(qn_executor *e, uint32_t index, const int64_t *sym
                    "kernel '%s': got a parallel loop of %" PRId64 " iterations, want at most %d; take fewer tokens a step",
                    a->strings + kernel->name, extent, QN_WORK_EXTENT_MAX);
   }
-  e->calls[index].entry = e->entries[v];
+  e->calls[index].entry = e->entries[v - e->first_variant];
   e->calls[index].extent = extent;
   return QN_OK;
 }

@@ -14,7 +14,7 @@ typedef struct qn_executor qn_executor;
 
 typedef struct qn_executor_options {
   const char *target;                  // force the code of this target; NULL = the best this CPU runs
-  const qn_kernel_entry *jit_entries;  // one a variant: use these instead of the artifact's code; NULL = not
+  const qn_kernel_entry *jit_entries;  // one a variant of plan 0, instead of the artifact's code; NULL = not
   bool profile;                        // time every step (two clock reads each)
 } qn_executor_options;
 

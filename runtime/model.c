@@ -9,9 +9,11 @@
 
 static qn_status choose_target(quern_model *model, const quern_model_options *options, qn_diag *diag) {
   if (model->jit.entries) {
-    if (model->jit.entry_count != model->artifact.program->variant_count) {
+    uint32_t first, count;
+    qn_artifact_plan(&model->artifact, 0, &first, &count);
+    if (model->jit.entry_count != count) {
       return qn_fail(diag, QN_ERR_INTERNAL, model->path, "got %zu functions from the JIT, want %" PRIu32,
-                     model->jit.entry_count, model->artifact.program->variant_count);
+                     model->jit.entry_count, count);
     }
     snprintf(model->target, sizeof model->target, "%s", model->jit.target ? model->jit.target : "jit");
     return QN_OK;

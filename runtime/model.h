@@ -9,7 +9,7 @@
 
 // Code that is in this process already.
 typedef struct qn_model_jit {
-  const qn_kernel_entry *entries;  // one a variant of the artifact, borrowed until the owner is destroyed
+  const qn_kernel_entry *entries;  // one a variant of plan 0, borrowed until the owner is destroyed
   size_t entry_count;
   const char *target;                  // its name, copied
   void *owner;                         // whatever keeps the entries alive

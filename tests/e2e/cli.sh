@@ -190,7 +190,7 @@ exec 9>&-
 # ---- inspect
 
 "$QUERN" inspect "$artifact" >"$WORK/summary"
-for text in '^file = artifact version 1' '^target = ' '^kv_cache = ' '^arena = ' '^weights = ' '^tokenizer = bpe, 512 tokens'; do
+for text in '^file = artifact version [0-9]' '^target = ' '^kv_cache = ' '^arena = ' '^weights = ' '^tokenizer = bpe, 512 tokens'; do
   grep -qE "$text" "$WORK/summary" || fail "inspect: no $text"
 done
 for part in summary metadata sections targets memory tensors kernels graph loops; do
@@ -198,6 +198,10 @@ for part in summary metadata sections targets memory tensors kernels graph loops
 done
 "$QUERN" inspect "$artifact" -w all | grep -cE '^# [a-z]+$' | grep -qx 9 || fail "inspect --what all has not 9 parts"
 "$QUERN" inspect "$artifact" --what kernels | grep -q 'm_tiles = ' || fail "inspect --what kernels tells no schedule"
+"$QUERN" compile -q "$model" -o "$WORK/two.qn" --target x86-64-v4,x86-64-v3 --ctx 128
+"$QUERN" inspect "$WORK/two.qn" --what kernels >"$WORK/kernels"
+grep -q '^  plan 1 x86-64-v3:' "$WORK/kernels" || fail "inspect --what kernels: no plan for the second target"
+[ "$(grep -A3 '^  plan [01]' "$WORK/kernels" | grep -c 'm_tiles = ')" -ge 2 ] || fail "inspect: a plan without schedules"
 "$QUERN" inspect "$artifact" --check-weights | grep -q 'weights_hash = good' || fail "inspect --check-weights"
 "$QUERN" inspect "$model" --what metadata | grep -q '^tokenizer.ggml.tokens = string\[512\]' || fail "inspect of GGUF metadata"
 "$QUERN" inspect "$model" --what tensors | grep -q '^F16 .*token_embd.weight' || fail "inspect of GGUF tensors"

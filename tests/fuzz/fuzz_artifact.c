@@ -42,7 +42,11 @@ static void read_all(const qn_artifact *a) {
     const qn_art_kernel *k = &a->kernels[s->kernel];
     require_inside(a, k, sizeof *k);
     require_string(a, s->loc);
-    for (uint32_t v = 0; v < k->variant_count; v++) require_string(a, a->variants[k->first_variant + v].name);
+    for (uint32_t plan = 0; plan < p->plan_count; plan++) {
+      const qn_art_slice *slice = &a->slices[plan * p->kernel_count + s->kernel];
+      require_inside(a, slice, sizeof *slice);
+      for (uint32_t v = 0; v < slice->variant_count; v++) require_string(a, a->variants[slice->first_variant + v].name);
+    }
     for (uint32_t o = 0; o < s->operand_count; o++)
       require(a->operands[s->first_operand + o] < p->buffer_count, "an operand");
   }

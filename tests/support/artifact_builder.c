@@ -27,6 +27,7 @@ void qn_test_artifact_init(qn_test_artifact *a) {
 void qn_test_artifact_deinit(qn_test_artifact *a) {
   qn_vec_free(qn_allocator_default(), &a->buffers);
   qn_vec_free(qn_allocator_default(), &a->kernels);
+  qn_vec_free(qn_allocator_default(), &a->slices);
   qn_vec_free(qn_allocator_default(), &a->variants);
   qn_vec_free(qn_allocator_default(), &a->steps);
   qn_vec_free(qn_allocator_default(), &a->operands);
@@ -78,24 +79,36 @@ uint32_t qn_test_artifact_arena(qn_test_artifact *a, const char *name, uint32_t 
 }
 
 uint32_t qn_test_artifact_kernel(qn_test_artifact *a, const char *name, uint32_t param_count, uint32_t rows_symbol) {
-  qn_art_kernel kernel = {.name = qn_test_artifact_string(a, name),
-                          .first_variant = (uint32_t)a->variants.count,
-                          .param_count = param_count,
-                          .rows_symbol = rows_symbol};
+  qn_art_kernel kernel = {
+      .name = qn_test_artifact_string(a, name), .param_count = param_count, .rows_symbol = rows_symbol};
   PUSH(&a->kernels, kernel);
+  PUSH(&a->slices, (qn_art_slice){0});
   return (uint32_t)a->kernels.count - 1;
 }
 
-uint32_t qn_test_artifact_variant(qn_test_artifact *a, int64_t rows_min, int64_t rows_max, uint32_t extent_symbol,
-                                  int64_t extent_value) {
+uint32_t qn_test_artifact_plan(qn_test_artifact *a) {
+  for (size_t i = 0; i < a->kernels.count; i++) PUSH(&a->slices, (qn_art_slice){0});
+  return (uint32_t)(a->slices.count / a->kernels.count) - 1;
+}
+
+uint32_t qn_test_artifact_variant_of(qn_test_artifact *a, uint32_t kernel, int64_t rows_min, int64_t rows_max,
+                                     uint32_t extent_symbol, int64_t extent_value) {
   qn_art_variant variant = {.rows_min = rows_min,
                             .rows_max = rows_max,
                             .name = qn_test_artifact_string(a, "variant"),
                             .extent_symbol = extent_symbol,
                             .extent_value = extent_value};
+  size_t kernels = a->kernels.count, plan = (a->slices.count - 1) / kernels;
+  qn_art_slice *slice = &a->slices.items[plan * kernels + kernel];
   PUSH(&a->variants, variant);
-  a->kernels.items[a->kernels.count - 1].variant_count++;
+  if (slice->variant_count++ == 0) slice->first_variant = (uint32_t)a->variants.count - 1;
   return (uint32_t)a->variants.count - 1;
+}
+
+uint32_t qn_test_artifact_variant(qn_test_artifact *a, int64_t rows_min, int64_t rows_max, uint32_t extent_symbol,
+                                  int64_t extent_value) {
+  uint32_t last = (uint32_t)a->kernels.count - 1;
+  return qn_test_artifact_variant_of(a, last, rows_min, rows_max, extent_symbol, extent_value);
 }
 
 void qn_test_artifact_step(qn_test_artifact *a, uint32_t kernel, bool barrier, const uint32_t *operands) {
@@ -130,6 +143,7 @@ static void put_program(const qn_test_artifact *a, qn_buf *out) {
   qn_art_program head = a->head;
   head.buffer_count = (uint32_t)a->buffers.count;
   head.kernel_count = (uint32_t)a->kernels.count;
+  head.plan_count = a->kernels.count ? (uint32_t)(a->slices.count / a->kernels.count) : 1;
   head.variant_count = (uint32_t)a->variants.count;
   head.step_count = (uint32_t)a->steps.count;
   head.operand_count = (uint32_t)a->operands.count;
@@ -137,6 +151,7 @@ static void put_program(const qn_test_artifact *a, qn_buf *out) {
   qn_buf_append(out, &head, sizeof head);
   qn_buf_append(out, a->buffers.items, a->buffers.count * sizeof *a->buffers.items);
   qn_buf_append(out, a->kernels.items, a->kernels.count * sizeof *a->kernels.items);
+  qn_buf_append(out, a->slices.items, a->slices.count * sizeof *a->slices.items);
   qn_buf_append(out, a->variants.items, a->variants.count * sizeof *a->variants.items);
   qn_buf_append(out, a->steps.items, a->steps.count * sizeof *a->steps.items);
   qn_buf_append(out, a->operands.items, a->operands.count * sizeof *a->operands.items);
@@ -147,10 +162,11 @@ static void put_program(const qn_test_artifact *a, qn_buf *out) {
 static void put_code(const qn_test_artifact *a, const qn_test_code *code, qn_buf *out) {
   size_t base = out->length;
   qn_art_code head = code->head;
-  head.variant_count = (uint32_t)a->variants.count;
-  head.image_offset = qn_align_up(sizeof head + a->variants.count * sizeof *code->offsets, QN_ARTIFACT_PAGE);
+  for (size_t k = 0; k < a->kernels.count; k++)
+    head.variant_count += a->slices.items[head.plan * a->kernels.count + k].variant_count;
+  head.image_offset = qn_align_up(sizeof head + head.variant_count * sizeof *code->offsets, QN_ARTIFACT_PAGE);
   qn_buf_append(out, &head, sizeof head);
-  qn_buf_append(out, code->offsets, a->variants.count * sizeof *code->offsets);
+  qn_buf_append(out, code->offsets, head.variant_count * sizeof *code->offsets);
   align(out, base, QN_ARTIFACT_PAGE);
   qn_buf_append(out, code->image, (size_t)code->head.image_size);
 }

@@ -14,13 +14,14 @@ enum { QN_TEST_MAX_CODES = 4 };
 typedef struct qn_test_code {
   qn_art_code head;
   const void *image;        // borrowed
-  const uint64_t *offsets;  // borrowed: one a variant
+  const uint64_t *offsets;  // borrowed: one a variant of the plan (head.plan)
 } qn_test_code;
 
 typedef struct qn_test_artifact {
   qn_art_program head;
   QN_VEC(qn_art_buffer) buffers;
   QN_VEC(qn_art_kernel) kernels;
+  QN_VEC(qn_art_slice) slices;  // of all plans, the first begun with the kernels
   QN_VEC(qn_art_variant) variants;
   QN_VEC(qn_art_step) steps;
   QN_VEC(uint32_t) operands;
@@ -46,7 +47,12 @@ uint32_t qn_test_artifact_weight(qn_test_artifact *a, const char *name, const vo
 // f32 [symbol, columns] with room for `rows` rows; an output when it has a name.
 uint32_t qn_test_artifact_arena(qn_test_artifact *a, const char *name, uint32_t symbol, int64_t rows, int64_t columns);
 uint32_t qn_test_artifact_kernel(qn_test_artifact *a, const char *name, uint32_t param_count, uint32_t rows_symbol);
-// A variant of the kernel added last.
+// Another plan: from here on qn_test_artifact_variant_of gives each kernel, in order, its variants in it. No kernel may
+// be added afterwards.
+uint32_t qn_test_artifact_plan(qn_test_artifact *a);
+// A variant of a kernel in the plan begun last; of the kernel added last.
+uint32_t qn_test_artifact_variant_of(qn_test_artifact *a, uint32_t kernel, int64_t rows_min, int64_t rows_max,
+                                     uint32_t extent_symbol, int64_t extent_value);
 uint32_t qn_test_artifact_variant(qn_test_artifact *a, int64_t rows_min, int64_t rows_max, uint32_t extent_symbol,
                                   int64_t extent_value);
 // As many operands as the kernel has parameters.

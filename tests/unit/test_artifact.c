@@ -8,12 +8,12 @@
 #include "tests/support/artifact_builder.h"
 #include "tests/support/test.h"
 
-static const uint64_t offsets[3] = {0, 1, 2};
+static const uint64_t offsets[3] = {0, 1, 2}, plan_1_offsets[2] = {3, 4};
 static const uint8_t image[16] = {0xc3, 0xc3, 0xc3};
 
 enum { INPUT, CACHE_0, CACHE_1, WEIGHT, HIDDEN, LOGITS };  // buffers
 
-// A little of everything.
+// A little of everything. Code "two" has a plan of its own.
 static qn_buf small_file(void) {
   qn_test_artifact a;
   static const float weights[20] = {1, 2, 3};
@@ -32,10 +32,14 @@ static qn_buf small_file(void) {
   qn_test_artifact_kernel(&a, "second", 3, QN_TEST_SYM_R);
   qn_test_artifact_variant(&a, 1, 1, 0, 5);
   qn_test_artifact_variant(&a, 2, 8, 0, 5);
+  qn_test_artifact_plan(&a);
+  qn_test_artifact_variant_of(&a, 0, 0, 0, QN_TEST_SYM_T, 2);
+  qn_test_artifact_variant_of(&a, 1, 1, 8, 0, 10);
   qn_test_artifact_step(&a, 0, false, (const uint32_t[]){INPUT, HIDDEN});
   qn_test_artifact_step(&a, 1, true, (const uint32_t[]){HIDDEN, WEIGHT, LOGITS});
   qn_test_artifact_code(&a, "one", "sse4.2,avx2", 0, image, sizeof image, offsets);
-  qn_test_artifact_code(&a, "two", "", 1, image, sizeof image, offsets);
+  qn_test_artifact_code(&a, "two", "", 1, image, sizeof image, plan_1_offsets);
+  a.codes[1].head.plan = 1;
   a.tokenizer = QN_STR("not looked at");
   a.summary = QN_STR("key = value\n");
   qn_buf file;
@@ -67,6 +71,11 @@ START_TEST(opens_and_reads_back) {
   size_t size;
   const qn_art_code *code = qn_artifact_section(&a, QN_SECTION_CODE, 1, &size);
   ck_assert_str_eq(code->target, "two");
+  uint32_t first, count;
+  ck_assert_uint_eq(qn_artifact_plan(&a, 0, &first, &count)[1].variant_count, 2);
+  ck_assert(first == 0 && count == 3);
+  ck_assert_uint_eq(qn_artifact_plan(&a, code->plan, &first, &count)[1].first_variant, 4);
+  ck_assert(first == 3 && count == 2 && code->variant_count == 2);
   ck_assert_ptr_null(qn_artifact_section(&a, QN_SECTION_CODE, 2, &size));
   ck_assert_ptr_null(qn_artifact_section(&a, QN_SECTION_GRAPH, 0, &size));
   const char *summary = qn_artifact_section(&a, QN_SECTION_SUMMARY, 0, &size);
@@ -119,7 +128,11 @@ static uint64_t touch(const qn_artifact *a) {
     const qn_art_step *s = &a->steps[i];
     const qn_art_kernel *k = &a->kernels[s->kernel];
     sum += strlen(a->strings + k->name) + strlen(a->strings + s->loc);
-    for (uint32_t v = 0; v < k->variant_count; v++) sum += strlen(a->strings + a->variants[k->first_variant + v].name);
+    for (uint32_t p = 0; p < a->program->plan_count; p++) {
+      const qn_art_slice *slice = &a->slices[p * a->program->kernel_count + s->kernel];
+      for (uint32_t v = 0; v < slice->variant_count; v++)
+        sum += strlen(a->strings + a->variants[slice->first_variant + v].name);
+    }
     for (uint32_t o = 0; o < s->operand_count; o++) sum += a->buffers[a->operands[s->first_operand + o]].bytes;
   }
   size_t size = 0;
@@ -210,6 +223,7 @@ typedef struct records {
   qn_art_program *program;
   qn_art_buffer *buffers;
   qn_art_kernel *kernels;
+  qn_art_slice *slices;
   qn_art_variant *variants;
   qn_art_step *steps;
   uint32_t *operands;
@@ -224,7 +238,8 @@ static records records_of(qn_buf *file) {
   r.program = (void *)(file->data + r.sections[1].offset);
   r.buffers = (void *)(r.program + 1);
   r.kernels = (void *)(r.buffers + r.program->buffer_count);
-  r.variants = (void *)(r.kernels + r.program->kernel_count);
+  r.slices = (void *)(r.kernels + r.program->kernel_count);
+  r.variants = (void *)(r.slices + r.program->plan_count * r.program->kernel_count);
   r.steps = (void *)(r.variants + r.program->variant_count);
   r.operands = (void *)(r.steps + r.program->step_count);
   r.strings = (char *)r.program + r.sections[1].size - r.program->string_bytes;
@@ -261,8 +276,8 @@ START_TEST(lies_of_the_table) {
   qn_buf file = small_file();
   qn_artifact a;
   qn_diag diag = {0};
-  records_of(&file).header->version = 2;
-  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 2, want 1", open_bytes(&a, file.data, file.length, &diag));
+  records_of(&file).header->version = 1;
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 1, want 2", open_bytes(&a, file.data, file.length, &diag));
   qn_buf_deinit(&file);
 }
 END_TEST
@@ -289,9 +304,15 @@ START_TEST(lies_of_the_program) {
   LIE("row pitch: got 8, want at least 20", r.buffers[LOGITS].row_pitch = 8);
   LIE("bytes of an output's rows", r.program->symbol_max[QN_TEST_SYM_R] = 5);
   LIE("an output whose rows have no bound (symbol 2)", r.program->symbol_max[QN_TEST_SYM_R] = 0);
-  LIE("kernel 0: variants: got 0", r.kernels[0].variant_count = 0);
-  LIE("kernel 1: variants: got 2, want 1", r.kernels[1].rows_symbol = 0);
-  LIE("end of the variants: got 4", r.kernels[1].first_variant = 2);
+  LIE("got no plans", r.program->plan_count = 0);
+  LIE("slices: got 4294967294 of 8 bytes", r.program->plan_count = INT32_MAX);
+  LIE("slice 0: variants: got 0", r.slices[0].variant_count = 0);
+  LIE("slice 1: variants: got 2, want 1", r.kernels[1].rows_symbol = 0);
+  LIE("slice 1: first variant: got 2, want 1", r.slices[1].first_variant = 2);
+  LIE("slice 2: first variant: got 0, want 3", r.slices[2].first_variant = 0);
+  LIE("slice 3: end of the variants: got 6, want at most 5", r.slices[3].variant_count = 2);
+  LIE("got 5 variants, want 4 as the plans have",
+      (r.slices[1].variant_count = 1, r.slices[2].first_variant = 2, r.slices[3].first_variant = 3));
   LIE("variant 1: smallest", r.variants[1].rows_min = 3);
   LIE("variant 0: symbol of the extent", r.variants[0].extent_symbol = 6);
   LIE("variant 0: extent", r.variants[0].extent_value = -1);
@@ -305,6 +326,8 @@ END_TEST
 START_TEST(lies_of_the_code) {
   LIE("without an end", memset(r.code->target, 'x', sizeof r.code->target));
   LIE("without an end", memset(r.code->required, 'x', sizeof r.code->required));
+  LIE("got plan 2, want one of 2", r.code->plan = 2);
+  LIE("got 3 functions, want 2", r.code->plan = 1);
   LIE("got 2 functions, want 3", r.code->variant_count = 2);
   LIE("image of 16 bytes at 8192", r.code->image_offset = 8192);
   LIE("image of 16 bytes at 0", r.code->image_offset = 0);

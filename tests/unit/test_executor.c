@@ -218,6 +218,41 @@ static void describe_code(qn_test_artifact *a) {
   qn_test_artifact_step(a, 0, false, &out);
 }
 
+START_TEST(code_brings_its_plan) {
+  size_t size;
+  const void *code = qn_test_machine_code(&size);
+  if (!code) return;
+  static const uint64_t offsets[2] = {64, 128};
+  uint8_t image[256] = {0};
+  for (int i = 0; i < 2; i++) memcpy(image + offsets[i], code, size);
+  qn_test_artifact a;
+  describe_code(&a);
+  qn_test_artifact_plan(&a);
+  qn_test_artifact_variant_of(&a, 0, 0, 0, 0, 500);
+  for (int i = 0; i < 2; i++) {
+    qn_test_artifact_code(&a, i ? "half" : "whole", "", qn_cpu_arch(), image, sizeof image, offsets);
+    a.codes[i].head.plan = (uint32_t)i;
+  }
+  qn_artifact artifact = open_artifact(&a);
+  for (int i = 0; i < 2; i++) {
+    qn_diag diag = {0};
+    qn_threads *threads = NULL;
+    qn_executor *executor = NULL;
+    qn_executor_options options = {.target = i ? "half" : "whole"};
+    qn_assert_ok(&diag, qn_threads_create(2, false, qn_test_allocator(), &threads, &diag));
+    qn_assert_ok(&diag, qn_executor_create(&artifact, threads, &options, qn_test_allocator(), &executor, &diag));
+    qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, &diag));
+    const int32_t *out = qn_executor_output(executor, "out", NULL);
+    ck_assert_int_eq(out[499], 499);
+    ck_assert_int_eq(out[999], i ? 0 : 999);  // beyond the loop of the plan nothing is written
+    qn_executor_destroy(executor);
+    qn_threads_destroy(threads);
+  }
+  qn_artifact_close(&artifact);
+  qn_test_artifact_deinit(&a);
+}
+END_TEST
+
 // The first two features that this CPU has; false when it has fewer.
 static bool present_features(const char *out[2]) {
   int found = 0;
@@ -333,6 +368,6 @@ START_TEST(out_of_memory) {
 END_TEST
 
 QN_CASE(running, walks_the_steps, inputs_are_rebound, refuses_to_run, profiles)
-QN_CASE(code, runs_machine_code, chooses_code)
+QN_CASE(code, runs_machine_code, code_brings_its_plan, chooses_code)
 QN_CASE(memory, out_of_memory)
 QN_TEST_MAIN(running, code, memory)

@@ -86,7 +86,10 @@ static void link_kernels(compiled *c, const qn_program *program) {
   qn_file_writer writer;
   qn_mapping mapping;
   qn_weight_source weights = qn_import_weights(c->import);
-  qn_artifact_spec spec = {.program = program, .weights = &weights, .vocab_size = VOCAB};
+  qn_program_plan plan;
+  qn_assert_ok(&diag, qn_program_plan_take(program, &plan, &diag));
+  qn_artifact_spec spec = {
+      .program = program, .weights = &weights, .plans = &plan, .plan_count = 1, .vocab_size = VOCAB};
   qn_assert_ok(&diag, qn_file_writer_open_memory(&writer, "nano-sort", &diag));
   qn_assert_ok(&diag, qn_artifact_write(&writer, &spec, qn_allocator_default(), &diag));
   qn_assert_ok(&diag, qn_file_writer_commit(&writer));
