@@ -189,7 +189,7 @@ static const struct level *level_of(feature_set set) {
 }
 
 static qn_dot4_kind dot4_of(feature_set set) {
-  if (arch_of(set) != QN_ARCH_X86_64) return QN_DOT4_PLAIN;
+  if (arch_of(set) != QN_ARCH_X86_64) return QN_DOT4_AARCH64;
   bool wide = (set & AVX512) == AVX512;
   if (wide && (set & BIT(AVX512VNNI))) return QN_DOT4_VPDPBUSD512;
   if (set & BIT(AVXVNNI)) return QN_DOT4_VPDPBUSD256;

@@ -12,7 +12,7 @@ typedef enum qn_arch { QN_ARCH_X86_64, QN_ARCH_AARCH64, QN_ARCH_COUNT } qn_arch;
 
 // How dot4 is done.
 typedef enum qn_dot4_kind {
-  QN_DOT4_PLAIN,        // widening multiplies and adds
+  QN_DOT4_AARCH64,      // usdot (i8mm), sdot (dotprod) or smull and smlal, by `required`
   QN_DOT4_MADD16,       // two vpmaddwd on even and odd bytes (AVX2, AVX-512BW)
   QN_DOT4_VPDPBUSD256,  // AVX-VNNI, or AVX-512VNNI with VL
   QN_DOT4_VPDPBUSD512,  // AVX-512VNNI

@@ -1,4 +1,4 @@
-// dot4, four byte products added to an i32 lane, by what the target has: vpdpbusd, vpmaddwd, sdot / usdot, or plain
+// dot4, four byte products added to an i32 lane, by what the target has: vpdpbusd, vpmaddwd, sdot / usdot, or widening
 // multiplications. All are exact, so all give the same bits.
 #include "codegen/cpu/emit.h"
 
@@ -70,17 +70,50 @@ static MlirValue sdot(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int w
   return sdot_small(e, start, qn_mlir_binary(m, "arith.xori", b, top), c, width);
 }
 
-static MlirValue plain(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
+// The low or the high half of a vector's lanes.
+static MlirValue half(qn_emit *e, MlirValue v, bool high) {
+  int lanes = qn_mlir_lanes(v) / 2;
+  int64_t mask[MAX_WIDTH];
+  for (int i = 0; i < lanes; i++) mask[i] = high ? lanes + i : i;
+  return qn_mlir_shuffle(&e->m, v, v, mask, lanes);
+}
+
+// Products of signed lanes at twice their width: smull of the low halves, smull2 of the high ones.
+static MlirValue smull(qn_emit *e, MlirValue a, MlirValue b, MlirType wide, bool high) {
+  MlirType type = qn_mlir_vector(&e->m, wide, qn_mlir_lanes(a) / 2);
+  MlirValue args[2] = {half(e, a, high), half(e, b, high)};
+  return qn_mlir_intrinsic(&e->m, "llvm.aarch64.neon.smull", type, args, 2);
+}
+
+// Neighbours of a and then those of b, added.
+static MlirValue addp(qn_emit *e, MlirValue a, MlirValue b) {
+  return qn_mlir_intrinsic(&e->m, "llvm.aarch64.neon.addp", mlirValueGetType(a), (MlirValue[]){a, b}, 2);
+}
+
+// NEON without dotprod: even and odd bytes as 16-bit lanes, whose products add up in 32 bits (smull, smlal).
+static MlirValue neon16(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
   qn_mlir *m = &e->m;
-  MlirType type = mlirValueGetType(b);
-  for (int byte = 0; byte < 4; byte++) {
-    MlirValue b_byte = qn_mlir_binary(m, "arith.shrui", b, qn_mlir_int(m, type, 8 * byte));
-    b_byte = qn_mlir_binary(m, "arith.andi", b_byte, qn_mlir_int(m, type, 0xFF));
-    MlirValue c_byte = qn_mlir_binary(m, "arith.shli", c, qn_mlir_int(m, type, 24 - 8 * byte));
-    c_byte = qn_mlir_binary(m, "arith.shrsi", c_byte, qn_mlir_int(m, type, 24));
-    acc = qn_mlir_binary(m, "arith.addi", acc, qn_mlir_binary(m, "arith.muli", b_byte, c_byte));
+  MlirType type = qn_mlir_vector(m, m->i16, 2 * width);
+  MlirValue b16 = as(e, b, m->i16, 2 * width), c16 = as(e, c, m->i16, 2 * width), eight = qn_mlir_int(m, type, 8);
+  MlirValue b_even = qn_mlir_binary(m, "arith.andi", b16, qn_mlir_int(m, type, 0xFF));
+  MlirValue b_odd = qn_mlir_binary(m, "arith.shrui", b16, eight);
+  MlirValue c_even = qn_mlir_binary(m, "arith.shrsi", qn_mlir_binary(m, "arith.shli", c16, eight), eight);
+  MlirValue c_odd = qn_mlir_binary(m, "arith.shrsi", c16, eight);
+  MlirValue sums[2];
+  for (int high = 0; high < 2; high++) {
+    MlirValue even = smull(e, b_even, c_even, m->i32, high);
+    sums[high] = qn_mlir_binary(m, "arith.addi", even, smull(e, b_odd, c_odd, m->i32, high));
   }
-  return acc;
+  return qn_mlir_binary(m, "arith.addi", acc, addp(e, sums[0], sums[1]));
+}
+
+// With b <= 127 it is a signed byte, and two products fit 16 bits: smull, smull2, addp, sadalp.
+static MlirValue neon8(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  MlirValue b8 = as(e, b, m->i8, 4 * width), c8 = as(e, c, m->i8, 4 * width);
+  MlirValue pairs = addp(e, smull(e, b8, c8, m->i16, false), smull(e, b8, c8, m->i16, true));
+  MlirValue sums = qn_mlir_intrinsic(m, "llvm.aarch64.neon.saddlp", mlirValueGetType(acc), &pairs, 1);
+  return qn_mlir_binary(m, "arith.addi", acc, sums);
 }
 
 // Lanes [first, first + width) of v; beyond the end the last lane again.
@@ -127,9 +160,9 @@ MlirValue qn_emit_dot4(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, bool
     case QN_DOT4_VPDPBUSD512: return in_pieces(e, vpdpbusd, acc, b, c, width);
     case QN_DOT4_VPDPBUSD256: return in_pieces(e, vpdpbusd, acc, b, c, width > 8 ? 8 : width);
     case QN_DOT4_MADD16: return in_pieces(e, small_b ? maddubs : madd16, acc, b, c, width);
-    case QN_DOT4_PLAIN: break;
+    case QN_DOT4_AARCH64: break;
   }
   if (e->has.i8mm) return in_pieces(e, usdot, acc, b, c, 4);
   if (e->has.dotprod) return in_pieces(e, small_b ? sdot_small : sdot, acc, b, c, 4);
-  return plain(e, acc, b, c);
+  return in_pieces(e, small_b ? neon8 : neon16, acc, b, c, 4);
 }

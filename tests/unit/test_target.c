@@ -34,9 +34,9 @@ START_TEST(names_become_canonical) {
       {"x86-64-v2+avx2", "x86-64-v2+avx2", "sse4.2,avx2", 32, 16, QN_DOT4_MADD16},
       {"x86-64-v4-avx512vl", "x86-64-v3+avx512f+avx512bw+avx512dq",
        "sse4.2,avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq", 32, 16, QN_DOT4_MADD16},
-      {"aarch64", "aarch64", "neon", 16, 32, QN_DOT4_PLAIN},
-      {"aarch64+i8mm+dotprod", "aarch64+dotprod+i8mm", "neon,dotprod,i8mm", 16, 32, QN_DOT4_PLAIN},
-      {"neoverse-n1", "aarch64+dotprod", "neon,dotprod", 16, 32, QN_DOT4_PLAIN},
+      {"aarch64", "aarch64", "neon", 16, 32, QN_DOT4_AARCH64},
+      {"aarch64+i8mm+dotprod", "aarch64+dotprod+i8mm", "neon,dotprod,i8mm", 16, 32, QN_DOT4_AARCH64},
+      {"neoverse-n1", "aarch64+dotprod", "neon,dotprod", 16, 32, QN_DOT4_AARCH64},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     qn_target target = parse(cases[i].text);
