@@ -111,6 +111,33 @@ ensure_packages() {
   fi
 }
 
+# What some tests want beyond the build, each of which skips itself where it is missing: the same form of table.
+setup_test_packages() {
+  if [ "$(uname -m)" != x86_64 ]; then return 0; fi
+  cat <<TABLE
+qemu-user have_command qemu-aarch64
+gcc-aarch64-linux-gnu have_command aarch64-linux-gnu-gcc
+libc6-dev-arm64-cross test -e /usr/aarch64-linux-gnu/lib/libc.a
+TABLE
+}
+
+# try_test_packages: installs by apt what of these is missing; where that cannot be, says so and goes on.
+try_test_packages() {
+  local missing=() package test log="$QUERN_TOP/build/test-packages.log"
+  while read -r package test; do
+    eval "$test" || missing+=("$package")
+  done < <(setup_test_packages)
+  if [ ${#missing[@]} -eq 0 ]; then return 0; fi
+  echo "      installing for some tests: ${missing[*]}"
+  mkdir -p "$(dirname "$log")"
+  if have_command apt-get && as_root env DEBIAN_FRONTEND=noninteractive sh -c '
+    apt-get install -y --no-install-recommends "$@" || { apt-get update &&
+      apt-get install -y --no-install-recommends "$@"; }' sh "${missing[@]}" >"$log" 2>&1 </dev/null; then
+    return 0
+  fi
+  echo "      not to be had (see $log): the tests that need them are skipped"
+}
+
 # ---- building ---------------------------------------------------------------------------------------------------
 
 # configure_build FOLDER CMAKE-OPTION...
