@@ -29,7 +29,7 @@
 
 const char *quern_version(void) { return QUERN_VERSION; }
 
-static int give_error(quern_error *error, const qn_diag *diag, qn_status status) {
+int quern_give_error(quern_error *error, const qn_diag *diag, qn_status status) {
   if (error) {
     error->code = (int)status;
     snprintf(error->text, sizeof error->text, "%s", diag->text);
@@ -240,7 +240,8 @@ static qn_status make_plans(compilation *c) {
 static qn_status run_frontend(compilation *c, const char *model_path) {
   QN_TRY(parse_targets(c));
   QN_TRY(set_pass_options(c));
-  qn_import_graph_options graph_options = {.max_sequences = 1};
+  int64_t sequences = c->options->sequences ? c->options->sequences : 1;
+  qn_import_graph_options graph_options = {.max_sequences = sequences};
   QN_TRY(parse_kv_type(c, &graph_options.kv_dtype));
   QN_TRY(parse_quant(c));
   QN_TRY(open_model(c, model_path));
@@ -251,7 +252,9 @@ static qn_status run_frontend(compilation *c, const char *model_path) {
   c->context_tokens = graph_options.context_tokens;
   if (graph_options.chunk_tokens > graph_options.context_tokens)
     graph_options.chunk_tokens = graph_options.context_tokens;
-  graph_options.max_rows = c->options->all_logits ? graph_options.chunk_tokens : 1;
+  graph_options.max_rows = c->options->all_logits || sequences > graph_options.chunk_tokens
+                               ? graph_options.chunk_tokens
+                               : sequences;
   qn_graph *graph = NULL;
   QN_TRY(name_model(c, model_path, qn_import_graph(c->import, &graph_options, &c->arena, &graph, c->diag)));
   QN_TRY(qn_graph_verify(graph, QN_STAGE_IMPORTED, c->diag));
@@ -307,6 +310,7 @@ static qn_status make_texts(compilation *c, const char *model_path) {
                 c->context_tokens);
   for (size_t i = 0; i < c->target_count; i++) qn_buf_printf(s, "target = %s\n", c->targets[i].name);
   qn_import_describe(c->import, s);
+  quern_put_cost(c->pass.graph, c->pass.program, s);
   qn_graph_print(c->pass.graph, &c->graph_text);
   qn_program_print(c->pass.program, &c->kernels_text);
   put_schedules(c);
@@ -399,7 +403,7 @@ int quern_compile(const char *model_path, const char *out_path, const quern_comp
   compilation_init(&c, &own, &diag);
   if (status == QN_OK) status = compile_to_file(&c, model_path, out_path);
   compilation_deinit(&c);
-  return give_error(error, &diag, status);
+  return quern_give_error(error, &diag, status);
 }
 
 // --- JIT: the artifact lies in an anonymous memory file without code, which comes from LLJIT
@@ -469,7 +473,7 @@ int quern_jit(const char *model_path, const quern_compile_options *options, quer
   compilation_init(&c, &own, &diag);
   if (status == QN_OK) status = compile_to_memory(&c, model_path, out);
   compilation_deinit(&c);
-  return give_error(error, &diag, status);
+  return quern_give_error(error, &diag, status);
 }
 
 // --- files and the cache
@@ -524,7 +528,7 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
   if (o->template_path) QN_TRY(hash_file(&hasher, o->template_path, diag));
   int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec, info->st_mtim.tv_nsec,
                        (int64_t)info->st_ino, o->context_tokens,    o->chunk_tokens ? o->chunk_tokens : DEFAULT_CHUNK,
-                       o->all_logits};
+                       o->all_logits,         o->sequences ? o->sequences : 1};
   qn_hasher_update(&hasher, numbers, sizeof numbers);
   *out = qn_hasher_final(&hasher);
   return QN_OK;
@@ -576,7 +580,7 @@ int quern_cache_path(const char *model_path, const quern_compile_options *option
   *out_path = NULL;
   qn_status status = own_options(options, &own, &diag);
   if (status == QN_OK) status = cache_path(model_path, &own, out_path, &diag);
-  return give_error(error, &diag, status);
+  return quern_give_error(error, &diag, status);
 }
 
 const char *quern_quant_formats(void) {

@@ -54,6 +54,9 @@ typedef struct quern_compile_options {
   const char *quant;
   quern_quantized_fn quantized;  // called for every matrix as it is packed; NULL = nobody asks
   void *quantized_context;
+  // Sequences that a session may hold (quern_session_options.sequences), and how many tokens of a step may want logits,
+  // at most a chunk's: 0 = 1. More of them take room in the arena, but none of it before it is used.
+  uint32_t sequences;
 } quern_compile_options;
 
 // Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
@@ -78,6 +81,35 @@ int quern_cache_path(const char *model_path, const quern_compile_options *option
 // comma-separated choice of: summary, tensors, graph, kernels, loops, memory, targets, sections, metadata, all; check
 // compares the weights with their checksum; NULL = summary.
 int quern_inspect(const char *path, const char *what, char **out_text, quern_error *error);
+
+// ---- the machine ----------------------------------------------------------------------------------------------------
+// How fast this machine is at what kernels do most, measured by kernels that are compiled like any other: what the
+// speed of a model is to be held against.
+
+typedef struct quern_machine quern_machine;
+
+typedef enum quern_rate {
+  QUERN_RATE_READ,        // reading memory, bytes a second, on huge pages where the system gives them
+  QUERN_RATE_READ_SMALL,  // reading memory, bytes a second, on small pages
+  QUERN_RATE_FP32,        // f32 multiply-adds, operations a second (two each)
+  QUERN_RATE_INT8         // multiply-adds of 8-bit integers, operations a second (two each): the best form of dot4
+} quern_rate;
+
+// What counts as a second: one on the wall, or one of CPU time of every thread (the process's over their number), of
+// which other programs take nothing. On a machine that does nothing else the two agree, but for threads asleep.
+typedef enum quern_clock { QUERN_CLOCK_WALL, QUERN_CLOCK_CPU } quern_clock;
+
+// Compiles the kernels for a target that runs here ("x86-64-v3"; NULL = "host") and takes 512 MiB to read from. On
+// success *out is the caller's, to be closed with quern_machine_close; otherwise it is NULL. Errors: ARGUMENT (no such
+// target), TARGET (it does not run here), NOMEM.
+int quern_machine_open(const char *target, quern_machine **out, quern_error *error);
+void quern_machine_close(quern_machine *machine);  // NULL is harmless
+// One measurement of 10 to 100 ms with `threads` pinned threads (0 = one a core): take the median of several. Errors:
+// ARGUMENT (threads or rate out of range), NOMEM, LIMIT (threads refused).
+int quern_machine_measure(quern_machine *machine, quern_rate rate, int threads, quern_clock clock,
+                          double *out_per_second, quern_error *error);
+// Bytes that QUERN_RATE_READ reads on huge pages, of 256 MiB.
+uint64_t quern_machine_huge_bytes(const quern_machine *machine);
 
 // The targets known, one a line with its description. Static text; do not free.
 const char *quern_targets(void);

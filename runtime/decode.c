@@ -272,6 +272,12 @@ qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens
   return status;
 }
 
+qn_status qn_decoder_fill(qn_decoder *d, int32_t sequence, int64_t count, qn_diag *diag) {
+  QN_TRY(check_sequence(d, sequence, diag));
+  if (count < 0) return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %" PRId64 " keys, want 0 or more", count);
+  return qn_kv_cache_fill(d->cache, sequence, count, diag);
+}
+
 // --- one token of each of many sequences
 
 static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {

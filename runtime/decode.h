@@ -50,6 +50,10 @@ QN_CHECKED qn_status qn_decoder_eval(qn_decoder *decoder, int32_t sequence, cons
 QN_CHECKED qn_status qn_decoder_reserve(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count,
                                         qn_diag *diag);
 
+// Lengthens a sequence by `count` (at least 0) keys and values of synthetic numbers, for benchmarks. Errors as above, and
+// UNSUPPORTED for a cache whose element type it does not know.
+QN_CHECKED qn_status qn_decoder_fill(qn_decoder *decoder, int32_t sequence, int64_t count, qn_diag *diag);
+
 // One token of a step over several sequences.
 typedef struct qn_decoder_item {
   int32_t token, sequence;

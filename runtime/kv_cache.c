@@ -224,6 +224,55 @@ void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count) {
   s->length += count;
 }
 
+// --- synthetic contents
+
+enum { DTYPE_F32 = 0, DTYPE_F16 = 1, DTYPE_BF16 = 2 };  // qn_dtype of ir/dtype.def
+
+typedef struct filling {
+  const qn_kv_cache *cache;
+  const int32_t *pages;
+  int64_t first, end;  // of `pages`
+  qn_diag *diag;
+} filling;
+
+// Any bits between these two exponents are numbers of magnitude 2^-3 to 2^-1, half of them negative.
+static uint16_t small_number(uint32_t dtype, uint32_t random) {
+  return dtype == DTYPE_F16 ? (uint16_t)((random & 0x83FF) | 0x3000) : (uint16_t)((random & 0x807F) | 0x3E00);
+}
+
+static qn_status fill_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
+  const filling *f = context;
+  if (buffer->dtype > DTYPE_BF16) {
+    return qn_fail(f->diag, QN_ERR_UNSUPPORTED, f->cache->artifact->path,
+                   "KV cache: got element type %" PRIu32 ", want f32, f16 or bf16 to fill it with numbers", buffer->dtype);
+  }
+  // The upper half of an f32 is a bf16, and any lower half will do.
+  for (int64_t i = f->first; i < f->end; i++) {
+    uint8_t *page = f->cache->pools + offset + (size_t)f->pages[i] * (size_t)buffer->bytes;
+    uint32_t state = 2463534242u + (uint32_t)f->pages[i] + buffer->layer;
+    for (uint64_t at = 0; at + 2 <= buffer->bytes; at += 2) {
+      state ^= state << 13, state ^= state >> 17, state ^= state << 5;
+      uint16_t bits = small_number(buffer->dtype, state);
+      memcpy(page + at, &bits, sizeof bits);
+    }
+  }
+  return QN_OK;
+}
+
+qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
+  uint64_t bytes;
+  bool overflow;
+  row *s = &cache->rows[sequence];
+  int64_t first = s->length / cache->page_keys;
+  if (s->length % cache->page_keys > 0) first++;  // what the last page holds already stays
+  QN_TRY(qn_kv_cache_reserve(cache, sequence, count, diag));
+  filling f = {cache, cache->table + (size_t)sequence * (size_t)cache->row_pages, first, s->pages, diag};
+  qn_status status = for_each_pool(cache, fill_pool, &f, &bytes, &overflow);
+  if (status == QN_OK) qn_kv_cache_advance(cache, sequence, count);
+  qn_kv_cache_truncate(cache, sequence, s->length);  // after an error: the pages that were reserved
+  return status;
+}
+
 void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length) {
   assert(qn_kv_cache_has(cache, sequence));
   row *s = &cache->rows[sequence];

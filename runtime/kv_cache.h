@@ -42,6 +42,9 @@ int64_t qn_kv_cache_length(const qn_kv_cache *cache, int32_t sequence);  // toke
 QN_CHECKED qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
 // The tokens are in the cache now: `count` of those reserved.
 void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count);
+// Lengthens a sequence by `count` tokens whose pages are written whole with small numbers, for benchmarks. Errors: those
+// of reserve, and UNSUPPORTED for pools of a type that is none of f32, f16 and bf16 (nothing is lengthened).
+QN_CHECKED qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
 // Back to `length` tokens (at most the present length); pages that hold none of them are free again, reserved ones too.
 void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length);
 

@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/generate.h"
@@ -61,6 +62,12 @@ int32_t quern_model_vocab_size(const quern_model *model) { return (int32_t)model
 int64_t quern_model_context_max(const quern_model *model) {
   return qn_artifact_context_max(&model->artifact);
 }
+static int32_t symbol_max(const quern_model *model, int symbol) {
+  return (int32_t)model->artifact.program->symbol_max[symbol];
+}
+int32_t quern_model_rows_max(const quern_model *model) { return symbol_max(model, 2); }       // R: qn_symbol of ir/type.h
+int32_t quern_model_sequences_max(const quern_model *model) { return symbol_max(model, 4); }  // B
+
 uint64_t quern_model_weight_bytes(const quern_model *model) { return model->artifact.weights_size; }
 
 const char *quern_model_summary(const quern_model *model, size_t *out_length) {
@@ -73,6 +80,33 @@ const char *quern_model_summary_value(const quern_model *model, const char *key,
   qn_model_summary_value(model, key, &value);
   *out_length = value.length;
   return value.data;
+}
+
+static bool cost_line(const quern_model *model, const char *name, uint64_t *out) {
+  char key[64], digits[24];
+  qn_str value;
+  snprintf(key, sizeof key, "cost.%s", name);
+  if (!qn_model_summary_value(model, key, &value) || value.length == 0 || value.length >= sizeof digits) return false;
+  memcpy(digits, value.data, value.length);
+  digits[value.length] = '\0';
+  char *end;
+  *out = strtoull(digits, &end, 10);
+  return *end == '\0' && digits[0] != '-';
+}
+
+bool quern_model_get_cost(const quern_model *model, quern_model_cost *c) {
+  *c = (quern_model_cost){0};
+  const struct {
+    const char *name;
+    uint64_t *value;
+  } lines[] = {{"weight_bytes", &c->weight_bytes},     {"token_bytes", &c->token_bytes},
+               {"key_bytes", &c->key_bytes},           {"int8_macs_token", &c->int8_macs_token},
+               {"f32_macs_token", &c->f32_macs_token}, {"int8_macs_row", &c->int8_macs_row},
+               {"f32_macs_row", &c->f32_macs_row},     {"f32_macs_key", &c->f32_macs_key}};
+  for (size_t i = 0; i < QN_COUNT(lines); i++) {
+    if (!cost_line(model, lines[i].name, lines[i].value)) return false;
+  }
+  return true;
 }
 
 // ---- text and tokens
@@ -248,6 +282,12 @@ quern_status quern_session_truncate(quern_session *session, int32_t sequence, in
     qn_decoder_truncate(session->decoder, sequence, length);
   }
   return finish(status, &diag, error);
+}
+
+quern_status quern_session_fill(quern_session *session, int32_t sequence, int64_t count, quern_error *error) {
+  qn_diag diag = {0};
+  session->step_rows = 0;
+  return finish(qn_decoder_fill(session->decoder, sequence, count, &diag), &diag, error);
 }
 
 void quern_session_reset(quern_session *session, int32_t sequence) {

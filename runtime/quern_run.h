@@ -62,11 +62,26 @@ const char *quern_model_target(const quern_model *model);
 int32_t quern_model_vocab_size(const quern_model *model);
 // The most tokens of context that the compiled program allows; 0 = as many as memory allows.
 int64_t quern_model_context_max(const quern_model *model);
+// The most sequences a session may hold, and the most tokens of a step whose logits may be wanted; 0 = any number.
+int32_t quern_model_sequences_max(const quern_model *model);
+int32_t quern_model_rows_max(const quern_model *model);
 uint64_t quern_model_weight_bytes(const quern_model *model);
 // The text that the compiler stored about the model, `key = value` lines; never NULL. Not NUL-terminated.
 const char *quern_model_summary(const quern_model *model, size_t *out_length);
 // A value of that text, or NULL when the key is not there; not NUL-terminated.
 const char *quern_model_summary_value(const quern_model *model, const char *key, size_t *out_length);
+
+// What a step costs, as the compiler counted it. A multiply-add (MAC) is two operations.
+typedef struct quern_model_cost {
+  uint64_t weight_bytes;                    // packed weights that every step reads whole
+  uint64_t token_bytes;                     // rows looked up in tables for each token of a step
+  uint64_t key_bytes;                       // of a key and its value in all layers: read for each key a sequence holds
+  uint64_t int8_macs_token, f32_macs_token; // in products, for each token
+  uint64_t int8_macs_row, f32_macs_row;     // in products, for each token whose logits are wanted
+  uint64_t f32_macs_key;                    // in attention, for each key that each token sees
+} quern_model_cost;
+// False when the artifact does not tell.
+bool quern_model_get_cost(const quern_model *model, quern_model_cost *out_cost);
 
 // ---- text and tokens -----------------------------------------------------------------------------------------------
 // Models without a tokenizer give QUERN_ERR_UNSUPPORTED (or -1, NULL, false) here.
@@ -105,8 +120,7 @@ typedef struct quern_session_options {
   bool no_pin;        // do not bind each thread to a core
   int64_t context;    // tokens a sequence may hold; 0 = what the program allows, or 4096 where it sets no bound
   int64_t chunk;      // tokens of a prompt evaluated at a time; 0 = as many as the program allows
-  int32_t sequences;  // 0 = 1; LIMIT beyond what the program has rows for in its table of KV cache pages: artifacts
-                      // that quern makes have one, so for more sequences create more sessions
+  int32_t sequences;  // 0 = 1; LIMIT beyond what the artifact was compiled for (quern_compile_options.sequences)
   int64_t pages;      // KV cache pages for all sequences; 0 = enough for all at their full context
   bool profile;       // time every kernel (quern_session_profile)
 } quern_session_options;
@@ -150,6 +164,10 @@ const float *quern_session_logits(const quern_session *session, size_t index);
 int64_t quern_session_position(const quern_session *session, int32_t sequence);
 // Forgets all but the first `length` tokens of a sequence. ARGUMENT when it is shorter.
 quern_status quern_session_truncate(quern_session *session, int32_t sequence, int64_t length, quern_error *error);
+// For benchmarks: lengthens a sequence by `count` keys and values of synthetic numbers, as if it had been given so many
+// tokens. What is evaluated after them takes as long as after real ones. Errors: ARGUMENT, LIMIT (context or KV cache
+// full), UNSUPPORTED (a cache of a type that this does not know).
+quern_status quern_session_fill(quern_session *session, int32_t sequence, int64_t count, quern_error *error);
 // Empties a sequence (one out of range: nothing happens).
 void quern_session_reset(quern_session *session, int32_t sequence);
 

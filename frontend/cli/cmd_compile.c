@@ -11,7 +11,7 @@
 typedef struct compile_options {
   cli_common common;
   const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder;
-  uint64_t context, chunk, threads;
+  uint64_t context, chunk, sequences, threads;
   bool all_logits;
 } compile_options;
 
@@ -24,6 +24,8 @@ static const cli_option options_table[] = {
     {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "the model's own, or 4096",
      "tokens of context the artifact can be run with at most"},
     {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256", "tokens of the prompt taken in one step at most"},
+    {"batch", 0, CLI_COUNT, FIELD(sequences), "N", 1, 4096, NULL, "1",
+     "sequences that a program may decode together, and tokens of a step whose logits it may want"},
     {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
      "how quantised weights are multiplied: with activations rounded to int8, or widened to float"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
@@ -159,6 +161,7 @@ static int compile(const compile_options *options, const char *model_path, char 
       .schedule = schedule,
       .threads = (int)options->threads,
       .all_logits = options->all_logits,
+      .sequences = (uint32_t)options->sequences,
       .progress = cli_progress_step,
       .progress_context = &progress,
       .quant = options->quant,

@@ -1,10 +1,12 @@
 // quern run: continues a text. The text alone goes to standard output, as it is generated; all else to stderr.
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "frontend/cli/cli.h"
 #include "frontend/cli/json.h"
+#include "frontend/cli/progress.h"
 #include "frontend/cli/run_open.h"
 #include "runtime/base/file.h"
 #include "runtime/base/vec.h"
@@ -90,6 +92,7 @@ typedef struct run_state {
   id_vec prompt, generated;  // owned
   qn_buf text;               // with --json: what was generated
   bool no_memory;            // in the callback
+  double load_seconds;    // opening the model and creating the session
   quern_stats stats;
   qn_file_writer logits;  // of --logits
   qn_diag logits_diag;
@@ -314,6 +317,12 @@ static void put_ids(cli_json *json, const char *key, const id_vec *ids) {
   cli_json_end(json, ']');
 }
 
+// The most physical memory that this process had so far, bytes; 0 = not known.
+static int64_t peak_memory(void) {
+  struct rusage usage;
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
+}
+
 static int print_json(run_state *run) {
   const quern_stats *stats = &run->stats;
   quern_session_info info;
@@ -330,7 +339,9 @@ static int print_json(run_state *run) {
   cli_json_text(&json, "target", qn_str_from(quern_model_target(run->model)));
   cli_json_int(&json, "threads", info.threads);
   cli_json_int(&json, "context", info.context);
+  cli_json_int(&json, "rss_bytes", peak_memory());
   cli_json_begin(&json, "timings", '{');
+  cli_json_real(&json, "load_ms", run->load_seconds * 1e3);
   cli_json_real(&json, "ttft_ms", (double)stats->first_ns * 1e-6);
   cli_json_real(&json, "prefill_ms", (double)stats->prefill_ns * 1e-6);
   cli_json_real(&json, "decode_ms", (double)stats->decode_ns * 1e-6);
@@ -395,12 +406,16 @@ static int run_all(run_state *run, const char *path) {
                        .no_cache = o->no_cache,
                        .quiet = o->common.quiet};
   cli_catch_signals();
+  double begin = cli_seconds();
   int code = run_open(&source, &run->model);
+  run->load_seconds = cli_seconds() - begin;
   if (code != 0) return code;
   if (cli_interrupted()) return cli_interrupt_code();
   run->has_tokenizer = quern_model_has_tokenizer(run->model);
   code = make_prompt(run);
+  begin = cli_seconds();
   if (code == 0) code = create_session(run);
+  run->load_seconds += cli_seconds() - begin;
   if (code == 0) code = open_logits(run, path);
   if (code == 0) code = generate(run);
   return code == 0 ? finish(run) : code;

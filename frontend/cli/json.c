@@ -63,3 +63,12 @@ void cli_json_real(cli_json *json, const char *key, double value) {
     qn_buf_puts(json->out, "null");
   }
 }
+
+void cli_json_precise(cli_json *json, const char *key, double value) {
+  begin_value(json, key);
+  if (isfinite(value)) {
+    qn_buf_printf(json->out, "%.6g", value);
+  } else {
+    qn_buf_puts(json->out, "null");
+  }
+}

@@ -9,7 +9,8 @@
 
 #include "frontend/cli/cli.h"
 
-static const cli_command *const commands[] = {&cli_compile_command, &cli_run_command, &cli_inspect_command};
+static const cli_command *const commands[] = {&cli_compile_command, &cli_run_command, &cli_bench_command,
+                                            &cli_inspect_command};
 
 // --- messages
 

@@ -11,6 +11,12 @@
 #include "frontend/cli/progress.h"
 #include "frontend/cli/quant_table.h"
 
+static int tell_artifact(const run_source *s, const char *path) {
+  if (!s->out_artifact) return 0;
+  *s->out_artifact = strdup(path);
+  return *s->out_artifact ? 0 : cli_fail(QN_ERR_NOMEM, s->path, "out of memory for a path");
+}
+
 // Options that say how to compile make no sense for what is compiled.
 static int open_artifact(const run_source *s, quern_model **out) {
   const struct {
@@ -27,7 +33,7 @@ static int open_artifact(const run_source *s, quern_model **out) {
   bool host = s->target && strcmp(s->target, "host") == 0;
   quern_model_options options = {.target = host ? NULL : s->target};
   int code = (int)quern_model_open(s->path, &options, out, &error);
-  return code == 0 ? 0 : cli_fail_with(code, &error);
+  return code == 0 ? tell_artifact(s, s->path) : cli_fail_with(code, &error);
 }
 
 static quern_compile_options compile_options(const run_source *s) {
@@ -40,6 +46,7 @@ static quern_compile_options compile_options(const run_source *s) {
       .kv_type = s->kv_type,
       .template_path = s->template_path,
       .threads = s->threads,
+      .sequences = s->sequences,
   };
 }
 
@@ -122,8 +129,9 @@ static int open_cached(const run_source *s, quern_model **out) {
     code = (int)quern_model_open(path, NULL, out, &error);
     if (code != QN_ERR_FORMAT && code != QN_ERR_UNSUPPORTED) {
       if (code == 0) remark(s, "from the cache:", path);
+      if (code == 0) code = tell_artifact(s, path);
       free(path);
-      return code == 0 ? 0 : cli_fail_with(code, &error);
+      return error.code == 0 ? code : cli_fail_with(code, &error);
     }
     if (!s->quiet) fprintf(stderr, "quern: warning: the cached artifact cannot be used: %s\n", error.text);
     if (!quern_is_artifact(path)) unlink(path);  // which compiling would not replace
@@ -133,6 +141,7 @@ static int open_cached(const run_source *s, quern_model **out) {
   }
   code = compile_to(s, path);
   if (code == 0) code = open_compiled(path, out);
+  if (code == 0) code = tell_artifact(s, path);
   free(path);
   return code;
 }

@@ -9,7 +9,10 @@ typedef struct run_source {
   const char *target, *numeric, *quant, *kv_type, *template_path;  // borrowed; NULL = default
   uint32_t context;                                                // to compile for; 0 = the model's own
   int threads;                                                     // to compile with; 0 = one a core
+  uint32_t sequences;                                              // to compile for; 0 = 1
   bool jit, no_cache, quiet;
+  // Where to put the artifact's path, to be freed: NULL of one that nobody else can open. May be NULL.
+  char **out_artifact;
 } run_source;
 
 // 0 and *out_model (close it with quern_model_close), or an exit code after a message on stderr.

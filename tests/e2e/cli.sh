@@ -21,19 +21,22 @@ wrong() {
 # ---- help and version
 
 [ "$("$QUERN" --version)" = "quern 0.1.0" ] || fail "--version: $("$QUERN" --version)"
-for command in compile run inspect; do
+for command in compile run bench inspect; do
   "$QUERN" "$command" --help >"$WORK/help" 2>"$WORK/err" || fail "$command --help ends with $?"
   [ ! -s "$WORK/err" ] || fail "$command --help writes to stderr"
   "$QUERN" help "$command" | cmp - "$WORK/help" || fail "quern help $command is not quern $command --help"
   "$QUERN" --help | grep -q "^  $command " || fail "quern --help does not know $command"
   [ "$(awk '{ if (length > 125) n++ } END { print n + 0 }' "$WORK/help")" -eq 0 ] || fail "$command --help has long lines"
 done
-for option in output target ctx chunk numeric kv-type template threads schedule dump-ir dump-dir all-logits; do
+for option in output target ctx chunk batch numeric kv-type template threads schedule dump-ir dump-dir all-logits; do
   "$QUERN" compile --help | grep -qE -- "--$option\b" || fail "compile --help does not tell --$option"
 done
 for option in prompt tokens max-tokens temp top-k top-p min-p repeat-penalty repeat-last seed threads ctx chunk stop \
   logits json target jit no-cache numeric kv-type template; do
   "$QUERN" run --help | grep -qE -- "--$option\b" || fail "run --help does not tell --$option"
+done
+for option in json threads prompt generate depth batch reps clock ctx no-pin target numeric quant kv-type template; do
+  "$QUERN" bench --help | grep -qE -- "--$option\b" || fail "bench --help does not tell --$option"
 done
 "$QUERN" compile --help | grep -q 'x86-64-v3' || fail "compile --help does not list targets"
 wrong 2 "did you mean compile?" comiple

@@ -251,6 +251,48 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
+// Synthetic contents: small numbers of the pool's type in whole pages, and what was there stays.
+START_TEST(filling) {
+  enum { F32, F16, BF16, I32 };
+  qn_test_artifact a;
+  qn_artifact artifact;
+  qn_diag diag = {0};
+  qn_buf file;
+  qn_test_artifact_init(&a);
+  for (uint32_t i = F32; i <= BF16; i++) {
+    uint32_t buffer = qn_test_artifact_cache(&a, "k", i, 64);
+    a.buffers.items[buffer].dtype = i;
+  }
+  qn_test_artifact_build(&a, &file);
+  qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
+  qn_kv_cache *cache = create(&artifact, 1, 5 * PAGE_KEYS, 0);
+  int32_t s = add(cache);
+  append(cache, s, 3);
+  qn_assert_ok(&diag, qn_kv_cache_fill(cache, s, 2 * PAGE_KEYS, &diag));
+  ck_assert_int_eq(qn_kv_cache_length(cache, s), 2 * PAGE_KEYS + 3);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 2);
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "context is full", qn_kv_cache_fill(cache, s, 3 * PAGE_KEYS, &diag));
+  ck_assert_int_eq(qn_kv_cache_length(cache, s), 2 * PAGE_KEYS + 3);
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+  qn_buf_deinit(&file);
+  qn_test_artifact_cache(&a, "v", 0, 64);
+  a.buffers.items[3].dtype = I32;
+  qn_test_artifact_build(&a, &file);
+  qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
+  cache = create(&artifact, 1, 5 * PAGE_KEYS, 0);
+  s = add(cache);
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got element type 3", qn_kv_cache_fill(cache, s, 1, &diag));
+  ck_assert_int_eq(qn_kv_cache_length(cache, s), 0);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 5);
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+  qn_buf_deinit(&file);
+  qn_test_artifact_deinit(&a);
+}
+END_TEST
+
 QN_CASE(pages, sizes, pages_come_and_go, limits, pages_are_conserved)
-QN_CASE(memory, pools_are_zero_and_apart, out_of_memory)
+QN_CASE(memory, pools_are_zero_and_apart, filling, out_of_memory)
 QN_TEST_MAIN(pages, memory)

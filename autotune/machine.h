@@ -1,0 +1,48 @@
+// The machine's roofline, measured by kernels in loop IR that go through the code generator like any other: how fast
+// memory is read, and how fast the instructions at the heart of the kernels (fma, dot4) are done.
+#ifndef QN_AUTOTUNE_MACHINE_H
+#define QN_AUTOTUNE_MACHINE_H
+
+#include "codegen/target.h"
+#include "ir/loop.h"
+#include "runtime/executor.h"
+
+// Kernels to measure with. The best of those of one kind is the machine's speed: which form suits it is not known
+// beforehand.
+typedef enum qn_probe {
+  QN_PROBE_READ_0,   // a plain read of memory, without prefetch
+  QN_PROBE_READ_4K,  // prefetched so many bytes ahead
+  QN_PROBE_READ_8K,
+  QN_PROBE_FMA,          // chains of f32 multiply-adds
+  QN_PROBE_DOT4,         // chains of dot4 on unsigned bytes
+  QN_PROBE_DOT4_NIBBLE,  // on codes of 4 bits, where a target may do with less
+  QN_PROBE_COUNT
+} qn_probe;
+
+// Makes the kernels for a target, QN_PROBE_COUNT of them, verified, in the arena.
+QN_CHECKED qn_status qn_machine_kernels(const qn_target *target, qn_arena *arena, const qn_lkernel **out,
+                                        qn_diag *diag);
+
+typedef struct qn_machine qn_machine;
+
+// `entries` are the machine code of the kernels for that target, in their order; borrowed. Takes 256 MiB twice, on huge
+// and on small pages.
+QN_CHECKED qn_status qn_machine_create(const qn_target *target, const qn_kernel_entry *entries,
+                                       const qn_allocator *allocator, qn_machine **out, qn_diag *diag);
+void qn_machine_destroy(qn_machine *machine);  // NULL is harmless
+
+typedef enum qn_rate {
+  QN_RATE_READ,        // bytes a second, on huge pages as far as the system gives them
+  QN_RATE_READ_SMALL,  // bytes a second, on small pages
+  QN_RATE_FP32,        // f32 operations a second: a multiply-add is two
+  QN_RATE_INT8,        // 8-bit integer operations a second: a multiply-add is two
+  QN_RATE_COUNT
+} qn_rate;
+// One measurement with all of `threads`: the best of the kernels of that kind, each called once (10 to 100 ms in all).
+// By the clock on the wall, or by the process's CPU time over the number of threads. Noise is the caller's to average
+// out.
+double qn_machine_measure(qn_machine *machine, qn_threads *threads, qn_rate rate, bool cpu_time);
+// Bytes of the memory for QN_RATE_READ that the system put on huge pages.
+uint64_t qn_machine_huge_bytes(const qn_machine *machine);
+
+#endif

@@ -1,0 +1,88 @@
+// What `quern bench` measures and prints: the plan, the samples, and the parts that take and tell them.
+#ifndef QUERN_CLI_BENCH_H
+#define QUERN_CLI_BENCH_H
+
+#include "frontend/cli/cli.h"
+#include "frontend/cli/progress.h"
+#include "runtime/base/vec.h"
+
+#define BENCH_LIST_MAX 16
+
+typedef struct bench_options {
+  cli_common common;
+  const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock;
+  uint64_t generate, reps, context;
+  bool no_pin;
+} bench_options;
+
+// "1,2,4" of an option.
+typedef struct bench_list {
+  int64_t items[BENCH_LIST_MAX];
+  size_t count;
+} bench_list;
+
+// Numbers of which the median or a percentile is told.
+typedef QN_VEC(double) bench_samples;
+// The value below which `part` (0 to 1) of the samples lie; 0 when there are none. Sorts them.
+double bench_percentile(const bench_samples *samples, double part);
+double bench_median(const bench_samples *samples);
+
+// The machine's speeds with some number of threads.
+typedef struct bench_machine {
+  int threads;
+  bench_samples rates[QUERN_RATE_INT8 + 1];
+} bench_machine;
+
+// Evaluating a prompt.
+typedef struct bench_prefill {
+  int threads;
+  int64_t tokens;
+  bench_samples ttft;  // seconds until the first token is sampled
+  bench_samples mfu;   // share of that which the peaks would take
+} bench_prefill;
+
+// Decoding: one token of each of `batch` sequences a step, or `batch` tokens of one sequence where the artifact has no
+// room for several.
+typedef struct bench_decode {
+  int threads;
+  int64_t depth, batch;
+  bool one_sequence;
+  bench_samples step;      // seconds from token to token
+  bench_samples mbu, mfu;  // one a repetition
+  bench_samples joules;    // a token, one a repetition; none where the machine does not tell
+  double outside;          // share of the step's time outside kernels on the first thread; negative = not measured
+} bench_decode;
+
+typedef struct bench {
+  const bench_options *options;
+  const qn_allocator *allocator;
+  const char *artifact;    // borrowed: the file
+  quern_model *model;      // owned
+  quern_machine *machine;  // owned
+  bool has_cost;
+  quern_model_cost cost;
+  bench_list threads, prompts, depths, batches;
+  int64_t context;  // of the sessions: for the longest of all
+  cli_progress progress;
+  QN_VEC(bench_machine) machines;
+  QN_VEC(bench_prefill) prefills;
+  QN_VEC(bench_decode) decodes;
+  bench_samples load, start;  // seconds, each of a process of its own
+  uint64_t rss_bytes, kv_bytes;
+  uint64_t done, total;  // measurements
+} bench;
+
+// One measurement more is done; false when a signal has asked to end.
+bool bench_step(bench *b, const char *stage);
+// Takes all samples in the lists above. An exit code after a message.
+int bench_measure(bench *b);
+// Runs `quern run` on the artifact in processes of their own: load, start, rss_bytes.
+int bench_measure_start(bench *b);
+// Energy counters of the processor packages; false where there are none to read.
+bool bench_joules(double *out);
+
+void bench_print(const bench *b);
+// The JSON object with a newline after it.
+void bench_put_json(const bench *b, qn_buf *out);
+
+#endif

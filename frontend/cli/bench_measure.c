@@ -1,0 +1,335 @@
+// Takes the samples of `quern bench`: everything once in each repetition, so that whatever else the machine does falls
+// on all of it alike.
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "frontend/cli/bench.h"
+#include "runtime/base/file.h"
+
+static int fail_nomem(void) { return cli_fail(QN_ERR_NOMEM, "bench", "out of memory for measurements"); }
+
+static bool add(bench *b, bench_samples *samples, double value) { return qn_vec_push(b->allocator, samples, value); }
+
+// What one round with one number of threads works with.
+typedef struct round {
+  bench *b;
+  quern_session *session;  // borrowed
+  int threads;
+  bool cpu_time;
+  double rates[QUERN_RATE_INT8 + 1];  // of the machine, now
+  int32_t vocab;
+  quern_error error;
+} round_state;
+
+// Seconds by the clock that was chosen.
+static double now(const round_state *r) {
+  struct timespec t;
+  clock_gettime(r->cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+  return ((double)t.tv_sec + (double)t.tv_nsec * 1e-9) / (r->cpu_time ? r->threads : 1);
+}
+
+// --- the machine
+
+static int measure_machine(round_state *r, bench_machine *m) {
+  for (int rate = 0; rate <= QUERN_RATE_INT8; rate++) {
+    if (!bench_step(r->b, "measuring the machine")) return QN_ERR_CANCELLED;
+    int code = quern_machine_measure(r->b->machine, (quern_rate)rate, m->threads,
+                                     r->cpu_time ? QUERN_CLOCK_CPU : QUERN_CLOCK_WALL, &r->rates[rate], &r->error);
+    if (code != 0) return cli_fail_with(code, &r->error);
+    if (!add(r->b, &m->rates[rate], r->rates[rate])) return fail_nomem();
+  }
+  return 0;
+}
+
+// Seconds that the multiply-adds of a step take at the peaks.
+static double ideal_seconds(const round_state *r, double tokens, double rows, double keys) {
+  const quern_model_cost *c = &r->b->cost;
+  double int8 = (double)c->int8_macs_token * tokens + (double)c->int8_macs_row * rows;
+  double fp32 = (double)c->f32_macs_token * tokens + (double)c->f32_macs_row * rows + (double)c->f32_macs_key * keys;
+  return 2 * int8 / r->rates[QUERN_RATE_INT8] + 2 * fp32 / r->rates[QUERN_RATE_FP32];
+}
+
+// --- energy
+
+bool bench_joules(double *out) {
+  static const char folder[] = "/sys/class/powercap";
+  bool found = false;
+  *out = 0;
+  DIR *dir = opendir(folder);
+  for (struct dirent *entry; dir && (entry = readdir(dir)) != NULL;) {
+    char path[512];
+    const char *colon = strchr(entry->d_name, ':');
+    unsigned long long microjoules;
+    if (!colon || strchr(colon + 1, ':')) continue;  // packages are intel-rapl:0; intel-rapl:0:0 is a part of one
+    snprintf(path, sizeof path, "%s/%s/energy_uj", folder, entry->d_name);
+    FILE *file = fopen(path, "re");
+    if (file && fscanf(file, "%llu", &microjoules) == 1) {
+      *out += (double)microjoules * 1e-6;
+      found = true;
+    }
+    if (file) fclose(file);
+  }
+  if (dir) closedir(dir);
+  return found;
+}
+
+// --- prompts
+
+static int32_t made_up_token(const round_state *r, int64_t i) { return (int32_t)((i * 7919 + 13) % r->vocab); }
+
+// When each token came.
+typedef struct watch {
+  round_state *r;
+  bench_samples *steps;  // NULL = not wanted
+  double first, last;
+  int64_t count;
+  bool no_memory;
+} watch;
+
+static bool note_token(void *context, const char *text, size_t length, int32_t token) {
+  (void)text, (void)length;
+  watch *w = context;
+  double at = now(w->r);
+  if (token < 0) return true;
+  if (w->count++ == 0)
+    w->first = at;
+  else if (w->steps && !add(w->r->b, w->steps, at - w->last))
+    w->no_memory = true;
+  w->last = at;
+  return !w->no_memory && !cli_interrupted();
+}
+
+static bool interrupted(void *context) {
+  (void)context;
+  return cli_interrupted();
+}
+
+static const quern_sampler_options greedy = {.top_p = 1, .repeat_penalty = 1};
+
+static int measure_prefill(round_state *r, bench_prefill *p) {
+  if (!bench_step(r->b, "prompts")) return QN_ERR_CANCELLED;
+  size_t count = (size_t)p->tokens;
+  int32_t *tokens = malloc(count * sizeof *tokens);
+  if (!tokens) return fail_nomem();
+  for (size_t i = 0; i < count; i++) tokens[i] = made_up_token(r, (int64_t)i);
+  watch w = {.r = r};
+  quern_generate_params params = {.prompt = tokens,
+                                  .prompt_count = count,
+                                  .max_tokens = 1,
+                                  .sampler = &greedy,
+                                  .ignore_eog = true,
+                                  .callback = note_token,
+                                  .cancelled = interrupted,
+                                  .callback_context = &w};
+  quern_session_reset(r->session, 0);
+  double begin = now(r);
+  int code = (int)quern_generate(r->session, &params, NULL, &r->error);
+  free(tokens);
+  if (code != 0) return cli_fail_with(code, &r->error);
+  if (w.count < 1) return QN_ERR_CANCELLED;
+  double seconds = w.first - begin, n = (double)p->tokens;
+  bool kept = add(r->b, &p->ttft, seconds);
+  if (kept && r->b->has_cost) kept = add(r->b, &p->mfu, ideal_seconds(r, n, 1, n * (n + 1) / 2) / seconds);
+  return kept ? 0 : fail_nomem();
+}
+
+// --- decoding
+
+// One token a step, sampled and turned into text as a generation does.
+static int decode_alone(round_state *r, bench_decode *d, int64_t steps, bench_samples *into, double *out_seconds) {
+  watch w = {.r = r, .steps = into};
+  int32_t token = made_up_token(r, 0);
+  quern_generate_params params = {.prompt = &token,
+                                  .prompt_count = 1,
+                                  .max_tokens = steps + 1,
+                                  .sampler = &greedy,
+                                  .ignore_eog = true,
+                                  .callback = note_token,
+                                  .cancelled = interrupted,
+                                  .callback_context = &w};
+  quern_session_reset(r->session, 0);
+  int code = (int)quern_session_fill(r->session, 0, d->depth, &r->error);
+  if (code == 0) code = (int)quern_generate(r->session, &params, NULL, &r->error);
+  if (code != 0) return cli_fail_with(code, &r->error);
+  if (w.no_memory) return fail_nomem();
+  if (w.count <= steps) return QN_ERR_CANCELLED;
+  *out_seconds = w.last - w.first;
+  return 0;
+}
+
+// `batch` tokens a step, without sampling: the logits of each are there.
+static int decode_together(round_state *r, bench_decode *d, int64_t steps, double *out_seconds) {
+  quern_item *items = calloc((size_t)d->batch, sizeof *items);
+  int code = items ? 0 : fail_nomem();
+  for (int64_t i = 0; code == 0 && i < (d->one_sequence ? 1 : d->batch); i++) {
+    quern_session_reset(r->session, (int32_t)i);
+    code = (int)quern_session_fill(r->session, (int32_t)i, d->depth, &r->error);
+  }
+  double last = now(r);
+  *out_seconds = 0;
+  for (int64_t s = 0; code == 0 && s <= steps; s++) {  // the first warms up
+    for (int64_t i = 0; i < d->batch; i++) {
+      items[i] = (quern_item){made_up_token(r, s + i), d->one_sequence ? 0 : (int32_t)i, true};
+    }
+    if (d->one_sequence) code = (int)quern_session_truncate(r->session, 0, d->depth, &r->error);
+    if (code == 0) code = (int)quern_session_step(r->session, items, (size_t)d->batch, &r->error);
+    double at = now(r);
+    if (code == 0 && s > 0 && !add(r->b, &d->step, at - last)) code = fail_nomem();
+    if (s > 0) *out_seconds += at - last;
+    last = at;
+    if (cli_interrupted()) break;
+  }
+  free(items);
+  if (code != 0 && r->error.code == code) return cli_fail_with(code, &r->error);
+  return code == 0 && cli_interrupted() ? QN_ERR_CANCELLED : code;
+}
+
+static int measure_decode(round_state *r, bench_decode *d) {
+  bench *b = r->b;
+  int64_t steps = (int64_t)b->options->generate;
+  double seconds = 0, before = 0, after = 0;
+  if (!bench_step(b, "decoding")) return QN_ERR_CANCELLED;
+  bool energy = bench_joules(&before);
+  int code = d->batch == 1 ? decode_alone(r, d, steps, &d->step, &seconds) : decode_together(r, d, steps, &seconds);
+  if (code != 0) return code;
+  if (energy && bench_joules(&after) && after > before &&
+      !add(b, &d->joules, (after - before) / (double)(steps * d->batch))) {
+    return fail_nomem();
+  }
+  if (!b->has_cost) return 0;
+  double step = seconds / (double)steps, batch = (double)d->batch;
+  double keys = (double)d->depth + (d->one_sequence && d->batch > 1 ? 0.5 * (batch + 1) : 0.5 * (double)steps + 1);
+  double bytes = (double)b->cost.weight_bytes + (double)b->cost.token_bytes * batch +
+                 (double)b->cost.key_bytes * keys * (d->one_sequence ? 1 : batch);
+  bool kept = add(b, &d->mbu, bytes / step / r->rates[QUERN_RATE_READ]) &&
+              add(b, &d->mfu, ideal_seconds(r, batch, batch, keys * batch) / step);
+  return kept ? 0 : fail_nomem();
+}
+
+// --- time outside kernels
+
+static double kernel_seconds(const quern_session *session) {
+  quern_step_profile p;
+  double ns = 0;
+  for (size_t i = 0; quern_session_profile(session, i, &p); i++) ns += (double)p.kernel_ns;
+  return ns * 1e-9;
+}
+
+// In a session of its own, since noting the times takes some.
+static int measure_outside(bench *b, bench_decode *d, const quern_session_options *how) {
+  round_state r = {.b = b, .vocab = quern_model_vocab_size(b->model)};  // by the wall, as a profile is
+  quern_session_options options = *how;
+  bench_samples shares = {0}, steps = {0};
+  options.profile = true;
+  if (!bench_step(b, "time outside kernels")) return QN_ERR_CANCELLED;
+  int code = (int)quern_session_create(b->model, &options, &r.session, &r.error);
+  if (code != 0) return cli_fail_with(code, &r.error);
+  for (uint64_t i = 0; code == 0 && i < b->options->reps; i++) {
+    double seconds = 0, kernels = kernel_seconds(r.session);
+    code = decode_alone(&r, d, (int64_t)b->options->generate, &steps, &seconds);
+    kernels = kernel_seconds(r.session) - kernels;
+    // The first token's evaluation is among the kernels' times and not among the seconds: one step of steps + 1.
+    kernels *= (double)b->options->generate / (double)(b->options->generate + 1);
+    if (code == 0 && !add(b, &shares, 1 - kernels / seconds)) code = fail_nomem();
+  }
+  if (code == 0) d->outside = bench_median(&shares);
+  qn_vec_free(b->allocator, &shares);
+  qn_vec_free(b->allocator, &steps);
+  quern_session_destroy(r.session);
+  return code;
+}
+
+// --- everything
+
+static int plan_batch(const bench *b, int64_t batch, bool *out_one_sequence) {
+  int32_t sequences = quern_model_sequences_max(b->model), rows = quern_model_rows_max(b->model);
+  *out_one_sequence = batch > 1 && sequences > 0 && batch > sequences;
+  if (rows == 0 || batch <= rows) return 0;
+  return cli_fail(QN_ERR_LIMIT, "--batch",
+                  "got %lld, want at most %d, for which the artifact was compiled; compile it with a larger --batch",
+                  (long long)batch, rows);
+}
+
+static int plan(bench *b, int threads) {
+  bench_machine machine = {.threads = threads};
+  bool kept = qn_vec_push(b->allocator, &b->machines, machine);
+  for (size_t i = 0; kept && i < b->prompts.count; i++) {
+    bench_prefill p = {.threads = threads, .tokens = b->prompts.items[i]};
+    kept = qn_vec_push(b->allocator, &b->prefills, p);
+  }
+  for (size_t i = 0; i < b->depths.count; i++) {
+    for (size_t j = 0; kept && j < b->batches.count; j++) {
+      bench_decode d = {.threads = threads, .depth = b->depths.items[i], .batch = b->batches.items[j], .outside = -1};
+      int code = plan_batch(b, d.batch, &d.one_sequence);
+      if (code != 0) return code;
+      kept = qn_vec_push(b->allocator, &b->decodes, d);
+    }
+  }
+  return kept ? 0 : fail_nomem();
+}
+
+static int measure_rounds(bench *b, round_state *r, size_t first_prefill, size_t first_decode) {
+  int code = 0;
+  for (uint64_t rep = 0; code == 0 && rep < b->options->reps; rep++) {
+    code = measure_machine(r, &b->machines.items[b->machines.count - 1]);
+    for (size_t i = first_prefill; code == 0 && i < b->prefills.count; i++) {
+      code = measure_prefill(r, &b->prefills.items[i]);
+    }
+    for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {
+      code = measure_decode(r, &b->decodes.items[i]);
+    }
+  }
+  return code;
+}
+
+// Memory is touched for the first time, and threads are awake.
+static int warm_up(round_state *r) {
+  int32_t tokens[64];
+  int64_t most = r->b->context;
+  size_t count = most < (int64_t)QN_COUNT(tokens) ? (size_t)most : QN_COUNT(tokens);
+  for (size_t i = 0; i < count; i++) tokens[i] = made_up_token(r, (int64_t)i);
+  int code = (int)quern_session_eval(r->session, 0, tokens, count, NULL, &r->error);
+  return code == 0 ? 0 : cli_fail_with(code, &r->error);
+}
+
+// All with one number of threads.
+static int measure_threads(bench *b, int threads) {
+  round_state r = {.b = b, .vocab = quern_model_vocab_size(b->model)};
+  r.cpu_time = b->options->clock && strcmp(b->options->clock, "cpu") == 0;
+  quern_session_options how = {.threads = threads, .no_pin = b->options->no_pin, .context = b->context};
+  int32_t sequences = 1;
+  for (size_t i = 0; i < b->batches.count; i++) {
+    bool one = false;
+    int code = plan_batch(b, b->batches.items[i], &one);
+    if (code != 0) return code;
+    if (!one && b->batches.items[i] > sequences) sequences = (int32_t)b->batches.items[i];
+  }
+  how.sequences = sequences;
+  int code = (int)quern_session_create(b->model, &how, &r.session, &r.error);
+  if (code != 0) return cli_fail_with(code, &r.error);
+  quern_session_info info;
+  quern_session_get_info(r.session, &info);
+  r.threads = info.threads;
+  size_t first_prefill = b->prefills.count, first_decode = b->decodes.count;
+  code = plan(b, info.threads);
+  b->kv_bytes = info.kv_bytes;
+  if (code == 0) code = warm_up(&r);
+  if (code == 0) code = measure_rounds(b, &r, first_prefill, first_decode);
+  quern_session_destroy(r.session);
+  for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {
+    if (b->decodes.items[i].batch == 1) code = measure_outside(b, &b->decodes.items[i], &how);
+  }
+  return code;
+}
+
+int bench_measure(bench *b) {
+  size_t each = QUERN_RATE_INT8 + 1 + b->prompts.count + b->depths.count * b->batches.count;
+  b->total = b->done + b->threads.count * (each * b->options->reps + b->depths.count);
+  for (size_t i = 0; i < b->threads.count; i++) {
+    int code = measure_threads(b, (int)b->threads.items[i]);
+    if (code != 0) return code;
+  }
+  return 0;
+}

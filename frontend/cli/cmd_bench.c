@@ -1,0 +1,245 @@
+// quern bench: how fast a model runs here, beside what the machine could do.
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/cli/bench.h"
+#include "frontend/cli/run_open.h"
+#include "runtime/base/file.h"
+
+#define DEFAULT_PROMPTS "128,512"
+#define DEFAULT_DEPTHS  "0"
+#define DEFAULT_BATCHES "1"
+
+#define FIELD(name) offsetof(bench_options, name)
+static const cli_option options_table[] = {
+    {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL,
+     "write everything that was measured as one JSON object; - is standard output, where it takes the table's place"},
+    {"threads", 'j', CLI_TEXT, FIELD(threads), "N,...", 0, 0, NULL, "one a physical core",
+     "numbers of threads; what stands for the whole is the last"},
+    {"prompt", 'p', CLI_TEXT, FIELD(prompts), "N,...", 0, 0, NULL, DEFAULT_PROMPTS,
+     "tokens of a prompt; what stands for the whole is the last"},
+    {"generate", 'n', CLI_COUNT, FIELD(generate), "N", 1, 1 << 20, NULL, "64", "tokens to decode"},
+    {"depth", 0, CLI_TEXT, FIELD(depths), "N,...", 0, 0, NULL, DEFAULT_DEPTHS,
+     "keys in the cache before decoding, filled with numbers; what stands for the whole is the first"},
+    {"batch", 0, CLI_TEXT, FIELD(batches), "N,...", 0, 0, NULL, DEFAULT_BATCHES,
+     "tokens a step: of so many sequences, or of one where an artifact has room for one only. A model file is compiled "
+     "for as many sequences"},
+    {"reps", 0, CLI_COUNT, FIELD(reps), "N", 1, 1000, NULL, "5", "repetitions of everything, taken in turn"},
+    {"clock", 0, CLI_CHOICE, FIELD(clock), "CLOCK", 0, 0, "wall|cpu", "wall",
+     "what counts as time: on the wall; or the CPU time of the threads over their number, of which other programs on a "
+     "busy machine take nothing, for the model and for the machine alike"},
+    {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "the model's own",
+     "model file: compile for a context of so many tokens"},
+    {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
+    {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
+     "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
+    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
+     "model file: see quern compile --help"},
+    {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
+     "model file: quantise its float matrices (see quern compile --help)"},
+    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
+     "model file: how keys and values are kept"},
+    {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
+     "model file: the architecture as JSON"},
+};
+
+static const char details[] =
+    "Measures a model: the time to load it, to evaluate prompts (TTFT: until the first token is there) and\n"
+    "from token to token (TPOT). FILE is an artifact or a GGUF file, which is compiled into the cache as\n"
+    "quern run does. The machine is measured in the same run, by kernels compiled like the model's:\n"
+    "  MBU   bytes of weights and of keys and values that a step reads, as part of what memory gives\n"
+    "  MFU   time that the multiply-adds would take at the peaks of dot4 and fma, as part of what they take\n"
+    "A prompt's tokens are made up, and greedy sampling goes on after the end of a text. Ctrl-C ends it.\n";
+
+static int by_value(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+double bench_percentile(const bench_samples *samples, double part) {
+  if (samples->count == 0) return 0;
+  qsort(samples->items, samples->count, sizeof *samples->items, by_value);
+  size_t index = (size_t)(part * (double)samples->count);
+  return samples->items[index < samples->count ? index : samples->count - 1];
+}
+
+double bench_median(const bench_samples *samples) { return bench_percentile(samples, 0.5); }
+
+bool bench_step(bench *b, const char *stage) { return cli_progress_step(&b->progress, stage, b->done++, b->total); }
+
+// --- the plan
+
+static int read_list(const char *name, const char *text, uint64_t least, uint64_t most, bench_list *out) {
+  for (;;) {
+    char word[24];
+    uint64_t value;
+    size_t length = strcspn(text, ",");
+    snprintf(word, sizeof word, "%.*s", (int)(length < sizeof word ? length : sizeof word), text);
+    if (out->count == BENCH_LIST_MAX) {
+      return cli_fail(QN_ERR_ARGUMENT, name, "got more than %d numbers, want fewer", BENCH_LIST_MAX);
+    }
+    if (length >= sizeof word || !cli_read_count(word, &value) || value < least || value > most) {
+      return cli_fail(QN_ERR_ARGUMENT, name, "got '%s', want whole numbers from %llu to %llu with commas between them",
+                      word, (unsigned long long)least, (unsigned long long)most);
+    }
+    out->items[out->count++] = (int64_t)value;
+    if (!text[length]) return 0;
+    text += length + 1;
+  }
+}
+
+static int read_lists(bench *b) {
+  const bench_options *o = b->options;
+  int code = 0;
+  if (o->threads) code = read_list("--threads", o->threads, 1, 1024, &b->threads);
+  if (code == 0) code = read_list("--prompt", o->prompts ? o->prompts : DEFAULT_PROMPTS, 1, INT32_MAX, &b->prompts);
+  if (code == 0) code = read_list("--depth", o->depths ? o->depths : DEFAULT_DEPTHS, 0, INT32_MAX, &b->depths);
+  if (code == 0) code = read_list("--batch", o->batches ? o->batches : DEFAULT_BATCHES, 1, 4096, &b->batches);
+  if (code == 0 && !o->threads) b->threads = (bench_list){{0}, 1};  // as many as a session takes by itself
+  return code;
+}
+
+static int64_t largest(const bench_list *list) {
+  int64_t most = 0;
+  for (size_t i = 0; i < list->count; i++) most = list->items[i] > most ? list->items[i] : most;
+  return most;
+}
+
+static int64_t most_keys(const bench *b) {
+  int64_t most = 0;
+  for (size_t i = 0; i < b->prompts.count; i++) most = b->prompts.items[i] > most ? b->prompts.items[i] : most;
+  for (size_t i = 0; i < b->depths.count; i++) {
+    for (size_t j = 0; j < b->batches.count; j++) {
+      int64_t steps = (int64_t)b->options->generate + 1;
+      int64_t keys = b->depths.items[i] + (steps > b->batches.items[j] ? steps : b->batches.items[j]);
+      most = keys > most ? keys : most;
+    }
+  }
+  return most;
+}
+
+// --- the model
+
+static int open_model(bench *b, const char *path, char **out_path) {
+  const bench_options *o = b->options;
+  run_source source = {.path = path,
+                       .target = o->target,
+                       .numeric = o->numeric,
+                       .quant = o->quant,
+                       .kv_type = o->kv_type,
+                       .template_path = o->template_path,
+                       .context = (uint32_t)o->context,
+                       .sequences = (uint32_t)largest(&b->batches),
+                       .quiet = o->common.quiet,
+                       .out_artifact = out_path};
+  int code = run_open(&source, &b->model);
+  if (code != 0) return code;
+  if (!*out_path) {
+    return cli_fail(QN_ERR_ARGUMENT, path,
+                    "is not kept in the cache; compile it (quern compile) and bench the artifact");
+  }
+  b->artifact = *out_path;
+  b->context = most_keys(b);
+  int64_t most = quern_model_context_max(b->model);
+  if (most > 0 && b->context > most) {
+    return cli_fail(QN_ERR_LIMIT, path, "got prompts and depths for a context of %lld tokens, want at most %lld",
+                    (long long)b->context, (long long)most);
+  }
+  b->has_cost = quern_model_get_cost(b->model, &b->cost);
+  return 0;
+}
+
+static int open_machine(bench *b) {
+  quern_error error = {0};
+  int code = quern_machine_open(quern_model_target(b->model), &b->machine, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+// --- the command
+
+static int write_json(const bench *b) {
+  const char *path = b->options->json_path;
+  qn_diag diag = {0};
+  qn_buf text;
+  qn_buf_init(&text, b->allocator);
+  bench_put_json(b, &text);
+  qn_status status = text.failed ? qn_fail_nomem(&diag, "bench", "the JSON text") : QN_OK;
+  if (status == QN_OK && strcmp(path, "-") == 0) {
+    cli_out(text.data, text.length);
+  } else if (status == QN_OK) {
+    qn_file_writer writer;
+    status = qn_file_writer_open(&writer, path, &diag);
+    if (status == QN_OK) status = qn_file_writer_write(&writer, text.data, text.length);
+    if (status == QN_OK) status = qn_file_writer_commit(&writer);
+    qn_file_writer_abandon(&writer);
+  }
+  qn_buf_deinit(&text);
+  return status == QN_OK ? cli_out_end() : cli_fail((int)status, "--json", "%s", diag.text);
+}
+
+static int bench_all(bench *b, const char *path, char **artifact) {
+  const char *json = b->options->json_path;
+  if (json && cli_same_file(json, path)) {
+    return cli_fail(QN_ERR_ARGUMENT, "--json", "got the model file itself, want another file");
+  }
+  int code = read_lists(b);
+  cli_catch_signals();
+  if (code == 0) code = open_model(b, path, artifact);
+  cli_progress_init(&b->progress, b->options->common.quiet);
+  if (code == 0) code = bench_measure_start(b);
+  if (code == 0) code = open_machine(b);
+  if (code == 0) code = bench_measure(b);
+  cli_progress_end(&b->progress);
+  if (cli_interrupted()) return cli_interrupt_code();
+  if (code != 0) return code;
+  if (!json || strcmp(json, "-") != 0) bench_print(b);
+  return json ? write_json(b) : cli_out_end();
+}
+
+static void free_samples(bench *b) {
+  for (size_t i = 0; i < b->machines.count; i++) {
+    for (size_t r = 0; r < QN_COUNT(b->machines.items[i].rates); r++) {
+      qn_vec_free(b->allocator, &b->machines.items[i].rates[r]);
+    }
+  }
+  for (size_t i = 0; i < b->prefills.count; i++) {
+    bench_prefill *p = &b->prefills.items[i];
+    qn_vec_free(b->allocator, &p->ttft);
+    qn_vec_free(b->allocator, &p->mfu);
+  }
+  for (size_t i = 0; i < b->decodes.count; i++) {
+    bench_decode *d = &b->decodes.items[i];
+    qn_vec_free(b->allocator, &d->step);
+    qn_vec_free(b->allocator, &d->mbu);
+    qn_vec_free(b->allocator, &d->mfu);
+    qn_vec_free(b->allocator, &d->joules);
+  }
+  qn_vec_free(b->allocator, &b->machines);
+  qn_vec_free(b->allocator, &b->prefills);
+  qn_vec_free(b->allocator, &b->decodes);
+  qn_vec_free(b->allocator, &b->load);
+  qn_vec_free(b->allocator, &b->start);
+}
+
+static int run(void *context, const char *path) {
+  bench b = {.options = context, .allocator = qn_allocator_default()};
+  char *artifact = NULL;
+  int code = bench_all(&b, path, &artifact);
+  free_samples(&b);
+  quern_machine_close(b.machine);
+  quern_model_close(b.model);
+  free(artifact);
+  return code;
+}
+
+const cli_command cli_bench_command = {
+    .name = "bench",
+    .operands = "FILE",
+    .summary = "measures how fast an artifact or a model file runs, beside the machine's limits",
+    .details = details,
+    .options = options_table,
+    .option_count = QN_COUNT(options_table),
+    .options_size = sizeof(bench_options),
+    .operand_name = "an artifact or a model file",
+    .run = run,
+};
