@@ -19,7 +19,8 @@ threads and lengths: a prompt of --prompt tokens with nothing in the cache, and 
 Weights have been touched before either. The ratio quern / fastest peer is taken round by round: these machines are noisy,
 so only ratios of one run mean anything. TTFT is from nothing running to the first token of a prompt of --first tokens,
 with the file in the page cache; of the engines in Python, whose interpreter starts before, from the call that loads.
-MBU: weights' bytes a token x tokens/s / read bandwidth, the same for all engines; MFU is quern's own.
+MBU: weights' bytes a token x tokens/s / read bandwidth; MFU: multiply-adds of the prompt / the peak of the arithmetic that
+quern does them in. Bandwidth and peak are what `quern bench` measured in the same run, for all engines.
 
 An engine that is not here, does not take a model, or fails, gets a row with the reason.
 """

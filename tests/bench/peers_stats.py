@@ -40,6 +40,8 @@ def summarise(model, rounds, failed, notes, seconds):
     """All that the tables and the JSON tell of one model."""
     names = list(dict.fromkeys(n for r in rounds for n in r))
     bandwidth = column(rounds, OURS, "read_bytes_per_s")
+    # The share of the peak that a token/s is: the same for all engines, for the arithmetic is the same.
+    shares = [m / s for m, s in zip(column(rounds, OURS, "mfu"), column(rounds, OURS, "prefill"))]
     engines = {}
     for name in names:
         keys = ("prefill", "decode", "ttft_ms", "rss", "mfu")
@@ -49,6 +51,8 @@ def summarise(model, rounds, failed, notes, seconds):
         elif bandwidth:
             entry["mbu"] = spread([s * model.bytes_a_token / statistics.median(bandwidth)
                                    for s in column(rounds, name, "decode")])
+        if name != OURS and shares:
+            entry["mfu"] = spread([s * statistics.median(shares) for s in column(rounds, name, "prefill")])
         engines[name] = {**{k: v for k, v in entry.items() if v is not None}, "chosen": notes.get(name, "")}
     return {"model": model.name, "format": model.format, "bytes_a_token": model.bytes_a_token, "seconds": seconds,
             "engines": engines, "failed": failed, "rounds": rounds,
@@ -139,6 +143,7 @@ def check_tables(expect, rounds):
     text = table(result)
     expect("a reason in the table", "not run: speed: exit code 1: no" in text, True)
     expect("MBU from quern's bandwidth", result["engines"]["a"]["mbu"]["median"], 0.4)
+    expect("MFU from quern's", round(result["engines"]["b"]["mfu"]["median"], 6), 0.333333)
     report = {"machine": {"cpu": "x"}, "engines": {}, "absent": {"d": "not installed"}, "busy_processes": 0,
               "settings": {"threads": 2, "prompt": 512, "generate": 128, "first": 128}, "models": [result]}
     lines = report_text(report).splitlines()
