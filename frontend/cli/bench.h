@@ -26,6 +26,7 @@ typedef QN_VEC(double) bench_samples;
 // The value below which `part` (0 to 1) of the samples lie; 0 when there are none. Sorts them.
 double bench_percentile(const bench_samples *samples, double part);
 double bench_median(const bench_samples *samples);
+double bench_mean(const bench_samples *samples);
 
 // The machine's speeds with some number of threads.
 typedef struct bench_machine {

@@ -117,6 +117,7 @@ static void put_decode(cli_json *j, const bench_decode *d) {
   for (size_t i = 0; i < QN_COUNT(percentiles); i++) {
     cli_json_real(j, percentiles[i].key, 1e3 * bench_percentile(&d->step, percentiles[i].part));
   }
+  cli_json_real(j, "mean", 1e3 * bench_mean(&d->step));
   cli_json_end(j, '}');
   if (d->outside >= 0) cli_json_precise(j, "outside_kernels", d->outside);
   put_share(j, "joules_per_token", &d->joules);

@@ -64,6 +64,11 @@ double bench_percentile(const bench_samples *samples, double part) {
 }
 
 double bench_median(const bench_samples *samples) { return bench_percentile(samples, 0.5); }
+double bench_mean(const bench_samples *samples) {
+  double sum = 0;
+  for (size_t i = 0; i < samples->count; i++) sum += samples->items[i];
+  return samples->count == 0 ? 0 : sum / (double)samples->count;
+}
 
 bool bench_step(bench *b, const char *stage) { return cli_progress_step(&b->progress, stage, b->done++, b->total); }
 

@@ -28,7 +28,7 @@ numbers() {
   done
 }
 keys=(read_bytes_per_s read_small_pages_bytes_per_s int8_ops_per_s fp32_flops_per_s load_ms start_ms ttft_ms tokens_per_s
-  mfu mbu p50 p90 p95 p99 rss_bytes)
+  mfu mbu p50 p90 p95 p99 mean rss_bytes)
 
 # ---- a model file with all sweeps: by way of the cache, compiled for the largest batch
 
