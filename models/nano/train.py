@@ -347,6 +347,14 @@ def write_cases(path):
     print(f"wrote {path}: {len(TASKS)} tasks of {CASES_PER_TASK} cases")
 
 
+def write_stories(path):
+    """One story a line, drawn with a seed that no training document has: a text to measure perplexity on."""
+    with open(path, "w", newline="\n") as f:
+        for index in range(60):
+            f.write(story(Rng(CASES_SEED + 1, index)) + "\n")
+    print(f"wrote {path}: 60 stories")
+
+
 # ---- training documents ---------------------------------------------------------------------------------------------
 # Document i of a seed is a function of (seed, i) alone.
 
@@ -820,6 +828,7 @@ def sample(gguf, prompt, count, temperature, seed):
 def main():
     parser = argparse.ArgumentParser(description="Trains and measures quern nano.")
     parser.add_argument("--cases", action="store_true", help="write tasks.tsv beside this script and stop")
+    parser.add_argument("--stories", action="store_true", help="write stories.txt beside this script and stop")
     parser.add_argument("--data", type=int, metavar="N", help="print the first N training documents and stop")
     parser.add_argument("--eval", metavar="GGUF", help="measure a GGUF file and stop (exit status 1 below 99 %%)")
     parser.add_argument("--golden", metavar="GGUF", help="write golden.txt beside this script from a GGUF file and stop")
@@ -837,6 +846,8 @@ def main():
     args = parser.parse_args()
     if args.cases:
         write_cases(os.path.join(HERE, "tasks.tsv"))
+    elif args.stories:
+        write_stories(os.path.join(HERE, "stories.txt"))
     elif args.data is not None:
         for index in range(args.data):
             print("".join(document(args.seed, index)))

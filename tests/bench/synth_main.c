@@ -10,8 +10,8 @@ static int usage(FILE *to, int code) {
   fprintf(to,
           "usage: quern-synth --model NAME --type TYPE [--layers N] [--seed S] -o OUT.gguf\n"
           "  types: ");
-  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
-    if (qn_format_of((qn_dtype)dtype) != NULL) fprintf(to, " %s", qn_dtype_name((qn_dtype)dtype));
+  for (size_t i = 0; qn_synth_type_at(i) != NULL; i++) {
+    if (qn_synth_type_known(qn_synth_type_at(i))) fprintf(to, " %s", qn_synth_type_at(i)->name);
   }
   fprintf(to, "\n  models:");
   for (size_t i = 0; qn_synth_at(i) != NULL; i++) fprintf(to, " %s", qn_synth_at(i)->name);
@@ -41,9 +41,9 @@ static int read_option(const char *option, const char *value, qn_synth_options *
     options->model = qn_synth_find(value);
     if (options->model == NULL) return fail(option, value, "a model that quern-synth --help lists");
   } else if (strcmp(option, "--type") == 0) {
-    qn_dtype dtype;
-    if (qn_dtype_parse(qn_str_from(value), &dtype)) options->format = qn_format_of(dtype);
-    if (options->format == NULL) return fail(option, value, "a type that quern-synth --help lists");
+    options->type = qn_synth_type_find(value);
+    if (options->type == NULL || !qn_synth_type_known(options->type))
+      return fail(option, value, "a type that quern-synth --help lists");
   } else if (strcmp(option, "--layers") == 0) {
     if (!parse_number(value, 1000, &number) || number == 0) return fail(option, value, "a number from 1 to 1000");
     options->layers = (int)number;
@@ -67,7 +67,7 @@ int main(int argc, char **argv) {
     int code = read_option(argv[i], argv[i + 1], &options, &path);
     if (code != 0) return code;
   }
-  if (options.model == NULL || options.format == NULL || path == NULL) return usage(stderr, QN_ERR_ARGUMENT);
+  if (options.model == NULL || options.type == NULL || path == NULL) return usage(stderr, QN_ERR_ARGUMENT);
   qn_diag diag = {0};
   qn_status status = qn_synth_save(&options, path, qn_allocator_default(), &diag);
   if (status != QN_OK) fprintf(stderr, "quern-synth: %s\n", diag.text);

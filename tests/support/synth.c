@@ -8,26 +8,57 @@
 #include "frontend/import/gguf_write.h"
 #include "frontend/import/quantize.h"
 #include "runtime/base/arena.h"
+#include "tests/support/synth_vocabulary.h"
 
-// name, architecture, hidden, layers, heads, KV heads, head_dim, ffn, vocab, context, theta, eps, tied, bias, llama3
+// name, architecture, hidden, layers, heads, KV heads, head_dim, ffn, vocab, context, theta, eps, tied, bias, llama3,
+// vocabulary
 static const qn_synth_model models[] = {
-    {"tinyllama-1.1b", "llama", 2048, 22, 32, 4, 64, 5632, 32000, 2048, 1e4f, 1e-5f, false, false, false},
-    {"llama-3.2-1b", "llama", 2048, 16, 32, 8, 64, 8192, 128256, 131072, 5e5f, 1e-5f, true, false, true},
-    {"smollm2-135m", "llama", 576, 30, 9, 3, 64, 1536, 49152, 8192, 1e5f, 1e-5f, true, false, false},
-    {"qwen2.5-0.5b", "qwen2", 896, 24, 14, 2, 64, 4864, 151936, 32768, 1e6f, 1e-6f, true, true, false},
-    {"gpt2", "gpt2", 768, 12, 12, 12, 64, 3072, 50257, 1024, 0.0f, 1e-5f, true, true, false},
-    {"tiny-llama-test", "llama", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-5f, false, false, false},
-    {"tiny-qwen2-test", "qwen2", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-6f, true, true, false},
-    {"tiny-gpt2-test", "gpt2", 64, 2, 4, 4, 16, 256, 512, 64, 0.0f, 1e-5f, true, true, false},
+    {"tinyllama-1.1b", "llama", 2048, 22, 32, 4, 64, 5632, 32000, 2048, 1e4f, 1e-5f, false, false, false, "spm"},
+    {"llama-3.2-1b", "llama", 2048, 16, 32, 8, 64, 8192, 128256, 131072, 5e5f, 1e-5f, true, false, true, "llama-3"},
+    {"smollm2-135m", "llama", 576, 30, 9, 3, 64, 1536, 49152, 8192, 1e5f, 1e-5f, true, false, false, "smollm"},
+    {"qwen2.5-0.5b", "qwen2", 896, 24, 14, 2, 64, 4864, 151936, 32768, 1e6f, 1e-6f, true, true, false, "qwen2"},
+    {"gpt2", "gpt2", 768, 12, 12, 12, 64, 3072, 50257, 1024, 0.0f, 1e-5f, true, true, false, "gpt-2"},
+    {"tiny-llama-test", "llama", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-5f, false, false, false, "spm"},
+    {"tiny-qwen2-test", "qwen2", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-6f, true, true, false, "spm"},
+    {"tiny-gpt2-test", "gpt2", 64, 2, 4, 4, 16, 256, 512, 64, 0.0f, 1e-5f, true, true, false, "spm"},
 };
 
 const qn_synth_model *qn_synth_at(size_t index) { return index < QN_COUNT(models) ? &models[index] : NULL; }
+
+// name, llama.cpp's number for files of this type (llama_ftype), formats of most and of the chosen matrices
+static const qn_synth_type types[] = {
+    {"f32", 0, "f32", NULL},      {"f16", 1, "f16", NULL},        {"bf16", 32, "bf16", NULL},
+    {"q8_0", 7, "q8_0", NULL},    {"q4_0", 2, "q4_0", NULL},      {"q4_1", 3, "q4_1", NULL},
+    {"q5_0", 8, "q5_0", NULL},    {"q5_1", 9, "q5_1", NULL},      {"q2_k", 10, "q2_k", NULL},
+    {"q3_k", 11, "q3_k", NULL},   {"q4_k", 14, "q4_k", NULL},     {"q5_k", 16, "q5_k", NULL},
+    {"q6_k", 18, "q6_k", NULL},   {"iq4_nl", 25, "iq4_nl", NULL}, {"iq4_xs", 30, "iq4_xs", NULL},
+    {"mxfp4", 38, "mxfp4", NULL}, {"q4_k_m", 15, "q4_k", "q6_k"}, {"q5_k_m", 17, "q5_k", "q6_k"},
+};
+
+const qn_synth_type *qn_synth_type_at(size_t index) { return index < QN_COUNT(types) ? &types[index] : NULL; }
+
+const qn_synth_type *qn_synth_type_find(const char *name) {
+  for (size_t i = 0; i < QN_COUNT(types); i++) {
+    if (strcmp(types[i].name, name) == 0) return &types[i];
+  }
+  return NULL;
+}
 
 const qn_synth_model *qn_synth_find(const char *name) {
   for (size_t i = 0; i < QN_COUNT(models); i++) {
     if (strcmp(models[i].name, name) == 0) return &models[i];
   }
   return NULL;
+}
+
+// The format a type names, or NULL.
+static const qn_format *known_format(const char *name) {
+  qn_dtype dtype;
+  return qn_dtype_parse(qn_str_from(name), &dtype) ? qn_format_of(dtype) : NULL;
+}
+
+bool qn_synth_type_known(const qn_synth_type *type) {
+  return known_format(type->format) && (!type->better || known_format(type->better));
 }
 
 // ---- random rows -------------------------------------------------------------------------------------------------
@@ -143,9 +174,19 @@ static void add_random(builder *b, const char *name, const qn_format *format, in
   qn_gguf_writer_add_tensor_rows(b->writer, copy, format, rows == 1 ? 1 : 2, dims, random_rows, tensor);
 }
 
-// A (rows, k) matrix in the format that was asked for. `gain` scales the standard deviation 1/sqrt(k).
-static void add_matrix(builder *b, const char *name, int64_t k, int64_t rows, float gain) {
-  add_random(b, name, b->options->format, k, rows, 0.0f, gain / sqrtf((float)k));
+// A (rows, k) matrix in the type's format, or, where the mix prefers it, in its better one; in what fits rows of k
+// where that does not, as llama.cpp does. `gain` scales the standard deviation 1/sqrt(k).
+static void add_matrix(builder *b, const char *name, int64_t k, int64_t rows, float gain, bool preferred) {
+  const qn_synth_type *type = b->options->type;
+  const qn_format *format = known_format(preferred && type->better ? type->better : type->format);
+  add_random(b, name, qn_quantize_format_for(format, k), k, rows, 0.0f, gain / sqrtf((float)k));
+}
+
+// The layers whose attn_v and ffn_down llama.cpp's _M mixes keep in more bits: the first and the last eighth, and every
+// third between.
+static bool more_bits(const builder *b, int layer) {
+  int n = b->layers;
+  return layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
 }
 
 // A vector of n values near `mean`.
@@ -167,7 +208,8 @@ static void add_norm(builder *b, int layer, const char *weight, const char *bias
 // A block's matrix (rows, k), and its bias where the name of one is given.
 static void add_linear(builder *b, int layer, const char *weight, const char *bias, int64_t k, int64_t rows,
                        float gain) {
-  add_matrix(b, block_name(b, layer, weight), k, rows, gain);
+  bool varies = strcmp(weight, "attn_v.weight") == 0 || strcmp(weight, "ffn_down.weight") == 0;
+  add_matrix(b, block_name(b, layer, weight), k, rows, gain, varies && more_bits(b, layer));
   if (bias != NULL) add_vector(b, block_name(b, layer, bias), rows, 0.0f, 0.02f);
 }
 
@@ -221,7 +263,7 @@ static void add_tensors(builder *b) {
   const qn_synth_model *m = b->model;
   bool learned_positions = m->rope_theta == 0.0f;
   float residual_gain = 1.0f / sqrtf(2.0f * (float)b->layers);
-  add_matrix(b, "token_embd.weight", m->hidden, m->vocab, 1.0f);
+  add_matrix(b, "token_embd.weight", m->hidden, m->vocab, 1.0f, m->tied);
   if (learned_positions) {
     add_random(b, "position_embd.weight", qn_format_of(QN_DTYPE_F32), m->hidden, m->context, 0.0f, 0.01f);
   }
@@ -234,22 +276,10 @@ static void add_tensors(builder *b) {
     }
   }
   add_norm(b, -1, "output_norm.weight", learned_positions ? "output_norm.bias" : NULL);
-  if (!m->tied) add_matrix(b, "output.weight", m->hidden, m->vocab, 1.0f);
+  if (!m->tied) add_matrix(b, "output.weight", m->hidden, m->vocab, 1.0f, true);
 }
 
 // ---- metadata ----------------------------------------------------------------------------------------------------
-
-// llama.cpp's numbers for "mostly of this format" (llama_ftype).
-static uint32_t file_type(qn_dtype dtype) {
-  switch (dtype) {
-    case QN_DTYPE_F16: return 1;
-    case QN_DTYPE_Q4_0: return 2;
-    case QN_DTYPE_Q4_1: return 3;
-    case QN_DTYPE_Q8_0: return 7;
-    case QN_DTYPE_BF16: return 32;
-    default: return 0;
-  }
-}
 
 static const char *arch_key(builder *b, const char *suffix) {
   const char *key = qn_arena_printf(&b->arena, "%s.%s", b->model->architecture, suffix);
@@ -263,7 +293,7 @@ static void add_parameters(builder *b) {
   bool learned_positions = m->rope_theta == 0.0f;
   qn_gguf_writer_add_text(w, "general.architecture", m->architecture);
   qn_gguf_writer_add_text(w, "general.name", m->name);
-  qn_gguf_writer_add_u32(w, "general.file_type", file_type(b->options->format->dtype));
+  qn_gguf_writer_add_u32(w, "general.file_type", b->options->type->file_type);
   qn_gguf_writer_add_u32(w, "general.quantization_version", 2);
   qn_gguf_writer_add_u32(w, arch_key(b, "vocab_size"), (uint32_t)m->vocab);
   qn_gguf_writer_add_u32(w, arch_key(b, "context_length"), (uint32_t)m->context);
@@ -280,50 +310,6 @@ static void add_parameters(builder *b) {
   qn_gguf_writer_add_f32(w, arch_key(b, "rope.freq_base"), m->rope_theta);
 }
 
-#define SPACE "\xe2\x96\x81"  // U+2581, SentencePiece's visible space
-
-enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_BYTE = 6 };  // SentencePiece's token types
-enum { FIRST_BYTE = 3, FIRST_CHAR = FIRST_BYTE + 256, FIRST_WORD = FIRST_CHAR + 1 + 94 + 1 };
-
-// Token `id` of a made-up SentencePiece vocabulary: <unk> <s> </s>, 256 bytes, the space, the 94 printable ASCII
-// characters, then the words "_w", "_w0", "_w1", ... Each word is one character more than another, so that the
-// tokenizer's merges reach all of them.
-static const char *token_text(builder *b, int id, int32_t *out_type) {
-  static const char *const special[] = {"<unk>", "<s>", "</s>"};
-  *out_type = id == 0 ? TOKEN_UNKNOWN : id < FIRST_BYTE ? TOKEN_CONTROL : id < FIRST_CHAR ? TOKEN_BYTE : TOKEN_NORMAL;
-  if (id < FIRST_BYTE) return special[id];
-  if (id < FIRST_CHAR) return qn_arena_printf(&b->arena, "<0x%02X>", (unsigned)(id - FIRST_BYTE));
-  if (id == FIRST_CHAR) return SPACE;
-  if (id < FIRST_WORD - 1) return qn_arena_printf(&b->arena, "%c", '!' + (id - FIRST_CHAR - 1));
-  if (id == FIRST_WORD - 1) return SPACE "w";
-  return qn_arena_printf(&b->arena, SPACE "w%d", id - FIRST_WORD);
-}
-
-static void add_tokenizer(builder *b) {
-  size_t count = (size_t)b->model->vocab;
-  qn_str *tokens = QN_ARENA_ARRAY(&b->arena, count, qn_str);
-  float *scores = QN_ARENA_ARRAY(&b->arena, count, float);
-  int32_t *types = QN_ARENA_ARRAY(&b->arena, count, int32_t);
-  if (tokens == NULL || scores == NULL || types == NULL) {
-    b->failed = true;
-    return;
-  }
-  for (size_t i = 0; i < count; i++) {
-    const char *text = token_text(b, (int)i, &types[i]);
-    if (text == NULL) b->failed = true;
-    tokens[i] = qn_str_from(text);
-    scores[i] = i < FIRST_CHAR ? 0.0f : -(float)(i - FIRST_CHAR);
-  }
-  qn_gguf_writer_add_text(b->writer, "tokenizer.ggml.model", "llama");
-  qn_gguf_writer_add_strings(b->writer, "tokenizer.ggml.tokens", tokens, count);
-  qn_gguf_writer_add_array(b->writer, "tokenizer.ggml.scores", QN_GGUF_F32, scores, count);
-  qn_gguf_writer_add_array(b->writer, "tokenizer.ggml.token_type", QN_GGUF_I32, types, count);
-  qn_gguf_writer_add_u32(b->writer, "tokenizer.ggml.bos_token_id", 1);
-  qn_gguf_writer_add_u32(b->writer, "tokenizer.ggml.eos_token_id", 2);
-  qn_gguf_writer_add_u32(b->writer, "tokenizer.ggml.unknown_token_id", 0);
-  qn_gguf_writer_add_bool(b->writer, "tokenizer.ggml.add_bos_token", true);
-}
-
 // ---- the whole ---------------------------------------------------------------------------------------------------
 
 static qn_status builder_init(builder *b, const qn_synth_options *options, const qn_allocator *allocator,
@@ -334,7 +320,8 @@ static qn_status builder_init(builder *b, const qn_synth_options *options, const
   b->writer = qn_gguf_writer_create(allocator);
   if (b->writer == NULL) return qn_fail_nomem(diag, b->model->name, "the synthetic model");
   add_parameters(b);
-  add_tokenizer(b);
+  const qn_synth_vocabulary *vocabulary = qn_synth_vocabulary_find(b->model->vocabulary);
+  if (!qn_synth_vocabulary_add(vocabulary, (size_t)b->model->vocab, b->writer, &b->arena)) b->failed = true;
   add_tensors(b);
   return b->failed ? qn_fail_nomem(diag, b->model->name, "the synthetic model") : QN_OK;
 }

@@ -15,19 +15,33 @@ typedef struct qn_synth_model {
   float epsilon;
   bool tied;  // no output.weight of its own
   bool qkv_bias;
-  bool llama3_rope;  // rope_freqs.weight with Llama 3's factors 32, 1, 4, 8192
+  bool llama3_rope;        // rope_freqs.weight with Llama 3's factors 32, 1, 4, 8192
+  const char *vocabulary;  // a line of synth_vocabulary.c
 } qn_synth_model;
+
+// What a file's matrices are: one format, or a mix of two.
+typedef struct qn_synth_type {
+  const char *name;  // "q4_k_m"
+  uint32_t file_type;
+  const char *format;  // of matrices and embeddings
+  const char *
+      better;  // of the output head, and of attn_v and ffn_down of some layers (llama.cpp's _M mixes); NULL = all alike
+} qn_synth_type;
 
 typedef struct qn_synth_options {
   const qn_synth_model *model;
-  const qn_format *format;  // of matrices and embeddings; vectors and learned positions are f32
-  int layers;               // 0: the model's own number
-  uint64_t seed;            // the same options and seed give the same bytes
+  const qn_synth_type *type;  // of matrices and embeddings; vectors and learned positions are f32
+  int layers;                 // 0: the model's own number
+  uint64_t seed;              // the same options and seed give the same bytes
 } qn_synth_options;
 
 // NULL when no model has the name / when index is past the last model.
 const qn_synth_model *qn_synth_find(const char *name);
 const qn_synth_model *qn_synth_at(size_t index);
+
+const qn_synth_type *qn_synth_type_find(const char *name);
+const qn_synth_type *qn_synth_type_at(size_t index);
+bool qn_synth_type_known(const qn_synth_type *type);  // whether this build has its formats
 
 QN_CHECKED qn_status qn_synth_save(const qn_synth_options *options, const char *path, const qn_allocator *allocator,
                                    qn_diag *diag);

@@ -71,7 +71,7 @@ static void copy_keys(const qn_gguf *from, const edit *e, qn_gguf_writer *w) {
 static const char *make_model(const edit *e) {
   qn_diag diag = {0};
   qn_synth_options options = {.model = qn_synth_find(e->model ? e->model : "tiny-llama-test"),
-                              .format = qn_format_of(QN_DTYPE_F32),
+                              .type = qn_synth_type_find("f32"),
                               .layers = 1,
                               .seed = 1};
   uint8_t *data;

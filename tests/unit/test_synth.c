@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "frontend/import/gguf.h"
+#include "frontend/import/vocab.h"
 #include "tests/support/test.h"
 
 typedef struct model_file {
@@ -51,7 +52,8 @@ START_TEST(test_llama) {
                                     QN_DTYPE_F16,  QN_DTYPE_BF16, QN_DTYPE_F32};
   for (size_t d = 0; d < QN_COUNT(dtypes); d++) {
     qn_dtype dtype = dtypes[d];
-    qn_synth_options options = {.model = qn_synth_find("tiny-llama-test"), .format = qn_format_of(dtype), .seed = 3};
+    qn_synth_options options = {
+        .model = qn_synth_find("tiny-llama-test"), .type = qn_synth_type_find(qn_dtype_name(dtype)), .seed = 3};
     model_file file = make(&options);
     const qn_gguf *g = file.gguf;
     double narrow = 1.0 / sqrt(64.0), residual = 0.5;  // 1 / sqrt(2 layers x 2)
@@ -74,7 +76,7 @@ START_TEST(test_llama) {
 END_TEST
 
 START_TEST(test_other_architectures) {
-  qn_synth_options options = {.format = qn_format_of(QN_DTYPE_Q8_0), .layers = 1, .seed = 5};
+  qn_synth_options options = {.type = qn_synth_type_find("q8_0"), .layers = 1, .seed = 5};
   options.model = qn_synth_find("tiny-qwen2-test");
   model_file file = make(&options);
   qn_diag diag = {0};
@@ -110,7 +112,7 @@ START_TEST(test_llama3_factors) {
   model.head_dim = 64;
   model.rope_theta = 5e5f;
   model.llama3_rope = true;
-  qn_synth_options options = {.model = &model, .format = qn_format_of(QN_DTYPE_Q4_0), .layers = 1, .seed = 1};
+  qn_synth_options options = {.model = &model, .type = qn_synth_type_find("q4_0"), .layers = 1, .seed = 1};
   model_file file = make(&options);
   qn_gguf_view view;
   float factors[32];
@@ -130,7 +132,7 @@ START_TEST(test_llama3_factors) {
 END_TEST
 
 START_TEST(test_vocabulary) {
-  qn_synth_options options = {.model = qn_synth_find("tiny-llama-test"), .format = qn_format_of(QN_DTYPE_Q4_0)};
+  qn_synth_options options = {.model = qn_synth_find("tiny-llama-test"), .type = qn_synth_type_find("q4_0")};
   model_file file = make(&options);
   qn_diag diag = {0};
   const qn_str *tokens;
@@ -151,8 +153,87 @@ START_TEST(test_vocabulary) {
 }
 END_TEST
 
+// Byte-level BPE: the bytes, words by merges of tokens that are there, control tokens at the end.
+START_TEST(test_bpe_vocabulary) {
+  qn_synth_model model = *qn_synth_find("tiny-llama-test");
+  model.vocabulary = "llama-3";
+  model.vocab = 1600;
+  qn_synth_options options = {.model = &model, .type = qn_synth_type_find("q4_0"), .layers = 1};
+  model_file file = make(&options);
+  qn_diag diag = {0};
+  const qn_str *tokens, *merges;
+  size_t count, merge_count;
+  int64_t bos;
+  qn_str pre;
+  qn_assert_ok(&diag, qn_gguf_get_string(file.gguf, "tokenizer.ggml.pre", &pre, &diag));
+  ck_assert(qn_str_is(pre, "llama-bpe"));
+  qn_assert_ok(&diag, qn_gguf_get_strings(file.gguf, "tokenizer.ggml.tokens", &tokens, &count, &diag));
+  qn_assert_ok(&diag, qn_gguf_get_strings(file.gguf, "tokenizer.ggml.merges", &merges, &merge_count, &diag));
+  qn_assert_ok(&diag, qn_gguf_get_int(file.gguf, "tokenizer.ggml.bos_token_id", 0, 2000, &bos, &diag));
+  ck_assert(count == 1600 && merge_count == 1600 - 512 && bos == 1600 - 256);
+  ck_assert(qn_str_is(tokens[bos], "<|begin_of_text|>") && qn_str_is(tokens[bos + 1], "<|end_of_text|>"));
+  ck_assert(qn_str_is(tokens[0], "\xc4\x80") && qn_str_is(tokens[' '], "\xc4\xa0") && qn_str_is(tokens['a'], "a"));
+  ck_assert(qn_str_is(tokens[0xad], "\xc5\x83") && qn_str_is(tokens[0xff], "\xc3\xbf"));
+  ck_assert(qn_str_is(tokens[256],
+                      "\xc4\xa0"
+                      "a") &&
+            qn_str_is(tokens[256 + 26],
+                      "\xc4\xa0"
+                      "aa"));
+  ck_assert(qn_str_is(tokens[256 + 26 + 676 + 27],
+                      "\xc4\xa0"
+                      "abb"));
+  ck_assert(qn_str_is(merges[0], "\xc4\xa0 a") && qn_str_is(merges[26 + 676 + 27],
+                                                            "\xc4\xa0"
+                                                            "ab b"));
+  discard(file);
+  // The tokenizer takes it: every word is one token.
+  qn_arena arena;
+  qn_tokenizer_desc vocabulary;
+  file = make(&options);
+  qn_arena_init(&arena, qn_test_allocator());
+  qn_assert_ok(&diag, qn_vocab_from_gguf(file.gguf, &arena, &vocabulary, &diag));
+  ck_assert_uint_eq(vocabulary.token_count, 1600);
+  qn_arena_deinit(&arena);
+  discard(file);
+}
+END_TEST
+
+// Every type that the formats allow writes every matrix; the _M mixes keep some in more bits; rows that a format does
+// not fit become another.
+START_TEST(test_types) {
+  qn_synth_model model = *qn_synth_find("tiny-llama-test");
+  model.hidden = 256;
+  model.ffn = 288;
+  for (size_t i = 0; qn_synth_type_at(i) != NULL; i++) {
+    const qn_synth_type *type = qn_synth_type_at(i);
+    if (!qn_synth_type_known(type)) continue;
+    qn_synth_options options = {.model = &model, .type = type, .layers = 8, .seed = 2};
+    model_file file = make(&options);
+    for (size_t t = 0; t < file.gguf->tensor_count; t++) {
+      const qn_gguf_tensor *tensor = &file.gguf->tensors[t];
+      const char *format = qn_format_of_gguf(tensor->type)->name, *want = type->format;
+      qn_str name = tensor->name;
+      bool down = strstr(name.data, "ffn_down") != NULL, value = strstr(name.data, "attn_v") != NULL;
+      int layer = name.data[0] == 'b' ? name.data[4] - '0' : -1;
+      if (tensor->n_dims == 1) continue;
+      if (type->better && (strncmp(name.data, "output.", 7) == 0 ||
+                           ((down || value) && (layer == 0 || layer == 3 || layer == 6 || layer == 7)))) {
+        want = type->better;
+      }
+      if (tensor->dims[0] == 256) {
+        ck_assert_msg(strcmp(format, want) == 0, "%s: %.*s is %s", type->name, (int)name.length, name.data, format);
+      } else {
+        ck_assert_int_eq((int64_t)tensor->dims[0] % qn_format_of_gguf(tensor->type)->block_values, 0);
+      }
+    }
+    discard(file);
+  }
+}
+END_TEST
+
 START_TEST(test_seeds) {
-  qn_synth_options options = {.model = qn_synth_find("tiny-llama-test"), .format = qn_format_of(QN_DTYPE_Q8_0)};
+  qn_synth_options options = {.model = qn_synth_find("tiny-llama-test"), .type = qn_synth_type_find("q8_0")};
   model_file a = make(&options), b = make(&options);
   options.seed = 1;
   model_file c = make(&options);
@@ -187,11 +268,11 @@ static qn_status save(const qn_allocator *allocator, void *context) {
 
 START_TEST(test_out_of_memory) {
   qn_synth_options options = {
-      .model = qn_synth_find("tiny-llama-test"), .format = qn_format_of(QN_DTYPE_Q4_0), .layers = 1};
+      .model = qn_synth_find("tiny-llama-test"), .type = qn_synth_type_find("q4_0"), .layers = 1};
   qn_test_failing_allocations(save, &options);
 }
 END_TEST
 
-QN_CASE(synth, test_llama, test_other_architectures, test_llama3_factors, test_vocabulary, test_seeds,
-        test_out_of_memory)
+QN_CASE(synth, test_llama, test_other_architectures, test_llama3_factors, test_vocabulary, test_bpe_vocabulary,
+        test_types, test_seeds, test_out_of_memory)
 QN_TEST_MAIN(synth)
