@@ -4,6 +4,7 @@
 #
 #   python3 models/nano/train.py                     train, then write nano.gguf, tasks.tsv and golden.txt
 #   python3 models/nano/train.py --cases             write tasks.tsv only (needs no PyTorch)
+#   python3 models/nano/train.py --stories           write stories.txt only (needs no PyTorch)
 #   python3 models/nano/train.py --data 20           print the first 20 training documents (needs no PyTorch)
 #   python3 models/nano/train.py --eval nano.gguf    accuracy of a GGUF file on every held-out case
 #   python3 models/nano/train.py --golden nano.gguf  write golden.txt from a GGUF file
