@@ -305,8 +305,8 @@ static qn_status shape_matmul(const shape_context *c, qn_type *out) {
   if (x->rank != 2 || (!is_f32(x) && x->dtype != QN_DTYPE_A8)) return operand_error(c, 0, "f32[T, K] or a8[T, K]");
   bool fits = w->rank == 2 && is_weight(c, 1) && qn_dim_equal(w->dims[1], x->dims[1]);
   if (!fits) return operand_error(c, 1, "a parameter [N, K] with operand 0's K");
-  if (x->dtype == QN_DTYPE_A8 && qn_format_of(w->dtype)->block_values != 32) {
-    return operand_error(c, 1, "a format with blocks of 32");
+  if (x->dtype == QN_DTYPE_A8 && qn_format_of(w->dtype)->block_values == 1) {
+    return operand_error(c, 1, "a format with blocks");
   }
   qn_dim dims[] = {x->dims[0], w->dims[0]};
   *out = qn_type_make(QN_DTYPE_F32, 2, dims);

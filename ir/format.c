@@ -1,8 +1,11 @@
-// Weight formats read from the table: nothing here knows a format by name, so a new line in format.def is enough.
+// Weight formats read from the table: nothing here knows a format by name, so a new entry in format.def is enough.
 #include "ir/format.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
+
+enum { BLOCK_VALUES_MAX = 256 };
 
 static const char *const gguf_names[] = {
     "F32",        "F16",        "Q4_0",       "Q4_1",  "Q4_2",     "Q4_3",     "Q5_0",     "Q5_1",    "Q8_0",
@@ -17,12 +20,20 @@ static const char *const gguf_names[] = {
 #include "ir/dtype.def"
 #undef QN_DTYPE
 
+// Pieces of a field: of all numbers, or of [from, to).
+#define ALL(at_, bits_, chunk_, into_) \
+  { .to = UINT16_MAX, .at = (at_), .bits = (bits_), .chunk = (chunk_), .into = (into_) }
+#define PART(from_, to_, at_, bits_, chunk_, first_, into_) \
+  { .from = (from_), .to = (to_), .at = (at_), .bits = (bits_), .chunk = (chunk_), .first = (first_), .into = (into_) }
+
 static const qn_format formats[] = {
-#define QN_FORMAT(name, gguf, values, bytes, bits, offset, codes_at, scale_at, min_at, is_signed) \
-  {QN_DTYPE_##name, text_##name, gguf, values, bytes, bits, offset, codes_at, scale_at, min_at, is_signed},
+#define QN_FORMAT(name_, ...) {.dtype = QN_DTYPE_##name_, .name = text_##name_, __VA_ARGS__},
 #include "ir/format.def"
 #undef QN_FORMAT
 };
+
+#undef ALL
+#undef PART
 
 const qn_format *qn_format_of(qn_dtype dtype) {
   for (size_t i = 0; i < QN_COUNT(formats); i++) {
@@ -43,18 +54,91 @@ const char *qn_gguf_type_name(uint32_t gguf_type) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Sizes
+// Fields
 
-// Bytes that the codes of one row's block take, in the file and in the tile layout alike.
-static size_t code_bytes(const qn_format *format) { return (size_t)format->block_values * format->code_bits / 8; }
+// The byte of number `n` in a piece, and how far left its bits are in it.
+static uint32_t piece_byte(const qn_piece *p, uint32_t n, uint32_t *out_shift) {
+  uint32_t i = p->first + n - p->from, per_chunk = p->chunk * 8u / p->bits;
+  *out_shift = p->bits * (i % per_chunk / p->chunk);
+  return p->at + i / per_chunk * p->chunk + i % p->chunk;
+}
 
-// f16 values per row that come before the codes in a tile block.
-static size_t header_values(const qn_format *format) {
-  return (size_t)(format->scale_at >= 0) + (size_t)(format->min_at >= 0);
+static bool piece_has(const qn_piece *p, uint32_t n) { return p->bits > 0 && n >= p->from && n < p->to; }
+
+uint32_t qn_field_get(const qn_field *field, const void *block, uint32_t number) {
+  uint32_t value = 0, shift;
+  for (size_t i = 0; i < QN_FIELD_PIECES; i++) {
+    const qn_piece *p = &field->pieces[i];
+    if (!piece_has(p, number)) continue;
+    uint32_t byte = ((const uint8_t *)block)[piece_byte(p, number, &shift)];
+    value |= (byte >> shift & ((1u << p->bits) - 1)) << p->into;
+  }
+  return value;
+}
+
+void qn_field_put(const qn_field *field, void *block, uint32_t number, uint32_t value) {
+  uint32_t shift;
+  for (size_t i = 0; i < QN_FIELD_PIECES; i++) {
+    const qn_piece *p = &field->pieces[i];
+    if (!piece_has(p, number)) continue;
+    uint8_t *byte = (uint8_t *)block + piece_byte(p, number, &shift);
+    uint32_t mask = (1u << p->bits) - 1;
+    *byte = (uint8_t)((*byte & ~(mask << shift)) | (value >> p->into & mask) << shift);
+  }
+}
+
+// The first `count` numbers of a field, of at most 8 bits; whole runs of a chunk's bytes at a time.
+static void unpack(const qn_field *field, const uint8_t *block, uint32_t count, uint8_t *out) {
+  memset(out, 0, count);
+  for (size_t i = 0; i < QN_FIELD_PIECES; i++) {
+    const qn_piece *p = &field->pieces[i];
+    uint32_t end = p->to < count ? p->to : count, mask = (1u << p->bits) - 1, shift;
+    for (uint32_t n = p->from, run; p->bits > 0 && n < end; n += run) {
+      const uint8_t *bytes = block + piece_byte(p, n, &shift);
+      run = p->chunk - (p->first + n - p->from) % p->chunk;
+      if (run > end - n) run = end - n;
+      for (uint32_t j = 0; j < run; j++) out[n + j] |= (uint8_t)((bytes[j] >> shift & mask) << p->into);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Sizes and places
+
+static bool is_plain(const qn_format *format) { return qn_dtype_is_float(format->dtype); }
+
+static size_t scale_bytes(const qn_format *format) { return format->scale_kind == QN_SCALE_F16 ? 2 : 1; }
+
+// Cuts codes into planes of 8, 4, 2 or 1 bits, the widest first; gives the bytes of a part with them from `at` on.
+static size_t add_planes(const qn_format *format, uint32_t rows, size_t at, qn_tile *tile) {
+  for (uint32_t done = 0; done < format->code_bits;) {
+    assert(tile->plane_count < QN_PLANES_MAX);
+    qn_plane *plane = &tile->planes[tile->plane_count++];
+    uint32_t bits = 8, unit;
+    while (bits > format->code_bits - done) bits /= 2;
+    unit = 32 / bits > format->group_values ? QN_PART_VALUES : format->group_values;
+    *plane = (qn_plane){.bits = bits, .into = done, .unit_words = unit / 4, .lines = bits * unit / 32, .at = at};
+    at += (size_t)bits * QN_PART_VALUES / 32 * 4 * rows;
+    done += bits;
+  }
+  return at;
+}
+
+qn_tile qn_format_tile(const qn_format *format, uint32_t rows) {
+  qn_tile tile = {.groups = QN_PART_VALUES / format->group_values, .parts = format->block_values / QN_PART_VALUES};
+  tile.min_at = rows * scale_bytes(format);
+  tile.parts_at = tile.min_at + (format->min_at >= 0 ? rows * sizeof(uint16_t) : 0);
+  tile.subs_share = format->sub_min.bits > 0 && format->sub_scale.bits + format->sub_min.bits <= 8;
+  size_t sub_bytes = format->sub_scale.bits > 0 ? (size_t)tile.groups * rows : 0;
+  tile.sub_min_at = tile.subs_share ? 0 : sub_bytes;
+  bool minima = format->sub_min.bits > 0 && !tile.subs_share;
+  tile.part_bytes = add_planes(format, rows, minima ? 2 * sub_bytes : sub_bytes, &tile);
+  tile.block_bytes = tile.parts_at + tile.parts * tile.part_bytes;
+  return tile;
 }
 
 size_t qn_format_tile_block_bytes(const qn_format *format, uint32_t rows) {
-  return rows * (header_values(format) * sizeof(uint16_t) + code_bytes(format));
+  return is_plain(format) ? (size_t)rows * format->code_bits / 8 : qn_format_tile(format, rows).block_bytes;
 }
 
 // count × blocks of K × bytes each, checked.
@@ -84,8 +168,6 @@ static double read_f16(const uint8_t *bytes) {
   return (double)qn_f16_to_f32(half);
 }
 
-static bool is_plain(const qn_format *format) { return qn_dtype_is_float(format->dtype); }
-
 // A float of a plain format.
 static double read_float(const qn_format *format, const uint8_t *bytes) {
   uint16_t half;
@@ -99,81 +181,167 @@ static double read_float(const qn_format *format, const uint8_t *bytes) {
   return (double)value;
 }
 
-// Bits that turn a stored code into an unsigned one: adding an offset of half the range flips the sign bit.
-static uint8_t sign_flip(const qn_format *format) {
-  if (!format->codes_signed) return 0;
-  assert(format->offset == 1 << (format->code_bits - 1));
-  return (uint8_t)(format->code_bits == 4 ? format->offset | format->offset << 4 : format->offset);
+static double read_scale(const qn_format *format, const uint8_t *bytes) {
+  return format->scale_kind == QN_SCALE_F16 ? read_f16(bytes) : ldexp(1.0, bytes[0] - 128);
 }
 
-// Value j's code from the byte that holds it: 4-bit blocks keep j in the low and j + half in the high nibbles.
-static int extract(const qn_format *format, uint8_t byte, size_t j) {
-  size_t shift = j / code_bytes(format) * format->code_bits;
-  return byte >> shift & ((1 << format->code_bits) - 1);
+// Bits that turn a stored code into an unsigned one: adding an offset of half the range flips the sign bit.
+static uint8_t sign_flip(const qn_format *format) {
+  assert(!format->codes_signed || format->offset == 1 << (format->code_bits - 1));
+  return format->codes_signed ? (uint8_t)format->offset : 0;
+}
+
+// A group's second factor in the file's block; 1 where there is none.
+static int sub_value(const qn_sub_scale *sub, const uint8_t *block, uint32_t group) {
+  if (sub->bits == 0) return 1;
+  uint32_t number = qn_field_get(&sub->field, block, group);
+  return (sub->is_signed ? (int8_t)(uint8_t)number : (int)number) - sub->offset;
+}
+
+// The number that a code stands for.
+static int number_of(const qn_format *format, uint32_t code) {
+  return (format->has_table ? format->table[code & 15] : (int)code) - format->offset;
+}
+
+static void block_to_f64(const qn_format *format, const uint8_t *block, double *out) {
+  uint8_t codes[BLOCK_VALUES_MAX];
+  double scale = read_scale(format, block + format->scale_at);
+  double min = format->min_at >= 0 ? read_f16(block + format->min_at) : 0.0;
+  unpack(&format->codes, block, format->block_values, codes);
+  for (uint32_t j = 0; j < format->block_values; j++) {
+    uint32_t group = j / format->group_values;
+    double group_min = format->sub_min.bits > 0 ? -(min * sub_value(&format->sub_min, block, group)) : min;
+    int number = number_of(format, codes[j] ^ sign_flip(format));
+    out[j] = scale * sub_value(&format->sub_scale, block, group) * number + group_min;
+  }
 }
 
 void qn_format_row_to_f64(const qn_format *format, int64_t k, const void *file_row, double *out) {
   const uint8_t *block = file_row;
-  uint8_t flip = sign_flip(format);
   for (int64_t i = 0; i < k; i += format->block_values, block += format->block_bytes) {
     if (is_plain(format)) {
       out[i] = read_float(format, block);
-      continue;
-    }
-    double scale = read_f16(block + format->scale_at);
-    double min = format->min_at >= 0 ? read_f16(block + format->min_at) : 0.0;
-    const uint8_t *codes = block + format->codes_at;
-    for (size_t j = 0; j < format->block_values; j++) {
-      int code = extract(format, codes[j % code_bytes(format)] ^ flip, j);
-      out[i + (int64_t)j] = scale * (code - format->offset) + min;
+    } else {
+      block_to_f64(format, block, out + i);
     }
   }
 }
 
+// The code of value j of a part.
+static uint32_t tile_code(const qn_tile *tile, uint32_t rows, const uint8_t *part, size_t row, size_t j) {
+  uint32_t code = 0;
+  for (uint32_t i = 0; i < tile->plane_count; i++) {
+    const qn_plane *p = &tile->planes[i];
+    size_t unit = j / 4 / p->unit_words, word = j / 4 % p->unit_words, line = unit * p->lines + word % p->lines;
+    uint32_t byte = part[p->at + (line * rows + row) * 4 + j % 4];
+    code |= (byte >> (p->bits * (word / p->lines)) & ((1u << p->bits) - 1)) << p->into;
+  }
+  return code;
+}
+
+// The second factors of a group's scale and min in a part; 1 where there is none.
+static void tile_subs(const qn_format *format, const qn_tile *tile, const uint8_t *place, int *out_scale,
+                      int *out_min) {
+  *out_scale = *out_min = 1;
+  if (tile->subs_share) {
+    *out_scale = place[0] & ((1 << format->sub_scale.bits) - 1);
+    *out_min = place[0] >> format->sub_scale.bits;
+    return;
+  }
+  if (format->sub_scale.bits > 0) *out_scale = (int8_t)place[0];
+  if (format->sub_min.bits > 0) *out_min = (int8_t)place[tile->sub_min_at];
+}
+
 double qn_format_tile_get(const qn_format *format, uint32_t rows, int64_t k_size, const void *packed, int64_t n,
                           int64_t k) {
-  size_t blocks = (size_t)(k_size / format->block_values);
-  size_t panel = (size_t)n / rows, row = (size_t)n % rows;
+  size_t blocks = (size_t)(k_size / format->block_values), row = (size_t)n % rows;
   size_t block_index = (size_t)k / format->block_values, j = (size_t)k % format->block_values;
   const uint8_t *block =
-      (const uint8_t *)packed + (panel * blocks + block_index) * qn_format_tile_block_bytes(format, rows);
+      (const uint8_t *)packed + ((size_t)n / rows * blocks + block_index) * qn_format_tile_block_bytes(format, rows);
   if (is_plain(format)) return read_float(format, block + row * (format->code_bits / 8));
-  double scale = read_f16(block + row * 2);
-  double min = format->min_at >= 0 ? read_f16(block + (rows + row) * 2) : 0.0;
-  const uint8_t *codes = block + header_values(format) * rows * 2;
-  size_t byte = j % code_bytes(format);
-  int code = extract(format, codes[byte / 4 * rows * 4 + row * 4 + byte % 4], j);
-  return scale * (code - format->offset) + min;
+  qn_tile tile = qn_format_tile(format, rows);
+  const uint8_t *part = block + tile.parts_at + j / QN_PART_VALUES * tile.part_bytes;
+  int sub_scale, sub_min;
+  size_t group = j % QN_PART_VALUES / format->group_values;
+  tile_subs(format, &tile, part + group * rows + row, &sub_scale, &sub_min);
+  double scale = read_scale(format, block + row * scale_bytes(format)) * sub_scale;
+  double min = format->min_at >= 0 ? read_f16(block + tile.min_at + row * 2) : 0.0;
+  if (format->sub_min.bits > 0) min = -(min * sub_min);
+  return scale * number_of(format, tile_code(&tile, rows, part, row, j % QN_PART_VALUES)) + min;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Packing
 
-// One row's block into its places in a tile block. `source` is NULL for the padding beyond N.
-static void pack_block(const qn_format *format, uint32_t rows, uint32_t row, const uint8_t *source, uint8_t *block) {
-  if (is_plain(format)) {
-    static const uint8_t zeros[4];
-    if (!source) source = zeros;
-    if (format->code_bits == 16) {  // constant sizes: this runs once an element
-      memcpy(block + row * 2, source, 2);
-    } else {
-      memcpy(block + row * 4, source, 4);
-    }
-    return;
+// The code of rows beyond N: one that stands for zero where there is one.
+static uint8_t padding_code(const qn_format *format) {
+  for (int code = 0; format->has_table && code < (int)sizeof format->table; code++) {
+    if (format->table[code] == format->offset) return (uint8_t)code;
   }
-  static const uint8_t zero[2];  // the scale and the min of padding
-  memcpy(block + row * 2, source ? source + format->scale_at : zero, 2);
-  if (format->min_at >= 0) memcpy(block + (rows + row) * 2, source ? source + format->min_at : zero, 2);
-  uint8_t *codes = block + header_values(format) * rows * 2 + row * 4;
-  uint32_t flip = sign_flip(format) * UINT32_C(0x01010101);
-  uint32_t padding = (uint32_t)(format->code_bits == 4 ? format->offset * 0x11 : format->offset) * UINT32_C(0x01010101);
-  for (size_t byte = 0; byte < code_bytes(format); byte += 4, codes += rows * 4) {
-    uint32_t four = padding;
-    if (source) {
-      memcpy(&four, source + format->codes_at + byte, 4);
-      four ^= flip;
+  return format->has_table ? 0 : (uint8_t)format->offset;
+}
+
+// A float of a plain format; `source` is NULL for the padding beyond N.
+static void pack_float(const qn_format *format, uint32_t row, const uint8_t *source, uint8_t *block) {
+  static const uint8_t zeros[4];
+  if (!source) source = zeros;
+  if (format->code_bits == 16) {  // constant sizes: this runs once an element
+    memcpy(block + row * 2, source, 2);
+  } else {
+    memcpy(block + row * 4, source, 4);
+  }
+}
+
+// The codes of one row's part into the lines of its planes.
+static void pack_codes(const qn_tile *tile, uint32_t rows, const uint8_t *codes, uint8_t *part, uint32_t row) {
+  for (uint32_t i = 0; i < tile->plane_count; i++) {
+    const qn_plane *p = &tile->planes[i];
+    uint32_t per_line = p->unit_words / p->lines, mask = ((1u << p->bits) - 1) * UINT32_C(0x01010101);
+    uint8_t *line = part + p->at + row * 4;
+    for (uint32_t unit = 0; unit < QN_PART_VALUES / 4; unit += p->unit_words) {
+      for (uint32_t g = 0; g < p->lines; g++, line += rows * 4) {
+        uint32_t packed = 0, four;
+        for (uint32_t at = 0; at < per_line; at++) {
+          memcpy(&four, codes + 4 * (unit + at * p->lines + g), 4);
+          packed |= (four >> p->into & mask) << (p->bits * at);
+        }
+        memcpy(line, &packed, 4);
+      }
     }
-    memcpy(codes, &four, 4);
+  }
+}
+
+// The second factors of one row's groups in part `index`.
+static void pack_subs(const qn_format *format, const qn_tile *tile, uint32_t rows, const uint8_t *source,
+                      uint32_t index, uint8_t *part) {
+  for (uint32_t g = 0; g < tile->groups && format->sub_scale.bits > 0; g++) {
+    uint32_t group = index * tile->groups + g;
+    int scale = source ? sub_value(&format->sub_scale, source, group) : 0;
+    int min = source && format->sub_min.bits > 0 ? sub_value(&format->sub_min, source, group) : 0;
+    uint8_t *place = part + (size_t)g * rows;
+    place[0] = (uint8_t)(tile->subs_share ? scale | min << format->sub_scale.bits : scale);
+    if (format->sub_min.bits > 0 && !tile->subs_share) place[tile->sub_min_at] = (uint8_t)min;
+  }
+}
+
+// One row's block into its places in a tile block. `source` is NULL for the padding beyond N.
+static void pack_block(const qn_format *format, const qn_tile *tile, uint32_t rows, uint32_t row, const uint8_t *source,
+                       uint8_t *block) {
+  static const uint8_t zero[2];  // the scale and the min of padding
+  uint8_t codes[BLOCK_VALUES_MAX], flip = sign_flip(format);
+  size_t size = scale_bytes(format);
+  memcpy(block + row * size, source ? source + format->scale_at : zero, size);
+  if (format->min_at >= 0) memcpy(block + tile->min_at + row * 2, source ? source + format->min_at : zero, 2);
+  if (source) {
+    unpack(&format->codes, source, format->block_values, codes);
+    for (uint32_t j = 0; j < format->block_values; j++) codes[j] ^= flip;
+  } else {
+    memset(codes, padding_code(format), format->block_values);
+  }
+  for (uint32_t i = 0; i < tile->parts; i++) {
+    uint8_t *part = block + tile->parts_at + i * tile->part_bytes;
+    pack_subs(format, tile, rows, source, i, part + row);
+    pack_codes(tile, rows, codes + (size_t)i * QN_PART_VALUES, part, row);
   }
 }
 
@@ -182,6 +350,7 @@ void qn_format_pack(const qn_format *format, uint32_t rows, int64_t n, int64_t k
   assert(row_begin % rows == 0 && (row_end % rows == 0 || row_end == n) && row_end <= n);
   size_t blocks = (size_t)(k / format->block_values);
   size_t file_row_bytes = blocks * format->block_bytes, tile_block_bytes = qn_format_tile_block_bytes(format, rows);
+  qn_tile tile = is_plain(format) ? (qn_tile){0} : qn_format_tile(format, rows);
   for (int64_t first = row_begin; first < row_end; first += rows) {
     uint8_t *panel = (uint8_t *)out + (size_t)(first / rows) * blocks * tile_block_bytes;
     for (size_t b = 0; b < blocks; b++, panel += tile_block_bytes) {
@@ -190,7 +359,11 @@ void qn_format_pack(const qn_format *format, uint32_t rows, int64_t n, int64_t k
         if (first + row < n) {
           source = (const uint8_t *)file_data + (size_t)(first + row) * file_row_bytes + b * format->block_bytes;
         }
-        pack_block(format, rows, row, source, panel);
+        if (is_plain(format)) {
+          pack_float(format, row, source, panel);
+        } else {
+          pack_block(format, &tile, rows, row, source, panel);
+        }
       }
     }
   }

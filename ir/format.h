@@ -1,28 +1,78 @@
-// Weight formats as data: from one line of format.def come the reader, the reference, the packing and the kernels.
+// Weight formats as data: from one entry of format.def come the reader, the reference, the packing and the kernels.
 //
-// Tile layout (DESIGN §4): `rows` output rows interleaved (16 for matmuls, 1 for row lookups). For a panel of
-// `rows` rows and each block along K, in this order:
-//   scales f16[rows], then mins f16[rows] where the format has them, then the codes in lines of rows × 4 bytes:
-//   8-bit codes: line g holds k = 4g..4g+3 of every row; 4-bit codes: line g holds k = 4g..4g+3 in the low nibbles
-//   and k = 16+4g..16+4g+3 in the high ones. Codes are unsigned (offset added).
+// Values along K are in blocks as the file has them; each group of 16 or 32 values has a scale (and a min). A number
+// may be scattered over a block in pieces: qn_piece.
+//
+// Tile layout (DESIGN §4): `rows` output rows interleaved (16 for matmuls, 1 for row lookups). For a panel of `rows`
+// rows and each block along K, in this order:
+//   scales, then mins where the format has them: f16[rows], or E8M0 u8[rows];
+//   then for each 32 values (qn_tile.part_bytes):
+//     where scales are products: the second factors of the scales of its groups i8[rows] each, and those of the mins;
+//       where both fit into a byte they share it, the min above: u8[rows] a group;
+//     then its codes, unsigned (offset added), in planes of 8, 4, 2 or 1 bits: 4 + 1 bits for codes of 5, and so on.
+// A plane is lines of rows × 4 bytes; 4 bytes belong to a row and to 4 consecutive k, a word. In a plane of b bits, the
+// words of a unit of u values (a group, or 32 values where those would not fill a line) take b * u / 32 lines L: word w
+// of the unit is in line w % L, shifted left by b * (w / L). So a line of 8-bit codes holds k = 4g..4g+3 of every row,
+// and a line of 4-bit codes in groups of 32 holds k = 4g..4g+3 in the low nibbles and 16+4g..16+4g+3 in the high ones.
 // Float formats have blocks of one value: element (n, k) is at [n / rows][k][n % rows].
-// Rows beyond N are zero codes (= offset for symmetric formats) with zero scales.
+// Rows beyond N have zero scales, and codes that mean zero where the format has such a code.
 #ifndef QN_IR_FORMAT_H
 #define QN_IR_FORMAT_H
 
 #include "ir/type.h"
 
+// Where a file's block keeps some bits of the numbers [from, to) of a field, little end first. With i = first + n -
+// from, of number n: bytes come in chunks, and a chunk's bytes hold `bits` of consecutive numbers in their lowest bits,
+// the next ones above them, and so on: i is in byte i % chunk of chunk i / (chunk * 8 / bits).
+typedef struct qn_piece {
+  uint16_t from, to;
+  uint16_t at;    // byte of the first chunk in the block
+  uint8_t bits;   // of a number; 0 = no such piece
+  uint8_t chunk;  // bytes of a chunk
+  uint8_t first;  // place of number `from`
+  uint8_t into;   // the bit of the number that the lowest of these is
+} qn_piece;
+
+#define QN_FIELD_PIECES 3
+// Unsigned numbers in a file's block, each the sum of its pieces.
+typedef struct qn_field {
+  qn_piece pieces[QN_FIELD_PIECES];
+} qn_field;
+uint32_t qn_field_get(const qn_field *field, const void *block, uint32_t number);
+// Sets the bits of one number and leaves all others.
+void qn_field_put(const qn_field *field, void *block, uint32_t number, uint32_t value);
+
+// The second factor of each group's scale or min: the field's number - offset.
+typedef struct qn_sub_scale {
+  uint8_t bits;  // 0 = none: the block's scale is the group's
+  uint8_t offset;
+  bool is_signed;  // the field's number is read in two's complement
+  qn_field field;  // by group
+} qn_sub_scale;
+
+typedef enum qn_scale_kind {
+  QN_SCALE_NONE,  // floats
+  QN_SCALE_F16,
+  QN_SCALE_E8M0,  // u8 e: 2^(e - 128), half of what the type's name says, as numbers are doubled
+} qn_scale_kind;
+
 typedef struct qn_format {
   qn_dtype dtype;
-  const char *name;           // "q4_0"
-  uint32_t gguf_type;         // ggml type number in GGUF files
-  uint32_t block_values;      // values along K that share a scale
-  uint32_t block_bytes;       // bytes of a block in the file
-  uint32_t code_bits;         // bits a value takes; 32/16 for floats
-  int32_t offset;             // subtracted from the unsigned code
-  int32_t codes_at;           // byte offset of the codes in the file's block
-  int32_t scale_at, min_at;   // byte offsets of the f16 scale and min in the file's block; -1 = none
-  bool codes_signed;          // the file stores code - offset in two's complement
+  const char *name;       // "q4_0"
+  uint32_t gguf_type;     // ggml type number in GGUF files
+  uint32_t block_values;  // values along K in a block
+  uint32_t block_bytes;   // bytes of a block in the file
+  uint32_t group_values;  // values along K that share a scale: 16 or 32; 1 for floats
+  qn_scale_kind scale_kind;
+  int32_t scale_at, min_at;  // byte offsets of the scale and the f16 min in the file's block; -1 = none
+  uint32_t code_bits;        // bits a value takes; 32/16 for floats
+  int32_t offset;            // subtracted from the unsigned code, or from what the table holds for it
+  bool codes_signed;         // the file stores code - offset in two's complement
+  qn_field codes;
+  qn_sub_scale sub_scale;  // group's scale = block's scale * this
+  qn_sub_scale sub_min;    // group's min = -(block's min * this)
+  bool has_table;
+  uint8_t table[16];  // what 4-bit codes stand for
 } qn_format;
 
 // The weight format of a dtype, or NULL for those that are not weights (i32, i8).
@@ -32,7 +82,34 @@ const qn_format *qn_format_of_gguf(uint32_t gguf_type);
 // The name GGUF gives a type number, known to us or not ("Q6_K"); NULL when it is none.
 const char *qn_gguf_type_name(uint32_t gguf_type);
 
-#define QN_TILE_ROWS 16
+#define QN_TILE_ROWS   16
+#define QN_PART_VALUES 32  // values of a part: what a block's codes are laid out by
+#define QN_PLANES_MAX  3
+
+// A plane of codes in a part.
+typedef struct qn_plane {
+  uint32_t bits, into;  // of a code: how many, and the lowest
+  uint32_t unit_words;  // words of 4 values that share lines
+  uint32_t lines;       // of a unit
+  size_t at;            // byte in the part
+} qn_plane;
+
+// Where things are in a block of the tile layout. Places are bytes, of row 0; scales of other rows follow it, words of
+// other rows follow each other by 4 bytes.
+typedef struct qn_tile {
+  size_t block_bytes;
+  size_t min_at;    // the mins; the scales are at 0
+  size_t parts_at;  // the first part
+  size_t part_bytes;
+  uint32_t parts;     // of a block
+  uint32_t groups;    // of a part
+  bool subs_share;    // sub_scale and sub_min are nibbles of one byte
+  size_t sub_min_at;  // in the part; the sub-scales are at 0; both by group, `rows` bytes each
+  uint32_t plane_count;
+  qn_plane planes[QN_PLANES_MAX];
+} qn_tile;
+// Of block formats.
+qn_tile qn_format_tile(const qn_format *format, uint32_t rows);
 
 // Bytes in the tile layout of one block of `rows` rows.
 size_t qn_format_tile_block_bytes(const qn_format *format, uint32_t rows);

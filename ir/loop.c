@@ -58,6 +58,12 @@ bool qn_lexpr_is_int(const qn_lexpr *e, int64_t *out) {
   return true;
 }
 
+uint32_t qn_lut16(const uint8_t table[16], uint32_t bytes) {
+  uint32_t result = 0;
+  for (int shift = 0; shift < 32; shift += 8) result |= (uint32_t)table[bytes >> shift & 15] << shift;
+  return result;
+}
+
 #define COMPARE(a, b)                          \
   do {                                         \
     if ((a) != (b)) return (a) < (b) ? -1 : 1; \
@@ -98,6 +104,7 @@ static int compare_leaf(const qn_lexpr *a, const qn_lexpr *b) {
       if (order != 0) return order;
       COMPARE((uintptr_t)a->u.load.buf, (uintptr_t)b->u.load.buf);
       return 0;
+    case QN_LX_LUT16: return memcmp(a->u.table, b->u.table, sizeof a->u.table);
     default: return 0;
   }
 }

@@ -87,6 +87,7 @@ struct qn_lexpr {
       const qn_lbuf *buf;  //   scalar index and type.lanes n > 1: n consecutive elements from there
       qn_lmem mem;         //   vector index: a gather, lane by lane
     } load;
+    uint8_t table[16];     // LUT16
   } u;
 };
 
@@ -193,6 +194,7 @@ const qn_lexpr *qn_lload(qn_lbuild *b, const qn_lbuf *buf, qn_lmem mem, const qn
 const qn_lexpr *qn_lop1(qn_lbuild *b, qn_lop op, const qn_lexpr *x);
 const qn_lexpr *qn_lop2(qn_lbuild *b, qn_lop op, const qn_lexpr *x, const qn_lexpr *y);
 const qn_lexpr *qn_lop3(qn_lbuild *b, qn_lop op, const qn_lexpr *x, const qn_lexpr *y, const qn_lexpr *z);
+const qn_lexpr *qn_llut16(qn_lbuild *b, const qn_lexpr *x, const uint8_t table[16]);
 // A node exactly as given (operands and u of *node; its type is computed), not simplified: what the parser uses.
 const qn_lexpr *qn_lexpr_make(qn_lbuild *b, const qn_lexpr *node);
 
@@ -220,6 +222,7 @@ int qn_lexpr_byte_max(const qn_lexpr *e);
 
 // --- asking and rewriting (loop.c)
 bool qn_lexpr_is_int(const qn_lexpr *e, int64_t *out);  // an INT constant?
+uint32_t qn_lut16(const uint8_t table[16], uint32_t bytes);  // what LUT16 makes of an i32
 bool qn_lexpr_equal(const qn_lexpr *a, const qn_lexpr *b);
 int qn_lexpr_compare(const qn_lexpr *a, const qn_lexpr *b);  // a total order, the same in every run; 0 = equal
 bool qn_lexpr_uses(const qn_lexpr *e, const qn_lvar *var);

@@ -18,6 +18,11 @@ uint32_t qn_lexpr_bits(const qn_lexpr *e) {
     case QN_LX_XOR: return qn_lexpr_bits(e->operands[0]) | qn_lexpr_bits(e->operands[1]);
     case QN_LX_SHL: return shift_distance(e, &distance) ? qn_lexpr_bits(e->operands[0]) << distance : UINT32_MAX;
     case QN_LX_SHR: return shift_distance(e, &distance) ? qn_lexpr_bits(e->operands[0]) >> distance : UINT32_MAX;
+    case QN_LX_LUT16: {
+      uint32_t any = 0;
+      for (size_t i = 0; i < sizeof e->u.table; i++) any |= e->u.table[i];
+      return any * UINT32_C(0x01010101);
+    }
     case QN_LX_SELECT: return qn_lexpr_bits(e->operands[1]) | qn_lexpr_bits(e->operands[2]);
     default: return UINT32_MAX;
   }
@@ -26,6 +31,10 @@ uint32_t qn_lexpr_bits(const qn_lexpr *e) {
 int qn_lexpr_byte_max(const qn_lexpr *e) {
   uint32_t bits = qn_lexpr_bits(e);
   int max = 0;
+  if (e->op == QN_LX_LUT16) {  // exactly, where bits would round up
+    for (size_t i = 0; i < sizeof e->u.table; i++) max = e->u.table[i] > max ? e->u.table[i] : max;
+    return max;
+  }
   for (int shift = 0; shift < 32; shift += 8) {
     int byte = (int)(bits >> shift & UINT8_MAX);
     if (byte > max) max = byte;

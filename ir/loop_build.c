@@ -285,6 +285,13 @@ const qn_lexpr *qn_lop1(qn_lbuild *b, qn_lop op, const qn_lexpr *x) {
   return qn_lexpr_simplify(b, &node);
 }
 
+const qn_lexpr *qn_llut16(qn_lbuild *b, const qn_lexpr *x, const uint8_t table[16]) {
+  if (!x) return NULL;
+  qn_lexpr node = {.op = QN_LX_LUT16, .operands = {x}};
+  memcpy(node.u.table, table, sizeof node.u.table);
+  return qn_lexpr_simplify(b, &node);
+}
+
 const qn_lexpr *qn_lop2(qn_lbuild *b, qn_lop op, const qn_lexpr *x, const qn_lexpr *y) {
   if (!x || !y) return NULL;
   qn_lexpr node = {.op = op, .operands = {x, y}};

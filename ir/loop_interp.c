@@ -195,6 +195,7 @@ static bool run_i32(machine *m, const code *c) {
       case QN_LX_XOR: result = a ^ b; break;
       case QN_LX_SHL: result = (int32_t)(ua << ub); break;
       case QN_LX_SHR: result = (int32_t)(ua >> ub); break;
+      case QN_LX_LUT16: result = (int32_t)qn_lut16(c->expr->u.table, ua); break;
       case QN_LX_DOT4: result = dot4(a, ub, (uint32_t)C.i32); break;
       default: return fail_operator(m, c);
     }

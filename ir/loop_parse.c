@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ir/loop.h"
 #include "runtime/base/map.h"
@@ -336,7 +337,38 @@ static qn_status parse_leaf(parser *p, qn_lexpr node, parsed *out) {
   return finish(p, &node, 0, out);
 }
 
+static int hex_digit(char c) {
+  const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c) : NULL;
+  return at ? (int)(at - digits) : -1;
+}
+
+// "(x, table)" after lut16.
+static qn_status parse_lut16(parser *p, parsed *out) {
+  qn_lexpr node = {.op = QN_LX_LUT16};
+  parsed x;
+  QN_TRY(enter(p));
+  QN_TRY(expect_char(p, '('));
+  QN_TRY(parse_expr(p, &x));
+  QN_TRY(expect_char(p, ','));
+  node.operands[0] = x.e;
+  bool valid = p->token.kind == TOK_STRING && p->token.text.length == 2 * sizeof node.u.table + 2;
+  for (size_t i = 0; valid && i < sizeof node.u.table; i++) {
+    int high = hex_digit(p->token.text.data[1 + 2 * i]), low = hex_digit(p->token.text.data[2 + 2 * i]);
+    valid = high >= 0 && low >= 0;
+    if (valid) node.u.table[i] = (uint8_t)(high << 4 | low);
+  }
+  if (!valid) return fail_token(p, "32 digits of 0-9 and a-f in quotes");
+  QN_TRY(next(p));
+  p->depth--;
+  QN_TRY(expect_char(p, ')'));
+  return finish(p, &node, x.height, out);
+}
+
 static qn_status parse_operator(parser *p, parsed *out) {
+  if (at_word(p, "lut16")) {
+    QN_TRY(next(p));
+    return parse_lut16(p, out);
+  }
   if (at_word(p, "lane")) {
     qn_lexpr node = {.op = QN_LX_LANE, .type = {QN_LK_INDEX, 1}};
     QN_TRY(next(p));

@@ -54,6 +54,13 @@ static void print_leaf(const qn_lexpr *e, qn_buf *out) {
     case QN_LX_VAR: qn_buf_puts(out, e->u.var->name); break;
     case QN_LX_SYM: qn_buf_putc(out, qn_symbol_letter(e->u.symbol)); break;
     case QN_LX_LANE: qn_buf_printf(out, "lane(%d)", e->type.lanes); break;
+    case QN_LX_LUT16:
+      qn_buf_puts(out, "lut16(");
+      qn_lexpr_print(e->operands[0], out);
+      qn_buf_puts(out, ", \"");
+      for (size_t i = 0; i < sizeof e->u.table; i++) qn_buf_printf(out, "%02x", e->u.table[i]);
+      qn_buf_puts(out, "\")");
+      break;
     default:  // LOAD
       print_view(e->u.load.buf, e->u.load.mem, out);
       print_index(e->operands[0], e->type.lanes, out);

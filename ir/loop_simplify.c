@@ -509,6 +509,18 @@ static const qn_lexpr *fold_i32_identity(qn_lop op, const qn_lexpr *x, const qn_
   }
 }
 
+// shl(and(shr(x, c), mask), d) with constants moves the masked bits by the difference.
+static const qn_lexpr *fold_masked_shifts(qn_lbuild *b, const qn_lexpr *x, const qn_lexpr *y) {
+  int64_t mask, right, left;
+  if (!qn_lexpr_is_int(y, &left) || left < 0 || left > 31 || x->op != QN_LX_AND) return NULL;
+  const qn_lexpr *inner = x->operands[0];
+  if (!qn_lexpr_is_int(x->operands[1], &mask) || inner->op != QN_LX_SHR) return NULL;
+  if (!qn_lexpr_is_int(inner->operands[1], &right) || right < 0 || right > 31) return NULL;
+  const qn_lexpr *bits = right > left ? qn_lop2(b, QN_LX_SHR, inner->operands[0], qn_li32(b, (int32_t)(right - left)))
+                                      : qn_lop2(b, QN_LX_SHL, inner->operands[0], qn_li32(b, (int32_t)(left - right)));
+  return qn_lop2(b, QN_LX_AND, bits, qn_li32(b, (int32_t)((uint32_t)mask << left)));
+}
+
 static const qn_lexpr *fold_i32(qn_lbuild *b, const qn_lexpr *e) {
   const qn_lexpr *x = e->operands[0], *y = e->operands[1];
   int32_t value;
@@ -520,6 +532,9 @@ static const qn_lexpr *fold_i32(qn_lbuild *b, const qn_lexpr *e) {
     float f = x->op == QN_LX_FLOAT ? x->u.float_value : 0.5f;
     return f >= -0x1p31f && f < 0x1p31f && f == truncf(f) ? qn_li32(b, (int32_t)f) : NULL;
   }
+  if (e->op == QN_LX_LUT16 && x->op == QN_LX_INT) {
+    return qn_li32(b, (int32_t)qn_lut16(e->u.table, (uint32_t)x->u.int_value));
+  }
   if (e->op == QN_LX_AS_I32 && x->op == QN_LX_FLOAT && !isnan(x->u.float_value)) {
     memcpy(&value, &x->u.float_value, sizeof value);
     return qn_li32(b, value);
@@ -528,7 +543,8 @@ static const qn_lexpr *fold_i32(qn_lbuild *b, const qn_lexpr *e) {
   if (x->op == QN_LX_INT && y->op == QN_LX_INT) {
     return fold_i32_values(e->op, (int32_t)x->u.int_value, (int32_t)y->u.int_value, &value) ? qn_li32(b, value) : NULL;
   }
-  return fold_i32_identity(e->op, x, y);
+  const qn_lexpr *moved = e->op == QN_LX_SHL ? fold_masked_shifts(b, x, y) : NULL;
+  return moved ? moved : fold_i32_identity(e->op, x, y);
 }
 
 // One IEEE single operation on constants; results that are NaN are left to the machine that runs it.

@@ -114,8 +114,8 @@ static const char *const OPERAND_KINDS[QN_LX_COUNT] = {
     [QN_LX_SQRT] = "F",   [QN_LX_ROUND] = "F",    [QN_LX_FMA] = "FFF",  [QN_LX_AND] = "LL",   [QN_LX_OR] = "LL",
     [QN_LX_XOR] = "SS",   [QN_LX_SHL] = "SS",     [QN_LX_SHR] = "SS",   [QN_LX_LT] = "NN",    [QN_LX_LE] = "NN",
     [QN_LX_EQ] = "NN",    [QN_LX_SELECT] = "PNN", [QN_LX_TO_F32] = "S", [QN_LX_TO_I32] = "G", [QN_LX_TO_INDEX] = "S",
-    [QN_LX_AS_F32] = "S", [QN_LX_AS_I32] = "F",   [QN_LX_DOT4] = "SSS", [QN_LX_EXP] = "F",    [QN_LX_SIN] = "F",
-    [QN_LX_COS] = "F",    [QN_LX_TANH] = "F",     [QN_LX_ERF] = "F",
+    [QN_LX_AS_F32] = "S", [QN_LX_AS_I32] = "F",   [QN_LX_DOT4] = "SSS", [QN_LX_LUT16] = "S",  [QN_LX_EXP] = "F",
+    [QN_LX_SIN] = "F",    [QN_LX_COS] = "F",      [QN_LX_TANH] = "F",   [QN_LX_ERF] = "F",
 };
 
 static const char *kinds_text(char letter) {

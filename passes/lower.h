@@ -2,6 +2,7 @@
 #ifndef QN_PASSES_LOWER_H
 #define QN_PASSES_LOWER_H
 
+#include "ir/format.h"
 #include "passes/pass.h"
 
 // What is known of a graph value while its group's kernel is written.
@@ -46,6 +47,34 @@ qn_lbuf *qn_lower_param(qn_lower *lower, qn_id id);
 void qn_lower_store(qn_lower *lower, qn_lblock *block, qn_id id, qn_lplace place, const qn_lexpr *value);
 // [element (n, k)] of a packed weight as f32.
 const qn_lexpr *qn_lower_weight(qn_lower *lower, qn_id weight, const qn_lexpr *n, const qn_lexpr *k);
+
+// --- packed weights in loop IR (lower_format.c): places of the tile layout of ir/format.h.
+typedef struct qn_lower_tile {
+  const qn_format *format;  // of blocks
+  qn_tile tile;
+  int64_t rows;
+  const qn_lbuf *buf;
+  const qn_lexpr *block, *part,
+      *lane;  // block of the matrix (panel * blocks of K + block), part of it, row in the panel
+} qn_lower_tile;
+qn_lower_tile qn_lower_tile_at(const qn_format *format, const qn_lbuf *buf, int64_t rows, const qn_lexpr *block,
+                               const qn_lexpr *part, const qn_lexpr *lane);
+// The block's scale and min as f32; no min is NULL.
+const qn_lexpr *qn_lower_tile_scale(qn_lower *lower, const qn_lower_tile *t);
+const qn_lexpr *qn_lower_tile_min(qn_lower *lower, const qn_lower_tile *t);
+// Those of a group of the part, from the block's.
+const qn_lexpr *qn_lower_group_scale(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *scale,
+                                     const qn_lexpr *group);
+const qn_lexpr *qn_lower_group_min(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *min, const qn_lexpr *group);
+// Values 4 * word ... 4 * word + 3 of the part as unsigned bytes of an i32: offset still added. Of panels of 16.
+const qn_lexpr *qn_lower_tile_word(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *word);
+// Value 4 * word + byte as f32, before scaling.
+const qn_lexpr *qn_lower_tile_number(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *word, int byte);
+// number * scale, or fma(number, scale, min).
+const qn_lexpr *qn_lower_scaled(qn_lower *lower, const qn_lexpr *number, const qn_lexpr *scale, const qn_lexpr *min);
+// Element (n, k) as f32, of any format.
+const qn_lexpr *qn_lower_tile_value(qn_lower *lower, const qn_format *format, const qn_lbuf *buf, int64_t rows,
+                                    int64_t k_size, const qn_lexpr *n, const qn_lexpr *k);
 
 // The parameter for a program buffer by index.
 qn_lbuf *qn_lower_bind(qn_lower *lower, uint32_t buffer);

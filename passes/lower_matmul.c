@@ -40,86 +40,101 @@ static void float_chain(qn_lower *lower, qn_lblock *block, const matmul_context 
              LX_LOAD(c->w, c->w->mem, index));
 }
 
-// Where things are in the packed block kb of this panel (ir/format.h).
-typedef struct block_places {
-  const qn_lexpr *half_words;  // index of the first scale, in f16
-  const qn_lexpr *words;       // index of this lane's first code word, in i32
-  int64_t lines;
-} block_places;
-
-static block_places places_of(qn_lbuild *b, const matmul_context *c, const qn_lexpr *kb) {
-  int64_t bytes = (int64_t)qn_format_tile_block_bytes(c->format, QN_TILE_ROWS);
-  int64_t codes_at = 2 * QN_TILE_ROWS * ((c->format->scale_at >= 0) + (c->format->min_at >= 0));
-  const qn_lexpr *block = LX_ADD(LX_MUL(c->panel, LX_INT(c->k_size / c->format->block_values)), kb);
-  return (block_places){
-      .half_words = LX_ADD(LX_MUL(block, LX_INT(bytes / 2)), c->lane),
-      .words = LX_ADD(LX_ADD(LX_MUL(block, LX_INT(bytes / 4)), LX_INT(codes_at / 4)), c->lane),
-      .lines = (int64_t)c->format->block_values * c->format->code_bits / 32,
-  };
+// Puts a value into a local, so that it is computed once for all tokens of a tile.
+static const qn_lexpr *held(qn_lbuild *b, qn_lblock *block, const char *name, const qn_lexpr *value) {
+  qn_lbuf *local = qn_llocal(b, block, name, QN_LM_F32, 1);
+  qn_lstore(b, block, local, QN_LM_F32, LX_INT(0), value);
+  return LX_LOAD(local, QN_LM_F32, LX_INT(0));
 }
 
-// Codes times activation codes: exact integers inside the block, then one fma (two with a min).
-static void integer_chain(qn_lower *lower, qn_lblock *block, const matmul_context *c) {
+// A group of the weight's values that share a scale.
+typedef struct group {
+  const qn_lower_tile *tile;
+  const qn_lexpr *scale, *min;  // min may be NULL
+  const qn_lexpr *part;         // of K, in 32 values
+  int64_t index;                // in the part
+} group;
+
+typedef void (*group_body)(qn_lower *lower, qn_lblock *block, const matmul_context *c, const group *g);
+
+// A group's code, after its scale and min where those take computing.
+static void part_groups(qn_lower *lower, qn_lblock *block, const matmul_context *c, group g, group_body body) {
   qn_lbuild *b = &lower->build;
-  int64_t blocks = c->k_size / c->format->block_values;
-  qn_lbuf *x = qn_lower_param(lower, c->node->operands[0]);
+  const qn_lexpr *block_scale = g.scale, *block_min = g.min;
+  bool e8m0 = c->format->scale_kind == QN_SCALE_E8M0;
+  for (g.index = 0; g.index < (int64_t)g.tile->tile.groups; g.index++) {
+    g.scale = qn_lower_group_scale(lower, g.tile, block_scale, LX_INT(g.index));
+    if (e8m0 || c->format->sub_scale.bits > 0) g.scale = held(b, block, "scale", g.scale);
+    if (block_min) g.min = qn_lower_group_min(lower, g.tile, block_min, LX_INT(g.index));
+    if (c->format->sub_min.bits > 0) g.min = held(b, block, "min", g.min);
+    body(lower, block, c, &g);
+  }
+}
+
+// The weight's groups along K in order: for kb over blocks, in it for s over the parts where there are several.
+static void each_group(qn_lower *lower, qn_lblock *block, const matmul_context *c, group_body body) {
+  qn_lbuild *b = &lower->build;
+  int64_t blocks = c->k_size / c->format->block_values, parts = c->format->block_values / QN_PART_VALUES;
   qn_lvar *kb = qn_lvar_new(b, "kb");
   qn_lstmt *loop = qn_lfor(b, block, kb, LX_INT(0), LX_INT(blocks), QN_LO_REDUCE);
-  if (!loop || !x) return;
-  qn_lblock *body = &loop->u.loop.body;
-  block_places at = places_of(b, c, qn_lref(b, kb));
+  qn_lblock *inner = &loop->u.loop.body;
+  const qn_lexpr *k_block = qn_lref(b, kb), *part = LX_INT(0);
+  const qn_lexpr *at = LX_ADD(LX_MUL(c->panel, LX_INT(blocks)), k_block);
+  qn_lower_tile tile = qn_lower_tile_at(c->format, c->w, QN_TILE_ROWS, at, part, c->lane);
+  group g = {.tile = &tile, .scale = qn_lower_tile_scale(lower, &tile), .min = qn_lower_tile_min(lower, &tile)};
+  if (parts > 1) {
+    g.scale = held(b, inner, "d", g.scale);
+    if (g.min) g.min = held(b, inner, "dmin", g.min);
+    qn_lvar *s = qn_lvar_new(b, "s");
+    inner = &qn_lfor(b, inner, s, LX_INT(0), LX_INT(parts), QN_LO_REDUCE)->u.loop.body;
+    tile.part = part = qn_lref(b, s);
+  }
+  g.part = LX_ADD(LX_MUL(k_block, LX_INT(parts)), part);
+  part_groups(lower, inner, c, g, body);
+}
+
+// Codes times activation codes: exact integers inside the group, then one fma (two with a min).
+static void integer_group(qn_lower *lower, qn_lblock *block, const matmul_context *c, const group *g) {
+  qn_lbuild *b = &lower->build;
+  int64_t blocks = c->k_size / QN_PART_VALUES, groups = g->tile->tile.groups, words = c->format->group_values / 4;
+  int64_t lines = g->tile->tile.planes[0].lines;
+  qn_lbuf *x = qn_lower_param(lower, c->node->operands[0]);
   const qn_lexpr *zero = LX_INT(0), *x_words = LX_MUL(c->row, LX_INT(c->k_size / 8 * 3));
-  const qn_lexpr *x_scale_at = LX_ADD(LX_ADD(x_words, LX_INT(c->k_size / 4)), qn_lref(b, kb));
-  const qn_lexpr *x_scale = LX_LOAD(x, QN_LM_F32, x_scale_at);
-  const qn_lexpr *x_sum = LX_LOAD(x, QN_LM_I32, LX_ADD(x_scale_at, LX_INT(blocks)));
-  const qn_lexpr *x_codes = LX_ADD(x_words, LX_MUL(qn_lref(b, kb), LX_INT(8)));
-  qn_lbuf *sum = qn_llocal(b, body, "sum", QN_LM_I32, 1);
-  qn_lstore(b, body, sum, QN_LM_I32, zero, LX_MUL(x_sum, qn_li32(b, -c->format->offset)));
-  const qn_lexpr *g = NULL;
-  qn_lblock *line = lines_loop(b, body, at.lines, &g);
-  if (!line) return;
-  const qn_lexpr *word = LX_LOAD(c->w, QN_LM_I32, LX_ADD(at.words, LX_MUL(g, LX_INT(QN_TILE_ROWS))));
-  int parts = 8 / (int)c->format->code_bits;  // words of codes in a word: nibbles give two
-  for (int part = 0; part < parts; part++) {
-    const qn_lexpr *codes = part ? qn_lop2(b, QN_LX_SHR, word, qn_li32(b, 4 * part)) : word;
-    if (parts > 1) codes = qn_lop2(b, QN_LX_AND, codes, qn_li32(b, 0x0f0f0f0f));
-    const qn_lexpr *x_word = LX_LOAD(x, QN_LM_I32, LX_ADD(LX_ADD(x_codes, g), LX_INT(part * at.lines)));
-    qn_lstore(b, line, sum, QN_LM_I32, zero, qn_lop3(b, QN_LX_DOT4, LX_LOAD(sum, QN_LM_I32, zero), codes, x_word));
+  const qn_lexpr *x_scale_at = LX_ADD(LX_ADD(x_words, LX_INT(c->k_size / 4)), g->part);
+  // Sums of 32 codes stand behind the scales, sums of 16 behind those.
+  const qn_lexpr *x_sum_at = groups == 1 ? LX_ADD(x_scale_at, LX_INT(blocks))
+                                         : LX_ADD(LX_ADD(x_words, LX_INT(c->k_size / 4 + 2 * blocks + g->index)),
+                                                  LX_MUL(g->part, LX_INT(groups)));
+  const qn_lexpr *x_scale = LX_LOAD(x, QN_LM_F32, x_scale_at), *x_sum = LX_LOAD(x, QN_LM_I32, x_sum_at);
+  const qn_lexpr *x_codes = LX_ADD(x_words, LX_MUL(g->part, LX_INT(QN_PART_VALUES / 4)));
+  qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
+  qn_lstore(b, block, sum, QN_LM_I32, zero, LX_MUL(x_sum, qn_li32(b, -c->format->offset)));
+  const qn_lexpr *line = NULL;
+  qn_lblock *body = lines_loop(b, block, lines, &line);
+  for (int64_t first = 0; first < words; first += lines) {  // all words of a line together
+    const qn_lexpr *word = LX_ADD(LX_INT(g->index * words + first), line);
+    const qn_lexpr *x_word = LX_LOAD(x, QN_LM_I32, LX_ADD(x_codes, word)), *old = LX_LOAD(sum, QN_LM_I32, zero);
+    const qn_lexpr *codes = qn_lower_tile_word(lower, g->tile, word);
+    qn_lstore(b, body, sum, QN_LM_I32, zero, qn_lop3(b, QN_LX_DOT4, old, codes, x_word));
   }
-  const qn_lexpr *scale = LX_MUL(LX_LOAD(c->w, QN_LM_F16, at.half_words), x_scale);
-  accumulate(b, body, c->acc, qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero)), scale);
-  if (c->format->min_at >= 0) {
-    const qn_lexpr *min = LX_LOAD(c->w, QN_LM_F16, LX_ADD(at.half_words, LX_INT(QN_TILE_ROWS)));
-    accumulate(b, body, c->acc, qn_lop1(b, QN_LX_TO_F32, x_sum), LX_MUL(min, x_scale));
-  }
+  accumulate(b, block, c->acc, qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero)), LX_MUL(g->scale, x_scale));
+  if (g->min) accumulate(b, block, c->acc, qn_lop1(b, QN_LX_TO_F32, x_sum), LX_MUL(g->min, x_scale));
 }
 
 // Weights widened in registers (numeric mode f32): one fma a value, k ascending.
-static void widened_chain(qn_lower *lower, qn_lblock *block, const matmul_context *c) {
+static void widened_group(qn_lower *lower, qn_lblock *block, const matmul_context *c, const group *g) {
   qn_lbuild *b = &lower->build;
-  qn_lvar *kb = qn_lvar_new(b, "kb");
-  qn_lstmt *loop = qn_lfor(b, block, kb, LX_INT(0), LX_INT(c->k_size / c->format->block_values), QN_LO_REDUCE);
-  if (!loop) return;
-  qn_lblock *body = &loop->u.loop.body;
-  block_places at = places_of(b, c, qn_lref(b, kb));
-  const qn_lexpr *scale = LX_LOAD(c->w, QN_LM_F16, at.half_words);
-  const qn_lexpr *k_base = LX_MUL(qn_lref(b, kb), LX_INT(c->format->block_values));
-  int parts = 8 / (int)c->format->code_bits;
-  for (int part = 0; part < parts; part++) {
-    const qn_lexpr *g = NULL;
-    qn_lblock *line = lines_loop(b, body, at.lines, &g);
-    if (!line) return;
-    const qn_lexpr *word = LX_LOAD(c->w, QN_LM_I32, LX_ADD(at.words, LX_MUL(g, LX_INT(QN_TILE_ROWS))));
+  int64_t words = c->format->group_values / 4, lines = g->tile->tile.planes[0].lines;
+  for (int64_t first = 0; first < words; first += lines) {
+    const qn_lexpr *line = NULL;
+    qn_lblock *body = lines_loop(b, block, lines, &line);
+    const qn_lexpr *word = LX_ADD(LX_INT(g->index * words + first), line);
     for (int byte = 0; byte < 4; byte++) {
-      const qn_lexpr *shifted = qn_lop2(b, QN_LX_SHR, word, qn_li32(b, 8 * byte + 4 * part));
-      const qn_lexpr *code = qn_lop2(b, QN_LX_AND, shifted, qn_li32(b, (1 << c->format->code_bits) - 1));
-      const qn_lexpr *number = qn_lop1(b, QN_LX_TO_F32, LX_SUB(code, qn_li32(b, c->format->offset)));
-      const qn_lexpr *weight = LX_MUL(number, scale);
-      if (c->format->min_at >= 0) {
-        weight = LX_FMA(number, scale, LX_LOAD(c->w, QN_LM_F16, LX_ADD(at.half_words, LX_INT(QN_TILE_ROWS))));
-      }
-      const qn_lexpr *k = LX_ADD(LX_ADD(k_base, LX_MUL(g, LX_INT(4))), LX_INT(part * at.lines * 4 + byte));
-      accumulate(b, line, c->acc, qn_lower_value(lower, c->node->operands[0], (qn_lplace){c->row, k}), weight);
+      const qn_lexpr *number = qn_lower_tile_number(lower, g->tile, word, byte);
+      const qn_lexpr *weight = qn_lower_scaled(lower, number, g->scale, g->min);
+      const qn_lexpr *k =
+          LX_ADD(LX_ADD(LX_MUL(g->part, LX_INT(QN_PART_VALUES)), LX_MUL(word, LX_INT(4))), LX_INT(byte));
+      accumulate(b, body, c->acc, qn_lower_value(lower, c->node->operands[0], (qn_lplace){c->row, k}), weight);
     }
   }
 }
@@ -142,10 +157,8 @@ static void chain(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *p
   qn_lstore(b, block, c.acc, QN_LM_F32, LX_INT(0), LX_F32(0));
   if (c.format->block_values == 1) {
     float_chain(lower, block, &c);
-  } else if (x->dtype == QN_DTYPE_A8) {
-    integer_chain(lower, block, &c);
   } else {
-    widened_chain(lower, block, &c);
+    each_group(lower, block, &c, x->dtype == QN_DTYPE_A8 ? integer_group : widened_group);
   }
   lower->values[id].expr = LX_LOAD(c.acc, QN_LM_F32, LX_INT(0));
 }

@@ -108,38 +108,11 @@ static const qn_lexpr *element_index(qn_lower *lower, qn_id id, qn_lplace place)
 }
 
 const qn_lexpr *qn_lower_weight(qn_lower *lower, qn_id weight, const qn_lexpr *n, const qn_lexpr *k) {
-  qn_lbuild *b = &lower->build;
   qn_lbuf *buf = qn_lower_param(lower, weight);
   if (!buf) return NULL;
   const qn_pbuf *p = buffer_of(lower, weight);
-  const qn_format *format = qn_format_of(p->type.dtype);
-  int64_t k_size = p->type.dims[1].value, rows = p->layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
-  const qn_lexpr *panel = LX_DIV(n, LX_INT(rows)), *lane = LX_MOD(n, LX_INT(rows));
-  if (format->block_values == 1) {
-    const qn_lexpr *index = LX_ADD(LX_MUL(LX_ADD(LX_MUL(panel, LX_INT(k_size)), k), LX_INT(rows)), lane);
-    return LX_LOAD(buf, buf->mem, index);
-  }
-  int64_t block_bytes = (int64_t)qn_format_tile_block_bytes(format, (uint32_t)rows);
-  int64_t blocks = k_size / format->block_values, half = format->block_values / 2;
-  const qn_lexpr *in_block = LX_MOD(k, LX_INT(format->block_values));
-  const qn_lexpr *block =
-      LX_MUL(LX_ADD(LX_MUL(panel, LX_INT(blocks)), LX_DIV(k, LX_INT(format->block_values))), LX_INT(block_bytes));
-  bool nibbles = format->code_bits == 4;
-  const qn_lexpr *byte_k = nibbles ? LX_MOD(in_block, LX_INT(half)) : in_block;
-  int64_t codes_at = 2 * rows * ((format->scale_at >= 0) + (format->min_at >= 0));
-  const qn_lexpr *at =
-      LX_ADD(LX_ADD(block, LX_INT(codes_at)), LX_ADD(LX_MUL(LX_DIV(byte_k, LX_INT(4)), LX_INT(4 * rows)),
-                                                     LX_ADD(LX_MUL(lane, LX_INT(4)), LX_MOD(byte_k, LX_INT(4)))));
-  const qn_lexpr *code = LX_LOAD(buf, QN_LM_U8, at);
-  if (nibbles) {
-    const qn_lexpr *shift = LX_MUL(qn_lop1(b, QN_LX_TO_I32, LX_DIV(in_block, LX_INT(half))), qn_li32(b, 4));
-    code = qn_lop2(b, QN_LX_AND, qn_lop2(b, QN_LX_SHR, code, shift), qn_li32(b, 15));
-  }
-  const qn_lexpr *number = qn_lop1(b, QN_LX_TO_F32, LX_SUB(code, qn_li32(b, format->offset)));
-  const qn_lexpr *scale_index = LX_ADD(LX_DIV(block, LX_INT(2)), lane);
-  const qn_lexpr *scale = LX_LOAD(buf, QN_LM_F16, scale_index);
-  if (format->min_at < 0) return LX_MUL(number, scale);
-  return LX_FMA(number, scale, LX_LOAD(buf, QN_LM_F16, LX_ADD(scale_index, LX_INT(rows))));
+  int64_t rows = p->layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
+  return qn_lower_tile_value(lower, qn_format_of(p->type.dtype), buf, rows, p->type.dims[1].value, n, k);
 }
 
 // Where operand `id` is read for the element of a result at `place`: broadcasting drops what it does not have.

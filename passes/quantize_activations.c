@@ -1,4 +1,4 @@
-// quantize_activations: numeric mode int8. Every matmul by a weight with blocks of 32 gets its input as int8 codes with
+// quantize_activations: numeric mode int8. Every matmul by a weight with blocks gets its input as int8 codes with
 // a scale a block; one quantize op an input, however many matmuls use it. Requires: a valid graph. Changes values: this
 // is the mode's approximation, the same for every schedule and target.
 #include "ir/format.h"
@@ -10,7 +10,7 @@ static qn_status quantize_node(qn_rewriter *r, qn_id id, qn_id *out) {
   if (node->op != QN_OP_MATMUL) return qn_rewrite_keep(r, id, out);
   qn_id x = node->operands[0];
   const qn_format *format = qn_format_of(qn_graph_node(r->from, node->operands[1])->type.dtype);
-  if (qn_graph_node(r->from, x)->type.dtype != QN_DTYPE_F32 || format->block_values != 32)
+  if (qn_graph_node(r->from, x)->type.dtype != QN_DTYPE_F32 || format->block_values == 1)
     return qn_rewrite_keep(r, id, out);
   if (!quantized[x]) {
     qn_node_spec spec = {

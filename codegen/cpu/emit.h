@@ -1,5 +1,6 @@
 // Loop IR → an MLIR module (scf, arith, math, vector, and llvm for memory): the emitter's state and its parts.
-// emit.c has functions, statements and memory, emit_expr.c the operators, emit_dot4.c the dot products,
+// emit.c has functions, statements and memory, emit_expr.c the operators, emit_dot4.c the dot products, emit_lut16.c
+// table lookups,
 // emit_float.c what a target lacks in hardware (16-bit floats, fma).
 #ifndef QN_CODEGEN_CPU_EMIT_H
 #define QN_CODEGEN_CPU_EMIT_H
@@ -45,6 +46,9 @@ MlirValue qn_emit_load(qn_emit *e, const qn_lexpr *load);
 MlirValue qn_emit_op(qn_emit *e, qn_lop op, qn_lkind kind, const MlirValue *operands);
 // acc + sum of u8(b) * s8(c) over the 4 bytes of each lane. small_b: every byte of b is known to be <= 127.
 MlirValue qn_emit_dot4(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, bool small_b);
+
+// table[low nibble] of each byte of i32 lanes. masked: the high nibbles are known to be 0.
+MlirValue qn_emit_lut16(qn_emit *e, const uint8_t table[16], MlirValue x, bool masked);
 
 MlirValue qn_emit_f16_to_f32(qn_emit *e, MlirValue bits16);  // i16 lanes → f32 lanes
 MlirValue qn_emit_f32_to_f16(qn_emit *e, MlirValue value);   // f32 lanes → i16 lanes

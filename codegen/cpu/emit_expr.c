@@ -148,6 +148,9 @@ static MlirValue emit_operator(qn_emit *e, const qn_lexpr *x) {
   qn_lkind kind = x->operands[x->op == QN_LX_SELECT ? 1 : 0]->type.kind;
   if ((x->op == QN_LX_DIV || x->op == QN_LX_MOD) && kind != QN_LK_F32) return divide(e, x, v[0], v[1]);
   if (x->op == QN_LX_DOT4) return qn_emit_dot4(e, v[0], v[1], v[2], qn_lexpr_byte_max(x->operands[1]) <= 127);
+  if (x->op == QN_LX_LUT16) {
+    return qn_emit_lut16(e, x->u.table, v[0], (qn_lexpr_bits(x->operands[0]) & 0xF0F0F0F0u) == 0);
+  }
   return qn_emit_op(e, x->op, kind, v);
 }
 

@@ -139,6 +139,11 @@ MlirValue qn_mlir_iota(qn_mlir *m, int lanes) {
   return constant(m, type, mlirDenseElementsAttrInt64Get(type, lanes, values));
 }
 
+MlirValue qn_mlir_i32s(qn_mlir *m, const int32_t *values, int lanes) {
+  MlirType type = qn_mlir_vector(m, m->i32, lanes);
+  return constant(m, type, mlirDenseElementsAttrInt32Get(type, lanes, values));
+}
+
 MlirValue qn_mlir_broadcast(qn_mlir *m, MlirValue scalar, int lanes) {
   if (lanes == 1) return scalar;
   return qn_mlir_unary(m, "vector.broadcast", scalar, qn_mlir_vector(m, mlirValueGetType(scalar), lanes));

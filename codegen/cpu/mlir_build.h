@@ -60,6 +60,7 @@ MlirType qn_mlir_like(const qn_mlir *m, MlirType element, MlirValue v);
 MlirValue qn_mlir_int(qn_mlir *m, MlirType type, int64_t value);
 MlirValue qn_mlir_float(qn_mlir *m, MlirType type, double value);
 MlirValue qn_mlir_iota(qn_mlir *m, int lanes);  // vector of i64: 0, 1, ...
+MlirValue qn_mlir_i32s(qn_mlir *m, const int32_t *values, int lanes);  // vector of i32, at least 2 lanes
 
 MlirValue qn_mlir_broadcast(qn_mlir *m, MlirValue scalar, int lanes);
 MlirValue qn_mlir_extract(qn_mlir *m, MlirValue vector, int lane);

@@ -325,7 +325,7 @@ static void list_supported(char *out, size_t out_size) {
 qn_status qn_gguf_tensor_view(const qn_gguf *gguf, const qn_gguf_tensor *tensor, qn_gguf_view *out, qn_diag *diag) {
   const qn_format *format = qn_format_of_gguf(tensor->type);
   if (format == NULL) {
-    char where[QN_GGUF_PLACE_BYTES], type_text[32], supported[128];
+    char where[QN_GGUF_PLACE_BYTES], type_text[32], supported[256];
     const char *type_name = qn_gguf_type_name(tensor->type);
     snprintf(type_text, sizeof type_text, "number %" PRIu32, tensor->type);
     list_supported(supported, sizeof supported);

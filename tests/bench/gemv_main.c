@@ -227,7 +227,13 @@ static void fill_weights(const bench *b, size_t size) {
   }
   size_t block = qn_format_tile_block_bytes(b->format, QN_TILE_ROWS);
   size_t halves = QN_TILE_ROWS * (size_t)(b->format->min_at >= 0 ? 2 : 1);
-  for (size_t at = 0; at + block <= size; at += block) tame_floats(b->weights + at, halves, QN_DTYPE_F16);
+  for (size_t at = 0; at + block <= size; at += block) {
+    if (b->format->scale_kind == QN_SCALE_E8M0) {
+      memset(b->weights + at, 120, QN_TILE_ROWS);
+    } else {
+      tame_floats(b->weights + at, halves, QN_DTYPE_F16);
+    }
+  }
 }
 
 static void fill_input(const bench *b) {
@@ -419,10 +425,10 @@ static subject subject_of(const bench *b, const contender *c) {
 
 // The kernel of independent chains of the instruction at the heart of the kernels, as many as fill three quarters of
 // the registers. One operand changes from turn to turn, the other from chain to chain, so that no work is saved where
-// the target has no such instruction; 4-bit codes are masked, since it may then do with less.
+// the target has no such instruction; small codes are masked, since it may then do with less.
 static void write_peak(const bench *b, bool integer, int rounds, int turns, int chains, qn_buf *out) {
   const char *type = integer ? "i32" : "f32", *line = "w.i32[k % 4*16 : 16]";
-  bool masked = b->format->code_bits == 4;
+  bool masked = b->format->code_bits < 8 && !(b->format->has_table && b->format->offset > 64);
   qn_buf_printf(out, "kernel \"peak\" {\n  param w : u8[256]\n  param x : %s[%d]\n  param y : %s[%d] out\n", type,
                 chains, type, rounds * chains * QN_TILE_ROWS);
   qn_buf_printf(out, "  for n in 0..%d data parallel {\n", rounds);

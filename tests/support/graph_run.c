@@ -116,10 +116,17 @@ static void fill_block(const parameter *p, int64_t n, int64_t block, uint8_t *at
     return;
   }
   for (uint32_t i = 0; i < f->block_bytes; i++) at[i] = (uint8_t)(unit(p->name, n, block, i) * 256);
-  double range = 1 << (f->code_bits - 1);
+  // Scales that make values of about 1 at most.
+  double range = f->has_table ? f->offset : 1 << (f->code_bits - 1), min_range = 1 << f->sub_min.bits;
+  if (f->sub_scale.bits > 0) range *= 1 << (f->sub_scale.bits - (f->sub_scale.is_signed || f->sub_scale.offset > 0));
   bool zero = unit(p->name, n, block, -1) < 0.05;
-  put_half(at + f->scale_at, zero ? 0 : (unit(p->name, n, block, -2) + 0.5) / range / 1.5);
-  if (f->min_at >= 0) put_half(at + f->min_at, -unit(p->name, n, block, -3));
+  double scale = (unit(p->name, n, block, -2) + 0.5) / range / 1.5;
+  if (f->scale_kind == QN_SCALE_E8M0) {
+    at[f->scale_at] = zero ? 1 : (uint8_t)(128 + ilogb(scale));
+  } else {
+    put_half(at + f->scale_at, zero ? 0 : scale);
+  }
+  if (f->min_at >= 0) put_half(at + f->min_at, -unit(p->name, n, block, -3) / min_range);
 }
 
 static const parameter *find_param(const qn_run *run, const char *name) {

@@ -8,7 +8,7 @@
 #include "frontend/import/gguf_write.h"
 #include "tests/support/test.h"
 
-enum { F32 = 0, Q8_0 = 8, Q6_K = 14 };
+enum { F32 = 0, Q8_0 = 8, IQ2_XS = 17 };
 
 // ---- building files ----------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ static bytes full_file(void) {
   add_every_type(writer);
   qn_gguf_writer_add_tensor(writer, QN_STR("scalar"), F32, 1, (int64_t[]){1}, some_floats, 4);
   qn_gguf_writer_add_tensor(writer, QN_STR("q8"), Q8_0, 3, (int64_t[]){32, 2, 2}, q8, sizeof q8);
-  qn_gguf_writer_add_tensor(writer, QN_STR("q6"), Q6_K, 1, (int64_t[]){256}, q6, sizeof q6);
+  qn_gguf_writer_add_tensor(writer, QN_STR("q6"), IQ2_XS, 1, (int64_t[]){256}, q6, sizeof q6);
   qn_gguf_writer_add_tensor(writer, QN_STR("matrix"), F32, 2, (int64_t[]){4, 2}, some_floats, sizeof some_floats);
   return finish(writer);
 }
@@ -261,12 +261,12 @@ START_TEST(test_tensors) {
   ck_assert_ptr_null(qn_gguf_find_tensor(gguf, "absent"));
   // A type that is not ours is listed; only its data is refused.
   tensor = qn_gguf_find_tensor(gguf, "q6");
-  ck_assert(tensor->type == Q6_K && tensor->size_bytes == 0 && tensor->offset % 32 == 0);
+  ck_assert(tensor->type == IQ2_XS && tensor->size_bytes == 0 && tensor->offset % 32 == 0);
   diag = (qn_diag){0};
   qn_assert_fails(
       &diag, QN_ERR_UNSUPPORTED,
-      "t.gguf: tensor 'q6': the tensor's type is not supported; got Q6_K, want one of F32, F16, BF16, Q8_0, "
-      "Q4_0, Q4_1",
+      "t.gguf: tensor 'q6': the tensor's type is not supported; got IQ2_XS, want one of F32, F16, BF16, Q8_0, "
+      "Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4",
       qn_gguf_tensor_view(gguf, tensor, &view, &diag));
   qn_gguf_close(gguf);
   bytes_free(file);
@@ -554,7 +554,7 @@ START_TEST(test_bad_offsets) {
     refuse(file, QN_ERR_FORMAT, cases[i].text);
   }
   // The place of a tensor of a type that is not ours is checked too.
-  bytes file = one_tensor_file(Q6_K, 8, some_floats, 32);
+  bytes file = one_tensor_file(IQ2_XS, 8, some_floats, 32);
   store_le(file.data + T_OFFSET, 64, 8);
   refuse(file, QN_ERR_FORMAT, "want at most 96, the size of the file");
 }

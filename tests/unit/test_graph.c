@@ -110,7 +110,7 @@ static const struct {
     {"x = input f32[T,4]; w = param f32[4,9]; v = reshape w f32[9,4]; y = matmul x v",
      "y: matmul: operand 1: got f32[9,4], want a parameter"},
     {"x = input f32[T,32]; z = quantize x; w = param f32[9,32]; y = matmul z w",
-     "y: matmul: operand 1: got f32[9,32], want a format with blocks of 32"},
+     "y: matmul: operand 1: got f32[9,32], want a format with blocks"},
     {"x = input f32[T]; y = rope_table x dims=4 theta=1e4", "y: rope_table: operand 0: got f32[T], want i32[T]"},
     {"y = rope_table pos dims=3 theta=1e4", "y: rope_table: attribute dims: got 3, want an even number of 2 or more"},
     {"y = rope_table pos dims=4 theta=0", "y: rope_table: attribute theta: got 0, want more than 0"},

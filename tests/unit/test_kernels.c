@@ -358,17 +358,48 @@ static const char *const float_shapes[] = {"N=1 K=1 V=3", "N=15 K=37 V=16", "N=1
                                            "N=100 K=33 V=5"};
 static const char *const block_shapes[] = {"N=1 K=32 V=3", "N=15 K=96 V=16", "N=16 K=64 V=17", "N=17 K=160 V=31",
                                            "N=100 K=32 V=5"};
+static const char *const superblock_shapes[] = {"N=3 K=256 V=16", "N=17 K=512 V=3"};
 
 static void check_format(const qn_format *format) {
-  bool floats = format->block_values == 1;
+  bool floats = format->block_values == 1, large = format->block_values > 32;
   kernel_case c = {.text = products, .scenario = &row_classes, .tolerance = 160 * 0x1p-24, .scale = MAGNITUDE};
+  const char *const *sizes_of = floats ? float_shapes : large ? superblock_shapes : block_shapes;
+  size_t count = large ? QN_COUNT(superblock_shapes) : QN_COUNT(block_shapes);
   for (int quantize = 0; quantize <= !floats; quantize++) {
-    for (size_t i = 0; i < QN_COUNT(float_shapes); i++) {
+    for (size_t i = 0; i < count; i++) {
       char sizes[64];
-      snprintf(sizes, sizeof sizes, "F=%s %s", format->name, (floats ? float_shapes : block_shapes)[i]);
+      snprintf(sizes, sizeof sizes, "F=%s %s", format->name, sizes_of[i]);
       check_program(&c, sizes, quantize);
     }
   }
+}
+
+// Numbers of tokens around the widths of tiles, and one of many tiles.
+static const scenario batches = {1,
+                                 1,
+                                 {0},
+                                 {{.spans = {{0, 0, 1}}},
+                                  {.spans = {{0, 1, 2}}},
+                                  {.spans = {{0, 3, 3}}, .threads = 2},
+                                  {.spans = {{0, 6, 16}}},
+                                  {.spans = {{0, 22, 17}}, .threads = 3},
+                                  {.spans = {{0, 39, 512}}, .threads = 2}}};
+
+// The compiled kernels of a format against the oracle. What an element's error is measured against is the sum of
+// |x w|; it is a chain of one rounding a value, or of one or two a group of 16 or 32, and the product of scales.
+static void check_batches(const qn_format *format, bool quantize) {
+  char sizes[64], label[160];
+  const char *text = "max T=512 R=512; q = input f32[T,$K]; w = param $F[$N,$K]; a = matmul q w; output a";
+  snprintf(sizes, sizeof sizes, "F=%s N=33 K=%d", format->name, format->block_values > 32 ? 256 : 96);
+  qn_run *run = qn_run_create(text, sizes, &(qn_run_options){.quantize_activations = quantize});
+  qn_run_begin(run, batches.sequences, batches.pages, batches.past);
+  for (int i = 0; batches.steps[i].spans[0].count; i++) {
+    const qn_run_step *step = &batches.steps[i];
+    snprintf(label, sizeof label, "%s %s, %d tokens", sizes, quantize ? "int8" : "f32", step->spans[0].count);
+    const qn_run_output *scales = qn_run_oracle(run, step, true), *want = qn_run_oracle(run, step, false);
+    qn_run_compare(qn_run_execute(run, QN_RUN_JIT, step), want, 160 * 0x1p-24, scales, 0, label);
+  }
+  qn_run_destroy(run);
 }
 
 // What is fused with products, each with float and with quantised weights and activations.
@@ -382,7 +413,7 @@ static const kernel_case fused[] = {
     {"q = input f32[T,64]; wg = param $F[$N,64]; wu = param $F[$N,64]; bg = param f32[$N]; bu = param f32[$N]; g = "
      "matmul q wg\n"
      "g2 = add g bg; s = silu g2; u = matmul q wu; u2 = add u bu; y = mul s u2; z = add y g; output z",
-     {"F=f32 N=17", "F=q4_1 N=48"},
+     {"F=f32 N=17", "F=q4_1 N=48", "F=iq4_nl N=17"},
      &row_classes,
      3e-6,
      RMS},
@@ -391,6 +422,14 @@ static const kernel_case fused[] = {
      "matmul q wk\n"
      "c = matmul q wv; d = tanh b; e = split_heads a heads=4; f = exp e; output c d f b",
      {"F=f32 N=17", "F=q8_0 N=3"},
+     &row_classes,
+     3e-6,
+     RMS},
+    // As in files of several formats: two of three are merged, gate and up of different formats meet.
+    {"q = input f32[T,256]; wq = param $F[32,256]; wk = param $F[16,256]; wv = param $G[16,256]; a = matmul q wq\n"
+     "b = matmul q wk; c = matmul q wv; d = add b c; wg = param $F[17,256]; wu = param $G[17,256]; g = matmul q wg\n"
+     "s = silu g; u = matmul q wu; y = mul s u; e = embed wv tokens; output a d y e",
+     {"F=q4_k G=q6_k", "F=q5_0 G=f16"},
      &row_classes,
      3e-6,
      RMS},
@@ -507,6 +546,16 @@ START_TEST(every_format) {
   }
 }
 END_TEST
+START_TEST(every_format_by_tokens) {
+  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
+    const qn_format *format = qn_format_of((qn_dtype)dtype);
+    if (!format) continue;
+    check_batches(format, false);
+    if (format->block_values > 1) check_batches(format, true);
+  }
+}
+END_TEST
+
 // A code that another rounding of the activation moves by one moves all that follows.
 static const kernel_case quantised[] = {
     {llama, {"F=q8_0 C=f32", "F=q4_0 C=f16"}, &sequences, 3e-2, MEAN},
@@ -517,7 +566,7 @@ static void check_quantised_cases(const kernel_case *cases, size_t count) {
   for (size_t i = 0; i < count; i++) {
     for (int j = 0; j == 0 || cases[i].sizes[j]; j++) {
       const char *sizes = cases[i].sizes[j];
-      check_program(&cases[i], sizes, sizes && strstr(sizes, "F=q"));
+      check_program(&cases[i], sizes, sizes && (strstr(sizes, "F=q") || strstr(sizes, "F=iq")));
     }
   }
 }
@@ -550,5 +599,5 @@ START_TEST(every_op_has_a_case) {
 END_TEST
 
 QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops, rotation_ops, attention_ops,
-        every_format, fused_products, float_layers, quantised_layers)
+        every_format, every_format_by_tokens, fused_products, float_layers, quantised_layers)
 QN_TEST_MAIN(kernels)
