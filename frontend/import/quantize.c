@@ -66,7 +66,7 @@ static qn_fit fit_group(const block_work *b, int g) {
   const qn_block_layout *l = b->layout;
   const float *x = b->x + g * l->group, *weight = b->weight + g * l->group;
   if (!l->searched) return plain_fit(b);
-  return l->has_min ? qn_fit_scale_min(&l->levels, l->group, x, weight, l->scale_kind == QN_SCALE_CODES)
+  return l->has_min ? qn_fit_scale_min(&l->levels, l->group, x, weight, l->has_scale_codes)
                     : qn_fit_scale(&l->levels, l->group, x, weight);
 }
 
@@ -74,8 +74,8 @@ static qn_status quantize_single(block_work *b, const qn_format *format, int64_t
                                  qn_diag *diag) {
   const qn_block_layout *l = b->layout;
   qn_fit fit = fit_group(b, 0);
-  QN_TRY(store_half(format, fit.scale, first, out + l->scale_at, where, diag));
-  if (l->has_min) QN_TRY(store_half(format, fit.min, first, out + l->min_at, where, diag));
+  QN_TRY(store_half(format, fit.scale, first, out + l->format->scale_at, where, diag));
+  if (l->has_min) QN_TRY(store_half(format, fit.min, first, out + l->format->min_at, where, diag));
   qn_fit_levels(&l->levels, l->group, b->x, b->weight, round_half(fit.scale), round_half(fit.min), b->levels);
   return QN_OK;
 }
@@ -93,8 +93,8 @@ static void quantize_exponent(block_work *b, uint8_t *out) {
     float error = qn_fit_levels(&l->levels, l->group, b->x, b->weight, ldexpf(1.0f, stored - 128), 0.0f, levels);
     if (error >= best) continue;
     best = error;
-    out[l->scale_at] = (uint8_t)stored;
-    memcpy(b->levels, levels, l->group * sizeof *levels);
+    out[l->format->scale_at] = (uint8_t)stored;
+    memcpy(b->levels, levels, (size_t)l->group * sizeof *levels);
   }
 }
 
@@ -133,7 +133,7 @@ static float choose_codes(block_work *b, int g, super_scales s, int scale, int m
       best = error;
       b->scales[g] = i;
       b->mins[g] = j;
-      memcpy(b->levels + g * l->group, levels, l->group * sizeof *levels);
+      memcpy(b->levels + g * l->group, levels, (size_t)l->group * sizeof *levels);
     }
   }
   return best;
@@ -184,8 +184,8 @@ static qn_status quantize_super(block_work *b, const qn_format *format, int64_t 
     b->mins[g] = 0;
   }
   super_scales s = spread(b);
-  QN_TRY(store_half(format, s.scale, first, out + l->scale_at, where, diag));
-  if (l->has_min) QN_TRY(store_half(format, s.min, first, out + l->min_at, where, diag));
+  QN_TRY(store_half(format, s.scale, first, out + l->format->scale_at, where, diag));
+  if (l->has_min) QN_TRY(store_half(format, s.min, first, out + l->format->min_at, where, diag));
   float error = choose_all(b, s, true, 1);
   block_work best = *b;
   for (int pass = 0; pass < PASSES; pass++) {
@@ -198,9 +198,9 @@ static qn_status quantize_super(block_work *b, const qn_format *format, int64_t 
     best = *b;
   }
   *b = best;
-  store_u16(out + l->scale_at, qn_f32_to_f16(s.scale));
-  if (l->has_min) store_u16(out + l->min_at, qn_f32_to_f16(s.min));
-  l->put_scales(b->scales, b->mins, out);
+  store_u16(out + l->format->scale_at, qn_f32_to_f16(s.scale));
+  if (l->has_min) store_u16(out + l->format->min_at, qn_f32_to_f16(s.min));
+  qn_block_put_scales(l, b->scales, b->mins, out);
   return QN_OK;
 }
 
@@ -218,10 +218,12 @@ static qn_status quantize_block(const qn_block_layout *layout, const qn_format *
   }
   block_work b = {.layout = layout, .groups = layout->values / layout->group, .x = row};
   set_weights(&b);
-  switch (layout->scale_kind) {
-    case QN_SCALE_F16: QN_TRY(quantize_single(&b, format, first, out, where, diag)); break;
-    case QN_SCALE_EXPONENT: quantize_exponent(&b, out); break;
-    case QN_SCALE_CODES: QN_TRY(quantize_super(&b, format, first, out, where, diag)); break;
+  if (layout->has_scale_codes) {
+    QN_TRY(quantize_super(&b, format, first, out, where, diag));
+  } else if (format->scale_kind == QN_SCALE_E8M0) {
+    quantize_exponent(&b, out);
+  } else {
+    QN_TRY(quantize_single(&b, format, first, out, where, diag));
   }
   qn_block_put_codes(layout, b.levels, out);
   return QN_OK;
@@ -247,14 +249,9 @@ static qn_status convert_row(const qn_format *format, int64_t k, const float *ro
   return QN_OK;
 }
 
-bool qn_can_quantize(const qn_format *format) {
-  return qn_dtype_is_float(format->dtype) || qn_block_layout_of(format->gguf_type);
-}
-
 const qn_format *qn_quantize_format_for(const qn_format *format, int64_t k) {
   while (format && k % format->block_values != 0) {
-    const qn_block_layout *layout = qn_block_layout_of(format->gguf_type);
-    format = layout && layout->fallback != UINT32_MAX ? qn_format_of_gguf(layout->fallback) : NULL;
+    format = qn_quantize_fallback(format);
   }
   return format ? format : qn_format_of(QN_DTYPE_F16);
 }
@@ -262,17 +259,16 @@ const qn_format *qn_quantize_format_for(const qn_format *format, int64_t k) {
 qn_status qn_quantize_row(const qn_format *format, int64_t k, const float *row, void *out, const char *where,
                           qn_diag *diag) {
   if (qn_dtype_is_float(format->dtype)) return convert_row(format, k, row, out, where, diag);
-  const qn_block_layout *layout = qn_block_layout_of(format->gguf_type);
-  if (!layout)
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, where, "cannot be made %s: no quantiser makes it", format->name);
   if (k % format->block_values != 0) {
     return qn_fail(diag, QN_ERR_ARGUMENT, where,
                    "a row of %" PRId64 " values cannot become %s; want a multiple of %" PRIu32, k, format->name,
                    format->block_values);
   }
+  qn_block_layout layout;
+  qn_block_layout_init(&layout, format);
   uint8_t *block = out;
   for (int64_t first = 0; first < k; first += format->block_values, block += format->block_bytes) {
-    QN_TRY(quantize_block(layout, format, row + first, first, block, where, diag));
+    QN_TRY(quantize_block(&layout, format, row + first, first, block, where, diag));
   }
   return QN_OK;
 }

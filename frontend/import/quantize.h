@@ -5,8 +5,6 @@
 #include "ir/format.h"
 #include "runtime/base/diag.h"
 
-// Whether a quantiser makes the format. The float formats are always made.
-bool qn_can_quantize(const qn_format *format);
 // What rows of k values become where `format` is asked for: itself; where k is no multiple of its block, the format
 // of smaller blocks that loses least; F16 where none of those fits.
 const qn_format *qn_quantize_format_for(const qn_format *format, int64_t k);
@@ -15,7 +13,7 @@ const qn_format *qn_quantize_format_for(const qn_format *format, int64_t k);
 // Q8_0 takes the plain scale, as ggml's does, so that files made here and there agree; the scales and minima of other
 // block formats are searched for, by the squared error, and are a function of the block's values alone. f16 and bf16
 // round to nearest even, f32 copies. `where` names the tensor in errors.
-// UNSUPPORTED: no quantiser makes the format. ARGUMENT: k is no multiple of the block. FORMAT: a value that the format
+// ARGUMENT: k is no multiple of the block. FORMAT: a value that the format
 // cannot hold (NaN or infinity in a block format, beyond f16's range where a value or a scale is f16). Float formats
 // keep NaN and infinities.
 QN_CHECKED qn_status qn_quantize_row(const qn_format *format, int64_t k, const float *row, void *out, const char *where,

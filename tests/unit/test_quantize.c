@@ -124,7 +124,7 @@ START_TEST(test_other_values) {
     ck_assert_msg(spike <= 0.05, "%s: one large value: %g", format->name, spike);
     for (int i = 0; i < 512; i++) row[i] = 0.7f;
     double equal = relative_error(format, 512, row);
-    ck_assert_msg(equal <= 0.06, "%s: all equal: %g", format->name, equal);
+    ck_assert_msg(equal <= 0.08, "%s: all equal: %g", format->name, equal);  // mxfp4 has two numbers an octave
     for (int i = 0; i < 512; i++) row[i] = (float)(i % 3) * 1e-30f;
     ck_assert(relative_error(format, 512, row) <= 1.0 + 1e-6);
     for (int i = 0; i < 512; i++) row[i] = 0.0f;
