@@ -100,7 +100,7 @@ wrong 3 "block_count" compile bad.gguf -o out/x.qn
 at=$(($(find_text good.gguf blk.1.attn_k.weight) + 19 + 4 + 16 + 4))
 cp good.gguf bad.gguf && patch bad.gguf "$at" '\xff\xff\xff\xff\xff\xff\xff\x00'
 wrong 3 "blk.1.attn_k.weight" compile bad.gguf -o out/x.qn
-cp good.gguf bad.gguf && patch bad.gguf $((at - 4)) '\x0e'
+cp good.gguf bad.gguf && patch bad.gguf $((at - 4)) '\x11'
 wrong 4 "blk.1.attn_k.weight" compile bad.gguf -o out/x.qn
 
 echo '{ "quern": ' >graph.json
