@@ -370,7 +370,7 @@ static void check_format(const qn_format *format) {
     for (size_t i = 0; i < count; i++) {
       char sizes[64];
       if (!floats &&
-          (i + (size_t)format->dtype + (size_t)quantize) % (large ? qn_test_stride(1, 2) : qn_test_stride(1, 4)))
+          (i + (size_t)format->dtype + (size_t)quantize) % (large ? qn_test_stride(2, 2) : qn_test_stride(3, 5)))
         continue;
       snprintf(sizes, sizeof sizes, "F=%s %s", format->name, sizes_of[i]);
       check_program(&c, sizes, quantize);
