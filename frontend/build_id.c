@@ -1,5 +1,6 @@
 // The identity of the compiler that is running: what the linker stamped into it (the GNU build id, a hash of the linked
-// bytes), or else a hash of its code and constants in memory; together with the stamps of the LLVM libraries it uses.
+// bytes), or else a hash of its code and constants in memory; together with the hash of its code generator's library and
+// what the system says of the LLVM libraries behind that, neither of which is loaded for it.
 #include <elf.h>
 #include <inttypes.h>
 #include <link.h>
@@ -7,7 +8,9 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "codegen/target.h"
 #include "frontend/compile.h"
 #include "runtime/base/hash.h"
 
@@ -62,17 +65,18 @@ static bool holds_this_file(const struct dl_phdr_info *object) {
 static int add_object(struct dl_phdr_info *object, size_t size, void *context) {
   (void)size;
   qn_hasher *hasher = context;
-  const char *name = object->dlpi_name ? object->dlpi_name : "";
-  bool compiler = strstr(name, "libLLVM") != NULL || strstr(name, "libMLIR") != NULL;
-  if (!compiler && !holds_this_file(object)) return 0;
-  if (!add_build_id(hasher, object)) {
-    if (compiler) {  // too large to be read here; its name has the version
-      qn_hasher_update(hasher, name, strlen(name));
-    } else {
-      add_contents(hasher, object);
-    }
-  }
-  return 0;
+  if (!holds_this_file(object)) return 0;
+  if (!add_build_id(hasher, object)) add_contents(hasher, object);
+  return 1;
+}
+
+// A library that is too large to be read here: an update changes its size or its time.
+static void add_library(qn_hasher *hasher, const char *path) {
+  struct stat info;
+  qn_hasher_update(hasher, path, strlen(path) + 1);
+  if (stat(path, &info) != 0) return;
+  int64_t numbers[] = {info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec};
+  qn_hasher_update(hasher, numbers, sizeof numbers);
 }
 
 static char text[17];
@@ -81,6 +85,9 @@ static void make_text(void) {
   qn_hasher hasher;
   qn_hasher_init(&hasher, 0);
   dl_iterate_phdr(add_object, &hasher);
+  qn_hasher_update(&hasher, qn_generator_id, strlen(qn_generator_id));
+  add_library(&hasher, QN_LLVM_LIBRARY);
+  add_library(&hasher, QN_MLIR_LIBRARY);
   snprintf(text, sizeof text, "%016" PRIx64, qn_hasher_final(&hasher));
 }
 

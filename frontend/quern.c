@@ -17,6 +17,7 @@
 #include "frontend/import/vocab.h"
 #include "passes/pass.h"
 #include "runtime/base/hash.h"
+#include "runtime/cpu_features.h"
 #include "runtime/model.h"
 #include "runtime/tokenizer.h"
 
@@ -507,19 +508,34 @@ static qn_status hash_file(qn_hasher *hasher, const char *path, qn_diag *diag) {
   return QN_OK;
 }
 
+// The target's canonical name. Of this machine's own its features instead, which are known without LLVM: a run from the
+// cache does not load it.
+static qn_status hash_target(qn_hasher *hasher, const char *text, qn_diag *diag) {
+  qn_target target;
+  if (text && strcmp(text, "host") != 0) {
+    QN_TRY(qn_target_parse(text, &target, diag));
+    hash_text(hasher, target.name);
+    return QN_OK;
+  }
+  const char *name;
+  hash_text(hasher, qn_cpu_arch_name(qn_cpu_arch()));
+  for (size_t i = 0; (name = qn_cpu_feature_name(i)) != NULL; i++) {
+    if (qn_cpu_has(name)) hash_text(hasher, name);
+  }
+  return QN_OK;
+}
+
 // What the artifact depends on, with the defaults in place of what is not given.
 static qn_status hash_compilation(const char *model, const struct stat *info, const quern_compile_options *o,
                                   uint64_t *out, qn_diag *diag) {
-  qn_target target;
   qn_hasher hasher;
   const qn_format *quant = NULL;
-  QN_TRY(qn_target_parse(o->target ? o->target : "host", &target, diag));
   if (o->quant) QN_TRY(qn_requantize_parse(o->quant, &quant, diag));
   qn_hasher_init(&hasher, QN_ARTIFACT_VERSION);
+  QN_TRY(hash_target(&hasher, o->target, diag));
   const char *texts[] = {QUERN_VERSION,
                          quern_build_id(),
                          model,
-                         target.name,
                          o->numeric_mode ? o->numeric_mode : DEFAULT_NUMERIC,
                          o->kv_type ? o->kv_type : DEFAULT_KV_TYPE,
                          o->schedule,

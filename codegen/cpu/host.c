@@ -1,17 +1,8 @@
-// What the CPU of this machine can do, asked of LLVM (host.h).
+// What the CPU of this machine can do (host.h).
 #include "codegen/cpu/host.h"
 
 #include <stdio.h>
 #include <string.h>
-
-#include "llvm-c/Core.h"
-#include "llvm-c/TargetMachine.h"
-
-char *qn_host_features(void) { return LLVMGetHostCPUFeatures(); }
-
-void qn_host_features_free(char *features) {
-  if (features) LLVMDisposeMessage(features);
-}
 
 bool qn_host_feature_in(const char *features, const char *name, size_t length) {
   for (const char *at = features; at && *at;) {

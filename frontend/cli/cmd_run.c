@@ -1,7 +1,6 @@
 // quern run: continues a text. The text alone goes to standard output, as it is generated; all else to stderr.
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "frontend/cli/cli.h"
@@ -317,10 +316,15 @@ static void put_ids(cli_json *json, const char *key, const id_vec *ids) {
   cli_json_end(json, ']');
 }
 
-// The most physical memory that this process had so far, bytes; 0 = not known.
+// The most physical memory that this process had so far, bytes; 0 = not known. Not getrusage, which counts what the
+// process had before it became this program.
 static int64_t peak_memory(void) {
-  struct rusage usage;
-  return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
+  char line[128];
+  long long kib = 0;
+  FILE *file = fopen("/proc/self/status", "re");
+  while (file && fgets(line, sizeof line, file) && sscanf(line, "VmHWM: %lld kB", &kib) != 1) continue;
+  if (file) fclose(file);
+  return kib * 1024;
 }
 
 static int print_json(run_state *run) {
