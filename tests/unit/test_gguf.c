@@ -281,6 +281,34 @@ START_TEST(test_tensors) {
 }
 END_TEST
 
+// Tensors of every type number that has a name: viewed where there is a format, refused by the name where not.
+START_TEST(test_every_type) {
+  static uint8_t data[2 * 1024];
+  size_t supported = 0;
+  for (uint32_t type = 0; qn_gguf_type_name(type); type++) {
+    const qn_format *format = qn_format_of_gguf(type);
+    int64_t k = format ? format->block_values : 256;
+    bytes file = one_tensor_file(type, k, data, format ? format->block_bytes : 1024);
+    qn_gguf *gguf = open_file(file);
+    qn_gguf_view view;
+    qn_diag diag = {0};
+    qn_status status = qn_gguf_tensor_view(gguf, &gguf->tensors[0], &view, &diag);
+    if (format) {
+      supported++;
+      qn_assert_ok(&diag, status);
+      ck_assert(view.format == format && view.k == k && view.rows == 1 && view.row_bytes == format->block_bytes);
+    } else {
+      char want[64];
+      snprintf(want, sizeof want, "got %s, want one of", qn_gguf_type_name(type));
+      qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, want, status);
+    }
+    qn_gguf_close(gguf);
+    bytes_free(file);
+  }
+  ck_assert_uint_eq(supported, 16);
+}
+END_TEST
+
 START_TEST(test_layouts) {
   // Version 2 reads the same; a file of metadata alone needs no padding after it.
   qn_gguf_writer *writer = new_writer();
@@ -698,7 +726,7 @@ START_TEST(test_disk) {
 }
 END_TEST
 
-QN_CASE(reading, test_scalars, test_arrays, test_cursor, test_print, test_tensors, test_layouts)
+QN_CASE(reading, test_scalars, test_arrays, test_cursor, test_print, test_tensors, test_every_type, test_layouts)
 QN_CASE(refusing, test_getter_errors, test_bad_header, test_bad_keys, test_bad_values, test_nesting, test_layout_keys,
         test_bad_tensors, test_bad_offsets)
 QN_CASE(hostile, test_truncation, test_mutation, test_out_of_memory)

@@ -193,6 +193,33 @@ START_TEST(other_kinds_only_fold) {
 }
 END_TEST
 
+// Masked bits that are moved right and then left are moved once; a table of a constant is a constant.
+START_TEST(bit_moves_join) {
+  static const uint8_t table[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 200};
+  fixture f;
+  setup(&f);
+  qn_lbuf *w = qn_lparam(&f.b, "w", QN_LM_I32, I(4), false, false);
+  const qn_lexpr *word = qn_lload(&f.b, w, QN_LM_I32, I(0), 1), *mask = qn_li32(&f.b, 0x03030303);
+  static const char *const wants[] = {"", "and(shl(w[0], 2i32), 808464432i32)", "and(w[0], 808464432i32)",
+                                      "and(shr(w[0], 2i32), 808464432i32)"};
+  for (int i = 1; i < 4; i++) {
+    const qn_lexpr *bits = OP(AND, OP(SHR, word, qn_li32(&f.b, 2 * i)), mask);
+    ck_assert_str_eq(text_of(OP(SHL, bits, qn_li32(&f.b, 4))), wants[i]);
+  }
+  ck_assert_str_eq(text_of(OP(SHL, OP(AND, OP(SHR, word, qn_li32(&f.b, 8)), qn_li32(&f.b, -1)), qn_li32(&f.b, 8))),
+                   "and(w[0], -256i32)");
+  ck_assert_str_eq(text_of(qn_llut16(&f.b, qn_li32(&f.b, 0x0f1f0807), table)), "-926413800i32");
+  const qn_lexpr *looked_up = qn_llut16(&f.b, word, table);
+  ck_assert_int_eq(qn_lexpr_byte_max(looked_up), 200);
+  ck_assert(qn_lexpr_equal(looked_up, qn_llut16(&f.b, word, table)));
+  uint8_t other[16];
+  memcpy(other, table, sizeof other);
+  other[15] = 201;
+  ck_assert(!qn_lexpr_equal(looked_up, qn_llut16(&f.b, word, other)));
+  teardown(&f);
+}
+END_TEST
+
 START_TEST(bits_that_cannot_be_set) {
   fixture f;
   setup(&f);
@@ -780,7 +807,8 @@ END_TEST
 
 QN_CASE(makers, names_are_unique, opening_a_kernel_keeps_names_apart, loops_bound_their_variables)
 QN_CASE(simplifier, sums_have_one_form, division_drops_what_divides, ranges_decide, other_kinds_only_fold,
-        bits_that_cannot_be_set, strides_are_read_off, what_overflows_stays, simplified_expressions_keep_their_values)
+        bit_moves_join, bits_that_cannot_be_set, strides_are_read_off, what_overflows_stays,
+        simplified_expressions_keep_their_values)
 QN_CASE(copies, kernels_are_copied_whole, blocks_are_copied_under_fresh_names, maps_update_lanes_and_ranges,
         statements_are_linked_both_ways)
 QN_CASE(text, random_expressions_round_trip, random_constants_round_trip, damaged_texts_are_errors, nesting_is_bounded)
