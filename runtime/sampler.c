@@ -222,10 +222,63 @@ static size_t keep_candidates(qn_sampler *s) {
 
 // ---- sampling ----------------------------------------------------------------------------------------------------
 
+enum { LANES = 4, STREAMS = 4 };
+typedef float floats __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t masks __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+static floats load(const float *from) {
+  floats values;
+  memcpy(&values, from, sizeof values);
+  return values;
+}
+
+// The largest of `count` logits; false when one of them is NaN. Compilers make vectors of such a loop only where they
+// may neglect NaN, and a vocabulary of 128,000 tokens is a fifth of a millisecond otherwise.
+static bool find_largest(const float *logits, size_t count, float *out) {
+  float largest[STREAMS * LANES];
+  for (size_t i = 0; i < STREAMS * LANES; i++) largest[i] = -INFINITY;
+  masks best[STREAMS], unordered = {0};
+  memcpy(best, largest, sizeof best);
+  size_t at = 0;
+  for (; at + STREAMS * LANES <= count; at += STREAMS * LANES) {
+    for (size_t i = 0; i < STREAMS; i++) {
+      floats value = load(logits + at + i * LANES);
+      masks larger = value > (floats)best[i];
+      best[i] = ((masks)value & larger) | (best[i] & ~larger);
+      unordered |= value != value;
+    }
+  }
+  memcpy(largest, best, sizeof best);
+  bool numbers = true;
+  for (size_t i = 0; i < LANES; i++) numbers = numbers && unordered[i] == 0;
+  *out = -INFINITY;
+  for (size_t i = 0; i < STREAMS * LANES; i++) *out = largest[i] > *out ? largest[i] : *out;
+  for (; at < count; at++) {
+    numbers = numbers && !isnan(logits[at]);
+    *out = logits[at] > *out ? logits[at] : *out;
+  }
+  return numbers;
+}
+
+static qn_status check_largest(const qn_sampler *s, qn_diag *diag) {
+  if (s->greedy_id < 0) return qn_fail(diag, QN_ERR_INTERNAL, "sampler", "all %d logits are -inf", (int)s->n_vocab);
+  if (isinf(s->max_logit)) {
+    return qn_fail(diag, QN_ERR_INTERNAL, "sampler", "the logit of token %d is infinite", (int)s->greedy_id);
+  }
+  return QN_OK;
+}
+
 // Penalises, finds the largest logit and its first id, and fills s->all when that is wanted.
 static qn_status scan(qn_sampler *s, const float *logits, qn_diag *diag) {
   s->max_logit = -INFINITY;
   s->greedy_id = -1;
+  if (s->all == NULL && s->seen == NULL && find_largest(logits, (size_t)s->n_vocab, &s->max_logit)) {
+    for (int32_t id = 0; s->greedy_id < 0 && id < s->n_vocab && s->max_logit > -INFINITY; id++) {
+      if (logits[id] == s->max_logit) s->greedy_id = id;
+    }
+    return check_largest(s, diag);
+  }
+  s->max_logit = -INFINITY;
   for (int32_t id = 0; id < s->n_vocab; id++) {
     float logit = penalised(s, logits, id);
     if (isnan(logit)) {
@@ -237,11 +290,7 @@ static qn_status scan(qn_sampler *s, const float *logits, qn_diag *diag) {
     }
     if (s->all != NULL) s->all[id] = make_candidate(logit, id);
   }
-  if (s->greedy_id < 0) return qn_fail(diag, QN_ERR_INTERNAL, "sampler", "all %d logits are -inf", (int)s->n_vocab);
-  if (isinf(s->max_logit)) {
-    return qn_fail(diag, QN_ERR_INTERNAL, "sampler", "the logit of token %d is infinite", (int)s->greedy_id);
-  }
-  return QN_OK;
+  return check_largest(s, diag);
 }
 
 qn_status qn_sampler_sample(qn_sampler *s, const float *logits, int32_t *out_id, qn_diag *diag) {

@@ -40,7 +40,7 @@ struct qn_threads {
   signal_word phase;  // raised by each barrier
   alignas(CACHE_LINE) atomic_uint arrived;
   alignas(CACHE_LINE) atomic_uint work_sleepers;  // on any qn_work
-  alignas(CACHE_LINE) qn_thread_fn fn;  // of this run; NULL = stop
+  alignas(CACHE_LINE) qn_thread_fn fn;            // of this run; NULL = stop
   void *context;
   int count;
   bool pin;
@@ -204,24 +204,28 @@ void qn_threads_barrier(qn_threads *threads) {
   }
 }
 
-// Pieces a thread would get of an even share: few enough that taking them costs nothing beside doing them, enough that
-// a thread that lost its core leaves little behind.
-#define PIECES_A_SHARE 4
+// Guided self-scheduling (Polychronopoulos and Kuck 1987): a thread takes a part of what is left. The first pieces are
+// large, so that memory is read in long runs; the last are single iterations, so that all threads end at about the same
+// time, and one that lost its core leaves little behind.
+#define SHARES_A_THREAD 2
 
 void qn_work_reset(qn_work *work, uint32_t extent, int thread_count) {
-  uint32_t pieces = thread_count > 1 ? (uint32_t)thread_count * PIECES_A_SHARE : 1;
   atomic_store_explicit(&work->next, 0, memory_order_relaxed);
   atomic_store_explicit(&work->done, 0, memory_order_relaxed);
   work->extent = extent;
-  work->piece = (extent + pieces - 1) / pieces;
+  work->shares = thread_count > 1 ? (uint32_t)thread_count * SHARES_A_THREAD : 1;
 }
 
 bool qn_work_take(qn_work *work, int64_t *begin, int64_t *end) {
-  if (atomic_load_explicit(&work->next, memory_order_relaxed) >= work->extent) return false;
-  uint32_t first = atomic_fetch_add_explicit(&work->next, work->piece, memory_order_relaxed);
-  if (first >= work->extent) return false;
+  uint32_t first = atomic_load_explicit(&work->next, memory_order_relaxed), last;
+  do {
+    if (first >= work->extent) return false;
+    uint32_t left = work->extent - first;
+    last = first + (left / work->shares > 1 ? left / work->shares : 1);
+  } while (
+      !atomic_compare_exchange_weak_explicit(&work->next, &first, last, memory_order_relaxed, memory_order_relaxed));
   *begin = first;
-  *end = work->extent - first < work->piece ? work->extent : first + work->piece;
+  *end = last;
   return true;
 }
 

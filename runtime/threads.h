@@ -31,11 +31,12 @@ void qn_threads_barrier(qn_threads *threads);
 // A loop's iterations, taken in pieces by whoever is free. What needs the result waits for the work to be done and not
 // for threads to come: one that another program keeps from running holds up at most the piece it has.
 typedef struct qn_work {
-  _Atomic uint32_t next;  // the first iteration that nobody has taken; may pass extent
+  _Atomic uint32_t next;  // the first iteration that nobody has taken
   _Atomic uint32_t done;  // iterations finished
-  uint32_t extent, piece;
+  uint32_t extent;
+  uint32_t shares;  // a piece is this part of what is left: large ones first, so that threads end at the same time
 } qn_work;
-#define QN_WORK_EXTENT_MAX (INT32_MAX / 2)  // so that `next` cannot wrap
+#define QN_WORK_EXTENT_MAX INT32_MAX
 
 // Before the run, by one thread: extent (0 .. QN_WORK_EXTENT_MAX) iterations for thread_count threads.
 void qn_work_reset(qn_work *work, uint32_t extent, int thread_count);

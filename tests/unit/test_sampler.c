@@ -138,6 +138,29 @@ START_TEST(greedy) {
 }
 END_TEST
 
+// The largest logit is found, and a NaN seen, wherever it stands among whole vectors and what is left over.
+START_TEST(greedy_in_every_place) {
+  enum { MOST = 70 };
+  qn_sampler_options options = plain_options();
+  options.temperature = 0;
+  for (int count = 1; count <= MOST; count++) {
+    qn_sampler *sampler = create(options, count);
+    for (int place = 0; place < count; place++) {
+      float logits[MOST];
+      for (int i = 0; i < count; i++) logits[i] = i > place ? -1.0f : -2.0f - (float)i;
+      logits[place] = -1;
+      ck_assert_int_eq(sample(sampler, logits), place);  // of equals the lowest id
+      int32_t id = 77;
+      qn_diag diag = {0};
+      logits[place] = NAN;
+      qn_assert_fails(&diag, QN_ERR_INTERNAL, "is not a number", qn_sampler_sample(sampler, logits, &id, &diag));
+      ck_assert_int_eq(id, 77);
+    }
+    qn_sampler_destroy(sampler);
+  }
+}
+END_TEST
+
 START_TEST(bad_logits) {
   for (int draws = 0; draws < 2; draws++) {
     qn_sampler_options options = plain_options();
@@ -396,7 +419,7 @@ START_TEST(allocations_may_fail) { qn_test_failing_allocations(create_and_sample
 END_TEST
 
 QN_CASE(numbers, rng_known_values, rng_unit_is_uniform, exp_is_accurate)
-QN_CASE(choosing, greedy, bad_logits, repetition_penalty, options_keep_what_they_say, known_cuts)
+QN_CASE(choosing, greedy, greedy_in_every_place, bad_logits, repetition_penalty, options_keep_what_they_say, known_cuts)
 QN_CASE(drawing, draws_follow_probabilities, draws_repeat, sampling_allocates_nothing)
 QN_CASE(errors, options_are_checked, allocations_may_fail)
 QN_TEST_MAIN(numbers, choosing, drawing, errors)
