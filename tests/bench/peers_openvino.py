@@ -4,8 +4,8 @@
     peers_openvino.py speed FOLDER --threads 2 --prompt 512 --generate 128 --backend PA
     peers_openvino.py first FOLDER --threads 2 --prompt 128
 
-OpenVINO's reader of GGUF knows byte-level BPE alone, so the file is first copied under a made-up BPE vocabulary of the same
-size; the tensors stay what they are. `write` keeps the model as openvino_model.xml, and code compiled for it in a cache in
+OpenVINO's reader of GGUF knows byte-level BPE alone: a file with another tokenizer is first copied under a made-up BPE
+vocabulary of the same size; the tensors stay what they are. `write` keeps the model as openvino_model.xml, and code compiled for it in a cache in
 the same folder, so that `first` starts as quickly as OpenVINO can. Needs openvino-genai, openvino-tokenizers and numpy.
 Prints one JSON object.
 """
@@ -31,12 +31,15 @@ def cached(args):
 
 def write(args):
     os.makedirs(args.out, exist_ok=True)
-    copy = os.path.join(args.out, "bpe.gguf")
-    try:
-        copy_with_bpe(Gguf(args.path), copy)
+    copy, file = os.path.join(args.out, "model.gguf"), Gguf(args.path)
+    try:  # OpenVINO writes beside the file it reads
+        if file.values.get("tokenizer.ggml.model") == "gpt2":
+            os.symlink(os.path.abspath(args.path), copy)
+        else:
+            copy_with_bpe(file, copy)
         pipeline(copy, args, enable_save_ov_model=True)
     finally:
-        if os.path.exists(copy):
+        if os.path.lexists(copy):
             os.remove(copy)
     if not os.path.exists(os.path.join(args.out, "openvino_model.xml")):
         raise SystemExit("OpenVINO wrote no openvino_model.xml")
