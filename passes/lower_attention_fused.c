@@ -24,10 +24,12 @@ typedef struct fused_context {
   const qn_lbuf *score;               // 64 a row; then the weights
   const qn_lbuf *max, *sum, *factor;  // one a row
   const qn_lexpr *chunk, *page;
+  const qn_lexpr *next_page;  // of the chunk after this one, or this one's again
   // the element being written: of `row`, `base` + `lane`
   const qn_lexpr *row, *base, *lane;
   const qn_lexpr *key_lo, *key_hi;  // of add_values
   bool rescale;                     // add_values starts from out * factor
+  bool ahead;                       // add_values asks for the next chunk's keys
 } fused_context;
 
 typedef void (*fused_body)(qn_lower *lower, qn_lblock *block, fused_context *c);
@@ -91,6 +93,63 @@ static void tile(qn_lower *lower, qn_lblock *block, const qn_lexpr *first, const
   }
 }
 
+// ---- chains -----------------------------------------------------------------------------------------------------
+
+enum { LINKS = 4 };  // of a chain that stand together, unrolled by the schedule
+
+// acc = fma(left, right, acc) for k from lo to hi - 1; `link` makes the factors.
+typedef void (*chain_link)(qn_lower *lower, const fused_context *c, const qn_lexpr *k, const qn_lexpr **out_left,
+                           const qn_lexpr **out_right);
+typedef struct chain_context {
+  const qn_lbuf *acc;
+  const qn_lexpr *lo, *hi;
+  chain_link link;
+  qn_id ahead;  // a cache whose page `ahead_page` is asked for on the way; 0 = none
+  const qn_lexpr *ahead_page;
+} chain_context;
+
+static void add_link(qn_lower *lower, qn_lblock *block, const fused_context *c, const chain_context *chain,
+                     const qn_lexpr *k) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0), *left = NULL, *right = NULL;
+  chain->link(lower, c, k, &left, &right);
+  qn_lstore(b, block, chain->acc, QN_LM_F32, zero, LX_FMA(left, right, LX_LOAD(chain->acc, QN_LM_F32, zero)));
+}
+
+// Asks for 16 elements of a page for each link of a chain of 64 or head_dim links: for all of the page, once every
+// panel's chain is through.
+static void ask_ahead(qn_lower *lower, qn_lblock *block, const fused_context *c, const chain_context *chain,
+                      const qn_lexpr *links) {
+  enum { LINE_BYTES = 64 };
+  qn_lbuild *b = &lower->build;
+  qn_lbuf *pool = chain->ahead ? qn_lower_param(lower, chain->ahead) : NULL;
+  if (!pool) return;
+  int64_t elements = LINE_BYTES / (int64_t)qn_lmem_size(pool->mem);
+  int64_t length = chain->ahead == c->a->v_cache ? c->a->head_dim : QN_PAGE_KEYS;
+  const qn_lexpr *at = LX_ADD(LX_MUL(c->base, LX_INT(length)), LX_MUL(links, LX_INT(QN_TILE_ROWS)));
+  for (int64_t i = 0; i < LINKS * QN_TILE_ROWS; i += elements) {
+    const qn_lexpr *index = LX_ADD(at, LX_INT(i));
+    qn_lprefetch(b, block, pool, pool->mem, qn_attention_pool_index(b, c->a, chain->ahead_page, c->kv_head, index));
+  }
+}
+
+static void write_chain(qn_lower *lower, qn_lblock *block, const fused_context *c, const chain_context *chain) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0), *kb = NULL, *g = NULL, *k = NULL;
+  const qn_lexpr *count = qn_lop2(b, QN_LX_MAX, LX_SUB(chain->hi, chain->lo), zero);
+  const qn_lexpr *whole = LX_DIV(count, LX_INT(LINKS));
+  qn_lblock *body = loop(b, block, "kb", zero, whole, QN_LO_REDUCE, &kb);
+  const qn_lexpr *done = LX_MUL(kb, LX_INT(LINKS));
+  ask_ahead(lower, body, c, chain, done);
+  qn_lblock *links = loop(b, body, "g", zero, LX_INT(LINKS), QN_LO_REDUCE, &g);
+  add_link(lower, links, c, chain, LX_ADD(LX_ADD(chain->lo, done), g));
+  int64_t known = 0;
+  if (b->failed || (qn_lexpr_is_int(count, &known) && known % LINKS == 0)) return;
+  const qn_lexpr *first = LX_ADD(chain->lo, LX_MUL(whole, LX_INT(LINKS)));
+  qn_lblock *rest = loop(b, block, "k", first, LX_ADD(chain->lo, count), QN_LO_REDUCE, &k);
+  add_link(lower, rest, c, chain, k);
+}
+
 // ---- scores -----------------------------------------------------------------------------------------------------
 
 // Which keys of the chunk the row's token sees, as a predicate of the element. In i32, whose vectors are short.
@@ -103,19 +162,29 @@ static const qn_lexpr *is_seen(qn_lbuild *b, const fused_context *c) {
   return qn_lop2(b, QN_LX_AND, seen, qn_lop2(b, QN_LX_LT, before, lane));
 }
 
-static void make_score(qn_lower *lower, qn_lblock *block, fused_context *c) {
+static void score_link(qn_lower *lower, const fused_context *c, const qn_lexpr *k, const qn_lexpr **out_left,
+                       const qn_lexpr **out_right) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *zero = LX_INT(0), *k = NULL, *element = LX_ADD(c->base, c->lane);
   qn_lbuf *pool = qn_lower_param(lower, c->a->k_cache);
   if (!pool) return;
+  const qn_lexpr *at = LX_ADD(LX_MUL(k, LX_INT(QN_PAGE_KEYS)), LX_ADD(c->base, c->lane));
+  *out_left = LX_LOAD(c->query, QN_LM_F32, head_at(b, c, k));
+  *out_right = LX_LOAD(pool, pool->mem, qn_attention_pool_index(b, c->a, c->page, c->kv_head, at));
+}
+
+static void make_score(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0);
   qn_lbuf *acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
   qn_lstore(b, block, acc, QN_LM_F32, zero, LX_F32(0));
-  qn_lblock *chain = loop(b, block, "k", zero, LX_INT(c->a->head_dim), QN_LO_REDUCE, &k);
-  const qn_lexpr *at = LX_ADD(LX_MUL(k, LX_INT(QN_PAGE_KEYS)), element);
-  const qn_lexpr *key = LX_LOAD(pool, pool->mem, qn_attention_pool_index(b, c->a, c->page, c->kv_head, at));
-  const qn_lexpr *query = LX_LOAD(c->query, QN_LM_F32, head_at(b, c, k));
-  qn_lstore(b, chain, acc, QN_LM_F32, zero, LX_FMA(query, key, LX_LOAD(acc, QN_LM_F32, zero)));
-  qn_lstore(b, block, c->score, QN_LM_F32, score_at(b, c, element),
+  write_chain(lower, block, c,
+              &(chain_context){.acc = acc,
+                               .lo = zero,
+                               .hi = LX_INT(c->a->head_dim),
+                               .link = score_link,
+                               .ahead = c->a->v_cache,
+                               .ahead_page = c->page});
+  qn_lstore(b, block, c->score, QN_LM_F32, score_at(b, c, LX_ADD(c->base, c->lane)),
             qn_attention_score(b, c->a, LX_LOAD(acc, QN_LM_F32, zero), is_seen(b, c)));
 }
 
@@ -164,21 +233,31 @@ static void scale_out(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lstore(b, block, c->out, QN_LM_F32, at, scaled);
 }
 
+static void value_link(qn_lower *lower, const fused_context *c, const qn_lexpr *k, const qn_lexpr **out_left,
+                       const qn_lexpr **out_right) {
+  qn_lbuild *b = &lower->build;
+  qn_lbuf *pool = qn_lower_param(lower, c->a->v_cache);
+  if (!pool) return;
+  const qn_lexpr *at = LX_ADD(LX_MUL(k, LX_INT(c->a->head_dim)), LX_ADD(c->base, c->lane));
+  *out_left = LX_LOAD(c->score, QN_LM_F32, score_at(b, c, k));
+  *out_right = LX_LOAD(pool, pool->mem, qn_attention_pool_index(b, c->a, c->page, c->kv_head, at));
+}
+
 // out += weight * value for keys key_lo .. key_hi - 1, in order.
 static void add_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *zero = LX_INT(0), *k = NULL, *element = LX_ADD(c->base, c->lane);
-  qn_lbuf *pool = qn_lower_param(lower, c->a->v_cache);
-  if (!pool) return;
-  const qn_lexpr *at = head_at(b, c, element), *start = LX_LOAD(c->out, QN_LM_F32, at);
+  const qn_lexpr *zero = LX_INT(0), *at = head_at(b, c, LX_ADD(c->base, c->lane));
+  const qn_lexpr *start = LX_LOAD(c->out, QN_LM_F32, at);
   qn_lbuf *acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
   if (c->rescale) start = LX_MUL(start, LX_LOAD(c->factor, QN_LM_F32, c->row));
   qn_lstore(b, block, acc, QN_LM_F32, zero, start);
-  qn_lblock *chain = loop(b, block, "k", c->key_lo, c->key_hi, QN_LO_REDUCE, &k);
-  const qn_lexpr *from = LX_ADD(LX_MUL(k, LX_INT(c->a->head_dim)), element);
-  const qn_lexpr *value = LX_LOAD(pool, pool->mem, qn_attention_pool_index(b, c->a, c->page, c->kv_head, from));
-  const qn_lexpr *weight = LX_LOAD(c->score, QN_LM_F32, score_at(b, c, k));
-  qn_lstore(b, chain, acc, QN_LM_F32, zero, LX_FMA(weight, value, LX_LOAD(acc, QN_LM_F32, zero)));
+  write_chain(lower, block, c,
+              &(chain_context){.acc = acc,
+                               .lo = c->key_lo,
+                               .hi = c->key_hi,
+                               .link = value_link,
+                               .ahead = c->ahead ? c->a->k_cache : 0,
+                               .ahead_page = c->next_page});
   qn_lstore(b, block, c->out, QN_LM_F32, at, LX_LOAD(acc, QN_LM_F32, zero));
 }
 
@@ -198,7 +277,7 @@ static void values_of_token(qn_lower *lower, qn_lblock *block, fused_context *c,
   qn_lbuild *b = &lower->build;
   c->key_lo = lo;
   c->key_hi = hi;
-  c->rescale = false;
+  c->rescale = c->ahead = false;
   tile(lower, when(b, block, qn_lop2(b, QN_LX_LT, lo, hi)), LX_MUL(j, LX_INT(c->a->group)), LX_INT(c->a->group),
        c->a->head_dim, c, add_values);
 }
@@ -220,6 +299,7 @@ static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   c->key_lo = lo;
   c->key_hi = hi;
   c->rescale = c->a->window <= 0;
+  c->ahead = true;
   tile(lower, block, zero, c->rows, c->a->head_dim, c, add_values);
   qn_lblock *after = loop(b, block, "j", zero, c->tokens, QN_LO_DATA, &j);
   const qn_lexpr *pos = load_index(b, c->position, LX_MUL(j, group));
@@ -234,7 +314,9 @@ static void chunks(qn_lower *lower, qn_lblock *block, fused_context *c) {
   const qn_lexpr *lo = qn_attention_first_page(b, c->a, load_index(b, c->low, zero));
   const qn_lexpr *hi = qn_attention_last_page(b, load_index(b, c->high, zero));
   qn_lblock *body = loop(b, block, "chunk", lo, hi, QN_LO_REDUCE, &c->chunk);
-  c->page = qn_lop1(b, QN_LX_TO_INDEX, LX_LOAD(c->a->table, QN_LM_I32, LX_ADD(c->table_row, c->chunk)));
+  const qn_lexpr *next = qn_lop2(b, QN_LX_MIN, LX_ADD(c->chunk, LX_INT(1)), LX_SUB(hi, LX_INT(1)));
+  c->page = load_index(b, c->a->table, LX_ADD(c->table_row, c->chunk));
+  c->next_page = load_index(b, c->a->table, LX_ADD(c->table_row, next));
   tile(lower, body, zero, c->rows, QN_PAGE_KEYS, c, make_score);
   qn_lblock *row = loop(b, body, "r", zero, c->rows, QN_LO_DATA, &c->row);
   softmax_row(lower, row, c);

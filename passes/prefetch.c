@@ -4,7 +4,8 @@
 // keeps: every result (a prefetch has none).
 // breaks: nothing. In the body of each REDUCE loop there is one prefetch for each step of 64 bytes that an iteration
 // reads of a streamed parameter, in front of the first statement that reads it. Loads at known distances share steps:
-// the scales and lines of a weight block, the panels of a tile.
+// the scales and lines of a weight block, the panels of a tile. Prefetches that lowering wrote, of what lies at no
+// fixed distance (pages of the cache), stay where the schedule prefetches at all, and go where it does not.
 #include <stdlib.h>
 
 #include "passes/loop_util.h"
@@ -156,8 +157,20 @@ static void prefetch_block(prefetcher *p, qn_lblock *block) {
   }
 }
 
+static void remove_prefetches(qn_lblock *block) {
+  for (qn_lstmt *s = block->first, *next; s; s = next) {
+    next = s->next;
+    if (s->kind == QN_LS_FOR) remove_prefetches(&s->u.loop.body);
+    if (s->kind == QN_LS_PREFETCH) qn_lblock_remove(block, s);
+  }
+}
+
 qn_status qn_pass_prefetch(qn_loop_pass_context *context) {
   prefetcher p = {.b = context->build, .distance = context->schedule->prefetch_bytes};
-  if (p.distance > 0) prefetch_block(&p, &context->build->kernel->body);
+  if (p.distance > 0) {
+    prefetch_block(&p, &context->build->kernel->body);
+  } else {
+    remove_prefetches(&context->build->kernel->body);
+  }
   return qn_loop_pass_end(context, "prefetch");
 }

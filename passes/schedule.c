@@ -105,6 +105,7 @@ static qn_schedule attention_schedule(const qn_pkernel *kernel, int64_t rows, co
   }
   schedule.lanes = QN_TILE_ROWS;
   schedule.k_unroll = 1;
+  schedule.prefetch_bytes = 64;
   schedule.parallel = 1;
   return schedule;
 }

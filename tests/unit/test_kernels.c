@@ -45,6 +45,14 @@ static const scenario sequences = {3,
                                     {.spans = {{0, 67, 17}}, .threads = 3},
                                     {.spans = {{2, 129, 1}}}}};
 
+// Runs of tokens that share keys: longer than a tile's rows, cut by other sequences, across a page, positions falling.
+static const scenario runs = {3,
+                              3,
+                              {50, 3, 120},
+                              {{.spans = {{0, 50, 17}, {1, 3, 2}, {2, 120, 1}}, .threads = 3},
+                               {.spans = {{1, 6, 3}, {1, 5, 1}, {0, 67, 5}, {1, 9, 1}}, .threads = 2},
+                               {.spans = {{2, 121, 11}, {0, 72, 1}, {1, 10, 3}}}}};
+
 typedef struct kernel_case {
   const char *text;
   const char *sizes[10];  // of one program each; ended by NULL
@@ -325,7 +333,19 @@ static const kernel_case attention[] = {
      &sequences,
      1e-5,
      RMS},
+    {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3 window=$W\n"
+                      "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=9 J=3 C=24 F=f32 W=0", "H=8 J=4 C=8 F=f32 W=67", "H=3 J=3 C=80 F=f32 W=0", "H=4 J=1 C=64 F=f32 W=9"},
+     &runs,
+     1e-5,
+     RMS},
     // Keys and values rounded to 11 and to 8 bits.
+    {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
+                      "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=9 J=3 C=64 F=f16", "H=4 J=1 C=24 F=f16"},
+     &runs,
+     2e-3,
+     RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=4 J=2 C=16 F=f16"},

@@ -49,6 +49,7 @@ static const cutting cuttings[] = {
     {"together", {{.spans = {{0, 57, 17}, {1, 3, 6}}}}},
     {"apart", {{.spans = {{1, 3, 6}}}, {.spans = {{0, 57, 17}}}}},
     {"in pieces", {{.spans = {{0, 57, 1}}}, {.spans = {{1, 3, 2}, {0, 58, 9}}}, {.spans = {{0, 67, 7}, {1, 5, 4}}}}},
+    {"other sequence between", {{.spans = {{0, 57, 5}, {1, 3, 6}, {0, 62, 12}}}}},
     {"other sequence first", {{.spans = {{1, 3, 6}, {0, 57, 17}}}}},
 };
 
