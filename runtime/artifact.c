@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "runtime/base/hash.h"
 
@@ -457,6 +458,7 @@ qn_status qn_artifact_open_mapping(qn_artifact *artifact, qn_mapping mapping, co
 }
 
 void qn_artifact_close(qn_artifact *artifact) {
+  if (artifact->copy) munmap(artifact->copy, artifact->copy_size);
   qn_mapping_close(&artifact->mapping);
   *artifact = (qn_artifact){0};
 }

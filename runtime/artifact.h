@@ -126,8 +126,10 @@ typedef struct qn_artifact {
   const qn_art_step *steps;
   const uint32_t *operands;
   const char *strings;
-  const uint8_t *weights;
+  const uint8_t *weights;  // in the mapping, or in the copy
   uint64_t weights_size;
+  void *copy;        // mapped, owned: NULL = none (runtime/weights.h)
+  size_t copy_size;
 } qn_artifact;
 
 // Checks everything but the weights' hash. `path` must outlive the artifact.

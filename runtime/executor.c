@@ -12,6 +12,7 @@
 
 #include "runtime/base/str.h"
 #include "runtime/cpu_features.h"
+#include "runtime/topology.h"
 
 // A step as the threads see it. entry and extent are those of the last symbol values.
 typedef struct call {
@@ -186,15 +187,8 @@ static qn_status map_arena(qn_executor *e, qn_diag *diag) {
   }
   e->arena = arena;
   madvise(arena, e->arena_size, MADV_HUGEPAGE);
+  qn_topology_interleave(arena, e->arena_size);
   return QN_OK;
-}
-
-// Large pages and reading ahead for the weights; where the system has neither, nothing is lost.
-static void advise_weights(const qn_artifact *artifact) {
-  if (artifact->weights_size == 0) return;
-  void *weights = (void *)(uintptr_t)artifact->weights;
-  madvise(weights, (size_t)artifact->weights_size, MADV_HUGEPAGE);
-  madvise(weights, (size_t)artifact->weights_size, MADV_WILLNEED);
 }
 
 static void set_base(qn_executor *e, uint32_t buffer, void *base) {
@@ -234,7 +228,6 @@ static qn_status build(qn_executor *e, const qn_executor_options *options, qn_di
   }
   QN_TRY(load_code(e, options, diag));
   QN_TRY(map_arena(e, diag));
-  advise_weights(e->artifact);
   lay_out(e);
   return QN_OK;
 }

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "runtime/topology.h"
+
 #define POOL_ALIGNMENT 4096u
 #define MAX_PAGES      (INT64_C(1) << 30)  // page numbers are 32-bit
 
@@ -111,6 +113,7 @@ static qn_status take_memory(qn_kv_cache *cache, qn_diag *diag) {
     }
     cache->pools = pools;
     madvise(pools, cache->pool_bytes, MADV_HUGEPAGE);
+    qn_topology_interleave(pools, cache->pool_bytes);
   }
   for (int64_t i = 0; i < cache->page_count; i++) cache->free[i] = (int32_t)(cache->page_count - 1 - i);
   cache->free_count = cache->page_count;

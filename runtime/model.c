@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "runtime/cpu_features.h"
+#include "runtime/weights.h"
 
 static qn_status choose_target(quern_model *model, const quern_model_options *options, qn_diag *diag) {
   if (model->jit.entries) {
@@ -32,7 +33,7 @@ static qn_status open_sections(quern_model *model, const quern_model_options *op
   data = qn_artifact_section(&model->artifact, QN_SECTION_TOKENIZER, 0, &size);
   if (data) QN_TRY(qn_tokenizer_open(data, size, qn_allocator_default(), &model->tokenizer, diag));
   if (options->check_weights) QN_TRY(qn_artifact_check_weights(&model->artifact, diag));
-  return QN_OK;
+  return qn_weights_place(&model->artifact, (qn_huge_pages)options->huge_pages, diag);
 }
 
 static void destroy_jit(const qn_model_jit *jit) {

@@ -9,6 +9,7 @@
 
 #include "runtime/generate.h"
 #include "runtime/model.h"
+#include "runtime/weights.h"
 
 _Static_assert((int)QUERN_ERR_ARGUMENT == (int)QN_ERR_ARGUMENT && (int)QUERN_ERR_FORMAT == (int)QN_ERR_FORMAT &&
                    (int)QUERN_ERR_UNSUPPORTED == (int)QN_ERR_UNSUPPORTED && (int)QUERN_ERR_IO == (int)QN_ERR_IO &&
@@ -24,6 +25,9 @@ _Static_assert((int)QUERN_TOKENIZE_ADD_SPECIAL == (int)QN_ENCODE_SPECIAL &&
                    (int)QUERN_DETOKENIZE_SPECIAL == (int)QN_DECODE_SPECIAL &&
                    (int)QUERN_DETOKENIZE_CONTINUES == (int)QN_DECODE_CONTINUES,
                "the public flags are the internal ones");
+_Static_assert((int)QUERN_HUGE_PAGES_MADVISE == (int)QN_HUGE_PAGES_MADVISE &&
+                   (int)QUERN_HUGE_PAGES_HUGETLB == (int)QN_HUGE_PAGES_HUGETLB,
+               "the public choices of pages are the internal ones");
 _Static_assert(sizeof((quern_error *)0)->text == sizeof((qn_diag *)0)->text, "error texts are copied whole");
 
 // Ends a public function.

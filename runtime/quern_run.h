@@ -43,9 +43,18 @@ const char *quern_status_name(int status);
 
 typedef struct quern_model quern_model;
 
+// Whether the weights are read from huge pages, which saves address translations: memory is read faster from them.
+typedef enum quern_huge_pages {
+  QUERN_HUGE_PAGES_MADVISE,  // the file's own pages, huge where its file system gives such when asked (few do)
+  QUERN_HUGE_PAGES_OFF,      // the file's own pages
+  QUERN_HUGE_PAGES_THP,      // a copy on transparent huge pages, as far as the system has some
+  QUERN_HUGE_PAGES_HUGETLB   // a copy on pages reserved for it (/proc/sys/vm/nr_hugepages): LIMIT where they are too few
+} quern_huge_pages;
+
 typedef struct quern_model_options {
   const char *target;  // run the code of this target ("x86-64-v3"); NULL = the best this CPU runs
   bool check_weights;  // read all weights and compare with the checksum (the rest of the file is always checked)
+  quern_huge_pages huge_pages;  // a copy takes the weights' size in memory, and the time to copy them
 } quern_model_options;
 
 // Opens and checks a model.qn. The weights are mapped, not read: opening is fast and the memory is shared between

@@ -109,3 +109,13 @@ bool qn_topology_bind_saving(int core, cpu_set_t *out_before) {
 void qn_topology_unbind(const cpu_set_t *before) {
   if (sched_setaffinity(0, sizeof *before, before) != 0) return;  // the mask was the system's own: nothing to do
 }
+
+bool qn_topology_interleave(void *memory, size_t size) {
+  hwloc_topology_t topology;
+  if (qn_topology_get()->numa_nodes < 2 || hwloc_topology_init(&topology) != 0) return false;
+  bool done = hwloc_topology_load(topology) == 0 &&
+              hwloc_set_area_membind(topology, memory, size, hwloc_topology_get_topology_nodeset(topology),
+                                     HWLOC_MEMBIND_INTERLEAVE, HWLOC_MEMBIND_BYNODESET) == 0;
+  hwloc_topology_destroy(topology);
+  return done;
+}

@@ -4,6 +4,7 @@
 
 #include <sched.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 typedef struct qn_topology {
@@ -23,5 +24,9 @@ bool qn_topology_bind(int core);
 // Binds the calling thread to a core and gives its mask before that, for qn_topology_unbind.
 bool qn_topology_bind_saving(int core, cpu_set_t *out_before);
 void qn_topology_unbind(const cpu_set_t *before);
+
+// Spreads memory that nobody has touched yet over the NUMA nodes, page by page: any thread may come to read any part of
+// it. False where there is one node only, or the system refuses; then pages lie where they are touched first.
+bool qn_topology_interleave(void *memory, size_t size);
 
 #endif

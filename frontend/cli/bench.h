@@ -10,7 +10,7 @@
 
 typedef struct bench_options {
   cli_common common;
-  const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock;
+  const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages;
   uint64_t generate, reps, context;
   bool no_pin;
 } bench_options;

@@ -61,7 +61,7 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
   snprintf(count, sizeof count, "%" PRIu64, generate);
   snprintf(context, sizeof context, "%" PRId64, b->context);
   snprintf(threads, sizeof threads, "%d", (int)b->threads.items[b->threads.count - 1]);
-  char *arguments[20] = {
+  char *arguments[24] = {
       "quern", "run", "-q", "--json", "--ignore-eog", "--tokens", (char *)(uintptr_t)qn_buf_text(&tokens),
       "-n",    count, "-c", context};
   int used = 11;
@@ -70,6 +70,10 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
     arguments[used++] = threads;
   }
   if (b->options->no_pin) arguments[used++] = "--no-pin";
+  if (b->options->huge_pages) {
+    arguments[used++] = "--huge-pages";
+    arguments[used++] = (char *)(uintptr_t)b->options->huge_pages;
+  }
   if (b->options->target) {
     arguments[used++] = "-t";
     arguments[used++] = (char *)(uintptr_t)quern_model_target(b->model);

@@ -39,6 +39,7 @@ static const cli_option options_table[] = {
      "model file: quantise its float matrices (see quern compile --help)"},
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
      "model file: how keys and values are kept"},
+    {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
      "model file: the architecture as JSON"},
 };
@@ -154,6 +155,18 @@ static int open_model(bench *b, const char *path, char **out_path) {
   return 0;
 }
 
+// Places the weights as asked for. Not before: a process that measures a start wants the reserved pages, too.
+static int place_weights(bench *b) {
+  if (!b->options->huge_pages) return 0;
+  run_source source = {.path = b->artifact,
+                       .target = b->options->target,
+                       .huge_pages = b->options->huge_pages,
+                       .quiet = b->options->common.quiet};
+  quern_model_close(b->model);
+  b->model = NULL;
+  return run_open(&source, &b->model);
+}
+
 static int open_machine(bench *b) {
   quern_error error = {0};
   int code = quern_machine_open(quern_model_target(b->model), &b->machine, &error);
@@ -192,6 +205,7 @@ static int bench_all(bench *b, const char *path, char **artifact) {
   if (code == 0) code = open_model(b, path, artifact);
   cli_progress_init(&b->progress, b->options->common.quiet);
   if (code == 0) code = bench_measure_start(b);
+  if (code == 0) code = place_weights(b);
   if (code == 0) code = open_machine(b);
   if (code == 0) code = bench_measure(b);
   cli_progress_end(&b->progress);

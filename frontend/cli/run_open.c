@@ -17,6 +17,14 @@ static int tell_artifact(const run_source *s, const char *path) {
   return *s->out_artifact ? 0 : cli_fail(QN_ERR_NOMEM, s->path, "out of memory for a path");
 }
 
+static quern_huge_pages huge_pages(const run_source *s) {
+  const char *const words[] = {"madvise", "off", "thp", "hugetlb"};
+  for (int i = 0; s->huge_pages && i <= QUERN_HUGE_PAGES_HUGETLB; i++) {
+    if (strcmp(s->huge_pages, words[i]) == 0) return (quern_huge_pages)i;
+  }
+  return QUERN_HUGE_PAGES_MADVISE;
+}
+
 // Options that say how to compile make no sense for what is compiled.
 static int open_artifact(const run_source *s, quern_model **out) {
   const struct {
@@ -31,7 +39,7 @@ static int open_artifact(const run_source *s, quern_model **out) {
   }
   quern_error error = {0};
   bool host = s->target && strcmp(s->target, "host") == 0;
-  quern_model_options options = {.target = host ? NULL : s->target};
+  quern_model_options options = {.target = host ? NULL : s->target, .huge_pages = huge_pages(s)};
   int code = (int)quern_model_open(s->path, &options, out, &error);
   return code == 0 ? tell_artifact(s, s->path) : cli_fail_with(code, &error);
 }
@@ -97,9 +105,10 @@ static int open_jit(const run_source *s, quern_model **out) {
   return end_compile(s, &w, code, &error);
 }
 
-static int open_compiled(const char *path, quern_model **out) {
+static int open_compiled(const run_source *s, const char *path, quern_model **out) {
   quern_error error = {0};
-  int code = (int)quern_model_open(path, NULL, out, &error);
+  quern_model_options options = {.huge_pages = huge_pages(s)};
+  int code = (int)quern_model_open(path, &options, out, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
@@ -112,7 +121,7 @@ static int open_uncached(const run_source *s, quern_model **out) {
   snprintf(path, sizeof path, "%s/model.qn", folder);
   remark(s, s->no_cache ? "compiling" : "compiling anew (only GGUF files are cached)", s->path);
   int code = compile_to(s, path);
-  if (code == 0) code = open_compiled(path, out);
+  if (code == 0) code = open_compiled(s, path, out);
   unlink(path);
   rmdir(folder);
   return code;
@@ -126,7 +135,8 @@ static int open_cached(const run_source *s, quern_model **out) {
   if (code != 0) return cli_fail_with(code, &error);
   if (!path) return open_uncached(s, out);
   if (access(path, F_OK) == 0) {
-    code = (int)quern_model_open(path, NULL, out, &error);
+    quern_model_options how = {.huge_pages = huge_pages(s)};
+    code = (int)quern_model_open(path, &how, out, &error);
     if (code != QN_ERR_FORMAT && code != QN_ERR_UNSUPPORTED) {
       if (code == 0) remark(s, "from the cache:", path);
       if (code == 0) code = tell_artifact(s, path);
@@ -140,7 +150,7 @@ static int open_cached(const run_source *s, quern_model **out) {
     fprintf(stderr, "quern: compiling %s for %s, to be cached at %s\n", s->path, s->target ? s->target : "host", path);
   }
   code = compile_to(s, path);
-  if (code == 0) code = open_compiled(path, out);
+  if (code == 0) code = open_compiled(s, path, out);
   if (code == 0) code = tell_artifact(s, path);
   free(path);
   return code;
@@ -151,6 +161,9 @@ int run_open(const run_source *source, quern_model **out_model) {
     return cli_fail(QN_ERR_ARGUMENT, "--target", "got '%s', want one target to run", source->target);
   }
   if (quern_is_artifact(source->path)) return open_artifact(source, out_model);
+  if (source->jit && source->huge_pages) {
+    return cli_fail(QN_ERR_ARGUMENT, "--huge-pages", "is for artifacts, which have a file; got --jit");
+  }
   if (source->jit) return open_jit(source, out_model);
   return source->no_cache ? open_uncached(source, out_model) : open_cached(source, out_model);
 }

@@ -10,10 +10,16 @@ typedef struct run_source {
   uint32_t context;                                                // to compile for; 0 = the model's own
   int threads;                                                     // to compile with; 0 = one a core
   uint32_t sequences;                                              // to compile for; 0 = 1
+  const char *huge_pages;                                          // a word of RUN_HUGE_PAGES; NULL = madvise
   bool jit, no_cache, quiet;
   // Where to put the artifact's path, to be freed: NULL of one that nobody else can open. May be NULL.
   char **out_artifact;
 } run_source;
+
+#define RUN_HUGE_PAGES "madvise|off|thp|hugetlb"  // in the order of quern_huge_pages
+#define RUN_HUGE_PAGES_HELP                                                                                       \
+  "read the weights from huge pages: the file's own where its file system has such (madvise), not at all (off), " \
+  "or a copy on transparent ones (thp) or on those reserved in /proc/sys/vm/nr_hugepages (hugetlb)"
 
 // 0 and *out_model (close it with quern_model_close), or an exit code after a message on stderr.
 int run_open(const run_source *source, quern_model **out_model);

@@ -32,10 +32,10 @@ for option in output target ctx chunk batch numeric kv-type template threads sch
   "$QUERN" compile --help | grep -qE -- "--$option\b" || fail "compile --help does not tell --$option"
 done
 for option in prompt tokens max-tokens temp top-k top-p min-p repeat-penalty repeat-last seed threads ctx chunk stop \
-  logits json target jit no-cache numeric kv-type template; do
+  logits json target jit no-cache numeric kv-type huge-pages template; do
   "$QUERN" run --help | grep -qE -- "--$option\b" || fail "run --help does not tell --$option"
 done
-for option in json threads prompt generate depth batch reps clock ctx no-pin target numeric quant kv-type template; do
+for option in json threads prompt generate depth batch reps clock ctx no-pin target numeric quant kv-type huge-pages template; do
   "$QUERN" bench --help | grep -qE -- "--$option\b" || fail "bench --help does not tell --$option"
 done
 "$QUERN" compile --help | grep -q 'x86-64-v3' || fail "compile --help does not list targets"

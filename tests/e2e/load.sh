@@ -1,11 +1,37 @@
 #!/usr/bin/env bash
-# What running an artifact takes: no code generator, the weights mapped from the file and not copied, and little memory
-# beside them and the KV cache. Times are quern bench's business.
+# What running an artifact takes: no code generator, the weights mapped from the file and not copied (unless a copy on
+# huge pages is asked for), and little memory beside them and the KV cache. Times are quern bench's business.
 . "$(dirname "$0")/../support/e2e.sh"
 need_quern
 synth="$QUERN_BUILD/tests/quern-synth"
 [ -x "$synth" ] || skip "quern-synth is not built"
 [ -r /proc/self/smaps ] || skip "the system has no /proc/PID/smaps"
+
+# ---- the choices of pages give the same text, or say what they lack
+
+nano="$QUERN_SOURCE/models/nano/nano.gguf"
+if [ -r "$nano" ]; then
+  "$QUERN" compile -q "$nano" -o "$WORK/nano.qn"
+  for pages in madvise off thp; do
+    [ "$("$QUERN" run -q "$WORK/nano.qn" -p "copy: k q d =" --huge-pages "$pages")" = " k q d" ] || fail "--huge-pages $pages"
+  done
+  code=0
+  "$QUERN" run -q "$WORK/nano.qn" -p "copy: k q d =" --huge-pages hugetlb >"$WORK/text" 2>"$WORK/err" || code=$?
+  if [ "$code" -eq 0 ]; then
+    [ "$(cat "$WORK/text")" = " k q d" ] || fail "--huge-pages hugetlb: got $(cat "$WORK/text")"
+  else
+    [ "$code" -eq 8 ] && grep -qE 'huge pages: (got [0-9]+ that are free, want [0-9]+ of .*/proc/sys/vm/nr_hugepages|the system has none)' \
+      "$WORK/err" || fail "--huge-pages hugetlb: code $code, $(cat "$WORK/err")"
+  fi
+  code=0
+  XDG_CACHE_HOME="$WORK" "$QUERN" run -q "$nano" --jit --huge-pages thp -p x 2>"$WORK/err" || code=$?
+  [ "$code" -eq 2 ] && grep -q -e '--huge-pages: is for artifacts' "$WORK/err" || fail "--jit --huge-pages: $(cat "$WORK/err")"
+  # Two NUMA nodes as far as hwloc is told: memory is spread over them where the system lets it.
+  [ "$(HWLOC_SYNTHETIC='pack:1 numa:2 core:1 pu:1' HWLOC_THISSYSTEM=1 "$QUERN" run -q "$WORK/nano.qn" -p "copy: k q d =" \
+    --huge-pages thp)" = " k q d" ] || fail "a machine of two NUMA nodes"
+fi
+
+# ---- what a run has in memory
 
 "$synth" --model smollm2-135m --layers 2 --type q8_0 -o "$WORK/model.gguf" >/dev/null || fail "quern-synth"
 artifact="$WORK/model.qn"

@@ -20,3 +20,8 @@ bool qn_topology_bind_saving(int core, cpu_set_t *out_before) {
 }
 
 void qn_topology_unbind(const cpu_set_t *before) { (void)before; }
+
+bool qn_topology_interleave(void *memory, size_t size) {
+  (void)memory, (void)size;
+  return false;
+}

@@ -7,6 +7,8 @@
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "runtime/cpu_features.h"
@@ -41,7 +43,8 @@ static void mark_pieces(void *context, int thread, int thread_count) {
     qn_work_finish(t->threads, &t->work, end - begin);
   }
   qn_work_wait(t->threads, &t->work);
-  for (uint32_t i = 1; i < t->work.extent; i++) qn_check(t->marks[i] == t->marks[0], "work was not done when waited for");
+  for (uint32_t i = 1; i < t->work.extent; i++)
+    qn_check(t->marks[i] == t->marks[0], "work was not done when waited for");
   t->threads_seen[thread]++;
 }
 
@@ -218,6 +221,18 @@ static bool in_cpuinfo(const char *word) {
   return found;
 }
 
+// What cannot be spread, or need not, stays as it is.
+START_TEST(memory_of_one_node) {
+  enum { SIZE = 1 << 20 };
+  char *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ck_assert(memory != MAP_FAILED);
+  bool spread = qn_topology_interleave(memory, SIZE);
+  ck_assert(!spread || qn_topology_get()->numa_nodes > 1);
+  memset(memory, 1, SIZE);
+  munmap(memory, SIZE);
+}
+END_TEST
+
 START_TEST(cpu_features) {
   static const char *const names[][2] = {
       {"sse4.2", "sse4_2"},     {"avx2", "avx2"},
@@ -253,5 +268,5 @@ END_TEST
 QN_CASE(runs, every_piece_is_done_once, threads_that_sleep_wake_up, many_short_runs)
 QN_CASE(barriers, nobody_passes_a_barrier_early)
 QN_CASE(creation, counts_and_errors, out_of_memory, the_caller_keeps_its_cpus)
-QN_CASE(machine, the_machine, cpu_features)
+QN_CASE(machine, the_machine, memory_of_one_node, cpu_features)
 QN_TEST_MAIN(runs, barriers, creation, machine)
