@@ -196,9 +196,17 @@ static qn_dot4_kind dot4_of(feature_set set) {
   return QN_DOT4_MADD16;
 }
 
+// Where an instruction multiplies unsigned by signed bytes there is nothing to gain; sdot wants both signed.
+static int dots_of(feature_set set, qn_dot4_kind kind) {
+  if (kind == QN_DOT4_VPDPBUSD512 || kind == QN_DOT4_VPDPBUSD256 || (set & BIT(I8MM))) return 0;
+  return set & BIT(DOTPROD) ? 1 : 2;
+}
+
 static void describe(feature_set set, const struct level *level, qn_target *out) {
   bool wide = (set & AVX512) == AVX512;
   *out = (qn_target){.arch = level->arch, .dot4 = dot4_of(set)};
+  out->cache_bytes = wide ? 1 << 20 : 1 << 19;
+  out->dots = dots_of(set, out->dot4);
   out->triple = level->arch == QN_ARCH_X86_64 ? "x86_64-unknown-linux-gnu" : "aarch64-unknown-linux-gnu";
   out->vector_bytes = wide ? 64 : set & BIT(AVX2) ? 32 : 16;
   out->vector_registers = wide || level->arch == QN_ARCH_AARCH64 ? 32 : 16;

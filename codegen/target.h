@@ -4,6 +4,7 @@
 #define QN_CODEGEN_TARGET_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "runtime/base/diag.h"
 #include "runtime/base/str.h"
@@ -19,15 +20,17 @@ typedef enum qn_dot4_kind {
 } qn_dot4_kind;
 
 typedef struct qn_target {
-  char name[128];      // canonical: what the artifact stores ("x86-64-v4+avx512vnni", "host" never)
+  char name[128];  // canonical: what the artifact stores ("x86-64-v4+avx512vnni", "host" never)
   qn_arch arch;
-  const char *triple;  // static
-  char cpu[64];        // LLVM's name ("x86-64-v4", "generic")
-  char features[1024]; // LLVM's "+a,-b" string
-  char required[512];  // the CPU features the code may use, comma-separated, by the names the loader checks
-  int vector_bytes;    // 16, 32 or 64
+  const char *triple;   // static
+  char cpu[64];         // LLVM's name ("x86-64-v4", "generic")
+  char features[1024];  // LLVM's "+a,-b" string
+  char required[512];   // the CPU features the code may use, comma-separated, by the names the loader checks
+  int vector_bytes;     // 16, 32 or 64
   int vector_registers;
   qn_dot4_kind dot4;
+  int64_t cache_bytes;  // of a core's second cache: what the smallest CPUs of the level have
+  int dots;             // the form of integer dot products that suits it: the schedule's knob (ir/schedule.def)
 } qn_target;
 
 // "host", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", a CPU name LLVM knows ("znver4", "icelake-server"), each

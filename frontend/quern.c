@@ -165,7 +165,7 @@ static qn_status parse_kv_type(compilation *c, qn_dtype *out) {
 }
 
 static qn_schedule_hints schedule_hints(const qn_target *target) {
-  return (qn_schedule_hints){target->vector_bytes, target->vector_registers};
+  return (qn_schedule_hints){target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes};
 }
 
 static qn_status set_pass_options(compilation *c) {
@@ -253,9 +253,8 @@ static qn_status run_frontend(compilation *c, const char *model_path) {
   c->context_tokens = graph_options.context_tokens;
   if (graph_options.chunk_tokens > graph_options.context_tokens)
     graph_options.chunk_tokens = graph_options.context_tokens;
-  graph_options.max_rows = c->options->all_logits || sequences > graph_options.chunk_tokens
-                               ? graph_options.chunk_tokens
-                               : sequences;
+  graph_options.max_rows =
+      c->options->all_logits || sequences > graph_options.chunk_tokens ? graph_options.chunk_tokens : sequences;
   qn_graph *graph = NULL;
   QN_TRY(name_model(c, model_path, qn_import_graph(c->import, &graph_options, &c->arena, &graph, c->diag)));
   QN_TRY(qn_graph_verify(graph, QN_STAGE_IMPORTED, c->diag));
@@ -542,8 +541,9 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
                          quant ? quant->name : NULL};
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
   if (o->template_path) QN_TRY(hash_file(&hasher, o->template_path, diag));
-  int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec, info->st_mtim.tv_nsec,
-                       (int64_t)info->st_ino, o->context_tokens,    o->chunk_tokens ? o->chunk_tokens : DEFAULT_CHUNK,
+  int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec,
+                       info->st_mtim.tv_nsec, (int64_t)info->st_ino,
+                       o->context_tokens,     o->chunk_tokens ? o->chunk_tokens : DEFAULT_CHUNK,
                        o->all_logits,         o->sequences ? o->sequences : 1};
   qn_hasher_update(&hasher, numbers, sizeof numbers);
   *out = qn_hasher_final(&hasher);

@@ -171,6 +171,28 @@ static int32_t dot4(int32_t sum, uint32_t unsigned_bytes, uint32_t signed_bytes)
   return (int32_t)result;
 }
 
+static int32_t dot4s(int32_t sum, uint32_t a, uint32_t b) {
+  uint32_t result = (uint32_t)sum;
+  for (int shift = 0; shift < 32; shift += 8) {
+    int32_t product = (int8_t)(uint8_t)(a >> shift) * (int8_t)(uint8_t)(b >> shift);
+    result += (uint32_t)product;
+  }
+  return (int32_t)result;
+}
+
+static int32_t dot2(uint32_t sums, uint32_t unsigned_bytes, uint32_t signed_bytes) {
+  uint32_t low = (uint32_t)dot4(0, unsigned_bytes & 0xFFFF, signed_bytes);
+  uint32_t high = (uint32_t)dot4(0, unsigned_bytes & 0xFFFF0000, signed_bytes);
+  return (int32_t)(((sums + low) & 0xFFFF) | ((sums + (high << 16)) & 0xFFFF0000));
+}
+
+static bool has_byte(uint32_t word, uint8_t byte) {
+  for (int shift = 0; shift < 32; shift += 8) {
+    if ((uint8_t)(word >> shift) == byte) return true;
+  }
+  return false;
+}
+
 // i32 arithmetic wraps; also AND, OR and XOR of predicates.
 static bool run_i32(machine *m, const code *c) {
   for (int lane = 0; lane < c->lanes; lane++) {
@@ -181,6 +203,8 @@ static bool run_i32(machine *m, const code *c) {
       return fail(m, c->expr, "got the divisor %" PRId32 ", want a positive one", b);
     if ((op == QN_LX_SHL || op == QN_LX_SHR) && ub > 31)
       return fail(m, c->expr, "got a shift by %" PRId32 ", want 0 to 31", b);
+    if (op == QN_LX_DOT4S && has_byte((uint32_t)C.i32, 0x80))
+      return fail(m, c->expr, "got a byte -128 as the third operand of dot4s, want -127 to 127");
     switch (op) {
       case QN_LX_ADD: result = (int32_t)(ua + ub); break;
       case QN_LX_SUB: result = (int32_t)(ua - ub); break;
@@ -197,6 +221,10 @@ static bool run_i32(machine *m, const code *c) {
       case QN_LX_SHR: result = (int32_t)(ua >> ub); break;
       case QN_LX_LUT16: result = (int32_t)qn_lut16(c->expr->u.table, ua); break;
       case QN_LX_DOT4: result = dot4(a, ub, (uint32_t)C.i32); break;
+      case QN_LX_DOT4S: result = dot4s(a, ub, (uint32_t)C.i32); break;
+      case QN_LX_DOT2: result = dot2(ua, ub, (uint32_t)C.i32); break;
+      case QN_LX_FOLD2: result = (int16_t)(uint16_t)ua + (int16_t)(uint16_t)(ua >> 16); break;
+      case QN_LX_UNBIAS: result = (int32_t)(0 - ua * ub); break;
       default: return fail_operator(m, c);
     }
     OUT.i32 = result;

@@ -109,13 +109,14 @@ static qn_status check_buf(const checker *c, const qn_lbuf *buf) {
 // What each operator takes, a letter an operand: I index, S i32, F f32, P predicate; and of several kinds, the same for
 // all operands of that letter: N index, i32 or f32; J index or i32; G index or f32; L i32 or predicate.
 static const char *const OPERAND_KINDS[QN_LX_COUNT] = {
-    [QN_LX_LOAD] = "I",   [QN_LX_ADD] = "NN",     [QN_LX_SUB] = "NN",   [QN_LX_MUL] = "NN",   [QN_LX_DIV] = "NN",
-    [QN_LX_MOD] = "JJ",   [QN_LX_MIN] = "NN",     [QN_LX_MAX] = "NN",   [QN_LX_NEG] = "N",    [QN_LX_ABS] = "F",
-    [QN_LX_SQRT] = "F",   [QN_LX_ROUND] = "F",    [QN_LX_FMA] = "FFF",  [QN_LX_AND] = "LL",   [QN_LX_OR] = "LL",
-    [QN_LX_XOR] = "SS",   [QN_LX_SHL] = "SS",     [QN_LX_SHR] = "SS",   [QN_LX_LT] = "NN",    [QN_LX_LE] = "NN",
-    [QN_LX_EQ] = "NN",    [QN_LX_SELECT] = "PNN", [QN_LX_TO_F32] = "S", [QN_LX_TO_I32] = "G", [QN_LX_TO_INDEX] = "S",
-    [QN_LX_AS_F32] = "S", [QN_LX_AS_I32] = "F",   [QN_LX_DOT4] = "SSS", [QN_LX_LUT16] = "S",  [QN_LX_EXP] = "F",
-    [QN_LX_SIN] = "F",    [QN_LX_COS] = "F",      [QN_LX_TANH] = "F",   [QN_LX_ERF] = "F",
+    [QN_LX_LOAD] = "I",   [QN_LX_ADD] = "NN",     [QN_LX_SUB] = "NN",    [QN_LX_MUL] = "NN",    [QN_LX_DIV] = "NN",
+    [QN_LX_MOD] = "JJ",   [QN_LX_MIN] = "NN",     [QN_LX_MAX] = "NN",    [QN_LX_NEG] = "N",     [QN_LX_ABS] = "F",
+    [QN_LX_SQRT] = "F",   [QN_LX_ROUND] = "F",    [QN_LX_FMA] = "FFF",   [QN_LX_AND] = "LL",    [QN_LX_OR] = "LL",
+    [QN_LX_XOR] = "SS",   [QN_LX_SHL] = "SS",     [QN_LX_SHR] = "SS",    [QN_LX_LT] = "NN",     [QN_LX_LE] = "NN",
+    [QN_LX_EQ] = "NN",    [QN_LX_SELECT] = "PNN", [QN_LX_TO_F32] = "S",  [QN_LX_TO_I32] = "G",  [QN_LX_TO_INDEX] = "S",
+    [QN_LX_AS_F32] = "S", [QN_LX_AS_I32] = "F",   [QN_LX_DOT4] = "SSS",  [QN_LX_DOT4S] = "SSS", [QN_LX_DOT2] = "SSS",
+    [QN_LX_LUT16] = "S",  [QN_LX_FOLD2] = "S",    [QN_LX_UNBIAS] = "SS", [QN_LX_EXP] = "F",     [QN_LX_SIN] = "F",
+    [QN_LX_COS] = "F",    [QN_LX_TANH] = "F",     [QN_LX_ERF] = "F",
 };
 
 static const char *kinds_text(char letter) {

@@ -108,7 +108,9 @@ static void integer_group(qn_lower *lower, qn_lblock *block, const matmul_contex
   const qn_lexpr *x_scale = LX_LOAD(x, QN_LM_F32, x_scale_at), *x_sum = LX_LOAD(x, QN_LM_I32, x_sum_at);
   const qn_lexpr *x_codes = LX_ADD(x_words, LX_MUL(g->part, LX_INT(QN_PART_VALUES / 4)));
   qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
-  qn_lstore(b, block, sum, QN_LM_I32, zero, LX_MUL(x_sum, qn_li32(b, -c->format->offset)));
+  const qn_lexpr *start = qn_li32(b, 0);
+  if (c->format->offset != 0) start = qn_lop2(b, QN_LX_UNBIAS, x_sum, qn_li32(b, c->format->offset));
+  qn_lstore(b, block, sum, QN_LM_I32, zero, start);
   const qn_lexpr *line = NULL;
   qn_lblock *body = lines_loop(b, block, lines, &line);
   for (int64_t first = 0; first < words; first += lines) {  // all words of a line together

@@ -7,6 +7,8 @@
 // How a target steers default schedules; quern.c fills it from codegen/target.h.
 typedef struct qn_schedule_hints {
   int vector_bytes, vector_registers;
+  int dots;             // the schedule's knob of that name
+  int64_t cache_bytes;  // of a core's own second cache
 } qn_schedule_hints;
 
 typedef struct qn_pass_options {

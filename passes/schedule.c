@@ -36,6 +36,28 @@ static int panels_a_tile(int64_t panels, int limit) {
   return 1;
 }
 
+// Bytes of weights that one panel reads.
+static int64_t panel_bytes(const qn_pkernel *kernel) {
+  int64_t bytes = 0, elements = 0;
+  for (size_t i = 0; i < kernel->plain->param_count; i++) {
+    const qn_lbuf *param = kernel->plain->params[i];
+    if (param->streamed && qn_lexpr_is_int(param->elements, &elements)) {
+      bytes += elements * (int64_t)qn_lmem_size(param->mem);
+    }
+  }
+  return bytes / (kernel->panels > 0 ? kernel->panels : 1);
+}
+
+// Tiles of panels in a block: as many as half of the second cache holds beside a tile of tokens, but so few that there
+// are blocks enough to share out.
+static int panels_a_block(const qn_pkernel *kernel, int n_tile, const qn_schedule_hints *hints) {
+  enum { SHARES = 16 };
+  int64_t bytes = panel_bytes(kernel) * n_tile, tiles = kernel->panels / n_tile;
+  int64_t fit = bytes > 0 ? hints->cache_bytes / 2 / bytes : 1;
+  if (fit > tiles / SHARES) fit = tiles / SHARES;
+  return fit < 1 ? 1 : fit > 64 ? 64 : (int)fit;
+}
+
 static qn_schedule matmul_schedule(const row_class *class, const qn_pkernel *kernel, const qn_schedule_hints *hints) {
   qn_schedule schedule = qn_schedule_plain();
   bool small = hints->vector_registers < 32 || hints->vector_bytes < 64;  // a panel's lanes take 2 or 4 registers
@@ -46,7 +68,9 @@ static qn_schedule matmul_schedule(const row_class *class, const qn_pkernel *ker
     schedule.m_tiles[schedule.m_tile_count++] = tile;
   }
   schedule.n_tile = panels_a_tile(kernel->panels, small ? 1 : class->n_tile);
+  schedule.n_block = class->min > 8 ? panels_a_block(kernel, schedule.n_tile, hints) : 1;
   schedule.k_unroll = 1;
+  schedule.dots = hints->dots;
   schedule.lanes = QN_TILE_ROWS;
   schedule.prefetch_bytes = class->prefetch_bytes;
   schedule.parallel = 1;

@@ -1,7 +1,8 @@
 // tile: cuts loops into tiles as the schedule says and carries the inner loops to the leaves.
 //
 //   t (tokens)    by m_tiles: the first takes what it can, the next what is left, the last (1) the rest one by one
-//   n (panels)    by n_tile, which must divide their number
+//   n (panels)    by n_tile, which must divide their number; then n_block of these tiles are walked for each tile of
+//                 tokens, which stays in the nearest cache meanwhile, as the panels of the block do in the next one
 //   i (elements)  by lanes, the remainder by smaller powers of two; a symbolic extent stays as it is
 //   l (lanes)     becomes a vector loop when lanes > 1; an odd extent is cut into powers of two
 //   g (lines)     is marked for unrolling when k_unroll
@@ -90,6 +91,52 @@ static void write_cut(qn_lbuild *b, cut *c, qn_lblock *block, qn_lstmt *loop) {
   qn_lblock_remove(block, loop);
 }
 
+// Are loops over tokens all that the block holds?
+static bool holds_token_loops(const qn_lblock *block) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (!qn_loop_is(s, "t") || s->u.loop.order != QN_LO_DATA) return false;
+  }
+  return block->first != NULL;
+}
+
+// Puts a loop lo..hi between each loop of `tokens` and its body, in which base + the new variable replaces `old`.
+static void loop_within(qn_lbuild *b, qn_lblock *tokens, const qn_lvar *old, const qn_lexpr *base, const qn_lexpr *hi,
+                        qn_lmark mark) {
+  for (qn_lstmt *s = tokens->first; s && !b->failed; s = s->next) {
+    qn_lblock out = {0};
+    qn_lvar *var = qn_lvar_new(b, "n");
+    qn_lstmt *walk = qn_lfor(b, &out, var, qn_lint(b, 0), hi, QN_LO_DATA);
+    qn_lblock_replace(b, &s->u.loop.body, old, qn_lop2(b, QN_LX_ADD, base, qn_lref(b, var)));
+    if (b->failed) return;
+    walk->u.loop.mark = mark;
+    walk->u.loop.body = s->u.loop.body;
+    s->u.loop.body = out;
+  }
+}
+
+// for n { for t { a } } becomes for n { for t { for n' { a } } }, where n counts blocks of `width` tiles of panels and
+// n' the tiles of one; the unrolled loop over a tile's panels, where there is one, goes inside first.
+static void block_panels(qn_lbuild *b, qn_lstmt *loop, int width) {
+  qn_lblock *body = &loop->u.loop.body;
+  qn_lstmt *tile = body->first;
+  int64_t lo = 0, tiles = 0;
+  if (!qn_loop_const_bounds(loop, &lo, &tiles) || lo != 0 || tiles < 2) return;
+  if (qn_loop_is(tile, "n") && !tile->next && holds_token_loops(&tile->u.loop.body)) {
+    loop_within(b, &tile->u.loop.body, tile->u.loop.var, qn_lint(b, 0), tile->u.loop.hi, tile->u.loop.mark);
+    qn_lblock_splice(&tile->u.loop.body, body, tile);
+    qn_lblock_remove(body, tile);
+  }
+  if (b->failed || !holds_token_loops(body)) return;
+  const qn_lvar *old = loop->u.loop.var;
+  qn_lvar *blocks = qn_lvar_new(b, "n");
+  if (b->failed) return;
+  loop->u.loop.var = blocks;
+  qn_lfor_set_bounds(loop, qn_lint(b, 0), qn_lint(b, (tiles + width - 1) / width));
+  const qn_lexpr *first = qn_lop2(b, QN_LX_MUL, qn_lref(b, blocks), qn_lint(b, width));
+  const qn_lexpr *left = qn_lop2(b, QN_LX_SUB, qn_lint(b, tiles), first);
+  loop_within(b, body, old, first, qn_lop2(b, QN_LX_MIN, left, qn_lint(b, width)), QN_LM_SERIAL);
+}
+
 static qn_status tile_panels(qn_loop_pass_context *context, qn_lblock *block, qn_lstmt *loop) {
   qn_lbuild *b = context->build;
   int64_t panels = 0;
@@ -135,7 +182,13 @@ static qn_status tile_loop(qn_loop_pass_context *context, qn_lblock *block, qn_l
     cut_range(b, loop, schedule->m_tiles, (size_t)schedule->m_tile_count, &c);
     write_cut(b, &c, block, loop);
   } else if (data && qn_loop_is(loop, "n")) {
-    return tile_panels(context, block, loop);
+    qn_lstmt *before = loop->prev;
+    QN_TRY(tile_panels(context, block, loop));
+    qn_lstmt *panels = before ? before->next : block->first;
+    if (schedule->n_block > 1 && !b->failed && panels->u.loop.mark == QN_LM_SERIAL) {
+      block_panels(b, panels, schedule->n_block);
+    }
+    return QN_OK;
   } else if (data && qn_loop_is(loop, "i") && schedule->lanes > 1) {
     tile_vector(b, block, loop, schedule->lanes);
   } else if (data && qn_loop_is(loop, "l") && schedule->lanes > 1) {

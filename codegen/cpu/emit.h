@@ -46,6 +46,12 @@ MlirValue qn_emit_load(qn_emit *e, const qn_lexpr *load);
 MlirValue qn_emit_op(qn_emit *e, qn_lop op, qn_lkind kind, const MlirValue *operands);
 // acc + sum of u8(b) * s8(c) over the 4 bytes of each lane. small_b: every byte of b is known to be <= 127.
 MlirValue qn_emit_dot4(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, bool small_b);
+// acc + sum of s8(b) * s8(c) over the 4 bytes of each lane; no byte of c is -128.
+MlirValue qn_emit_dot4s(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c);
+// Each lane as two sums of 16 bits: + u8(b) * s8(c) of bytes 0 and 1, and of bytes 2 and 3.
+MlirValue qn_emit_dot2(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c);
+// The sum of a lane's two signed halves.
+MlirValue qn_emit_fold2(qn_emit *e, MlirValue sums);
 
 // table[low nibble] of each byte of i32 lanes. masked: the high nibbles are known to be 0.
 MlirValue qn_emit_lut16(qn_emit *e, const uint8_t table[16], MlirValue x, bool masked);

@@ -38,16 +38,20 @@ static MlirValue madd16(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int
   return qn_mlir_binary(m, "arith.addi", acc, qn_mlir_binary(m, "arith.addi", even, odd));
 }
 
-// With b <= 127 a pair of products is at most 2 * 127 * 128 < 2^15, so vpmaddubsw is exact.
-static MlirValue maddubs(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+static MlirValue pmaddubsw(qn_emit *e, MlirValue b, MlirValue c, int width) {
   qn_mlir *m = &e->m;
   const char *name = width == 16  ? "llvm.x86.avx512.pmaddubs.w.512"
                      : width == 8 ? "llvm.x86.avx2.pmadd.ub.sw"
                                   : "llvm.x86.ssse3.pmadd.ub.sw.128";
-  MlirType type = qn_mlir_vector(m, m->i16, 2 * width);
   MlirValue args[2] = {as(e, b, m->i8, 4 * width), as(e, c, m->i8, 4 * width)};
-  MlirValue pairs = qn_mlir_intrinsic(m, name, type, args, 2);
-  return qn_mlir_binary(m, "arith.addi", acc, pmaddwd(e, pairs, qn_mlir_int(m, type, 1), width));
+  return qn_mlir_intrinsic(m, name, qn_mlir_vector(m, m->i16, 2 * width), args, 2);
+}
+
+// With b <= 127 a pair of products is at most 2 * 127 * 128 < 2^15, so vpmaddubsw is exact.
+static MlirValue maddubs(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  MlirValue ones = qn_mlir_int(m, qn_mlir_vector(m, m->i16, 2 * width), 1);
+  return qn_mlir_binary(m, "arith.addi", acc, pmaddwd(e, pmaddubsw(e, b, c, width), ones, width));
 }
 
 static MlirValue usdot(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
@@ -116,6 +120,55 @@ static MlirValue neon8(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int 
   return qn_mlir_binary(m, "arith.addi", acc, sums);
 }
 
+// |b| times c with the sign of b: a pair of products is at most 2 * 128 * 127 < 2^15, so vpmaddubsw is exact.
+static MlirValue sign_maddubs(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  MlirType bytes = qn_mlir_vector(m, m->i8, 4 * width);
+  MlirValue b8 = as(e, b, m->i8, 4 * width), c8 = as(e, c, m->i8, 4 * width), signed_c;
+  MlirValue magnitude = qn_mlir_unary(m, "math.absi", b8, bytes);
+  if (width == 16) {  // AVX-512 has no vpsignb
+    MlirValue zero = qn_mlir_int(m, bytes, 0);
+    signed_c = qn_mlir_select(m, qn_mlir_cmpi(m, QN_MLIR_SLT, b8, zero), qn_mlir_binary(m, "arith.subi", zero, c8), c8);
+  } else {
+    const char *name = width == 8 ? "llvm.x86.avx2.psign.b" : "llvm.x86.ssse3.psign.b.128";
+    signed_c = qn_mlir_intrinsic(m, name, bytes, (MlirValue[]){c8, b8}, 2);
+  }
+  return maddubs(e, acc, magnitude, signed_c, width);
+}
+
+// Two sums of 16 bits a lane, the way any target does it: even bytes times even bytes plus odd ones times odd ones.
+static MlirValue pairs_plain(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  MlirType type = qn_mlir_vector(m, m->i16, 2 * width);
+  MlirValue eight = qn_mlir_int(m, type, 8);
+  MlirValue b16 = as(e, b, m->i16, 2 * width), c16 = as(e, c, m->i16, 2 * width), acc16 = as(e, acc, m->i16, 2 * width);
+  MlirValue b_even = qn_mlir_binary(m, "arith.andi", b16, qn_mlir_int(m, type, 0xFF));
+  MlirValue b_odd = qn_mlir_binary(m, "arith.shrui", b16, eight);
+  MlirValue c_even = qn_mlir_binary(m, "arith.shrsi", qn_mlir_binary(m, "arith.shli", c16, eight), eight);
+  MlirValue c_odd = qn_mlir_binary(m, "arith.shrsi", c16, eight);
+  MlirValue sum = qn_mlir_binary(m, "arith.addi", acc16, qn_mlir_binary(m, "arith.muli", b_even, c_even));
+  return as(e, qn_mlir_binary(m, "arith.addi", sum, qn_mlir_binary(m, "arith.muli", b_odd, c_odd)), m->i32, width);
+}
+
+static MlirValue pairs_maddubs(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  MlirValue sum = qn_mlir_binary(m, "arith.addi", as(e, acc, m->i16, 2 * width), pmaddubsw(e, b, c, width));
+  return as(e, sum, m->i32, width);
+}
+
+static MlirValue fold_plain(qn_emit *e, MlirValue sums) {
+  qn_mlir *m = &e->m;
+  MlirValue sixteen = qn_mlir_int(m, mlirValueGetType(sums), 16);
+  MlirValue low = qn_mlir_binary(m, "arith.shrsi", qn_mlir_binary(m, "arith.shli", sums, sixteen), sixteen);
+  return qn_mlir_binary(m, "arith.addi", low, qn_mlir_binary(m, "arith.shrsi", sums, sixteen));
+}
+
+static MlirValue fold_pmaddwd(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  (void)b, (void)c;
+  return pmaddwd(e, as(e, acc, e->m.i16, 2 * width), qn_mlir_int(&e->m, qn_mlir_vector(&e->m, e->m.i16, 2 * width), 1),
+                 width);
+}
+
 // Lanes [first, first + width) of v; beyond the end the last lane again.
 static MlirValue take(qn_emit *e, MlirValue v, int first, int width) {
   int lanes = qn_mlir_lanes(v);
@@ -165,4 +218,29 @@ MlirValue qn_emit_dot4(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, bool
   if (e->has.i8mm) return in_pieces(e, usdot, acc, b, c, 4);
   if (e->has.dotprod) return in_pieces(e, small_b ? sdot_small : sdot, acc, b, c, 4);
   return in_pieces(e, small_b ? neon8 : neon16, acc, b, c, 4);
+}
+
+// s8(b) = u8(b ^ 0x80) - 128, and 128 * c is a product with the byte 128.
+static MlirValue signed_by_unsigned(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
+  qn_mlir *m = &e->m;
+  MlirType type = mlirValueGetType(b);
+  MlirValue top = qn_mlir_int(m, type, (int32_t)0x80808080);
+  MlirValue bias = qn_emit_dot4(e, qn_mlir_int(m, type, 0), top, c, false);
+  return qn_emit_dot4(e, qn_mlir_binary(m, "arith.subi", acc, bias), qn_mlir_binary(m, "arith.xori", b, top), c, false);
+}
+
+MlirValue qn_emit_dot4s(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
+  if (e->has.dotprod) return in_pieces(e, sdot_small, acc, b, c, 4);
+  if (e->target->dot4 != QN_DOT4_MADD16) return signed_by_unsigned(e, acc, b, c);
+  return in_pieces(e, sign_maddubs, acc, b, c, e->target->vector_bytes / 4);
+}
+
+MlirValue qn_emit_dot2(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
+  bool x86 = e->target->arch == QN_ARCH_X86_64;
+  return in_pieces(e, x86 ? pairs_maddubs : pairs_plain, acc, b, c, e->target->vector_bytes / 4);
+}
+
+MlirValue qn_emit_fold2(qn_emit *e, MlirValue sums) {
+  if (e->target->arch != QN_ARCH_X86_64) return fold_plain(e, sums);
+  return in_pieces(e, fold_pmaddwd, sums, sums, sums, e->target->vector_bytes / 4);
 }

@@ -131,6 +131,13 @@ MlirValue qn_emit_op(qn_emit *e, qn_lop op, qn_lkind kind, const MlirValue *v) {
     case QN_LX_AS_F32: return qn_mlir_unary(m, "arith.bitcast", v[0], qn_mlir_like(m, m->f32, v[0]));
     case QN_LX_AS_I32: return qn_mlir_unary(m, "arith.bitcast", v[0], qn_mlir_like(m, m->i32, v[0]));
     case QN_LX_DOT4: return qn_emit_dot4(e, v[0], v[1], v[2], false);
+    case QN_LX_DOT4S: return qn_emit_dot4s(e, v[0], v[1], v[2]);
+    case QN_LX_DOT2: return qn_emit_dot2(e, v[0], v[1], v[2]);
+    case QN_LX_FOLD2: return qn_emit_fold2(e, v[0]);
+    case QN_LX_UNBIAS: {
+      MlirValue zero = qn_mlir_int(m, mlirValueGetType(v[0]), 0);
+      return qn_mlir_binary(m, "arith.subi", zero, qn_mlir_binary(m, "arith.muli", v[0], v[1]));
+    }
     default: break;
   }
   const qn_math_fn *fn = qn_math_fn_of(op);

@@ -22,7 +22,8 @@ static const char *const pipeline =
 // x86-64-v3), and out-of-order cores gain nothing by it. LLVM has no other switch for it than this one, for the whole
 // process.
 static void initialise_llvm(void) {
-  static const char *const options[] = {"quern", "-enable-misched=false"};
+  static const char *const options[] = {"quern", "-enable-misched=false", "-x86-machine-combiner=false",
+                                        "-aarch64-enable-mcr=false"};
   LLVMParseCommandLineOptions((int)QN_COUNT(options), options, NULL);
   LLVMInitializeX86TargetInfo();
   LLVMInitializeX86Target();
