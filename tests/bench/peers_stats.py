@@ -8,9 +8,9 @@ FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9:
 
 
 def format_name(file):
-    """A Gguf's format as people call it: its file type if the weights bear that out, or what most weights are."""
+    """A Gguf's format as people call it: the file type of a mix; otherwise that, if the weights bear it out."""
     name, found = FILE_TYPES.get(file.values.get("general.file_type"), ""), file.format()
-    return name if name and name.startswith(found.rstrip("+")) else found
+    return name if name and (found.endswith("+") or name.startswith(found)) else found
 
 
 def spread(values):
