@@ -79,6 +79,8 @@ void qn_jit_destroy(qn_jit *jit) {
   if (jit) generator.jit_destroy(jit);
 }
 
+qn_status qn_host_check(qn_diag *diag) { return need_generator(diag); }
+
 char *qn_host_features(void) { return loaded() ? generator.host_features() : NULL; }
 
 void qn_host_features_free(char *features) {

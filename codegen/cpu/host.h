@@ -8,6 +8,8 @@
 // NULL when they cannot be found out.
 char *qn_host_features(void);
 void qn_host_features_free(char *features);
+// Can they be found out? IO when the code generator, which is asked, cannot be loaded.
+QN_CHECKED qn_status qn_host_check(qn_diag *diag);
 // Is the feature of that name (`length` bytes) on in such a list? false for NULL.
 bool qn_host_feature_in(const char *features, const char *name, size_t length);
 // The architecture this program was compiled for; false when it is none that quern knows.
