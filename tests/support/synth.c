@@ -25,14 +25,28 @@ static const qn_synth_model models[] = {
 
 const qn_synth_model *qn_synth_at(size_t index) { return index < QN_COUNT(models) ? &models[index] : NULL; }
 
-// name, llama.cpp's number for files of this type (llama_ftype), formats of most and of the chosen matrices
+#define ALIKE(name, number, dtype) \
+  { name, number, QN_DTYPE_##dtype, QN_DTYPE_##dtype }
+// name, llama.cpp's number for files of this type (llama_ftype), formats of most and of the preferred matrices
 static const qn_synth_type types[] = {
-    {"f32", 0, "f32", NULL},      {"f16", 1, "f16", NULL},        {"bf16", 32, "bf16", NULL},
-    {"q8_0", 7, "q8_0", NULL},    {"q4_0", 2, "q4_0", NULL},      {"q4_1", 3, "q4_1", NULL},
-    {"q5_0", 8, "q5_0", NULL},    {"q5_1", 9, "q5_1", NULL},      {"q2_k", 10, "q2_k", NULL},
-    {"q3_k", 11, "q3_k", NULL},   {"q4_k", 14, "q4_k", NULL},     {"q5_k", 16, "q5_k", NULL},
-    {"q6_k", 18, "q6_k", NULL},   {"iq4_nl", 25, "iq4_nl", NULL}, {"iq4_xs", 30, "iq4_xs", NULL},
-    {"mxfp4", 38, "mxfp4", NULL}, {"q4_k_m", 15, "q4_k", "q6_k"}, {"q5_k_m", 17, "q5_k", "q6_k"},
+    ALIKE("f32", 0, F32),
+    ALIKE("f16", 1, F16),
+    ALIKE("bf16", 32, BF16),
+    ALIKE("q8_0", 7, Q8_0),
+    ALIKE("q4_0", 2, Q4_0),
+    ALIKE("q4_1", 3, Q4_1),
+    ALIKE("q5_0", 8, Q5_0),
+    ALIKE("q5_1", 9, Q5_1),
+    ALIKE("q2_k", 10, Q2_K),
+    ALIKE("q3_k", 11, Q3_K),
+    ALIKE("q4_k", 14, Q4_K),
+    ALIKE("q5_k", 16, Q5_K),
+    ALIKE("q6_k", 18, Q6_K),
+    ALIKE("iq4_nl", 25, IQ4_NL),
+    ALIKE("iq4_xs", 30, IQ4_XS),
+    ALIKE("mxfp4", 38, MXFP4),
+    {"q4_k_m", 15, QN_DTYPE_Q4_K, QN_DTYPE_Q6_K},
+    {"q5_k_m", 17, QN_DTYPE_Q5_K, QN_DTYPE_Q6_K},
 };
 
 const qn_synth_type *qn_synth_type_at(size_t index) { return index < QN_COUNT(types) ? &types[index] : NULL; }
@@ -49,16 +63,6 @@ const qn_synth_model *qn_synth_find(const char *name) {
     if (strcmp(models[i].name, name) == 0) return &models[i];
   }
   return NULL;
-}
-
-// The format a type names, or NULL.
-static const qn_format *known_format(const char *name) {
-  qn_dtype dtype;
-  return qn_dtype_parse(qn_str_from(name), &dtype) ? qn_format_of(dtype) : NULL;
-}
-
-bool qn_synth_type_known(const qn_synth_type *type) {
-  return known_format(type->format) && (!type->better || known_format(type->better));
 }
 
 // ---- random rows -------------------------------------------------------------------------------------------------
@@ -178,7 +182,7 @@ static void add_random(builder *b, const char *name, const qn_format *format, in
 // where that does not, as llama.cpp does. `gain` scales the standard deviation 1/sqrt(k).
 static void add_matrix(builder *b, const char *name, int64_t k, int64_t rows, float gain, bool preferred) {
   const qn_synth_type *type = b->options->type;
-  const qn_format *format = known_format(preferred && type->better ? type->better : type->format);
+  const qn_format *format = qn_format_of(preferred ? type->better : type->format);
   add_random(b, name, qn_quantize_format_for(format, k), k, rows, 0.0f, gain / sqrtf((float)k));
 }
 

@@ -19,13 +19,12 @@ typedef struct qn_synth_model {
   const char *vocabulary;  // a line of synth_vocabulary.c
 } qn_synth_model;
 
-// What a file's matrices are: one format, or a mix of two.
+// What a file's matrices are: of one format, or a mix of two.
 typedef struct qn_synth_type {
   const char *name;  // "q4_k_m"
   uint32_t file_type;
-  const char *format;  // of matrices and embeddings
-  const char *
-      better;  // of the output head, and of attn_v and ffn_down of some layers (llama.cpp's _M mixes); NULL = all alike
+  qn_dtype format;  // of matrices and embeddings
+  qn_dtype better;  // of the output head, and of attn_v and ffn_down of some layers (llama.cpp's _M mixes)
 } qn_synth_type;
 
 typedef struct qn_synth_options {
@@ -41,7 +40,6 @@ const qn_synth_model *qn_synth_at(size_t index);
 
 const qn_synth_type *qn_synth_type_find(const char *name);
 const qn_synth_type *qn_synth_type_at(size_t index);
-bool qn_synth_type_known(const qn_synth_type *type);  // whether this build has its formats
 
 QN_CHECKED qn_status qn_synth_save(const qn_synth_options *options, const char *path, const qn_allocator *allocator,
                                    qn_diag *diag);

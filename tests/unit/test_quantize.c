@@ -18,10 +18,10 @@ static const struct {
     {"iq4_nl", 0.0761}, {"iq4_xs", 0.0767}, {"mxfp4", 0.1142},
 };
 
-// The i-th format, or NULL where this build does not know it.
-static const qn_format *format_at(size_t i) {
+static const qn_format *format_named(const char *name) {
   qn_dtype dtype;
-  return qn_dtype_parse(qn_str_from(formats[i].name), &dtype) ? qn_format_of(dtype) : NULL;
+  ck_assert_msg(qn_dtype_parse(qn_str_from(name), &dtype), "there is no format %s", name);
+  return qn_format_of(dtype);
 }
 
 // Values whose blocks were computed by hand from ggml's definitions: -8 .. 7.5 in halves.
@@ -83,8 +83,7 @@ START_TEST(test_normal_values) {
   static float row[4096];
   static const float sizes[] = {1.0f, 0.02f, 300.0f};
   for (size_t f = 0; f < QN_COUNT(formats); f++) {
-    const qn_format *format = format_at(f);
-    if (!format) continue;
+    const qn_format *format = format_named(formats[f].name);
     qn_test_random random = {7};
     double worst = 0;
     for (size_t s = 0; s < QN_COUNT(sizes); s++) {
@@ -107,8 +106,7 @@ END_TEST
 START_TEST(test_other_values) {
   float row[512];
   for (size_t f = 0; f < QN_COUNT(formats); f++) {
-    const qn_format *format = format_at(f);
-    if (!format) continue;
+    const qn_format *format = format_named(formats[f].name);
     qn_test_random random = {11};
     double least = formats[f].error;
     for (int i = 0; i < 512; i++) row[i] = (float)(qn_test_random_unit(&random) - 0.5);
@@ -141,8 +139,7 @@ START_TEST(test_blocks_are_on_their_own) {
   qn_diag diag = {0};
   for (int i = 0; i < 1024; i++) row[i] = random_normal(&random);
   for (size_t f = 0; f < QN_COUNT(formats); f++) {
-    const qn_format *format = format_at(f);
-    if (!format) continue;
+    const qn_format *format = format_named(formats[f].name);
     size_t quarter = 256 / format->block_values * format->block_bytes;
     qn_assert_ok(&diag, qn_quantize_row(format, 1024, row, whole, "t", &diag));
     for (int i = 3; i >= 0; i--) {
@@ -150,6 +147,17 @@ START_TEST(test_blocks_are_on_their_own) {
     }
     ck_assert_mem_eq(whole, parts, 4 * quarter);
   }
+}
+END_TEST
+
+// A format without a line above would go untested.
+START_TEST(test_every_format_is_listed) {
+  size_t blocks = 0;
+  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
+    const qn_format *format = qn_format_of((qn_dtype)dtype);
+    if (format && !qn_dtype_is_float(format->dtype)) blocks++;
+  }
+  ck_assert_uint_eq(blocks, QN_COUNT(formats));
 }
 END_TEST
 
@@ -165,9 +173,7 @@ START_TEST(test_what_rows_become) {
       {"iq4_xs", 32, "iq4_nl"}, {"mxfp4", 48, "f16"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
-    qn_dtype dtype;
-    if (!qn_dtype_parse(qn_str_from(cases[i].asked), &dtype)) continue;
-    const char *got = qn_quantize_format_for(qn_format_of(dtype), cases[i].k)->name;
+    const char *got = qn_quantize_format_for(format_named(cases[i].asked), cases[i].k)->name;
     ck_assert_msg(strcmp(got, cases[i].got) == 0, "%s for rows of %d: got %s, want %s", cases[i].asked, (int)cases[i].k,
                   got, cases[i].got);
   }
@@ -220,5 +226,6 @@ START_TEST(test_refusals) {
 END_TEST
 
 QN_CASE(quantize, test_known_blocks, test_exact_blocks, test_normal_values, test_other_values,
-        test_blocks_are_on_their_own, test_what_rows_become, test_float_formats, test_refusals)
+        test_blocks_are_on_their_own, test_every_format_is_listed, test_what_rows_become, test_float_formats,
+        test_refusals)
 QN_TEST_MAIN(quantize)
