@@ -111,7 +111,7 @@ static MlirValue neon16(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int
   return qn_mlir_binary(m, "arith.addi", acc, addp(e, sums[0], sums[1]));
 }
 
-// With b <= 127 it is a signed byte, and two products fit 16 bits: smull, smull2, addp, sadalp.
+// With b a signed byte, and either b >= -127 or c >= -127, two products fit 16 bits: smull, smull2, addp, sadalp.
 static MlirValue neon8(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
   qn_mlir *m = &e->m;
   MlirValue b8 = as(e, b, m->i8, 4 * width), c8 = as(e, c, m->i8, 4 * width);
@@ -231,6 +231,7 @@ static MlirValue signed_by_unsigned(qn_emit *e, MlirValue acc, MlirValue b, Mlir
 
 MlirValue qn_emit_dot4s(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
   if (e->has.dotprod) return in_pieces(e, sdot_small, acc, b, c, 4);
+  if (e->target->arch == QN_ARCH_AARCH64) return in_pieces(e, neon8, acc, b, c, 4);
   if (e->target->dot4 != QN_DOT4_MADD16) return signed_by_unsigned(e, acc, b, c);
   return in_pieces(e, sign_maddubs, acc, b, c, e->target->vector_bytes / 4);
 }

@@ -10,20 +10,20 @@
 typedef struct target_case {
   const char *name;
   bool small;  // fma and f16 are emulated: with tiles of many tokens compiling would take minutes
-  // What a line of assembly must have (a mnemonic and a register) in kernels with integer dot products, with fma, and
-  // with loads of f16; NULL = nothing to be seen.
-  const char *dot[2], *fma[2], *half[2];
+  // What a line of assembly must have (a mnemonic and a register) in kernels with integer dot products, with those in
+  // pairs, with fma, and with loads of f16; NULL = nothing to be seen.
+  const char *dot[2], *pairs[2], *fma[2], *half[2];
 } target_case;
 
 static const target_case targets[] = {
-    {"x86-64-v2", true, {"pmadd", "%xmm"}, {NULL}, {NULL}},
-    {"x86-64-v3", false, {"vpmadd", "%ymm"}, {"vfmadd", "%ymm"}, {"vcvtph2ps", "%ymm"}},
-    {"x86-64-v3+avxvnni", false, {"vpdpbusd", "%ymm"}, {"vfmadd", "%ymm"}, {"vcvtph2ps", "%ymm"}},
-    {"x86-64-v4", false, {"vpmadd", "%zmm"}, {"vfmadd", "%zmm"}, {"vcvtph2ps", "%zmm"}},
-    {"x86-64-v4+avx512vnni", false, {"vpdpbusd", "%zmm"}, {"vfmadd", "%zmm"}, {"vcvtph2ps", "%zmm"}},
-    {"aarch64", false, {"smull", "v"}, {"fmla", "v"}, {"fcvtl", "v"}},
-    {"aarch64+dotprod", false, {"\tsdot", "v"}, {"fmla", "v"}, {"fcvtl", "v"}},
-    {"aarch64+dotprod+i8mm", false, {"usdot", "v"}, {"fmla", "v"}, {"fcvtl", "v"}},
+    {"x86-64-v2", true, {"pmadd", "%xmm"}, {"pmaddubsw", "%xmm"}, {NULL}, {NULL}},
+    {"x86-64-v3", false, {"vpmadd", "%ymm"}, {"vpmaddubsw", "%ymm"}, {"vfmadd", "%ymm"}, {"vcvtph2ps", "%ymm"}},
+    {"x86-64-v3+avxvnni", false, {"vpdpbusd", "%ymm"}, {NULL}, {"vfmadd", "%ymm"}, {"vcvtph2ps", "%ymm"}},
+    {"x86-64-v4", false, {"vpmadd", "%zmm"}, {"vpmaddubsw", "%zmm"}, {"vfmadd", "%zmm"}, {"vcvtph2ps", "%zmm"}},
+    {"x86-64-v4+avx512vnni", false, {"vpdpbusd", "%zmm"}, {NULL}, {"vfmadd", "%zmm"}, {"vcvtph2ps", "%zmm"}},
+    {"aarch64", false, {"smull", "v"}, {"\tmul\tv", ".8h"}, {"fmla", "v"}, {"fcvtl", "v"}},
+    {"aarch64+dotprod", false, {"\tsdot", "v"}, {NULL}, {"fmla", "v"}, {"fcvtl", "v"}},
+    {"aarch64+dotprod+i8mm", false, {"usdot", "v"}, {NULL}, {"fmla", "v"}, {"fcvtl", "v"}},
 };
 
 // A product with something after it and one that it meets; K is a whole number of every format's blocks.
@@ -148,7 +148,8 @@ static void check_kernel(const qn_lkernel *kernel, const target_case *t, const c
   const struct {
     const char *in_ir;
     const char *const *want;
-  } looked_for[] = {{"dot4(", t->dot}, {" = fma(", t->fma}, {".f16[", matmul ? t->half : NULL}};
+  } looked_for[] = {
+      {" = dot4", t->dot}, {" = dot2(", t->pairs}, {" = fma(", t->fma}, {".f16[", matmul ? t->half : NULL}};
   for (size_t i = 0; i < QN_COUNT(looked_for); i++) {
     if (!looked_for[i].want || !looked_for[i].want[0] || !strstr(qn_buf_text(&ir), looked_for[i].in_ir)) continue;
     qn_check(has_line(a.text, looked_for[i].want), "%s, %s, %s: has %s and no line with %s and %s", label, kernel->name,
