@@ -64,7 +64,7 @@ for format in $("$synth" --help | sed -n 's/^ *types: //p'); do
     turn=$((turn + 1))
     if [ -n "${QUERN_TEST_ALL:-}" ]; then
       chosen=$cpus
-    elif [ "$mode" = f32 ] && [ $((turn % 4)) -ne 0 ]; then
+    elif [ "$mode" = f32 ] && [ $((turn % 5)) -ne 0 ]; then
       continue
     else
       chosen=${pairs[$((turn % 3))]}
