@@ -60,11 +60,13 @@ static int panels_a_block(const qn_pkernel *kernel, int n_tile, const qn_schedul
 
 static qn_schedule matmul_schedule(const row_class *class, const qn_pkernel *kernel, const qn_schedule_hints *hints) {
   qn_schedule schedule = qn_schedule_plain();
-  bool small = hints->vector_registers < 32 || hints->vector_bytes < 64;  // a panel's lanes take 2 or 4 registers
+  // Half of the registers may hold accumulators, of which a panel takes 1, 2 or 4.
+  int most = hints->vector_registers * hints->vector_bytes / (2 * QN_TILE_ROWS * (int)sizeof(float));
+  bool small = most < 12;
   schedule.m_tile_count = 0;
   for (int i = 0; i < QN_SCHEDULE_MAX_TILES && class->m_tiles[i]; i++) {
     int tile = class->m_tiles[i];
-    if (small && tile > 4) continue;
+    if (tile > most) continue;
     schedule.m_tiles[schedule.m_tile_count++] = tile;
   }
   schedule.n_tile = panels_a_tile(kernel->panels, small ? 1 : class->n_tile);

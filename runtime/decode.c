@@ -214,7 +214,6 @@ static void push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
 }
 
 static qn_status run(qn_decoder *d, qn_diag *diag) {
-  if (d->rows == 0) d->arrays[INPUT_ROWS][d->rows++] = (int32_t)d->count - 1;  // a program wants at least one
   int64_t symbols[QN_ARTIFACT_SYMBOLS] = {
       [SYM_T] = d->count,
       [SYM_R] = d->rows,

@@ -346,7 +346,7 @@ static qn_status resolve_call(qn_executor *e, uint32_t index, const int64_t *sym
   int64_t rows = kernel->rows_symbol ? symbols[kernel->rows_symbol] : 0;
   const qn_art_slice *slice = &e->slices[a->steps[index].kernel];
   uint32_t v = slice->first_variant, end = v + slice->variant_count;
-  if (kernel->rows_symbol && rows > 0) {  // with no rows any variant does: its loops are empty
+  if (kernel->rows_symbol && rows > 0) {
     while (v < end && (rows < a->variants[v].rows_min || rows > a->variants[v].rows_max)) v++;
     if (v == end) {
       return qn_fail(diag, QN_ERR_FORMAT, a->path,
@@ -364,7 +364,7 @@ static qn_status resolve_call(qn_executor *e, uint32_t index, const int64_t *sym
                    a->strings + kernel->name, extent, QN_WORK_EXTENT_MAX);
   }
   e->calls[index].entry = e->entries[v - e->first_variant];
-  e->calls[index].extent = extent;
+  e->calls[index].extent = kernel->rows_symbol && rows == 0 ? 0 : extent;  // a variant may be for one row exactly
   return QN_OK;
 }
 
