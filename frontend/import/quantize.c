@@ -206,7 +206,7 @@ static qn_status quantize_super(block_work *b, const qn_format *format, int64_t 
 
 // ---- rows
 
-// How much a value's error counts: large weights meet large effects, so theirs count for more.
+// How much each value's error counts: all alike, as long as nothing is known of the activations they meet.
 static void set_weights(block_work *b) {
   for (int i = 0; i < b->layout->values; i++) b->weight[i] = 1.0f;
 }
