@@ -162,27 +162,19 @@ static bool run_index(machine *m, const code *c) {
   return true;
 }
 
-static int32_t dot4(int32_t sum, uint32_t unsigned_bytes, uint32_t signed_bytes) {
+static int32_t dot4(int32_t sum, uint32_t x, bool x_signed, uint32_t signed_bytes) {
   uint32_t result = (uint32_t)sum;
   for (int shift = 0; shift < 32; shift += 8) {
-    int32_t product = (int32_t)(uint8_t)(unsigned_bytes >> shift) * (int8_t)(uint8_t)(signed_bytes >> shift);
-    result += (uint32_t)product;
-  }
-  return (int32_t)result;
-}
-
-static int32_t dot4s(int32_t sum, uint32_t a, uint32_t b) {
-  uint32_t result = (uint32_t)sum;
-  for (int shift = 0; shift < 32; shift += 8) {
-    int32_t product = (int8_t)(uint8_t)(a >> shift) * (int8_t)(uint8_t)(b >> shift);
-    result += (uint32_t)product;
+    uint8_t byte = (uint8_t)(x >> shift);
+    int32_t factor = x_signed ? (int8_t)byte : byte;
+    result += (uint32_t)(factor * (int8_t)(uint8_t)(signed_bytes >> shift));
   }
   return (int32_t)result;
 }
 
 static int32_t dot2(uint32_t sums, uint32_t unsigned_bytes, uint32_t signed_bytes) {
-  uint32_t low = (uint32_t)dot4(0, unsigned_bytes & 0xFFFF, signed_bytes);
-  uint32_t high = (uint32_t)dot4(0, unsigned_bytes & 0xFFFF0000, signed_bytes);
+  uint32_t low = (uint32_t)dot4(0, unsigned_bytes & 0xFFFF, false, signed_bytes);
+  uint32_t high = (uint32_t)dot4(0, unsigned_bytes & 0xFFFF0000, false, signed_bytes);
   return (int32_t)(((sums + low) & 0xFFFF) | ((sums + (high << 16)) & 0xFFFF0000));
 }
 
@@ -220,8 +212,8 @@ static bool run_i32(machine *m, const code *c) {
       case QN_LX_SHL: result = (int32_t)(ua << ub); break;
       case QN_LX_SHR: result = (int32_t)(ua >> ub); break;
       case QN_LX_LUT16: result = (int32_t)qn_lut16(c->expr->u.table, ua); break;
-      case QN_LX_DOT4: result = dot4(a, ub, (uint32_t)C.i32); break;
-      case QN_LX_DOT4S: result = dot4s(a, ub, (uint32_t)C.i32); break;
+      case QN_LX_DOT4: result = dot4(a, ub, false, (uint32_t)C.i32); break;
+      case QN_LX_DOT4S: result = dot4(a, ub, true, (uint32_t)C.i32); break;
       case QN_LX_DOT2: result = dot2(ua, ub, (uint32_t)C.i32); break;
       case QN_LX_FOLD2: result = (int16_t)(uint16_t)ua + (int16_t)(uint16_t)(ua >> 16); break;
       case QN_LX_UNBIAS: result = (int32_t)(0 - ua * ub); break;

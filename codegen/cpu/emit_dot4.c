@@ -25,16 +25,28 @@ static MlirValue pmaddwd(qn_emit *e, MlirValue a16, MlirValue b16, int width) {
   return qn_mlir_intrinsic(&e->m, name, qn_mlir_vector(&e->m, e->m.i32, width), (MlirValue[]){a16, b16}, 2);
 }
 
-// Even and odd bytes as 16-bit lanes: vpmaddubsw would saturate with b above 127.
-static MlirValue madd16(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+// The even and the odd bytes of b (unsigned) and c (signed) as 16-bit lanes.
+typedef struct wide_bytes {
+  MlirValue b_even, b_odd, c_even, c_odd;
+} wide_bytes;
+
+static wide_bytes widen_bytes(qn_emit *e, MlirValue b, MlirValue c, int width) {
   qn_mlir *m = &e->m;
   MlirType type = qn_mlir_vector(m, m->i16, 2 * width);
   MlirValue b16 = as(e, b, m->i16, 2 * width), c16 = as(e, c, m->i16, 2 * width), eight = qn_mlir_int(m, type, 8);
-  MlirValue b_even = qn_mlir_binary(m, "arith.andi", b16, qn_mlir_int(m, type, 0xFF));
-  MlirValue b_odd = qn_mlir_binary(m, "arith.shrui", b16, eight);
-  MlirValue c_even = qn_mlir_binary(m, "arith.shrsi", qn_mlir_binary(m, "arith.shli", c16, eight), eight);
-  MlirValue c_odd = qn_mlir_binary(m, "arith.shrsi", c16, eight);
-  MlirValue even = pmaddwd(e, b_even, c_even, width), odd = pmaddwd(e, b_odd, c_odd, width);
+  wide_bytes out;  // one after another: the order of operations is the same with every compiler
+  out.b_even = qn_mlir_binary(m, "arith.andi", b16, qn_mlir_int(m, type, 0xFF));
+  out.b_odd = qn_mlir_binary(m, "arith.shrui", b16, eight);
+  out.c_even = qn_mlir_binary(m, "arith.shrsi", qn_mlir_binary(m, "arith.shli", c16, eight), eight);
+  out.c_odd = qn_mlir_binary(m, "arith.shrsi", c16, eight);
+  return out;
+}
+
+// Even and odd bytes as 16-bit lanes: vpmaddubsw would saturate with b above 127.
+static MlirValue madd16(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
+  qn_mlir *m = &e->m;
+  wide_bytes x = widen_bytes(e, b, c, width);
+  MlirValue even = pmaddwd(e, x.b_even, x.c_even, width), odd = pmaddwd(e, x.b_odd, x.c_odd, width);
   return qn_mlir_binary(m, "arith.addi", acc, qn_mlir_binary(m, "arith.addi", even, odd));
 }
 
@@ -97,16 +109,11 @@ static MlirValue addp(qn_emit *e, MlirValue a, MlirValue b) {
 // NEON without dotprod: even and odd bytes as 16-bit lanes, whose products add up in 32 bits (smull, smlal).
 static MlirValue neon16(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
   qn_mlir *m = &e->m;
-  MlirType type = qn_mlir_vector(m, m->i16, 2 * width);
-  MlirValue b16 = as(e, b, m->i16, 2 * width), c16 = as(e, c, m->i16, 2 * width), eight = qn_mlir_int(m, type, 8);
-  MlirValue b_even = qn_mlir_binary(m, "arith.andi", b16, qn_mlir_int(m, type, 0xFF));
-  MlirValue b_odd = qn_mlir_binary(m, "arith.shrui", b16, eight);
-  MlirValue c_even = qn_mlir_binary(m, "arith.shrsi", qn_mlir_binary(m, "arith.shli", c16, eight), eight);
-  MlirValue c_odd = qn_mlir_binary(m, "arith.shrsi", c16, eight);
+  wide_bytes x = widen_bytes(e, b, c, width);
   MlirValue sums[2];
   for (int high = 0; high < 2; high++) {
-    MlirValue even = smull(e, b_even, c_even, m->i32, high);
-    sums[high] = qn_mlir_binary(m, "arith.addi", even, smull(e, b_odd, c_odd, m->i32, high));
+    MlirValue even = smull(e, x.b_even, x.c_even, m->i32, high);
+    sums[high] = qn_mlir_binary(m, "arith.addi", even, smull(e, x.b_odd, x.c_odd, m->i32, high));
   }
   return qn_mlir_binary(m, "arith.addi", acc, addp(e, sums[0], sums[1]));
 }
@@ -139,15 +146,10 @@ static MlirValue sign_maddubs(qn_emit *e, MlirValue acc, MlirValue b, MlirValue 
 // Two sums of 16 bits a lane, the way any target does it: even bytes times even bytes plus odd ones times odd ones.
 static MlirValue pairs_plain(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
   qn_mlir *m = &e->m;
-  MlirType type = qn_mlir_vector(m, m->i16, 2 * width);
-  MlirValue eight = qn_mlir_int(m, type, 8);
-  MlirValue b16 = as(e, b, m->i16, 2 * width), c16 = as(e, c, m->i16, 2 * width), acc16 = as(e, acc, m->i16, 2 * width);
-  MlirValue b_even = qn_mlir_binary(m, "arith.andi", b16, qn_mlir_int(m, type, 0xFF));
-  MlirValue b_odd = qn_mlir_binary(m, "arith.shrui", b16, eight);
-  MlirValue c_even = qn_mlir_binary(m, "arith.shrsi", qn_mlir_binary(m, "arith.shli", c16, eight), eight);
-  MlirValue c_odd = qn_mlir_binary(m, "arith.shrsi", c16, eight);
-  MlirValue sum = qn_mlir_binary(m, "arith.addi", acc16, qn_mlir_binary(m, "arith.muli", b_even, c_even));
-  return as(e, qn_mlir_binary(m, "arith.addi", sum, qn_mlir_binary(m, "arith.muli", b_odd, c_odd)), m->i32, width);
+  MlirValue acc16 = as(e, acc, m->i16, 2 * width);
+  wide_bytes x = widen_bytes(e, b, c, width);
+  MlirValue sum = qn_mlir_binary(m, "arith.addi", acc16, qn_mlir_binary(m, "arith.muli", x.b_even, x.c_even));
+  return as(e, qn_mlir_binary(m, "arith.addi", sum, qn_mlir_binary(m, "arith.muli", x.b_odd, x.c_odd)), m->i32, width);
 }
 
 static MlirValue pairs_maddubs(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
