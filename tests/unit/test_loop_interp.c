@@ -7,7 +7,8 @@
 #include "ir/math.h"
 #include "tests/support/test.h"
 
-#define BIND(array) {(array), sizeof(array)}
+#define BIND(array) \
+  { (array), sizeof(array) }
 
 // ---- helpers ----------------------------------------------------------------------------------------------------
 
@@ -331,9 +332,12 @@ static int32_t run_operator(qn_lop op, qn_lkind kind, int32_t a, int32_t b, int3
   const qn_lexpr *x[3], *result;
   for (int i = 0; i < 3; i++) x[i] = kind == QN_LK_INDEX ? load_index(from, num(i)) : load(from, num(i));
   int operands = qn_lop_info_of(op)->operands;
-  if (operands == 1) result = qn_lop1(&build, op, x[0]);
-  else if (operands == 2) result = qn_lop2(&build, op, x[0], x[1]);
-  else result = qn_lop3(&build, op, x[0], x[1], x[2]);
+  if (operands == 1)
+    result = qn_lop1(&build, op, x[0]);
+  else if (operands == 2)
+    result = qn_lop2(&build, op, x[0], x[1]);
+  else
+    result = qn_lop3(&build, op, x[0], x[1], x[2]);
   if (result->type.kind == QN_LK_PRED)
     result = qn_lop3(&build, QN_LX_SELECT, result, qn_li32(&build, 1), qn_li32(&build, 0));
   if (result->type.kind == QN_LK_INDEX) result = qn_lop1(&build, QN_LX_TO_I32, result);
@@ -349,20 +353,38 @@ START_TEST(integer_operators) {
     int32_t a, b, want;
     bool i32_only;
   } rows[] = {
-      {QN_LX_ADD, 3, 4, 7, false},          {QN_LX_ADD, INT32_MAX, 1, INT32_MIN, true},
-      {QN_LX_SUB, 3, 4, -1, false},         {QN_LX_SUB, INT32_MIN, 1, INT32_MAX, true},
-      {QN_LX_MUL, -3, 4, -12, false},       {QN_LX_MUL, 65536, 65536, 0, true},
-      {QN_LX_DIV, 7, 2, 3, false},          {QN_LX_DIV, -7, 2, -4, false},
-      {QN_LX_DIV, -8, 2, -4, false},        {QN_LX_MOD, 7, 3, 1, false},
-      {QN_LX_MOD, -7, 3, 2, false},         {QN_LX_MOD, -6, 3, 0, false},
-      {QN_LX_MIN, -1, 4, -1, false},        {QN_LX_MAX, -1, 4, 4, false},
-      {QN_LX_NEG, 5, 0, -5, false},         {QN_LX_NEG, INT32_MIN, 0, INT32_MIN, true},
-      {QN_LX_LT, -1, 0, 1, false},          {QN_LX_LT, 0, 0, 0, false},
-      {QN_LX_LE, 0, 0, 1, false},           {QN_LX_LE, 1, 0, 0, false},
-      {QN_LX_EQ, 4, 4, 1, false},           {QN_LX_EQ, 4, 5, 0, false},
-      {QN_LX_AND, 12, 10, 8, true},         {QN_LX_OR, 12, 10, 14, true},
-      {QN_LX_XOR, 12, 10, 6, true},         {QN_LX_SHL, -1, 31, INT32_MIN, true},
-      {QN_LX_SHR, -1, 28, 15, true},        {QN_LX_SHR, 5, 0, 5, true},
+      {QN_LX_ADD, 3, 4, 7, false},
+      {QN_LX_ADD, INT32_MAX, 1, INT32_MIN, true},
+      {QN_LX_SUB, 3, 4, -1, false},
+      {QN_LX_SUB, INT32_MIN, 1, INT32_MAX, true},
+      {QN_LX_MUL, -3, 4, -12, false},
+      {QN_LX_MUL, 65536, 65536, 0, true},
+      {QN_LX_DIV, 7, 2, 3, false},
+      {QN_LX_DIV, -7, 2, -4, false},
+      {QN_LX_DIV, -8, 2, -4, false},
+      {QN_LX_MOD, 7, 3, 1, false},
+      {QN_LX_MOD, -7, 3, 2, false},
+      {QN_LX_MOD, -6, 3, 0, false},
+      {QN_LX_MIN, -1, 4, -1, false},
+      {QN_LX_MAX, -1, 4, 4, false},
+      {QN_LX_NEG, 5, 0, -5, false},
+      {QN_LX_NEG, INT32_MIN, 0, INT32_MIN, true},
+      {QN_LX_LT, -1, 0, 1, false},
+      {QN_LX_LT, 0, 0, 0, false},
+      {QN_LX_LE, 0, 0, 1, false},
+      {QN_LX_LE, 1, 0, 0, false},
+      {QN_LX_EQ, 4, 4, 1, false},
+      {QN_LX_EQ, 4, 5, 0, false},
+      {QN_LX_AND, 12, 10, 8, true},
+      {QN_LX_OR, 12, 10, 14, true},
+      {QN_LX_XOR, 12, 10, 6, true},
+      {QN_LX_SHL, -1, 31, INT32_MIN, true},
+      {QN_LX_SHR, -1, 28, 15, true},
+      {QN_LX_SHR, 5, 0, 5, true},
+      {QN_LX_FOLD2, 0x7fff8000, 0, -1, true},
+      {QN_LX_FOLD2, 0x00010002, 0, 3, true},
+      {QN_LX_UNBIAS, 5, 8, -40, true},
+      {QN_LX_UNBIAS, -3, 128, 384, true},
       {QN_LX_TO_F32, 16777217, 0, 0x4b800000, true},
       {QN_LX_AS_F32, 0x3f800000, 0, 0x3f800000, true},
   };
@@ -374,6 +396,10 @@ START_TEST(integer_operators) {
   // (-1 as 255) * -1 + 2 * 3 + 255 * -128 + 0 * 127, from a sum that wraps.
   ck_assert_int_eq(run_operator(QN_LX_DOT4, QN_LK_I32, INT32_MIN, 0x00ff02ff, 0x7f8003ff),
                    (int32_t)((uint32_t)INT32_MIN + (uint32_t)(-255 + 6 - 255 * 128)));
+  // 2 * 3 + -128 * 127 + -1 * -127 + 0 * 17
+  ck_assert_int_eq(run_operator(QN_LX_DOT4S, QN_LK_I32, 10, 0x00ff8002, 0x11817f03), 10 + 6 - 128 * 127 + 127);
+  // The halves -1 and 32767, to which come 2 * 3 + 255 * -1 and 1 * 1 + 0 * 5: the second wraps.
+  ck_assert_int_eq(run_operator(QN_LX_DOT2, QN_LK_I32, 0x7fffffff, 0x0001ff02, 0x0501ff03), (int32_t)0x8000ff06);
 }
 END_TEST
 
@@ -580,7 +606,10 @@ static void operator_fails(qn_lop op, qn_lkind kind, int32_t a, int32_t b, const
   const qn_lexpr *x = kind == QN_LK_INDEX ? load_index(from, num(0)) : load(from, num(0));
   const qn_lexpr *y = kind == QN_LK_INDEX ? load_index(from, num(1)) : load(from, num(1));
   if (kind == QN_LK_INDEX && op == QN_LX_MUL) x = mul(mul(x, x), x);
-  const qn_lexpr *result = qn_lop_info_of(op)->operands == 1 ? qn_lop1(&build, op, x) : qn_lop2(&build, op, x, y);
+  int operands = qn_lop_info_of(op)->operands;
+  const qn_lexpr *result = operands == 1   ? qn_lop1(&build, op, x)
+                           : operands == 2 ? qn_lop2(&build, op, x, y)
+                                           : qn_lop3(&build, op, x, x, y);
   if (result->type.kind == QN_LK_INDEX) result = qn_lop1(&build, QN_LX_TO_I32, result);
   store(body, to, num(0), result);
   run_fails((qn_linterp_buffer[]){BIND(in), BIND(out)}, text, "kernel 'bad': in 'out[0] = ");
@@ -593,6 +622,7 @@ START_TEST(arithmetic_errors) {
   operator_fails(QN_LX_MOD, QN_LK_I32, 7, 0, "got the divisor 0, want a positive one");
   operator_fails(QN_LX_SHL, QN_LK_I32, 1, 32, "got a shift by 32, want 0 to 31");
   operator_fails(QN_LX_SHR, QN_LK_I32, 1, -1, "got a shift by -1, want 0 to 31");
+  operator_fails(QN_LX_DOT4S, QN_LK_I32, 1, 0x00800000, "got a byte -128 as the third operand of dot4s");
   operator_fails(QN_LX_MUL, QN_LK_INDEX, 0x7fffffff, 2, "index overflow of ");
   operator_fails(QN_LX_TO_I32, QN_LK_F32, bits_of(0.5f), 0, "got 0.5, want an integer that i32 holds");
   operator_fails(QN_LX_TO_I32, QN_LK_F32, bits_of(0x1p31f), 0, "got 2.14748365e+09, want");
