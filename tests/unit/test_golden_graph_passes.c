@@ -12,7 +12,7 @@
 
 static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *schedule) {
   qn_diag diag = {0};
-  *options = (qn_pass_options){.hints = {64, 32}};
+  *options = (qn_pass_options){.hints = {.vector_bytes = 64, .vector_registers = 32}};
   for (size_t at = 0; at < text.length && text.data[at] == '#';) {
     char line[256] = "";
     size_t length = 0;
@@ -95,7 +95,7 @@ END_TEST
 static qn_status run_all(const qn_allocator *allocator, void *text) {
   qn_arena arena;
   qn_diag diag = {0};
-  qn_pass_options options = {.hints = {64, 32}, .quantize_activations = true};
+  qn_pass_options options = {.hints = {.vector_bytes = 64, .vector_registers = 32}, .quantize_activations = true};
   qn_arena_init(&arena, allocator);
   qn_pass_context context = {.arena = &arena, .allocator = allocator, .options = &options, .diag = &diag};
   qn_status status = qn_graph_from_text(text, NULL, &arena, &context.graph, &diag);
