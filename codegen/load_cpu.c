@@ -1,6 +1,6 @@
 // Loads the CPU code generator, a library of its own (libquern_llvm.so: codegen/cpu over LLVM and MLIR), when something
 // is compiled for the first time. A program that only runs artifacts never pays for it: LLVM takes 80 MB of memory and
-// 10 ms before main. The functions here have the names of those in the library, and call them.
+// 20 ms of CPU time before main. The functions here have the names of those in the library, and call them.
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>

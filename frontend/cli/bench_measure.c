@@ -108,6 +108,18 @@ static bool interrupted(void *context) {
 
 static const quern_sampler_options greedy = {.top_p = 1, .repeat_penalty = 1};
 
+// A greedy generation whose tokens `w` notes.
+static quern_generate_params watched(watch *w, const int32_t *prompt, size_t count, int64_t most) {
+  return (quern_generate_params){.prompt = prompt,
+                                 .prompt_count = count,
+                                 .max_tokens = most,
+                                 .sampler = &greedy,
+                                 .ignore_eog = true,
+                                 .callback = note_token,
+                                 .cancelled = interrupted,
+                                 .callback_context = w};
+}
+
 static int measure_prefill(round_state *r, bench_prefill *p) {
   if (!bench_step(r->b, "prompts")) return QN_ERR_CANCELLED;
   size_t count = (size_t)p->tokens;
@@ -115,14 +127,7 @@ static int measure_prefill(round_state *r, bench_prefill *p) {
   if (!tokens) return fail_nomem();
   for (size_t i = 0; i < count; i++) tokens[i] = made_up_token(r, (int64_t)i);
   watch w = {.r = r};
-  quern_generate_params params = {.prompt = tokens,
-                                  .prompt_count = count,
-                                  .max_tokens = 1,
-                                  .sampler = &greedy,
-                                  .ignore_eog = true,
-                                  .callback = note_token,
-                                  .cancelled = interrupted,
-                                  .callback_context = &w};
+  quern_generate_params params = watched(&w, tokens, count, 1);
   quern_session_reset(r->session, 0);
   double begin = now(r);
   int code = (int)quern_generate(r->session, &params, NULL, &r->error);
@@ -141,14 +146,7 @@ static int measure_prefill(round_state *r, bench_prefill *p) {
 static int decode_alone(round_state *r, bench_decode *d, int64_t steps, bench_samples *into, double *out_seconds) {
   watch w = {.r = r, .steps = into};
   int32_t token = made_up_token(r, 0);
-  quern_generate_params params = {.prompt = &token,
-                                  .prompt_count = 1,
-                                  .max_tokens = steps + 1,
-                                  .sampler = &greedy,
-                                  .ignore_eog = true,
-                                  .callback = note_token,
-                                  .cancelled = interrupted,
-                                  .callback_context = &w};
+  quern_generate_params params = watched(&w, &token, 1, steps + 1);
   quern_session_reset(r->session, 0);
   int code = (int)quern_session_fill(r->session, 0, d->depth, &r->error);
   if (code == 0) code = (int)quern_generate(r->session, &params, NULL, &r->error);
