@@ -14,22 +14,26 @@ enum {
   ROUNDS = 2000,  // iterations of a peak's parallel loop
   TURNS = 4096,   // links of each chain in one
   MAX_CHAINS = 12,
+  W_LINES = 8,     // of the peaks' first operand
+  PAIR_LINKS = 8,  // of a chain of dot2: 8 pairs of 15 * 128 + 15 * 128 are the most that 16 bits hold
+  OPERAND_BYTES = W_LINES * LINE + MAX_CHAINS * 4,
   HUGE_PAGE = 2 << 20,
 };
 
 struct qn_machine {
   const qn_allocator *allocator;   // borrowed
   const qn_kernel_entry *entries;  // borrowed
-  int chains;
+  int chains[QN_PROBE_COUNT];      // of the peaks
   uint8_t *memory[2];  // mapped: READ_BYTES and a huge page for alignment, on huge and on small pages
   float *operands;     // owned: of the peaks
   float *results;      // owned
   size_t result_bytes;
 };
 
-// Independent chains, as many as fill three quarters of the registers: enough to hide an instruction's latency.
-static int chain_count(const qn_target *target) {
-  int chains = target->vector_registers * target->vector_bytes / LINE * 3 / 4;
+// Independent chains, as many as fill three quarters of the registers: enough to hide an instruction's latency. One of
+// dot2 takes twice the registers, for the pairs and for what they are folded into.
+static int chain_count(const qn_target *target, qn_probe probe) {
+  int chains = target->vector_registers * target->vector_bytes / LINE * 3 / (probe == QN_PROBE_DOT2_NIBBLE ? 8 : 4);
   return chains < 1 ? 1 : chains > MAX_CHAINS ? MAX_CHAINS : chains;
 }
 
@@ -52,27 +56,49 @@ static void write_read(int ahead, qn_buf *out) {
 }
 _Static_assert(CHUNK_BYTES / 4 == 16384 && SUMS * LINE / 4 == 64, "as write_read has them");
 
+static const char nibbles[] = "and(w.i32[%s*16 : 16], 252645135i32)";  // 0x0F0F0F0F
+
+// One link of chain `i` in turn `k`.
+static void write_link(qn_probe probe, int i, qn_buf *out) {
+  const char *at = "k % 8";
+  char codes[64];
+  snprintf(codes, sizeof codes, probe == QN_PROBE_DOT4_NIBBLE ? nibbles : "w.i32[%s*16 : 16]", at);
+  if (probe == QN_PROBE_FMA) {
+    qn_buf_printf(out, "      a%d[0 : 16] = fma(w.f32[%s*16 : 16], x[%d], a%d[0 : 16])\n", i, at, i, i);
+  } else {
+    const char *op = probe == QN_PROBE_DOT4S ? "dot4s" : "dot4";
+    qn_buf_printf(out, "      a%d[0 : 16] = %s(a%d[0 : 16], %s, x[%d])\n", i, op, i, codes, i);
+  }
+}
+
+// PAIR_LINKS links of all chains: sums of 16 bits, and their folding.
+static void write_pairs(int chains, qn_buf *out) {
+  char codes[64], at[24];
+  for (int i = 0; i < chains; i++) qn_buf_printf(out, "      local p%d : i32[16]\n      p%d[0 : 16] = 0i32\n", i, i);
+  for (int link = 0; link < PAIR_LINKS; link++) {
+    snprintf(at, sizeof at, "(k + %d) %% 8", link);
+    snprintf(codes, sizeof codes, nibbles, at);
+    for (int i = 0; i < chains; i++)
+      qn_buf_printf(out, "      p%d[0 : 16] = dot2(p%d[0 : 16], %s, x[%d])\n", i, i, codes, i);
+  }
+  for (int i = 0; i < chains; i++)
+    qn_buf_printf(out, "      a%d[0 : 16] = a%d[0 : 16] + fold2(p%d[0 : 16])\n", i, i, i);
+}
+_Static_assert(W_LINES == 8 && PAIR_LINKS <= W_LINES, "as write_link has them; no two links of a chain are equal");
+
 // One operand changes from turn to turn, the other from chain to chain: what a target must do to either before it can
 // multiply is done as often as in a tile of a matmul.
 static void write_peak(qn_probe probe, int chains, qn_buf *out) {
-  bool integer = probe != QN_PROBE_FMA;
+  bool integer = probe != QN_PROBE_FMA, pairs = probe == QN_PROBE_DOT2_NIBBLE;
   const char *type = integer ? "i32" : "f32", *zero = integer ? "0i32" : "0.0";
   qn_buf_printf(out, "kernel \"peak_%d\" {\n  param w : u8[%d]\n  param x : %s[%d]\n  param y : %s[%d] out\n",
-                (int)probe, 4 * LINE, type, chains, type, ROUNDS * chains * 16);
+                (int)probe, W_LINES * LINE, type, chains, type, ROUNDS * chains * 16);
   qn_buf_printf(out, "  for n in 0..%d data parallel {\n", ROUNDS);
   for (int i = 0; i < chains; i++)
     qn_buf_printf(out, "    local a%d : %s[16]\n    a%d[0 : 16] = %s\n", i, type, i, zero);
-  qn_buf_printf(out, "    for k in 0..%d reduce {\n", TURNS);
-  for (int i = 0; i < chains; i++) {
-    qn_buf_printf(out, "      a%d[0 : 16] = ", i);
-    switch (probe) {
-      case QN_PROBE_FMA: qn_buf_printf(out, "fma(w.f32[k %% 4*16 : 16], x[%d], a%d[0 : 16])\n", i, i); break;
-      case QN_PROBE_DOT4: qn_buf_printf(out, "dot4(a%d[0 : 16], w.i32[k %% 4*16 : 16], x[%d])\n", i, i); break;
-      default:
-        qn_buf_printf(out, "dot4(a%d[0 : 16], and(w.i32[k %% 4*16 : 16], %di32), x[%d])\n", i, 0x0F0F0F0F, i);
-        break;
-    }
-  }
+  qn_buf_printf(out, "    for k in 0..%d reduce {\n", pairs ? TURNS / PAIR_LINKS : TURNS);
+  for (int i = 0; !pairs && i < chains; i++) write_link(probe, i, out);
+  if (pairs) write_pairs(chains, out);
   qn_buf_puts(out, "    }\n");
   for (int i = 0; i < chains; i++) qn_buf_printf(out, "    y[n*%d + %d : 16] = a%d[0 : 16]\n", chains * 16, i * 16, i);
   qn_buf_puts(out, "  }\n}\n");
@@ -86,7 +112,8 @@ qn_status qn_machine_kernels(const qn_target *target, qn_arena *arena, const qn_
   write_read(0, &text);
   write_read(4096, &text);
   write_read(8192, &text);
-  for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++) write_peak(probe, chain_count(target), &text);
+  for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++)
+    write_peak(probe, chain_count(target, probe), &text);
   qn_status status = text.failed ? qn_fail_nomem(diag, "machine", "the probe kernels") : QN_OK;
   if (status == QN_OK) {
     status = qn_lkernels_parse("machine", (qn_str){text.data, text.length}, arena, &kernels, &count, diag);
@@ -127,12 +154,12 @@ qn_status qn_machine_create(const qn_target *target, const qn_kernel_entry *entr
   if (!m) return qn_fail_nomem(diag, "machine", "its measurement");
   m->allocator = allocator;
   m->entries = entries;
-  m->chains = chain_count(target);
+  for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++) m->chains[probe] = chain_count(target, probe);
   m->result_bytes = (size_t)ROUNDS * MAX_CHAINS * LINE;
-  m->operands = qn_alloc(allocator, 8 * LINE);
+  m->operands = qn_alloc(allocator, OPERAND_BYTES);
   m->results = qn_alloc_zeroed(allocator, m->result_bytes);
   qn_status status = m->operands && m->results ? QN_OK : qn_fail_nomem(diag, "machine", "operands and results");
-  if (status == QN_OK) memset(m->operands, 0x3C, 8 * LINE);  // as floats about 0.01: no infinities, no subnormals
+  if (status == QN_OK) memset(m->operands, 0x3C, OPERAND_BYTES);  // as floats about 0.01: no infinities, no subnormals
   if (status == QN_OK) status = map_memory(m, diag);
   if (status == QN_OK) {
     *out = m;
@@ -146,7 +173,7 @@ void qn_machine_destroy(qn_machine *m) {
   if (!m) return;
   for (int i = 0; i < 2; i++)
     if (m->memory[i]) munmap(m->memory[i], READ_BYTES + HUGE_PAGE);
-  qn_free(m->allocator, m->operands, 8 * LINE);
+  qn_free(m->allocator, m->operands, OPERAND_BYTES);
   qn_free(m->allocator, m->results, m->result_bytes);
   qn_free(m->allocator, m, sizeof *m);
 }
@@ -181,14 +208,15 @@ static double seconds(clockid_t clock) {
 static double time_probe(qn_machine *m, qn_threads *threads, qn_probe probe, const uint8_t *memory, bool cpu_time) {
   bool read = probe <= QN_PROBE_READ_8K;
   uint32_t extent = read ? READ_BYTES / CHUNK_BYTES : ROUNDS;
-  job j = {
-      .entry = m->entries[probe], .threads = threads, .buffers = {m->operands, m->operands + 4 * LINE / 4, m->results}};
+  job j = {.entry = m->entries[probe],
+           .threads = threads,
+           .buffers = {m->operands, m->operands + W_LINES * LINE / 4, m->results}};
   if (read) {
     j.buffers[0] = (void *)(uintptr_t)memory;
     j.buffers[1] = m->results;
   }
   double amount = READ_BYTES;
-  if (!read) amount = 2.0 * ROUNDS * TURNS * m->chains * 16 * (probe == QN_PROBE_FMA ? 1 : 4);
+  if (!read) amount = 2.0 * ROUNDS * TURNS * m->chains[probe] * 16 * (probe == QN_PROBE_FMA ? 1 : 4);
   clockid_t clock = cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
   qn_work_reset(&j.work, extent, qn_threads_count(threads));
   double start = seconds(clock);
@@ -203,7 +231,7 @@ double qn_machine_measure(qn_machine *m, qn_threads *threads, qn_rate rate, bool
   } kinds[QN_RATE_COUNT] = {[QN_RATE_READ] = {QN_PROBE_READ_0, QN_PROBE_READ_8K},
                             [QN_RATE_READ_SMALL] = {QN_PROBE_READ_0, QN_PROBE_READ_8K},
                             [QN_RATE_FP32] = {QN_PROBE_FMA, QN_PROBE_FMA},
-                            [QN_RATE_INT8] = {QN_PROBE_DOT4, QN_PROBE_DOT4_NIBBLE}};
+                            [QN_RATE_INT8] = {QN_PROBE_DOT4, QN_PROBE_DOT2_NIBBLE}};
   double best = 0;
   qn_threads_hold(threads);
   for (qn_probe probe = kinds[rate].first; probe <= kinds[rate].last; probe++) {

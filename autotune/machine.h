@@ -1,5 +1,5 @@
 // The machine's roofline, measured by kernels in loop IR that go through the code generator like any other: how fast
-// memory is read, and how fast the instructions at the heart of the kernels (fma, dot4) are done.
+// memory is read, and how fast the instructions at the heart of the kernels (fma, and the forms of dot4) are done.
 #ifndef QN_AUTOTUNE_MACHINE_H
 #define QN_AUTOTUNE_MACHINE_H
 
@@ -16,6 +16,8 @@ typedef enum qn_probe {
   QN_PROBE_FMA,          // chains of f32 multiply-adds
   QN_PROBE_DOT4,         // chains of dot4 on unsigned bytes
   QN_PROBE_DOT4_NIBBLE,  // on codes of 4 bits, where a target may do with less
+  QN_PROBE_DOT4S,        // chains of dot4s: signed bytes
+  QN_PROBE_DOT2_NIBBLE,  // chains of dot2 on codes of 4 bits, folded as often as 16 bits want it
   QN_PROBE_COUNT
 } qn_probe;
 

@@ -20,9 +20,9 @@ START_TEST(every_chain_counts) {
     qn_assert_ok(&diag, qn_target_parse(targets[t], &target, &diag));
     qn_assert_ok(&diag, qn_machine_kernels(&target, &arena, kernels, &diag));
     for (int probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++) {
-      float operands[64], chains[12];
+      float operands[128], chains[12];
       int64_t symbols[QN_SYM_COUNT] = {0}, size = 0, chain_count = 0;
-      for (int i = 0; i < 64; i++) operands[i] = 1.0f + 0.001f * (float)i;
+      for (int i = 0; i < 128; i++) operands[i] = 1.0f + 0.001f * (float)i;
       for (int i = 0; i < 12; i++) chains[i] = 1.5f + 0.01f * (float)i;
       qn_check(qn_lexpr_is_int(kernels[probe]->params[1]->elements, &chain_count) && chain_count >= 1, "no chains");
       qn_check(qn_lexpr_is_int(kernels[probe]->params[2]->elements, &size) && chain_count <= 12, "too many chains");
