@@ -1,0 +1,24 @@
+// Names and texts of verdicts.
+#include "autotune/verdict.h"
+
+static const struct {
+  const char *name, *text;
+} verdicts[] = {
+#define QN_VERDICT(name, stored, text) {stored, text},
+#include "autotune/verdict.def"
+#undef QN_VERDICT
+};
+
+const char *qn_verdict_name(qn_verdict verdict) { return verdicts[verdict].name; }
+
+const char *qn_verdict_text(qn_verdict verdict) { return verdicts[verdict].text; }
+
+bool qn_verdict_parse(qn_str name, qn_verdict *out) {
+  for (size_t i = 0; i < QN_COUNT(verdicts); i++) {
+    if (qn_str_is(name, verdicts[i].name)) {
+      *out = (qn_verdict)i;
+      return true;
+    }
+  }
+  return false;
+}
