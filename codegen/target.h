@@ -30,7 +30,7 @@ typedef struct qn_target {
   int vector_registers;
   qn_dot4_kind dot4;
   int64_t cache_bytes;  // of a core's second cache: what the smallest CPUs of the level have
-  int dots;             // the form of integer dot products that suits it: the schedule's knob (ir/schedule.def)
+  int dots;             // the form of integer dot products that suits it: the schedule's knob (ir/knobs.def)
 } qn_target;
 
 // "host", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", a CPU name LLVM knows ("znver4", "icelake-server"), each

@@ -164,8 +164,8 @@ static qn_status parse_kv_type(compilation *c, qn_dtype *out) {
   return QN_OK;
 }
 
-static qn_schedule_hints schedule_hints(const qn_target *target) {
-  return (qn_schedule_hints){target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes};
+static qn_machine_model machine_model(const qn_target *target) {
+  return qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
 }
 
 static qn_status set_pass_options(compilation *c) {
@@ -175,7 +175,7 @@ static qn_status set_pass_options(compilation *c) {
     return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
   }
   c->pass_options = (qn_pass_options){.quantize_activations = int8,
-                                      .hints = schedule_hints(&c->targets[0]),
+                                      .machine = machine_model(&c->targets[0]),
                                       .dump = c->options->dump,
                                       .dump_context = c->options->dump_context};
   if (c->options->schedule) {
@@ -224,7 +224,7 @@ static qn_status open_model(compilation *c, const char *path) {
 static qn_status make_plans(compilation *c) {
   for (size_t i = 0; i < c->target_count; i++) {
     if (i > 0) {
-      c->pass_options.hints = schedule_hints(&c->targets[i]);
+      c->pass_options.machine = machine_model(&c->targets[i]);
       QN_TRY(qn_run_pass(&c->pass, "schedule"));
     }
     qn_program_plan *plan = &c->plans[c->plan_count];

@@ -57,12 +57,27 @@ typedef struct qn_pvariant {
 
 #define QN_MAX_VARIANTS 4
 
+// The variants that a kernel is to have: ascending ranges of row counts, each with its schedule.
+typedef struct qn_kernel_plan {
+  int count;
+  struct {
+    int64_t rows_min, rows_max;  // inclusive
+    qn_schedule schedule;
+  } variants[QN_MAX_VARIANTS];
+} qn_kernel_plan;
+
 typedef struct qn_pkernel {
   const char *name;         // arena; without the variant's suffix
+  // arena: what it computes, on one line, in the graph's terms and nothing of lowering or of names: two kernels of the
+  // same signature compute the same function (passes/signature.c).
+  const char *signature;
   const qn_lkernel *plain;  // as lowered
   qn_symbol rows;           // the symbol that chooses the variant: T or R; NONE = one variant
   bool is_matmul;           // schedules for matmuls apply (m tiles, n tiles, prefetch)
   int64_t panels;           // matmul: number of 16-row panels
+  int64_t k;                // matmul: values along K
+  int products;             // matmul: products of one input that it does together (gate and up are 2)
+  qn_dtype weights, input;  // matmul: element types of the first product's operands
   // Attention: rows (query heads) that a token has in a tile, and tokens that share one; 0 for other kernels. panels
   // then divides the numbers of panels of all its loops.
   int64_t tile_rows, run_tokens;

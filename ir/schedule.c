@@ -1,47 +1,70 @@
-// Schedules as text, driven by schedule.def: a knob is one line there and nowhere else.
+// Schedules and machine knobs as text, driven by knobs.def: a knob is one line there and nowhere else.
 #include "ir/schedule.h"
 
 #include <stdio.h>
 #include <string.h>
 
-typedef struct knob {
-  const char *name;
-  size_t offset, count_offset;  // of the int (or the first of a list), and of the list's count
-  int capacity;                 // items a list may have; 0 = a single value
-  const char *legal;
-  int plain;
-} knob;
-
-static const knob KNOBS[] = {
-#define QN_KNOB_INT(name, legal, plain, meaning) {#name, offsetof(qn_schedule, name), 0, 0, legal, plain},
-#define QN_KNOB_LIST(name, count, legal, plain, meaning) \
-  {#name, offsetof(qn_schedule, name), offsetof(qn_schedule, count), QN_COUNT(((qn_schedule *)0)->name), legal, plain},
-#include "ir/schedule.def"
+static const qn_knob KNOBS[] = {
+#define QN_KNOB_INT(name, legal, plain, kernels, meaning) \
+  {#name, legal, kernels, meaning, plain, 0, false, offsetof(qn_schedule, name), 0},
+#define QN_KNOB_LIST(name, count, legal, plain, kernels, meaning)                                      \
+  {#name, legal, kernels, meaning, plain, QN_COUNT(((qn_schedule *)0)->name), false, offsetof(qn_schedule, name), \
+   offsetof(qn_schedule, count)},
+#define QN_KNOB_MACHINE(name, legal, plain, meaning) \
+  {#name, legal, "", meaning, plain, 0, true, offsetof(qn_machine_knobs, name), 0},
+#include "ir/knobs.def"
 #undef QN_KNOB_INT
 #undef QN_KNOB_LIST
+#undef QN_KNOB_MACHINE
 };
 
-static int *field(qn_schedule *schedule, size_t offset) { return (int *)(void *)((char *)schedule + offset); }
-static const int *field_of(const qn_schedule *schedule, size_t offset) {
-  return (const int *)(const void *)((const char *)schedule + offset);
+// Those of a schedule, or those of the machine: `values` is a qn_schedule or a qn_machine_knobs.
+typedef struct knob_set {
+  bool of_machine;
+  void *values;
+} knob_set;
+
+const qn_knob *qn_knobs(size_t *out_count) {
+  *out_count = QN_COUNT(KNOBS);
+  return KNOBS;
 }
 
+static int *field(void *values, size_t offset) { return (int *)(void *)((char *)values + offset); }
+static const int *field_of(const void *values, size_t offset) {
+  return (const int *)(const void *)((const char *)values + offset);
+}
+
+int qn_knob_get(const qn_knob *knob, const void *schedule) { return *field_of(schedule, knob->offset); }
+void qn_knob_set(const qn_knob *knob, void *schedule, int value) { *field(schedule, knob->offset) = value; }
+
 // How many values a knob has.
-static int value_count(const qn_schedule *schedule, const knob *k) {
-  return k->capacity > 0 ? *field_of(schedule, k->count_offset) : 1;
+static int value_count(const void *values, const qn_knob *k) {
+  return k->capacity > 0 ? *field_of(values, k->count_offset) : 1;
+}
+
+static void set_plain(bool of_machine, void *values) {
+  for (size_t i = 0; i < QN_COUNT(KNOBS); i++) {
+    if (KNOBS[i].of_machine != of_machine) continue;
+    *field(values, KNOBS[i].offset) = KNOBS[i].plain;
+    if (KNOBS[i].capacity > 0) *field(values, KNOBS[i].count_offset) = 1;
+  }
 }
 
 qn_schedule qn_schedule_plain(void) {
   qn_schedule schedule = {.m_tile_count = 0};
-  for (size_t i = 0; i < QN_COUNT(KNOBS); i++) {
-    *field(&schedule, KNOBS[i].offset) = KNOBS[i].plain;
-    if (KNOBS[i].capacity > 0) *field(&schedule, KNOBS[i].count_offset) = 1;
-  }
+  set_plain(false, &schedule);
   return schedule;
+}
+
+qn_machine_knobs qn_machine_knobs_plain(void) {
+  qn_machine_knobs knobs = {0};
+  set_plain(true, &knobs);
+  return knobs;
 }
 
 bool qn_schedule_equal(const qn_schedule *a, const qn_schedule *b) {
   for (size_t i = 0; i < QN_COUNT(KNOBS); i++) {
+    if (KNOBS[i].of_machine) continue;
     int count = value_count(a, &KNOBS[i]);
     if (count != value_count(b, &KNOBS[i])) return false;
     size_t bytes = (size_t)count * sizeof(int);
@@ -50,14 +73,18 @@ bool qn_schedule_equal(const qn_schedule *a, const qn_schedule *b) {
   return true;
 }
 
-void qn_schedule_print(const qn_schedule *schedule, qn_buf *out) {
+static void print_knobs(bool of_machine, const void *set, qn_buf *out) {
   for (size_t i = 0; i < QN_COUNT(KNOBS); i++) {
-    const int *values = field_of(schedule, KNOBS[i].offset);
+    if (KNOBS[i].of_machine != of_machine) continue;
+    const int *values = field_of(set, KNOBS[i].offset);
     qn_buf_printf(out, "%s = ", KNOBS[i].name);
-    for (int j = 0; j < value_count(schedule, &KNOBS[i]); j++) qn_buf_printf(out, j > 0 ? ",%d" : "%d", values[j]);
+    for (int j = 0; j < value_count(set, &KNOBS[i]); j++) qn_buf_printf(out, j > 0 ? ",%d" : "%d", values[j]);
     qn_buf_putc(out, '\n');
   }
 }
+
+void qn_schedule_print(const qn_schedule *schedule, qn_buf *out) { print_knobs(false, schedule, out); }
+void qn_machine_knobs_print(const qn_machine_knobs *knobs, qn_buf *out) { print_knobs(true, knobs, out); }
 
 // --- checking
 
@@ -84,8 +111,10 @@ static bool is_legal(const char *legal, int value) {
   return false;
 }
 
+bool qn_knob_is_legal(const qn_knob *knob, int value) { return is_legal(knob->legal, value); }
+
 // Checks the values of one knob; `where` is for messages.
-static qn_status check_knob(const qn_schedule *schedule, const knob *k, const char *where, qn_diag *diag) {
+static qn_status check_knob(const void *schedule, const qn_knob *k, const char *where, qn_diag *diag) {
   const int *values = field_of(schedule, k->offset);
   int count = value_count(schedule, k);
   if (count < 1 || (k->capacity > 0 && count > k->capacity)) {
@@ -107,7 +136,9 @@ static qn_status check_knob(const qn_schedule *schedule, const knob *k, const ch
 }
 
 qn_status qn_schedule_check(const qn_schedule *schedule, qn_diag *diag) {
-  for (size_t i = 0; i < QN_COUNT(KNOBS); i++) QN_TRY(check_knob(schedule, &KNOBS[i], "schedule", diag));
+  for (size_t i = 0; i < QN_COUNT(KNOBS); i++) {
+    if (!KNOBS[i].of_machine) QN_TRY(check_knob(schedule, &KNOBS[i], "schedule", diag));
+  }
   return QN_OK;
 }
 
@@ -152,7 +183,7 @@ static bool parse_value(qn_str text, int *out) {
   return true;
 }
 
-static qn_status parse_values(const knob *k, qn_str text, const char *where, qn_schedule *out, qn_diag *diag) {
+static qn_status parse_values(const qn_knob *k, qn_str text, const char *where, void *out, qn_diag *diag) {
   char got[48];
   int count = 0, most = k->capacity > 0 ? k->capacity : 1, *values = field(out, k->offset);
   for (bool more = true; more; count++) {
@@ -168,36 +199,49 @@ static qn_status parse_values(const knob *k, qn_str text, const char *where, qn_
 }
 
 // One line "knob = value"; `seen` has a flag a knob.
-static qn_status parse_line(qn_str line, const char *where, bool *seen, qn_schedule *out, qn_diag *diag) {
+static qn_status parse_line(qn_str line, const char *where, bool *seen, knob_set out, qn_diag *diag) {
   char got[48];
   bool has_value = memchr(line.data, '=', line.length) != NULL;
   qn_str name = trim(take_until(&line, '='));
   if (!has_value) return qn_fail(diag, QN_ERR_ARGUMENT, where, "got '%s', want 'knob = value'", shown(name, got));
   for (size_t i = 0; i < QN_COUNT(KNOBS); i++) {
-    if (!qn_str_is(name, KNOBS[i].name)) continue;
+    if (KNOBS[i].of_machine != out.of_machine || !qn_str_is(name, KNOBS[i].name)) continue;
     if (seen[i]) return qn_fail(diag, QN_ERR_ARGUMENT, where, "%s: got it twice, want it once", KNOBS[i].name);
     seen[i] = true;
-    return parse_values(&KNOBS[i], line, where, out, diag);
+    return parse_values(&KNOBS[i], line, where, out.values, diag);
   }
   char known[256];
   size_t used = 0;
   for (size_t i = 0; i < QN_COUNT(KNOBS) && used < sizeof known; i++) {
-    used += (size_t)snprintf(known + used, sizeof known - used, i > 0 ? ", %s" : "%s", KNOBS[i].name);
+    if (KNOBS[i].of_machine != out.of_machine) continue;
+    used += (size_t)snprintf(known + used, sizeof known - used, used > 0 ? ", %s" : "%s", KNOBS[i].name);
   }
   return qn_fail(diag, QN_ERR_ARGUMENT, where, "got the knob '%s', want one of %s", shown(name, got), known);
 }
 
-qn_status qn_schedule_parse(const char *name, qn_str text, qn_schedule *out, qn_diag *diag) {
+static qn_status parse_knobs(const char *name, qn_str text, knob_set out, qn_diag *diag) {
   bool seen[QN_COUNT(KNOBS)] = {false};
-  qn_schedule schedule = qn_schedule_plain();
   for (size_t number = 1; text.length > 0; number++) {
     qn_str line = take_until(&text, '\n');
     line = trim(take_until(&line, '#'));
     if (line.length == 0) continue;
     char where[256];
     snprintf(where, sizeof where, "%s:%zu", name, number);
-    QN_TRY(parse_line(line, where, seen, &schedule, diag));
+    QN_TRY(parse_line(line, where, seen, out, diag));
   }
+  return QN_OK;
+}
+
+qn_status qn_schedule_parse(const char *name, qn_str text, qn_schedule *out, qn_diag *diag) {
+  qn_schedule schedule = qn_schedule_plain();
+  QN_TRY(parse_knobs(name, text, (knob_set){false, &schedule}, diag));
   *out = schedule;
+  return QN_OK;
+}
+
+qn_status qn_machine_knobs_parse(const char *name, qn_str text, qn_machine_knobs *out, qn_diag *diag) {
+  qn_machine_knobs knobs = qn_machine_knobs_plain();
+  QN_TRY(parse_knobs(name, text, (knob_set){true, &knobs}, diag));
+  *out = knobs;
   return QN_OK;
 }

@@ -1,5 +1,5 @@
 // A schedule: what the loop passes do to a kernel, as a short list of values. Two schedules of one kernel compute the
-// same bits. Text form: one `knob = value` a line, in the order of schedule.def.
+// same bits. Text form: one `knob = value` a line, in the order of knobs.def.
 #ifndef QN_IR_SCHEDULE_H
 #define QN_IR_SCHEDULE_H
 
@@ -21,6 +21,35 @@ typedef struct qn_schedule {
   int parallel;        // 1 = the outermost data loop is shared by threads
 } qn_schedule;
 
+// What is the machine's to choose and no kernel's: text form and checks are those of a schedule.
+typedef struct qn_machine_knobs {
+#define QN_KNOB_INT(...)
+#define QN_KNOB_LIST(...)
+#define QN_KNOB_MACHINE(name, legal, plain, meaning) int name;
+#include "ir/knobs.def"
+#undef QN_KNOB_INT
+#undef QN_KNOB_LIST
+#undef QN_KNOB_MACHINE
+} qn_machine_knobs;
+
+// A line of knobs.def. Of a schedule or of qn_machine_knobs, as `of_machine` says.
+typedef struct qn_knob {
+  const char *name;
+  const char *legal;            // "a..b" or "a|b|c": ask qn_knob_is_legal
+  const char *kernels;          // letters M, A, R; of the machine: ""
+  const char *meaning;
+  int plain;
+  int capacity;                 // values a list may have; 0 = a single value
+  bool of_machine;
+  size_t offset, count_offset;  // of the int (or the first of a list), and of the list's count
+} qn_knob;
+// All of them, those of schedules first.
+const qn_knob *qn_knobs(size_t *out_count);
+bool qn_knob_is_legal(const qn_knob *knob, int value);
+// A single value, of a list the first one.
+int qn_knob_get(const qn_knob *knob, const void *schedule);
+void qn_knob_set(const qn_knob *knob, void *schedule, int value);
+
 // The plainest schedule: everything 1, nothing ahead, not parallel.
 qn_schedule qn_schedule_plain(void);
 // Whether all knobs are the same, which makes the same code of a kernel.
@@ -29,5 +58,9 @@ void qn_schedule_print(const qn_schedule *schedule, qn_buf *out);
 // Knobs not named keep the plain value. Errors name the line, the knob, got and want.
 QN_CHECKED qn_status qn_schedule_parse(const char *name, qn_str text, qn_schedule *out, qn_diag *diag);
 QN_CHECKED qn_status qn_schedule_check(const qn_schedule *schedule, qn_diag *diag);
+
+qn_machine_knobs qn_machine_knobs_plain(void);
+void qn_machine_knobs_print(const qn_machine_knobs *knobs, qn_buf *out);
+QN_CHECKED qn_status qn_machine_knobs_parse(const char *name, qn_str text, qn_machine_knobs *out, qn_diag *diag);
 
 #endif

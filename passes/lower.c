@@ -227,6 +227,18 @@ static void kernel_name(const qn_lower *lower, qn_id anchor, char *out, size_t s
   }
 }
 
+static void describe_matmul(const qn_lower *lower, const qn_node *first, qn_pkernel *out) {
+  const qn_graph *graph = lower->graph;
+  const qn_type *weights = &qn_graph_node(graph, first->operands[1])->type;
+  out->k = weights->dims[1].value;
+  out->weights = weights->dtype;
+  out->input = qn_graph_node(graph, first->operands[0])->type.dtype;
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    out->products += node->group == lower->group && node->op == QN_OP_MATMUL;
+  }
+}
+
 // Adds the kernel just written to the program, or finds the equal one that is there.
 static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uint32_t *out_index) {
   qn_arena *arena = lower->program->arena;
@@ -248,6 +260,7 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
   if (matmul) {
     kernel.rows = node->type.dims[0].symbol;
     kernel.panels = (node->type.dims[1].value + QN_TILE_ROWS - 1) / QN_TILE_ROWS;
+    describe_matmul(lower, node, &kernel);
   }
   if (node->op == QN_OP_ATTENTION) {
     bool even = node->type.dims[2].value / QN_TILE_ROWS % 2 == 0;  // of head_dim; a page of keys has 4 panels
@@ -256,6 +269,7 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
     kernel.run_tokens = lower->run_tokens;
     kernel.panels = !even ? 1 : node->type.dims[2].value / QN_TILE_ROWS % 4 == 0 ? 4 : 2;
   }
+  kernel.signature = qn_lower_signature(lower);
   char name[96];
   kernel_name(lower, anchor, name, sizeof name);
   int twins = 0;
@@ -266,7 +280,7 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
   }
   kernel.name = twins ? qn_arena_printf(arena, "%s__v%d", name, twins + 1) : qn_arena_strdup(arena, name);
   *out_index = (uint32_t)lower->program->kernels.count;
-  if (!kernel.name || !qn_vec_push_arena(arena, &lower->program->kernels, kernel) ||
+  if (!kernel.name || !kernel.signature || !qn_vec_push_arena(arena, &lower->program->kernels, kernel) ||
       !qn_map_put(known, (qn_str){key, length}, *out_index)) {
     return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel");
   }

@@ -103,6 +103,9 @@ typedef const qn_lexpr *(*qn_lower_element)(qn_lower *lower, const qn_lexpr *ind
 const qn_lbuf *qn_lower_reduce(qn_lower *lower, qn_lblock *block, int64_t extent, qn_lop op, float start,
                                qn_lower_element element, void *context);
 
+// The signature of the group being lowered (signature.c; see qn_pkernel), in the program's arena; NULL when out of memory.
+const char *qn_lower_signature(const qn_lower *lower);
+
 QN_CHECKED qn_status qn_lower_matmul_group(qn_lower *lower);
 QN_CHECKED qn_status qn_lower_rows_group(qn_lower *lower);
 QN_CHECKED qn_status qn_lower_attention_group(qn_lower *lower, qn_id id);

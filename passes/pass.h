@@ -4,18 +4,35 @@
 
 #include "ir/program.h"
 
-// How a target steers default schedules; quern.c fills it from codegen/target.h.
-typedef struct qn_schedule_hints {
+// What the speed of a schedule depends on: of a target, or of the machine at hand where it is known (quern.c fills it
+// from codegen/target.h, the topology and measured speeds).
+typedef struct qn_machine_model {
   int vector_bytes, vector_registers;
-  int dots;             // the schedule's knob of that name
-  int64_t cache_bytes;  // of a core's own second cache
-} qn_schedule_hints;
+  int dots;                               // the form of integer dot products that suits it: the knob of that name
+  int cores;                              // threads that share the work
+  int64_t l1_bytes, l2_bytes, l3_bytes;   // first and second cache of a core; the last, shared one (0 = none)
+  double cycles_per_s;                    // of a core
+  double fma_per_cycle, loads_per_cycle;  // vector instructions of a core
+  double vector_ops_per_cycle;            // of other kinds: integer arithmetic, shuffles, conversions
+  double fma_latency;                     // cycles
+  double l2_bytes_per_cycle, l3_bytes_per_cycle;  // of a core
+  double memory_bytes_per_s;                      // of all cores together
+  double core_bytes_per_s;                        // memory's, of one core alone
+  double barrier_s;                               // threads meet
+  double piece_s;                                 // a thread takes its next share of the work
+} qn_machine_model;
+// Plain values for a target of which only these are known; l2_bytes 0 = not even that. Four cores of 3 GHz.
+qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes);
 
 typedef struct qn_pass_options {
-  qn_schedule_hints hints;
+  qn_machine_model machine;
   bool quantize_activations;  // numeric mode int8: quantised weights meet quantised activations
   // One schedule for every kernel's variants of that class instead of the defaults (tests, tuning); NULL = defaults.
   const qn_schedule *forced_schedule;
+  // Asked for the variants of every kernel before the model is: true when it filled *out (from records, say). A plan
+  // that does not fit the kernel is an error (qn_schedule_legal).
+  bool (*choose)(void *context, const qn_pkernel *kernel, qn_kernel_plan *out);
+  void *choose_context;
   // Called after each pass with its name and the text of what it left, when not NULL.
   void (*dump)(void *context, const char *pass, const char *text, size_t length);
   void *dump_context;
@@ -41,5 +58,22 @@ QN_CHECKED qn_status qn_run_passes(qn_pass_context *context);
 QN_CHECKED qn_status qn_run_passes_until(qn_pass_context *context, const char *last);
 // Runs one pass by name, verified after (golden tests). Unknown names are QN_ERR_ARGUMENT.
 QN_CHECKED qn_status qn_run_pass(qn_pass_context *context, const char *name);
+
+// ---- schedules of a kernel as lowered (schedule.c), for tuners. Rows are tokens of the step (of the symbol
+// kernel->rows); a kernel without it has one variant, for rows 0 to INT64_MAX.
+
+// Variants and schedules without tuning. max_rows: the most rows a step has.
+qn_kernel_plan qn_schedule_default(const qn_pkernel *kernel, int64_t max_rows, const qn_machine_model *machine);
+// Whether the schedule can be applied to the kernel for these row counts. *why (may be NULL) is set when not: a text of
+// static storage.
+bool qn_schedule_legal(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max, const qn_schedule *schedule,
+                       const char **why);
+// The nearest schedule that is legal for the kernel.
+qn_schedule qn_schedule_fit(const qn_pkernel *kernel, const qn_schedule *schedule);
+// The kernel under the schedule, named `name`, in the arena; *out_extent is that of its parallel loop, constant 1 when
+// it has none. Illegal schedules are QN_ERR_ARGUMENT.
+QN_CHECKED qn_status qn_schedule_apply(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max,
+                                       const qn_schedule *schedule, const char *name, qn_arena *arena,
+                                       const qn_lkernel **out, qn_dim *out_extent, qn_diag *diag);
 
 #endif

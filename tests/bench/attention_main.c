@@ -87,7 +87,8 @@ static void make_program(bench *b, qn_arena *arena) {
   snprintf(sizes, sizeof sizes, "H=%d C=%d J=%d F=%s T=%d P=%d W=%d", (int)b->heads, (int)b->head_dim, (int)b->kv_heads,
            qn_dtype_name(b->kv), (int)b->tokens, (int)b->pages, (int)b->window);
   qn_pass_options pass_options = {
-      .hints = {b->target.vector_bytes, b->target.vector_registers, b->target.dots, b->target.cache_bytes}};
+      .machine = qn_machine_model_plain(b->target.vector_bytes, b->target.vector_registers, b->target.dots,
+                                        b->target.cache_bytes)};
   qn_schedule forced;
   if (b->o->schedule) {
     char *text;

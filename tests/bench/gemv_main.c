@@ -87,7 +87,8 @@ static qn_program *run_passes(const bench *b, bool integer, const qn_schedule *f
            b->o->tokens);
   const qn_target *target = &b->target;
   qn_pass_options pass_options = {
-      .hints = {target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes},
+      .machine = qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots,
+                                        target->cache_bytes),
       .quantize_activations = integer,
       .forced_schedule = forced};
   qn_pass_context context = {

@@ -189,8 +189,8 @@ static void compile(qn_run *run, const char *text, const char *sizes) {
   qn_diag diag = {0};
   qn_assert_ok(&diag, qn_target_parse(run->options.target ? run->options.target : "host", &run->target, &diag));
   qn_pass_options options = {
-      .hints = {run->target.vector_bytes, run->target.vector_registers, run->target.dots,
-                run->target.cache_bytes},
+      .machine = qn_machine_model_plain(run->target.vector_bytes, run->target.vector_registers, run->target.dots,
+                                        run->target.cache_bytes),
       .quantize_activations = run->options.quantize_activations,
       .forced_schedule = run->options.schedule};
   qn_pass_context context = {

@@ -1,5 +1,5 @@
 // Each pass of passes.def on small graphs: tests/golden/graph_passes/<pass>/*.txt, a graph and what the pass leaves, or
-// its error. Comment lines before the graph set options: "# int8" quantises activations, "# hints 32 16" are the bytes
+// its error. Comment lines before the graph set options: "# int8" quantises activations, "# machine 32 16" are the bytes
 // and the number of the target's vector registers, "# schedule lanes=4 ..." forces one.
 // Passes after `lower` start from the graph that `lower` takes; a program prints without kernels, but after `lower`,
 // and with schedules after `schedule`.
@@ -12,7 +12,8 @@
 
 static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *schedule) {
   qn_diag diag = {0};
-  *options = (qn_pass_options){.hints = {.vector_bytes = 64, .vector_registers = 32}};
+  int vector_bytes = 64, vector_registers = 32;
+  *options = (qn_pass_options){.forced_schedule = NULL};
   for (size_t at = 0; at < text.length && text.data[at] == '#';) {
     char line[256] = "";
     size_t length = 0;
@@ -20,12 +21,13 @@ static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *sc
     snprintf(line, sizeof line, "%.*s", (int)length, text.data + at);
     at += length + 1;
     options->quantize_activations |= strcmp(line, "# int8") == 0;
-    sscanf(line, "# hints %d %d", &options->hints.vector_bytes, &options->hints.vector_registers);
+    sscanf(line, "# machine %d %d", &vector_bytes, &vector_registers);
     if (strncmp(line, "# schedule ", 11) != 0) continue;
     for (char *c = line + 11; *c; c++) *c = *c == ' ' ? '\n' : *c;
     qn_assert_ok(&diag, qn_schedule_parse("schedule", qn_str_from(line + 11), schedule, &diag));
     options->forced_schedule = schedule;
   }
+  options->machine = qn_machine_model_plain(vector_bytes, vector_registers, 0, 0);
 }
 
 static qn_status run(const char *pass, qn_pass_context *context) {
@@ -41,7 +43,10 @@ static void print_program(const char *pass, const qn_program *program, qn_buf *o
   qn_program_print(program, out);
   for (size_t i = 0; i < program->kernels.count; i++) {
     const qn_pkernel *kernel = &program->kernels.items[i];
-    if (strcmp(pass, "lower") == 0) qn_lkernel_print(kernel->plain, out);
+    if (strcmp(pass, "lower") == 0) {
+      qn_buf_printf(out, "// %s\n", kernel->signature);
+      qn_lkernel_print(kernel->plain, out);
+    }
     for (int v = 0; v < kernel->variant_count; v++) {
       qn_buf_printf(out, "%s\n", kernel->variants[v].kernel->name);
       qn_schedule_print(&kernel->variants[v].schedule, out);
@@ -95,7 +100,7 @@ END_TEST
 static qn_status run_all(const qn_allocator *allocator, void *text) {
   qn_arena arena;
   qn_diag diag = {0};
-  qn_pass_options options = {.hints = {.vector_bytes = 64, .vector_registers = 32}, .quantize_activations = true};
+  qn_pass_options options = {.machine = qn_machine_model_plain(64, 32, 0, 0), .quantize_activations = true};
   qn_arena_init(&arena, allocator);
   qn_pass_context context = {.arena = &arena, .allocator = allocator, .options = &options, .diag = &diag};
   qn_status status = qn_graph_from_text(text, NULL, &arena, &context.graph, &diag);

@@ -110,7 +110,7 @@ static void compile(compiled *c, const char *gguf) {
   qn_graph *graph = NULL;
   qn_assert_ok(&diag, qn_import_graph(c->import, &options, &c->arena, &graph, &diag));
   add_outputs(graph);
-  qn_pass_options passes = {.hints = {.vector_bytes = 64, .vector_registers = 32}};
+  qn_pass_options passes = {.machine = qn_machine_model_plain(64, 32, 0, 0)};
   qn_pass_context pass = {.arena = &c->arena, .allocator = qn_allocator_default(), .options = &passes, .graph = graph,
                           .diag = &diag};
   qn_assert_ok(&diag, qn_run_passes(&pass));

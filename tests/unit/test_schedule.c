@@ -110,7 +110,46 @@ START_TEST(checks_find_what_code_sets) {
 }
 END_TEST
 
+START_TEST(machine_knobs_are_text_too) {
+  qn_diag diag = {0};
+  qn_machine_knobs knobs = qn_machine_knobs_plain();
+  qn_buf buf;
+  ck_assert_int_eq(knobs.pin, 1);
+  qn_assert_ok(&diag, qn_machine_knobs_parse("k", QN_STR("threads_decode = 3\nspin_us=0"), &knobs, &diag));
+  qn_buf_init(&buf, qn_test_allocator());
+  qn_machine_knobs_print(&knobs, &buf);
+  ck_assert_str_eq(qn_buf_text(&buf),
+                   "threads_prefill = 0\nthreads_decode = 3\npin = 1\nhuge_pages = 0\nspin_us = 0\n");
+  qn_buf_deinit(&buf);
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "k:1: got the knob 'lanes', want one of threads_prefill, threads_decode, pin",
+                  qn_machine_knobs_parse("k", QN_STR("lanes = 4"), &knobs, &diag));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "k:1: pin: got 2, want 0|1",
+                  qn_machine_knobs_parse("k", QN_STR("pin = 2"), &knobs, &diag));
+  ck_assert_int_eq(knobs.threads_decode, 3);
+}
+END_TEST
+
+// What the table says of itself: plain values are legal, names differ, kernels are named by the letters that there are.
+START_TEST(the_table_is_sound) {
+  size_t count;
+  const qn_knob *knobs = qn_knobs(&count);
+  qn_schedule schedule = qn_schedule_plain();
+  for (size_t i = 0; i < count; i++) {
+    ck_assert(qn_knob_is_legal(&knobs[i], knobs[i].plain));
+    ck_assert(!qn_knob_is_legal(&knobs[i], -1));
+    ck_assert_uint_eq(strspn(knobs[i].kernels, "MAR"), strlen(knobs[i].kernels));
+    ck_assert_int_eq(knobs[i].of_machine, knobs[i].kernels[0] == 0);
+    for (size_t j = 0; j < i; j++) ck_assert_str_ne(knobs[i].name, knobs[j].name);
+    if (knobs[i].of_machine) continue;
+    qn_knob_set(&knobs[i], &schedule, 1);
+    ck_assert_int_eq(qn_knob_get(&knobs[i], &schedule), 1);
+  }
+  ck_assert_int_eq(schedule.prefetch_bytes, 1);
+}
+END_TEST
+
 QN_CASE(text, the_plain_schedule_is_legal, schedules_round_trip, spaces_comments_and_omissions,
-        errors_name_line_knob_got_and_want)
+        errors_name_line_knob_got_and_want, machine_knobs_are_text_too, the_table_is_sound)
 QN_CASE(checks, checks_find_what_code_sets)
 QN_TEST_MAIN(text, checks)
