@@ -1,6 +1,8 @@
 // Names and texts of verdicts.
 #include "autotune/verdict.h"
 
+#include "runtime/base/status.h"
+
 static const struct {
   const char *name, *text;
 } verdicts[] = {
