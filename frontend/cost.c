@@ -1,29 +1,51 @@
-// Counts what a step costs, from the graph and the program that came of it, into lines of the artifact's summary. The
-// runtime reads them back (quern_model_get_cost): a benchmark divides by them.
+// Counts what a step costs, from the graph and the program that came of it: of every kernel (kernel_facts.h), and of
+// the whole into lines of the artifact's summary, which the runtime reads back (quern_model_get_cost): a benchmark
+// divides by them.
 #include <inttypes.h>
 
 #include "frontend/compile.h"
-#include "ir/program.h"
-
-typedef struct cost {
-  uint64_t weight_bytes, token_bytes, key_bytes;
-  uint64_t int8_token, f32_token, int8_row, f32_row, key;
-} cost;
+#include "frontend/kernel_facts.h"
 
 static uint64_t constant(qn_dim dim) { return qn_dim_is_const(dim) ? (uint64_t)dim.value : 0; }
 
-static void count_matmul(const qn_graph *g, const qn_node *node, cost *c) {
+// What a value is counted for, by its dimensions.
+typedef enum counted_for { FOR_TOKEN, FOR_ROW, FOR_PAIR, FOR_NOTHING } counted_for;
+
+static counted_for what_for(const qn_type *type) {
+  bool has[QN_SYM_COUNT] = {false};
+  for (int i = 0; i < type->rank; i++) has[type->dims[i].symbol] = true;
+  if (has[QN_SYM_B] || has[QN_SYM_G]) return FOR_NOTHING;
+  return has[QN_SYM_P] ? FOR_PAIR : has[QN_SYM_R] ? FOR_ROW : FOR_TOKEN;
+}
+
+static void add_for(counted_for what, uint64_t token_each, uint64_t *token, uint64_t *row, uint64_t *pair) {
+  if (what == FOR_TOKEN) *token += token_each;
+  if (what == FOR_ROW) *row += token_each;
+  if (what == FOR_PAIR) *pair += token_each / QN_PAGE_KEYS;  // a P is a page of keys
+}
+
+static const int64_t one_of_each[QN_SYM_COUNT] = {0, 1, 1, 1, 1, 1};
+
+static void count_matmul(const qn_graph *g, const qn_node *node, quern_kernel_cost *c) {
   const qn_type *x = &qn_graph_node(g, node->operands[0])->type, *w = &qn_graph_node(g, node->operands[1])->type;
   uint64_t macs = constant(w->dims[0]) * constant(w->dims[1]) * (uint64_t)x->dims[0].value;
   bool integer = x->dtype == QN_DTYPE_A8, row = x->dims[0].symbol == QN_SYM_R;
-  *(row ? integer ? &c->int8_row : &c->f32_row : integer ? &c->int8_token : &c->f32_token) += macs;
+  *(row ? integer ? &c->int8_macs_row : &c->f32_macs_row : integer ? &c->int8_macs_token : &c->f32_macs_token) += macs;
 }
 
-static void count_node(const qn_graph *g, const qn_node *node, cost *c) {
-  size_t bytes = 0;
+// Of a key or its value, in the cache that the operand is.
+static uint64_t cached_bytes(const qn_graph *g, qn_id operand) {
+  const qn_type *type = &qn_graph_node(g, operand)->type;
+  return constant(type->dims[1]) * constant(type->dims[2]) * constant(type->dims[3]) * qn_dtype_size(type->dtype) /
+         QN_PAGE_KEYS;
+}
+
+static void count_node(const qn_graph *g, qn_id id, quern_kernel_cost *c) {
+  const qn_node *node = qn_graph_node(g, id);
   const qn_type *type = &node->type;
+  size_t bytes = 0;
   switch (node->op) {
-    case QN_OP_MATMUL: count_matmul(g, node, c); break;
+    case QN_OP_MATMUL: count_matmul(g, node, c); return;
     case QN_OP_EMBED: {
       const qn_type *table = &qn_graph_node(g, node->operands[0])->type;
       const qn_format *format = qn_format_of(table->dtype);
@@ -31,44 +53,76 @@ static void count_node(const qn_graph *g, const qn_node *node, cost *c) {
         c->token_bytes += bytes;
       break;
     }
-    case QN_OP_CACHE: {
-      uint64_t values = constant(type->dims[1]) * constant(type->dims[2]) * constant(type->dims[3]);
-      c->key_bytes += values * qn_dtype_size(type->dtype) / QN_PAGE_KEYS;
-      break;
-    }
-    case QN_OP_ATTENTION: c->key += 2 * constant(type->dims[1]) * constant(type->dims[2]); break;
+    case QN_OP_ATTENTION:
+      c->f32_macs_pair += 2 * constant(type->dims[1]) * constant(type->dims[2]);
+      c->key_bytes += cached_bytes(g, node->operands[1]) + cached_bytes(g, node->operands[2]);
+      return;
     case QN_OP_ATTN_SCORES: {
       const qn_type *q = &qn_graph_node(g, node->operands[0])->type;
-      c->key += constant(q->dims[1]) * constant(q->dims[2]);
-      break;
+      c->f32_macs_pair += constant(q->dims[1]) * constant(q->dims[2]);
+      c->key_bytes += cached_bytes(g, node->operands[1]);
+      return;
     }
-    case QN_OP_ATTN_MIX: c->key += constant(type->dims[1]) * constant(type->dims[2]); break;
+    case QN_OP_ATTN_MIX:
+      c->f32_macs_pair += constant(type->dims[1]) * constant(type->dims[2]);
+      c->key_bytes += cached_bytes(g, node->operands[1]);
+      return;
     default: break;
   }
+  double flops = qn_node_cost(g, id, one_of_each).flops;
+  add_for(what_for(type), flops > 0 ? (uint64_t)flops : 0, &c->flops_token, &c->flops_row, &c->flops_pair);
+}
+
+// Bytes of a value between kernels with every symbol one.
+static uint64_t value_bytes(const qn_type *type) {
+  int64_t elements = 0;
+  if (!qn_type_elements(type, one_of_each, &elements)) return 0;
+  if (type->dtype == QN_DTYPE_A8) return (uint64_t)elements * 3 / 2;  // ir/dtype.def
+  return (uint64_t)elements * qn_dtype_size(type->dtype);
 }
 
 // Weights that a step reads whole: a table that is only looked up is not among them, unless a product reads it too.
-static void count_step(const qn_program *p, const qn_pstep *step, cost *c) {
-  const qn_pkernel *kernel = &p->kernels.items[step->kernel];
+static void count_buffer(const qn_pkernel *kernel, const qn_pbuf *buffer, bool of_rows, quern_kernel_cost *c) {
+  bool lookup = buffer->layout == QN_LAYOUT_ROWS1 || (buffer->layout == QN_LAYOUT_ROWS16 && !kernel->is_matmul);
+  if (buffer->kind == QN_PB_WEIGHT && !lookup) c->weight_bytes += buffer->bytes;
+  if (buffer->kind != QN_PB_ARENA && buffer->kind != QN_PB_INPUT) return;
+  counted_for what = what_for(&buffer->type);
+  if (what == FOR_TOKEN && of_rows) what = FOR_ROW;  // of all tokens' values those that it gathers
+  add_for(what, value_bytes(&buffer->type), &c->value_bytes_token, &c->value_bytes_row, &c->value_bytes_pair);
+}
+
+quern_kernel_cost quern_step_cost(const qn_graph *graph, const qn_program *program, const qn_pstep *step) {
+  quern_kernel_cost c = {0};
+  const qn_pkernel *kernel = &program->kernels.items[step->kernel];
+  bool of_rows = false;
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    if (qn_graph_node(graph, id)->group != step->group) continue;
+    count_node(graph, id, &c);
+    of_rows = of_rows || what_for(&qn_graph_node(graph, id)->type) == FOR_ROW;
+  }
   for (size_t i = 0; i < kernel->plain->param_count; i++) {
-    const qn_pbuf *buffer = &p->buffers.items[step->buffers[i]];
-    bool lookup = buffer->layout == QN_LAYOUT_ROWS1 || (buffer->layout == QN_LAYOUT_ROWS16 && !kernel->is_matmul);
     bool again = false;
     for (size_t j = 0; j < i; j++) again = again || step->buffers[j] == step->buffers[i];
-    if (buffer->kind == QN_PB_WEIGHT && !lookup && !again) c->weight_bytes += buffer->bytes;
+    if (!again) count_buffer(kernel, &program->buffers.items[step->buffers[i]], of_rows, &c);
   }
+  return c;
 }
 
 void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *out) {
-  cost c = {0};
-  for (qn_id id = 1; id < graph->nodes.count; id++) count_node(graph, qn_graph_node(graph, id), &c);
-  for (size_t i = 0; i < program->steps.count; i++) count_step(program, &program->steps.items[i], &c);
+  quern_kernel_cost sum = {0};
+  for (size_t i = 0; i < program->steps.count; i++) {
+    quern_kernel_cost c = quern_step_cost(graph, program, &program->steps.items[i]);
+#define X(field, meaning) sum.field += c.field;
+    QUERN_KERNEL_COSTS(X)
+#undef X
+  }
   const struct {
     const char *key;
     uint64_t value;
-  } lines[] = {{"weight_bytes", c.weight_bytes},  {"token_bytes", c.token_bytes},  {"key_bytes", c.key_bytes},
-               {"int8_macs_token", c.int8_token}, {"f32_macs_token", c.f32_token}, {"int8_macs_row", c.int8_row},
-               {"f32_macs_row", c.f32_row},       {"f32_macs_key", c.key}};
+  } lines[] = {{"weight_bytes", sum.weight_bytes},     {"token_bytes", sum.token_bytes},
+               {"key_bytes", sum.key_bytes},           {"int8_macs_token", sum.int8_macs_token},
+               {"f32_macs_token", sum.f32_macs_token}, {"int8_macs_row", sum.int8_macs_row},
+               {"f32_macs_row", sum.f32_macs_row},     {"f32_macs_key", sum.f32_macs_pair}};
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
     qn_buf_printf(out, "cost.%s = %" PRIu64 "\n", lines[i].key, lines[i].value);
   }

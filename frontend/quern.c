@@ -15,6 +15,7 @@
 #include "frontend/import/gguf.h"
 #include "frontend/import/import.h"
 #include "frontend/import/vocab.h"
+#include "frontend/kernel_facts.h"
 #include "passes/pass.h"
 #include "runtime/base/hash.h"
 #include "runtime/cpu_features.h"
@@ -314,10 +315,7 @@ static qn_status make_texts(compilation *c, const char *model_path) {
   qn_graph_print(c->pass.graph, &c->graph_text);
   qn_program_print(c->pass.program, &c->kernels_text);
   put_schedules(c);
-  for (size_t i = 0; i < c->pass.program->kernels.count; i++) {
-    qn_buf_putc(&c->kernels_text, '\n');
-    qn_lkernel_print(c->pass.program->kernels.items[i].plain, &c->kernels_text);
-  }
+  quern_put_kernels(c->pass.graph, c->pass.program, &c->kernels_text);
   bool failed = s->failed || c->graph_text.failed || c->kernels_text.failed;
   return failed ? qn_fail_nomem(c->diag, model_path, "the artifact's texts") : QN_OK;
 }
