@@ -13,8 +13,10 @@ typedef struct qn_tuning_task {
   const qn_pkernel *kernel;    // of the program
   const qn_pstep *step;        // one that calls it: its buffers say what the parameters are
   int64_t rows_min, rows_max;  // the class
-  int64_t rows;                // that it is timed at: the value of the kernel's `rows` symbol; 1 where it has none
-  int64_t keys;                // in the cache (the S symbol) while it is timed
+  // What it is timed at: the value of the kernel's `rows` symbol (T, the tokens of the step, or R), and of T where it
+  // has none. Of a kernel whose symbol is R, T is the same number.
+  int64_t rows;
+  int64_t keys;  // in the cache before the step, while it is timed
   int threads;
   double bound_s;  // no schedule is faster than this (roofline); 0 = not known
   double weight;   // calls of it in the work that is tuned for: seconds * weight is its share
