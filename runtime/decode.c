@@ -37,6 +37,7 @@ struct qn_decoder {
   int64_t pitch, vocab;                // of a row of logits, elements
   int64_t chunk, max_rows;
   int64_t count, rows;  // tokens and wanted rows of this step
+  int decode_threads;
 };
 
 // --- what the program looks like
@@ -155,7 +156,9 @@ qn_status qn_decoder_create(const qn_artifact *artifact, qn_threads *threads, co
   d->artifact = artifact;
   d->threads = threads;
   d->allocator = allocator;
-  qn_status status = build(d, options ? options : &none, diag);
+  if (!options) options = &none;
+  d->decode_threads = options->decode_threads > 0 ? options->decode_threads : qn_threads_created(threads);
+  qn_status status = build(d, options, diag);
   if (status == QN_OK) {
     *out = d;
   } else {
@@ -213,7 +216,14 @@ static void push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
   d->count++;
 }
 
+static bool one_token_each(const qn_decoder *d) {
+  for (int64_t i = 0; i < d->count; i++)
+    if (d->pending[d->arrays[INPUT_SEQ][i]] > 1) return false;
+  return true;
+}
+
 static qn_status run(qn_decoder *d, qn_diag *diag) {
+  qn_threads_use(d->threads, one_token_each(d) ? d->decode_threads : qn_threads_created(d->threads));
   int64_t symbols[QN_ARTIFACT_SYMBOLS] = {
       [SYM_T] = d->count,
       [SYM_R] = d->rows,

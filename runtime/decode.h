@@ -12,6 +12,7 @@ typedef struct qn_decoder_options {
   int64_t chunk;      // tokens evaluated in one step; 0 = as many as the program allows
   int32_t sequences;  // 0 = 1
   int64_t pages;      // of the KV pool; 0 = enough for every sequence at its full context
+  int decode_threads;  // of the threads, for steps of one token a sequence; 0 = all
   qn_executor_options executor;
 } qn_decoder_options;
 

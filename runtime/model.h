@@ -30,6 +30,7 @@ struct quern_session {
   qn_threads *threads;  // owned
   qn_decoder *decoder;  // owned
   size_t step_rows;     // wanted items of the last step
+  int decode_threads;
 };
 
 QN_CHECKED qn_status qn_model_open(const char *path, const quern_model_options *options, quern_model **out,

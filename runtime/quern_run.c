@@ -185,6 +185,8 @@ quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, s
 
 // ---- sessions
 
+#define MAX_SPIN_US 1000000
+
 static qn_status create_session(quern_session *session, const quern_session_options *options, qn_diag *diag) {
   quern_model *model = session->model;
   qn_decoder_options decoder = {
@@ -192,6 +194,16 @@ static qn_status create_session(quern_session *session, const quern_session_opti
   decoder.executor =
       (qn_executor_options){.target = model->target, .jit_entries = model->jit.entries, .profile = options->profile};
   QN_TRY(qn_threads_create(options->threads, !options->no_pin, qn_allocator_default(), &session->threads, diag));
+  int created = qn_threads_created(session->threads);
+  if (options->decode_threads < 0 || options->decode_threads > created)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "decode_threads", "got %d, want 1 to the %d threads, or 0 for all",
+                   options->decode_threads, created);
+  if (options->spin_us < -1 || options->spin_us > MAX_SPIN_US)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "spin_us", "got %lld, want -1 to %d", (long long)options->spin_us,
+                   MAX_SPIN_US);
+  if (options->spin_us != 0)
+    qn_threads_set_spin(session->threads, options->spin_us < 0 ? 0 : (uint64_t)options->spin_us * 1000);
+  decoder.decode_threads = session->decode_threads = options->decode_threads ? options->decode_threads : created;
   return qn_decoder_create(&model->artifact, session->threads, &decoder, qn_allocator_default(), &session->decoder,
                            diag);
 }
@@ -223,7 +235,8 @@ void quern_session_destroy(quern_session *session) {
 void quern_session_get_info(const quern_session *session, quern_session_info *out_info) {
   const qn_decoder *decoder = session->decoder;
   *out_info = (quern_session_info){
-      .threads = qn_threads_count(session->threads),
+      .threads = qn_threads_created(session->threads),
+      .decode_threads = session->decode_threads,
       .context = qn_decoder_context(decoder),
       .chunk = qn_decoder_chunk(decoder),
       .sequences = qn_decoder_sequences(decoder),

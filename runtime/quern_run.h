@@ -132,6 +132,12 @@ typedef struct quern_session_options {
   int32_t sequences;  // 0 = 1; LIMIT beyond what the artifact was compiled for (quern_compile_options.sequences)
   int64_t pages;      // KV cache pages for all sequences; 0 = enough for all at their full context
   bool profile;       // time every kernel (quern_session_profile)
+  // How many of `threads` compute steps of one token a sequence: memory is read as fast by fewer threads than a prompt
+  // has work for. 0 = all. What is computed does not depend on it.
+  int decode_threads;
+  // How long a thread that waits for others watches before it sleeps, microseconds: 0 = 40, -1 = not at all. Ignored
+  // where threads outnumber the CPUs.
+  int64_t spin_us;
 } quern_session_options;
 
 // *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical
@@ -141,7 +147,7 @@ quern_status quern_session_create(quern_model *model, const quern_session_option
 void quern_session_destroy(quern_session *session);  // NULL is harmless
 
 typedef struct quern_session_info {
-  int threads;
+  int threads, decode_threads;
   int64_t context, chunk;
   int32_t sequences;
   uint64_t kv_bytes;     // of the KV cache when full

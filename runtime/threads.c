@@ -18,7 +18,6 @@
 #include "runtime/topology.h"
 
 #define CACHE_LINE       64
-#define SPIN_NS          40000  // longer than a barrier's usual skew, shorter than two sleeps and wake-ups
 #define PAUSES_PER_CHECK 32
 #define STACK_BYTES      (8u << 20)
 #define MAX_THREADS      4096
@@ -42,9 +41,15 @@ struct qn_threads {
   alignas(CACHE_LINE) atomic_uint work_sleepers;  // on any qn_work
   alignas(CACHE_LINE) qn_thread_fn fn;            // of this run; NULL = stop
   void *context;
-  int count;
+  int count;  // that take part in runs, at most `created`
+  int created;
   bool pin;
-  uint64_t spin_ns;  // 0 where threads outnumber cores: who spins keeps the one it waits for from running
+  _Atomic uint64_t spin_ns;  // 0 where threads outnumber cores: who spins keeps the one it waits for from running
+  // Workers from `keep` on leave at the end of a run, to wait for `rejoin`. Of those who wait, the ones before `wanted`
+  // go on with the next run. They are two: who was called must come even if the next run sends it away again.
+  signal_word rejoin;
+  atomic_int keep, wanted;
+  atomic_uint runs_at_rejoin;
   int holds;         // of the caller, nested
   bool bound;        // the caller, who had the mask `before`
   cpu_set_t before;
@@ -91,15 +96,30 @@ static void signal_wait(signal_word *word, unsigned seen, uint64_t spin_ns) {
   atomic_fetch_sub(&word->sleepers, 1);
 }
 
+static uint64_t spin_of(qn_threads *threads) { return atomic_load_explicit(&threads->spin_ns, memory_order_relaxed); }
+
+// Sleeps until this worker is wanted again; `seen` is of `rejoin` before it left. The runs that are over by then.
+static unsigned sit_out(worker *self, unsigned seen) {
+  qn_threads *threads = self->threads;
+  do {
+    signal_wait(&threads->rejoin, seen, 0);
+    seen = atomic_load(&threads->rejoin.value);
+  } while (self->index >= atomic_load(&threads->wanted));
+  return atomic_load(&threads->runs_at_rejoin);
+}
+
 static void *worker_main(void *argument) {
   worker *self = argument;
   qn_threads *threads = self->threads;
   if (threads->pin) qn_topology_bind(self->index);  // where it is refused the scheduler places it
-  for (unsigned run = 0;; run++) {
-    signal_wait(&threads->run, run, threads->spin_ns);
+  for (unsigned run = 0;;) {
+    signal_wait(&threads->run, run++, spin_of(threads));
     if (!threads->fn) return NULL;
     threads->fn(threads->context, self->index, threads->count);
+    unsigned seen = atomic_load(&threads->rejoin.value);  // before the barrier: past it the caller may change both
+    bool leaves = self->index >= atomic_load(&threads->keep);
     qn_threads_barrier(threads);
+    if (leaves) run = sit_out(self, seen);
   }
 }
 
@@ -146,9 +166,10 @@ qn_status qn_threads_create(int count, bool pin, const qn_allocator *allocator, 
   qn_threads *threads = (qn_threads *)qn_align_up((size_t)(uintptr_t)block, CACHE_LINE);
   threads->block = block;
   threads->allocator = allocator;
-  threads->count = count;
+  threads->count = threads->created = count;
+  atomic_init(&threads->keep, count);
   threads->pin = pin && count > 1 && count <= machine->cores;
-  threads->spin_ns = count <= machine->cpus ? SPIN_NS : 0;
+  atomic_init(&threads->spin_ns, count <= machine->cpus ? QN_THREADS_SPIN_NS : 0);
   threads->workers = qn_alloc_zeroed(allocator, worker_bytes(count));
   qn_status status = QN_OK;
   if (count > 1) {
@@ -166,12 +187,35 @@ qn_status qn_threads_create(int count, bool pin, const qn_allocator *allocator, 
 void qn_threads_destroy(qn_threads *threads) {
   if (!threads) return;
   const qn_allocator *allocator = threads->allocator;
-  if (threads->count > 1) stop_workers(threads, threads->count - 1);
-  qn_free(allocator, threads->workers, worker_bytes(threads->count));
+  qn_threads_use(threads, threads->created);
+  if (threads->created > 1) stop_workers(threads, threads->created - 1);
+  qn_free(allocator, threads->workers, worker_bytes(threads->created));
   qn_free(allocator, threads->block, sizeof(qn_threads) + CACHE_LINE);
 }
 
 int qn_threads_count(const qn_threads *threads) { return threads->count; }
+int qn_threads_created(const qn_threads *threads) { return threads->created; }
+
+void qn_threads_set_spin(qn_threads *threads, uint64_t spin_ns) {
+  if (threads->created <= qn_topology_get()->cpus) atomic_store(&threads->spin_ns, spin_ns);
+}
+
+static void do_nothing(void *context, int thread, int thread_count) { (void)context, (void)thread, (void)thread_count; }
+
+void qn_threads_use(qn_threads *threads, int count) {
+  count = count < 1 ? 1 : count > threads->created ? threads->created : count;
+  if (count < threads->count) {
+    atomic_store(&threads->keep, count);
+    qn_threads_run(threads, do_nothing, NULL);  // at its end those leave that are too many
+    threads->count = count;
+  } else if (count > threads->count) {
+    atomic_store(&threads->runs_at_rejoin, atomic_load(&threads->run.value));
+    threads->count = count;
+    atomic_store(&threads->keep, count);
+    atomic_store(&threads->wanted, count);
+    signal_raise(&threads->rejoin);
+  }
+}
 
 void qn_threads_run(qn_threads *threads, qn_thread_fn fn, void *context) {
   if (threads->count == 1) {
@@ -194,13 +238,14 @@ void qn_threads_release(qn_threads *threads) {
 }
 
 void qn_threads_barrier(qn_threads *threads) {
-  if (threads->count == 1) return;
+  unsigned count = (unsigned)threads->count;  // before we arrive: once all have, the caller may change it
+  if (count == 1) return;
   unsigned phase = atomic_load_explicit(&threads->phase.value, memory_order_relaxed);  // cannot move before we arrive
-  if (atomic_fetch_add(&threads->arrived, 1) + 1 == (unsigned)threads->count) {
+  if (atomic_fetch_add(&threads->arrived, 1) + 1 == count) {
     atomic_store_explicit(&threads->arrived, 0, memory_order_relaxed);  // published by the phase
     signal_raise(&threads->phase);
   } else {
-    signal_wait(&threads->phase, phase, threads->spin_ns);
+    signal_wait(&threads->phase, phase, spin_of(threads));
   }
 }
 
@@ -243,13 +288,13 @@ static bool work_is_done(qn_work *work) {
 
 void qn_work_wait(qn_threads *threads, qn_work *work) {
   if (work_is_done(work)) return;
-  uint64_t start = threads->spin_ns > 0 ? now_ns() : 0;
-  while (threads->spin_ns > 0) {
+  uint64_t spin_ns = spin_of(threads), start = spin_ns > 0 ? now_ns() : 0;
+  while (spin_ns > 0) {
     for (int i = 0; i < PAUSES_PER_CHECK; i++) {
       relax();
       if (work_is_done(work)) return;
     }
-    if (now_ns() - start > threads->spin_ns) break;
+    if (now_ns() - start > spin_ns) break;
   }
   atomic_fetch_add(&threads->work_sleepers, 1);
   for (uint32_t done; (done = atomic_load(&work->done)) != work->extent;) {

@@ -18,7 +18,17 @@ typedef void (*qn_thread_fn)(void *context, int thread, int thread_count);
 QN_CHECKED qn_status qn_threads_create(int count, bool pin, const qn_allocator *allocator, qn_threads **out,
                                        qn_diag *diag);
 void qn_threads_destroy(qn_threads *threads);
+// How many take part in runs: all at first.
 int qn_threads_count(const qn_threads *threads);
+int qn_threads_created(const qn_threads *threads);
+// From the next run on the first `count` take part, 1 to as many as were created (what is outside is taken as the
+// nearest); the others sleep, and cost nothing but their waking when they are wanted again. By the caller, between
+// runs.
+void qn_threads_use(qn_threads *threads, int count);
+// How long who waits watches before it sleeps, from the waits after this on. Nothing happens where threads outnumber
+// the CPUs, since there who waits keeps the one it waits for from running.
+void qn_threads_set_spin(qn_threads *threads, uint64_t spin_ns);
+#define QN_THREADS_SPIN_NS 40000  // without that
 // Runs fn on every thread and returns when all have finished.
 void qn_threads_run(qn_threads *threads, qn_thread_fn fn, void *context);
 // Binds the calling thread to core 0 (with pin) until it releases; may be nested. Around many runs, not around each: it

@@ -44,13 +44,14 @@ START_TEST(chunks_make_no_difference) {
   enum { COUNT = 77 };
   int32_t tokens[COUNT];
   static const int64_t chunks[] = {0, 1, 2, 7, 15, 16};
-  static const int thread_counts[] = {1, 2, 3};
+  static const int thread_counts[] = {1, 2, 3}, decode_counts[] = {0, 1, 2};
   static float all[COUNT * QN_FAKE_VOCAB];
   random_tokens(tokens, COUNT, 1);
   for (size_t c = 0; c < QN_COUNT(chunks); c++) {
     for (size_t n = 0; n < QN_COUNT(thread_counts); n++) {
       fixture f;
-      set_up(&f, NULL, thread_counts[n], &(qn_decoder_options){.context = 100, .chunk = chunks[c]});
+      set_up(&f, NULL, thread_counts[n],
+             &(qn_decoder_options){.context = 100, .chunk = chunks[c], .decode_threads = decode_counts[n]});
       ck_assert_int_eq(qn_decoder_chunk(f.decoder), chunks[c] ? chunks[c] : 16);
       const float *last = NULL;
       size_t allocations = qn_test_allocator_memory()->allocations;

@@ -236,6 +236,15 @@ START_TEST(a_session) {
   ck_assert_ptr_null(session);
   FAILS(QUERN_ERR_ARGUMENT, "threads",
         quern_session_create(model, &(quern_session_options){.threads = -1}, &session, error));
+  FAILS(QUERN_ERR_ARGUMENT, "decode_threads: got 3, want 1 to the 2 threads, or 0 for all",
+        quern_session_create(model, &(quern_session_options){.threads = 2, .decode_threads = 3}, &session, error));
+  FAILS(QUERN_ERR_ARGUMENT, "spin_us: got -2, want -1 to 1000000",
+        quern_session_create(model, &(quern_session_options){.threads = 2, .spin_us = -2}, &session, error));
+  OK(quern_session_create(model, &(quern_session_options){.threads = 2, .decode_threads = 1, .spin_us = -1}, &session,
+                          error));
+  quern_session_get_info(session, &info);
+  ck_assert(info.threads == 2 && info.decode_threads == 1);
+  quern_session_destroy(session);
   quern_model_close(model);
   ck_assert_int_eq(qn_fake_errors(), 0);
 }

@@ -68,6 +68,30 @@ START_TEST(every_piece_is_done_once) {
 }
 END_TEST
 
+// Others sit out, sleep, and come back in the middle of everything, with and without runs in between.
+START_TEST(some_of_the_threads) {
+  enum { MOST = 8 };
+  qn_threads *threads = create(MOST, false);
+  qn_test_random random = {7};
+  tally t = {.threads = threads};
+  int want[MOST] = {0};
+  ck_assert_int_eq(qn_threads_created(threads), MOST);
+  for (int run = 1; run <= 2000; run++) {
+    int use = 1 + (int)(qn_test_random_u64(&random) % MOST);
+    qn_threads_use(threads, use);
+    ck_assert_int_eq(qn_threads_count(threads), use);
+    if (qn_test_random_u64(&random) % 8 == 0) qn_threads_set_spin(threads, qn_test_random_u64(&random) % 50000);
+    if (qn_test_random_u64(&random) % 4 == 0) continue;
+    run_marking(&t, 10);
+    for (int i = 0; i < MOST; i++) want[i] += i < use;
+    for (int i = 0; i < MOST; i++) qn_check(t.threads_seen[i] == want[i], "thread %d of %d, run %d", i, use, run);
+  }
+  qn_threads_use(threads, 0);
+  ck_assert_int_eq(qn_threads_count(threads), 1);
+  qn_threads_destroy(threads);  // with all but one asleep
+}
+END_TEST
+
 START_TEST(threads_that_sleep_wake_up) {
   qn_threads *threads = create(3, false);
   tally t = {.threads = threads};
@@ -265,7 +289,7 @@ START_TEST(cpu_features) {
 }
 END_TEST
 
-QN_CASE(runs, every_piece_is_done_once, threads_that_sleep_wake_up, many_short_runs)
+QN_CASE(runs, every_piece_is_done_once, some_of_the_threads, threads_that_sleep_wake_up, many_short_runs)
 QN_CASE(barriers, nobody_passes_a_barrier_early)
 QN_CASE(creation, counts_and_errors, out_of_memory, the_caller_keeps_its_cpus)
 QN_CASE(machine, the_machine, memory_of_one_node, cpu_features)
