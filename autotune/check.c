@@ -1,0 +1,366 @@
+// Checking machine code against the plain kernel (check.h).
+#include "autotune/check.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "autotune/sample.h"
+#include "ir/loop_interp.h"
+#include "runtime/base/hash.h"
+
+enum { MAX_POINTS = 48, CHECK_KEYS = 70, CHECK_SEQUENCES = 3 };
+
+// A parameter that the kernel writes.
+typedef struct output {
+  size_t param;
+  size_t size;
+  uint8_t *written;    // owned: not 0 for each byte that the plain kernel writes
+  uint8_t *interpreted;  // owned: the pattern, and over it what the interpreter wrote
+  uint8_t *kept;       // owned: what code that was right left; NULL = nothing yet
+  int64_t width;       // of a row that is padded, in elements; 0 = rows have no padding
+} output;
+
+struct qn_check {
+  const qn_allocator *allocator;  // borrowed
+  qn_inputs *inputs;              // owned
+  void **pointers;                // owned: what the code is called with
+  output *outputs;                // owned
+  size_t output_count;
+};
+
+// --- what must come out
+
+static qn_status add_outputs(qn_check *c, qn_diag *diag) {
+  const qn_subject *s = &c->inputs->subject;
+  c->outputs = qn_alloc_zeroed(c->allocator, (c->inputs->count + 1) * sizeof *c->outputs);
+  c->pointers = qn_alloc_zeroed(c->allocator, (c->inputs->count + 1) * sizeof *c->pointers);
+  if (!c->outputs || !c->pointers) return qn_fail_nomem(diag, s->plain->name, "its outputs");
+  for (size_t i = 0; i < c->inputs->count; i++) {
+    c->pointers[i] = c->inputs->buffers[i].data;
+    if (!s->plain->params[i]->writable) continue;
+    output *o = &c->outputs[c->output_count++];
+    *o = (output){.param = i, .size = c->inputs->buffers[i].size};
+    o->written = qn_alloc_zeroed(c->allocator, o->size);
+    o->interpreted = qn_alloc(c->allocator, o->size);
+    if (o->size && (!o->written || !o->interpreted)) return qn_fail_nomem(diag, s->plain->name, "its outputs");
+    qn_inputs_poison(i, o->interpreted, o->size);
+    const qn_pbuf *p = s->params[i];
+    if (p->kind != QN_PB_ARENA || p->type.rank < 2 || p->row_pitch <= 0 || p->type.dtype == QN_DTYPE_A8) continue;
+    o->width = 1;
+    for (int d = 1; d < p->type.rank; d++) o->width *= qn_dim_at(p->type.dims[d], c->inputs->symbols);
+  }
+  return QN_OK;
+}
+
+// The interpreter's buffers: the inputs, and in place of outputs `written` or `interpreted`.
+static qn_linterp_buffer *bind(const qn_check *c, bool footprint, qn_arena *arena) {
+  qn_linterp_buffer *bound = QN_ARENA_ARRAY(arena, c->inputs->count + 1, qn_linterp_buffer);
+  if (!bound) return NULL;
+  for (size_t i = 0; i < c->inputs->count; i++)
+    bound[i] = (qn_linterp_buffer){c->inputs->buffers[i].data, c->inputs->buffers[i].size};
+  for (size_t i = 0; i < c->output_count; i++)
+    bound[c->outputs[i].param].data = footprint ? c->outputs[i].written : c->outputs[i].interpreted;
+  return bound;
+}
+
+static qn_status interpret(const qn_check *c, const qn_lkernel *kernel, const qn_linterp_buffer *bound, qn_diag *diag) {
+  return qn_lkernel_interpret(kernel, bound, c->inputs->symbols, 0, INT64_MAX, c->allocator, diag);
+}
+
+static qn_status find_written(qn_check *c, qn_arena *arena, qn_diag *diag) {
+  const qn_lkernel *plain = c->inputs->subject.plain;
+  qn_lbuild b;
+  qn_lkernel *copy = qn_lkernel_copy(&b, arena, plain, plain->name);
+  qn_linterp_buffer *bound = bind(c, true, arena);
+  if (copy) qn_footprint(&b);
+  if (!copy || !bound || b.failed) return qn_fail_nomem(diag, plain->name, "its check");
+  return interpret(c, copy, bound, diag);
+}
+
+// How deep iterations are chosen, and how many: the shallowest of which a few are affordable.
+static int choose_depth(const qn_nest *nest, const qn_lkernel *kernel, const int64_t *symbols, int64_t work,
+                        int64_t *out_points) {
+  int depth = nest->depth > 0 ? 1 : 0;
+  while (depth < nest->depth && qn_nest_cost(nest, depth, kernel, symbols) > work / 4) depth++;
+  int64_t points = work / qn_nest_cost(nest, depth, kernel, symbols), all = 1;
+  for (int i = 0; i < depth && all <= MAX_POINTS; i++) all *= nest->trips[i] > MAX_POINTS ? MAX_POINTS + 1 : nest->trips[i];
+  points = points < 2 ? 2 : points > MAX_POINTS ? MAX_POINTS : points;
+  *out_points = points < all ? points : all;
+  return depth;
+}
+
+// Iteration `point`: the first, the last, then any, at the ends more often; or all of them where there are few.
+static void choose_point(const qn_nest *nest, int depth, int64_t point, bool all, uint64_t seed, int64_t *at) {
+  for (int i = depth - 1; i >= 0; i--) {
+    uint64_t words[] = {seed, (uint64_t)point, (uint64_t)i}, random = qn_hash64(words, sizeof words, 5);
+    int64_t last = nest->trips[i] - 1;
+    if (all) {
+      at[i] = point % nest->trips[i];
+      point /= nest->trips[i];
+    } else if (point < 2) {
+      at[i] = point ? last : 0;
+    } else {
+      at[i] = random % 8 == 0 ? 0 : random % 8 == 1 ? last : (int64_t)(random / 8 % (uint64_t)nest->trips[i]);
+    }
+  }
+}
+
+static qn_status interpret_some(qn_check *c, int64_t work, qn_arena *arena, qn_diag *diag) {
+  const qn_lkernel *plain = c->inputs->subject.plain;
+  const int64_t *symbols = c->inputs->symbols;
+  qn_lbuild b;
+  qn_nest nest;
+  qn_lkernel *copy = qn_lkernel_copy(&b, arena, plain, plain->name);
+  qn_linterp_buffer *bound = bind(c, false, arena);
+  if (!copy || !bound) return qn_fail_nomem(diag, plain->name, "its check");
+  qn_nest_find(copy, symbols, &nest);
+  int64_t points = 0, all = 1;
+  int depth = choose_depth(&nest, copy, symbols, work, &points);
+  for (int i = 0; i < depth && all <= points; i++) all *= nest.trips[i];
+  for (int64_t point = 0; point < points; point++) {
+    int64_t at[QN_NEST_DEPTH] = {0};
+    choose_point(&nest, depth, point, all == points, c->inputs->seed, at);
+    qn_nest_select(&b, &nest, depth, at);
+    if (b.failed) return qn_fail_nomem(diag, plain->name, "its check");
+    QN_TRY(interpret(c, copy, bound, diag));
+  }
+  return QN_OK;
+}
+
+// Writing to what is only read is a fault.
+static qn_status protect_inputs(const qn_check *c, qn_diag *diag) {
+  for (size_t i = 0; i < c->inputs->count; i++) {
+    const qn_guarded *g = &c->inputs->buffers[i];
+    if (c->inputs->subject.plain->params[i]->writable || c->inputs->borrowed[i]) continue;
+    if (!qn_guarded_protect(g)) return qn_fail_nomem(diag, c->inputs->subject.plain->name, "protected memory");
+  }
+  return QN_OK;
+}
+
+qn_status qn_check_create(const qn_subject *subject, int64_t rows, uint64_t seed, int64_t work,
+                          const qn_check *weights_of, const qn_allocator *allocator, qn_check **out, qn_diag *diag) {
+  int64_t symbols[QN_SYM_COUNT];
+  qn_arena arena;
+  *out = NULL;
+  qn_check *c = qn_alloc_zeroed(allocator, sizeof *c);
+  if (!c) return qn_fail_nomem(diag, subject->plain->name, "its check");
+  c->allocator = allocator;
+  qn_arena_init(&arena, allocator);
+  qn_subject_symbols(subject, rows, CHECK_KEYS, CHECK_SEQUENCES, symbols);
+  qn_status status = qn_inputs_create(subject, symbols, seed, QN_INPUTS_CHECK, weights_of ? weights_of->inputs : NULL,
+                                      allocator, &c->inputs, diag);
+  if (status == QN_OK) status = add_outputs(c, diag);
+  if (status == QN_OK) status = find_written(c, &arena, diag);
+  if (status == QN_OK) status = interpret_some(c, work, &arena, diag);
+  if (status == QN_OK) status = protect_inputs(c, diag);
+  qn_arena_deinit(&arena);
+  if (status == QN_OK) {
+    *out = c;
+  } else {
+    qn_check_destroy(c);
+  }
+  return status;
+}
+
+void qn_check_destroy(qn_check *c) {
+  if (!c) return;
+  for (size_t i = 0; i < c->output_count; i++) {
+    qn_free(c->allocator, c->outputs[i].written, c->outputs[i].size);
+    qn_free(c->allocator, c->outputs[i].interpreted, c->outputs[i].size);
+    qn_free(c->allocator, c->outputs[i].kept, c->outputs[i].size);
+  }
+  if (c->pointers) qn_free(c->allocator, c->pointers, (c->inputs->count + 1) * sizeof *c->pointers);
+  if (c->outputs) qn_free(c->allocator, c->outputs, (c->inputs->count + 1) * sizeof *c->outputs);
+  qn_inputs_destroy(c->inputs);
+  qn_free(c->allocator, c, sizeof *c);
+}
+
+// --- running
+
+// The two ends alone, and what is between them in two parts; the later first.
+static void run_pieces(const qn_check *c, void *const *pointers, qn_kernel_entry entry, int64_t extent) {
+  int64_t ends[] = {0, extent > 0, extent / 2, extent - 1, extent};
+  for (int i = 3; i >= 0; i--) {
+    int64_t begin = ends[i] > ends[1] ? ends[i] : i > 0 ? ends[1] : 0;
+    if (begin < ends[i + 1]) entry(pointers, c->inputs->symbols, begin, ends[i + 1]);
+  }
+}
+
+// --- comparing
+
+typedef enum element_kind { FLOAT32, FLOAT16, BFLOAT16, BYTES } element_kind;
+
+typedef struct element {
+  element_kind kind;
+  size_t size;
+} element;
+
+// What lies at a place of an output: of a8 rows codes, then scales, then sums.
+static element element_at(const qn_pbuf *p, const int64_t *symbols, size_t at) {
+  if (p->type.dtype == QN_DTYPE_F16) return (element){FLOAT16, 2};
+  if (p->type.dtype == QN_DTYPE_BF16) return (element){BFLOAT16, 2};
+  if (p->type.dtype != QN_DTYPE_A8) return (element){p->type.dtype == QN_DTYPE_I32 ? BYTES : FLOAT32, 4};
+  int64_t width = 1, in_row = p->row_pitch > 0 ? (int64_t)at % p->row_pitch : (int64_t)at;
+  for (int i = 1; i < p->type.rank; i++) width *= qn_dim_at(p->type.dims[i], symbols);
+  if (in_row < width) return (element){BYTES, 1};
+  return (element){in_row < width + width / 8 ? FLOAT32 : BYTES, 4};
+}
+
+static double read_element(element e, const uint8_t *at) {
+  uint16_t half = 0;
+  uint32_t word = 0;
+  float value = 0;
+  if (e.size == 2) memcpy(&half, at, 2);
+  if (e.size == 4) memcpy(&word, at, 4);
+  memcpy(&value, &word, sizeof value);
+  switch (e.kind) {
+    case FLOAT32: return (double)value;
+    case FLOAT16: return (double)qn_f16_to_f32(half);
+    case BFLOAT16: return (double)qn_bf16_to_f32(half);
+    case BYTES: break;
+  }
+  return e.size == 1 ? (double)(int8_t)*at : (double)(int32_t)word;
+}
+
+static bool same(element e, const uint8_t *a, const uint8_t *b) {
+  if (memcmp(a, b, e.size) == 0) return true;
+  return e.kind != BYTES && isnan(read_element(e, a)) && isnan(read_element(e, b));
+}
+
+static bool is_pattern(size_t param, size_t at, element e, const uint8_t *data) {
+  for (size_t i = 0; i < e.size; i++)
+    if (data[at + i] != qn_inputs_poison_byte(param, at + i)) return false;
+  return true;
+}
+
+static bool in_padding(const qn_pbuf *p, const output *o, size_t at) {
+  return o->width > 0 && (int64_t)(at / 4) % p->row_pitch >= o->width;
+}
+
+static void tell(const qn_check *c, const output *o, size_t at, element e, const uint8_t *got, const uint8_t *want,
+                 const char *by, qn_check_result *out) {
+  const qn_pbuf *p = c->inputs->subject.params[o->param];
+  int64_t index = (int64_t)(at / e.size), pitch = p->kind == QN_PB_ARENA && p->row_pitch > 0 ? p->row_pitch : 0;
+  if (p->type.dtype == QN_DTYPE_A8) index = (int64_t)at;
+  char place[64], wanted[40] = "";
+  if (pitch) snprintf(place, sizeof place, "row %" PRId64 ", column %" PRId64, index / pitch, index % pitch);
+  else snprintf(place, sizeof place, "element %" PRId64, index);
+  if (want) snprintf(wanted, sizeof wanted, ", want %.9g", read_element(e, want));
+  snprintf(out->text, sizeof out->text, "%" PRId64 " rows, seed %" PRIu64 ": '%s', %s: got %.9g%s%s",
+           c->inputs->symbols[QN_SYM_T], c->inputs->seed, c->inputs->subject.plain->params[o->param]->name, place,
+           read_element(e, got), wanted, by);
+  out->right = false;
+}
+
+// One element of an output; false ends the comparison.
+static bool compare_element(const qn_check *c, const output *o, size_t at, element e, const uint8_t *got,
+                            int64_t *small_gaps, qn_check_result *out) {
+  if (!o->written[at]) {
+    if (is_pattern(o->param, at, e, got)) return true;
+    tell(c, o, at, e, got + at, NULL, ", want nothing written there", out);
+    return false;
+  }
+  out->written++;
+  bool interpreted = !is_pattern(o->param, at, e, o->interpreted);
+  const uint8_t *want = interpreted ? o->interpreted : o->kept;
+  out->interpreted += interpreted;
+  out->compared += !interpreted && o->kept;
+  if (want && !same(e, got + at, want + at)) {
+    bool missing = is_pattern(o->param, at, e, got);
+    tell(c, o, at, e, got + at, want + at, missing ? " (it was not written)" : "", out);
+    return false;
+  }
+  if (want || !is_pattern(o->param, at, e, got)) return true;
+  // A byte or two may be the pattern by chance.
+  int64_t allowed = e.size == 4 ? 0 : 3 + (int64_t)(o->size / (e.size == 2 ? 4096 : 64));
+  if (++*small_gaps <= allowed) return true;
+  tell(c, o, at, e, got + at, NULL, ", which is what was there before: it was not written", out);
+  return false;
+}
+
+static bool compare_output(const qn_check *c, const output *o, qn_check_result *out) {
+  const qn_pbuf *p = c->inputs->subject.params[o->param];
+  const uint8_t *got = c->inputs->buffers[o->param].data;
+  int64_t small_gaps = 0;
+  for (size_t at = 0; at < o->size;) {
+    element e = element_at(p, c->inputs->symbols, at);
+    if (at + e.size > o->size) break;
+    if (!in_padding(p, o, at) && !compare_element(c, o, at, e, got, &small_gaps, out)) return false;
+    at += e.size;
+  }
+  return true;
+}
+
+void qn_check_run(qn_check *c, qn_kernel_entry entry, qn_dim extent, qn_check_result *out) {
+  *out = (qn_check_result){.right = true};
+  const qn_lkernel *plain = c->inputs->subject.plain;
+  for (size_t i = 0; i < c->output_count; i++) {
+    const output *o = &c->outputs[i];
+    qn_inputs_poison(o->param, c->inputs->buffers[o->param].data, o->size);
+    qn_guarded_seal(&c->inputs->buffers[o->param]);
+  }
+  run_pieces(c, c->pointers, entry, qn_dim_at(extent, c->inputs->symbols));
+  for (size_t i = 0; i < c->inputs->count; i++) {
+    int64_t at = 0;
+    if (!plain->params[i]->writable || !qn_guarded_touched(&c->inputs->buffers[i], &at)) continue;
+    snprintf(out->text, sizeof out->text, "%" PRId64 " rows: writes outside of '%s', at byte %" PRId64 " of %zu",
+             c->inputs->symbols[QN_SYM_T], plain->params[i]->name, at, c->inputs->buffers[i].size);
+    out->right = false;
+    return;
+  }
+  for (size_t i = 0; i < c->output_count; i++)
+    if (!compare_output(c, &c->outputs[i], out)) return;
+}
+
+qn_status qn_check_keep(qn_check *c, qn_diag *diag) {
+  for (size_t i = 0; i < c->output_count; i++) {
+    output *o = &c->outputs[i];
+    if (!o->kept) o->kept = qn_alloc(c->allocator, o->size);
+    if (o->size && !o->kept) return qn_fail_nomem(diag, c->inputs->subject.plain->name, "its outputs");
+    if (o->size) memcpy(o->kept, c->inputs->buffers[o->param].data, o->size);
+  }
+  return QN_OK;
+}
+
+bool qn_check_locate(const qn_check *c, const void *address, char *out, size_t size) {
+  const uint8_t *at = address;
+  for (size_t i = 0; i < c->inputs->count; i++) {
+    const qn_guarded *g = &c->inputs->buffers[i];
+    if (!g->mapping || at < g->mapping || at >= g->mapping + g->mapping_size) continue;
+    const char *name = c->inputs->subject.plain->params[i]->name;
+    if (at < g->data) {
+      snprintf(out, size, "reads or writes %td bytes before '%s'", g->data - at, name);
+    } else if (at >= g->data + g->size) {
+      snprintf(out, size, "reads or writes %td bytes past the end of '%s'", at - (g->data + g->size), name);
+    } else {
+      snprintf(out, size, "writes to '%s', which it may only read", name);
+    }
+    return true;
+  }
+  return false;
+}
+
+// --- row counts
+
+int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max, int64_t out[QN_CHECK_ROWS_MAX]) {
+  int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min};
+  int count = 1, kept = 0;
+  int64_t largest = s->m_tiles[0];
+  candidates[count++] = 2 * largest + (largest > 1 ? 1 : 0);
+  for (int i = 0; i < s->m_tile_count && count < QN_CHECK_ROWS_MAX; i++)
+    candidates[count++] = largest + s->m_tiles[i] - 1;  // the most that tiles from i on are left
+  for (int i = 0; i < count; i++) {
+    int64_t rows = candidates[i] < rows_min ? rows_min : candidates[i] > rows_max ? rows_max : candidates[i];
+    if (rows < 1) rows = 1;
+    int at = 0;
+    while (at < kept && out[at] < rows) at++;
+    if (at < kept && out[at] == rows) continue;
+    memmove(&out[at + 1], &out[at], (size_t)(kept - at) * sizeof *out);
+    out[at] = rows;
+    kept++;
+  }
+  return kept;
+}

@@ -1,0 +1,235 @@
+// What the worker's child does: compiles, checks, times.
+#include "autotune/worker_child.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "autotune/check.h"
+#include "autotune/timing.h"
+#include "runtime/base/vec.h"
+
+enum { SEEDS = 2 };  // at the least and the largest row count; between them 1
+
+// Inputs of one row count and one seed.
+typedef struct kept_check {
+  int64_t rows;
+  uint64_t seed;
+  bool kept;  // code that is right has left its outputs
+  qn_check *check;
+} kept_check;
+
+struct qn_worker_child {
+  const qn_worker_options *options;  // borrowed
+  const qn_allocator *allocator;     // borrowed
+  // of the task
+  qn_arena arena;
+  qn_tuning_task task;
+  qn_subject subject;
+  QN_VEC(qn_compiled) code;  // by candidate; entry NULL = not here
+  QN_VEC(kept_check) checks;
+  qn_check *running;  // what a fault is located in
+  qn_timing *timing;  // NULL before the first pair
+};
+
+qn_status qn_worker_child_create(const qn_worker_options *options, const qn_allocator *allocator,
+                                 qn_worker_child **out, qn_diag *diag) {
+  qn_worker_child *c = *out = qn_alloc_zeroed(allocator, sizeof *c);
+  if (!c) return qn_fail_nomem(diag, "worker", "its child");
+  c->options = options;
+  c->allocator = allocator;
+  qn_arena_init(&c->arena, allocator);
+  return QN_OK;
+}
+
+static void end_task(qn_worker_child *c) {
+  // The first one lends its weights to the others.
+  for (size_t i = c->checks.count; i > 0; i--) qn_check_destroy(c->checks.items[i - 1].check);
+  qn_timing_destroy(c->timing);
+  c->timing = NULL;
+  c->running = NULL;
+  c->checks.count = c->code.count = 0;
+  qn_arena_deinit(&c->arena);
+  qn_arena_init(&c->arena, c->allocator);
+  if (c->options->compiler.release) c->options->compiler.release(c->options->compiler.context);
+}
+
+void qn_worker_child_destroy(qn_worker_child *c) {
+  if (!c) return;
+  qn_vec_free(c->allocator, &c->checks);
+  qn_vec_free(c->allocator, &c->code);
+  qn_arena_deinit(&c->arena);
+  qn_free(c->allocator, c, sizeof *c);
+}
+
+bool qn_worker_child_locate(void *context, const void *address, char *out, size_t size) {
+  const qn_worker_child *c = context;
+  return c->running && qn_check_locate(c->running, address, out, size);
+}
+
+static qn_status begin_task(qn_worker_child *c, const qn_tuning_task *task, qn_diag *diag) {
+  end_task(c);
+  c->task = *task;
+  return qn_subject_of_step(task->program, task->step, &c->arena, &c->subject, diag);
+}
+
+// --- compiling
+
+static bool is_of_candidate(qn_status status) {
+  return status != QN_OK && status != QN_ERR_NOMEM && status != QN_ERR_IO && status != QN_ERR_TARGET;
+}
+
+static qn_status take_code(qn_worker_child *c, int number, const qn_compiled *code, qn_diag *diag) {
+  static const qn_compiled none;
+  while (c->code.count <= (size_t)number)
+    if (!qn_vec_push(c->allocator, &c->code, none)) return qn_fail_nomem(diag, "worker", "candidates");
+  c->code.items[number] = *code;
+  return QN_OK;
+}
+
+static qn_status compile_one(qn_worker_child *c, qn_worker_shared *s, int i, qn_diag *diag) {
+  const qn_compiler *compiler = &c->options->compiler;
+  qn_compiled code = {0};
+  qn_diag own = {0};
+  qn_flight_note(&s->flight, QN_WORKER_COMPILING, i);
+  qn_status status = compiler->compile(compiler->context, &c->task, &s->schedules[i], 1, &code, &own);
+  if (is_of_candidate(status)) {
+    s->results[i].verdict = QN_VERDICT_FAILED;
+    snprintf(s->results[i].evidence, sizeof s->results[i].evidence, "%.180s", own.text);
+    s->done[i] = true;
+    return QN_OK;
+  }
+  if (status != QN_OK) return qn_fail(diag, status, "worker", "%s", own.text);
+  return take_code(c, s->numbers[i], &code, diag);
+}
+
+static qn_status compile_all(qn_worker_child *c, qn_worker_shared *s, qn_diag *diag) {
+  const qn_compiler *compiler = &c->options->compiler;
+  qn_compiled code[QN_WORKER_BATCH] = {{0}};
+  qn_diag own = {0};
+  if (s->count == 1) return compile_one(c, s, 0, diag);
+  qn_flight_note(&s->flight, QN_WORKER_COMPILING, -1);
+  qn_status status = compiler->compile(compiler->context, &c->task, s->schedules, s->count, code, &own);
+  for (int i = 0; i < s->count; i++) {
+    if (status == QN_OK) {
+      QN_TRY(take_code(c, s->numbers[i], &code[i], diag));
+    } else if (is_of_candidate(status)) {
+      QN_TRY(compile_one(c, s, i, diag));
+    } else {
+      return qn_fail(diag, status, "worker", "%s", own.text);
+    }
+  }
+  return QN_OK;
+}
+
+// --- checking
+
+// The interpreter reads more where the first code is checked: what is right then is what later code is held against.
+static qn_status have_check(qn_worker_child *c, int64_t rows, uint64_t seed, kept_check **out, qn_diag *diag) {
+  for (size_t i = 0; i < c->checks.count; i++) {
+    *out = &c->checks.items[i];
+    if ((*out)->rows == rows && (*out)->seed == seed) return QN_OK;
+  }
+  kept_check made = {.rows = rows, .seed = seed};
+  const qn_check *first = c->checks.count ? c->checks.items[0].check : NULL;
+  QN_TRY(qn_check_create(&c->subject, rows, seed, QN_CHECK_WORK, first, c->allocator, &made.check, diag));
+  if (!qn_vec_push(c->allocator, &c->checks, made)) {
+    qn_check_destroy(made.check);
+    return qn_fail_nomem(diag, "worker", "checks");
+  }
+  *out = &c->checks.items[c->checks.count - 1];
+  return QN_OK;
+}
+
+static qn_status check_candidate(qn_worker_child *c, qn_worker_shared *s, int i, qn_diag *diag) {
+  int64_t rows[QN_CHECK_ROWS_MAX], elements = 0, interpreted = 0;
+  const qn_compiled *code = &c->code.items[s->numbers[i]];
+  qn_measured *measured = &s->results[i];
+  qn_symbol symbol = c->subject.rows;
+  int64_t most = c->subject.max_values[symbol == QN_SYM_NONE ? QN_SYM_T : symbol];
+  if (most <= 0 || c->task.rows_max < most) most = c->task.rows_max;
+  int count = qn_check_row_counts(&s->schedules[i], c->task.rows_min, most, rows);
+  for (int r = 0; r < count; r++) {
+    uint64_t seeds = r == 0 || r == count - 1 ? SEEDS : 1;
+    for (uint64_t seed = 0; seed < seeds; seed++) {
+      kept_check *kept = NULL;
+      qn_check_result result;
+      c->running = NULL;
+      qn_flight_note(&s->flight, QN_WORKER_SETTING_UP, i);
+      QN_TRY(have_check(c, rows[r], seed, &kept, diag));
+      c->running = kept->check;
+      qn_flight_note(&s->flight, QN_WORKER_CHECKING, i);
+      qn_check_run(kept->check, code->entry, code->extent, &result);
+      elements += result.written;
+      interpreted += result.interpreted;
+      if (!result.right) {
+        measured->verdict = QN_VERDICT_WRONG;
+        snprintf(measured->evidence, sizeof measured->evidence, "%s", result.text);
+        return QN_OK;
+      }
+      if (!kept->kept) QN_TRY(qn_check_keep(kept->check, diag));
+      kept->kept = true;
+    }
+  }
+  measured->verdict = QN_VERDICT_OK;
+  snprintf(measured->evidence, sizeof measured->evidence,
+           "%" PRId64 " elements at %d row counts, %" PRId64 " against the interpreter", elements, count, interpreted);
+  return QN_OK;
+}
+
+static qn_status prepare(qn_worker_child *c, qn_worker_shared *s, qn_diag *diag) {
+  QN_TRY(compile_all(c, s, diag));
+  for (int i = 0; i < s->count; i++) {
+    if (s->done[i]) continue;
+    if (s->check) QN_TRY(check_candidate(c, s, i, diag));
+    c->running = NULL;
+    s->done[i] = true;
+  }
+  return QN_OK;
+}
+
+// --- timing
+
+static qn_status have_timing(qn_worker_child *c, qn_diag *diag) {
+  if (c->timing) return QN_OK;
+  const qn_program *program = c->task.program;
+  qn_timing_options options = {.rows = c->task.rows,
+                               .keys = c->task.keys,
+                               .threads = c->task.threads,
+                               .last_cache_bytes = c->options->last_cache_bytes};
+  for (size_t i = 0; i < program->buffers.count; i++) {
+    const qn_pbuf *p = &program->buffers.items[i];
+    if (p->kind == QN_PB_WEIGHT) options.model_bytes += p->bytes;
+    options.cache_pairs += p->kind == QN_PB_CACHE;
+  }
+  options.cache_pairs = (options.cache_pairs + 1) / 2;
+  return qn_timing_create(&c->subject, &options, c->allocator, &c->timing, diag);
+}
+
+static qn_status time_pair(qn_worker_child *c, qn_worker_shared *s, qn_diag *diag) {
+  qn_flight_note(&s->flight, QN_WORKER_SETTING_UP, 0);
+  QN_TRY(have_timing(c, diag));
+  for (int round = 0; round < s->rounds; round++) {
+    for (int turn = 0; turn < 2; turn++) {
+      int which = (round + turn) % 2;
+      const qn_compiled *code = &c->code.items[s->pair[which]];
+      qn_flight_note(&s->flight, QN_WORKER_TIMING, which);
+      s->seconds[2 * round + which] = qn_timing_measure(c->timing, code->entry, code->extent);
+    }
+  }
+  return QN_OK;
+}
+
+void qn_worker_child_serve(void *context, void *shared) {
+  qn_worker_child *c = context;
+  qn_worker_shared *s = shared;
+  qn_diag diag = {0};
+  s->status = QN_OK;
+  switch (s->command) {
+    case QN_WORKER_BEGIN: s->status = begin_task(c, &s->task, &diag); break;
+    case QN_WORKER_PREPARE: s->status = prepare(c, s, &diag); break;
+    case QN_WORKER_PAIR: s->status = time_pair(c, s, &diag); break;
+    case QN_WORKER_END: end_task(c); break;
+  }
+  snprintf(s->text, sizeof s->text, "%.500s", diag.text);
+}

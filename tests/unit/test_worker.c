@@ -1,0 +1,350 @@
+// The worker behind the tuner: right candidates are checked and timed; wrong, crashing and hanging ones, and those that
+// are fast only because they leave something out, are caught and cost nobody else. What the system refuses is an error.
+#include "autotune/worker.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "frontend/tune_code.h"
+#include "passes/pass.h"
+#include "tests/support/graph_text.h"
+#include "tests/support/test.h"
+
+// What a candidate does, said by its knob prefetch_bytes, which changes no result.
+enum plant {
+  GOOD,
+  WRONG_BIT,      // one bit of one element
+  SKIPS_TAIL,     // the last iteration of the parallel loop
+  SKIPS_ALL,
+  OVERRUN,        // writes behind an output
+  WRITES_INPUT,
+  CRASHES,
+  HANGS,
+  FAILS,          // does not compile
+  COMPILE_CRASH,  // ends the compiler
+  COMPILE_HANG,
+  LATE_CRASH,     // only when it is timed
+  SLOW,           // three times the work
+  PLANTS
+};
+
+static struct planted {
+  quern_tune_code *code;
+  qn_kernel_entry real[PLANTS];
+} planted;
+
+static int64_t last_of(const int64_t *symbols) { return symbols[QN_SYM_NONE] + 3; }  // 64 rows: 4 panels, n_tile 1
+
+static void wrong_bit(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  planted.real[WRONG_BIT](buffers, symbols, begin, end);
+  if (begin <= 2 && end > 2) ((uint32_t *)buffers[2])[(symbols[QN_SYM_T] - 1) * 64 + 37] ^= 1;
+}
+static void skips_tail(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  if (end > last_of(symbols)) end = last_of(symbols);
+  if (begin < end) planted.real[SKIPS_TAIL](buffers, symbols, begin, end);
+}
+static void skips_all(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  (void)buffers, (void)symbols, (void)begin, (void)end;
+}
+static void overrun(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  planted.real[OVERRUN](buffers, symbols, begin, end);
+  ((float *)buffers[2])[-1] = 0;
+}
+static void writes_input(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  planted.real[WRITES_INPUT](buffers, symbols, begin, end);
+  ((float *)buffers[1])[0] = 1;
+}
+static void crashes(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  (void)begin, (void)end;
+  volatile float *output = buffers[2];
+  output[symbols[QN_SYM_T] * 64 + 16] = 1;  // the page behind it
+}
+static void hangs(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  (void)buffers, (void)symbols, (void)begin, (void)end;
+  for (volatile int i = 0;;) i++;
+}
+static void late_crash(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  if (symbols[QN_SYM_T] == 31) abort();
+  planted.real[LATE_CRASH](buffers, symbols, begin, end);
+}
+static void slow(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  for (int i = 0; i < 3; i++) planted.real[SLOW](buffers, symbols, begin, end);
+}
+
+static const qn_kernel_entry wrappers[PLANTS] = {
+    [WRONG_BIT] = wrong_bit, [SKIPS_TAIL] = skips_tail, [SKIPS_ALL] = skips_all,   [OVERRUN] = overrun,
+    [CRASHES] = crashes,     [HANGS] = hangs,           [LATE_CRASH] = late_crash, [WRITES_INPUT] = writes_input,
+    [SLOW] = slow};
+
+static qn_status compile(void *context, const qn_tuning_task *task, const qn_schedule *schedules, int count,
+                         qn_compiled *out, qn_diag *diag) {
+  qn_compiler real = quern_tune_code_compiler(context);
+  for (int i = 0; i < count; i++) {
+    switch (schedules[i].prefetch_bytes) {
+      case FAILS: return qn_fail(diag, QN_ERR_UNSUPPORTED, "planted", "does not compile");
+      case COMPILE_CRASH: abort();
+      case COMPILE_HANG:
+        for (volatile int j = 0;;) j++;
+    }
+  }
+  QN_TRY(real.compile(real.context, task, schedules, count, out, diag));
+  for (int i = 0; i < count; i++) {
+    int plant = schedules[i].prefetch_bytes;
+    if (plant <= GOOD || plant >= PLANTS || !wrappers[plant]) continue;
+    planted.real[plant] = out[i].entry;
+    out[i].entry = wrappers[plant];
+  }
+  return QN_OK;
+}
+
+typedef struct bench {
+  qn_arena arena;
+  qn_target target;
+  qn_tuning_task task;
+  qn_worker *worker;
+  qn_measurer measurer;
+} bench;
+
+static bool always(void *context) { return *(bool *)context; }
+static bool cancel;
+
+static void open_bench_for(bench *b, double compile_limit_s, double limit_s) {
+  qn_diag diag = {0};
+  qn_arena_init(&b->arena, qn_test_allocator());
+  qn_assert_ok(&diag, qn_target_parse("host", &b->target, &diag));
+  qn_pass_options options = {.machine = qn_machine_model_plain(32, 16, b->target.dots, 0)};
+  qn_pass_context context = {
+      .arena = &b->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
+  static const char text[] = "max T=64 R=1 P=4 B=1; x = input f32[T,96]; w = param f32[64,96]; y = matmul x w; output y";
+  qn_assert_ok(&diag, qn_graph_from_text(text, NULL, &b->arena, &context.graph, &diag));
+  qn_assert_ok(&diag, qn_run_passes(&context));
+  qn_program *program = context.program;
+  ck_assert_uint_eq(program->kernels.count, 1);
+  ck_assert_str_eq(program->kernels.items[0].plain->params[2]->name, "a2");
+  b->task = (qn_tuning_task){.program = program,
+                             .kernel = &program->kernels.items[0],
+                             .step = &program->steps.items[0],
+                             .rows_min = 2,
+                             .rows_max = 64,
+                             .rows = 31,
+                             .threads = 2};
+  planted.code = quern_tune_code_create(&b->target);
+  cancel = false;
+  qn_worker_options worker = {.compiler = {.context = planted.code, .compile = compile},
+                              .compile_limit_s = compile_limit_s,
+                              .run_limit_s = limit_s,
+                              .cancelled = always,
+                              .cancel_context = &cancel};
+  qn_assert_ok(&diag, qn_worker_create(&worker, qn_test_allocator(), &b->worker, &diag));
+  b->measurer = qn_worker_measurer(b->worker);
+  qn_assert_ok(&diag, b->measurer.begin(b->measurer.self, &b->task, &diag));
+}
+
+static void open_bench(bench *b, double limit_s) { open_bench_for(b, 60, limit_s); }
+
+static void close_bench(bench *b) {
+  b->measurer.end(b->measurer.self);
+  qn_worker_destroy(b->worker);
+  quern_tune_code_destroy(planted.code);
+  qn_arena_deinit(&b->arena);
+  ck_assert_int_eq(waitpid(-1, NULL, WNOHANG), -1);  // no child is left, dead or alive
+}
+
+static qn_schedule candidate(int plant) {
+  qn_schedule s = qn_schedule_plain();
+  s.m_tiles[0] = 4;
+  s.m_tiles[1] = 1;
+  s.m_tile_count = 2;
+  s.lanes = 16;
+  s.parallel = 1;
+  s.prefetch_bytes = plant;
+  return s;
+}
+
+static int open_files(void) {
+  int count = 0;
+  for (int fd = 0; fd < 256; fd++) count += fcntl(fd, F_GETFD) >= 0;
+  return count;
+}
+
+// Prepares these candidates after and before a good one and looks at the verdicts.
+static void expect(int plant, qn_verdict verdict, const char *evidence) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[3];
+  int files = open_files();
+  open_bench(&b, 0.3);
+  qn_schedule schedules[] = {candidate(GOOD), candidate(plant), candidate(GOOD)};
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, schedules, 3, out, &diag));
+  qn_check(out[0].verdict == QN_VERDICT_OK && out[2].verdict == QN_VERDICT_OK, "good ones: %s, %s", out[0].evidence,
+           out[2].evidence);
+  qn_check(out[1].verdict == verdict, "got %s: %s", qn_verdict_name(out[1].verdict), out[1].evidence);
+  qn_check(strstr(out[1].evidence, evidence) != NULL, "evidence: got '%s', want '%s' in it", out[1].evidence, evidence);
+  double seconds[4];
+  qn_measured pair[2];
+  qn_assert_ok(&diag, b.measurer.pair(b.measurer.self, 0, 2, 2, seconds, pair, &diag));
+  for (int i = 0; i < 4; i++) qn_check(seconds[i] > 0 && seconds[i] < 10, "time %d: %g", i, seconds[i]);
+  close_bench(&b);
+  ck_assert_int_eq(open_files(), files);
+}
+
+START_TEST(good) { expect(GOOD, QN_VERDICT_OK, "against the interpreter"); }
+END_TEST
+START_TEST(wrong) { expect(WRONG_BIT, QN_VERDICT_WRONG, "'a2', row"); }
+END_TEST
+START_TEST(skipping_the_tail) { expect(SKIPS_TAIL, QN_VERDICT_WRONG, "it was not written"); }
+END_TEST
+START_TEST(doing_nothing) { expect(SKIPS_ALL, QN_VERDICT_WRONG, "it was not written"); }
+END_TEST
+START_TEST(writing_outside) { expect(OVERRUN, QN_VERDICT_WRONG, "writes outside of 'a2', at byte -"); }
+END_TEST
+START_TEST(writing_an_input) { expect(WRITES_INPUT, QN_VERDICT_CRASHED, "writes to 'i1', which it may only read"); }
+END_TEST
+START_TEST(crashing) { expect(CRASHES, QN_VERDICT_CRASHED, "past the end of 'a2'"); }
+END_TEST
+START_TEST(hanging) { expect(HANGS, QN_VERDICT_HUNG, "no end after"); }
+END_TEST
+START_TEST(not_compiling) { expect(FAILS, QN_VERDICT_FAILED, "does not compile"); }
+END_TEST
+START_TEST(crashing_the_compiler) { expect(COMPILE_CRASH, QN_VERDICT_CRASHED, "while it was compiled: signal 6"); }
+END_TEST
+
+START_TEST(hanging_the_compiler) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[1];
+  open_bench_for(&b, 0.2, 0.3);
+  qn_schedule hang = candidate(COMPILE_HANG);
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &hang, 1, out, &diag));
+  ck_assert_int_eq(out[0].verdict, QN_VERDICT_HUNG);
+  ck_assert_ptr_nonnull(strstr(out[0].evidence, "while it was compiled: no end after"));
+  close_bench(&b);
+}
+END_TEST
+
+START_TEST(crashing_when_timed) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[2], pair[2];
+  double seconds[6];
+  open_bench(&b, 0.3);
+  qn_schedule schedules[] = {candidate(GOOD), candidate(LATE_CRASH)};
+  b.task.rows_max = 16;
+  b.measurer.end(b.measurer.self);
+  qn_assert_ok(&diag, b.measurer.begin(b.measurer.self, &b.task, &diag));
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, schedules, 2, out, &diag));
+  qn_check(out[1].verdict == QN_VERDICT_OK, "%s", out[1].evidence);
+  qn_assert_ok(&diag, b.measurer.pair(b.measurer.self, 0, 1, 3, seconds, pair, &diag));
+  ck_assert_int_eq(pair[0].verdict, QN_VERDICT_OK);
+  ck_assert_int_eq(pair[1].verdict, QN_VERDICT_CRASHED);
+  ck_assert(seconds[0] <= 0 && seconds[5] <= 0);
+  qn_assert_ok(&diag, b.measurer.pair(b.measurer.self, 0, 0, 3, seconds, pair, &diag));
+  ck_assert(pair[0].verdict == QN_VERDICT_OK && seconds[0] > 0 && seconds[5] > 0);
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got candidate 7, want 0 to 1",
+                  b.measurer.pair(b.measurer.self, 0, 7, 1, seconds, pair, &diag));
+  close_bench(&b);
+}
+END_TEST
+
+// Three times the work takes longer in every pair of a few.
+START_TEST(times) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[2], pair[2];
+  double seconds[40];
+  int longer = 0;
+  open_bench(&b, 10);
+  qn_schedule schedules[] = {candidate(GOOD), candidate(SLOW)};
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, schedules, 2, out, &diag));
+  qn_assert_ok(&diag, b.measurer.pair(b.measurer.self, 0, 1, 20, seconds, pair, &diag));
+  for (int i = 0; i < 20; i++) longer += seconds[2 * i + 1] > seconds[2 * i];
+  qn_check(longer >= 10, "the slow one was slower %d times of 20", longer);
+  ck_assert(b.measurer.now(b.measurer.self) > 0);
+  close_bench(&b);
+}
+END_TEST
+
+START_TEST(cancelling) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[1];
+  open_bench(&b, 100);
+  qn_schedule hang = candidate(HANGS), fine = candidate(GOOD);
+  cancel = true;
+  qn_assert_fails(&diag, QN_ERR_CANCELLED, "cancelled",
+                  b.measurer.prepare(b.measurer.self, &hang, 1, out, &diag));
+  cancel = false;
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
+  ck_assert_int_eq(out[0].verdict, QN_VERDICT_OK);
+  close_bench(&b);
+}
+END_TEST
+
+// Runs the function in a process of its own; true when it returned 0.
+static bool in_process(int (*function)(void)) {
+  pid_t pid = fork();
+  if (pid == 0) _exit(function());
+  int status = 0;
+  waitpid(pid, &status, 0);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static int no_processes(void) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[1];
+  qn_schedule fine = candidate(GOOD);
+  open_bench(&b, 1);
+  if (setresuid(65534, 65534, 65534) != 0 && geteuid() == 0) return 1;
+  setrlimit(RLIMIT_NPROC, &(struct rlimit){0, 0});
+  qn_status status = b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag);
+  return status == QN_ERR_LIMIT && strstr(diag.text, "the system has none to give") ? 0 : 2;
+}
+
+static int no_files(void) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[1];
+  qn_schedule fine = candidate(GOOD);
+  open_bench(&b, 1);
+  setrlimit(RLIMIT_NOFILE, &(struct rlimit){3, 3});
+  qn_status status = b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag);
+  return status == QN_ERR_LIMIT && strstr(diag.text, "cannot be talked to") ? 0 : 2;
+}
+
+START_TEST(refused) {
+  ck_assert(in_process(no_processes));
+  ck_assert(in_process(no_files));
+}
+END_TEST
+
+// A child that somebody kills between two questions is made anew.
+START_TEST(killed_by_others) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[1];
+  qn_schedule fine = candidate(GOOD);
+  char command[64], line[32] = "";
+  open_bench(&b, 1);
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
+  snprintf(command, sizeof command, "/proc/%d/task/%d/children", (int)getpid(), (int)getpid());
+  FILE *children = fopen(command, "re");
+  ck_assert(children && fgets(line, sizeof line, children));
+  fclose(children);
+  ck_assert_int_eq(kill((pid_t)atoi(line), SIGKILL), 0);
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
+  ck_assert_int_eq(out[0].verdict, QN_VERDICT_OK);
+  close_bench(&b);
+}
+END_TEST
+
+QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, hanging,
+        not_compiling, crashing_the_compiler, hanging_the_compiler,
+        crashing_when_timed)
+QN_CASE(working, times, cancelling, refused, killed_by_others)
+QN_TEST_MAIN(plants, working)
