@@ -4,30 +4,17 @@
 #include <ctype.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "codegen/artifact_write.h"
+#include "frontend/compilation.h"
 #include "frontend/compile.h"
-#include "frontend/import/gguf.h"
-#include "frontend/import/import.h"
-#include "frontend/import/vocab.h"
 #include "frontend/kernel_facts.h"
-#include "passes/pass.h"
 #include "runtime/base/hash.h"
 #include "runtime/cpu_features.h"
 #include "runtime/model.h"
-#include "runtime/tokenizer.h"
-
-#define QUERN_VERSION   "0.1.0"
-#define DEFAULT_CHUNK   256
-#define DEFAULT_CONTEXT 4096
-#define DEFAULT_NUMERIC "int8"
-#define DEFAULT_KV_TYPE "f32"
-#define MAX_TARGETS     8
 
 const char *quern_version(void) { return QUERN_VERSION; }
 
@@ -39,193 +26,13 @@ int quern_give_error(quern_error *error, const qn_diag *diag, qn_status status) 
   return (int)status;
 }
 
-// Everything one compilation holds. Zero-initialised, then filled from the top down.
-typedef struct compilation {
-  const qn_allocator *allocator;
-  const quern_compile_options *options;
-  qn_diag *diag;
-  qn_arena arena;
-  qn_import *import;
-  qn_target targets[MAX_TARGETS];
-  size_t target_count;
-  int64_t context_tokens;
-  qn_pass_options pass_options;
-  qn_schedule schedule;
-  qn_pass_context pass;
-  qn_program_plan plans[MAX_TARGETS];
-  size_t plan_count;
-  size_t plan_of[MAX_TARGETS];  // by target
-  qn_code codes[MAX_TARGETS];
-  size_t code_count;
-  qn_requantize_options quantize;
-  uint64_t packed_bytes, pack_total_bytes;  // of weights: done, and all
-  qn_buf tokenizer, summary, graph_text, kernels_text;
-} compilation;
-
-static void compilation_init(compilation *c, const quern_compile_options *options, qn_diag *diag) {
-  *c = (compilation){.allocator = qn_allocator_default(), .options = options, .diag = diag};
-  qn_arena_init(&c->arena, c->allocator);
-  qn_buf_init(&c->tokenizer, c->allocator);
-  qn_buf_init(&c->summary, c->allocator);
-  qn_buf_init(&c->graph_text, c->allocator);
-  qn_buf_init(&c->kernels_text, c->allocator);
-}
-
-static void compilation_deinit(compilation *c) {
-  for (size_t i = 0; i < c->code_count; i++) qn_code_deinit(&c->codes[i]);
-  qn_buf_deinit(&c->tokenizer);
-  qn_buf_deinit(&c->summary);
-  qn_buf_deinit(&c->graph_text);
-  qn_buf_deinit(&c->kernels_text);
-  qn_import_close(c->import);
-  qn_arena_deinit(&c->arena);
-}
-
-static qn_status report(compilation *c, const char *stage, uint64_t done, uint64_t total) {
-  if (c->options->progress && !c->options->progress(c->options->progress_context, stage, done, total)) {
-    return qn_fail(c->diag, QN_ERR_CANCELLED, "compile", "cancelled by the caller");
-  }
-  return QN_OK;
-}
-
-static bool pack_progress(void *context, uint64_t done, uint64_t total) {
-  compilation *c = context;
-  const char *stage = c->quantize.format ? "quantising and packing weights" : "packing weights";
-  c->packed_bytes = done;
-  c->pack_total_bytes = total;
-  return !c->options->progress || c->options->progress(c->options->progress_context, stage, done, total);
-}
-
-// --- quantising
-
-// Between two tensors of pack_progress: it counts bytes of the packed weights.
-static bool quantize_progress(void *context, const qn_requantized *tensor, int64_t done_rows) {
-  compilation *c = context;
-  uint64_t before = c->packed_bytes;
-  size_t bytes = 0;
-  (void)qn_format_file_bytes(tensor->to, done_rows, tensor->k, &bytes);
-  bool go_on = pack_progress(c, before + bytes, c->pack_total_bytes);
-  c->packed_bytes = before;
-  return go_on;
-}
-
-static void quantize_report(void *context, const qn_requantized *t) {
-  compilation *c = context;
-  if (!c->options->quantized) return;
-  size_t before = 0, after = 0;  // shapes of tensors that are there do not overflow
-  (void)qn_format_file_bytes(t->from, t->rows, t->k, &before);
-  (void)qn_format_file_bytes(t->to, t->rows, t->k, &after);
-  quern_quantized told = {.tensor = t->name,
-                          .from = t->from->name,
-                          .asked = t->asked->name,
-                          .to = t->to->name,
-                          .kept = t->kept,
-                          .rows = t->rows,
-                          .columns = t->k,
-                          .relative_rms = t->squares > 0 ? sqrt(t->error_squares / t->squares) : 0.0,
-                          .max_error = t->max_error,
-                          .bytes_before = before,
-                          .bytes_after = after};
-  c->options->quantized(c->options->quantized_context, &told);
-}
-
-static qn_status parse_quant(compilation *c) {
-  if (!c->options->quant) return QN_OK;
-  c->quantize = (qn_requantize_options){.threads = c->options->threads,
-                                        .report = quantize_report,
-                                        .report_context = c,
-                                        .progress = quantize_progress,
-                                        .progress_context = c};
-  return qn_requantize_parse(c->options->quant, &c->quantize.format, c->diag);
-}
-
-// "host,x86-64-v3" → targets.
-static qn_status parse_targets(compilation *c) {
-  const char *text = c->options->target ? c->options->target : "host";
-  while (*text) {
-    size_t length = strcspn(text, ",");
-    char name[256];
-    if (length == 0 || length >= sizeof name || c->target_count == MAX_TARGETS) {
-      return qn_fail(c->diag, QN_ERR_ARGUMENT, "target", "got '%s', want 1 to %d target names with commas between them",
-                     c->options->target, MAX_TARGETS);
-    }
-    memcpy(name, text, length);
-    name[length] = 0;
-    QN_TRY(qn_target_parse(name, &c->targets[c->target_count++], c->diag));
-    text += length + (text[length] == ',');
-  }
-  return c->target_count ? QN_OK : qn_fail(c->diag, QN_ERR_ARGUMENT, "target", "got an empty list, want a target name");
-}
-
-static qn_status parse_kv_type(compilation *c, qn_dtype *out) {
-  const char *text = c->options->kv_type ? c->options->kv_type : DEFAULT_KV_TYPE;
-  if (!qn_dtype_parse(qn_str_from(text), out) || !qn_dtype_is_float(*out)) {
-    return qn_fail(c->diag, QN_ERR_ARGUMENT, "kv-type", "got '%s', want f32, f16 or bf16", text);
-  }
-  return QN_OK;
-}
-
-static qn_machine_model machine_model(const qn_target *target) {
-  return qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
-}
-
-static qn_status set_pass_options(compilation *c) {
-  const char *mode = c->options->numeric_mode ? c->options->numeric_mode : DEFAULT_NUMERIC;
-  bool int8 = strcmp(mode, "int8") == 0;
-  if (!int8 && strcmp(mode, "f32") != 0) {
-    return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
-  }
-  c->pass_options = (qn_pass_options){.quantize_activations = int8,
-                                      .machine = machine_model(&c->targets[0]),
-                                      .dump = c->options->dump,
-                                      .dump_context = c->options->dump_context};
-  if (c->options->schedule) {
-    QN_TRY(qn_schedule_parse("schedule", qn_str_from(c->options->schedule), &c->schedule, c->diag));
-    QN_TRY(qn_schedule_check(&c->schedule, c->diag));
-    c->pass_options.forced_schedule = &c->schedule;
-  }
-  return QN_OK;
-}
-
-static qn_status make_tokenizer(compilation *c) {
-  qn_gguf *gguf = qn_import_gguf(c->import);
-  if (!gguf || !qn_gguf_find(gguf, "tokenizer.ggml.model")) return QN_OK;
-  qn_tokenizer_desc vocabulary;
-  QN_TRY(qn_vocab_from_gguf(gguf, &c->arena, &vocabulary, c->diag));
-  int64_t rows = qn_import_vocab_size(c->import);
-  if (rows > 0 && vocabulary.token_count > (size_t)rows) {
-    return qn_fail(c->diag, QN_ERR_FORMAT, "key 'tokenizer.ggml.tokens'",
-                   "has %zu tokens, want at most %" PRId64 ", the rows of the model's embedding",
-                   vocabulary.token_count, rows);
-  }
-  return qn_tokenizer_serialize(&vocabulary, c->allocator, &c->tokenizer, c->diag);
-}
-
-// What templates and tokenizers say of a file says not always which file.
-static qn_status name_model(compilation *c, const char *path, qn_status status) {
-  bool of_file = status == QN_ERR_FORMAT || status == QN_ERR_UNSUPPORTED;
-  if (of_file && !strstr(c->diag->text, path)) {
-    qn_diag inner = *c->diag;
-    *c->diag = (qn_diag){0};
-    return qn_fail(c->diag, status, path, "%s", inner.text);
-  }
-  return status;
-}
-
-static qn_status open_model(compilation *c, const char *path) {
-  qn_import_options options = {.template_path = c->options->template_path};
-  QN_TRY(report(c, "reading the model", 0, 0));
-  QN_TRY(name_model(c, path, qn_import_open(path, &options, c->allocator, &c->import, c->diag)));
-  return name_model(c, path, make_tokenizer(c));
-}
-
 // One program serves all targets of the artifact; its kernels' variants are each target's own. The passes have run for
 // the first target; for the others `schedule` runs again on what was lowered. Targets whose schedules are the same
 // share a plan.
-static qn_status make_plans(compilation *c) {
+static qn_status make_plans(quern_compilation *c) {
   for (size_t i = 0; i < c->target_count; i++) {
     if (i > 0) {
-      c->pass_options.machine = machine_model(&c->targets[i]);
+      c->pass_options.machine = quern_machine_model(&c->targets[i]);
       QN_TRY(qn_run_pass(&c->pass, "schedule"));
     }
     qn_program_plan *plan = &c->plans[c->plan_count];
@@ -239,34 +46,13 @@ static qn_status make_plans(compilation *c) {
 }
 
 // Opens the model and takes it through every pass.
-static qn_status run_frontend(compilation *c, const char *model_path) {
-  QN_TRY(parse_targets(c));
-  QN_TRY(set_pass_options(c));
-  int64_t sequences = c->options->sequences ? c->options->sequences : 1;
-  qn_import_graph_options graph_options = {.max_sequences = sequences};
-  QN_TRY(parse_kv_type(c, &graph_options.kv_dtype));
-  QN_TRY(parse_quant(c));
-  QN_TRY(open_model(c, model_path));
-  QN_TRY(name_model(c, model_path, qn_import_quantize(c->import, &c->quantize, c->diag)));
-  int64_t own = qn_import_context(c->import);
-  graph_options.context_tokens = c->options->context_tokens ? c->options->context_tokens : own ? own : DEFAULT_CONTEXT;
-  graph_options.chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens : DEFAULT_CHUNK;
-  c->context_tokens = graph_options.context_tokens;
-  if (graph_options.chunk_tokens > graph_options.context_tokens)
-    graph_options.chunk_tokens = graph_options.context_tokens;
-  graph_options.max_rows =
-      c->options->all_logits || sequences > graph_options.chunk_tokens ? graph_options.chunk_tokens : sequences;
-  qn_graph *graph = NULL;
-  QN_TRY(name_model(c, model_path, qn_import_graph(c->import, &graph_options, &c->arena, &graph, c->diag)));
-  QN_TRY(qn_graph_verify(graph, QN_STAGE_IMPORTED, c->diag));
-  QN_TRY(report(c, "optimising the graph", 0, 0));
-  c->pass = (qn_pass_context){
-      .arena = &c->arena, .allocator = c->allocator, .options = &c->pass_options, .graph = graph, .diag = c->diag};
+static qn_status run_frontend(quern_compilation *c, const char *model_path) {
+  QN_TRY(quern_compilation_open(c, model_path));
   QN_TRY(qn_run_passes(&c->pass));
   return make_plans(c);
 }
 
-static qn_codegen_options codegen_options(const compilation *c, const qn_target *target) {
+static qn_codegen_options codegen_options(const quern_compilation *c, const qn_target *target) {
   return (qn_codegen_options){.target = target,
                               .threads = c->options->threads,
                               .dump = c->options->dump,
@@ -281,7 +67,7 @@ static void put_value(qn_buf *s, const char *key, const char *value) {
 }
 
 // Every plan with the targets that it is for and the schedules of its variants.
-static void put_schedules(compilation *c) {
+static void put_schedules(quern_compilation *c) {
   qn_buf *out = &c->kernels_text;
   for (size_t p = 0; p < c->plan_count; p++) {
     qn_buf_printf(out, "\n# plan %zu:", p);
@@ -298,14 +84,14 @@ static void put_schedules(compilation *c) {
   }
 }
 
-static qn_status make_texts(compilation *c, const char *model_path) {
+static qn_status make_texts(quern_compilation *c, const char *model_path) {
   qn_buf *s = &c->summary;
   put_value(s, "quern", QUERN_VERSION);
   put_value(s, "model", qn_import_model_name(c->import));
   put_value(s, "architecture", qn_import_architecture(c->import));
   put_value(s, "source", model_path);
   put_value(s, "numeric_mode", c->pass_options.quantize_activations ? "int8" : "f32");
-  put_value(s, "kv_type", c->options->kv_type ? c->options->kv_type : DEFAULT_KV_TYPE);
+  put_value(s, "kv_type", c->options->kv_type ? c->options->kv_type : QUERN_DEFAULT_KV_TYPE);
   if (c->quantize.format) put_value(s, "quantised_to", c->quantize.format->name);
   qn_buf_printf(s, "chunk_tokens = %" PRId64 "\ncontext_tokens = %" PRId64 "\n", c->pass.program->max_values[QN_SYM_T],
                 c->context_tokens);
@@ -320,9 +106,9 @@ static qn_status make_texts(compilation *c, const char *model_path) {
   return failed ? qn_fail_nomem(c->diag, model_path, "the artifact's texts") : QN_OK;
 }
 
-static qn_status write_artifact(compilation *c, const char *model_path, qn_file_writer *writer) {
+static qn_status write_artifact(quern_compilation *c, const char *model_path, qn_file_writer *writer) {
   QN_TRY(make_texts(c, model_path));
-  qn_artifact_code codes[MAX_TARGETS];
+  qn_artifact_code codes[QUERN_MAX_TARGETS];
   for (size_t i = 0; i < c->code_count; i++)
     codes[i] = (qn_artifact_code){&c->targets[i], &c->codes[i], (uint32_t)c->plan_of[i]};
   qn_weight_source weights = qn_import_weights(c->import);
@@ -339,14 +125,14 @@ static qn_status write_artifact(compilation *c, const char *model_path, qn_file_
                            .kernels_text = qn_buf_text(&c->kernels_text),
                            .vocab_size = (uint32_t)qn_import_vocab_size(c->import),
                            .context_tokens = (uint32_t)c->context_tokens,
-                           .progress = pack_progress,
+                           .progress = quern_compilation_pack_progress,
                            .progress_context = c};
   return qn_artifact_write(writer, &spec, c->allocator, c->diag);
 }
 
-static qn_status compile_kernels(compilation *c) {
+static qn_status compile_kernels(quern_compilation *c) {
   for (size_t i = 0; i < c->target_count; i++) {
-    QN_TRY(report(c, "compiling kernels", i, c->target_count));
+    QN_TRY(quern_compilation_report(c, "compiling kernels", i, c->target_count));
     qn_codegen_options options = codegen_options(c, &c->targets[i]);
     const qn_program_plan *plan = &c->plans[c->plan_of[i]];
     QN_TRY(qn_cpu_compile(plan->functions, plan->function_count, &options, c->allocator, &c->codes[i], c->diag));
@@ -368,39 +154,28 @@ static qn_status check_output(const char *path, qn_diag *diag) {
                  (int)length, head);
 }
 
-static qn_status compile_to_file(compilation *c, const char *model_path, const char *out_path) {
+static qn_status compile_to_file(quern_compilation *c, const char *model_path, const char *out_path) {
   QN_TRY(check_output(out_path, c->diag));
   QN_TRY(run_frontend(c, model_path));
   qn_file_writer writer;  // opened before the long work, which a folder that is closed would make vain
   QN_TRY(qn_file_writer_open(&writer, out_path, c->diag));
   qn_status status = compile_kernels(c);
   if (status == QN_OK) status = write_artifact(c, model_path, &writer);
-  if (status == QN_OK) status = report(c, "writing", 1, 1);
+  if (status == QN_OK) status = quern_compilation_report(c, "writing", 1, 1);
   if (status == QN_OK) status = qn_file_writer_commit(&writer);
   qn_file_writer_abandon(&writer);
   return status;
-}
-
-// Options of an older or newer caller: what lies beyond its size is zero.
-static qn_status own_options(const quern_compile_options *options, quern_compile_options *out, qn_diag *diag) {
-  *out = (quern_compile_options){.size = sizeof *out};
-  if (!options) return QN_OK;
-  if (options->size == 0) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_compile_options) in it");
-  }
-  memcpy(out, options, options->size < sizeof *out ? options->size : sizeof *out);
-  return QN_OK;
 }
 
 int quern_compile(const char *model_path, const char *out_path, const quern_compile_options *options,
                   quern_error *error) {
   quern_compile_options own;
   qn_diag diag = {0};
-  compilation c;
-  qn_status status = own_options(options, &own, &diag);
-  compilation_init(&c, &own, &diag);
+  quern_compilation c;
+  qn_status status = quern_own_options(options, &own, &diag);
+  quern_compilation_init(&c, &own, &diag);
   if (status == QN_OK) status = compile_to_file(&c, model_path, out_path);
-  compilation_deinit(&c);
+  quern_compilation_deinit(&c);
   return quern_give_error(error, &diag, status);
 }
 
@@ -419,9 +194,9 @@ static void jit_owner_destroy(void *context) {
   free(owner);
 }
 
-static qn_status link_jit(compilation *c, jit_owner *owner) {
+static qn_status link_jit(quern_compilation *c, jit_owner *owner) {
   qn_codegen_options options = codegen_options(c, &c->targets[0]);
-  QN_TRY(report(c, "compiling kernels", 0, 1));
+  QN_TRY(quern_compilation_report(c, "compiling kernels", 0, 1));
   const qn_program_plan *plan = &c->plans[0];
   QN_TRY(qn_jit_create(plan->functions, plan->function_count, &options, c->allocator, &owner->jit, c->diag));
   owner->entries = calloc(plan->function_count, sizeof *owner->entries);
@@ -431,7 +206,7 @@ static qn_status link_jit(compilation *c, jit_owner *owner) {
   return QN_OK;
 }
 
-static qn_status compile_to_memory(compilation *c, const char *model_path, quern_model **out) {
+static qn_status compile_to_memory(quern_compilation *c, const char *model_path, quern_model **out) {
   QN_TRY(run_frontend(c, model_path));
   jit_owner *owner = calloc(1, sizeof *owner);
   if (!owner) return qn_fail_nomem(c->diag, "jit", "a model");
@@ -465,12 +240,12 @@ static qn_status compile_to_memory(compilation *c, const char *model_path, quern
 int quern_jit(const char *model_path, const quern_compile_options *options, quern_model **out, quern_error *error) {
   quern_compile_options own;
   qn_diag diag = {0};
-  compilation c;
+  quern_compilation c;
   *out = NULL;
-  qn_status status = own_options(options, &own, &diag);
-  compilation_init(&c, &own, &diag);
+  qn_status status = quern_own_options(options, &own, &diag);
+  quern_compilation_init(&c, &own, &diag);
   if (status == QN_OK) status = compile_to_memory(&c, model_path, out);
-  compilation_deinit(&c);
+  quern_compilation_deinit(&c);
   return quern_give_error(error, &diag, status);
 }
 
@@ -533,15 +308,15 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
   const char *texts[] = {QUERN_VERSION,
                          quern_build_id(),
                          model,
-                         o->numeric_mode ? o->numeric_mode : DEFAULT_NUMERIC,
-                         o->kv_type ? o->kv_type : DEFAULT_KV_TYPE,
+                         o->numeric_mode ? o->numeric_mode : QUERN_DEFAULT_NUMERIC,
+                         o->kv_type ? o->kv_type : QUERN_DEFAULT_KV_TYPE,
                          o->schedule,
                          quant ? quant->name : NULL};
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
   if (o->template_path) QN_TRY(hash_file(&hasher, o->template_path, diag));
   int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec,
                        info->st_mtim.tv_nsec, (int64_t)info->st_ino,
-                       o->context_tokens,     o->chunk_tokens ? o->chunk_tokens : DEFAULT_CHUNK,
+                       o->context_tokens,     o->chunk_tokens ? o->chunk_tokens : QUERN_DEFAULT_CHUNK,
                        o->all_logits,         o->sequences ? o->sequences : 1};
   qn_hasher_update(&hasher, numbers, sizeof numbers);
   *out = qn_hasher_final(&hasher);
@@ -592,7 +367,7 @@ int quern_cache_path(const char *model_path, const quern_compile_options *option
   quern_compile_options own;
   qn_diag diag = {0};
   *out_path = NULL;
-  qn_status status = own_options(options, &own, &diag);
+  qn_status status = quern_own_options(options, &own, &diag);
   if (status == QN_OK) status = cache_path(model_path, &own, out_path, &diag);
   return quern_give_error(error, &diag, status);
 }

@@ -1,0 +1,205 @@
+// A compilation from the model's path to its graph.
+#include "frontend/compilation.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "frontend/import/gguf.h"
+#include "frontend/import/vocab.h"
+#include "runtime/tokenizer.h"
+
+#define DEFAULT_CONTEXT 4096
+
+qn_status quern_own_options(const quern_compile_options *options, quern_compile_options *out, qn_diag *diag) {
+  *out = (quern_compile_options){.size = sizeof *out};
+  if (!options) return QN_OK;
+  if (options->size == 0) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_compile_options) in it");
+  }
+  memcpy(out, options, options->size < sizeof *out ? options->size : sizeof *out);
+  return QN_OK;
+}
+
+void quern_compilation_init(quern_compilation *c, const quern_compile_options *options, qn_diag *diag) {
+  *c = (quern_compilation){.allocator = qn_allocator_default(), .options = options, .diag = diag};
+  qn_arena_init(&c->arena, c->allocator);
+  qn_buf_init(&c->tokenizer, c->allocator);
+  qn_buf_init(&c->summary, c->allocator);
+  qn_buf_init(&c->graph_text, c->allocator);
+  qn_buf_init(&c->kernels_text, c->allocator);
+}
+
+void quern_compilation_deinit(quern_compilation *c) {
+  for (size_t i = 0; i < c->code_count; i++) qn_code_deinit(&c->codes[i]);
+  qn_buf_deinit(&c->tokenizer);
+  qn_buf_deinit(&c->summary);
+  qn_buf_deinit(&c->graph_text);
+  qn_buf_deinit(&c->kernels_text);
+  qn_import_close(c->import);
+  qn_arena_deinit(&c->arena);
+}
+
+qn_status quern_compilation_report(quern_compilation *c, const char *stage, uint64_t done, uint64_t total) {
+  if (c->options->progress && !c->options->progress(c->options->progress_context, stage, done, total)) {
+    return qn_fail(c->diag, QN_ERR_CANCELLED, "compile", "cancelled by the caller");
+  }
+  return QN_OK;
+}
+
+bool quern_compilation_pack_progress(void *context, uint64_t done, uint64_t total) {
+  quern_compilation *c = context;
+  const char *stage = c->quantize.format ? "quantising and packing weights" : "packing weights";
+  c->packed_bytes = done;
+  c->pack_total_bytes = total;
+  return !c->options->progress || c->options->progress(c->options->progress_context, stage, done, total);
+}
+
+// --- quantising
+
+// Between two tensors of pack_progress: it counts bytes of the packed weights.
+static bool quantize_progress(void *context, const qn_requantized *tensor, int64_t done_rows) {
+  quern_compilation *c = context;
+  uint64_t before = c->packed_bytes;
+  size_t bytes = 0;
+  (void)qn_format_file_bytes(tensor->to, done_rows, tensor->k, &bytes);
+  bool go_on = quern_compilation_pack_progress(c, before + bytes, c->pack_total_bytes);
+  c->packed_bytes = before;
+  return go_on;
+}
+
+static void quantize_report(void *context, const qn_requantized *t) {
+  quern_compilation *c = context;
+  if (!c->options->quantized) return;
+  size_t before = 0, after = 0;  // shapes of tensors that are there do not overflow
+  (void)qn_format_file_bytes(t->from, t->rows, t->k, &before);
+  (void)qn_format_file_bytes(t->to, t->rows, t->k, &after);
+  quern_quantized told = {.tensor = t->name,
+                          .from = t->from->name,
+                          .asked = t->asked->name,
+                          .to = t->to->name,
+                          .kept = t->kept,
+                          .rows = t->rows,
+                          .columns = t->k,
+                          .relative_rms = t->squares > 0 ? sqrt(t->error_squares / t->squares) : 0.0,
+                          .max_error = t->max_error,
+                          .bytes_before = before,
+                          .bytes_after = after};
+  c->options->quantized(c->options->quantized_context, &told);
+}
+
+static qn_status parse_quant(quern_compilation *c) {
+  if (!c->options->quant) return QN_OK;
+  c->quantize = (qn_requantize_options){.threads = c->options->threads,
+                                        .report = quantize_report,
+                                        .report_context = c,
+                                        .progress = quantize_progress,
+                                        .progress_context = c};
+  return qn_requantize_parse(c->options->quant, &c->quantize.format, c->diag);
+}
+
+// "host,x86-64-v3" → targets.
+static qn_status parse_targets(quern_compilation *c) {
+  const char *text = c->options->target ? c->options->target : "host";
+  while (*text) {
+    size_t length = strcspn(text, ",");
+    char name[256];
+    if (length == 0 || length >= sizeof name || c->target_count == QUERN_MAX_TARGETS) {
+      return qn_fail(c->diag, QN_ERR_ARGUMENT, "target", "got '%s', want 1 to %d target names with commas between them",
+                     c->options->target, QUERN_MAX_TARGETS);
+    }
+    memcpy(name, text, length);
+    name[length] = 0;
+    QN_TRY(qn_target_parse(name, &c->targets[c->target_count++], c->diag));
+    text += length + (text[length] == ',');
+  }
+  return c->target_count ? QN_OK : qn_fail(c->diag, QN_ERR_ARGUMENT, "target", "got an empty list, want a target name");
+}
+
+static qn_status parse_kv_type(quern_compilation *c, qn_dtype *out) {
+  const char *text = c->options->kv_type ? c->options->kv_type : QUERN_DEFAULT_KV_TYPE;
+  if (!qn_dtype_parse(qn_str_from(text), out) || !qn_dtype_is_float(*out)) {
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "kv-type", "got '%s', want f32, f16 or bf16", text);
+  }
+  return QN_OK;
+}
+
+qn_machine_model quern_machine_model(const qn_target *target) {
+  return qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
+}
+
+static qn_status set_pass_options(quern_compilation *c) {
+  const char *mode = c->options->numeric_mode ? c->options->numeric_mode : QUERN_DEFAULT_NUMERIC;
+  bool int8 = strcmp(mode, "int8") == 0;
+  if (!int8 && strcmp(mode, "f32") != 0) {
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
+  }
+  c->pass_options = (qn_pass_options){.quantize_activations = int8,
+                                      .machine = quern_machine_model(&c->targets[0]),
+                                      .dump = c->options->dump,
+                                      .dump_context = c->options->dump_context};
+  if (c->options->schedule) {
+    QN_TRY(qn_schedule_parse("schedule", qn_str_from(c->options->schedule), &c->schedule, c->diag));
+    QN_TRY(qn_schedule_check(&c->schedule, c->diag));
+    c->pass_options.forced_schedule = &c->schedule;
+  }
+  return QN_OK;
+}
+
+static qn_status make_tokenizer(quern_compilation *c) {
+  qn_gguf *gguf = qn_import_gguf(c->import);
+  if (!gguf || !qn_gguf_find(gguf, "tokenizer.ggml.model")) return QN_OK;
+  qn_tokenizer_desc vocabulary;
+  QN_TRY(qn_vocab_from_gguf(gguf, &c->arena, &vocabulary, c->diag));
+  int64_t rows = qn_import_vocab_size(c->import);
+  if (rows > 0 && vocabulary.token_count > (size_t)rows) {
+    return qn_fail(c->diag, QN_ERR_FORMAT, "key 'tokenizer.ggml.tokens'",
+                   "has %zu tokens, want at most %" PRId64 ", the rows of the model's embedding",
+                   vocabulary.token_count, rows);
+  }
+  return qn_tokenizer_serialize(&vocabulary, c->allocator, &c->tokenizer, c->diag);
+}
+
+// What templates and tokenizers say of a file says not always which file.
+static qn_status name_model(quern_compilation *c, const char *path, qn_status status) {
+  bool of_file = status == QN_ERR_FORMAT || status == QN_ERR_UNSUPPORTED;
+  if (of_file && !strstr(c->diag->text, path)) {
+    qn_diag inner = *c->diag;
+    *c->diag = (qn_diag){0};
+    return qn_fail(c->diag, status, path, "%s", inner.text);
+  }
+  return status;
+}
+
+static qn_status open_model(quern_compilation *c, const char *path) {
+  qn_import_options options = {.template_path = c->options->template_path};
+  QN_TRY(quern_compilation_report(c, "reading the model", 0, 0));
+  QN_TRY(name_model(c, path, qn_import_open(path, &options, c->allocator, &c->import, c->diag)));
+  return name_model(c, path, make_tokenizer(c));
+}
+
+qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
+  QN_TRY(parse_targets(c));
+  QN_TRY(set_pass_options(c));
+  int64_t sequences = c->options->sequences ? c->options->sequences : 1;
+  qn_import_graph_options graph_options = {.max_sequences = sequences};
+  QN_TRY(parse_kv_type(c, &graph_options.kv_dtype));
+  QN_TRY(parse_quant(c));
+  QN_TRY(open_model(c, model_path));
+  QN_TRY(name_model(c, model_path, qn_import_quantize(c->import, &c->quantize, c->diag)));
+  int64_t own = qn_import_context(c->import);
+  graph_options.context_tokens = c->options->context_tokens ? c->options->context_tokens : own ? own : DEFAULT_CONTEXT;
+  graph_options.chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens : QUERN_DEFAULT_CHUNK;
+  c->context_tokens = graph_options.context_tokens;
+  if (graph_options.chunk_tokens > graph_options.context_tokens)
+    graph_options.chunk_tokens = graph_options.context_tokens;
+  graph_options.max_rows =
+      c->options->all_logits || sequences > graph_options.chunk_tokens ? graph_options.chunk_tokens : sequences;
+  qn_graph *graph = NULL;
+  QN_TRY(name_model(c, model_path, qn_import_graph(c->import, &graph_options, &c->arena, &graph, c->diag)));
+  QN_TRY(qn_graph_verify(graph, QN_STAGE_IMPORTED, c->diag));
+  QN_TRY(quern_compilation_report(c, "optimising the graph", 0, 0));
+  c->pass = (qn_pass_context){
+      .arena = &c->arena, .allocator = c->allocator, .options = &c->pass_options, .graph = graph, .diag = c->diag};
+  return QN_OK;
+}

@@ -1,0 +1,56 @@
+// One compilation: everything that the files of frontend/ know of it between a model's path and what is made of it.
+#ifndef QUERN_FRONTEND_COMPILATION_H
+#define QUERN_FRONTEND_COMPILATION_H
+
+#include "codegen/artifact_write.h"
+#include "frontend/import/import.h"
+#include "frontend/quern.h"
+#include "passes/pass.h"
+
+#define QUERN_VERSION         "0.1.0"
+#define QUERN_MAX_TARGETS     8
+#define QUERN_DEFAULT_CHUNK   256
+#define QUERN_DEFAULT_NUMERIC "int8"
+#define QUERN_DEFAULT_KV_TYPE "f32"
+
+// Everything one compilation holds. Zero-initialised, then filled from the top down.
+typedef struct quern_compilation {
+  const qn_allocator *allocator;
+  const quern_compile_options *options;
+  qn_diag *diag;
+  qn_arena arena;
+  qn_import *import;
+  qn_target targets[QUERN_MAX_TARGETS];
+  size_t target_count;
+  int64_t context_tokens;
+  qn_pass_options pass_options;
+  qn_schedule schedule;
+  qn_pass_context pass;
+  qn_program_plan plans[QUERN_MAX_TARGETS];
+  size_t plan_count;
+  size_t plan_of[QUERN_MAX_TARGETS];  // by target
+  qn_code codes[QUERN_MAX_TARGETS];
+  size_t code_count;
+  qn_requantize_options quantize;
+  uint64_t packed_bytes, pack_total_bytes;  // of weights: done, and all
+  qn_buf tokenizer, summary, graph_text, kernels_text;
+} quern_compilation;
+
+// `options` and `diag` are borrowed. To be given to quern_compilation_deinit in every case.
+void quern_compilation_init(quern_compilation *c, const quern_compile_options *options, qn_diag *diag);
+void quern_compilation_deinit(quern_compilation *c);
+
+// Options of an older or newer caller: what lies beyond its size is zero. options may be NULL.
+QN_CHECKED qn_status quern_own_options(const quern_compile_options *options, quern_compile_options *out, qn_diag *diag);
+// Tells the caller's progress; CANCELLED when it wants no more.
+QN_CHECKED qn_status quern_compilation_report(quern_compilation *c, const char *stage, uint64_t done, uint64_t total);
+// The progress of the artifact's writer, whose context is the compilation.
+bool quern_compilation_pack_progress(void *context, uint64_t done, uint64_t total);
+
+// What the schedules of a target are chosen for.
+qn_machine_model quern_machine_model(const qn_target *target);
+
+// Opens the model and makes its graph, verified; pass.graph is there then, and targets, and pass_options.
+QN_CHECKED qn_status quern_compilation_open(quern_compilation *c, const char *model_path);
+
+#endif
