@@ -1,4 +1,4 @@
-// Writes the probe kernels as loop IR text, and times their machine code.
+// Times the machine code of the probe kernels.
 #include "autotune/machine.h"
 
 #include <stdio.h>
@@ -6,18 +6,13 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "autotune/machine_internal.h"
+
 enum {
-  READ_BYTES = 256 << 20,  // well beyond any cache that decoding could live in
-  CHUNK_BYTES = 64 << 10,  // of an iteration of the read's parallel loop
-  SUMS = 4,                // of a read, each of a line
-  LINE = 64,
-  ROUNDS = 2000,  // iterations of a peak's parallel loop
-  TURNS = 4096,   // links of each chain in one
-  MAX_CHAINS = 12,
-  W_LINES = 8,     // of the peaks' first operand
-  PAIR_LINKS = 8,  // of a chain of dot2: 8 pairs of 15 * 128 + 15 * 128 are the most that 16 bits hold
-  OPERAND_BYTES = W_LINES * LINE + MAX_CHAINS * 4,
   HUGE_PAGE = 2 << 20,
+  CACHE_BYTES = 64 << 20,  // that a thread reads of a cache at a time, at least
+  MAX_READERS = 256,       // threads with results of their own
+  PROBE_PART = 8,          // of a peak's iterations are enough where the best of several is taken
 };
 
 struct qn_machine {
@@ -29,105 +24,6 @@ struct qn_machine {
   float *results;      // owned
   size_t result_bytes;
 };
-
-// Independent chains, as many as fill three quarters of the registers: enough to hide an instruction's latency. One of
-// dot2 takes twice the registers, for the pairs and for what they are folded into.
-static int chain_count(const qn_target *target, qn_probe probe) {
-  int chains = target->vector_registers * target->vector_bytes / LINE * 3 / (probe == QN_PROBE_DOT2_NIBBLE ? 8 : 4);
-  return chains < 1 ? 1 : chains > MAX_CHAINS ? MAX_CHAINS : chains;
-}
-
-// --- the kernels
-
-static void write_read(int ahead, qn_buf *out) {
-  qn_buf_printf(out, "kernel \"read_%d\" {\n  param w : i32[%d] streamed\n  param y : i32[%d] out\n", ahead,
-                READ_BYTES / 4, READ_BYTES / CHUNK_BYTES * 16);
-  qn_buf_printf(out, "  for n in 0..%d data parallel {\n", READ_BYTES / CHUNK_BYTES);
-  for (int i = 0; i < SUMS; i++) qn_buf_printf(out, "    local s%d : i32[16]\n    s%d[0 : 16] = 0i32\n", i, i);
-  qn_buf_printf(out, "    for k in 0..%d reduce {\n", CHUNK_BYTES / LINE / SUMS);
-  for (int i = 0; i < SUMS; i++) {
-    const char *at = "n*16384 + k*64";
-    if (ahead) qn_buf_printf(out, "      prefetch w[%s + %d]\n", at, i * 16 + ahead / 4);
-    qn_buf_printf(out, "      s%d[0 : 16] = s%d[0 : 16] + w[%s + %d : 16]\n", i, i, at, i * 16);
-  }
-  qn_buf_puts(out, "    }\n    y[n*16 : 16] = s0[0 : 16]");
-  for (int i = 1; i < SUMS; i++) qn_buf_printf(out, " + s%d[0 : 16]", i);
-  qn_buf_puts(out, "\n  }\n}\n");
-}
-_Static_assert(CHUNK_BYTES / 4 == 16384 && SUMS * LINE / 4 == 64, "as write_read has them");
-
-static const char nibbles[] = "and(w.i32[%s*16 : 16], 252645135i32)";  // 0x0F0F0F0F
-
-// One link of chain `i` in turn `k`.
-static void write_link(qn_probe probe, int i, qn_buf *out) {
-  const char *at = "k % 8";
-  char codes[64];
-  snprintf(codes, sizeof codes, probe == QN_PROBE_DOT4_NIBBLE ? nibbles : "w.i32[%s*16 : 16]", at);
-  if (probe == QN_PROBE_FMA) {
-    qn_buf_printf(out, "      a%d[0 : 16] = fma(w.f32[%s*16 : 16], x[%d], a%d[0 : 16])\n", i, at, i, i);
-  } else {
-    const char *op = probe == QN_PROBE_DOT4S ? "dot4s" : "dot4";
-    qn_buf_printf(out, "      a%d[0 : 16] = %s(a%d[0 : 16], %s, x[%d])\n", i, op, i, codes, i);
-  }
-}
-
-// PAIR_LINKS links of all chains: sums of 16 bits, and their folding.
-static void write_pairs(int chains, qn_buf *out) {
-  char codes[64], at[24];
-  for (int i = 0; i < chains; i++) qn_buf_printf(out, "      local p%d : i32[16]\n      p%d[0 : 16] = 0i32\n", i, i);
-  for (int link = 0; link < PAIR_LINKS; link++) {
-    snprintf(at, sizeof at, "(k + %d) %% 8", link);
-    snprintf(codes, sizeof codes, nibbles, at);
-    for (int i = 0; i < chains; i++)
-      qn_buf_printf(out, "      p%d[0 : 16] = dot2(p%d[0 : 16], %s, x[%d])\n", i, i, codes, i);
-  }
-  for (int i = 0; i < chains; i++)
-    qn_buf_printf(out, "      a%d[0 : 16] = a%d[0 : 16] + fold2(p%d[0 : 16])\n", i, i, i);
-}
-_Static_assert(W_LINES == 8 && PAIR_LINKS <= W_LINES, "as write_link has them; no two links of a chain are equal");
-
-// One operand changes from turn to turn, the other from chain to chain: what a target must do to either before it can
-// multiply is done as often as in a tile of a matmul.
-static void write_peak(qn_probe probe, int chains, qn_buf *out) {
-  bool integer = probe != QN_PROBE_FMA, pairs = probe == QN_PROBE_DOT2_NIBBLE;
-  const char *type = integer ? "i32" : "f32", *zero = integer ? "0i32" : "0.0";
-  qn_buf_printf(out, "kernel \"peak_%d\" {\n  param w : u8[%d]\n  param x : %s[%d]\n  param y : %s[%d] out\n",
-                (int)probe, W_LINES * LINE, type, chains, type, ROUNDS * chains * 16);
-  qn_buf_printf(out, "  for n in 0..%d data parallel {\n", ROUNDS);
-  for (int i = 0; i < chains; i++)
-    qn_buf_printf(out, "    local a%d : %s[16]\n    a%d[0 : 16] = %s\n", i, type, i, zero);
-  qn_buf_printf(out, "    for k in 0..%d reduce {\n", pairs ? TURNS / PAIR_LINKS : TURNS);
-  for (int i = 0; !pairs && i < chains; i++) write_link(probe, i, out);
-  if (pairs) write_pairs(chains, out);
-  qn_buf_puts(out, "    }\n");
-  for (int i = 0; i < chains; i++) qn_buf_printf(out, "    y[n*%d + %d : 16] = a%d[0 : 16]\n", chains * 16, i * 16, i);
-  qn_buf_puts(out, "  }\n}\n");
-}
-
-qn_status qn_machine_kernels(const qn_target *target, qn_arena *arena, const qn_lkernel **out, qn_diag *diag) {
-  qn_lkernel **kernels = NULL;
-  size_t count = 0;
-  qn_buf text;
-  qn_buf_init(&text, qn_allocator_default());
-  write_read(0, &text);
-  write_read(4096, &text);
-  write_read(8192, &text);
-  for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++)
-    write_peak(probe, chain_count(target, probe), &text);
-  qn_status status = text.failed ? qn_fail_nomem(diag, "machine", "the probe kernels") : QN_OK;
-  if (status == QN_OK) {
-    status = qn_lkernels_parse("machine", (qn_str){text.data, text.length}, arena, &kernels, &count, diag);
-  }
-  if (status == QN_OK && count != QN_PROBE_COUNT) {
-    status = qn_fail(diag, QN_ERR_INTERNAL, "machine", "got %zu probe kernels, want %d", count, QN_PROBE_COUNT);
-  }
-  for (size_t i = 0; status == QN_OK && i < count; i++) {
-    status = qn_lkernel_verify(kernels[i], diag);
-    out[i] = kernels[i];
-  }
-  qn_buf_deinit(&text);
-  return status;
-}
 
 // --- memory
 
@@ -154,8 +50,10 @@ qn_status qn_machine_create(const qn_target *target, const qn_kernel_entry *entr
   if (!m) return qn_fail_nomem(diag, "machine", "its measurement");
   m->allocator = allocator;
   m->entries = entries;
-  for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++) m->chains[probe] = chain_count(target, probe);
+  for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++) m->chains[probe] = qn_probe_chains(target, probe);
   m->result_bytes = (size_t)ROUNDS * MAX_CHAINS * LINE;
+  if (m->result_bytes < (size_t)MAX_READERS * RESULT_LINES * LINE)
+    m->result_bytes = (size_t)MAX_READERS * RESULT_LINES * LINE;
   m->operands = qn_alloc(allocator, OPERAND_BYTES);
   m->results = qn_alloc_zeroed(allocator, m->result_bytes);
   qn_status status = m->operands && m->results ? QN_OK : qn_fail_nomem(diag, "machine", "operands and results");
@@ -185,15 +83,21 @@ typedef struct job {
   void *buffers[3];
   qn_threads *threads;
   qn_work work;
+  bool whole;  // an item of the work is a call over `extent`, with results that are the thread's own
+  int64_t extent;
 } job;
 
+static const int64_t no_symbols[QN_SYM_COUNT];
+
 static void walk(void *context, int thread, int thread_count) {
-  (void)thread, (void)thread_count;
-  static const int64_t symbols[QN_SYM_COUNT];
+  (void)thread_count;
   job *j = context;
+  void *buffers[3] = {j->buffers[0], j->buffers[1], j->buffers[2]};
+  if (j->whole) buffers[1] = (uint8_t *)j->buffers[1] + (size_t)(thread % MAX_READERS) * RESULT_LINES * LINE;
   int64_t first, last;
   while (qn_work_take(&j->work, &first, &last)) {
-    j->entry(j->buffers, symbols, first, last);
+    if (!j->whole) j->entry(buffers, no_symbols, first, last);
+    for (int64_t i = first; j->whole && i < last; i++) j->entry(buffers, no_symbols, 0, j->extent);
     qn_work_finish(j->threads, &j->work, last - first);
   }
 }
@@ -204,25 +108,59 @@ static double seconds(clockid_t clock) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// `amount` of whatever the probe does in all, a second.
-static double time_probe(qn_machine *m, qn_threads *threads, qn_probe probe, const uint8_t *memory, bool cpu_time) {
-  bool read = probe <= QN_PROBE_READ_8K;
-  uint32_t extent = read ? READ_BYTES / CHUNK_BYTES : ROUNDS;
+// A link's: of latencies it is the link that counts.
+static double operations(qn_probe probe) {
+  bool dot = probe >= QN_PROBE_DOT4 && probe <= QN_PROBE_DOT2_NIBBLE;
+  return probe >= QN_PROBE_FMA_LATENCY ? 1 : 2.0 * qn_probe_lanes(probe) * (dot ? 4 : 1);
+}
+
+// Seconds of a job of `extent` items.
+static double time_job(job *j, uint32_t extent, bool cpu_time) {
+  clockid_t clock = cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
+  qn_work_reset(&j->work, extent, qn_threads_count(j->threads));
+  double start = seconds(clock);
+  qn_threads_run(j->threads, walk, j);
+  return (seconds(clock) - start) / (cpu_time ? qn_threads_count(j->threads) : 1);
+}
+
+static double time_cache(qn_machine *m, job *j, qn_probe probe, bool cpu_time) {
+  int64_t set = qn_probe_set_bytes(probe), chunk = set < CHUNK_BYTES ? set : CHUNK_BYTES;
+  if (set == 0) return 0;
+  j->whole = true;
+  j->extent = qn_probe_extent(probe);
+  j->buffers[1] = m->results;
+  uint32_t threads = (uint32_t)qn_threads_count(j->threads);
+  int64_t bytes = j->extent * chunk, times = CACHE_BYTES / bytes;
+  uint32_t items = threads * (uint32_t)(times > 1 ? times : 1);
+  time_job(j, threads, cpu_time);  // until the cache holds it
+  double passed = time_job(j, items, cpu_time);
+  return passed > 0 ? (double)bytes * items / passed : 0;
+}
+
+// `amount` of whatever the probe does in all, a second: bytes, operations, or links of a single chain.
+static double time_probe(qn_machine *m, qn_threads *threads, qn_probe probe, bool small_pages, int part, bool cpu_time) {
   job j = {.entry = m->entries[probe],
            .threads = threads,
            .buffers = {m->operands, m->operands + W_LINES * LINE / 4, m->results}};
-  if (read) {
-    j.buffers[0] = (void *)(uintptr_t)memory;
-    j.buffers[1] = m->results;
-  }
   double amount = READ_BYTES;
-  if (!read) amount = 2.0 * ROUNDS * TURNS * m->chains[probe] * 16 * (probe == QN_PROBE_FMA ? 1 : 4);
-  clockid_t clock = cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
-  qn_work_reset(&j.work, extent, qn_threads_count(threads));
-  double start = seconds(clock);
-  qn_threads_run(threads, walk, &j);
-  double passed = (seconds(clock) - start) / (cpu_time ? qn_threads_count(threads) : 1);
+  uint32_t extent = (uint32_t)qn_probe_extent(probe);
+  if (probe < QN_PROBE_FMA) {
+    j.buffers[0] = read_start(m, small_pages);
+    j.buffers[1] = m->results;
+    if (probe >= QN_PROBE_READ_L1) return time_cache(m, &j, probe, cpu_time);
+  } else {
+    extent /= (uint32_t)part;
+    amount = operations(probe) * extent * TURNS * m->chains[probe];
+  }
+  double passed = time_job(&j, extent, cpu_time);
   return passed > 0 ? amount / passed : 0;
+}
+
+double qn_machine_probe(qn_machine *m, qn_threads *threads, qn_probe probe, bool small_pages) {
+  qn_threads_hold(threads);
+  double rate = time_probe(m, threads, probe, small_pages, PROBE_PART, false);
+  qn_threads_release(threads);
+  return rate;
 }
 
 double qn_machine_measure(qn_machine *m, qn_threads *threads, qn_rate rate, bool cpu_time) {
@@ -235,7 +173,7 @@ double qn_machine_measure(qn_machine *m, qn_threads *threads, qn_rate rate, bool
   double best = 0;
   qn_threads_hold(threads);
   for (qn_probe probe = kinds[rate].first; probe <= kinds[rate].last; probe++) {
-    double got = time_probe(m, threads, probe, read_start(m, rate == QN_RATE_READ_SMALL), cpu_time);
+    double got = time_probe(m, threads, probe, rate == QN_RATE_READ_SMALL, 1, cpu_time);
     if (got > best) best = got;
   }
   qn_threads_release(threads);

@@ -13,11 +13,18 @@ typedef enum qn_probe {
   QN_PROBE_READ_0,   // a plain read of memory, without prefetch
   QN_PROBE_READ_4K,  // prefetched so many bytes ahead
   QN_PROBE_READ_8K,
+  QN_PROBE_READ_L1,  // of what a cache holds
+  QN_PROBE_READ_L2,
+  QN_PROBE_READ_L3,
   QN_PROBE_FMA,          // chains of f32 multiply-adds
   QN_PROBE_DOT4,         // chains of dot4 on unsigned bytes
   QN_PROBE_DOT4_NIBBLE,  // on codes of 4 bits, where a target may do with less
   QN_PROBE_DOT4S,        // chains of dot4s: signed bytes
   QN_PROBE_DOT2_NIBBLE,  // chains of dot2 on codes of 4 bits, folded as often as 16 bits want it
+  QN_PROBE_BF16,         // f32 multiply-adds with an operand that is widened from bf16, as in kernels
+  QN_PROBE_VECTOR,       // plain integer operations, two a link
+  QN_PROBE_FMA_LATENCY,     // one chain: a link takes as long as an operation until its result is there
+  QN_PROBE_VECTOR_LATENCY,  // the same of two plain integer operations
   QN_PROBE_COUNT
 } qn_probe;
 
@@ -44,6 +51,9 @@ typedef enum qn_rate {
 // By the clock on the wall, or by the process's CPU time over the number of threads. Noise is the caller's to average
 // out.
 double qn_machine_measure(qn_machine *machine, qn_threads *threads, qn_rate rate, bool cpu_time);
+// One short measurement of one probe by the clock on the wall (1 to 30 ms): bytes a second, operations a second (of dot
+// products 8-bit ones), or links a second of the single chain of a latency. 0 for a cache that there is not.
+double qn_machine_probe(qn_machine *machine, qn_threads *threads, qn_probe probe, bool small_pages);
 // Bytes of the memory for QN_RATE_READ that the system put on huge pages.
 uint64_t qn_machine_huge_bytes(const qn_machine *machine);
 

@@ -42,6 +42,38 @@ static uint64_t cache_bytes(hwloc_topology_t topology, hwloc_obj_type_t type, bo
 
 static int at_least_1(int count) { return count > 1 ? count : 1; }
 
+static int level_of(hwloc_obj_type_t type) { return (int)type - (int)HWLOC_OBJ_L1CACHE + 1; }
+
+static void add_caches(hwloc_topology_t topology) {
+  for (hwloc_obj_type_t type = HWLOC_OBJ_L1CACHE; type <= HWLOC_OBJ_L5CACHE; type++) {
+    int count = hwloc_get_nbobjs_by_type(topology, type);
+    qn_cache found = {.level = level_of(type), .count = count};
+    for (int i = 0; i < count; i++) {
+      hwloc_obj_t cache = hwloc_get_obj_by_type(topology, type, (unsigned)i);
+      if (!cache || !cache->attr || cache->attr->cache.size <= found.bytes) continue;
+      int cores = hwloc_get_nbobjs_inside_cpuset_by_type(topology, cache->cpuset, HWLOC_OBJ_CORE);
+      found.bytes = cache->attr->cache.size;
+      found.line_bytes = (int)cache->attr->cache.linesize;
+      found.cores = cores > 1 ? cores : 1;
+    }
+    if (found.bytes > 0) machine.caches[machine.cache_count++] = found;
+  }
+}
+_Static_assert(HWLOC_OBJ_L5CACHE - HWLOC_OBJ_L1CACHE + 1 == QN_TOPOLOGY_CACHES, "a place for every level");
+
+static void add_memory(hwloc_topology_t topology) {
+  for (int i = 0; i < machine.numa_nodes; i++) {
+    hwloc_obj_t node = hwloc_get_obj_by_type(topology, HWLOC_OBJ_NUMANODE, (unsigned)i);
+    if (node && node->attr) machine.memory_bytes += node->attr->numanode.local_memory;
+  }
+}
+
+static void add_name(hwloc_topology_t topology) {
+  hwloc_obj_t package = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0);
+  const char *name = package ? hwloc_obj_get_info_by_name(package, "CPUModel") : NULL;
+  if (name) snprintf(machine.cpu, sizeof machine.cpu, "%s", name);
+}
+
 static void ask_hwloc(const cpu_set_t *allowed) {
   hwloc_topology_t topology;
   if (hwloc_topology_init(&topology) != 0) return;
@@ -52,6 +84,10 @@ static void ask_hwloc(const cpu_set_t *allowed) {
     machine.l1d_bytes = cache_bytes(topology, HWLOC_OBJ_L1CACHE, false);
     machine.l2_bytes = cache_bytes(topology, HWLOC_OBJ_L2CACHE, false);
     machine.l3_bytes = cache_bytes(topology, HWLOC_OBJ_L3CACHE, true);
+    machine.machine_cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+    add_caches(topology);
+    add_memory(topology);
+    add_name(topology);
   }
   hwloc_topology_destroy(topology);
 }
@@ -88,6 +124,7 @@ static void ask_machine(void) {
   machine.cpus = machine.cpus > machine.cores ? machine.cpus : machine.cores;
   machine.numa_nodes = at_least_1(machine.numa_nodes);
   machine.packages = at_least_1(machine.packages);
+  if (machine.machine_cores < machine.cores) machine.machine_cores = machine.cores;
   machine.default_threads = at_least_1(quota_cpus(machine.cores));
 }
 

@@ -7,6 +7,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Caches of one level for data, all alike: of several kinds (a machine with small cores and large ones) the largest.
+typedef struct qn_cache {
+  int level;       // 1 is nearest
+  uint64_t bytes;  // of one
+  int line_bytes;  // 0 = not known
+  int count;       // of them in the machine
+  int cores;       // that share one
+} qn_cache;
+#define QN_TOPOLOGY_CACHES 5
+
 typedef struct qn_topology {
   int cores;                     // physical cores with a CPU in this process's affinity mask, at least 1
   int cpus;                      // logical CPUs in the mask
@@ -15,6 +25,11 @@ typedef struct qn_topology {
   int packages;                  // at least 1
   uint64_t l1d_bytes, l2_bytes;  // of one core; 0 = not known
   uint64_t l3_bytes;             // of all last-level caches that the cores share; 0 = none or not known
+  int machine_cores;             // physical cores of the machine, whether they may be used or not; at least 1
+  uint64_t memory_bytes;         // of all NUMA nodes; 0 = not known
+  qn_cache caches[QN_TOPOLOGY_CACHES];  // by level
+  int cache_count;
+  char cpu[96];  // the name that the system gives it; empty = none
 } qn_topology;
 
 // Asked of the machine at the first call, for the whole process: later changes of the affinity mask are not seen.

@@ -5,7 +5,7 @@
 #include <stddef.h>
 
 const qn_topology *qn_topology_get(void) {
-  static const qn_topology machine = {.cores = 1, .cpus = 1, .default_threads = 1, .numa_nodes = 1, .packages = 1};
+  static const qn_topology machine = {.cores = 1, .machine_cores = 1, .cpus = 1, .default_threads = 1, .numa_nodes = 1, .packages = 1};
   return &machine;
 }
 
