@@ -19,9 +19,9 @@ struct qn_machine {
   const qn_allocator *allocator;   // borrowed
   const qn_kernel_entry *entries;  // borrowed
   int chains[QN_PROBE_COUNT];      // of the peaks
-  uint8_t *memory[2];  // mapped: READ_BYTES and a huge page for alignment, on huge and on small pages
-  float *operands;     // owned: of the peaks
-  float *results;      // owned
+  uint8_t *memory[2];              // mapped: READ_BYTES and a huge page for alignment, on huge and on small pages
+  float *operands;                 // owned: of the peaks
+  float *results;                  // owned
   size_t result_bytes;
 };
 
@@ -50,7 +50,8 @@ qn_status qn_machine_create(const qn_target *target, const qn_kernel_entry *entr
   if (!m) return qn_fail_nomem(diag, "machine", "its measurement");
   m->allocator = allocator;
   m->entries = entries;
-  for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++) m->chains[probe] = qn_probe_chains(target, probe);
+  for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++)
+    m->chains[probe] = qn_probe_chains(target, probe);
   m->result_bytes = (size_t)ROUNDS * MAX_CHAINS * LINE;
   if (m->result_bytes < (size_t)MAX_READERS * RESULT_LINES * LINE)
     m->result_bytes = (size_t)MAX_READERS * RESULT_LINES * LINE;
@@ -138,7 +139,8 @@ static double time_cache(qn_machine *m, job *j, qn_probe probe, bool cpu_time) {
 }
 
 // `amount` of whatever the probe does in all, a second: bytes, operations, or links of a single chain.
-static double time_probe(qn_machine *m, qn_threads *threads, qn_probe probe, bool small_pages, int part, bool cpu_time) {
+static double time_probe(qn_machine *m, qn_threads *threads, qn_probe probe, bool small_pages, int part,
+                         bool cpu_time) {
   job j = {.entry = m->entries[probe],
            .threads = threads,
            .buffers = {m->operands, m->operands + W_LINES * LINE / 4, m->results}};

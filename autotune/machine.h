@@ -16,13 +16,13 @@ typedef enum qn_probe {
   QN_PROBE_READ_L1,  // of what a cache holds
   QN_PROBE_READ_L2,
   QN_PROBE_READ_L3,
-  QN_PROBE_FMA,          // chains of f32 multiply-adds
-  QN_PROBE_DOT4,         // chains of dot4 on unsigned bytes
-  QN_PROBE_DOT4_NIBBLE,  // on codes of 4 bits, where a target may do with less
-  QN_PROBE_DOT4S,        // chains of dot4s: signed bytes
-  QN_PROBE_DOT2_NIBBLE,  // chains of dot2 on codes of 4 bits, folded as often as 16 bits want it
-  QN_PROBE_BF16,         // f32 multiply-adds with an operand that is widened from bf16, as in kernels
-  QN_PROBE_VECTOR,       // plain integer operations, two a link
+  QN_PROBE_FMA,             // chains of f32 multiply-adds
+  QN_PROBE_DOT4,            // chains of dot4 on unsigned bytes
+  QN_PROBE_DOT4_NIBBLE,     // on codes of 4 bits, where a target may do with less
+  QN_PROBE_DOT4S,           // chains of dot4s: signed bytes
+  QN_PROBE_DOT2_NIBBLE,     // chains of dot2 on codes of 4 bits, folded as often as 16 bits want it
+  QN_PROBE_BF16,            // f32 multiply-adds with an operand that is widened from bf16, as in kernels
+  QN_PROBE_VECTOR,          // plain integer operations, two a link
   QN_PROBE_FMA_LATENCY,     // one chain: a link takes as long as an operation until its result is there
   QN_PROBE_VECTOR_LATENCY,  // the same of two plain integer operations
   QN_PROBE_COUNT

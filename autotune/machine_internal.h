@@ -12,8 +12,8 @@ enum {
   ROUNDS = 2000,  // iterations of a peak's parallel loop
   TURNS = 4096,   // links of each chain in one
   MAX_CHAINS = 12,
-  W_LINES = 8,      // of the peaks' first operand
-  PAIR_LINKS = 8,   // of a chain of dot2: 8 pairs of 15 * 128 + 15 * 128 are the most that 16 bits hold
+  W_LINES = 8,        // of the peaks' first operand
+  PAIR_LINKS = 8,     // of a chain of dot2: 8 pairs of 15 * 128 + 15 * 128 are the most that 16 bits hold
   RESULT_LINES = 64,  // that a thread's reads of a cache write in turn
   OPERAND_BYTES = W_LINES * LINE + MAX_CHAINS * 4,
 };
@@ -22,6 +22,6 @@ enum {
 int qn_probe_chains(const qn_target *target, qn_probe probe);
 int64_t qn_probe_set_bytes(qn_probe probe);
 int64_t qn_probe_extent(qn_probe probe);  // of its kernel's parallel loop
-int qn_probe_lanes(qn_probe probe);  // of a chain
+int qn_probe_lanes(qn_probe probe);       // of a chain
 
 #endif

@@ -121,8 +121,8 @@ static void write_pairs(int chains, qn_buf *out) {
 }
 _Static_assert(W_LINES == 8 && PAIR_LINKS <= W_LINES, "as write_link has them; no two links of a chain are equal");
 
-// One operand changes from turn to turn, the other, which a chain starts with, from chain to chain: what a target must do to either before it can
-// multiply is done as often as in a tile of a matmul.
+// One operand changes from turn to turn, the other, which a chain starts with, from chain to chain: what a target must
+// do to either before it can multiply is done as often as in a tile of a matmul.
 static void write_peak(qn_probe probe, int chains, qn_buf *out) {
   bool pairs = !forms[probe].link, floats = strchr("fmb", forms[probe].link ? forms[probe].link[0] : 'd') != NULL;
   const char *type = floats ? "f32" : "i32";
@@ -166,4 +166,3 @@ qn_status qn_machine_kernels(const qn_target *target, qn_arena *arena, const qn_
   qn_buf_deinit(&text);
   return status;
 }
-
