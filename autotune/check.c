@@ -49,8 +49,7 @@ static qn_status add_outputs(qn_check *c, qn_diag *diag) {
     qn_inputs_poison(i, o->interpreted, o->size);
     const qn_pbuf *p = s->params[i];
     if (p->kind != QN_PB_ARENA || p->type.rank < 2 || p->row_pitch <= 0 || p->type.dtype == QN_DTYPE_A8) continue;
-    o->width = 1;
-    for (int d = 1; d < p->type.rank; d++) o->width *= qn_dim_at(p->type.dims[d], c->inputs->symbols);
+    o->width = qn_row_width(&p->type, c->inputs->symbols);
   }
   return QN_OK;
 }
@@ -203,8 +202,7 @@ static element element_at(const qn_pbuf *p, const int64_t *symbols, size_t at) {
   if (p->type.dtype == QN_DTYPE_F16) return (element){FLOAT16, 2};
   if (p->type.dtype == QN_DTYPE_BF16) return (element){BFLOAT16, 2};
   if (p->type.dtype != QN_DTYPE_A8) return (element){p->type.dtype == QN_DTYPE_I32 ? BYTES : FLOAT32, 4};
-  int64_t width = 1, in_row = p->row_pitch > 0 ? (int64_t)at % p->row_pitch : (int64_t)at;
-  for (int i = 1; i < p->type.rank; i++) width *= qn_dim_at(p->type.dims[i], symbols);
+  int64_t width = qn_row_width(&p->type, symbols), in_row = p->row_pitch > 0 ? (int64_t)at % p->row_pitch : (int64_t)at;
   if (in_row < width) return (element){BYTES, 1};
   return (element){in_row < width + width / 8 ? FLOAT32 : BYTES, 4};
 }

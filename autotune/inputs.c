@@ -1,6 +1,7 @@
 // Buffers for a kernel's parameters: their sizes, guard pages, and which values go where (inputs.h).
 #include "autotune/inputs.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -8,17 +9,30 @@
 
 #include "runtime/base/hash.h"
 
-enum { ALIGNMENT = 64, CANARY = 0xA5 };
+enum { ALIGNMENT = 64, CANARY = 0xA5, HUGE_FROM = 4 << 20 };
 
 int64_t qn_dim_at(qn_dim dim, const int64_t symbols[QN_SYM_COUNT]) {
-  return qn_dim_is_const(dim) ? dim.value : dim.value * symbols[dim.symbol];
+  int64_t value = 0;
+  if (qn_dim_is_const(dim)) return dim.value;
+  return __builtin_mul_overflow(dim.value, symbols[dim.symbol], &value) ? INT64_MAX : value;
+}
+
+int64_t qn_row_width(const qn_type *type, const int64_t symbols[QN_SYM_COUNT]) {
+  int64_t width = 1;
+  for (int i = 1; i < type->rank; i++)
+    if (__builtin_mul_overflow(width, qn_dim_at(type->dims[i], symbols), &width)) return INT64_MAX;
+  return width;
 }
 
 int64_t qn_param_elements(const qn_lexpr *e, const int64_t symbols[QN_SYM_COUNT]) {
+  int64_t a, b, result = 0;
   if (e->op == QN_LX_INT) return e->u.int_value;
   if (e->op == QN_LX_SYM) return symbols[e->u.symbol];
-  int64_t a = qn_param_elements(e->operands[0], symbols), b = qn_param_elements(e->operands[1], symbols);
-  return e->op == QN_LX_ADD ? a + b : a * b;
+  if (e->op != QN_LX_ADD && e->op != QN_LX_MUL) return -1;
+  if ((a = qn_param_elements(e->operands[0], symbols)) < 0) return -1;
+  if ((b = qn_param_elements(e->operands[1], symbols)) < 0) return -1;
+  bool over = e->op == QN_LX_ADD ? __builtin_add_overflow(a, b, &result) : __builtin_mul_overflow(a, b, &result);
+  return over ? -1 : result;
 }
 
 // --- subjects
@@ -77,6 +91,7 @@ qn_status qn_guarded_create(size_t size, qn_guarded *out, qn_diag *diag) {
     qn_guarded_destroy(out);
     return qn_fail_nomem(diag, "kernel", "a buffer");
   }
+  if (size >= HUGE_FROM) madvise(first, (size_t)(end - first), MADV_HUGEPAGE);  // touching it takes less time
   out->data = end - qn_align_up(size, ALIGNMENT);
   qn_guarded_seal(out);
   return QN_OK;
@@ -257,10 +272,7 @@ static void fill_rows(filling *f, size_t param) {
   const qn_pbuf *p = in->subject.params[param];
   qn_guarded *g = &in->buffers[param];
   int64_t count = (int64_t)(g->size / sizeof(float)), pitch = p->kind == QN_PB_ARENA ? p->row_pitch : 0;
-  if (pitch <= 0) {
-    pitch = 1;
-    for (int i = p->type.rank > 1 ? 1 : 0; i < p->type.rank; i++) pitch *= qn_dim_at(p->type.dims[i], in->symbols);
-  }
+  if (pitch <= 0) pitch = p->type.rank == 1 ? qn_dim_at(p->type.dims[0], in->symbols) : qn_row_width(&p->type, in->symbols);
   if (pitch < 1 || pitch > count) pitch = count;
   for (int64_t row = 0, at = 0; at < count; row++, at += pitch) {
     int64_t length = count - at < pitch ? count - at : pitch;
@@ -273,9 +285,8 @@ static void fill_a8_rows(filling *f, size_t param) {
   const qn_inputs *in = f->in;
   const qn_pbuf *p = in->subject.params[param];
   qn_guarded *g = &in->buffers[param];
-  int64_t width = 1, pitch = p->row_pitch;
-  for (int i = 1; i < p->type.rank; i++) width *= qn_dim_at(p->type.dims[i], in->symbols);
-  for (int64_t row = 0; (size_t)((row + 1) * pitch) <= g->size; row++) {
+  int64_t width = qn_row_width(&p->type, in->symbols), pitch = p->row_pitch;
+  for (int64_t row = 0; (row + 1) * pitch <= (int64_t)g->size; row++) {
     qn_inputs_fill_a8(mix(in->seed, param, (uint64_t)row), qn_inputs_kind(in->seed, row, f->use),
                       g->data + row * pitch, width);
   }
@@ -358,6 +369,26 @@ static qn_status fill_param(filling *f, size_t param) {
 
 // --- all of it
 
+// Types may come from an artifact that somebody made up: what is filled by them lies inside of the buffers.
+static qn_status check_type(const qn_inputs *in, size_t i, qn_diag *diag) {
+  const qn_pbuf *p = in->subject.params[i];
+  int64_t width = qn_row_width(&p->type, in->symbols), all = 0, size = (int64_t)in->buffers[i].size;
+  bool fits = true;
+  if (p->kind == QN_PB_CACHE) {
+    int64_t element = (int64_t)qn_dtype_size(p->type.dtype);
+    fits = p->type.rank == 4 && p->name && qn_dtype_is_float(p->type.dtype) &&
+           p->type.dims[1].symbol == QN_SYM_NONE && p->type.dims[2].symbol == QN_SYM_NONE &&
+           p->type.dims[3].symbol == QN_SYM_NONE &&
+           p->type.dims[strcmp(p->name, "k") == 0 ? 3 : 2].value == QN_PAGE_KEYS &&
+           !__builtin_mul_overflow(width, in->symbols[QN_SYM_G] * element, &all) && all == size;
+  } else if (p->type.dtype == QN_DTYPE_A8) {
+    fits = p->type.rank >= 2 && width % 32 == 0 && width <= size && p->row_pitch >= width + width / 2;
+  }
+  if (fits) return QN_OK;
+  return qn_fail(diag, QN_ERR_UNSUPPORTED, in->subject.plain->name, "parameter %zu: got a type that its %" PRId64
+                 " bytes do not hold", i, size);
+}
+
 // Positions and sequences are made together; a cache that is read or written by tokens of unknown places would be
 // filled at random, and two tokens could have one key.
 static qn_status check_names(const qn_inputs *in, qn_diag *diag) {
@@ -386,6 +417,7 @@ static qn_status make_buffers(filling *f, const qn_inputs *weights_of) {
     if (elements < 0 || !qn_size_mul((size_t)elements, qn_lmem_size(param->mem), &size))
       return qn_fail(f->diag, QN_ERR_LIMIT, in->subject.plain->name, "the size of '%s' overflows", param->name);
     QN_TRY(qn_guarded_create(size, &in->buffers[i], f->diag));
+    QN_TRY(check_type(in, i, f->diag));
     QN_TRY(fill_param(f, i));
   }
   return QN_OK;

@@ -78,8 +78,10 @@ void qn_inputs_fill_a8(uint64_t seed, int kind, uint8_t *out, int64_t width);
 // Which kind row `row` has.
 int qn_inputs_kind(uint64_t seed, int64_t row, qn_inputs_use use);
 
-// A parameter's size in elements: constants, symbols, + and *.
+// A parameter's size in elements: constants, symbols, + and *; -1 when it overflows or is anything else.
 int64_t qn_param_elements(const qn_lexpr *elements, const int64_t symbols[QN_SYM_COUNT]);
+// A dimension, and the elements of all but the first; INT64_MAX when they overflow.
 int64_t qn_dim_at(qn_dim dim, const int64_t symbols[QN_SYM_COUNT]);
+int64_t qn_row_width(const qn_type *type, const int64_t symbols[QN_SYM_COUNT]);
 
 #endif

@@ -13,9 +13,9 @@ static bool evaluate(const qn_lexpr *e, const int64_t *symbols, int64_t *out) {
   if (qn_lop_info_of(e->op)->operands != 2) return false;
   if (!evaluate(e->operands[0], symbols, &a) || !evaluate(e->operands[1], symbols, &b)) return false;
   switch (e->op) {
-    case QN_LX_ADD: return *out = a + b, true;
-    case QN_LX_SUB: return *out = a - b, true;
-    case QN_LX_MUL: return *out = a * b, true;
+    case QN_LX_ADD: return !__builtin_add_overflow(a, b, out);
+    case QN_LX_SUB: return !__builtin_sub_overflow(a, b, out);
+    case QN_LX_MUL: return !__builtin_mul_overflow(a, b, out);
     case QN_LX_DIV: return *out = b > 0 ? a / b - (a % b < 0) : 0, b > 0;
     case QN_LX_MIN: return *out = a < b ? a : b, true;
     case QN_LX_MAX: return *out = a > b ? a : b, true;
@@ -30,7 +30,9 @@ void qn_nest_find(const qn_lkernel *kernel, const int64_t symbols[QN_SYM_COUNT],
     qn_lstmt *s = block->first;
     int64_t lo = 0, hi = 0;
     if (!s || s->next || s->kind != QN_LS_FOR || s->u.loop.order != QN_LO_DATA) return;
-    if (!evaluate(s->u.loop.lo, symbols, &lo) || !evaluate(s->u.loop.hi, symbols, &hi) || hi <= lo) return;
+    if (!evaluate(s->u.loop.lo, symbols, &lo) || !evaluate(s->u.loop.hi, symbols, &hi) ||
+        lo < 0 || hi <= lo)
+      return;
     out->loops[out->depth] = s;
     out->first[out->depth] = lo;
     out->trips[out->depth++] = hi - lo;
@@ -51,7 +53,8 @@ static int64_t block_cost(const qn_lblock *block, const int64_t *symbols) {
       cost += expression_cost(s->u.store.index) + expression_cost(s->u.store.value) + s->u.store.lanes;
     } else if (s->kind == QN_LS_FOR) {
       int64_t lo = 0, hi = 0, trips = UNKNOWN_TRIPS, all = 0;
-      if (evaluate(s->u.loop.lo, symbols, &lo) && evaluate(s->u.loop.hi, symbols, &hi)) trips = hi > lo ? hi - lo : 0;
+      if (evaluate(s->u.loop.lo, symbols, &lo) && evaluate(s->u.loop.hi, symbols, &hi) && lo >= 0)
+        trips = hi > lo ? hi - lo : 0;
       if (__builtin_mul_overflow(trips, block_cost(&s->u.loop.body, symbols) + 1, &all)) all = INT64_MAX / 2;
       if (__builtin_add_overflow(cost, all, &cost)) cost = INT64_MAX / 2;
     }

@@ -1,23 +1,12 @@
 // What the worker's child does: compiles, checks, times.
 #include "autotune/worker_child.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "autotune/check.h"
+#include "autotune/check_set.h"
 #include "autotune/timing.h"
 #include "runtime/base/vec.h"
-
-enum { SEEDS = 2 };  // at the least and the largest row count; between them 1
-
-// Inputs of one row count and one seed.
-typedef struct kept_check {
-  int64_t rows;
-  uint64_t seed;
-  bool kept;  // code that is right has left its outputs
-  qn_check *check;
-} kept_check;
 
 struct qn_worker_child {
   const qn_worker_options *options;  // borrowed
@@ -27,8 +16,7 @@ struct qn_worker_child {
   qn_tuning_task task;
   qn_subject subject;
   QN_VEC(qn_compiled) code;  // by candidate; entry NULL = not here
-  QN_VEC(kept_check) checks;
-  qn_check *running;  // what a fault is located in
+  qn_check_set *checks;
   qn_timing *timing;  // NULL before the first pair
 };
 
@@ -43,12 +31,11 @@ qn_status qn_worker_child_create(const qn_worker_options *options, const qn_allo
 }
 
 static void end_task(qn_worker_child *c) {
-  // The first one lends its weights to the others.
-  for (size_t i = c->checks.count; i > 0; i--) qn_check_destroy(c->checks.items[i - 1].check);
+  qn_check_set_destroy(c->checks);
   qn_timing_destroy(c->timing);
+  c->checks = NULL;
   c->timing = NULL;
-  c->running = NULL;
-  c->checks.count = c->code.count = 0;
+  c->code.count = 0;
   qn_arena_deinit(&c->arena);
   qn_arena_init(&c->arena, c->allocator);
   if (c->options->compiler.release) c->options->compiler.release(c->options->compiler.context);
@@ -56,7 +43,6 @@ static void end_task(qn_worker_child *c) {
 
 void qn_worker_child_destroy(qn_worker_child *c) {
   if (!c) return;
-  qn_vec_free(c->allocator, &c->checks);
   qn_vec_free(c->allocator, &c->code);
   qn_arena_deinit(&c->arena);
   qn_free(c->allocator, c, sizeof *c);
@@ -64,13 +50,14 @@ void qn_worker_child_destroy(qn_worker_child *c) {
 
 bool qn_worker_child_locate(void *context, const void *address, char *out, size_t size) {
   const qn_worker_child *c = context;
-  return c->running && qn_check_locate(c->running, address, out, size);
+  return c->checks && qn_check_set_locate(c->checks, address, out, size);
 }
 
 static qn_status begin_task(qn_worker_child *c, const qn_tuning_task *task, qn_diag *diag) {
   end_task(c);
   c->task = *task;
-  return qn_subject_of_step(task->program, task->step, &c->arena, &c->subject, diag);
+  QN_TRY(qn_subject_of_step(task->program, task->step, &c->arena, &c->subject, diag));
+  return qn_check_set_create(&c->subject, false, c->allocator, &c->checks, diag);
 }
 
 // --- compiling
@@ -124,57 +111,28 @@ static qn_status compile_all(qn_worker_child *c, qn_worker_shared *s, qn_diag *d
 
 // --- checking
 
-// The interpreter reads more where the first code is checked: what is right then is what later code is held against.
-static qn_status have_check(qn_worker_child *c, int64_t rows, uint64_t seed, kept_check **out, qn_diag *diag) {
-  for (size_t i = 0; i < c->checks.count; i++) {
-    *out = &c->checks.items[i];
-    if ((*out)->rows == rows && (*out)->seed == seed) return QN_OK;
-  }
-  kept_check made = {.rows = rows, .seed = seed};
-  const qn_check *first = c->checks.count ? c->checks.items[0].check : NULL;
-  QN_TRY(qn_check_create(&c->subject, rows, seed, QN_CHECK_WORK, first, c->allocator, &made.check, diag));
-  if (!qn_vec_push(c->allocator, &c->checks, made)) {
-    qn_check_destroy(made.check);
-    return qn_fail_nomem(diag, "worker", "checks");
-  }
-  *out = &c->checks.items[c->checks.count - 1];
-  return QN_OK;
+// A candidate in flight.
+typedef struct flying {
+  qn_flight *flight;
+  int item;
+} flying;
+
+static void note(void *context, bool running) {
+  const flying *f = context;
+  qn_flight_note(f->flight, running ? QN_WORKER_CHECKING : QN_WORKER_SETTING_UP, f->item);
 }
 
 static qn_status check_candidate(qn_worker_child *c, qn_worker_shared *s, int i, qn_diag *diag) {
-  int64_t rows[QN_CHECK_ROWS_MAX], elements = 0, interpreted = 0;
   const qn_compiled *code = &c->code.items[s->numbers[i]];
   qn_measured *measured = &s->results[i];
-  qn_symbol symbol = c->subject.rows;
-  int64_t most = c->subject.max_values[symbol == QN_SYM_NONE ? QN_SYM_T : symbol];
-  if (most <= 0 || c->task.rows_max < most) most = c->task.rows_max;
-  int count = qn_check_row_counts(&s->schedules[i], c->task.rows_min, most, rows);
-  for (int r = 0; r < count; r++) {
-    uint64_t seeds = r == 0 || r == count - 1 ? SEEDS : 1;
-    for (uint64_t seed = 0; seed < seeds; seed++) {
-      kept_check *kept = NULL;
-      qn_check_result result;
-      c->running = NULL;
-      qn_flight_note(&s->flight, QN_WORKER_SETTING_UP, i);
-      QN_TRY(have_check(c, rows[r], seed, &kept, diag));
-      c->running = kept->check;
-      qn_flight_note(&s->flight, QN_WORKER_CHECKING, i);
-      qn_check_run(kept->check, code->entry, code->extent, &result);
-      elements += result.written;
-      interpreted += result.interpreted;
-      if (!result.right) {
-        measured->verdict = QN_VERDICT_WRONG;
-        snprintf(measured->evidence, sizeof measured->evidence, "%s", result.text);
-        return QN_OK;
-      }
-      if (!kept->kept) QN_TRY(qn_check_keep(kept->check, diag));
-      kept->kept = true;
-    }
-  }
-  measured->verdict = QN_VERDICT_OK;
-  snprintf(measured->evidence, sizeof measured->evidence,
-           "%" PRId64 " elements at %d row counts, %" PRId64 " against the interpreter", elements, count, interpreted);
-  return QN_OK;
+  qn_check_code checked = {.schedule = s->schedules[i],
+                           .rows_min = c->task.rows_min,
+                           .rows_max = c->task.rows_max,
+                           .entry = code->entry,
+                           .extent = code->extent};
+  flying f = {&s->flight, i};
+  return qn_check_set_run(c->checks, &checked, note, &f, &measured->verdict, measured->evidence,
+                          sizeof measured->evidence, diag);
 }
 
 static qn_status prepare(qn_worker_child *c, qn_worker_shared *s, qn_diag *diag) {
@@ -182,7 +140,6 @@ static qn_status prepare(qn_worker_child *c, qn_worker_shared *s, qn_diag *diag)
   for (int i = 0; i < s->count; i++) {
     if (s->done[i]) continue;
     if (s->check) QN_TRY(check_candidate(c, s, i, diag));
-    c->running = NULL;
     s->done[i] = true;
   }
   return QN_OK;

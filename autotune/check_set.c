@@ -1,0 +1,107 @@
+// The checks of one kernel (check_set.h).
+#include "autotune/check_set.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/vec.h"
+
+enum { SEEDS = 2 };  // at the least and the largest row count; between them 1
+
+// Inputs of one row count and one seed.
+typedef struct kept_check {
+  int64_t rows;
+  uint64_t seed;
+  bool kept;  // code that is right has left its outputs
+  qn_check *check;
+} kept_check;
+
+struct qn_check_set {
+  const qn_allocator *allocator;  // borrowed
+  qn_subject subject;
+  bool quick;
+  QN_VEC(kept_check) checks;
+  const qn_check *running;  // NULL = no code runs
+};
+
+qn_status qn_check_set_create(const qn_subject *subject, bool quick, const qn_allocator *allocator, qn_check_set **out,
+                              qn_diag *diag) {
+  qn_check_set *set = *out = qn_alloc_zeroed(allocator, sizeof *set);
+  if (!set) return qn_fail_nomem(diag, subject->plain->name, "its checks");
+  set->allocator = allocator;
+  set->subject = *subject;
+  set->quick = quick;
+  return QN_OK;
+}
+
+void qn_check_set_destroy(qn_check_set *set) {
+  if (!set) return;
+  // The first one lends its weights to the others.
+  for (size_t i = set->checks.count; i > 0; i--) qn_check_destroy(set->checks.items[i - 1].check);
+  qn_vec_free(set->allocator, &set->checks);
+  qn_free(set->allocator, set, sizeof *set);
+}
+
+bool qn_check_set_locate(const qn_check_set *set, const void *address, char *out, size_t size) {
+  return set->running && qn_check_locate(set->running, address, out, size);
+}
+
+static qn_status have_check(qn_check_set *set, int64_t rows, uint64_t seed, kept_check **out, qn_diag *diag) {
+  for (size_t i = 0; i < set->checks.count; i++) {
+    *out = &set->checks.items[i];
+    if ((*out)->rows == rows && (*out)->seed == seed) return QN_OK;
+  }
+  kept_check made = {.rows = rows, .seed = seed};
+  const qn_check *first = set->checks.count ? set->checks.items[0].check : NULL;
+  QN_TRY(qn_check_create(&set->subject, rows, seed, QN_CHECK_WORK, first, set->allocator, &made.check, diag));
+  if (!qn_vec_push(set->allocator, &set->checks, made)) {
+    qn_check_destroy(made.check);
+    return qn_fail_nomem(diag, set->subject.plain->name, "its checks");
+  }
+  *out = &set->checks.items[set->checks.count - 1];
+  return QN_OK;
+}
+
+// The row counts to run; how many.
+static int choose_rows(const qn_check_set *set, const qn_check_code *code, int64_t rows[QN_CHECK_ROWS_MAX]) {
+  qn_symbol symbol = set->subject.rows == QN_SYM_NONE ? QN_SYM_T : set->subject.rows;
+  int64_t most = set->subject.max_values[symbol];
+  if (most <= 0 || code->rows_max < most) most = code->rows_max;
+  int count = qn_check_row_counts(&code->schedule, code->rows_min, most, rows);
+  if (!set->quick) return count;
+  rows[0] = rows[count - 1];
+  return 1;
+}
+
+qn_status qn_check_set_run(qn_check_set *set, const qn_check_code *code, qn_check_note note, void *context,
+                           qn_verdict *out_verdict, char *evidence, size_t size, qn_diag *diag) {
+  int64_t rows[QN_CHECK_ROWS_MAX], elements = 0, interpreted = 0;
+  int count = choose_rows(set, code, rows);
+  for (int r = 0; r < count; r++) {
+    uint64_t seeds = !set->quick && (r == 0 || r == count - 1) ? SEEDS : 1;
+    for (uint64_t seed = 0; seed < seeds; seed++) {
+      kept_check *kept = NULL;
+      qn_check_result result;
+      note(context, false);
+      QN_TRY(have_check(set, rows[r], set->quick ? 1 : seed, &kept, diag));
+      set->running = kept->check;
+      note(context, true);
+      qn_check_run(kept->check, code->entry, code->extent, &result);
+      set->running = NULL;
+      elements += result.written;
+      interpreted += result.interpreted;
+      if (!result.right) {
+        *out_verdict = QN_VERDICT_WRONG;
+        snprintf(evidence, size, "%s", result.text);
+        return QN_OK;
+      }
+      if (!kept->kept) QN_TRY(qn_check_keep(kept->check, diag));
+      kept->kept = true;
+    }
+  }
+  *out_verdict = QN_VERDICT_OK;
+  snprintf(evidence, size, "%" PRId64 " elements at %d row count%s, %" PRId64 " against the interpreter", elements, count,
+           count == 1 ? "" : "s", interpreted);
+  return QN_OK;
+}
