@@ -351,7 +351,9 @@ int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max
   for (int i = 0; i < s->m_tile_count && count < QN_CHECK_ROWS_MAX; i++)
     candidates[count++] = largest + s->m_tiles[i] - 1;  // the most that tiles from i on are left
   for (int i = 0; i < count; i++) {
-    int64_t rows = candidates[i] < rows_min ? rows_min : candidates[i] > rows_max ? rows_max : candidates[i];
+    int64_t rows = candidates[i];
+    if (rows < rows_min) rows += (rows_min - rows + largest - 1) / largest * largest;  // as much is left
+    if (rows > rows_max) rows = rows_max;
     if (rows < 1) rows = 1;
     int at = 0;
     while (at < kept && out[at] < rows) at++;

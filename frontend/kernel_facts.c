@@ -59,6 +59,16 @@ static void put_fact(const fact *f, const qn_pkernel *kernel, qn_buf *out) {
   qn_buf_putc(out, '\n');
 }
 
+// "-" for a parameter that is no weight. A kernel's steps differ in their buffers, and not in what those are.
+static void put_layouts(const qn_program *program, const qn_pstep *step, size_t count, qn_buf *out) {
+  qn_buf_printf(out, "%slayouts = ", line_start);
+  for (size_t i = 0; i < count; i++) {
+    const qn_pbuf *p = &program->buffers.items[step->buffers[i]];
+    qn_buf_printf(out, "%s%s", i ? "," : "", p->kind == QN_PB_WEIGHT ? qn_layout_name(p->layout) : "-");
+  }
+  qn_buf_putc(out, '\n');
+}
+
 // A kernel's steps differ in their buffers alone, so any of them tells what a call costs.
 static const qn_pstep *first_step(const qn_program *program, size_t kernel) {
   for (size_t i = 0; i < program->steps.count; i++) {
@@ -75,6 +85,7 @@ void quern_put_kernels(const qn_graph *graph, const qn_program *program, qn_buf 
     if (step) cost = quern_step_cost(graph, program, step);
     qn_buf_printf(out, "%s%s\n%ssignature = %s\n", heading, kernel->name, line_start, kernel->signature);
     for (size_t f = 0; f < QN_COUNT(facts); f++) put_fact(&facts[f], kernel, out);
+    if (step) put_layouts(program, step, kernel->plain->param_count, out);
     for (size_t c = 0; c < QN_COUNT(costs); c++) {
       uint64_t value;
       memcpy(&value, (const char *)&cost + costs[c].offset, sizeof value);
@@ -212,6 +223,29 @@ qn_status quern_read_kernel(const char *path, qn_str text, const char *name, qn_
   out->signature = qn_arena_strndup(arena, signature.data, signature.length);
   if (!out->name || !out->signature) return qn_fail_nomem(diag, path, "a kernel's facts");
   return read_loops(&r, after, arena, out);
+}
+
+qn_status quern_read_layouts(const char *path, qn_str text, const char *name, size_t param_count, qn_layout *out,
+                             qn_diag *diag) {
+  reader r = {path, name, diag};
+  qn_str rest, value;
+  if (!find(text, heading, name, &rest)) return fail(&r, "its facts are not there");
+  qn_str after = rest;
+  while (starts_with(after, line_start)) take_line(&after);
+  rest.length -= after.length;
+  if (!value_of(rest, "layouts", &value)) return fail(&r, "how its weights are packed is not told");
+  for (size_t i = 0; i < param_count; i++) {
+    char word[16] = "";
+    const char *comma = memchr(value.data, ',', value.length);
+    size_t length = comma ? (size_t)(comma - value.data) : value.length;
+    if (length >= sizeof word || (comma == NULL) != (i + 1 == param_count)) return fail(&r, "it tells other layouts");
+    memcpy(word, value.data, length);
+    out[i] = QN_LAYOUT_PLAIN;
+    if (strcmp(word, "-") != 0 && !qn_layout_parse(word, &out[i])) return fail(&r, "a layout is none that is known");
+    value.data += length + (comma != NULL);
+    value.length -= length + (comma != NULL);
+  }
+  return QN_OK;
 }
 
 qn_status quern_read_schedule(const char *path, qn_str text, uint32_t plan, const char *variant, qn_schedule *out,

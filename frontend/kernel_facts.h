@@ -43,6 +43,10 @@ void quern_put_kernels(const qn_graph *graph, const qn_program *program, qn_buf 
 // messages).
 QN_CHECKED qn_status quern_read_kernel(const char *path, qn_str text, const char *name, qn_arena *arena,
                                        qn_pkernel *out, quern_kernel_cost *out_cost, qn_diag *diag);
+// How the weights among its parameters are packed, one an element of `out` (PLAIN for other parameters), from the same
+// text.
+QN_CHECKED qn_status quern_read_layouts(const char *path, qn_str text, const char *name, size_t param_count,
+                                        qn_layout *out, qn_diag *diag);
 // The schedule of a variant in a plan, from the same text.
 QN_CHECKED qn_status quern_read_schedule(const char *path, qn_str text, uint32_t plan, const char *variant,
                                          qn_schedule *out, qn_diag *diag);

@@ -82,6 +82,41 @@ int quern_cache_path(const char *model_path, const quern_compile_options *option
 // compares the weights with their checksum; NULL = summary.
 int quern_inspect(const char *path, const char *what, char **out_text, quern_error *error);
 
+// ---- checking an artifact -------------------------------------------------------------------------------------------
+// Runs the machine code of an artifact on this machine against what its kernels say in loop IR, on inputs that are made
+// to find mistakes. Code runs in child processes alone: one that crashes is a result.
+
+// What became of one kernel's code for a class of row counts (rows: tokens, or tokens whose logits are wanted).
+typedef struct quern_verified {
+  const char *kernel;                       // the symbol's name
+  int64_t rows_min, rows_max;               // inclusive; INT64_MAX = any
+  const char *verdict;                      // "ok", "wrong", "crashed", "hung", "failed" (could not be checked)
+  const char *evidence;                     // what was compared, or where it is wrong: got, want
+} quern_verified;
+
+typedef struct quern_verify_options {
+  size_t size;         // sizeof(quern_verify_options)
+  const char *target;  // whose code: its full name; NULL = what would run here
+  bool check_weights;  // read all weights too, and compare them with their hash
+  bool quick;          // one row count and one seed a kernel
+  double limit_s;      // CPU time of one piece of work, after which code counts as hanging; 0 = 10
+  quern_progress_fn progress;
+  void *progress_context;
+  void (*verified)(void *context, const quern_verified *result);  // called for each; NULL = nobody asks
+  void *verified_context;
+} quern_verify_options;
+
+typedef struct quern_verify_report {
+  char target[128];         // whose code it was
+  uint32_t checked, wrong;  // variants of kernels; wrong: every verdict but "ok"
+} quern_verify_report;
+
+// `options` may be NULL, and so may report. Returns 0 when all code is right. Errors: FORMAT when some is not, or the
+// artifact is damaged; TARGET when none of its code runs here; ARGUMENT; CANCELLED; NOMEM; LIMIT when the system gives no
+// process. The process must have no other threads.
+int quern_verify(const char *path, const quern_verify_options *options, quern_verify_report *report,
+                 quern_error *error);
+
 // ---- the machine ----------------------------------------------------------------------------------------------------
 // How fast this machine is at what kernels do most, measured by kernels that are compiled like any other: what the
 // speed of a model is to be held against.

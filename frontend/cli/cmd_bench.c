@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "frontend/cli/bench.h"
+#include "frontend/cli/json.h"
 #include "frontend/cli/run_open.h"
 #include "runtime/base/file.h"
 
@@ -176,23 +177,12 @@ static int open_machine(bench *b) {
 // --- the command
 
 static int write_json(const bench *b) {
-  const char *path = b->options->json_path;
-  qn_diag diag = {0};
   qn_buf text;
   qn_buf_init(&text, b->allocator);
   bench_put_json(b, &text);
-  qn_status status = text.failed ? qn_fail_nomem(&diag, "bench", "the JSON text") : QN_OK;
-  if (status == QN_OK && strcmp(path, "-") == 0) {
-    cli_out(text.data, text.length);
-  } else if (status == QN_OK) {
-    qn_file_writer writer;
-    status = qn_file_writer_open(&writer, path, &diag);
-    if (status == QN_OK) status = qn_file_writer_write(&writer, text.data, text.length);
-    if (status == QN_OK) status = qn_file_writer_commit(&writer);
-    qn_file_writer_abandon(&writer);
-  }
+  int code = cli_json_save(&text, b->options->json_path, "--json");
   qn_buf_deinit(&text);
-  return status == QN_OK ? cli_out_end() : cli_fail((int)status, "--json", "%s", diag.text);
+  return code;
 }
 
 static int bench_all(bench *b, const char *path, char **artifact) {

@@ -3,6 +3,10 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
+
+#include "frontend/cli/cli.h"
+#include "runtime/base/file.h"
 
 static void put_string(qn_buf *out, qn_str text) {
   qn_buf_putc(out, '"');
@@ -71,4 +75,19 @@ void cli_json_precise(cli_json *json, const char *key, double value) {
   } else {
     qn_buf_puts(json->out, "null");
   }
+}
+
+int cli_json_save(const qn_buf *text, const char *path, const char *option) {
+  qn_diag diag = {0};
+  qn_status status = text->failed ? qn_fail_nomem(&diag, option, "the JSON text") : QN_OK;
+  if (status == QN_OK && strcmp(path, "-") == 0) {
+    cli_out(text->data, text->length);
+  } else if (status == QN_OK) {
+    qn_file_writer writer;
+    status = qn_file_writer_open(&writer, path, &diag);
+    if (status == QN_OK) status = qn_file_writer_write(&writer, text->data, text->length);
+    if (status == QN_OK) status = qn_file_writer_commit(&writer);
+    qn_file_writer_abandon(&writer);
+  }
+  return status == QN_OK ? cli_out_end() : cli_fail((int)status, option, "%s", diag.text);
 }

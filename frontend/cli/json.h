@@ -19,4 +19,8 @@ void cli_json_int(cli_json *json, const char *key, int64_t value);
 void cli_json_real(cli_json *json, const char *key, double value);     // three decimals; null when not finite
 void cli_json_precise(cli_json *json, const char *key, double value);  // six significant digits; null when not finite
 
+// Writes a finished text to a file, whole or not at all, or to standard output for "-". 0, or an exit code after a message
+// that names `option`.
+int cli_json_save(const qn_buf *text, const char *path, const char *option);
+
 #endif

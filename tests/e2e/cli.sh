@@ -21,7 +21,7 @@ wrong() {
 # ---- help and version
 
 [ "$("$QUERN" --version)" = "quern 0.1.0" ] || fail "--version: $("$QUERN" --version)"
-for command in compile run bench inspect; do
+for command in compile run bench inspect verify; do
   "$QUERN" "$command" --help >"$WORK/help" 2>"$WORK/err" || fail "$command --help ends with $?"
   [ ! -s "$WORK/err" ] || fail "$command --help writes to stderr"
   "$QUERN" help "$command" | cmp - "$WORK/help" || fail "quern help $command is not quern $command --help"
@@ -210,6 +210,20 @@ grep -q '^  plan 1 x86-64-v3:' "$WORK/kernels" || fail "inspect --what kernels: 
 "$QUERN" inspect "$model" --what tensors | grep -q '^F16 .*token_embd.weight' || fail "inspect of GGUF tensors"
 "$QUERN" inspect "$model" --what graph | grep -q . || fail "inspect of a model's graph"
 "$QUERN" inspect "$model" | grep -q '^compiles = yes' || fail "inspect of a model"
+
+# ---- verify
+
+"$QUERN" verify -q --fast "$artifact" >"$WORK/verified" || fail "verify ends with $?"
+grep -q '^OK  *qk_matmul' "$WORK/verified" || fail "verify: no product in $(cat "$WORK/verified")"
+! grep -qv '^OK ' "$WORK/verified" || fail "verify: $(grep -v '^OK ' "$WORK/verified")"
+"$QUERN" verify -q --fast --check-weights --json - "$artifact" >"$WORK/json" || fail "verify --json ends with $?"
+grep -q '"kernels": \[{"kernel": "qk_.*"verdict": "ok".*"wrong": 0' "$WORK/json" || fail "verify --json: $(cat "$WORK/json")"
+wrong 2 "got target 'z80', want one of" verify -q --target z80 "$artifact"
+wrong 2 "got the artifact itself" verify -q --json "$artifact" "$artifact"
+wrong 5 "$WORK/nothing" verify -q "$WORK/nothing"
+wrong 5 "is a pipe" verify -q "$WORK/pipe"
+wrong 3 "nano.gguf" verify -q "$model"
+
 wrong 2 "what: got 'sumary', want summary" inspect "$artifact" --what sumary
 wrong 2 "is a model file, which has no kernels" inspect "$model" --what kernels
 wrong 5 "$WORK/nothing" inspect "$WORK/nothing"

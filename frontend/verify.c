@@ -1,0 +1,205 @@
+// quern_verify: an artifact's machine code against the plain kernels that it carries as text, on this machine.
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "autotune/recheck.h"
+#include "frontend/compile.h"
+#include "frontend/kernel_facts.h"
+#include "frontend/quern.h"
+#include "runtime/base/vec.h"
+
+typedef struct verification {
+  const char *path;
+  const quern_verify_options *options;
+  const qn_allocator *allocator;
+  qn_diag *diag;
+  qn_arena arena;
+  qn_artifact artifact;
+  qn_str text;            // of the kernels
+  const qn_art_code *code;
+  void *image;            // mapped: a copy of its machine code
+  size_t image_size;
+  QN_VEC(qn_recheck_item) items;
+  QN_VEC(const qn_art_variant *) variants;  // one an item
+  qn_measured *results;   // owned: one an item
+  quern_verify_report report;
+} verification;
+
+// --- what the artifact says of its kernels
+
+static qn_status pbuf_of(const verification *v, uint32_t buffer, qn_layout layout, qn_pbuf *out) {
+  static const qn_pbuf_kind kinds[] = {[QN_ART_ARENA] = QN_PB_ARENA,
+                                       [QN_ART_WEIGHT] = QN_PB_WEIGHT,
+                                       [QN_ART_CACHE] = QN_PB_CACHE,
+                                       [QN_ART_INPUT] = QN_PB_INPUT};
+  const qn_art_buffer *b = &v->artifact.buffers[buffer];
+  if (b->dtype >= QN_DTYPE_COUNT)
+    return qn_fail(v->diag, QN_ERR_FORMAT, v->path, "buffer %" PRIu32 ": got type %" PRIu32 ", want one below %d",
+                   buffer, b->dtype, QN_DTYPE_COUNT);
+  qn_dim dims[QN_MAX_RANK];
+  for (uint32_t d = 0; d < b->rank; d++) dims[d] = (qn_dim){(qn_symbol)b->symbols[d], b->dims[d]};
+  *out = (qn_pbuf){.kind = kinds[b->kind],
+                   .type = qn_type_make((qn_dtype)b->dtype, (int)b->rank, dims),
+                   .name = v->artifact.strings + b->name,
+                   .row_pitch = b->row_pitch,
+                   .layer = (int)b->layer,
+                   .layout = layout,
+                   .bytes = b->bytes};
+  return QN_OK;
+}
+
+static const qn_art_step *step_of(const verification *v, uint32_t kernel) {
+  for (uint32_t i = 0; i < v->artifact.program->step_count; i++)
+    if (v->artifact.steps[i].kernel == kernel) return &v->artifact.steps[i];
+  return NULL;
+}
+
+// The kernel as text has it and its parameters as a step has them.
+static qn_status read_subject(verification *v, uint32_t kernel, const qn_art_step *step, qn_subject *out) {
+  const char *name = v->artifact.strings + v->artifact.kernels[kernel].name;
+  qn_pkernel read;
+  QN_TRY(quern_read_kernel(v->path, v->text, name, &v->arena, &read, NULL, v->diag));
+  size_t count = step->operand_count;
+  if (read.plain->param_count != count)
+    return qn_fail(v->diag, QN_ERR_FORMAT, v->path, "kernel '%s': got %zu parameters in its text, want %zu", name,
+                   read.plain->param_count, count);
+  qn_layout *layouts = QN_ARENA_ARRAY(&v->arena, count + 1, qn_layout);
+  qn_pbuf *buffers = QN_ARENA_ARRAY(&v->arena, count + 1, qn_pbuf);
+  const qn_pbuf **params = QN_ARENA_ARRAY(&v->arena, count + 1, const qn_pbuf *);
+  if (!layouts || !buffers || !params) return qn_fail_nomem(v->diag, v->path, "a kernel's parameters");
+  QN_TRY(quern_read_layouts(v->path, v->text, name, count, layouts, v->diag));
+  for (size_t i = 0; i < count; i++) {
+    QN_TRY(pbuf_of(v, v->artifact.operands[step->first_operand + i], layouts[i], &buffers[i]));
+    params[i] = &buffers[i];
+  }
+  *out = (qn_subject){
+      .plain = read.plain, .params = params, .rows = (qn_symbol)v->artifact.kernels[kernel].rows_symbol};
+  memcpy(out->max_values, v->artifact.program->symbol_max, sizeof out->max_values);
+  return QN_OK;
+}
+_Static_assert(QN_SYM_COUNT == QN_ARTIFACT_SYMBOLS, "the artifact's symbols are the IR's");
+
+static qn_status add_variants(verification *v, const qn_art_slice *slice, uint32_t first, const qn_subject *subject) {
+  const uint64_t *offsets = (const uint64_t *)(const void *)(v->code + 1);
+  for (uint32_t i = 0; i < slice->variant_count; i++) {
+    uint32_t number = slice->first_variant + i;
+    const qn_art_variant *variant = &v->artifact.variants[number];
+    const uint8_t *address = (const uint8_t *)v->image + offsets[number - first];
+    qn_recheck_item item = {.subject = subject,
+                            .code = {.rows_min = variant->rows_min,
+                                     .rows_max = variant->rows_max,
+                                     .extent = {(qn_symbol)variant->extent_symbol, variant->extent_value}}};
+    memcpy(&item.code.entry, &address, sizeof address);  // ISO C has no cast from an object's address to a function's
+    QN_TRY(quern_read_schedule(v->path, v->text, v->code->plan, v->artifact.strings + variant->name,
+                               &item.code.schedule, v->diag));
+    if (!qn_vec_push(v->allocator, &v->items, item) || !qn_vec_push(v->allocator, &v->variants, variant))
+      return qn_fail_nomem(v->diag, v->path, "what is to be checked");
+  }
+  return QN_OK;
+}
+
+static qn_status map_image(verification *v) {
+  size_t size = (size_t)v->code->image_size;
+  if (size == 0) return QN_OK;
+  void *image = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (image == MAP_FAILED) return qn_fail_nomem(v->diag, v->path, "its machine code");
+  v->image = image;
+  v->image_size = size;
+  memcpy(image, (const uint8_t *)v->code + v->code->image_offset, size);
+  __builtin___clear_cache((char *)image, (char *)image + size);
+  if (mprotect(image, size, PROT_READ | PROT_EXEC) == 0) return QN_OK;
+  return qn_fail(v->diag, QN_ERR_IO, v->path, "the system refuses to make memory executable: %s", strerror(errno));
+}
+
+static qn_status read_all(verification *v) {
+  uint32_t first = 0, count = 0;
+  size_t size = 0;
+  const void *text = qn_artifact_section(&v->artifact, QN_SECTION_KERNELS, 0, &size);
+  if (!text)
+    return qn_fail(v->diag, QN_ERR_UNSUPPORTED, v->path,
+                   "carries no loop IR of its kernels, so there is nothing to check against; compile the model again");
+  v->text = (qn_str){text, size};
+  QN_TRY(qn_executor_choose_code(&v->artifact, v->options->target, &v->code, v->diag));
+  memcpy(v->report.target, v->code->target, sizeof v->report.target);
+  QN_TRY(map_image(v));
+  const qn_art_slice *slices = qn_artifact_plan(&v->artifact, v->code->plan, &first, &count);
+  for (uint32_t i = 0; i < v->artifact.program->kernel_count; i++) {
+    const qn_art_step *step = step_of(v, i);
+    if (!step) continue;  // nobody calls it
+    qn_subject *subject = QN_ARENA_NEW(&v->arena, qn_subject);
+    if (!subject) return qn_fail_nomem(v->diag, v->path, "a kernel");
+    QN_TRY(read_subject(v, i, step, subject));
+    QN_TRY(add_variants(v, &slices[i], first, subject));
+  }
+  return QN_OK;
+}
+
+// --- checking
+
+static bool report_progress(const verification *v, const char *stage, uint64_t done) {
+  const quern_verify_options *o = v->options;
+  return !o->progress || o->progress(o->progress_context, stage, done, v->items.count);
+}
+
+static bool report_item(void *context, size_t i, const qn_measured *measured) {
+  verification *v = context;
+  const qn_art_variant *variant = v->variants.items[i];
+  v->report.checked++;
+  v->report.wrong += measured->verdict != QN_VERDICT_OK;
+  quern_verified told = {.kernel = v->artifact.strings + variant->name,
+                         .rows_min = variant->rows_min,
+                         .rows_max = variant->rows_max,
+                         .verdict = qn_verdict_name(measured->verdict),
+                         .evidence = measured->evidence};
+  if (v->options->verified) v->options->verified(v->options->verified_context, &told);
+  return report_progress(v, "checking kernels", i + 1);
+}
+
+static bool is_cancelled(void *context) {
+  const verification *v = context;
+  return !report_progress(v, "checking kernels", v->report.checked);
+}
+
+static qn_status verify(verification *v) {
+  QN_TRY(qn_artifact_open(&v->artifact, v->path, v->diag));
+  if (v->options->check_weights) {
+    if (!report_progress(v, "reading weights", 0)) return qn_fail(v->diag, QN_ERR_CANCELLED, v->path, "cancelled");
+    QN_TRY(qn_artifact_check_weights(&v->artifact, v->diag));
+  }
+  QN_TRY(read_all(v));
+  v->results = qn_alloc_zeroed(v->allocator, (v->items.count + 1) * sizeof *v->results);
+  if (!v->results) return qn_fail_nomem(v->diag, v->path, "results");
+  qn_recheck_options options = {
+      .quick = v->options->quick, .limit_s = v->options->limit_s, .report = report_item, .cancelled = is_cancelled, .context = v};
+  QN_TRY(qn_recheck(v->items.items, v->items.count, &options, v->allocator, v->results, v->diag));
+  if (v->report.wrong == 0) return QN_OK;
+  return qn_fail(v->diag, QN_ERR_FORMAT, v->path,
+                 "%" PRIu32 " of %" PRIu32 " kernels for %s do other than their loop IR says; do not use this artifact: "
+                 "compile the model again, and check this machine if that does not help",
+                 v->report.wrong, v->report.checked, v->report.target);
+}
+
+int quern_verify(const char *path, const quern_verify_options *options, quern_verify_report *report,
+                 quern_error *error) {
+  quern_verify_options own = {.size = sizeof own};
+  qn_diag diag = {0};
+  verification v = {.path = path, .options = &own, .allocator = qn_allocator_default(), .diag = &diag};
+  qn_status status = QN_OK;
+  if (options && options->size == 0)
+    status = qn_fail(&diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_verify_options) in it");
+  else if (options)
+    memcpy(&own, options, options->size < sizeof own ? options->size : sizeof own);
+  qn_arena_init(&v.arena, v.allocator);
+  if (status == QN_OK) status = verify(&v);
+  if (report) *report = v.report;
+  if (v.results) qn_free(v.allocator, v.results, (v.items.count + 1) * sizeof *v.results);
+  qn_vec_free(v.allocator, &v.items);
+  qn_vec_free(v.allocator, &v.variants);
+  if (v.image) munmap(v.image, v.image_size);
+  qn_artifact_close(&v.artifact);
+  qn_arena_deinit(&v.arena);
+  return quern_give_error(error, &diag, status);
+}
