@@ -205,7 +205,7 @@ static uint32_t add_string(strings *s, const char *text) {
 static qn_art_buffer buffer_record(const qn_pbuf *p, strings *s) {
   qn_art_buffer record = {.kind = (uint32_t)p->kind, .offset = p->offset, .bytes = p->bytes,
                           .dtype = (uint32_t)p->type.dtype, .rank = (uint32_t)p->type.rank, .row_pitch = p->row_pitch,
-                          .layer = (uint32_t)p->layer};
+                          .layer = (uint32_t)p->layer, .own_offset = p->own_offset, .own_bytes = p->own_bytes};
   record.name = p->name ? add_string(s, p->name) : 0;
   record.output = p->kind == QN_PB_ARENA && p->name;
   for (int d = 0; d < p->type.rank; d++) {
@@ -253,7 +253,8 @@ static void fill_plan(const qn_program_plan *plan, strings *s, program_arrays *a
                                                               .rows_max = from->rows_max,
                                                               .name = add_string(s, from->kernel->name),
                                                               .extent_symbol = (uint32_t)from->extent.symbol,
-                                                              .extent_value = from->extent.value};
+                                                              .extent_value = from->extent.value,
+                                                              .in_parts = from->in_parts};
     }
   }
 }
@@ -280,7 +281,8 @@ static bool fill_steps(const qn_program *program, strings *s, program_arrays *a,
     const qn_pstep *step = &program->steps.items[i];
     uint32_t count = (uint32_t)program->kernels.items[step->kernel].plain->param_count;
     a->steps[i] = (qn_art_step){.kernel = step->kernel, .first_operand = a->head.operand_count, .operand_count = count,
-                                .barrier = step->barrier, .loc = add_string(s, step->loc)};
+                                .barrier = step->barrier, .loc = add_string(s, step->loc),
+                                .link = (uint32_t)step->link};
     for (uint32_t j = 0; j < count; j++) a->operands[a->head.operand_count++] = step->buffers[j];
   }
   return true;
@@ -298,8 +300,10 @@ static qn_status write_program(writing *w) {
                                .step_count = (uint32_t)program->steps.count,
                                .page_keys = QN_PAGE_KEYS,
                                .arena_bytes = program->arena_bytes,
+                               .own_bytes = program->own_bytes,
                                .vocab_size = w->spec->vocab_size,
                                .context_tokens = w->spec->context_tokens}};
+  _Static_assert((int)QN_LINK_CHAINED == (int)QN_ART_LINK_CHAINED && QN_LINK_COUNT == 3, "the artifact's links are the IR's");
   _Static_assert(QN_SYM_COUNT == QN_ARTIFACT_SYMBOLS, "the artifact's symbols are the IR's");
   memcpy(a.head.symbol_max, program->max_values, sizeof a.head.symbol_max);
   a.head.name = add_string(&s, program->name);

@@ -288,7 +288,9 @@ static void put_kernels(const inspect_artifact *a) {
   qn_buf_puts(out, "steps:\n");
   for (uint32_t s = 0; s < program->step_count; s++) {
     const qn_art_step *step = &a->file.steps[s];
-    qn_buf_printf(out, "%5" PRIu32 " %s", s, step->barrier ? "barrier " : "        ");
+    static const char *const links[] = {
+        [QN_ART_LINK_NONE] = "         ", [QN_ART_LINK_PROLOGUE] = "prologue ", [QN_ART_LINK_CHAINED] = "chained  "};
+    qn_buf_printf(out, "%5" PRIu32 " %s%s", s, step->barrier ? "barrier " : "        ", links[step->link]);
     put_name(a, a->file.kernels[step->kernel].name);
     const char *between = "(";
     for (uint32_t o = 0; o < step->operand_count; o++, between = ", ") {

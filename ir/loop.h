@@ -245,6 +245,14 @@ bool qn_lblock_copy(qn_lbuild *b, const qn_lblock *from, qn_lblock *to);
 // Initialises b with a deep copy that shares nothing with `from` and keeps its names; NULL when out of memory.
 qn_lkernel *qn_lkernel_copy(qn_lbuild *b, qn_arena *arena, const qn_lkernel *from, const char *new_name);
 
+// --- parts (loop_parts.c)
+// Whether the kernel, one DATA loop from 0 over a constant number n > 1 of iterations, touches the parameter in equal
+// parts: iteration i nothing but bytes [i, i + 1) * *out_bytes / n, and those at multiples of *out_bytes from there (the
+// same part of every row, or page). *out_bytes is 0 when that is not seen to be so, or nothing is touched at all.
+// Prefetches touch nothing. What is made on the way is in the arena.
+QN_CHECKED qn_status qn_lkernel_span(const qn_lkernel *kernel, size_t param, qn_arena *arena, int64_t *out_bytes,
+                                     qn_diag *diag);
+
 // --- text (loop_print.c, loop_parse.c): print → parse → print is the identity. Grammar in ir/README.md.
 #define QN_LTEXT_MAX_DEPTH 200  // how deep blocks, and how deep expressions, may nest
 void qn_lkernel_print(const qn_lkernel *kernel, qn_buf *out);

@@ -19,6 +19,20 @@ bool qn_layout_parse(const char *text, qn_layout *out) {
   return false;
 }
 
+const char *qn_link_name(qn_link link) {
+  static const char *const names[QN_LINK_COUNT] = {
+      [QN_LINK_NONE] = "none", [QN_LINK_PROLOGUE] = "prologue", [QN_LINK_CHAINED] = "chained"};
+  return names[link];
+}
+
+size_t qn_program_phase_end(const qn_program *program, size_t first) {
+  const qn_pstep *steps = program->steps.items;
+  size_t end = first;
+  while (end + 1 < program->steps.count && steps[end].link == QN_LINK_PROLOGUE) end++;
+  while (end + 1 < program->steps.count && steps[end + 1].link == QN_LINK_CHAINED) end++;
+  return end;
+}
+
 qn_program *qn_program_create(qn_arena *arena, const char *name) {
   qn_program *program = QN_ARENA_NEW(arena, qn_program);
   if (!program) return NULL;
@@ -53,6 +67,7 @@ static void print_buffer(const qn_pbuf *p, size_t index, qn_buf *out) {
     } else {
       qn_buf_printf(out, "..%u", p->last_step);
     }
+    if (p->own_bytes) qn_buf_printf(out, " own %" PRIu64 " at %" PRIu64, p->own_bytes, p->own_offset);
   }
   qn_buf_putc(out, '\n');
 }
@@ -65,14 +80,16 @@ static void print_kernel(const qn_pkernel *kernel, qn_buf *out) {
     const qn_pvariant *v = &kernel->variants[i];
     qn_buf_printf(out, "    %s rows %" PRId64 "..%" PRId64 " extent ", v->kernel->name, v->rows_min, v->rows_max);
     qn_dim_print(v->extent, out);
-    qn_buf_puts(out, "\n");
+    qn_buf_puts(out, v->in_parts ? " in parts\n" : "\n");
   }
 }
 
 void qn_program_print(const qn_program *program, qn_buf *out) {
   qn_buf_puts(out, "program ");
   qn_buf_quote(out, qn_str_from(program->name));
-  qn_buf_printf(out, " arena %" PRIu64 " {\n", program->arena_bytes);
+  qn_buf_printf(out, " arena %" PRIu64, program->arena_bytes);
+  if (program->own_bytes) qn_buf_printf(out, " own %" PRIu64, program->own_bytes);
+  qn_buf_puts(out, " {\n");
   qn_buf_puts(out, " buffers\n");
   for (size_t i = 0; i < program->buffers.count; i++) print_buffer(&program->buffers.items[i], i, out);
   qn_buf_puts(out, " kernels\n");
@@ -81,7 +98,8 @@ void qn_program_print(const qn_program *program, qn_buf *out) {
   for (size_t i = 0; i < program->steps.count; i++) {
     const qn_pstep *step = &program->steps.items[i];
     const qn_pkernel *kernel = &program->kernels.items[step->kernel];
-    qn_buf_printf(out, "  %zu%s %s(", i, step->barrier ? " barrier" : "", kernel->name);
+    qn_buf_printf(out, "  %zu%s%s%s %s(", i, step->barrier ? " barrier" : "", step->link ? " " : "",
+                  step->link ? qn_link_name(step->link) : "", kernel->name);
     for (size_t j = 0; j < kernel->plain->param_count; j++) {
       qn_buf_printf(out, "%sb%u", j ? ", " : "", step->buffers[j]);
     }
@@ -116,6 +134,17 @@ static qn_status verify_memory(const qn_program *program, qn_diag *diag) {
   return QN_OK;
 }
 
+static qn_status verify_link(const qn_program *program, size_t i, qn_diag *diag) {
+  const qn_pstep *steps = program->steps.items;
+  bool after = i > 0 && steps[i - 1].link == QN_LINK_PROLOGUE;
+  bool fits = steps[i].link == QN_LINK_NONE || !after;
+  if (steps[i].link == QN_LINK_PROLOGUE) fits = fits && i + 1 < program->steps.count;
+  if (steps[i].link == QN_LINK_CHAINED) fits = fits && i > 0;
+  if (fits) return QN_OK;
+  return qn_fail(diag, QN_ERR_INTERNAL, steps[i].loc, "step %zu is %s, but has no neighbour for that", i,
+                 qn_link_name(steps[i].link));
+}
+
 qn_status qn_program_verify(const qn_program *program, bool memory_planned, qn_diag *diag) {
   for (size_t i = 0; i < program->steps.count; i++) {
     const qn_pstep *step = &program->steps.items[i];
@@ -123,6 +152,7 @@ qn_status qn_program_verify(const qn_program *program, bool memory_planned, qn_d
       return qn_fail(diag, QN_ERR_INTERNAL, program->name, "step %zu: got kernel %u, want one of %zu", i, step->kernel,
                      program->kernels.count);
     }
+    QN_TRY(verify_link(program, i, diag));
     const qn_lkernel *kernel = program->kernels.items[step->kernel].plain;
     for (size_t j = 0; j < kernel->param_count; j++) {
       if (step->buffers[j] >= program->buffers.count) {

@@ -45,6 +45,8 @@ typedef struct qn_pbuf {
   uint32_t first_step, last_step;  // ARENA: lifetime, inclusive; last_step UINT32_MAX = an output
   uint64_t bytes;       // for the largest symbol values; set by lowering
   uint64_t offset;      // ARENA: in the arena, set by plan_memory; WEIGHT: in the weights section, by the writer
+  // ARENA, written by a prologue: a row's place in the memory that each thread has of its own; own_bytes 0 = none
+  uint64_t own_offset, own_bytes;
 } qn_pbuf;
 
 // A kernel made for row counts [rows_min, rows_max].
@@ -53,6 +55,7 @@ typedef struct qn_pvariant {
   qn_schedule schedule;
   const qn_lkernel *kernel;  // after the loop passes
   qn_dim extent;             // of its parallel loop; constant 1 when it has none
+  bool in_parts;             // its parallel loop keeps to the spans of the steps that call it (qn_pstep)
 } qn_pvariant;
 
 #define QN_MAX_VARIANTS 4
@@ -85,11 +88,26 @@ typedef struct qn_pkernel {
   int variant_count;
 } qn_pkernel;
 
+// How a step may run with its neighbours, without a barrier between them (passes/link_steps.c).
+typedef enum qn_link {
+  QN_LINK_NONE,
+  // Where it has one row, each thread that takes part in the next step computes it for itself, into memory of its own,
+  // before its first piece of that. Nobody else reads what it writes.
+  QN_LINK_PROLOGUE,
+  // Goes on where the step before it stopped: of the buffers that they share, an equal part of its iterations touches
+  // what the same part of the iterations of that one does, and of those that it is chained to in turn.
+  QN_LINK_CHAINED,
+  QN_LINK_COUNT
+} qn_link;
+const char *qn_link_name(qn_link link);
+
 typedef struct qn_pstep {
   uint32_t kernel;
   uint32_t *buffers;   // arena: one a kernel parameter, index into buffers
   const char *loc;     // arena: the op it came from
-  bool barrier;        // all work before this step is waited for
+  qn_link link;
+  int64_t *spans;      // arena: one a parameter, see qn_lkernel_span; 0 = not shared along a chain
+  bool barrier;        // all work before this step is waited for, unless its link spares that
   uint32_t group;      // of the graph
 } qn_pstep;
 
@@ -100,13 +118,16 @@ typedef struct qn_program {
   QN_VEC(qn_pkernel) kernels;
   QN_VEC(qn_pstep) steps;
   int64_t max_values[QN_SYM_COUNT];
-  uint64_t arena_bytes;
+  uint64_t arena_bytes, own_bytes;  // own: of each thread
 } qn_program;
 
 qn_program *qn_program_create(qn_arena *arena, const char *name);  // NULL when out of memory
 // Kernels, steps, buffers with offsets, as text for dumps and `quern inspect` (program.c).
 void qn_program_print(const qn_program *program, qn_buf *out);
-// Steps name kernels and buffers that exist, with as many buffers as parameters; lifetimes do not overlap in memory.
+// The last step that runs together with step `first`, which no link joins to the one before it.
+size_t qn_program_phase_end(const qn_program *program, size_t first);
+// Steps name kernels and buffers that exist, with as many buffers as parameters; lifetimes do not overlap in memory;
+// a prologue has a step to go before, a chained step one to follow, and one step is not both.
 QN_CHECKED qn_status qn_program_verify(const qn_program *program, bool memory_planned, qn_diag *diag);
 
 // Where the packer finds a model's tensors. dims are row-major (dims[0] the outermost, N; the last K).

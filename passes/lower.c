@@ -269,6 +269,7 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
     kernel.run_tokens = lower->run_tokens;
     kernel.panels = !even ? 1 : node->type.dims[2].value / QN_TILE_ROWS % 4 == 0 ? 4 : 2;
   }
+  if (lower->splits) kernel.rows = lower->rows;
   kernel.signature = qn_lower_signature(lower);
   char name[96];
   kernel_name(lower, anchor, name, sizeof name);
@@ -293,7 +294,8 @@ static qn_status add_step(qn_lower *lower, uint32_t kernel, const char *loc) {
   uint32_t index = (uint32_t)program->steps.count;
   qn_pstep step = {.kernel = kernel, .loc = loc, .group = lower->group};
   step.buffers = QN_ARENA_ARRAY(program->arena, lower->bindings.count, uint32_t);
-  if (!step.buffers) return qn_fail_nomem(lower->pass->diag, loc, "a step");
+  step.spans = QN_ARENA_ARRAY(program->arena, lower->bindings.count, int64_t);
+  if (!step.buffers || !step.spans) return qn_fail_nomem(lower->pass->diag, loc, "a step");
   for (size_t i = 0; i < lower->bindings.count; i++) {
     qn_lparam_binding binding = lower->bindings.items[i];
     step.buffers[i] = binding.buffer;
@@ -310,6 +312,9 @@ static qn_status lower_group(qn_lower *lower, qn_map *known, uint32_t group) {
   const qn_node *node = qn_graph_node(lower->graph, anchor);
   lower->group = group;
   lower->bindings.count = 0;
+  lower->splits = false;
+  lower->part = NULL;
+  lower->parts = 1;
   qn_lbuild_init(&lower->build, lower->program->arena, "k");
   if (node->op == QN_OP_MATMUL) {
     QN_TRY(qn_lower_matmul_group(lower));

@@ -30,6 +30,11 @@ typedef struct qn_lower {
   qn_lbuild build;
   QN_VEC(qn_lparam_binding) bindings;
   int64_t tile_rows, run_tokens;  // of attention; see qn_pkernel
+  // of rows: heads are done in so many equal parts, the number of the one being written (NULL where there is one)
+  int64_t parts;
+  const qn_lexpr *part;
+  bool splits;     // a row's work is one loop, which threads can share: a variant for one row is worth having
+  qn_symbol rows;  // of `splits`
 } qn_lower;
 
 // Where an element of a value is: its row (leading dimension) and its place among the row's elements, flattened.

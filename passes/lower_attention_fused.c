@@ -282,6 +282,11 @@ static void values_of_token(qn_lower *lower, qn_lblock *block, fused_context *c,
        c->a->head_dim, c, add_values);
 }
 
+// The tokens of the run where it has several: one alone sees what all see.
+static const qn_lexpr *tokens_apart(qn_lbuild *b, const fused_context *c) {
+  return qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LT, LX_INT(1), c->tokens), c->tokens, LX_INT(0));
+}
+
 // Keys that all tokens of the run see are shared by all rows; those before (where there is a window) and after them
 // are visited by the rows that see them. Others have weight 0, but 0 times what a page held before may be NaN.
 static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
@@ -291,7 +296,7 @@ static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   const qn_lexpr *hi = in_chunk(b, c, LX_ADD(load_index(b, c->low, zero), LX_INT(1)));
   if (c->a->window > 0) {
     tile(lower, block, zero, c->rows, c->a->head_dim, c, scale_out);
-    qn_lblock *before = loop(b, block, "j", zero, c->tokens, QN_LO_DATA, &j);
+    qn_lblock *before = loop(b, block, "j", zero, tokens_apart(b, c), QN_LO_DATA, &j);
     const qn_lexpr *pos = load_index(b, c->position, LX_MUL(j, group));
     const qn_lexpr *seen = in_chunk(b, c, LX_ADD(pos, LX_INT(1)));
     values_of_token(lower, before, c, j, first_seen(b, c, pos), qn_lop2(b, QN_LX_MIN, lo, seen));
@@ -301,7 +306,7 @@ static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   c->rescale = c->a->window <= 0;
   c->ahead = true;
   tile(lower, block, zero, c->rows, c->a->head_dim, c, add_values);
-  qn_lblock *after = loop(b, block, "j", zero, c->tokens, QN_LO_DATA, &j);
+  qn_lblock *after = loop(b, block, "j", zero, tokens_apart(b, c), QN_LO_DATA, &j);
   const qn_lexpr *pos = load_index(b, c->position, LX_MUL(j, group));
   values_of_token(lower, after, c, j, qn_lop2(b, QN_LX_MAX, lo, hi), in_chunk(b, c, LX_ADD(pos, LX_INT(1))));
 }

@@ -35,6 +35,16 @@ void qn_lower_lanes(qn_lower *lower, qn_lblock *block, int64_t extent, bool unro
   }
 }
 
+// The body of a loop over `heads`, or over those of the part that is being written, and the head's number.
+static qn_lblock *each_head(qn_lower *lower, qn_lblock *block, int64_t heads, const qn_lexpr **out_head) {
+  qn_lbuild *b = &lower->build;
+  qn_lvar *h = qn_lvar_new(b, "h");
+  qn_lstmt *loop = qn_lfor(b, block, h, LX_INT(0), LX_INT(heads / lower->parts), QN_LO_DATA);
+  *out_head = qn_lref(b, h);
+  if (lower->part) *out_head = LX_ADD(LX_MUL(lower->part, LX_INT(heads / lower->parts)), *out_head);
+  return &loop->u.loop.body;
+}
+
 void qn_lower_tree(qn_lower *lower, qn_lblock *block, const qn_lbuf *local, qn_lop op) {
   qn_lbuild *b = &lower->build;
   for (int64_t half = QN_TILE_ROWS / 2; half >= 1; half /= 2) {
@@ -150,11 +160,10 @@ static void row_op(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *
   int64_t inner = node->type.rank > 1 ? qn_lower_row_width(&node->type) / width : 1;
   value->stat_count = node->op == QN_OP_RMSNORM ? 1 : 2;
   value->stats = qn_llocal(b, block, "stat", QN_LM_F32, inner * value->stat_count);
-  qn_lvar *h = qn_lvar_new(b, "h");
-  qn_lstmt *loop = qn_lfor(b, block, h, LX_INT(0), LX_INT(inner), QN_LO_DATA);
-  if (!loop) return;
-  row_context c = {.x = node->operands[0], .row = row, .base = LX_MUL(qn_lref(b, h), LX_INT(width))};
-  row_numbers(lower, &loop->u.loop.body, node, &c, value->stats, LX_MUL(qn_lref(b, h), LX_INT(value->stat_count)));
+  const qn_lexpr *head = NULL;
+  block = each_head(lower, block, inner, &head);
+  row_context c = {.x = node->operands[0], .row = row, .base = LX_MUL(head, LX_INT(width))};
+  row_numbers(lower, block, node, &c, value->stats, LX_MUL(head, LX_INT(value->stat_count)));
 }
 
 // Softmax over a width that holds a symbol (scores over 64P keys): the loops have symbolic bounds. The 16 partial
@@ -359,11 +368,8 @@ static void store_rows(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
       type->rank > 1 ? type->dims[type->rank - 1].value : (row || type->rank == 0 ? 1 : type->dims[0].value);
   int64_t outer = type->rank > 1 ? qn_lower_row_width(type) / inner : 1;
   if (outer > 1) {
-    qn_lvar *h = qn_lvar_new(b, "h");
-    qn_lstmt *loop = qn_lfor(b, block, h, LX_INT(0), LX_INT(outer), QN_LO_DATA);
-    if (!loop) return;
-    c.base = LX_MUL(qn_lref(b, h), LX_INT(inner));
-    block = &loop->u.loop.body;
+    block = each_head(lower, block, outer, &c.base);
+    c.base = LX_MUL(c.base, LX_INT(inner));
   }
   qn_lower_each(lower, block, name, inner, store_element, &c);
 }
@@ -404,14 +410,13 @@ static void rope_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr
   const qn_node *node = qn_graph_node(lower->graph, id);
   int64_t head_dim = node->type.dims[2].value;
   int64_t dims = qn_graph_node(lower->graph, node->operands[1])->type.dims[1].value;
-  qn_lvar *h = qn_lvar_new(b, "h");
-  qn_lstmt *loop = qn_lfor(b, block, h, LX_INT(0), LX_INT(node->type.dims[1].value), QN_LO_DATA);
-  if (!loop) return;
+  const qn_lexpr *head = NULL;
+  block = each_head(lower, block, node->type.dims[1].value, &head);
   rope_context c = {id,       node,
-                    row,      LX_MUL(qn_lref(b, h), LX_INT(head_dim)),
+                    row,      LX_MUL(head, LX_INT(head_dim)),
                     dims / 2, strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "pairs") == 0};
-  qn_lower_each(lower, &loop->u.loop.body, "i", dims / 2, rope_pair, &c);
-  if (dims < head_dim) qn_lower_each(lower, &loop->u.loop.body, "i", head_dim - dims, rope_rest, &c);
+  qn_lower_each(lower, block, "i", dims / 2, rope_pair, &c);
+  if (dims < head_dim) qn_lower_each(lower, block, "i", head_dim - dims, rope_rest, &c);
 }
 
 // The frequencies theta^(-2i/dims) as a buffer of the program, rounded once from double.
@@ -507,6 +512,58 @@ static void lower_node(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
   }
 }
 
+static int64_t common_divisor(int64_t a, int64_t b) {
+  while (b != 0) {
+    int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+// Into how many equal parts the heads of all that the group does with a row divide; 1 where something is not by head.
+static int64_t parts_of_group(const qn_lower *lower) {
+  int64_t parts = 0;
+  for (qn_id id = 1; id < lower->graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(lower->graph, id);
+    if (node->group != lower->group) continue;
+    uint32_t flags = qn_op_get_info(node->op)->flags;
+    bool written = node->op == QN_OP_KV_WRITE || lower->values[id].materialised || feeds_cache(lower, id);
+    if (!written && (flags & (QN_OF_E | QN_OF_V))) continue;  // computed where it is read
+    bool by_head = node->op == QN_OP_ROPE || node->op == QN_OP_KV_WRITE || (flags & (QN_OF_E | QN_OF_R | QN_OF_V));
+    const qn_type *type =
+        node->op == QN_OP_KV_WRITE ? &qn_graph_node(lower->graph, node->operands[1])->type : &node->type;
+    if (!by_head || type->rank != 3 || !qn_dim_is_const(type->dims[1]) || !qn_dim_is_const(type->dims[2])) return 1;
+    parts = common_divisor(type->dims[1].value, parts);
+  }
+  return parts > 0 ? parts : 1;
+}
+
+// Is the group one node that quantises, block by block?
+static bool only_quantizes(const qn_lower *lower) {
+  int nodes = 0;
+  for (qn_id id = 1; id < lower->graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(lower->graph, id);
+    if (node->group != lower->group) continue;
+    if (node->op != QN_OP_QUANTIZE) return false;
+    nodes++;
+  }
+  return nodes == 1;
+}
+
+// Finds out whether threads can share a row; the block to write its heads to.
+static qn_lblock *split_row(qn_lower *lower, qn_lblock *block, qn_symbol rows) {
+  qn_lbuild *b = &lower->build;
+  lower->parts = parts_of_group(lower);
+  lower->splits = rows != QN_SYM_NONE && (lower->parts > 1 || only_quantizes(lower));
+  lower->rows = rows;
+  if (lower->parts == 1) return block;
+  qn_lvar *part = qn_lvar_new(b, "part");
+  qn_lstmt *loop = qn_lfor(b, block, part, LX_INT(0), LX_INT(lower->parts), QN_LO_DATA);
+  lower->part = qn_lref(b, part);
+  return &loop->u.loop.body;
+}
+
 qn_status qn_lower_rows_group(qn_lower *lower) {
   qn_lbuild *b = &lower->build;
   const qn_graph *graph = lower->graph;
@@ -531,6 +588,7 @@ qn_status qn_lower_rows_group(qn_lower *lower) {
     if (!loop) return qn_fail_nomem(lower->pass->diag, graph->name, "a kernel");
     block = &loop->u.loop.body;
     row = qn_lref(b, t);
+    block = split_row(lower, block, shape->dims[0].symbol);
   }
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     if (qn_graph_node(graph, id)->group == lower->group) lower_node(lower, block, id, row);

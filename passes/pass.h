@@ -76,4 +76,7 @@ QN_CHECKED qn_status qn_schedule_apply(const qn_pkernel *kernel, int64_t rows_mi
                                        const qn_schedule *schedule, const char *name, qn_arena *arena,
                                        const qn_lkernel **out, qn_dim *out_extent, qn_diag *diag);
 
+// Notes which variants keep to the parts by which link_steps chained their steps: the end of `schedule` (link_steps.c).
+QN_CHECKED qn_status qn_link_variants(qn_pass_context *context);
+
 #endif

@@ -1,5 +1,6 @@
 // plan_memory: offsets of all arena buffers, and the steps that must wait for the other threads.
-// Requires: lifetimes (lower). Keeps: two buffers alive at the same step never share a byte.
+// Requires: lifetimes (lower), links (link_steps). Keeps: two buffers alive at the same step never share a byte. Linked
+// steps are done at the same time, so buffers alive in one of them live through all.
 //
 // Offsets: largest first, each at the lowest place where it meets no buffer alive with it (greedy by size, Pisarchyk
 // and Lee 2020). Barriers: a step waits when it touches bytes that a step since the last barrier wrote, or writes bytes
@@ -13,6 +14,38 @@
 
 static bool alive_together(const qn_pbuf *a, const qn_pbuf *b) {
   return a->first_step <= b->last_step && b->first_step <= a->last_step;
+}
+
+// Buffers that linked steps use live from the first of these to the last.
+static void stretch_lifetimes(qn_program *program) {
+  for (size_t first = 0, end; first < program->steps.count; first = end + 1) {
+    end = qn_program_phase_end(program, first);
+    for (size_t i = 0; first < end && i < program->buffers.count; i++) {
+      qn_pbuf *p = &program->buffers.items[i];
+      if (p->kind != QN_PB_ARENA || p->first_step > end || p->last_step < first) continue;
+      if (p->first_step > first) p->first_step = (uint32_t)first;
+      if (p->last_step < end) p->last_step = (uint32_t)end;
+    }
+  }
+}
+
+// Rows of a prologue's results, one prologue's beside each other.
+static void place_own(qn_program *program) {
+  program->own_bytes = 0;
+  for (size_t i = 0; i < program->steps.count; i++) {
+    const qn_pstep *step = &program->steps.items[i];
+    const qn_lkernel *kernel = program->kernels.items[step->kernel].plain;
+    uint64_t at = 0;
+    for (size_t j = 0; step->link == QN_LINK_PROLOGUE && j < kernel->param_count; j++) {
+      if (!kernel->params[j]->writable) continue;
+      qn_pbuf *p = &program->buffers.items[step->buffers[j]];
+      p->own_bytes = (uint64_t)p->row_pitch * (p->type.dtype == QN_DTYPE_A8 ? 1 : sizeof(float)) +
+                     QN_TILE_ROWS * sizeof(float);  // lanes past the end, as in the arena
+      p->own_offset = at;
+      at += qn_align_up(p->own_bytes, ALIGNMENT);
+    }
+    if (program->own_bytes < at) program->own_bytes = at;
+  }
 }
 
 static int by_size(const void *x, const void *y) {
@@ -81,17 +114,29 @@ static bool conflict(const qn_program *program, const qn_pstep *before, const qn
   return false;
 }
 
+// Does step `after` conflict with one of the steps from `first` to before `end`?
+static bool conflicts(const qn_program *program, size_t first, size_t end, size_t after) {
+  for (size_t i = first; i < end; i++) {
+    if (conflict(program, &program->steps.items[i], &program->steps.items[after])) return true;
+  }
+  return false;
+}
+
 qn_status qn_pass_plan_memory(qn_pass_context *context) {
-  QN_TRY(place_buffers(context));
   qn_program *program = context->program;
-  size_t last_barrier = 0;
-  for (size_t i = 0; i < program->steps.count; i++) {
-    qn_pstep *step = &program->steps.items[i];
-    step->barrier = false;
-    for (size_t j = last_barrier; j < i && !step->barrier; j++) {
-      step->barrier = conflict(program, &program->steps.items[j], step);
+  stretch_lifetimes(program);
+  place_own(program);
+  QN_TRY(place_buffers(context));
+  size_t last_barrier = 0;  // before the first of linked steps, where all of them wait
+  for (size_t first = 0, end; first < program->steps.count; first = end + 1) {
+    qn_pstep *steps = program->steps.items;
+    end = qn_program_phase_end(program, first);
+    steps[first].barrier = false;
+    for (size_t i = first; i <= end && !steps[first].barrier; i++) {
+      steps[first].barrier = conflicts(program, last_barrier, first, i);
     }
-    if (step->barrier) last_barrier = i;
+    if (steps[first].barrier) last_barrier = first;
+    for (size_t i = first + 1; i <= end; i++) steps[i].barrier = conflicts(program, last_barrier, i, i);
   }
   return QN_OK;
 }

@@ -272,8 +272,9 @@ qn_kernel_plan qn_schedule_default(const qn_pkernel *kernel, int64_t max_rows, c
     plan_attention(kernel, max_rows, machine, &plan);
   } else if (kernel->is_matmul) {
     plan_matmul(kernel, max_rows, machine, &plan);
-  } else {
-    add_variant(&plan, 0, INT64_MAX, rows_schedule());
+  } else {  // where one row can be shared out (lower_rows.c), it is
+    if (!is_whole(kernel)) add_variant(&plan, 1, 1, rows_schedule());
+    if (is_whole(kernel) || max_rows > 1) add_variant(&plan, is_whole(kernel) ? 0 : 2, INT64_MAX, rows_schedule());
   }
   return plan;
 }
@@ -318,5 +319,5 @@ qn_status qn_pass_schedule(qn_pass_context *context) {
   for (size_t i = 0; i < context->program->kernels.count; i++) {
     QN_TRY(schedule_kernel(context, &context->program->kernels.items[i]));
   }
-  return QN_OK;
+  return qn_link_variants(context);
 }

@@ -11,9 +11,9 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are read in place: little-endian machines only");
 _Static_assert(sizeof(qn_art_header) == 32 && sizeof(qn_art_section) == 32, "file layout");
-_Static_assert(sizeof(qn_art_program) == 104 && sizeof(qn_art_buffer) == 96, "file layout");
+_Static_assert(sizeof(qn_art_program) == 112 && sizeof(qn_art_buffer) == 112, "file layout");
 _Static_assert(sizeof(qn_art_kernel) == 16 && sizeof(qn_art_slice) == 8, "file layout");
-_Static_assert(sizeof(qn_art_variant) == 32, "file layout");
+_Static_assert(sizeof(qn_art_variant) == 40, "file layout");
 _Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 672, "file layout");
 
 #define ALIGNMENT  64u
@@ -207,6 +207,7 @@ static qn_status check_head(const qn_artifact *a, qn_diag *diag) {
   STRING("head", 0, "name", p->name);
   AT_MOST("head", 0, "plans", p->plan_count, MAX_PLANS);
   AT_MOST("head", 0, "arena bytes", p->arena_bytes, MAX_BYTES);
+  AT_MOST("head", 0, "bytes of a thread's own", p->own_bytes, MAX_BYTES);
   AT_MOST("head", 0, "keys of a page", p->page_keys, 65536);
   AT_MOST("head", 0, "vocabulary", p->vocab_size, INT32_MAX);
   AT_MOST("head", 0, "context", p->context_tokens, INT32_MAX);
@@ -269,6 +270,10 @@ static qn_status check_buffer(const qn_artifact *a, uint32_t i, qn_diag *diag) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path,
                    "program section: buffer %" PRIu32 ": got no name, want one: it is bound by name", i);
   }
+  uint64_t own = arena ? a->program->own_bytes : 0;
+  AT_MOST("buffer", i, "bytes in a thread's own memory", b->own_bytes, own);
+  AT_MOST("buffer", i, "offset in a thread's own memory", b->own_offset, own - b->own_bytes);
+  AT_MOST("buffer", i, "own offset's remainder by 64", b->own_offset % ALIGNMENT, 0);
   if (b->kind == QN_ART_CACHE && (b->bytes == 0 || b->bytes % ALIGNMENT != 0 || a->program->page_keys == 0)) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path,
                    "program section: buffer %" PRIu32 ": got pages of %" PRIu64 " bytes and %" PRIu32
@@ -342,8 +347,22 @@ static qn_status check_plans(const qn_artifact *a, qn_diag *diag) {
     AT_MOST("variant", i, "largest row count", v->rows_max, INT64_MAX);
     AT_MOST("variant", i, "symbol of the extent", v->extent_symbol, QN_ARTIFACT_SYMBOLS - 1);
     AT_MOST("variant", i, "extent", v->extent_value, MAX_EXTENT);
+    AT_MOST("variant", i, "mark of parts", v->in_parts, 1);
   }
   return QN_OK;
+}
+
+// A link joins two steps of the program, one of which may be a prologue or chained but not both.
+static qn_status check_link(const qn_artifact *a, uint32_t i, qn_diag *diag) {
+  const qn_art_step *s = &a->steps[i];
+  AT_MOST("step", i, "link", s->link, QN_ART_LINK_CHAINED);
+  bool last = i + 1 == a->program->step_count, after = i > 0 && a->steps[i - 1].link == QN_ART_LINK_PROLOGUE;
+  bool lost = s->link == QN_ART_LINK_PROLOGUE ? last : s->link == QN_ART_LINK_CHAINED && i == 0;
+  if (!lost && !(after && s->link != QN_ART_LINK_NONE)) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                 "program section: step %" PRIu32 ": got link %" PRIu32
+                 ", want a neighbour to join, and none beside a prologue",
+                 i, s->link);
 }
 
 static qn_status check_steps(const qn_artifact *a, qn_diag *diag) {
@@ -356,6 +375,7 @@ static qn_status check_steps(const qn_artifact *a, qn_diag *diag) {
     }
     STRING("step", i, "place", s->loc);
     AT_MOST("step", i, "barrier", s->barrier, 1);
+    QN_TRY(check_link(a, i, diag));
     AT_MOST("step", i, "end of the operands", (uint64_t)s->first_operand + s->operand_count, a->program->operand_count);
     if (s->operand_count != a->kernels[s->kernel].param_count) {
       return qn_fail(diag, QN_ERR_FORMAT, a->path,

@@ -10,7 +10,7 @@
 #include "runtime/base/file.h"
 
 #define QN_ARTIFACT_MAGIC "quern\r\n\032"  // 8 bytes: text transfers that change line ends destroy it visibly
-#define QN_ARTIFACT_VERSION 2u
+#define QN_ARTIFACT_VERSION 3u
 #define QN_ARTIFACT_PAGE 4096u
 #define QN_ARTIFACT_SYMBOLS 6  // QN_SYM_COUNT of ir/type.h: none, T, R, P, B, G
 
@@ -52,6 +52,7 @@ typedef struct qn_art_program {
   uint32_t context_tokens;  // the most tokens a sequence may have (learned positions end there); 0 = what P allows
   uint32_t reserved;
   uint64_t arena_bytes;
+  uint64_t own_bytes;   // of the memory that each thread has of its own
   int64_t symbol_max[QN_ARTIFACT_SYMBOLS];  // the largest values a step may use; 0 = any
   uint32_t name;        // string
   uint32_t vocab_size;  // width of the "logits" output; 0 when the program is no language model
@@ -71,6 +72,7 @@ typedef struct qn_art_buffer {
   int64_t dims[4];   // value of each dimension: constant, or factor of its symbol
   uint32_t symbols[4];
   int64_t row_pitch; // ARENA: elements from row to row
+  uint64_t own_offset, own_bytes;  // ARENA: where it is, when it has one row, in memory of each thread; 0 bytes = not
 } qn_art_buffer;
 
 typedef struct qn_art_kernel {
@@ -90,13 +92,23 @@ typedef struct qn_art_variant {
   uint32_t name;               // the symbol's name, for profiles
   uint32_t extent_symbol;      // extent of the parallel loop: value * symbol, or value when 0
   int64_t extent_value;
+  uint32_t in_parts;           // 1 = its loop walks what chained steps share in equal parts
+  uint32_t reserved;
 } qn_art_variant;
+
+// How a step may run with its neighbours without a barrier between them. A prologue is never chained, and neither is
+// the step after it.
+typedef enum qn_art_link {
+  QN_ART_LINK_NONE,
+  QN_ART_LINK_PROLOGUE,  // where the buffers it writes have one row, each thread makes its own before the next step
+  QN_ART_LINK_CHAINED,   // part by part after the step before it, where both run variants in parts
+} qn_art_link;
 
 typedef struct qn_art_step {
   uint32_t kernel, first_operand, operand_count;
-  uint32_t barrier;  // 1 = the work of all steps before this one is waited for first
+  uint32_t barrier;  // 1 = the work of all steps before this one is waited for first, unless its link spares that
   uint32_t loc;      // string
-  uint32_t reserved;
+  uint32_t link;     // qn_art_link
 } qn_art_step;
 
 // CODE section: this record, then variant_count offsets (u64) into the image, one a variant of the plan, then the image

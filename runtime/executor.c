@@ -1,4 +1,5 @@
-// The executor: chooses and maps code, lays the step list out flat with every pointer resolved, and walks it.
+// The executor: chooses and maps code, lays the step list out flat with every pointer resolved, and walks it: phase by
+// phase, which are the steps that these symbol values let run together without a barrier.
 #include "runtime/executor.h"
 
 #include <errno.h>
@@ -18,9 +19,17 @@
 typedef struct call {
   qn_kernel_entry entry;
   int64_t extent;
-  void *const *buffers;  // into qn_executor.pointers
-  bool barrier;
+  uint32_t first_operand;  // of its buffers in a table of pointers
+  bool in_parts;           // the variant is; see qn_art_variant
 } call;
+
+// Steps that a thread takes through together: those from `first` on are a prologue, which it does once for itself; of
+// those from `head` to before `end` it takes pieces, each through all of them.
+typedef struct phase {
+  uint32_t first, head, end;
+  uint32_t units;  // equal parts, of which a piece has some
+  bool barrier;    // what was before is done first
+} phase;
 
 struct qn_executor {
   const qn_artifact *artifact;    // borrowed
@@ -31,13 +40,17 @@ struct qn_executor {
   uint32_t first_variant, variant_count;  // of the plan
   qn_kernel_entry *entries;               // owned: one a variant of the plan
   call *calls;               // owned: one a step
-  qn_work *works;            // owned: one a step
+  phase *phases;             // owned: room for one a step
+  uint32_t phase_count;      // for the last symbol values
+  qn_work *works;            // owned: one a phase
   void **pointers;           // owned: one an operand
+  void **own_pointers;       // owned: the same for each thread, with its own memory; NULL = nothing is a thread's own
   void **bases;              // owned: one a buffer; NULL = not bound yet
   qn_step_profile *profile;  // owned: one a step, or NULL
-  uint8_t *arena;            // mapped
+  uint8_t *arena;            // mapped; the threads' own memory lies behind it
   void *image;               // mapped: a copy of the code where the file's pages cannot be made executable
   size_t arena_size, image_size;
+  size_t own_start, own_stride;  // in the mapping: of thread 0's own memory, and from one thread's to the next
   int64_t symbols[QN_ARTIFACT_SYMBOLS];  // of `calls`
   bool resolved;                         // `calls` fits `symbols`
   uint32_t unbound;                      // inputs and caches
@@ -179,7 +192,15 @@ static qn_status load_code(qn_executor *e, const qn_executor_options *options, q
 // --- memory
 
 static qn_status map_arena(qn_executor *e, qn_diag *diag) {
-  e->arena_size = (size_t)e->artifact->program->arena_bytes;
+  enum { OWN_ALIGNMENT = 256 };  // no two threads write to neighbouring lines
+  const qn_art_program *p = e->artifact->program;
+  size_t threads = (size_t)qn_threads_count(e->threads), own = 0;
+  e->own_start = qn_align_up((size_t)p->arena_bytes, OWN_ALIGNMENT);
+  e->own_stride = qn_align_up((size_t)p->own_bytes, OWN_ALIGNMENT);
+  if (!qn_size_mul(e->own_stride, threads, &own) || !qn_size_add(e->own_start, own, &e->arena_size)) {
+    return qn_fail(diag, QN_ERR_NOMEM, e->artifact->path, "out of memory for what %zu threads have of their own",
+                   threads);
+  }
   if (e->arena_size == 0) return QN_OK;
   void *arena = mmap(NULL, e->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (arena == MAP_FAILED) {
@@ -195,8 +216,11 @@ static void set_base(qn_executor *e, uint32_t buffer, void *base) {
   if (!e->bases[buffer]) e->unbound--;
   e->bases[buffer] = base;
   const qn_artifact *a = e->artifact;
-  for (uint32_t i = 0; i < a->program->operand_count; i++) {
-    if (a->operands[i] == buffer) e->pointers[i] = base;
+  size_t count = a->program->operand_count, threads = e->own_pointers ? (size_t)qn_threads_count(e->threads) : 0;
+  for (size_t i = 0; i < count; i++) {
+    if (a->operands[i] != buffer) continue;
+    e->pointers[i] = base;
+    for (size_t t = 0; t < threads; t++) e->own_pointers[t * count + i] = base;
   }
 }
 
@@ -209,21 +233,35 @@ static void lay_out(qn_executor *e) {
     if (b->kind == QN_ART_WEIGHT) e->bases[i] = (void *)(uintptr_t)(a->weights + b->offset);  // kernels only read it
     if (b->kind == QN_ART_CACHE || b->kind == QN_ART_INPUT) e->unbound++;
   }
-  for (uint32_t i = 0; i < a->program->operand_count; i++) e->pointers[i] = e->bases[a->operands[i]];
-  for (uint32_t i = 0; i < a->program->step_count; i++) {
-    const qn_art_step *step = &a->steps[i];
-    e->calls[i] = (call){.buffers = e->pointers + step->first_operand, .barrier = step->barrier != 0};
+  size_t count = a->program->operand_count, threads = e->own_pointers ? (size_t)qn_threads_count(e->threads) : 0;
+  for (size_t i = 0; i < count; i++) {
+    const qn_art_buffer *b = &a->buffers[a->operands[i]];
+    e->pointers[i] = e->bases[a->operands[i]];
+    for (size_t t = 0; t < threads; t++) {
+      uint8_t *own = b->own_bytes ? e->arena + e->own_start + t * e->own_stride + b->own_offset : NULL;
+      e->own_pointers[t * count + i] = own ? own : e->pointers[i];
+    }
   }
+  for (uint32_t i = 0; i < a->program->step_count; i++) e->calls[i].first_operand = a->steps[i].first_operand;
+}
+
+// How many pointers the threads' own tables have in all; 0 where nothing is of a thread's own.
+static size_t own_pointer_count(const qn_executor *e) {
+  const qn_art_program *p = e->artifact->program;
+  return p->own_bytes ? (size_t)qn_threads_count(e->threads) * p->operand_count : 0;
 }
 
 static qn_status build(qn_executor *e, const qn_executor_options *options, qn_diag *diag) {
   const qn_art_program *p = e->artifact->program;
   e->calls = array(e, p->step_count, sizeof *e->calls);
+  e->phases = array(e, p->step_count, sizeof *e->phases);
   e->works = array(e, p->step_count, sizeof *e->works);
   e->pointers = array(e, p->operand_count, sizeof *e->pointers);
   e->bases = array(e, p->buffer_count, sizeof *e->bases);
+  if (own_pointer_count(e)) e->own_pointers = array(e, own_pointer_count(e), sizeof *e->own_pointers);
   if (options->profile) e->profile = array(e, p->step_count, sizeof *e->profile);
-  if (!e->calls || !e->works || !e->pointers || !e->bases || (options->profile && !e->profile)) {
+  if (!e->calls || !e->phases || !e->works || !e->pointers || !e->bases || (options->profile && !e->profile) ||
+      (own_pointer_count(e) && !e->own_pointers)) {
     return qn_fail_nomem(diag, e->artifact->path, "the executor");
   }
   QN_TRY(load_code(e, options, diag));
@@ -255,7 +293,9 @@ void qn_executor_destroy(qn_executor *e) {
   const qn_art_program *p = e->artifact->program;
   free_array(e, e->entries, e->variant_count, sizeof *e->entries);
   free_array(e, e->calls, p->step_count, sizeof *e->calls);
+  free_array(e, e->phases, p->step_count, sizeof *e->phases);
   free_array(e, e->works, p->step_count, sizeof *e->works);
+  free_array(e, e->own_pointers, own_pointer_count(e), sizeof *e->own_pointers);
   free_array(e, e->pointers, p->operand_count, sizeof *e->pointers);
   free_array(e, e->bases, p->buffer_count, sizeof *e->bases);
   free_array(e, e->profile, p->step_count, sizeof *e->profile);
@@ -364,8 +404,60 @@ static qn_status resolve_call(qn_executor *e, uint32_t index, const int64_t *sym
                    a->strings + kernel->name, extent, QN_WORK_EXTENT_MAX);
   }
   e->calls[index].entry = e->entries[v - e->first_variant];
+  e->calls[index].in_parts = variant->in_parts != 0;
   e->calls[index].extent = kernel->rows_symbol && rows == 0 ? 0 : extent;  // a variant may be for one row exactly
   return QN_OK;
+}
+
+// Has everything that the step makes one row, so that each thread may make its own?
+static bool is_prologue(const qn_executor *e, uint32_t index, const int64_t *symbols) {
+  const qn_artifact *a = e->artifact;
+  const qn_art_step *step = &a->steps[index];
+  if (step->link != QN_ART_LINK_PROLOGUE) return false;
+  for (uint32_t i = 0; i < step->operand_count; i++) {
+    const qn_art_buffer *b = &a->buffers[a->operands[step->first_operand + i]];
+    int64_t rows = b->symbols[0] ? symbols[b->symbols[0]] : 1;
+    if (b->own_bytes && (b->rank == 0 || __builtin_mul_overflow(rows, b->dims[0], &rows) || rows != 1)) return false;
+  }
+  return true;
+}
+
+static int64_t common_divisor(int64_t a, int64_t b) {
+  while (b != 0) {
+    int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+// Makes the chain from p->head on as long as it may be. Parts are cut where the iterations of all its steps begin anew;
+// where that leaves fewer than the step with the fewest iterations has, there must be enough for all threads.
+static void take_chain(const qn_executor *e, phase *p) {
+  enum { PARTS_A_THREAD = 4 };
+  int64_t units = e->calls[p->head].extent, fewest = units;
+  p->end = p->head + 1;
+  for (; p->end < e->artifact->program->step_count; p->end++) {
+    const call *next = &e->calls[p->end];
+    bool chained = e->artifact->steps[p->end].link == QN_ART_LINK_CHAINED && next->in_parts;
+    if (!chained || !e->calls[p->head].in_parts || units == 0 || next->extent == 0) break;
+    int64_t parts = common_divisor(units, next->extent);
+    fewest = next->extent < fewest ? next->extent : fewest;
+    if (parts < fewest && parts < (int64_t)PARTS_A_THREAD * qn_threads_count(e->threads)) break;
+    units = parts;
+  }
+  p->units = (uint32_t)units;
+}
+
+static void make_phases(qn_executor *e, const int64_t *symbols) {
+  e->phase_count = 0;
+  for (uint32_t i = 0; i < e->artifact->program->step_count;) {
+    phase *p = &e->phases[e->phase_count++];
+    *p = (phase){.first = i, .head = i, .barrier = e->artifact->steps[i].barrier != 0};
+    if (is_prologue(e, i, symbols)) p->head++;
+    take_chain(e, p);
+    i = p->end;
+  }
 }
 
 static qn_status resolve(qn_executor *e, const int64_t *symbols, qn_diag *diag) {
@@ -373,6 +465,7 @@ static qn_status resolve(qn_executor *e, const int64_t *symbols, qn_diag *diag) 
   e->resolved = false;
   QN_TRY(check_symbols(e, symbols, diag));
   for (uint32_t i = 0; i < e->artifact->program->step_count; i++) QN_TRY(resolve_call(e, i, symbols, diag));
+  make_phases(e, symbols);
   memcpy(e->symbols, symbols, sizeof e->symbols);
   e->resolved = true;
   return QN_OK;
@@ -401,7 +494,33 @@ static void note_kernel(stopwatch *watch, size_t step) {
   watch->executor->kernel_ns += passed;
 }
 
-// Every thread: takes what work it can get of each step, and goes past a barrier when all work before it is done.
+// What the thread can get of a phase's work.
+static void take_part(qn_executor *e, uint32_t index, int thread, stopwatch *watch) {
+  const phase *p = &e->phases[index];
+  qn_work *work = &e->works[index];
+  void *const *pointers = e->pointers;
+  int64_t first, last;
+  if (!qn_work_take(work, &first, &last)) return;
+  if (p->first < p->head) {
+    pointers = e->own_pointers + (size_t)thread * e->artifact->program->operand_count;
+    for (uint32_t i = p->first; i < p->head; i++) {
+      const call *c = &e->calls[i];
+      c->entry(pointers + c->first_operand, e->symbols, 0, c->extent);
+      note_kernel(watch, i);
+    }
+  }
+  do {
+    for (uint32_t i = p->head; i < p->end; i++) {
+      const call *c = &e->calls[i];
+      int64_t part = c->extent / p->units;
+      c->entry(pointers + c->first_operand, e->symbols, first * part, last * part);
+    }
+    qn_work_finish(e->threads, work, last - first);
+  } while (qn_work_take(work, &first, &last));
+  note_kernel(watch, p->head);
+}
+
+// Every thread: takes what work it can get of each phase, and goes past a barrier when all work before it is done.
 static void walk(void *context, int thread, int thread_count) {
   (void)thread_count;
   qn_executor *e = context;
@@ -410,21 +529,15 @@ static void walk(void *context, int thread, int thread_count) {
   fesetenv(FE_DFL_ENV);
   stopwatch watch = {thread == 0 && e->profile ? e : NULL, 0};
   if (watch.executor) watch.before = now_ns();
-  size_t waited = 0;  // steps before this one are known to be done
-  for (size_t i = 0; i < e->artifact->program->step_count; i++) {
-    const call *c = &e->calls[i];
-    int64_t first, last;
-    if (watch.executor) e->profile[i].calls++;
-    if (c->barrier) {
+  uint32_t waited = 0;  // phases before this one are known to be done
+  for (uint32_t i = 0; i < e->phase_count; i++) {
+    const phase *p = &e->phases[i];
+    for (uint32_t step = p->first; watch.executor && step < p->end; step++) e->profile[step].calls++;
+    if (p->barrier) {
       for (; waited < i; waited++) qn_work_wait(e->threads, &e->works[waited]);
-      note_wait(&watch, i);
+      note_wait(&watch, p->first);
     }
-    if (!qn_work_take(&e->works[i], &first, &last)) continue;
-    do {
-      c->entry(c->buffers, e->symbols, first, last);
-      qn_work_finish(e->threads, &e->works[i], last - first);
-    } while (qn_work_take(&e->works[i], &first, &last));
-    note_kernel(&watch, i);
+    take_part(e, i, thread, &watch);
   }
   fesetenv(&environment);
 }
@@ -434,9 +547,7 @@ qn_status qn_executor_run(qn_executor *e, const int64_t symbols[QN_ARTIFACT_SYMB
   QN_TRY(resolve(e, symbols, diag));
   uint64_t start = now_ns();
   int thread_count = qn_threads_count(e->threads);
-  for (uint32_t i = 0; i < e->artifact->program->step_count; i++) {
-    qn_work_reset(&e->works[i], (uint32_t)e->calls[i].extent, thread_count);
-  }
+  for (uint32_t i = 0; i < e->phase_count; i++) qn_work_reset(&e->works[i], e->phases[i].units, thread_count);
   qn_threads_run(e->threads, walk, e);
   e->run_ns += now_ns() - start;
   return QN_OK;

@@ -470,14 +470,30 @@ static size_t function_index(const qn_program *program, uint32_t kernel, int var
   return index;
 }
 
-static void run_kernel(qn_run *run, qn_run_engine engine, const qn_pstep *step, const qn_linterp_buffer *buffers,
-                       int thread, int threads) {
+// A step as it is to be run for the symbols' values: which variant (of the plain engine: the kernel as lowered).
+typedef struct chosen {
+  const qn_pstep *step;
+  int variant;
+  const qn_lkernel *code;
+  int64_t trips;
+  bool in_parts;
+} chosen;
+
+static chosen choose(const qn_run *run, qn_run_engine engine, size_t index) {
+  const qn_pstep *step = &run->program->steps.items[index];
   const qn_pkernel *kernel = &run->program->kernels.items[step->kernel];
-  int v = engine == QN_RUN_PLAIN ? 0 : choose_variant(run, kernel);
-  const qn_lkernel *code = engine == QN_RUN_PLAIN ? kernel->plain : kernel->variants[v].kernel;
-  qn_dim extent = engine == QN_RUN_PLAIN ? qn_dim_const(1) : kernel->variants[v].extent;
+  if (engine == QN_RUN_PLAIN) return (chosen){.step = step, .code = kernel->plain, .trips = 1};
+  int v = choose_variant(run, kernel);
+  qn_dim extent = kernel->variants[v].extent;
   int64_t trips = extent.value * (qn_dim_is_const(extent) ? 1 : run->symbols[extent.symbol]);
-  int64_t begin = trips * thread / threads, end = trips * (thread + 1) / threads;
+  return (chosen){step, v, kernel->variants[v].kernel, trips, kernel->variants[v].in_parts};
+}
+
+static void run_kernel(qn_run *run, qn_run_engine engine, const chosen *c, const qn_linterp_buffer *buffers,
+                       int64_t begin, int64_t end) {
+  const qn_pstep *step = c->step;
+  const qn_lkernel *code = c->code;
+  int64_t trips = c->trips;
   if (begin == end) return;
   qn_linterp_buffer bound[64];
   void *pointers[64];
@@ -492,7 +508,7 @@ static void run_kernel(qn_run *run, qn_run_engine engine, const qn_pstep *step, 
   }
   qn_diag diag = {0};
   if (engine == QN_RUN_JIT) {
-    qn_jit_kernel(run->jit, function_index(run->program, step->kernel, v))(pointers, run->symbols, begin, end);
+    qn_jit_kernel(run->jit, function_index(run->program, step->kernel, c->variant))(pointers, run->symbols, begin, end);
   } else {
     bool whole = begin == 0 && end == trips;
     qn_status status =
@@ -535,6 +551,75 @@ static void make_jit(qn_run *run) {
   qn_assert_ok(&diag, qn_jit_create(kernels, count, &options, qn_test_allocator(), &run->jit, &diag));
 }
 
+// --- steps that are linked (qn_link)
+
+// Steps that run together: a prologue from `first` to before `head`, then a chain to before `end`, in equal parts.
+typedef struct phase {
+  size_t first, head, end;
+  int64_t units;
+} phase;
+
+static bool one_row(const qn_run *run, const qn_pstep *step) {
+  const qn_lkernel *kernel = run->program->kernels.items[step->kernel].plain;
+  for (size_t i = 0; i < kernel->param_count; i++) {
+    const qn_pbuf *p = &run->program->buffers.items[step->buffers[i]];
+    if (p->own_bytes && run->symbols[p->type.dims[0].symbol] != 1) return false;
+  }
+  return true;
+}
+
+static phase phase_at(const qn_run *run, qn_run_engine engine, size_t first) {
+  const qn_program *program = run->program;
+  phase p = {.first = first, .head = first};
+  bool links = engine != QN_RUN_PLAIN;
+  const qn_pstep *step = &program->steps.items[first];
+  if (links && step->link == QN_LINK_PROLOGUE && one_row(run, step)) p.head++;
+  chosen head = choose(run, engine, p.head);
+  p.units = head.trips;
+  for (p.end = p.head + 1; links && head.in_parts && p.end < program->steps.count; p.end++) {
+    chosen next = choose(run, engine, p.end);
+    if (next.step->link != QN_LINK_CHAINED || !next.in_parts) break;
+    int64_t a = p.units, b = next.trips;
+    while (b != 0) {
+      int64_t rest = a % b;
+      a = b;
+      b = rest;
+    }
+    p.units = a;
+  }
+  return p;
+}
+
+// The thread's part of a phase. A chain's last units come first: whatever a unit needs of others is not there yet.
+static void run_phase(qn_run *run, qn_run_engine engine, const phase *p, const qn_linterp_buffer *buffers, int thread,
+                      int threads) {
+  const qn_program *program = run->program;
+  int64_t first = p->units * thread / threads, last = p->units * (thread + 1) / threads;
+  size_t count = program->buffers.count;
+  if (first == last) return;
+  qn_linterp_buffer *mine = QN_ARENA_ARRAY(&run->arena, count, qn_linterp_buffer);
+  memcpy(mine, buffers, count * sizeof *mine);
+  for (size_t i = p->first; i < p->head; i++) {
+    chosen c = choose(run, engine, i);
+    for (size_t j = 0; j < c.code->param_count; j++) {
+      const qn_pbuf *b = &program->buffers.items[c.step->buffers[j]];
+      if (!b->own_bytes) continue;
+      mine[c.step->buffers[j]] =
+          (qn_linterp_buffer){QN_ARENA_ARRAY(&run->arena, (size_t)b->own_bytes, uint8_t), (size_t)b->own_bytes};
+      memset(mine[c.step->buffers[j]].data, 0xff, (size_t)b->own_bytes);
+    }
+    run_kernel(run, engine, &c, mine, 0, c.trips);
+  }
+  bool alone = p->end == p->head + 1;
+  for (int64_t unit = alone ? first : last - 1; unit >= first; unit--) {
+    for (size_t i = p->head; i < p->end; i++) {
+      chosen c = choose(run, engine, i);
+      int64_t part = c.trips / p->units;
+      run_kernel(run, engine, &c, mine, unit * part, (alone ? last : unit + 1) * part);
+    }
+  }
+}
+
 const qn_run_output *qn_run_execute(qn_run *run, qn_run_engine engine, const qn_run_step *step) {
   const qn_program *program = run->program;
   start_step(run, step);
@@ -544,10 +629,14 @@ const qn_run_output *qn_run_execute(qn_run *run, qn_run_engine engine, const qn_
   bind(run, buffers);
   int threads = step->threads && engine != QN_RUN_PLAIN ? step->threads : 1;
   for (size_t first = 0, last = 0, segment = 0; first < program->steps.count; first = last, segment++) {
-    for (last = first + 1; last < program->steps.count && !program->steps.items[last].barrier;) last++;
     for (int i = 0; i < threads; i++) {
       int thread = segment % 2 ? threads - 1 - i : i;
-      for (size_t s = first; s < last; s++) run_kernel(run, engine, &program->steps.items[s], buffers, thread, threads);
+      last = first;
+      do {
+        phase p = phase_at(run, engine, last);
+        run_phase(run, engine, &p, buffers, thread, threads);
+        last = p.end;
+      } while (last < program->steps.count && !program->steps.items[last].barrier);
     }
   }
   qn_run_output *outputs = QN_ARENA_ARRAY(&run->arena, run->graph->outputs.count, qn_run_output);

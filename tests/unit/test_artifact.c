@@ -277,7 +277,7 @@ START_TEST(lies_of_the_table) {
   qn_artifact a;
   qn_diag diag = {0};
   records_of(&file).header->version = 1;
-  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 1, want 2", open_bytes(&a, file.data, file.length, &diag));
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 1, want 3", open_bytes(&a, file.data, file.length, &diag));
   qn_buf_deinit(&file);
 }
 END_TEST
@@ -317,6 +317,18 @@ START_TEST(lies_of_the_program) {
   LIE("variant 0: symbol of the extent", r.variants[0].extent_symbol = 6);
   LIE("variant 0: extent", r.variants[0].extent_value = -1);
   LIE("step 1: kernel: got 2, want one of 2", r.steps[1].kernel = 2);
+  LIE("a thread's own", r.program->own_bytes = UINT64_C(1) << 50);
+  LIE("buffer 0: bytes in a thread's own memory: got 64, want at most 0",
+      (r.program->own_bytes = 64, r.buffers[0].own_bytes = 64));
+  LIE("bytes in a thread's own memory: got 65", (r.program->own_bytes = 64, r.buffers[HIDDEN].own_bytes = 65));
+  LIE("offset in a thread's own memory: got 64, want at most 60",
+      (r.program->own_bytes = 64, r.buffers[HIDDEN].own_bytes = 4, r.buffers[HIDDEN].own_offset = 64));
+  LIE("own offset's remainder by 64", (r.program->own_bytes = 64, r.buffers[HIDDEN].own_offset = 4));
+  LIE("variant 1: mark of parts", r.variants[1].in_parts = 2);
+  LIE("step 1: link: got 3, want at most 2", r.steps[1].link = 3);
+  LIE("step 0: got link 2, want a neighbour to join", r.steps[0].link = QN_ART_LINK_CHAINED);
+  LIE("step 1: got link 1, want a neighbour to join", r.steps[1].link = QN_ART_LINK_PROLOGUE);
+  LIE("none beside a prologue", (r.steps[0].link = QN_ART_LINK_PROLOGUE, r.steps[1].link = QN_ART_LINK_CHAINED));
   LIE("step 1: end of the operands", r.steps[1].first_operand = 3);
   LIE("step 0: got 1 operands, want 2", r.steps[0].operand_count = 1);
   LIE("operand 4: got buffer 6, want one of 6", r.operands[4] = 6);

@@ -87,20 +87,26 @@ static qn_artifact open_artifact(const qn_test_artifact *a) {
 typedef struct fixture {
   qn_artifact artifact;
   qn_threads *threads;
+  const qn_kernel_entry *entries;
   qn_executor *executor;
   qn_diag diag;
 } fixture;
 
-static void set_up(fixture *f, int thread_count, bool profile) {
+static void set_up_with(fixture *f, void (*described)(qn_test_artifact *a), const qn_kernel_entry *functions,
+                        int thread_count, bool profile) {
   qn_test_artifact a;
-  *f = (fixture){0};
-  describe(&a);
+  *f = (fixture){.entries = functions};
+  described(&a);
   f->artifact = open_artifact(&a);
   qn_test_artifact_deinit(&a);
   qn_assert_ok(&f->diag, qn_threads_create(thread_count, false, qn_test_allocator(), &f->threads, &f->diag));
-  qn_executor_options options = {.jit_entries = entries, .profile = profile};
+  qn_executor_options options = {.jit_entries = functions, .profile = profile};
   qn_assert_ok(&f->diag,
                qn_executor_create(&f->artifact, f->threads, &options, qn_test_allocator(), &f->executor, &f->diag));
+}
+
+static void set_up(fixture *f, int thread_count, bool profile) {
+  set_up_with(f, describe, entries, thread_count, profile);
 }
 
 static void tear_down(fixture *f) {
@@ -206,6 +212,123 @@ START_TEST(profiles) {
   set_up(&f, 1, false);
   ck_assert_ptr_null(qn_executor_profile(f.executor));
   tear_down(&f);
+}
+END_TEST
+
+// --- steps that are linked
+// norm:   hidden[t][c] = x[t] + c           extent T; a prologue
+// spread: wide[t][c] = hidden[t][c] * 2     of one row: extent 12, two columns each, in parts; of more: extent T
+// thirds: sums[t][i] = wide[t][6i ... 6i+5] of one row: extent 4, in parts; of more: extent T; chained
+// odd:    odds[t][i] = wide[t][4i ... 4i+3] of one row: extent 6, in parts; of more: extent T; chained, but two parts
+//                                           of a row that leaves the other steps are too few
+
+enum { WIDE = 24 };
+
+static atomic_int norm_calls;
+static atomic_uintptr_t norm_out[8];
+
+static void norm(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  const int32_t *x = buffers[0];
+  float *hidden = buffers[1];
+  int call = atomic_fetch_add(&norm_calls, 1);
+  if (symbols[T] == 1) atomic_store(&norm_out[call % 8], (uintptr_t)hidden);
+  for (int64_t t = begin; t < end; t++) {
+    for (int64_t c = 0; c < WIDE; c++) hidden[t * 32 + c] = (float)(x[t] + c);
+  }
+}
+
+// Iterations are rows, or the columns of one row.
+static void spread(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  const float *hidden = buffers[0];
+  float *wide = buffers[1];
+  bool one = symbols[T] == 1;
+  for (int64_t t = one ? 0 : begin; t < (one ? 1 : end); t++) {
+    for (int64_t c = one ? 2 * begin : 0; c < (one ? 2 * end : WIDE); c++) wide[t * 32 + c] = hidden[t * 32 + c] * 2;
+  }
+}
+
+static void add_up(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end, int64_t columns) {
+  const float *wide = buffers[0];
+  float *sums = buffers[1];
+  bool one = symbols[T] == 1;
+  for (int64_t t = one ? 0 : begin; t < (one ? 1 : end); t++) {
+    for (int64_t i = one ? begin : 0; i < (one ? end : WIDE / columns); i++) {
+      float sum = 0;
+      for (int64_t c = 0; c < columns; c++) sum += wide[t * 32 + i * columns + c];
+      sums[t * 16 + i] = sum;
+    }
+  }
+}
+static void thirds(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  add_up(buffers, symbols, begin, end, 6);
+}
+static void odd(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  add_up(buffers, symbols, begin, end, 4);
+}
+
+static const qn_kernel_entry linked_entries[] = {norm, spread, spread, thirds, thirds, odd, odd};
+
+static void describe_linked(qn_test_artifact *a) {
+  static const int64_t extents[] = {12, 4, 6};
+  static const char *const names[] = {"spread", "thirds", "odd"};
+  qn_test_artifact_init(a);
+  a->head.symbol_max[T] = MAX_T;
+  uint32_t x = qn_test_artifact_input(a, "x", T, 0), hidden = qn_test_artifact_arena(a, NULL, T, MAX_T, WIDE);
+  uint32_t wide = qn_test_artifact_arena(a, NULL, T, MAX_T, WIDE);
+  uint32_t sums = qn_test_artifact_arena(a, "sums", T, MAX_T, 4), odds = qn_test_artifact_arena(a, "odds", T, MAX_T, 6);
+  a->head.own_bytes = 192;
+  a->buffers.items[hidden].own_bytes = 128;
+  a->buffers.items[hidden].own_offset = 64;
+  qn_test_artifact_kernel(a, "norm", 2, 0);
+  qn_test_artifact_variant(a, 0, 0, T, 1);
+  for (int k = 0; k < 3; k++) {
+    qn_test_artifact_kernel(a, names[k], 2, T);
+    uint32_t one = qn_test_artifact_variant(a, 1, 1, 0, extents[k]);
+    a->variants.items[one].in_parts = 1;
+    qn_test_artifact_variant(a, 2, MAX_T, T, 1);
+  }
+  qn_test_artifact_step(a, 0, false, (const uint32_t[]){x, hidden});
+  qn_test_artifact_step(a, 1, true, (const uint32_t[]){hidden, wide});
+  qn_test_artifact_step(a, 2, true, (const uint32_t[]){wide, sums});
+  qn_test_artifact_step(a, 3, true, (const uint32_t[]){wide, odds});
+  a->steps.items[0].link = QN_ART_LINK_PROLOGUE;
+  a->steps.items[2].link = a->steps.items[3].link = QN_ART_LINK_CHAINED;
+}
+
+static void check_linked(const fixture *f, const int32_t *x, int64_t rows) {
+  const float *sums = qn_executor_output(f->executor, "sums", NULL);
+  const float *odds = qn_executor_output(f->executor, "odds", NULL);
+  for (int64_t t = 0; t < rows; t++) {
+    for (int64_t i = 0; i < 4; i++) ck_assert(sums[t * 16 + i] == (float)(2 * (6 * (x[t] + 6 * i) + 15)));
+    for (int64_t i = 0; i < 6; i++) ck_assert(odds[t * 16 + i] == (float)(2 * (4 * (x[t] + 4 * i) + 6)));
+  }
+}
+
+// One row: each thread that takes part has a prologue of its own; nothing waits within the chain. Many: step by step.
+START_TEST(linked_steps) {
+  static const int thread_counts[] = {1, 2, 5};
+  int32_t x[MAX_T];
+  for (int i = 0; i < MAX_T; i++) x[i] = 100 - 3 * i;
+  for (size_t c = 0; c < QN_COUNT(thread_counts); c++) {
+    fixture f;
+    set_up_with(&f, describe_linked, linked_entries, thread_counts[c], true);
+    qn_assert_ok(&f.diag, qn_executor_bind_input(f.executor, "x", x, &f.diag));
+    for (int i = 0; i < 200; i++) {
+      x[0] = i;
+      atomic_store(&norm_calls, 0);
+      qn_assert_ok(&f.diag, run(&f, i % 10 == 9 ? MAX_T : 1, 0));
+      check_linked(&f, x, i % 10 == 9 ? MAX_T : 1);
+      int calls = atomic_load(&norm_calls);
+      if (i % 10 == 9) continue;
+      ck_assert(calls >= 1 && calls <= thread_counts[c]);
+      for (int j = 0; j < calls; j++) {
+        for (int k = 0; k < j; k++) ck_assert_uint_ne(atomic_load(&norm_out[j]), atomic_load(&norm_out[k]));
+      }
+    }
+    const qn_step_profile *profile = qn_executor_profile(f.executor);
+    for (int i = 0; i < 4; i++) ck_assert_uint_eq(profile[i].calls, 200);
+    tear_down(&f);
+  }
 }
 END_TEST
 
@@ -354,7 +477,7 @@ END_TEST
 static qn_status create_and_destroy(const qn_allocator *allocator, void *context) {
   fixture *f = context;
   qn_executor *executor = NULL;
-  qn_executor_options options = {.jit_entries = entries, .profile = true};
+  qn_executor_options options = {.jit_entries = f->entries, .profile = true};
   QN_TRY(qn_executor_create(&f->artifact, f->threads, &options, allocator, &executor, NULL));
   qn_executor_destroy(executor);
   return QN_OK;
@@ -365,10 +488,13 @@ START_TEST(out_of_memory) {
   set_up(&f, 1, false);
   qn_test_failing_allocations(create_and_destroy, &f);
   tear_down(&f);
+  set_up_with(&f, describe_linked, linked_entries, 2, false);
+  qn_test_failing_allocations(create_and_destroy, &f);
+  tear_down(&f);
 }
 END_TEST
 
-QN_CASE(running, walks_the_steps, inputs_are_rebound, refuses_to_run, profiles)
+QN_CASE(running, walks_the_steps, linked_steps, inputs_are_rebound, refuses_to_run, profiles)
 QN_CASE(code, runs_machine_code, code_brings_its_plan, chooses_code)
 QN_CASE(memory, out_of_memory)
 QN_TEST_MAIN(running, code, memory)

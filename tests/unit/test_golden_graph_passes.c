@@ -31,7 +31,7 @@ static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *sc
 }
 
 static qn_status run(const char *pass, qn_pass_context *context) {
-  static const char *const program_passes[] = {"lower", "plan_memory", "schedule"};
+  static const char *const program_passes[] = {"lower", "link_steps", "plan_memory", "schedule"};
   size_t first = 0;
   while (first < QN_COUNT(program_passes) && strcmp(program_passes[first], pass) != 0) first++;
   for (size_t i = 0; first < QN_COUNT(program_passes) && i < first; i++)

@@ -528,6 +528,60 @@ START_TEST(statements_are_linked_both_ways) {
 }
 END_TEST
 
+// ---- parts of buffers -----------------------------------------------------------------------------------------
+
+START_TEST(parts_of_buffers) {
+  static const struct {
+    const char *head, *body;
+    int64_t bytes;
+  } cases[] = {
+      {"n in 0..8", "y[n*16 : 16] = 1.0", 512},
+      {"n in 0..8", "for l in 0..16 data { y[n*16 + l] = 1.0 }", 512},
+      {"n in 0..8", "for l in 0..17 data { y[n*16 + l] = 1.0 }", 0},         // reaches into the next part
+      {"n in 0..8", "for l in 0..8 data { y[n*16 + l + 1 : 8] = 1.0 }", 512},  // elements 1 to 15
+      {"n in 0..8", "for l in 0..8 data { y[n*16 + l + 2 : 8] = 1.0 }", 0},
+      {"n in 0..8", "for t in 0..T data { y[t*128 + n*16] = 1.0 }", 512},    // of every row
+      {"n in 0..8", "for t in 0..T data { y[t*130 + n*16] = 1.0 }", 0},      // rows that begin elsewhere
+      {"n in 0..8", "y[index(i[0])*256 + n*16 + 3] = 1.0", 512},             // of some page
+      {"n in 0..8", "y[index(i[0]) + n*16] = 1.0", 0},
+      {"n in 0..8", "y[n*16 + 4 - lane(4)] = 1.0", 512},
+      {"n in 0..8", "y[n*16 + lane(4)*6] = 1.0", 0},
+      {"n in 0..8", "y[n*16] = y[n*16 + 3] + y.f32[n*16 + 15]", 512},
+      {"n in 0..8", "y[n*16] = y[n*16 + 16]", 0},
+      {"n in 0..8", "y.i8[n*64 + 63] = 1i32 y[n*16] = 1.0", 512},            // the same bytes as another type
+      {"n in 0..8", "y.i8[n*32] = 1i32 y[n*16] = 1.0", 0},
+      {"n in 0..8", "y[n*16] = select(lt(y[n*8], 0.0), 1.0, 2.0)", 0},
+      {"n in 0..8", "for k in 0..index(i[0]) data { y[n*16] = 1.0 }", 512},
+      {"n in 0..8", "y[128 - n*16] = 1.0", 0},                               // the other way round
+      {"n in 0..8", "y[5] = 1.0", 0},                                        // all of them the same
+      {"n in 0..8", "y[n/2*16] = 1.0", 0},
+      {"n in 0..8", "prefetch y[0] x[n] = 1.0", 0},                          // nothing is touched
+      {"n in 0..T", "y[n*16] = 1.0", 0},                                     // not so many as is known
+      {"n in 1..8", "y[n*16] = 1.0", 0},
+      {"n in 0..1", "y[n*16] = 1.0", 0},                                     // one part
+  };
+  for (size_t c = 0; c < QN_COUNT(cases); c++) {
+    char text[512];
+    qn_diag diag = {0};
+    qn_arena arena;
+    qn_lkernel **kernels = NULL;
+    size_t count = 0;
+    int64_t bytes = -1;
+    int length = snprintf(text, sizeof text,
+                          "kernel \"k\" { param y : f32[T*256] out param x : f32[T*8] out param i : i32[T] "
+                          "for %s data { %s } }",
+                          cases[c].head, cases[c].body);
+    qn_arena_init(&arena, qn_test_allocator());
+    qn_assert_ok(&diag, qn_lkernels_parse("t", (qn_str){text, (size_t)length}, &arena, &kernels, &count, &diag));
+    qn_assert_ok(&diag, qn_lkernel_verify(kernels[0], &diag));
+    qn_assert_ok(&diag, qn_lkernel_span(kernels[0], 0, &arena, &bytes, &diag));
+    qn_check(bytes == cases[c].bytes, "%s: got %lld bytes, want %lld", text, (long long)bytes,
+             (long long)cases[c].bytes);
+    qn_arena_deinit(&arena);
+  }
+}
+END_TEST
+
 // ---- text -----------------------------------------------------------------------------------------------------
 
 START_TEST(random_expressions_round_trip) {
@@ -811,7 +865,8 @@ QN_CASE(simplifier, sums_have_one_form, division_drops_what_divides, ranges_deci
         simplified_expressions_keep_their_values)
 QN_CASE(copies, kernels_are_copied_whole, blocks_are_copied_under_fresh_names, maps_update_lanes_and_ranges,
         statements_are_linked_both_ways)
+QN_CASE(parts, parts_of_buffers)
 QN_CASE(text, random_expressions_round_trip, random_constants_round_trip, damaged_texts_are_errors, nesting_is_bounded)
 QN_CASE(verifier, every_operator_has_a_rule, broken_structures_are_found, long_chains_are_refused_not_overflowed)
 QN_CASE(memory, failures_stick_and_leak_nothing, every_object_may_fail)
-QN_TEST_MAIN(makers, simplifier, copies, text, verifier, memory)
+QN_TEST_MAIN(makers, simplifier, copies, parts, text, verifier, memory)
