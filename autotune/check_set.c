@@ -7,7 +7,8 @@
 
 #include "runtime/base/vec.h"
 
-enum { SEEDS = 2 };  // at the least and the largest row count; between them 1
+// SEEDS at the least and the largest row count; between them 1.
+enum { SEEDS = 2, MOST_RUN = 64 };
 
 // Inputs of one row count and one seed.
 typedef struct kept_check {
@@ -63,12 +64,20 @@ static qn_status have_check(qn_check_set *set, int64_t rows, uint64_t seed, kept
   return QN_OK;
 }
 
-// The row counts to run; how many.
+// The row counts to run; how many. Tiles of attention are made of runs of tokens: with as many tokens as three runs and
+// some, there are sequences whose runs are whole, cut and crossed.
 static int choose_rows(const qn_check_set *set, const qn_check_code *code, int64_t rows[QN_CHECK_ROWS_MAX]) {
   qn_symbol symbol = set->subject.rows == QN_SYM_NONE ? QN_SYM_T : set->subject.rows;
   int64_t most = set->subject.max_values[symbol];
   if (most <= 0 || code->rows_max < most) most = code->rows_max;
   int count = qn_check_row_counts(&code->schedule, code->rows_min, most, rows);
+  int64_t run = set->subject.run_tokens;
+  if (run > 0) {
+    rows[0] = code->rows_min < 1 ? 1 : code->rows_min;
+    rows[1] = run < MOST_RUN ? 3 * run + 2 : MOST_RUN;
+    if (rows[1] > most) rows[1] = most;
+    count = rows[1] > rows[0] ? 2 : 1;
+  }
   if (!set->quick) return count;
   rows[0] = rows[count - 1];
   return 1;

@@ -44,7 +44,8 @@ qn_status qn_subject_of_step(const qn_program *program, const qn_pstep *step, qn
   const qn_pbuf **params = QN_ARENA_ARRAY(arena, count, const qn_pbuf *);
   if (!params) return qn_fail_nomem(diag, kernel->name, "what its parameters are");
   for (size_t i = 0; i < count; i++) params[i] = &program->buffers.items[step->buffers[i]];
-  *out = (qn_subject){.plain = kernel->plain, .params = params, .rows = kernel->rows};
+  *out = (qn_subject){
+      .plain = kernel->plain, .params = params, .rows = kernel->rows, .run_tokens = kernel->run_tokens};
   memcpy(out->max_values, program->max_values, sizeof out->max_values);
   return QN_OK;
 }

@@ -11,6 +11,7 @@ typedef struct qn_subject {
   const qn_lkernel *plain;         // borrowed: as lowered
   const qn_pbuf *const *params;    // borrowed: what each parameter's buffer is; offsets, names of tensors do not matter
   qn_symbol rows;                  // the symbol that row counts are values of; NONE = the kernel has one variant
+  int64_t run_tokens;              // attention: tokens that share a tile (qn_pkernel); 0 = another kernel
   int64_t max_values[QN_SYM_COUNT];  // the largest values of symbols; 0 = any
 } qn_subject;
 

@@ -75,8 +75,10 @@ static qn_status read_subject(verification *v, uint32_t kernel, const qn_art_ste
     QN_TRY(pbuf_of(v, v->artifact.operands[step->first_operand + i], layouts[i], &buffers[i]));
     params[i] = &buffers[i];
   }
-  *out = (qn_subject){
-      .plain = read.plain, .params = params, .rows = (qn_symbol)v->artifact.kernels[kernel].rows_symbol};
+  *out = (qn_subject){.plain = read.plain,
+                      .params = params,
+                      .rows = (qn_symbol)v->artifact.kernels[kernel].rows_symbol,
+                      .run_tokens = read.run_tokens};
   memcpy(out->max_values, v->artifact.program->symbol_max, sizeof out->max_values);
   return QN_OK;
 }
