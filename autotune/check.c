@@ -347,7 +347,7 @@ int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max
   int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min};
   int count = 1, kept = 0;
   int64_t largest = s->m_tiles[0];
-  candidates[count++] = 2 * largest + (largest > 1 ? 1 : 0);
+  candidates[count++] = 2 * largest + 1;
   for (int i = 0; i < s->m_tile_count && count < QN_CHECK_ROWS_MAX; i++)
     candidates[count++] = largest + s->m_tiles[i] - 1;  // the most that tiles from i on are left
   for (int i = 0; i < count; i++) {

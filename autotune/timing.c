@@ -51,7 +51,7 @@ static qn_status plan_copies(qn_timing *t, const qn_timing_options *o, qn_diag *
   }
   t->copies = 1;
   if (t->copy_size == 0) return QN_OK;
-  uint64_t wanted = 2 * cache / t->copy_size + 2, most = COPY_BYTES_MAX / t->copy_size;
+  uint64_t wanted = 3 * cache / 2 / t->copy_size + 2, most = COPY_BYTES_MAX / t->copy_size;
   if (wanted > most) wanted = most;
   if (wanted > MAX_COPIES) wanted = MAX_COPIES;
   t->copies = wanted < 2 ? 1 : (int)wanted;
