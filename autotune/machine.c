@@ -12,7 +12,10 @@ enum {
   HUGE_PAGE = 2 << 20,
   CACHE_BYTES = 64 << 20,  // that a thread reads of a cache at a time, at least
   MAX_READERS = 256,       // threads with results of their own
-  PROBE_PART = 8,          // of a peak's iterations are enough where the best of several is taken
+  // Where the best of many is taken, short measurements find the moments that are undisturbed: 32 MiB of the memory, at
+  // another place each time so that no cache holds it, and a 32nd of a peak's iterations.
+  READ_PART = 8,
+  PEAK_PART = 32,
 };
 
 struct qn_machine {
@@ -23,6 +26,7 @@ struct qn_machine {
   float *operands;                 // owned: of the peaks
   float *results;                  // owned
   size_t result_bytes;
+  int read_at;  // which READ_PART of the memory a short measurement reads next
 };
 
 // --- memory
@@ -86,13 +90,21 @@ typedef struct job {
   qn_work work;
   bool whole;  // an item of the work is a call over `extent`, with results that are the thread's own
   int64_t extent;
+  _Atomic uint64_t own_ns;  // CPU time that the threads took, by their own clocks: the process's lags behind
 } job;
 
 static const int64_t no_symbols[QN_SYM_COUNT];
 
+static double seconds(clockid_t clock) {
+  struct timespec t;
+  clock_gettime(clock, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static void walk(void *context, int thread, int thread_count) {
   (void)thread_count;
   job *j = context;
+  double start = seconds(CLOCK_THREAD_CPUTIME_ID);
   void *buffers[3] = {j->buffers[0], j->buffers[1], j->buffers[2]};
   if (j->whole) buffers[1] = (uint8_t *)j->buffers[1] + (size_t)(thread % MAX_READERS) * RESULT_LINES * LINE;
   int64_t first, last;
@@ -101,12 +113,7 @@ static void walk(void *context, int thread, int thread_count) {
     for (int64_t i = first; j->whole && i < last; i++) j->entry(buffers, no_symbols, 0, j->extent);
     qn_work_finish(j->threads, &j->work, last - first);
   }
-}
-
-static double seconds(clockid_t clock) {
-  struct timespec t;
-  clock_gettime(clock, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+  atomic_fetch_add(&j->own_ns, (uint64_t)(1e9 * (seconds(CLOCK_THREAD_CPUTIME_ID) - start)));
 }
 
 // A link's: of latencies it is the link that counts.
@@ -115,16 +122,25 @@ static double operations(qn_probe probe) {
   return probe >= QN_PROBE_FMA_LATENCY ? 1 : 2.0 * qn_probe_lanes(probe) * (dot ? 4 : 1);
 }
 
-// Seconds of a job of `extent` items.
-static double time_job(job *j, uint32_t extent, bool cpu_time) {
-  clockid_t clock = cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
-  qn_work_reset(&j->work, extent, qn_threads_count(j->threads));
-  double start = seconds(clock);
+// What a job of `extent` items took.
+typedef struct passed {
+  double wall, cpu;  // seconds; of CPU time a thread's
+  double share;      // of their cores that the threads had
+} passed;
+
+static passed time_job(job *j, uint32_t extent) {
+  int threads = qn_threads_count(j->threads);
+  qn_work_reset(&j->work, extent, threads);
+  atomic_store(&j->own_ns, 0);
+  double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID), wall = seconds(CLOCK_MONOTONIC);
   qn_threads_run(j->threads, walk, j);
-  return (seconds(clock) - start) / (cpu_time ? qn_threads_count(j->threads) : 1);
+  wall = seconds(CLOCK_MONOTONIC) - wall;
+  double own = 1e-9 * (double)atomic_load(&j->own_ns);
+  return (passed){wall, (seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu) / threads, wall > 0 ? own / (wall * threads) : 0};
 }
 
-static double time_cache(qn_machine *m, job *j, qn_probe probe, bool cpu_time) {
+// These give the amount of whatever the probe does, and how long that took: bytes, operations, or links of a chain.
+static double time_cache(qn_machine *m, job *j, qn_probe probe, passed *out) {
   int64_t set = qn_probe_set_bytes(probe), chunk = set < CHUNK_BYTES ? set : CHUNK_BYTES;
   if (set == 0) return 0;
   j->whole = true;
@@ -133,36 +149,43 @@ static double time_cache(qn_machine *m, job *j, qn_probe probe, bool cpu_time) {
   uint32_t threads = (uint32_t)qn_threads_count(j->threads);
   int64_t bytes = j->extent * chunk, times = CACHE_BYTES / bytes;
   uint32_t items = threads * (uint32_t)(times > 1 ? times : 1);
-  time_job(j, threads, cpu_time);  // until the cache holds it
-  double passed = time_job(j, items, cpu_time);
-  return passed > 0 ? (double)bytes * items / passed : 0;
+  time_job(j, threads);  // until the cache holds it
+  *out = time_job(j, items);
+  return (double)bytes * items;
 }
 
-// `amount` of whatever the probe does in all, a second: bytes, operations, or links of a single chain.
-static double time_probe(qn_machine *m, qn_threads *threads, qn_probe probe, bool small_pages, int part,
-                         bool cpu_time) {
+static double time_read(qn_machine *m, job *j, bool small_pages, bool part, passed *out) {
+  size_t bytes = part ? READ_BYTES / READ_PART : READ_BYTES;
+  uint8_t *start = read_start(m, small_pages);
+  if (part) start += bytes * (size_t)(m->read_at++ % READ_PART);
+  j->buffers[0] = start;
+  j->buffers[1] = m->results;
+  *out = time_job(j, (uint32_t)(bytes / CHUNK_BYTES));
+  return (double)bytes;
+}
+
+static double time_probe(qn_machine *m, qn_threads *threads, qn_probe probe, bool small_pages, bool part, passed *out) {
   job j = {.entry = m->entries[probe],
            .threads = threads,
            .buffers = {m->operands, m->operands + W_LINES * LINE / 4, m->results}};
-  double amount = READ_BYTES;
-  uint32_t extent = (uint32_t)qn_probe_extent(probe);
+  *out = (passed){0};
+  if (probe < QN_PROBE_READ_L1) return time_read(m, &j, small_pages, part, out);
   if (probe < QN_PROBE_FMA) {
     j.buffers[0] = read_start(m, small_pages);
-    j.buffers[1] = m->results;
-    if (probe >= QN_PROBE_READ_L1) return time_cache(m, &j, probe, cpu_time);
-  } else {
-    extent /= (uint32_t)part;
-    amount = operations(probe) * extent * TURNS * m->chains[probe];
+    return time_cache(m, &j, probe, out);
   }
-  double passed = time_job(&j, extent, cpu_time);
-  return passed > 0 ? amount / passed : 0;
+  uint32_t extent = ROUNDS / (part ? PEAK_PART : 1);
+  *out = time_job(&j, extent);
+  return operations(probe) * extent * TURNS * m->chains[probe];
 }
 
-double qn_machine_probe(qn_machine *m, qn_threads *threads, qn_probe probe, bool small_pages) {
+double qn_machine_probe(qn_machine *m, qn_threads *threads, qn_probe probe, bool small_pages, double *out_share) {
+  passed took;
   qn_threads_hold(threads);
-  double rate = time_probe(m, threads, probe, small_pages, PROBE_PART, false);
+  double amount = time_probe(m, threads, probe, small_pages, true, &took);
   qn_threads_release(threads);
-  return rate;
+  if (out_share) *out_share = took.share;
+  return took.wall > 0 ? amount / took.wall : 0;
 }
 
 double qn_machine_measure(qn_machine *m, qn_threads *threads, qn_rate rate, bool cpu_time) {
@@ -175,7 +198,9 @@ double qn_machine_measure(qn_machine *m, qn_threads *threads, qn_rate rate, bool
   double best = 0;
   qn_threads_hold(threads);
   for (qn_probe probe = kinds[rate].first; probe <= kinds[rate].last; probe++) {
-    double got = time_probe(m, threads, probe, rate == QN_RATE_READ_SMALL, 1, cpu_time);
+    passed times;
+    double amount = time_probe(m, threads, probe, rate == QN_RATE_READ_SMALL, false, &times);
+    double took = cpu_time ? times.cpu : times.wall, got = took > 0 ? amount / took : 0;
     if (got > best) best = got;
   }
   qn_threads_release(threads);

@@ -51,9 +51,10 @@ typedef enum qn_rate {
 // By the clock on the wall, or by the process's CPU time over the number of threads. Noise is the caller's to average
 // out.
 double qn_machine_measure(qn_machine *machine, qn_threads *threads, qn_rate rate, bool cpu_time);
-// One short measurement of one probe by the clock on the wall (1 to 30 ms): bytes a second, operations a second (of dot
-// products 8-bit ones), or links a second of the single chain of a latency. 0 for a cache that there is not.
-double qn_machine_probe(qn_machine *machine, qn_threads *threads, qn_probe probe, bool small_pages);
+// One short measurement of one probe by the clock on the wall (some milliseconds): bytes a second, operations a second
+// (of dot products 8-bit ones), or links a second of the single chain of a latency. 0 for a cache that there is not.
+// *out_share (may be NULL) is the part of the time that the threads had their cores, of which other programs take.
+double qn_machine_probe(qn_machine *machine, qn_threads *threads, qn_probe probe, bool small_pages, double *out_share);
 // Bytes of the memory for QN_RATE_READ that the system put on huge pages.
 uint64_t qn_machine_huge_bytes(const qn_machine *machine);
 

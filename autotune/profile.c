@@ -57,7 +57,10 @@ static const struct speed {
     EACH(int8),
     EACH(barrier_s),
     EACH(piece_s),
-    ONE(unpinned),
+    EACH(read_part),
+    EACH(int8_part),
+    ONE(huge_gain),
+    ONE(moving_gain),
     ONE(wake_s),
     ONE(cycles_per_s),
     ONE(fma_latency),
@@ -211,30 +214,26 @@ qn_status qn_profile_parse(const char *name, qn_str text, qn_machine_profile *ou
 #define MOVING_GAIN  1.05  // binding threads makes times steady; only a clear loss speaks against it
 #define MOST_SPIN_US 1000
 
-static int fewest_threads(const qn_machine_profile *p, const double *rates) {
-  double best = 0;
-  for (int i = 0; i < p->count; i++) best = rates[i] > best ? rates[i] : best;
+// All of them where it is not known.
+static int fewest_threads(const qn_machine_profile *p, const double *parts) {
   for (int i = 0; i < p->count; i++)
-    if (rates[i] >= ENOUGH * best) return p->threads[i];
-  return 0;
+    if (parts[i] >= ENOUGH) return p->threads[i];
+  return p->threads[p->count - 1];
 }
 
 qn_machine_knobs qn_profile_knobs(const qn_machine_profile *p) {
   qn_machine_knobs knobs = qn_machine_knobs_plain();
-  const double *memory = p->read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE];
-  const double *small = p->read[QN_PROFILE_MEMORY][QN_PROFILE_SMALL];
   if (p->count == 0) return knobs;
-  int last = p->count - 1;
   // Decoding reads; a prompt computes.
-  knobs.threads_decode = fewest_threads(p, memory);
-  knobs.threads_prefill = fewest_threads(p, p->int8);
+  knobs.threads_decode = fewest_threads(p, p->read_part);
+  knobs.threads_prefill = fewest_threads(p, p->int8_part);
   if (knobs.threads_prefill < knobs.threads_decode) knobs.threads_prefill = knobs.threads_decode;
-  knobs.pin = p->unpinned <= MOVING_GAIN * memory[last];
-  knobs.huge_pages = memory[last] > HUGE_GAIN * small[last] ? 2 : 0;
+  knobs.pin = p->moving_gain <= MOVING_GAIN;
+  knobs.huge_pages = p->huge_gain > HUGE_GAIN ? 2 : 0;
   // Who waits as long as sleeping and waking would take loses at most as much again, whatever it waits for (Karlin et
   // al. 1991, "Empirical studies of competitive spinning").
   double wake_us = ceil(p->wake_s * 1e6);
-  if (last > 0) knobs.spin_us = wake_us < 1 ? 1 : wake_us > MOST_SPIN_US ? MOST_SPIN_US : (int)wake_us;
+  if (p->moving_gain > 0 && p->wake_s > 0) knobs.spin_us = wake_us < 1 ? 1 : wake_us > MOST_SPIN_US ? MOST_SPIN_US : (int)wake_us;
   return knobs;
 }
 

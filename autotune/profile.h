@@ -28,13 +28,17 @@ typedef struct qn_machine_profile {
   double int8[QN_PROFILE_COUNTS];       // operations on 8-bit integers, a multiply-add is two: the best form of dot4
   double barrier_s[QN_PROFILE_COUNTS];  // until all have met; 0 for one thread
   double piece_s[QN_PROFILE_COUNTS];    // a thread takes its next share of work while the others do too
-  double unpinned;                      // reading memory with all threads, free to move
-  double wake_s;                        // a barrier where those who wait sleep at once
-  double cycles_per_s;                  // of one thread: from the latency of plain vector operations
-  double fma_latency;                   // cycles
-  double vector_ops;                    // plain vector operations (32-bit lanes) of one thread
-  double dots[3];                       // int8 by form, of one thread: the values of the knob
-  double huge_bytes;                    // of 256 MiB, what the system gave on huge pages
+  // Settings hang on small differences, so these are medians of ratios of measurements that followed each other, of
+  // those that no other program disturbed; 0 = there were too few of such.
+  double read_part[QN_PROFILE_COUNTS], int8_part[QN_PROFILE_COUNTS];  // of what all threads reach
+  double huge_gain;     // reading memory with all threads: huge pages over small ones
+  double moving_gain;   // free to move over bound to cores
+  double wake_s;        // a barrier where those who wait sleep at once
+  double cycles_per_s;  // of one thread: from the latency of plain vector operations
+  double fma_latency;   // cycles
+  double vector_ops;    // plain vector operations (32-bit lanes) of one thread
+  double dots[3];       // int8 by form, of one thread: the values of the knob
+  double huge_bytes;    // of 256 MiB, what the system gave on huge pages
   qn_machine_knobs knobs;
 } qn_machine_profile;
 

@@ -1,4 +1,5 @@
 // Measures a machine's profile: every probe in turn, round after round until the time is up, of which the best counts.
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -9,11 +10,24 @@
 enum {
   MEETINGS = 200,    // barriers of one measurement
   PIECES = 1 << 14,  // shares of work of one measurement
-  // Cycles until a plain integer operation on vectors gives its result. On every x86-64 it is one (Fog, "Instruction
-  // tables"; uops.info), on aarch64 cores two (Arm's software optimization guides for Cortex-A and Neoverse).
-  LATENCY_X86_64 = 1,
-  LATENCY_AARCH64 = 2,
+  MOST_ROUNDS = 512,
+  LEAST_ROUNDS = 5,  // undisturbed ones that a ratio is believed of
+// Cycles until a plain integer operation on vectors gives its result. On every x86-64 it is one (Fog, "Instruction
+// tables"; uops.info), on aarch64 cores two (Arm's software optimization guides for Cortex-A and Neoverse).
+#if defined(__aarch64__)
+  VECTOR_LATENCY = 2,
+#else
+  VECTOR_LATENCY = 1,
+#endif
 };
+
+#define QUIET 0.97  // of their cores the threads had
+
+// What one round found, for ratios within it.
+typedef struct one_round {
+  double read[QN_PROFILE_COUNTS], small, moving, int8[QN_PROFILE_COUNTS];
+  double share[QN_PROFILE_COUNTS];  // the least that the threads had of their cores
+} one_round;
 
 typedef struct measurement {
   qn_machine *machine;
@@ -21,7 +35,9 @@ typedef struct measurement {
   qn_machine_profile *profile;
   qn_probe read_probe[QN_PROFILE_PAGES];  // the prefetch distance that did best
   double read_best[QN_PROFILE_PAGES];
+  double fma_links;  // of one chain, a second
   int round;
+  one_round *rounds;  // owned: MOST_ROUNDS
 } measurement;
 
 static double now(void) {
@@ -40,16 +56,31 @@ static void keep_least(double *best, double time) {
 
 // --- speeds
 
-static void measure_reads(measurement *m, int index) {
-  for (int pages = 0; pages < QN_PROFILE_PAGES; pages++) {
-    double *best = &m->profile->read[QN_PROFILE_MEMORY][pages][index];
-    for (qn_probe probe = QN_PROBE_READ_0; probe <= QN_PROBE_READ_8K; probe++) {
-      if (m->round > 0 && probe != m->read_probe[pages]) continue;
-      double rate = qn_machine_probe(m->machine, m->threads, probe, pages == QN_PROFILE_SMALL);
-      keep_most(best, rate);
-      if (rate > m->read_best[pages]) m->read_best[pages] = rate, m->read_probe[pages] = probe;
-    }
+// The one measurement of this round is kept too.
+static double measure_read(measurement *m, qn_threads *threads, int pages, int index) {
+  double best = 0;
+  one_round *now_round = &m->rounds[m->round];
+  for (qn_probe probe = QN_PROBE_READ_0; probe <= QN_PROBE_READ_8K; probe++) {
+    if (m->round > 0 && probe != m->read_probe[pages]) continue;
+    double share, rate = qn_machine_probe(m->machine, threads, probe, pages == QN_PROFILE_SMALL, &share);
+    if (share < now_round->share[index]) now_round->share[index] = share;
+    if (rate > m->read_best[pages]) m->read_best[pages] = rate, m->read_probe[pages] = probe;
+    keep_most(&best, rate);
   }
+  return best;
+}
+
+static void measure_reads(measurement *m, int index) {
+  one_round *r = &m->rounds[m->round];
+  qn_machine_profile *p = m->profile;
+  r->share[index] = 1;
+  r->read[index] = measure_read(m, m->threads, QN_PROFILE_HUGE, index);
+  double small = measure_read(m, m->threads, QN_PROFILE_SMALL, index);
+  keep_most(&p->read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE][index], r->read[index]);
+  keep_most(&p->read[QN_PROFILE_MEMORY][QN_PROFILE_SMALL][index], small);
+  if (index != p->count - 1) return;
+  r->small = small;
+  r->moving = measure_read(m, m->free_threads, QN_PROFILE_HUGE, index);
 }
 
 static void measure_caches(measurement *m, int index) {
@@ -57,26 +88,21 @@ static void measure_caches(measurement *m, int index) {
     for (int pages = 0; pages < QN_PROFILE_PAGES; pages++) {
       qn_probe probe = (qn_probe)(QN_PROBE_READ_L1 + level);
       keep_most(&m->profile->read[level][pages][index],
-                qn_machine_probe(m->machine, m->threads, probe, pages == QN_PROFILE_SMALL));
+                qn_machine_probe(m->machine, m->threads, probe, pages == QN_PROFILE_SMALL, NULL));
     }
   }
 }
 
 static double probe_of(measurement *m, qn_probe probe) {
-  return qn_machine_probe(m->machine, m->threads, probe, false);
+  return qn_machine_probe(m->machine, m->threads, probe, false, NULL);
 }
 
 static void measure_latencies(measurement *m) {
   qn_machine_profile *p = m->profile;
   // Links a second: the shortest chain of plain operations gives the clock, multiply-adds are told in its cycles.
-  double links = probe_of(m, QN_PROBE_VECTOR_LATENCY), fma_links = probe_of(m, QN_PROBE_FMA_LATENCY);
-#if defined(__aarch64__)
-  double cycles = links * 2 * LATENCY_AARCH64;
-#else
-  double cycles = links * 2 * LATENCY_X86_64;
-#endif
-  keep_most(&p->cycles_per_s, cycles);
-  if (fma_links > 0) keep_least(&p->fma_latency, cycles / fma_links);
+  keep_most(&p->cycles_per_s, probe_of(m, QN_PROBE_VECTOR_LATENCY) * 2 * VECTOR_LATENCY);
+  keep_most(&m->fma_links, probe_of(m, QN_PROBE_FMA_LATENCY));
+  if (m->fma_links > 0) p->fma_latency = p->cycles_per_s / m->fma_links;
   keep_most(&p->vector_ops, probe_of(m, QN_PROBE_VECTOR));
 }
 
@@ -91,6 +117,7 @@ static void measure_peaks(measurement *m, int index) {
   for (size_t i = 0; i < QN_COUNT(dots); i++) {
     double rate = probe_of(m, dots[i].probe);
     keep_most(&p->int8[index], rate);
+    keep_most(&m->rounds[m->round].int8[index], rate);
     if (index == 0) keep_most(&p->dots[dots[i].form], rate);
   }
   if (index == 0) measure_latencies(m);
@@ -140,7 +167,47 @@ static void measure_meetings(measurement *m, int index) {
     keep_least(&p->wake_s, time_run(&all, meet) / MEETINGS);
     qn_threads_set_spin(m->threads, QN_THREADS_SPIN_NS);
   }
-  keep_most(&p->unpinned, qn_machine_probe(m->machine, m->free_threads, m->read_probe[QN_PROFILE_HUGE], false));
+}
+
+// --- ratios
+
+static int by_value(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+// Of values of rounds in which neither one number of threads nor all of them were disturbed.
+typedef double (*ratio_fn)(const one_round *round, int index, int last);
+static double median_ratio(const measurement *m, ratio_fn ratio, int index) {
+  double ratios[MOST_ROUNDS];
+  int count = 0, last = m->profile->count - 1;
+  for (int i = 0; i < m->round; i++) {
+    const one_round *r = &m->rounds[i];
+    if (r->share[index] < QUIET || r->share[last] < QUIET) continue;
+    double value = ratio(r, index, last);
+    if (value > 0) ratios[count++] = value;
+  }
+  if (count < LEAST_ROUNDS) return 0;
+  qsort(ratios, (size_t)count, sizeof *ratios, by_value);
+  return ratios[count / 2];
+}
+
+static double over(double a, double b) { return b > 0 ? a / b : 0; }
+static double read_part(const one_round *r, int index, int last) { return over(r->read[index], r->read[last]); }
+static double int8_part(const one_round *r, int index, int last) { return over(r->int8[index], r->int8[last]); }
+static double huge_gain(const one_round *r, int index, int last) { return (void)index, over(r->read[last], r->small); }
+static double moving_gain(const one_round *r, int index, int last) {
+  return (void)index, over(r->moving, r->read[last]);
+}
+
+static void put_ratios(measurement *m) {
+  qn_machine_profile *p = m->profile;
+  for (int i = 0; i < p->count; i++) {
+    p->read_part[i] = median_ratio(m, read_part, i);
+    p->int8_part[i] = median_ratio(m, int8_part, i);
+  }
+  p->huge_gain = median_ratio(m, huge_gain, p->count - 1);
+  p->moving_gain = median_ratio(m, moving_gain, p->count - 1);
 }
 
 // --- all
@@ -161,10 +228,9 @@ static void measure_count(measurement *m, int index) {
 
 static qn_status measure_rounds(measurement *m, double budget_s, qn_profile_step_fn step, void *context,
                                 qn_diag *diag) {
-  enum { MOST_ROUNDS = 8 };
   double start = now(), longest = 0;
   int count = m->profile->count;
-  for (; m->round < MOST_ROUNDS && now() - start + longest <= budget_s; m->round++) {
+  for (; m->round == 0 || (m->round < MOST_ROUNDS && now() - start + longest <= budget_s); m->round++) {
     double began = now();
     for (int i = 0; i < count; i++) {
       double part = (now() - start) / budget_s;
@@ -184,13 +250,17 @@ qn_status qn_profile_measure(qn_machine *machine, const qn_target *target, int t
                              qn_machine_profile *out, qn_diag *diag) {
   measurement m = {.machine = machine, .profile = out};
   memset(out, 0, sizeof *out);
+  m.rounds = qn_alloc_zeroed(allocator, MOST_ROUNDS * sizeof *m.rounds);
+  if (!m.rounds) return qn_fail_nomem(diag, "machine", "what is measured");
   snprintf(out->target, sizeof out->target, "%s", target->name);
   qn_status status = qn_threads_create(threads, true, allocator, &m.threads, diag);
   if (status == QN_OK) status = qn_threads_create(threads, false, allocator, &m.free_threads, diag);
   if (status == QN_OK) {
     choose_counts(out, qn_threads_created(m.threads));
     status = measure_rounds(&m, budget_s, step, step_context, diag);
+    put_ratios(&m);
   }
+  qn_free(allocator, m.rounds, MOST_ROUNDS * sizeof *m.rounds);
   qn_threads_destroy(m.free_threads);
   qn_threads_destroy(m.threads);
   out->huge_bytes = (double)qn_machine_huge_bytes(machine);

@@ -146,6 +146,77 @@ int quern_machine_measure(quern_machine *machine, quern_rate rate, int threads, 
 // Bytes that QUERN_RATE_READ reads on huge pages, of 256 MiB.
 uint64_t quern_machine_huge_bytes(const quern_machine *machine);
 
+// What this machine can do, as the tuning database keeps it: schedules are chosen by it, and sessions may be set by it.
+
+typedef struct quern_cache {
+  int level;       // 1 is nearest
+  uint64_t bytes;  // of one
+  int line_bytes;  // 0 = not known
+  int count;       // in the machine
+  int cores;       // that share one
+} quern_cache;
+
+// What suits this machine, whatever the model. In a session: threads, decode_threads, no_pin, spin_us.
+typedef struct quern_machine_settings {
+  int threads_prefill, threads_decode;
+  bool pin;
+  quern_huge_pages huge_pages;
+  int64_t spin_us;  // as in quern_session_options
+} quern_machine_settings;
+
+#define QUERN_MACHINE_CACHES 5
+#define QUERN_MACHINE_COUNTS 16  // numbers of threads
+enum { QUERN_LEVEL_L1, QUERN_LEVEL_L2, QUERN_LEVEL_L3, QUERN_LEVEL_MEMORY, QUERN_LEVELS };
+
+// Rates are of all threads together, a second; the best of several measurements (times: the shortest).
+typedef struct quern_machine_profile {
+  // Topology, as the system tells it now.
+  char cpu[96];       // the processor's name; empty = not known
+  char features[512];  // instruction sets: "avx,avx2,..."
+  int packages, numa_nodes, machine_cores;
+  int cores, cpus, threads;  // that this process may use, and how many threads it takes by itself
+  uint64_t memory_bytes;
+  quern_cache caches[QUERN_MACHINE_CACHES];
+  int cache_count;
+  // What was measured, and when.
+  char fingerprint[768];  // machines of one make have the same
+  char target[128];       // whose code it was measured with
+  int64_t measured_at;    // seconds since 1970
+  bool stored;            // earlier: taken from the database
+  int count;
+  int thread_counts[QUERN_MACHINE_COUNTS];                   // rising
+  double read[QUERN_LEVELS][2][QUERN_MACHINE_COUNTS];        // bytes, on huge pages and on small ones; 0 = no such cache
+  double fma[QUERN_MACHINE_COUNTS];                          // f32 operations; a multiply-add is two
+  double bf16[QUERN_MACHINE_COUNTS];                         // the same with an operand widened from bf16
+  double int8[QUERN_MACHINE_COUNTS];                         // 8-bit integer operations: the best form of dot4
+  double barrier_s[QUERN_MACHINE_COUNTS];                    // until all threads have met; 0 for one
+  double piece_s[QUERN_MACHINE_COUNTS];                      // to take the next share of work
+  double read_part[QUERN_MACHINE_COUNTS];  // reading memory: of what all threads reach; 0 = the machine was too busy
+  double int8_part[QUERN_MACHINE_COUNTS];  // the same of int8
+  double huge_gain, moving_gain;                             // reading memory: ratios; 0 = the machine was too busy
+  double wake_s, cycles_per_s, fma_latency, vector_ops, huge_bytes;  // as autotune/profile.h says
+  double dots[3];                                            // int8 of one thread: unsigned, signed, in pairs
+  quern_machine_settings settings;
+  char note[512];  // why what is stored was not taken; empty = nothing to say
+} quern_machine_profile;
+
+typedef struct quern_machine_options {
+  size_t size;            // sizeof(quern_machine_options)
+  const char *tuning_db;  // path of the database; NULL = the user's own; "none" = keep nothing
+  bool fresh;             // measure, whatever is stored
+  double budget_s;        // seconds for measuring, once everything is compiled; 0 = 5
+  quern_progress_fn progress;
+  void *progress_context;
+} quern_machine_options;
+
+// The stored profile of this machine, or else a measured one, which is stored. When storing it fails *out is filled in
+// all the same (count > 0). Errors: those of quern_machine_open, CANCELLED, IO and FORMAT (the database).
+int quern_machine_get_profile(const quern_machine_options *options, quern_machine_profile *out, quern_error *error);
+
+// The settings stored for this machine; *out_found is false when it was not measured (then *out holds the defaults: zeros
+// and true). `tuning_db` as above. Errors: IO and FORMAT (the database).
+int quern_machine_get_settings(const char *tuning_db, quern_machine_settings *out, bool *out_found, quern_error *error);
+
 // The targets known, one a line with its description. Static text; do not free.
 const char *quern_targets(void);
 

@@ -253,7 +253,7 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_common *com
     }
     if (code != 0) return code;
   }
-  if (!*out_operand && !common->help) {
+  if (!*out_operand && !common->help && !command->operand_optional) {
     return cli_fail(QN_ERR_ARGUMENT, command->name, "got no file, want %s; see quern %s --help", command->operand_name,
                     command->name);
   }

@@ -49,6 +49,7 @@ typedef struct cli_command {
   size_t option_count;
   size_t options_size;                             // of the struct that the options set, which begins with cli_common
   const char *operand_name;                        // what the one operand is, for messages: "a model file"
+  bool operand_optional;                           // run gets NULL where there is none
   const char *(*more)(void);                       // a text after the options in --help; NULL = none
   int (*run)(void *options, const char *operand);  // returns the exit code
 } cli_command;

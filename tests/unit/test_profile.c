@@ -18,8 +18,10 @@ static qn_machine_profile sample(void) {
         p.read[level][pages][i] = level == QN_PROFILE_MEMORY ? memory[i] : threads * 192e9 / (1 << level);
     p.fma[i] = threads * 96e9, p.bf16[i] = threads * 90e9, p.int8[i] = threads * 150e9;
     p.barrier_s[i] = i * 1e-7, p.piece_s[i] = 1e-8 * threads;
+    p.read_part[i] = memory[i] / 40e9, p.int8_part[i] = threads / 8;
   }
-  p.unpinned = 40e9, p.wake_s = 23.4e-6, p.cycles_per_s = 3e9, p.fma_latency = 4, p.vector_ops = 72e9;
+  p.huge_gain = 1.05, p.moving_gain = 0.98, p.wake_s = 23.4e-6, p.cycles_per_s = 3e9, p.fma_latency = 4,
+  p.vector_ops = 72e9;
   p.dots[0] = 90e9, p.dots[1] = 120e9, p.dots[2] = 150e9;
   p.knobs = qn_profile_knobs(&p);
   return p;
@@ -81,15 +83,18 @@ START_TEST(settings) {
   ck_assert_int_eq(k.pin, 1);
   ck_assert_int_eq(k.huge_pages, 0);
   ck_assert_int_eq(k.spin_us, 24);
-  for (int i = 0; i < p.count; i++) p.read[QN_PROFILE_MEMORY][QN_PROFILE_SMALL][i] *= 0.85;
-  p.unpinned = 43e9, p.wake_s = 1;
+  p.huge_gain = 1.2, p.moving_gain = 1.1, p.wake_s = 1;
   k = qn_profile_knobs(&p);
   ck_assert_int_eq(k.pin, 0);
   ck_assert_int_eq(k.huge_pages, 2);
   ck_assert_int_eq(k.spin_us, 1000);
-  p.read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE][3] = 41e9, p.int8[0] = 1e15;  // a prompt takes no fewer than a token
+  p.read_part[2] = 0.97, p.int8_part[0] = 0.99;  // a prompt takes no fewer than a token
   k = qn_profile_knobs(&p);
   ck_assert(k.threads_decode == 8 && k.threads_prefill == 8);
+  for (int i = 0; i < p.count; i++) p.read_part[i] = p.int8_part[i] = 0;  // the machine was busy
+  p.huge_gain = p.moving_gain = 0;
+  k = qn_profile_knobs(&p);
+  ck_assert(k.threads_decode == 8 && k.threads_prefill == 8 && k.pin == 1 && k.huge_pages == 0 && k.spin_us == 40);
   p.count = 1;
   k = qn_profile_knobs(&p);
   ck_assert(k.threads_decode == 1 && k.threads_prefill == 1 && k.spin_us == qn_machine_knobs_plain().spin_us);
