@@ -150,6 +150,17 @@ static qn_status measure(const quern_machine_options *o, qn_machine_profile *out
   return status;
 }
 
+// What is told is what is stored, to the digit.
+static qn_status round_profile(qn_machine_profile *profile, qn_diag *diag) {
+  qn_buf text;
+  qn_buf_init(&text, qn_allocator_default());
+  qn_profile_print(profile, &text);
+  qn_status status = text.failed ? qn_fail_nomem(diag, "machine", "a profile")
+                                 : qn_profile_parse("machine", (qn_str){text.data, text.length}, profile, diag);
+  qn_buf_deinit(&text);
+  return status;
+}
+
 // With the database open, or NULL.
 static qn_status get_profile(qn_db *db, const quern_machine_options *o, quern_machine_profile *out, qn_diag *diag) {
   qn_machine_profile profile;
@@ -161,6 +172,7 @@ static qn_status get_profile(qn_db *db, const quern_machine_options *o, quern_ma
     return QN_OK;
   }
   QN_TRY(measure(o, &profile, diag));
+  QN_TRY(round_profile(&profile, diag));
   when = (int64_t)time(NULL);
   put_profile(&profile, when, false, out);
   return db ? store(db, out->fingerprint, &profile, when, diag) : QN_OK;

@@ -12,12 +12,15 @@
 typedef struct machine_options {
   cli_common common;
   const char *db, *json_path, *svg_path;
+  double budget;
   bool fresh;
 } machine_options;
 
 #define FIELD(name) offsetof(machine_options, name)
 static const cli_option options_table[] = {
     {"fresh", 0, CLI_FLAG, FIELD(fresh), NULL, 0, 0, NULL, NULL, "measure again, whatever is stored"},
+    {"budget", 0, CLI_REAL, FIELD(budget), "SECONDS", 0, 3600, NULL, "5",
+     "how long to measure, beside compiling; everything is measured at least once"},
     {"svg", 0, CLI_TEXT, FIELD(svg_path), "FILE", 0, 0, NULL, NULL, "write the roofline as SVG"},
     {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL,
      "write everything as one JSON object; - is standard output, where it takes the table's place"},
@@ -273,6 +276,7 @@ static int run(void *context, const char *operand) {
   quern_machine_options options = {.size = sizeof options,
                                    .tuning_db = o->db,
                                    .fresh = o->fresh,
+                                   .budget_s = o->budget > 0 ? o->budget : 1e-3,
                                    .progress = cli_progress_step,
                                    .progress_context = &progress};
   quern_machine_profile *profile = calloc(1, sizeof *profile);
