@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "autotune/inputs.h"
 #include "codegen/codegen.h"
 #include "ir/program.h"
 #include "passes/pass.h"
@@ -209,32 +210,13 @@ static long huge_mib(void) {
   return sum / 1024;
 }
 
-// Random bytes as floats would hold infinities and NaN: exponents are made those of small normal numbers.
-static void tame_floats(uint8_t *at, size_t count, qn_dtype dtype) {
-  size_t size = dtype == QN_DTYPE_F32 ? 4 : 2;
-  uint8_t keep = dtype == QN_DTYPE_F16 ? 0x9F : 0x8F, set = dtype == QN_DTYPE_F16 ? 0x20 : 0x30;
-  for (size_t i = size - 1; i < count * size; i += size) at[i] = (uint8_t)((at[i] & keep) | set);
-}
-
-static void fill_weights(const bench *b, size_t size) {
-  uint64_t state = 88172645463325252u;
-  for (size_t i = 0; i + 8 <= size; i += 8) {
-    uint64_t bits = next_random(&state);
-    memcpy(b->weights + i, &bits, sizeof bits);
-  }
-  if (b->format->block_values == 1) {
-    tame_floats(b->weights, size / qn_dtype_size(b->format->dtype), b->format->dtype);
-    return;
-  }
-  size_t block = qn_format_tile_block_bytes(b->format, QN_TILE_ROWS);
-  size_t halves = QN_TILE_ROWS * (size_t)(b->format->min_at >= 0 ? 2 : 1);
-  for (size_t at = 0; at + block <= size; at += block) {
-    if (b->format->scale_kind == QN_SCALE_E8M0) {
-      memset(b->weights + at, 120, QN_TILE_ROWS);
-    } else {
-      tame_floats(b->weights + at, halves, QN_DTYPE_F16);
-    }
-  }
+static void fill_weights(const bench *b) {
+  qn_dim shape[] = {qn_dim_const(b->panels * QN_TILE_ROWS), qn_dim_const(K)};
+  qn_pbuf weight = {
+      .kind = QN_PB_WEIGHT, .type = qn_type_make(b->format->dtype, 2, shape), .layout = QN_LAYOUT_ROWS16};
+  qn_diag diag = {0};
+  must(qn_inputs_fill_weight(&weight, 1, QN_INPUTS_TIME, b->weights, b->weight_bytes, qn_allocator_default(), &diag),
+       &diag);
 }
 
 static void fill_input(const bench *b) {
@@ -630,6 +612,8 @@ static void run_format(bench *b, size_t bytes) {
   b->panels = (int64_t)qn_align_up((bytes + panel_bytes - 1) / panel_bytes, PANELS);
   b->weight_bytes = panel_bytes * (size_t)b->panels;
   b->pieces = b->weight_bytes >> 20 >= 200 ? 8 : 1;
+  fill_weights(b);
+  printf("\ntarget %s, %ld MiB on huge pages\n", b->target.name, huge_mib());
   bool quantised = b->format->block_values > 1;
   size_t count = 0;
   if (quantised && strcmp(o->mode, "f32") != 0) count += make_contenders(b, true, &arena, contenders);
@@ -723,8 +707,6 @@ int main(int argc, char **argv) {
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
     b.format = qn_format_of((qn_dtype)dtype);
     if (!b.format || !in_list(o.formats, b.format->name)) continue;
-    fill_weights(&b, room);
-    if (dtype == 0 || o.formats) printf("target %s, %ld MiB on huge pages\n", b.target.name, huge_mib());
     for (size_t i = 0; i < size_count; i++) run_format(&b, strtoul(sizes[i], NULL, 10) << 20);
   }
   munmap(b.weights, room + PAGE);

@@ -323,28 +323,126 @@ START_TEST(refused) {
 }
 END_TEST
 
-// A child that somebody kills between two questions is made anew.
-START_TEST(killed_by_others) {
+static pid_t only_child(void) {
+  char path[64], line[32] = "";
+  snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)getpid(), (int)getpid());
+  FILE *children = fopen(path, "re");
+  ck_assert(children && fgets(line, sizeof line, children));
+  fclose(children);
+  return (pid_t)atoi(line);
+}
+
+// A child that somebody kills between two questions is made anew; Ctrl-C is its parent's business.
+START_TEST(signals) {
   bench b;
   qn_diag diag = {0};
   qn_measured out[1];
   qn_schedule fine = candidate(GOOD);
-  char command[64], line[32] = "";
-  open_bench(&b, 1);
+  open_bench(&b, 10);
   qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
-  snprintf(command, sizeof command, "/proc/%d/task/%d/children", (int)getpid(), (int)getpid());
-  FILE *children = fopen(command, "re");
-  ck_assert(children && fgets(line, sizeof line, children));
-  fclose(children);
-  ck_assert_int_eq(kill((pid_t)atoi(line), SIGKILL), 0);
+  pid_t child = only_child();
+  ck_assert_int_eq(kill(child, SIGINT), 0);
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
+  ck_assert_int_eq(only_child(), child);
+  ck_assert_int_eq(kill(child, SIGKILL), 0);
   qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
   ck_assert_int_eq(out[0].verdict, QN_VERDICT_OK);
+  ck_assert_int_ne(only_child(), child);
   close_bench(&b);
+}
+END_TEST
+
+// A session that is killed leaves no child behind.
+START_TEST(killed_parent) {
+  int ends[2];
+  pid_t child = 0;
+  ck_assert_int_eq(pipe(ends), 0);
+  pid_t parent = fork();
+  if (parent == 0) {
+    bench b;
+    qn_diag diag = {0};
+    qn_measured out[1];
+    qn_schedule fine = candidate(GOOD);
+    open_bench(&b, 10);
+    if (b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag) != QN_OK) _exit(1);
+    child = only_child();
+    if (write(ends[1], &child, sizeof child) != sizeof child) _exit(1);
+    raise(SIGKILL);
+  }
+  close(ends[1]);
+  ck_assert_int_eq(read(ends[0], &child, sizeof child), sizeof child);
+  close(ends[0]);
+  waitpid(parent, NULL, 0);
+  for (int i = 0; i < 1000 && kill(child, 0) == 0; i++) {
+    char path[32], state[128] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)child);
+    FILE *file = fopen(path, "re");
+    if (!file || !fgets(state, sizeof state, file) || strstr(state, ") Z")) child = -1;  // gone, but for its new parent
+    if (file) fclose(file);
+    if (child < 0) break;
+    usleep(10000);
+  }
+  ck_assert(child < 0 || kill(child, 0) != 0);
+}
+END_TEST
+
+static qn_status compile_nothing(void *context, const qn_tuning_task *task, const qn_schedule *schedules, int count,
+                                 qn_compiled *out, qn_diag *diag) {
+  (void)context, (void)task, (void)schedules, (void)diag;
+  for (int i = 0; i < count; i++) out[i] = (qn_compiled){skips_all, {QN_SYM_NONE, 1}};
+  return QN_OK;
+}
+
+// Weights of 256 MiB where there is room for 64.
+static int no_memory(void) {
+  qn_arena arena;
+  qn_diag diag = {0};
+  qn_measured out[1];
+  qn_schedule fine = candidate(GOOD);
+  qn_worker *worker;
+  long pages = 0;
+  qn_arena_init(&arena, qn_allocator_default());
+  qn_pass_options options = {.machine = qn_machine_model_plain(32, 16, 0, 0)};
+  qn_pass_context context = {.arena = &arena, .allocator = qn_allocator_default(), .options = &options, .diag = &diag};
+  static const char text[] = "max T=64; x = input f32[T,4096]; w = param f32[16384,4096]; y = matmul x w; output y";
+  if (qn_graph_from_text(text, NULL, &arena, &context.graph, &diag) || qn_run_passes(&context)) return 1;
+  qn_tuning_task task = {.program = context.program,
+                         .kernel = &context.program->kernels.items[0],
+                         .step = &context.program->steps.items[0],
+                         .rows_min = 1,
+                         .rows_max = 1,
+                         .rows = 1};
+  qn_worker_options how = {.compiler = {.compile = compile_nothing}};
+  if (qn_worker_create(&how, qn_allocator_default(), &worker, &diag) != QN_OK) return 1;
+  qn_measurer m = qn_worker_measurer(worker);
+  FILE *statm = fopen("/proc/self/statm", "re");
+  if (!statm || fscanf(statm, "%ld", &pages) != 1) return 1;
+  fclose(statm);
+  rlim_t most = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + (64 << 20);
+  setrlimit(RLIMIT_AS, &(struct rlimit){most, most});
+  if (m.begin(m.self, &task, &diag) != QN_OK) return 1;
+  qn_status status = m.prepare(m.self, &fine, 1, out, &diag);
+  m.end(m.self);
+  qn_worker_destroy(worker);
+  return status == QN_ERR_NOMEM && strstr(diag.text, "out of memory") ? 0 : 2;
+}
+
+#if defined(__has_feature)
+#define ADDRESS_SANITIZER __has_feature(address_sanitizer)
+#elif defined(__SANITIZE_ADDRESS__)
+#define ADDRESS_SANITIZER 1
+#else
+#define ADDRESS_SANITIZER 0
+#endif
+
+START_TEST(out_of_memory) {
+  // AddressSanitizer takes more address space than any limit.
+  if (!ADDRESS_SANITIZER) ck_assert(in_process(no_memory));
 }
 END_TEST
 
 QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, hanging,
         not_compiling, crashing_the_compiler, hanging_the_compiler,
         crashing_when_timed)
-QN_CASE(working, times, cancelling, refused, killed_by_others)
+QN_CASE(working, times, cancelling, refused, signals, killed_parent, out_of_memory)
 QN_TEST_MAIN(plants, working)
