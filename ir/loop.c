@@ -191,7 +191,8 @@ void qn_lblock_map(qn_lbuild *b, qn_lblock *block, qn_lexpr_fn fn, void *context
         stmt->u.store.lanes = widest(stmt->u.store.lanes, stmt->u.store.index, stmt->u.store.value);
         break;
       case QN_LS_PREFETCH: map_slot(b, &stmt->u.prefetch.index, fn, context); break;
-      case QN_LS_LOCAL: break;
+      case QN_LS_LOCAL:
+      case QN_LS_BARRIER: break;
     }
   }
 }
@@ -280,12 +281,14 @@ static void copy_block(copier *c, const qn_lblock *from, qn_lblock *to) {
         if (b->failed) return;
         keep_name(c, old->name, &buf->name);
         buf->elements = copy_expr(c, old->elements);
+        buf->shared = old->shared;
         break;
       }
       case QN_LS_PREFETCH:
         qn_lprefetch(b, to, renamed(c, stmt->u.prefetch.buf), stmt->u.prefetch.mem,
                      copy_expr(c, stmt->u.prefetch.index));
         break;
+      case QN_LS_BARRIER: qn_lbarrier(b, to); break;
     }
   }
 }

@@ -71,6 +71,7 @@ typedef struct qn_lbuf {
   const qn_lexpr *elements;  // size in elements: constants, symbols, + and *
   bool writable;             // stored to (params); locals always are
   bool streamed;             // read once, in order (weights): what prefetching looks for
+  bool shared;               // locals: one for all lanes of a group, which see each other's stores after a barrier
   int param_index;           // position among the parameters
 } qn_lbuf;
 
@@ -91,7 +92,7 @@ struct qn_lexpr {
   } u;
 };
 
-typedef enum qn_lstmt_kind { QN_LS_FOR, QN_LS_STORE, QN_LS_LOCAL, QN_LS_PREFETCH } qn_lstmt_kind;
+typedef enum qn_lstmt_kind { QN_LS_FOR, QN_LS_STORE, QN_LS_LOCAL, QN_LS_PREFETCH, QN_LS_BARRIER } qn_lstmt_kind;
 
 // How the iterations of a loop relate, which is what a schedule may do with it.
 typedef enum qn_lorder {
@@ -100,11 +101,18 @@ typedef enum qn_lorder {
 } qn_lorder;
 
 // What the schedule decided about a loop.
+//
+// On a GPU a *group* of threads, its lanes, does one iteration of the parallel loop together. All of them walk the
+// statements outside of LANE loops: there a store to a parameter or a shared local is done by one lane, a store to
+// another local by each lane to its own; a LANE loop's iterations are shared out among them. What one lane stored to a
+// parameter or a shared local, others may load after a BARRIER. A machine with one thread an iteration runs a LANE loop
+// as any other, and a BARRIER does nothing.
 typedef enum qn_lmark {
   QN_LM_SERIAL,
   QN_LM_PARALLEL,  // at most one, the kernel's only top-level statement, lo = 0: threads get ranges of it
   QN_LM_UNROLL,    // constant bounds: the unroll pass replicates the body
   QN_LM_VECTOR,    // constant bounds: the vectorise pass turns the body into vector statements
+  QN_LM_LANE,      // DATA order, not in another LANE loop: lane i of the group does iterations i, i + lanes, ...
 } qn_lmark;
 
 typedef struct qn_lblock {
@@ -181,6 +189,8 @@ qn_lstmt *qn_lstore(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem 
 qn_lstmt *qn_lstore_lanes(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index,
                           const qn_lexpr *value, int lanes);
 qn_lstmt *qn_lprefetch(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index);
+// Appends a barrier of the group's lanes; NULL after a failure.
+qn_lstmt *qn_lbarrier(qn_lbuild *b, qn_lblock *block);
 
 const qn_lexpr *qn_lint(qn_lbuild *b, int64_t value);  // index constant
 const qn_lexpr *qn_li32(qn_lbuild *b, int32_t value);  // i32 constant

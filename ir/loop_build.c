@@ -216,6 +216,8 @@ qn_lstmt *qn_lprefetch(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lm
   return stmt;
 }
 
+qn_lstmt *qn_lbarrier(qn_lbuild *b, qn_lblock *block) { return append_stmt(b, block, QN_LS_BARRIER); }
+
 // --- expressions
 
 // A copy of *node in the arena; its type must be set.

@@ -524,6 +524,7 @@ static bool compile_statement(machine *m, step *s) {
     case QN_LS_STORE: return compile_store(m, s);
     case QN_LS_LOCAL: return compile_local(m, s);
     case QN_LS_PREFETCH: return true;  // has no effect, and may point anywhere
+    case QN_LS_BARRIER: return true;   // one lane after another
   }
   return fail(m, NULL, "unknown statement");
 }

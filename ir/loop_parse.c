@@ -204,7 +204,7 @@ static qn_status enter(parser *p) {
 // --- names
 
 bool qn_lname_is_valid(qn_str name) {
-  static const char *const reserved[] = {"for", "local", "prefetch", "param", "inf", "nan"};
+  static const char *const reserved[] = {"for", "local", "prefetch", "barrier", "param", "inf", "nan"};
   size_t at = 0;
   qn_symbol symbol;
   if (name.length == 0 || !is_letter(name.data[0])) return false;
@@ -484,7 +484,7 @@ static qn_status parse_block(parser *p, qn_lblock *block);
 
 // Order and mark of a loop; *out_mark stays where there is none.
 static qn_status parse_loop_words(parser *p, qn_lorder *out_order, qn_lmark *out_mark) {
-  static const char *const marks[] = {"parallel", "unroll", "vector"};
+  static const char *const marks[] = {"parallel", "unroll", "vector", "lane"};
   if (!at_word(p, "data") && !at_word(p, "reduce")) return fail_token(p, "'data' or 'reduce'");
   *out_order = at_word(p, "data") ? QN_LO_DATA : QN_LO_REDUCE;
   QN_TRY(next(p));
@@ -493,7 +493,7 @@ static qn_status parse_loop_words(parser *p, qn_lorder *out_order, qn_lmark *out
     *out_mark = (qn_lmark)(QN_LM_PARALLEL + i);
     return next(p);
   }
-  if (!at_char(p, '{')) return fail_token(p, "'parallel', 'unroll', 'vector' or '{'");
+  if (!at_char(p, '{')) return fail_token(p, "'parallel', 'unroll', 'vector', 'lane' or '{'");
   return QN_OK;
 }
 
@@ -561,6 +561,15 @@ static qn_status parse_prefetch(parser *p, qn_lblock *block) {
   return qn_lprefetch(&p->b, block, buf, mem, index.e) ? QN_OK : fail_memory(p);
 }
 
+static qn_status parse_local(parser *p, qn_lblock *block) {
+  qn_lbuf *local = qn_llocal(&p->b, block, "v", QN_LM_F32, 1);
+  QN_TRY(parse_buffer(p, local));
+  char after = following(p);
+  if (!at_word(p, "shared") || after == '[' || after == '.') return QN_OK;  // a store to a buffer of that name
+  local->shared = true;
+  return next(p);
+}
+
 // Statements up to a '}', which is read too; what they declare goes out of scope.
 static qn_status parse_statements(parser *p, qn_lblock *block) {
   size_t outer = p->declarations.count;
@@ -568,9 +577,12 @@ static qn_status parse_statements(parser *p, qn_lblock *block) {
     if (at_word(p, "for")) {
       QN_TRY(parse_for(p, block));
     } else if (at_word(p, "local")) {
-      QN_TRY(parse_buffer(p, qn_llocal(&p->b, block, "v", QN_LM_F32, 1)));
+      QN_TRY(parse_local(p, block));
     } else if (at_word(p, "prefetch")) {
       QN_TRY(parse_prefetch(p, block));
+    } else if (at_word(p, "barrier")) {
+      QN_TRY(next(p));
+      if (!qn_lbarrier(&p->b, block)) return fail_memory(p);
     } else {
       QN_TRY(parse_store(p, block));
     }

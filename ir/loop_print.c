@@ -87,7 +87,7 @@ void qn_lexpr_print(const qn_lexpr *e, qn_buf *out) {
 }
 
 void qn_lstmt_print(const qn_lstmt *stmt, qn_buf *out) {
-  static const char *const marks[] = {"", " parallel", " unroll", " vector"};
+  static const char *const marks[] = {"", " parallel", " unroll", " vector", " lane"};
   switch (stmt->kind) {
     case QN_LS_FOR:
       qn_buf_printf(out, "for %s in ", stmt->u.loop.var->name);
@@ -106,8 +106,9 @@ void qn_lstmt_print(const qn_lstmt *stmt, qn_buf *out) {
     case QN_LS_LOCAL:
       qn_buf_printf(out, "local %s : %s[", stmt->u.local.buf->name, qn_lmem_name(stmt->u.local.buf->mem));
       qn_lexpr_print(stmt->u.local.buf->elements, out);
-      qn_buf_putc(out, ']');
+      qn_buf_puts(out, stmt->u.local.buf->shared ? "] shared" : "]");
       break;
+    case QN_LS_BARRIER: qn_buf_puts(out, "barrier"); break;
     case QN_LS_PREFETCH:
       qn_buf_puts(out, "prefetch ");
       print_view(stmt->u.prefetch.buf, stmt->u.prefetch.mem, out);

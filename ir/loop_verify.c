@@ -22,6 +22,7 @@ typedef struct checker {
   const char **names;    // hash table of NAME_SLOTS
   size_t name_count;
   int depth;  // of blocks
+  int lane_depth;  // of the body of the LANE loop that is being checked; 0 = none
   qn_diag *diag;
 } checker;
 
@@ -246,6 +247,9 @@ static qn_status check_mark(const checker *c, const qn_lstmt *stmt) {
         return fail(c, "a parallel loop must be the kernel's only statement");
       if (!constant || lo != 0) return fail(c, "a parallel loop must start at 0");
       break;
+    case QN_LM_LANE:
+      if (c->lane_depth > 0) return fail(c, "got a lane loop in another one, want no lanes of lanes");
+      break;
     case QN_LM_VECTOR:
     case QN_LM_UNROLL:
       if (!constant || !qn_lexpr_is_int(stmt->u.loop.hi, &hi)) {
@@ -254,7 +258,7 @@ static qn_status check_mark(const checker *c, const qn_lstmt *stmt) {
       break;
   }
   if (stmt->u.loop.mark == QN_LM_UNROLL || stmt->u.loop.order == QN_LO_DATA) return QN_OK;
-  return fail(c, "got a reduction, want a data loop to be parallel or vector");
+  return fail(c, "got a reduction, want a data loop to be parallel, vector or lane");
 }
 
 static qn_status check_for(checker *c, const qn_lstmt *stmt) {
@@ -270,7 +274,23 @@ static qn_status check_for(checker *c, const qn_lstmt *stmt) {
     return fail(c, "the variable's range: got %lld..%lld, want %lld..%lld (see qn_lfor_set_bounds)", (long long)var->lo,
                 (long long)var->hi, (long long)lo, (long long)hi);
   }
-  return check_block(c, &stmt->u.loop.body, var);
+  int outer = c->lane_depth;
+  if (stmt->u.loop.mark == QN_LM_LANE) c->lane_depth = c->depth + 1;
+  QN_TRY(check_block(c, &stmt->u.loop.body, var));
+  c->lane_depth = outer;
+  return QN_OK;
+}
+
+// Is the local declared around the LANE loop that is being checked?
+static bool is_outside_lanes(const checker *c, const qn_lbuf *buf) {
+  int depth = c->depth;
+  if (c->lane_depth == 0 || buf->kind != QN_LB_LOCAL) return false;
+  for (const scope *s = c->scope; s && depth >= c->lane_depth; s = s->outer, depth--) {
+    for (const qn_lstmt *stmt = s->at; stmt; stmt = stmt->prev) {
+      if (stmt->kind == QN_LS_LOCAL && stmt->u.local.buf == buf) return false;
+    }
+  }
+  return true;
 }
 
 static qn_status check_store(const checker *c, const qn_lstmt *stmt) {
@@ -280,6 +300,10 @@ static qn_status check_store(const checker *c, const qn_lstmt *stmt) {
   QN_TRY(check_buf(c, buf));
   QN_TRY(check_lanes(c, lanes));
   if (!buf->writable) return fail(c, "got a store to '%s', want a buffer declared 'out' or 'local'", buf->name);
+  if (is_outside_lanes(c, buf) && !buf->shared) {
+    return fail(c, "got a store to the local '%s', of which each lane has its own around the lane loop, want it shared",
+                buf->name);
+  }
   QN_TRY(check_index(c, "index", stmt->u.store.index, lanes));
   QN_TRY(check_expr(c, value, 1));
   qn_lkind want = qn_lmem_kind(stmt->u.store.mem);
@@ -295,6 +319,7 @@ static qn_status check_local(checker *c, const qn_lbuf *buf) {
   int64_t elements;
   QN_TRY(check_name(c, buf->name));
   if (buf->kind != QN_LB_LOCAL || !buf->writable || buf->streamed) return fail(c, "got the flags of a parameter");
+  if (buf->shared && c->lane_depth > 0) return fail(c, "got a shared local in a lane loop, want it around the loop");
   QN_TRY(check_index(c, "size", buf->elements, 1));
   if (!qn_lexpr_is_int(buf->elements, &elements)) return fail(c, "size: got an expression, want a number");
   if (elements < 1 || elements > MAX_LOCAL_BYTES / (int64_t)qn_lmem_size(buf->mem)) {
@@ -312,6 +337,9 @@ static qn_status check_statement(checker *c, const qn_lstmt *stmt) {
     case QN_LS_PREFETCH:
       QN_TRY(check_buf(c, stmt->u.prefetch.buf));
       return check_index(c, "index", stmt->u.prefetch.index, 1);
+    case QN_LS_BARRIER:
+      if (c->lane_depth > 0) return fail(c, "got a barrier in a lane loop, want it where all lanes pass");
+      return QN_OK;
   }
   return QN_OK;
 }

@@ -39,7 +39,8 @@ bool qn_lblock_any(const qn_lblock *block, qn_lexpr_test fn, const void *context
       case QN_LS_PREFETCH:
         if (qn_lexpr_any(s->u.prefetch.index, fn, context)) return true;
         break;
-      case QN_LS_LOCAL: break;
+      case QN_LS_LOCAL:
+      case QN_LS_BARRIER: break;
     }
   }
   return false;

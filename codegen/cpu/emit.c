@@ -173,6 +173,7 @@ static qn_status emit_block(qn_emit *e, const qn_lblock *block) {
       case QN_LS_STORE: emit_store(e, stmt); break;
       case QN_LS_LOCAL: QN_TRY(emit_local(e, stmt)); break;
       case QN_LS_PREFETCH: emit_prefetch(e, stmt); break;
+      case QN_LS_BARRIER: break;  // a thread has an iteration to itself
     }
   }
   return QN_OK;
