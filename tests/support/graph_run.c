@@ -37,6 +37,10 @@ struct qn_run {
   uint8_t *memory;    // the program's arena
   qn_target target;
   qn_jit *jit;
+  struct gpu_variants {
+    qn_gpu_variant items[QN_MAX_VARIANTS];
+    int count;  // 0 = not made yet
+  } *gpu;  // one a kernel
   int sequences, pages;
   // the step being run
   int64_t symbols[QN_SYM_COUNT];
@@ -241,6 +245,20 @@ void qn_run_destroy(qn_run *run) {
   free(run->memory);
   qn_arena_deinit(&run->arena);
   qn_free(qn_test_allocator(), run, sizeof *run);
+}
+
+const qn_gpu_variant *qn_run_gpu_variants(qn_run *run, size_t kernel, int *out_count) {
+  const qn_program *program = run->program;
+  if (!run->gpu) run->gpu = QN_ARENA_ARRAY(&run->arena, program->kernels.count, struct gpu_variants);
+  struct gpu_variants *v = &run->gpu[kernel];
+  const qn_pkernel *k = &program->kernels.items[kernel];
+  qn_diag diag = {0};
+  if (v->count == 0) {
+    int64_t most = k->rows == QN_SYM_NONE ? INT64_MAX : program->max_values[k->rows];
+    qn_assert_ok(&diag, qn_gpu_variants(k, most, &run->arena, v->items, &v->count, &diag));
+  }
+  *out_count = v->count;
+  return v->items;
 }
 
 // --- caches
@@ -470,6 +488,17 @@ static size_t function_index(const qn_program *program, uint32_t kernel, int var
   return index;
 }
 
+static const qn_gpu_variant *choose_gpu_variant(qn_run *run, uint32_t kernel) {
+  int count = 0;
+  const qn_gpu_variant *v = qn_run_gpu_variants(run, kernel, &count);
+  int64_t rows = run->symbols[run->program->kernels.items[kernel].rows];
+  for (int i = 0; i < count; i++) {
+    if (v[i].rows_min <= rows && rows <= v[i].rows_max) return &v[i];
+  }
+  ck_abort_msg("no GPU variant for %d rows", (int)rows);
+  return NULL;
+}
+
 // A step as it is to be run for the symbols' values: which variant (of the plain engine: the kernel as lowered).
 typedef struct chosen {
   const qn_pstep *step;
@@ -479,10 +508,13 @@ typedef struct chosen {
   bool in_parts;
 } chosen;
 
-static chosen choose(const qn_run *run, qn_run_engine engine, size_t index) {
+static chosen choose(qn_run *run, qn_run_engine engine, size_t index) {
   const qn_pstep *step = &run->program->steps.items[index];
   const qn_pkernel *kernel = &run->program->kernels.items[step->kernel];
   if (engine == QN_RUN_PLAIN) return (chosen){.step = step, .code = kernel->plain, .trips = 1};
+  if (engine == QN_RUN_LANES) {
+    return (chosen){.step = step, .code = choose_gpu_variant(run, step->kernel)->kernel, .trips = 1};
+  }
   int v = choose_variant(run, kernel);
   qn_dim extent = kernel->variants[v].extent;
   int64_t trips = extent.value * (qn_dim_is_const(extent) ? 1 : run->symbols[extent.symbol]);
@@ -553,6 +585,9 @@ static void make_jit(qn_run *run) {
 
 // --- steps that are linked (qn_link)
 
+// Whether steps are shared out among threads, and linked ones taken together.
+static bool is_split(qn_run_engine engine) { return engine == QN_RUN_SCHEDULED || engine == QN_RUN_JIT; }
+
 // Steps that run together: a prologue from `first` to before `head`, then a chain to before `end`, in equal parts.
 typedef struct phase {
   size_t first, head, end;
@@ -568,10 +603,10 @@ static bool one_row(const qn_run *run, const qn_pstep *step) {
   return true;
 }
 
-static phase phase_at(const qn_run *run, qn_run_engine engine, size_t first) {
+static phase phase_at(qn_run *run, qn_run_engine engine, size_t first) {
   const qn_program *program = run->program;
   phase p = {.first = first, .head = first};
-  bool links = engine != QN_RUN_PLAIN;
+  bool links = is_split(engine);
   const qn_pstep *step = &program->steps.items[first];
   if (links && step->link == QN_LINK_PROLOGUE && one_row(run, step)) p.head++;
   chosen head = choose(run, engine, p.head);
@@ -627,7 +662,7 @@ const qn_run_output *qn_run_execute(qn_run *run, qn_run_engine engine, const qn_
   memset(run->memory, 0xff, program->arena_bytes);
   qn_linterp_buffer *buffers = QN_ARENA_ARRAY(&run->arena, program->buffers.count, qn_linterp_buffer);
   bind(run, buffers);
-  int threads = step->threads && engine != QN_RUN_PLAIN ? step->threads : 1;
+  int threads = step->threads && is_split(engine) ? step->threads : 1;
   for (size_t first = 0, last = 0, segment = 0; first < program->steps.count; first = last, segment++) {
     for (int i = 0; i < threads; i++) {
       int thread = segment % 2 ? threads - 1 - i : i;

@@ -6,12 +6,14 @@
 #include "codegen/codegen.h"
 #include "ir/program.h"
 #include "ir/ref/ref.h"
+#include "passes/gpu_pass.h"
 #include "passes/pass.h"
 
 typedef enum qn_run_engine {
   QN_RUN_PLAIN,      // the kernels as lowered, interpreted
   QN_RUN_SCHEDULED,  // the variants that the schedule pass made, interpreted
   QN_RUN_JIT,        // the variants, compiled
+  QN_RUN_LANES,      // the variants that the GPU passes made, interpreted
 } qn_run_engine;
 
 typedef struct qn_run_options {
@@ -50,6 +52,8 @@ typedef struct qn_run qn_run;
 qn_run *qn_run_create(const char *text, const char *sizes, const qn_run_options *options);
 void qn_run_destroy(qn_run *run);
 const qn_program *qn_run_program(const qn_run *run);
+// The GPU passes' variants of kernel number `kernel` of the program.
+const qn_gpu_variant *qn_run_gpu_variants(qn_run *run, size_t kernel, int *out_count);
 
 // Starts `sequences` of them with room for `pages` pages of keys each; the first past[i] keys of sequence i (NULL =
 // none) are random, all others NaN.

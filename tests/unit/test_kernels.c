@@ -83,19 +83,21 @@ static void run_steps(qn_run *run, const scenario *s, qn_run_engine engine, cons
 }
 
 static void check_program(const kernel_case *c, const char *sizes, bool quantize) {
-  static const char *const engines[] = {"plain", "scheduled", "jit"};
+  static const char *const engines[] = {"plain", "scheduled", "jit", "lanes"};
   const scenario *s = c->scenario;
   qn_run *run = qn_run_create(c->text, sizes, &(qn_run_options){.quantize_activations = quantize});
   char label[160];
-  const qn_run_output *outputs[3][QN_COUNT(s->steps)];
+  const qn_run_output *outputs[QN_COUNT(engines)][QN_COUNT(s->steps)];
   qn_run_begin(run, s->sequences, s->pages, s->past);
   for (int i = 0; s->steps[i].spans[0].count; i++) {
     snprintf(label, sizeof label, "%.60s... %s%s, step %d", c->text, sizes ? sizes : "", quantize ? " int8" : "", i);
     check_step(run, c, &s->steps[i], label);
   }
-  static size_t programs;  // compiling is slow
-  int last = programs++ % qn_test_stride(1, 5) == 0 ? QN_RUN_JIT : QN_RUN_SCHEDULED;
-  for (int engine = QN_RUN_PLAIN; engine <= last; engine++) {
+  static size_t programs;  // compiling is slow, and so is interpreting
+  bool compiled = programs % qn_test_stride(1, 5) == 0, lanes = programs % qn_test_stride(3, 7) == 0;
+  programs++;
+  for (int engine = QN_RUN_PLAIN; engine <= QN_RUN_LANES; engine++) {
+    if ((engine == QN_RUN_JIT && !compiled) || (engine == QN_RUN_LANES && !lanes)) continue;
     run_steps(run, s, (qn_run_engine)engine, outputs[engine]);
     for (int i = 0; engine > 0 && s->steps[i].spans[0].count; i++) {
       snprintf(label, sizeof label, "%.60s... %s%s, step %d: plain and %s", c->text, sizes ? sizes : "",

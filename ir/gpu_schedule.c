@@ -1,0 +1,14 @@
+// What values a GPU schedule may have.
+#include "ir/gpu_schedule.h"
+
+qn_status qn_gpu_schedule_check(const qn_gpu_schedule *schedule, const char *where, qn_diag *diag) {
+  int lanes = schedule->lanes, groups = schedule->groups;
+  bool part = lanes >= 1 && lanes <= QN_GPU_WARP && (lanes & (lanes - 1)) == 0;
+  bool whole = lanes > 0 && lanes % QN_GPU_WARP == 0 && lanes <= QN_GPU_BLOCK_THREADS_MAX;
+  if (!part && !whole)
+    return qn_fail(diag, QN_ERR_ARGUMENT, where, "lanes: got %d, want 1, 2, 4, 8, 16, or a multiple of %d up to %d",
+                   lanes, QN_GPU_WARP, QN_GPU_BLOCK_THREADS_MAX);
+  int most = lanes > QN_GPU_WARP ? 1 : QN_GPU_BLOCK_THREADS_MAX / lanes;
+  if (groups >= 1 && groups <= most) return QN_OK;
+  return qn_fail(diag, QN_ERR_ARGUMENT, where, "groups: got %d of %d lanes, want 1 to %d", groups, lanes, most);
+}

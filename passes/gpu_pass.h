@@ -1,0 +1,36 @@
+// The loop passes for GPUs: they map a kernel's loops to groups of threads and their lanes (see qn_lmark, ir/loop.h).
+// gpu_passes.def lists them in the order in which gpu_pipeline.c runs them.
+#ifndef QN_PASSES_GPU_PASS_H
+#define QN_PASSES_GPU_PASS_H
+
+#include "ir/gpu_schedule.h"
+#include "ir/program.h"
+#include "passes/loop_pass.h"
+
+// Not in loop_passes.def: a CPU's lanes are vectors.
+QN_CHECKED qn_status qn_pass_map_lanes(qn_loop_pass_context *context);
+QN_CHECKED qn_status qn_pass_share_lanes(qn_loop_pass_context *context);
+// Says of each local around lane loops whether it is shared (share_lanes.c); map_lanes does it first, and share_lanes
+// again when indices are as constant as they get.
+void qn_share_locals(qn_lblock *block);
+
+// Runs the passes of gpu_passes.def in order, each followed by qn_lkernel_verify and by `dump` with the pass's name,
+// when that is not NULL. After a failure the kernel must not be used.
+QN_CHECKED qn_status qn_gpu_pipeline(qn_loop_pass_context *context,
+                                     void (*dump)(void *dump_context, const char *pass, const qn_lkernel *kernel),
+                                     void *dump_context);
+
+// A kernel as the GPU passes leave it for row counts rows_min to rows_max.
+typedef struct qn_gpu_variant {
+  int64_t rows_min, rows_max;
+  qn_gpu_schedule schedule;
+  const qn_lkernel *kernel;
+  const qn_lexpr *extent;  // of its parallel loop, groups' iterations; NULL when it has none: one group does it all
+} qn_gpu_variant;
+
+// The kernel's variants with the default schedules, in the arena; at most QN_MAX_VARIANTS. max_rows: the most rows a
+// step has.
+QN_CHECKED qn_status qn_gpu_variants(const qn_pkernel *kernel, int64_t max_rows, qn_arena *arena, qn_gpu_variant *out,
+                                     int *out_count, qn_diag *diag);
+
+#endif

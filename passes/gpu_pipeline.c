@@ -1,0 +1,86 @@
+// Runs the GPU's loop passes on one kernel (run, verify, dump), and gives a kernel its variants by row count.
+#include <inttypes.h>
+
+#include "passes/gpu_pass.h"
+#include "passes/loop_util.h"
+
+typedef struct gpu_pass {
+  const char *name;
+  qn_loop_pass_fn run;
+} gpu_pass;
+
+static const gpu_pass PASSES[] = {
+#define QN_GPU_PASS(name, text) {#name, qn_pass_##name},
+#include "passes/gpu_passes.def"
+#undef QN_GPU_PASS
+};
+
+qn_status qn_gpu_pipeline(qn_loop_pass_context *context,
+                          void (*dump)(void *dump_context, const char *pass, const qn_lkernel *kernel),
+                          void *dump_context) {
+  QN_TRY(qn_schedule_check(context->schedule, context->diag));
+  for (size_t i = 0; i < QN_COUNT(PASSES); i++) {
+    QN_TRY(PASSES[i].run(context));
+    QN_TRY(qn_lkernel_verify(context->build->kernel, context->diag));
+    if (dump) dump(dump_context, PASSES[i].name, context->build->kernel);
+  }
+  return QN_OK;
+}
+
+// ---- schedules --------------------------------------------------------------------------------------------------
+
+// The most iterations that a lane loop of the block is known to have; `unknown` where one is not.
+static int64_t widest_lane_loop(qn_lbuild *b, const qn_lblock *block, int64_t unknown) {
+  int64_t widest = 1, trips = 0;
+  for (const qn_lstmt *s = block->first; s && !b->failed; s = s->next) {
+    if (s->kind != QN_LS_FOR) continue;
+    if (s->u.loop.mark != QN_LM_LANE) {
+      trips = widest_lane_loop(b, &s->u.loop.body, unknown);
+    } else if (!qn_loop_const_trips(b, s, &trips)) {
+      trips = unknown;
+    }
+    if (trips > widest) widest = trips;
+  }
+  return widest;
+}
+
+// As many lanes as the widest lane loop keeps busy, in steps that a group may have; groups enough for a block of a few
+// warps, which hide each other's latency.
+static qn_gpu_schedule default_schedule(qn_lbuild *b) {
+  enum { BLOCK_THREADS = 128, MOST_LANES = 256 };
+  int64_t widest = widest_lane_loop(b, &b->kernel->body, MOST_LANES);
+  qn_gpu_schedule schedule = {.lanes = 1, .groups = 1};
+  while (schedule.lanes < widest && schedule.lanes < MOST_LANES) schedule.lanes *= 2;
+  if (schedule.lanes <= QN_GPU_WARP) schedule.groups = BLOCK_THREADS / schedule.lanes;
+  return schedule;
+}
+
+static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max, qn_arena *arena,
+                              qn_gpu_variant *out, qn_diag *diag) {
+  bool whole = kernel->rows == QN_SYM_NONE;
+  const char *name = whole || rows_min == 0 ? qn_arena_strdup(arena, kernel->name)
+                                            : qn_arena_printf(arena, "%s__m%" PRId64, kernel->name, rows_min);
+  qn_lbuild build;
+  qn_lkernel *copy = name ? qn_lkernel_copy(&build, arena, kernel->plain, name) : NULL;
+  if (!copy) return qn_fail_nomem(diag, kernel->name, "a kernel variant");
+  qn_schedule schedule = qn_schedule_plain();
+  schedule.k_unroll = 1;
+  schedule.parallel = 1;
+  qn_loop_pass_context loops = {&build, &schedule, diag};
+  if (!whole && rows_min == rows_max) QN_TRY(qn_pass_specialise(&loops, kernel->rows, rows_min));
+  QN_TRY(qn_gpu_pipeline(&loops, NULL, NULL));
+  *out = (qn_gpu_variant){
+      .rows_min = rows_min, .rows_max = rows_max, .kernel = copy, .schedule = default_schedule(&build)};
+  const qn_lstmt *loop = copy->body.first;
+  if (loop && loop->kind == QN_LS_FOR && loop->u.loop.mark == QN_LM_PARALLEL) out->extent = loop->u.loop.hi;
+  return build.failed ? qn_fail_nomem(diag, kernel->name, "a kernel variant") : QN_OK;
+}
+
+qn_status qn_gpu_variants(const qn_pkernel *kernel, int64_t max_rows, qn_arena *arena, qn_gpu_variant *out,
+                          int *out_count, qn_diag *diag) {
+  bool by_rows = kernel->rows != QN_SYM_NONE && (kernel->is_matmul || kernel->tile_rows > 0);
+  *out_count = 0;
+  if (!by_rows) return make_variant(kernel, 0, INT64_MAX, arena, &out[(*out_count)++], diag);
+  QN_TRY(make_variant(kernel, 1, 1, arena, &out[(*out_count)++], diag));
+  return max_rows > 1 ? make_variant(kernel, 2, INT64_MAX, arena, &out[(*out_count)++], diag) : QN_OK;
+}
