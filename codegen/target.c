@@ -242,6 +242,11 @@ static qn_status fail_unknown_feature(const char *name, size_t length, qn_arch a
 qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *diag) {
   feature_set set;
   size_t at;
+  if (strncmp(text, "cuda:", strlen("cuda:")) == 0)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, "target",
+                   "'%s': kernels for GPUs can be written and compiled (codegen/README.md), but this version stores none "
+                   "and has no device to run them on; name a CPU",
+                   text);
   if (starts_with(text, "host")) QN_TRY(qn_host_check(diag));
   if (!find_base(text, &set, &at)) return fail_unknown_base(text, diag);
   qn_arch arch = arch_of(set);

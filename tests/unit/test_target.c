@@ -106,6 +106,7 @@ START_TEST(errors_list_what_is_known) {
       {"aarch64+vnni", QN_ERR_ARGUMENT, "dotprod, i8mm"},
       {"x86-64-v3-sse4.2", QN_ERR_UNSUPPORTED, "sse4.2"},
       {"aarch64-neon", QN_ERR_UNSUPPORTED, "neon"},
+      {"cuda:sm_90", QN_ERR_UNSUPPORTED, "'cuda:sm_90': kernels for GPUs can be written and compiled"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     qn_diag diag = {0};
