@@ -22,13 +22,15 @@ void qn_check_destroy(qn_check *check);  // NULL is harmless
 
 typedef struct qn_check_result {
   bool right;
+  bool kept_wrong;      // the interpreter says so of the outputs that were kept: they count no more
   char text[160];       // wrong: where, got, want
   int64_t interpreted;  // elements compared with the interpreter
   int64_t compared;     // elements compared with other code
   int64_t written;      // elements that the kernel writes
 } qn_check_result;
 
-// Runs the code over its parallel loop in pieces, out of order, and compares. A fault is the caller's to survive.
+// Runs the code over its parallel loop in pieces, out of order, and compares. A fault is the caller's to survive. Where
+// it differs from what was kept, the interpreter decides which of the two is wrong.
 void qn_check_run(qn_check *check, qn_kernel_entry entry, qn_dim extent, qn_check_result *out);
 // The outputs of the run before, which was right, are what later code must compute too.
 QN_CHECKED qn_status qn_check_keep(qn_check *check, qn_diag *diag);

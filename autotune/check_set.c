@@ -84,7 +84,7 @@ static int choose_rows(const qn_check_set *set, const qn_check_code *code, int64
 }
 
 qn_status qn_check_set_run(qn_check_set *set, const qn_check_code *code, qn_check_note note, void *context,
-                           qn_verdict *out_verdict, char *evidence, size_t size, qn_diag *diag) {
+                           qn_verdict *out_verdict, char *evidence, size_t size, bool *out_doubt, qn_diag *diag) {
   int64_t rows[QN_CHECK_ROWS_MAX], elements = 0, interpreted = 0;
   int count = choose_rows(set, code, rows);
   for (int r = 0; r < count; r++) {
@@ -100,6 +100,8 @@ qn_status qn_check_set_run(qn_check_set *set, const qn_check_code *code, qn_chec
       set->running = NULL;
       elements += result.written;
       interpreted += result.interpreted;
+      if (result.kept_wrong) kept->kept = false;
+      if (result.kept_wrong && out_doubt) *out_doubt = true;
       if (!result.right) {
         *out_verdict = QN_VERDICT_WRONG;
         snprintf(evidence, size, "%s", result.text);
@@ -110,7 +112,7 @@ qn_status qn_check_set_run(qn_check_set *set, const qn_check_code *code, qn_chec
     }
   }
   *out_verdict = QN_VERDICT_OK;
-  snprintf(evidence, size, "%" PRId64 " elements at %d row count%s, %" PRId64 " against the interpreter", elements, count,
-           count == 1 ? "" : "s", interpreted);
+  snprintf(evidence, size, "%" PRId64 " elements at %d row count%s, %" PRId64 " against the interpreter", elements,
+           count, count == 1 ? "" : "s", interpreted);
   return QN_OK;
 }

@@ -24,9 +24,12 @@ void qn_check_set_destroy(qn_check_set *set);  // NULL is harmless
 // Called before inputs are made (running false) and before code runs (true).
 typedef void (*qn_check_note)(void *context, bool running);
 
-// The verdict is OK or WRONG, with evidence. Errors: those of qn_check_create.
+// The verdict is OK or WRONG, with evidence. *out_doubt (may be NULL) is set to true, and left alone otherwise, when
+// code that was found right before turns out to be wrong: all such code wants to be checked again. Errors: those of
+// qn_check_create.
 QN_CHECKED qn_status qn_check_set_run(qn_check_set *set, const qn_check_code *code, qn_check_note note, void *context,
-                                      qn_verdict *out_verdict, char *evidence, size_t size, qn_diag *diag);
+                                      qn_verdict *out_verdict, char *evidence, size_t size, bool *out_doubt,
+                                      qn_diag *diag);
 // qn_check_locate for the code that runs now.
 bool qn_check_set_locate(const qn_check_set *set, const void *address, char *out, size_t size);
 

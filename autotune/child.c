@@ -78,8 +78,8 @@ static void close_socket(qn_child *child) {
   child->socket = -1;
 }
 
-qn_status qn_child_start(size_t shared_size, qn_child_serve serve, qn_child_locate locate, void *context,
-                         qn_child *out, qn_diag *diag) {
+qn_status qn_child_start(size_t shared_size, qn_child_serve serve, qn_child_locate locate, void *context, qn_child *out,
+                         qn_diag *diag) {
   int sockets[2];
   *out = (qn_child){.socket = -1};
   void *shared = mmap(NULL, shared_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -143,7 +143,8 @@ static qn_child_end tell_death(qn_child *child, char *evidence, size_t size) {
   int status = reap(child);
   if (WIFSIGNALED(status)) {
     int number = WTERMSIG(status);
-    snprintf(evidence, size, "signal %d (%s)%s%.150s", number, strsignal(number), flight->text[0] ? ": " : "", flight->text);
+    snprintf(evidence, size, "signal %d (%s)%s%.150s", number, strsignal(number), flight->text[0] ? ": " : "",
+             flight->text);
     return number == SIGKILL ? QN_CHILD_KILLED : QN_CHILD_DIED;
   }
   snprintf(evidence, size, "the process left with status %d", WEXITSTATUS(status));

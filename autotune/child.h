@@ -24,8 +24,8 @@ typedef struct qn_flight {
 void qn_flight_note(qn_flight *flight, int stage, int item);
 
 typedef struct qn_child {
-  pid_t pid;    // 0 = none
-  int socket;   // to the child; -1 = none
+  pid_t pid;     // 0 = none
+  int socket;    // to the child; -1 = none
   void *shared;  // owned: begins with a qn_flight; stays after the child has died
   size_t shared_size;
 } qn_child;
@@ -35,8 +35,8 @@ typedef void (*qn_child_serve)(void *context, void *shared);
 // Says into `out` what an address is that a fault named; called in the child, in a signal handler. False: not known.
 typedef bool (*qn_child_locate)(void *context, const void *address, char *out, size_t size);
 
-// Forks. `shared` is zeroed. The child ignores Ctrl-C, which is its parent's to handle, dies with its parent, and leaves no
-// core file. Errors: NOMEM; LIMIT when the system has no process to give. *out is zeroed on failure.
+// Forks. `shared` is zeroed. The child ignores Ctrl-C, which is its parent's to handle, dies with its parent, and
+// leaves no core file. Errors: NOMEM; LIMIT when the system has no process to give. *out is zeroed on failure.
 QN_CHECKED qn_status qn_child_start(size_t shared_size, qn_child_serve serve, qn_child_locate locate, void *context,
                                     qn_child *out, qn_diag *diag);
 // Kills it, waits for it, and frees the memory. Zeroed is harmless.

@@ -44,8 +44,7 @@ qn_status qn_subject_of_step(const qn_program *program, const qn_pstep *step, qn
   const qn_pbuf **params = QN_ARENA_ARRAY(arena, count, const qn_pbuf *);
   if (!params) return qn_fail_nomem(diag, kernel->name, "what its parameters are");
   for (size_t i = 0; i < count; i++) params[i] = &program->buffers.items[step->buffers[i]];
-  *out = (qn_subject){
-      .plain = kernel->plain, .params = params, .rows = kernel->rows, .run_tokens = kernel->run_tokens};
+  *out = (qn_subject){.plain = kernel->plain, .params = params, .rows = kernel->rows, .run_tokens = kernel->run_tokens};
   memcpy(out->max_values, program->max_values, sizeof out->max_values);
   return QN_OK;
 }
@@ -224,7 +223,8 @@ static qn_status make_tokens(filling *f) {
     if (count < 1) count = 1;
     if (count > left) count = left;
     int64_t spare = room > count ? room - count : 0;
-    int64_t first = f->use == QN_INPUTS_TIME || s == 0 ? spare : (int64_t)(mix(in->seed, 3, (uint64_t)s) % (uint64_t)(spare + 1));
+    int64_t first =
+        f->use == QN_INPUTS_TIME || s == 0 ? spare : (int64_t)(mix(in->seed, 3, (uint64_t)s) % (uint64_t)(spare + 1));
     bool falls = f->use == QN_INPUTS_CHECK && in->seed % 2 && s % 2 == 0;
     for (int64_t i = 0; i < count; i++, at++) {
       t->sequence[at] = (int32_t)s;
@@ -273,7 +273,8 @@ static void fill_rows(filling *f, size_t param) {
   const qn_pbuf *p = in->subject.params[param];
   qn_guarded *g = &in->buffers[param];
   int64_t count = (int64_t)(g->size / sizeof(float)), pitch = p->kind == QN_PB_ARENA ? p->row_pitch : 0;
-  if (pitch <= 0) pitch = p->type.rank == 1 ? qn_dim_at(p->type.dims[0], in->symbols) : qn_row_width(&p->type, in->symbols);
+  if (pitch <= 0)
+    pitch = p->type.rank == 1 ? qn_dim_at(p->type.dims[0], in->symbols) : qn_row_width(&p->type, in->symbols);
   if (pitch < 1 || pitch > count) pitch = count;
   for (int64_t row = 0, at = 0; at < count; row++, at += pitch) {
     int64_t length = count - at < pitch ? count - at : pitch;
@@ -288,8 +289,8 @@ static void fill_a8_rows(filling *f, size_t param) {
   qn_guarded *g = &in->buffers[param];
   int64_t width = qn_row_width(&p->type, in->symbols), pitch = p->row_pitch;
   for (int64_t row = 0; (row + 1) * pitch <= (int64_t)g->size; row++) {
-    qn_inputs_fill_a8(mix(in->seed, param, (uint64_t)row), qn_inputs_kind(in->seed, row, f->use),
-                      g->data + row * pitch, width);
+    qn_inputs_fill_a8(mix(in->seed, param, (uint64_t)row), qn_inputs_kind(in->seed, row, f->use), g->data + row * pitch,
+                      width);
   }
 }
 
@@ -336,9 +337,7 @@ static uint64_t poison_word(size_t param, size_t word) {
   return x ^ x >> 32;
 }
 
-uint8_t qn_inputs_poison_byte(size_t param, size_t at) {
-  return (uint8_t)(poison_word(param, at / 8) >> at % 8 * 8);
-}
+uint8_t qn_inputs_poison_byte(size_t param, size_t at) { return (uint8_t)(poison_word(param, at / 8) >> at % 8 * 8); }
 
 void qn_inputs_poison(size_t param, uint8_t *data, size_t size) {
   for (size_t at = 0; at < size; at += 8) {
@@ -377,17 +376,16 @@ static qn_status check_type(const qn_inputs *in, size_t i, qn_diag *diag) {
   bool fits = true;
   if (p->kind == QN_PB_CACHE) {
     int64_t element = (int64_t)qn_dtype_size(p->type.dtype);
-    fits = p->type.rank == 4 && p->name && qn_dtype_is_float(p->type.dtype) &&
-           p->type.dims[1].symbol == QN_SYM_NONE && p->type.dims[2].symbol == QN_SYM_NONE &&
-           p->type.dims[3].symbol == QN_SYM_NONE &&
+    fits = p->type.rank == 4 && p->name && qn_dtype_is_float(p->type.dtype) && p->type.dims[1].symbol == QN_SYM_NONE &&
+           p->type.dims[2].symbol == QN_SYM_NONE && p->type.dims[3].symbol == QN_SYM_NONE &&
            p->type.dims[strcmp(p->name, "k") == 0 ? 3 : 2].value == QN_PAGE_KEYS &&
            !__builtin_mul_overflow(width, in->symbols[QN_SYM_G] * element, &all) && all == size;
   } else if (p->type.dtype == QN_DTYPE_A8) {
     fits = p->type.rank >= 2 && width % 32 == 0 && width <= size && p->row_pitch >= width + width / 2;
   }
   if (fits) return QN_OK;
-  return qn_fail(diag, QN_ERR_UNSUPPORTED, in->subject.plain->name, "parameter %zu: got a type that its %" PRId64
-                 " bytes do not hold", i, size);
+  return qn_fail(diag, QN_ERR_UNSUPPORTED, in->subject.plain->name,
+                 "parameter %zu: got a type that its %" PRId64 " bytes do not hold", i, size);
 }
 
 // Positions and sequences are made together; a cache that is read or written by tokens of unknown places would be
@@ -435,7 +433,8 @@ qn_status qn_inputs_create(const qn_subject *subject, const int64_t symbols[QN_S
   in->buffers = qn_alloc_zeroed(allocator, (in->count + 1) * sizeof *in->buffers);
   in->borrowed = qn_alloc_zeroed(allocator, (in->count + 1) * sizeof *in->borrowed);
   filling f = {.in = in, .use = use, .diag = diag};
-  qn_status status = in->buffers && in->borrowed ? check_names(in, diag) : qn_fail_nomem(diag, subject->plain->name, "inputs");
+  qn_status status =
+      in->buffers && in->borrowed ? check_names(in, diag) : qn_fail_nomem(diag, subject->plain->name, "inputs");
   if (status == QN_OK) status = make_tokens(&f);
   if (status == QN_OK) status = make_buffers(&f, weights_of);
   free_tokens(&f);

@@ -8,10 +8,10 @@
 
 // A kernel and what its parameters are.
 typedef struct qn_subject {
-  const qn_lkernel *plain;         // borrowed: as lowered
-  const qn_pbuf *const *params;    // borrowed: what each parameter's buffer is; offsets, names of tensors do not matter
-  qn_symbol rows;                  // the symbol that row counts are values of; NONE = the kernel has one variant
-  int64_t run_tokens;              // attention: tokens that share a tile (qn_pkernel); 0 = another kernel
+  const qn_lkernel *plain;       // borrowed: as lowered
+  const qn_pbuf *const *params;  // borrowed: what each parameter's buffer is; offsets, names of tensors do not matter
+  qn_symbol rows;                // the symbol that row counts are values of; NONE = the kernel has one variant
+  int64_t run_tokens;            // attention: tokens that share a tile (qn_pkernel); 0 = another kernel
   int64_t max_values[QN_SYM_COUNT];  // the largest values of symbols; 0 = any
 } qn_subject;
 
@@ -33,7 +33,7 @@ typedef struct qn_guarded {
   size_t mapping_size;
 } qn_guarded;
 QN_CHECKED qn_status qn_guarded_create(size_t size, qn_guarded *out, qn_diag *diag);
-void qn_guarded_destroy(qn_guarded *guarded);  // zeroed is harmless
+void qn_guarded_destroy(qn_guarded *guarded);     // zeroed is harmless
 void qn_guarded_seal(const qn_guarded *guarded);  // writes the pattern around it anew
 // Takes away the right to write to it. False when the system refuses.
 bool qn_guarded_protect(const qn_guarded *guarded);
@@ -41,7 +41,8 @@ bool qn_guarded_protect(const qn_guarded *guarded);
 bool qn_guarded_touched(const qn_guarded *guarded, int64_t *out_at);
 
 typedef enum qn_inputs_use {
-  // Rows of random values, of blocks of very different sizes, extreme, tiny, zero, with one value alone, with infinities
+  // Rows of random values, of blocks of very different sizes, extreme, tiny, zero, with one value alone, with
+  // infinities
   // and NaN; row 0 has the kind that the seed says (0 random, then the others), further rows all kinds. Scales of
   // quantised weights random, extreme, denormal and zero, codes random and all extreme. Keys that no token may see, and
   // pages that no sequence has, are NaN. What is written is filled with a pattern that depends on the place alone.

@@ -145,7 +145,10 @@ static void fill_block(const qn_format *f, stream *s, int kind, bool hot, uint8_
   float scale = block_scale(s, kind, (unit(s) + 0.5f) / range / 1.5f);
   if (kind == ONE_HOT && !hot) scale = 0;
   if (f->scale_kind == QN_SCALE_E8M0) {
-    at[f->scale_at] = scale <= 0 ? 0 : kind == LARGE && scale > 1 ? 254 : kind == TINY ? 1 : (uint8_t)(128 + ilogbf(scale));
+    at[f->scale_at] = scale <= 0                   ? 0
+                      : kind == LARGE && scale > 1 ? 254
+                      : kind == TINY               ? 1
+                                                   : (uint8_t)(128 + ilogbf(scale));
   } else {
     put_half(at + f->scale_at, scale);
   }
@@ -153,8 +156,8 @@ static void fill_block(const qn_format *f, stream *s, int kind, bool hot, uint8_
 }
 
 // Packs `panels` panels of `rows` rows into `out`.
-static bool make_panels(const qn_format *f, uint32_t rows, int64_t panels, int64_t k, uint64_t seed,
-                        qn_inputs_use use, uint8_t *out, const qn_allocator *allocator) {
+static bool make_panels(const qn_format *f, uint32_t rows, int64_t panels, int64_t k, uint64_t seed, qn_inputs_use use,
+                        uint8_t *out, const qn_allocator *allocator) {
   int64_t blocks = k / f->block_values, n = panels * rows;
   size_t size = 0;
   if (!qn_format_file_bytes(f, n, k, &size)) return false;

@@ -41,8 +41,9 @@ typedef struct qn_measurer {
   qn_status (*prepare)(void *self, const qn_schedule *schedules, int count, qn_measured *out, qn_diag *diag);
   // Times two candidates whose verdict is OK in turns (a b, b a, a b ...), `rounds` times each, as the model meets them
   // (cold weights where they come from memory): out_seconds[2 * i] is a's time in round i, out_seconds[2 * i + 1] b's,
-  // each of one call. a == b times one of them twice a round. Where one dies or hangs, its result says so
-  // (out[0] a's, out[1] b's), the times are 0 and it must not be timed again; otherwise both are OK.
+  // each of one call. a == b times one of them twice a round. Where one dies or hangs, or was found to be wrong since it
+  // was prepared, its result says so (out[0] a's, out[1] b's), the times are 0 and it must not be timed again; otherwise
+  // both are OK.
   qn_status (*pair)(void *self, int a, int b, int rounds, double *out_seconds, qn_measured out[2], qn_diag *diag);
   void (*end)(void *self);
   double (*now)(void *self);  // seconds of a clock that never goes back: what budgets are held against

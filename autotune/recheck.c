@@ -39,7 +39,7 @@ static qn_status check_item(checker *c, shared *s, qn_diag *diag) {
   }
   if (!c->set) QN_TRY(qn_check_set_create(item->subject, c->quick, c->allocator, &c->set, diag));
   return qn_check_set_run(c->set, &item->code, note, &s->flight, &s->result.verdict, s->result.evidence,
-                          sizeof s->result.evidence, diag);
+                          sizeof s->result.evidence, NULL, diag);
 }
 
 static void serve(void *context, void *memory) {

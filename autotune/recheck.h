@@ -1,5 +1,5 @@
-// Checks code that is there already, kernel by kernel in a child process: an artifact's on the machine it is on, or what a
-// compilation made of schedules that another code generator found.
+// Checks code that is there already, kernel by kernel in a child process: an artifact's on the machine it is on, or
+// what a compilation made of schedules that another code generator found.
 #ifndef QN_AUTOTUNE_RECHECK_H
 #define QN_AUTOTUNE_RECHECK_H
 

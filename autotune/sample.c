@@ -30,9 +30,7 @@ void qn_nest_find(const qn_lkernel *kernel, const int64_t symbols[QN_SYM_COUNT],
     qn_lstmt *s = block->first;
     int64_t lo = 0, hi = 0;
     if (!s || s->next || s->kind != QN_LS_FOR || s->u.loop.order != QN_LO_DATA) return;
-    if (!evaluate(s->u.loop.lo, symbols, &lo) || !evaluate(s->u.loop.hi, symbols, &hi) ||
-        lo < 0 || hi <= lo)
-      return;
+    if (!evaluate(s->u.loop.lo, symbols, &lo) || !evaluate(s->u.loop.hi, symbols, &hi) || lo < 0 || hi <= lo) return;
     out->loops[out->depth] = s;
     out->first[out->depth] = lo;
     out->trips[out->depth++] = hi - lo;
@@ -66,12 +64,13 @@ int64_t qn_nest_cost(const qn_nest *nest, int depth, const qn_lkernel *kernel, c
   return block_cost(depth ? &nest->loops[depth - 1]->u.loop.body : &kernel->body, symbols) + 1;
 }
 
+void qn_nest_limit(qn_lbuild *b, const qn_nest *nest, int i, int64_t begin, int64_t end) {
+  const qn_lexpr *lo = qn_lint(b, nest->first[i] + begin), *hi = qn_lint(b, nest->first[i] + end);
+  if (lo && hi) qn_lfor_set_bounds(nest->loops[i], lo, hi);
+}
+
 void qn_nest_select(qn_lbuild *b, const qn_nest *nest, int depth, const int64_t at[QN_NEST_DEPTH]) {
-  for (int i = 0; i < depth; i++) {
-    int64_t first = nest->first[i] + at[i];
-    const qn_lexpr *lo = qn_lint(b, first), *hi = qn_lint(b, first + 1);
-    if (lo && hi) qn_lfor_set_bounds(nest->loops[i], lo, hi);
-  }
+  for (int i = 0; i < depth; i++) qn_nest_limit(b, nest, i, at[i], at[i] + 1);
 }
 
 // --- the footprint

@@ -10,21 +10,21 @@
 
 enum { MAX_CALLS = 256, MAX_COPIES = 1024 };
 #define UNKNOWN_CACHE_BYTES ((uint64_t)32 << 20)
-#define COPY_BYTES_MAX ((uint64_t)1 << 30)
-#define SAMPLE_S 1e-3
+#define COPY_BYTES_MAX      ((uint64_t)1 << 30)
+#define SAMPLE_S            1e-3
 
 struct qn_timing {
   const qn_allocator *allocator;  // borrowed
   qn_inputs *inputs;              // owned
   qn_threads *threads;            // owned
   int copies;
-  bool *rotates;     // owned: by parameter: its copies are taken in turn
-  uint8_t *memory;   // mapped: all copies, one after another
+  bool *rotates;    // owned: by parameter: its copies are taken in turn
+  uint8_t *memory;  // mapped: all copies, one after another
   size_t memory_size;
-  size_t *offsets;   // owned: by parameter, in a copy
+  size_t *offsets;  // owned: by parameter, in a copy
   size_t copy_size;
-  void **pointers;   // owned: [copies][parameters]
-  int next;          // copy of the next call
+  void **pointers;  // owned: [copies][parameters]
+  int next;         // copy of the next call
   qn_work works[MAX_CALLS];
 };
 

@@ -9,10 +9,10 @@
 typedef struct qn_timing qn_timing;
 
 typedef struct qn_timing_options {
-  int64_t rows, keys;   // tokens of the step; keys in the cache before it
-  int threads;          // 0 = one a core
-  uint64_t model_bytes;  // of all weights that a step of the model reads
-  int64_t cache_pairs;  // layers whose keys and values a step reads
+  int64_t rows, keys;         // tokens of the step; keys in the cache before it
+  int threads;                // 0 = one a core
+  uint64_t model_bytes;       // of all weights that a step of the model reads
+  int64_t cache_pairs;        // layers whose keys and values a step reads
   uint64_t last_cache_bytes;  // of the machine; 0 = as it says
 } qn_timing_options;
 

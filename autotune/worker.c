@@ -9,8 +9,8 @@
 #include "runtime/base/vec.h"
 
 #define COMPILE_LIMIT_S 120.0
-#define RUN_LIMIT_S 10.0
-enum { WALL_FACTOR = 10, DEATHS_MAX = 3 };
+#define RUN_LIMIT_S     10.0
+enum { WALL_FACTOR = 10, DEATHS_MAX = 3, DOUBTS_MAX = 4 };
 
 typedef struct candidate {
   qn_schedule schedule;
@@ -27,6 +27,7 @@ struct qn_worker {
   qn_tuning_task task;
   bool begun;      // there is a task
   bool child_has;  // and the present child has begun it
+  bool doubt;      // a candidate that was found right turned out to be wrong
   QN_VEC(candidate) candidates;
 };
 
@@ -127,7 +128,8 @@ static qn_status have_child(qn_worker *w, qn_diag *diag) {
 }
 
 static void blame(candidate *c, const answer *a) {
-  static const char *const at[] = {[QN_WORKER_IDLE] = "", [QN_WORKER_SETTING_UP] = "",
+  static const char *const at[] = {[QN_WORKER_IDLE] = "",
+                                   [QN_WORKER_SETTING_UP] = "",
                                    [QN_WORKER_COMPILING] = "while it was compiled: ",
                                    [QN_WORKER_CHECKING] = "while it was checked: ",
                                    [QN_WORKER_TIMING] = "while it was timed: "};
@@ -142,6 +144,7 @@ static answer send(qn_worker *w, const int *list, int count, bool check) {
   qn_worker_shared *s = w->child.shared;
   s->count = count;
   s->check = check;
+  s->doubt = false;
   for (int i = 0; i < count; i++) {
     s->numbers[i] = list[i];
     s->schedules[i] = w->candidates.items[list[i]].schedule;
@@ -155,6 +158,7 @@ static answer send(qn_worker *w, const int *list, int count, bool check) {
 static int take_results(qn_worker *w, int *list, int count, bool check) {
   const qn_worker_shared *s = w->child.shared;
   int left = 0;
+  w->doubt = w->doubt || s->doubt;
   for (int i = 0; i < count; i++) {
     candidate *c = &w->candidates.items[list[i]];
     if (!s->done[i]) {
@@ -231,20 +235,34 @@ static void end(void *self) {
   w->child_has = false;
 }
 
+// The interpreter has found fault with a candidate that passed before, and with it with what later ones were held
+// against: all that passed are checked again, now that more is known.
+static qn_status check_again(qn_worker *w, int *list, qn_diag *diag) {
+  for (int turn = 0; w->doubt && turn < DOUBTS_MAX; turn++) {
+    int count = 0;
+    for (size_t i = 0; i < w->candidates.count; i++)
+      if (w->candidates.items[i].measured.verdict == QN_VERDICT_OK) list[count++] = (int)i;
+    w->doubt = false;
+    QN_TRY(load(w, list, count, true, diag));
+  }
+  return QN_OK;
+}
+
 static qn_status prepare(void *self, const qn_schedule *schedules, int count, qn_measured *out, qn_diag *diag) {
   qn_worker *w = self;
-  size_t first = w->candidates.count;
-  int *list = qn_alloc(w->allocator, ((size_t)count + 1) * sizeof *list);
-  bool room = list != NULL;
-  for (int i = 0; room && i < count; i++) {
+  size_t first = w->candidates.count, room = first + (size_t)count + 1;
+  int *list = qn_alloc(w->allocator, room * sizeof *list);
+  bool fits = list != NULL;
+  for (int i = 0; fits && i < count; i++) {
     candidate c = {.schedule = schedules[i], .measured = {.verdict = QN_VERDICT_FAILED}};
     list[i] = (int)first + i;
-    room = qn_vec_push(w->allocator, &w->candidates, c);
+    fits = qn_vec_push(w->allocator, &w->candidates, c);
   }
-  qn_status status = room ? load(w, list, count, true, diag) : qn_fail_nomem(diag, w->task.kernel->name, "candidates");
+  qn_status status = fits ? load(w, list, count, true, diag) : qn_fail_nomem(diag, w->task.kernel->name, "candidates");
+  if (status == QN_OK) status = check_again(w, list, diag);
   if (status != QN_OK) w->candidates.count = first;
   for (int i = 0; status == QN_OK && i < count; i++) out[i] = w->candidates.items[first + (size_t)i].measured;
-  qn_free(w->allocator, list, ((size_t)count + 1) * sizeof *list);
+  qn_free(w->allocator, list, room * sizeof *list);
   return status;
 }
 

@@ -1,5 +1,5 @@
-// The measurer behind the search (measure.h): a child process compiles candidates, checks each, and times those that are
-// right. One that crashes, hangs or computes other bits costs its child, which is made anew; the rest goes on.
+// The measurer behind the search (measure.h): a child process compiles candidates, checks each, and times those that
+// are right. One that crashes, hangs or computes other bits costs its child, which is made anew; the rest goes on.
 #ifndef QN_AUTOTUNE_WORKER_H
 #define QN_AUTOTUNE_WORKER_H
 

@@ -20,8 +20,8 @@ struct qn_worker_child {
   qn_timing *timing;  // NULL before the first pair
 };
 
-qn_status qn_worker_child_create(const qn_worker_options *options, const qn_allocator *allocator,
-                                 qn_worker_child **out, qn_diag *diag) {
+qn_status qn_worker_child_create(const qn_worker_options *options, const qn_allocator *allocator, qn_worker_child **out,
+                                 qn_diag *diag) {
   qn_worker_child *c = *out = qn_alloc_zeroed(allocator, sizeof *c);
   if (!c) return qn_fail_nomem(diag, "worker", "its child");
   c->options = options;
@@ -132,7 +132,7 @@ static qn_status check_candidate(qn_worker_child *c, qn_worker_shared *s, int i,
                            .extent = code->extent};
   flying f = {&s->flight, i};
   return qn_check_set_run(c->checks, &checked, note, &f, &measured->verdict, measured->evidence,
-                          sizeof measured->evidence, diag);
+                          sizeof measured->evidence, &s->doubt, diag);
 }
 
 static qn_status prepare(qn_worker_child *c, qn_worker_shared *s, qn_diag *diag) {

@@ -27,6 +27,7 @@ typedef struct qn_worker_shared {
   qn_schedule schedules[QN_WORKER_BATCH];
   bool done[QN_WORKER_BATCH];
   qn_measured results[QN_WORKER_BATCH];
+  bool doubt;  // candidates that were right may not be: see qn_check_set_run
   // PAIR
   int pair[2], rounds;
   double seconds[2 * QN_WORKER_ROUNDS];

@@ -8,6 +8,7 @@
 #include "frontend/machine.h"
 #include "frontend/machine_probes.h"
 #include "frontend/quern.h"
+#include "runtime/cpu_features.h"
 #include "runtime/topology.h"
 
 _Static_assert((int)QUERN_MACHINE_COUNTS == (int)QN_PROFILE_COUNTS && (int)QUERN_LEVELS == (int)QN_PROFILE_LEVELS &&
@@ -56,6 +57,19 @@ qn_status quern_machine_stored(qn_db *db, qn_machine_profile *out, int64_t *out_
   qn_buf_deinit(&fingerprint);
   qn_arena_deinit(&arena);
   return status;
+}
+
+void quern_machine_fill_model(qn_db *db, const qn_target *target, int threads, qn_machine_model *model) {
+  char missing[64];
+  qn_machine_profile profile;
+  qn_diag ignored = {0};  // who wants to know asks quern machine
+  int64_t when;
+  bool found = false;
+  bool runs_here =
+      (unsigned)target->arch == qn_cpu_arch() && !qn_cpu_missing(target->required, missing, sizeof missing);
+  if (!runs_here) return;
+  if (db && quern_machine_stored(db, &profile, &when, &found, NULL, 0, &ignored) != QN_OK) found = false;
+  qn_profile_fill_model(found ? &profile : NULL, target, threads, model);
 }
 
 static qn_status store(qn_db *db, const char *fingerprint, const qn_machine_profile *profile, int64_t when,

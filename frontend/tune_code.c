@@ -53,8 +53,7 @@ static qn_status compile(void *context, const qn_tuning_task *task, const qn_sch
   qn_codegen_options options = {.target = code->target, .threads = task->threads};
   qn_status status = kernels ? apply_all(task, schedules, count, &arena, kernels, out, diag)
                              : qn_fail_nomem(diag, task->kernel->name, "candidates");
-  if (status == QN_OK)
-    status = qn_jit_create(kernels, (size_t)count, &options, qn_allocator_default(), &jit, diag);
+  if (status == QN_OK) status = qn_jit_create(kernels, (size_t)count, &options, qn_allocator_default(), &jit, diag);
   for (int i = 0; status == QN_OK && i < count; i++) out[i].entry = qn_jit_kernel(jit, (size_t)i);
   if (status == QN_OK && !qn_vec_push(qn_allocator_default(), &code->jits, jit)) {
     qn_jit_destroy(jit);

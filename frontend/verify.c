@@ -18,13 +18,13 @@ typedef struct verification {
   qn_diag *diag;
   qn_arena arena;
   qn_artifact artifact;
-  qn_str text;            // of the kernels
+  qn_str text;  // of the kernels
   const qn_art_code *code;
-  void *image;            // mapped: a copy of its machine code
+  void *image;  // mapped: a copy of its machine code
   size_t image_size;
   QN_VEC(qn_recheck_item) items;
   QN_VEC(const qn_art_variant *) variants;  // one an item
-  qn_measured *results;   // owned: one an item
+  qn_measured *results;                     // owned: one an item
   quern_verify_report report;
 } verification;
 
@@ -174,12 +174,16 @@ static qn_status verify(verification *v) {
   QN_TRY(read_all(v));
   v->results = qn_alloc_zeroed(v->allocator, (v->items.count + 1) * sizeof *v->results);
   if (!v->results) return qn_fail_nomem(v->diag, v->path, "results");
-  qn_recheck_options options = {
-      .quick = v->options->quick, .limit_s = v->options->limit_s, .report = report_item, .cancelled = is_cancelled, .context = v};
+  qn_recheck_options options = {.quick = v->options->quick,
+                                .limit_s = v->options->limit_s,
+                                .report = report_item,
+                                .cancelled = is_cancelled,
+                                .context = v};
   QN_TRY(qn_recheck(v->items.items, v->items.count, &options, v->allocator, v->results, v->diag));
   if (v->report.wrong == 0) return QN_OK;
   return qn_fail(v->diag, QN_ERR_FORMAT, v->path,
-                 "%" PRIu32 " of %" PRIu32 " kernels for %s do other than their loop IR says; do not use this artifact: "
+                 "%" PRIu32 " of %" PRIu32
+                 " kernels for %s do other than their loop IR says; do not use this artifact: "
                  "compile the model again, and check this machine if that does not help",
                  v->report.wrong, v->report.checked, v->report.target);
 }

@@ -4,15 +4,17 @@
 
 #include "frontend/cli/cli.h"
 #include "frontend/cli/progress.h"
+#include "frontend/cli/settings.h"
 #include "runtime/base/vec.h"
 
 #define BENCH_LIST_MAX 16
 
 typedef struct bench_options {
   cli_common common;
-  const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages;
-  uint64_t generate, reps, context;
-  bool no_pin;
+  const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages,
+      *spin;
+  uint64_t generate, reps, context, decode_threads;
+  bool pin, no_pin;
 } bench_options;
 
 // "1,2,4" of an option.
@@ -64,6 +66,7 @@ typedef struct bench {
   quern_model_cost cost;
   bench_list threads, prompts, depths, batches;
   int64_t context;  // of the sessions: for the longest of all
+  cli_settings settings;
   cli_progress progress;
   QN_VEC(bench_machine) machines;
   QN_VEC(bench_prefill) prefills;

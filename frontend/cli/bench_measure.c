@@ -16,7 +16,8 @@ static bool add(bench *b, bench_samples *samples, double value) { return qn_vec_
 typedef struct round {
   bench *b;
   quern_session *session;  // borrowed
-  int threads;
+  int threads;  // that compute now
+  int prompt_threads, decode_threads;
   bool cpu_time;
   double rates[QUERN_RATE_INT8 + 1];  // of the machine, now
   int32_t vocab;
@@ -250,7 +251,7 @@ static int plan_batch(const bench *b, int64_t batch, bool *out_one_sequence) {
                   (long long)batch, rows);
 }
 
-static int plan(bench *b, int threads) {
+static int plan(bench *b, int threads, int decode_threads) {
   bench_machine machine = {.threads = threads};
   bool kept = qn_vec_push(b->allocator, &b->machines, machine);
   for (size_t i = 0; kept && i < b->prompts.count; i++) {
@@ -259,7 +260,7 @@ static int plan(bench *b, int threads) {
   }
   for (size_t i = 0; i < b->depths.count; i++) {
     for (size_t j = 0; kept && j < b->batches.count; j++) {
-      bench_decode d = {.threads = threads, .depth = b->depths.items[i], .batch = b->batches.items[j], .outside = -1};
+      bench_decode d = {.threads = decode_threads, .depth = b->depths.items[i], .batch = b->batches.items[j], .outside = -1};
       int code = plan_batch(b, d.batch, &d.one_sequence);
       if (code != 0) return code;
       kept = qn_vec_push(b->allocator, &b->decodes, d);
@@ -272,9 +273,11 @@ static int measure_rounds(bench *b, round_state *r, size_t first_prefill, size_t
   int code = 0;
   for (uint64_t rep = 0; code == 0 && rep < b->options->reps; rep++) {
     code = measure_machine(r, &b->machines.items[b->machines.count - 1]);
+    r->threads = r->prompt_threads;
     for (size_t i = first_prefill; code == 0 && i < b->prefills.count; i++) {
       code = measure_prefill(r, &b->prefills.items[i]);
     }
+    r->threads = r->decode_threads;
     for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {
       code = measure_decode(r, &b->decodes.items[i]);
     }
@@ -296,7 +299,9 @@ static int warm_up(round_state *r) {
 static int measure_threads(bench *b, int threads) {
   round_state r = {.b = b, .vocab = quern_model_vocab_size(b->model)};
   r.cpu_time = b->options->clock && strcmp(b->options->clock, "cpu") == 0;
-  quern_session_options how = {.threads = threads, .no_pin = b->options->no_pin, .context = b->context};
+  quern_session_options how = {.context = b->context};
+  cli_settings_apply(&b->settings, &how);
+  if (threads > 0) how.threads = threads;  // otherwise those of the settings
   int32_t sequences = 1;
   for (size_t i = 0; i < b->batches.count; i++) {
     bool one = false;
@@ -309,9 +314,10 @@ static int measure_threads(bench *b, int threads) {
   if (code != 0) return cli_fail_with(code, &r.error);
   quern_session_info info;
   quern_session_get_info(r.session, &info);
-  r.threads = info.threads;
+  r.threads = r.prompt_threads = info.threads;
+  r.decode_threads = info.decode_threads;
   size_t first_prefill = b->prefills.count, first_decode = b->decodes.count;
-  code = plan(b, info.threads);
+  code = plan(b, info.threads, info.decode_threads);
   b->kv_bytes = info.kv_bytes;
   if (code == 0) code = warm_up(&r);
   if (code == 0) code = measure_rounds(b, &r, first_prefill, first_decode);

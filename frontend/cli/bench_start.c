@@ -69,10 +69,10 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
     arguments[used++] = "-j";
     arguments[used++] = threads;
   }
-  if (b->options->no_pin) arguments[used++] = "--no-pin";
-  if (b->options->huge_pages) {
+  arguments[used++] = b->settings.no_pin ? "--no-pin" : "--pin";
+  if (b->settings.huge_pages) {
     arguments[used++] = "--huge-pages";
-    arguments[used++] = (char *)(uintptr_t)b->options->huge_pages;
+    arguments[used++] = (char *)(uintptr_t)b->settings.huge_pages;
   }
   if (b->options->target) {
     arguments[used++] = "-t";

@@ -15,7 +15,7 @@
 static const cli_option options_table[] = {
     {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL,
      "write everything that was measured as one JSON object; - is standard output, where it takes the table's place"},
-    {"threads", 'j', CLI_TEXT, FIELD(threads), "N,...", 0, 0, NULL, "one a physical core",
+    {"threads", 'j', CLI_TEXT, FIELD(threads), "N,...", 0, 0, NULL, CLI_THREADS_STANDARD,
      "numbers of threads; what stands for the whole is the last"},
     {"prompt", 'p', CLI_TEXT, FIELD(prompts), "N,...", 0, 0, NULL, DEFAULT_PROMPTS,
      "tokens of a prompt; what stands for the whole is the last"},
@@ -31,6 +31,9 @@ static const cli_option options_table[] = {
      "busy machine take nothing, for the model and for the machine alike"},
     {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "the model's own",
      "model file: compile for a context of so many tokens"},
+    {"decode-threads", 0, CLI_COUNT, FIELD(decode_threads), "N", 1, 1024, NULL, CLI_DECODE_THREADS_STANDARD, CLI_DECODE_THREADS_HELP},
+    {"spin", 0, CLI_TEXT, FIELD(spin), "MICROSECONDS", 0, 0, NULL, CLI_SPIN_STANDARD, CLI_SPIN_HELP},
+    {"pin", 0, CLI_FLAG, FIELD(pin), NULL, 0, 0, NULL, NULL, CLI_PIN_HELP},
     {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
     {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
      "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
@@ -106,6 +109,21 @@ static int read_lists(bench *b) {
   return code;
 }
 
+static int read_settings(bench *b) {
+  const bench_options *o = b->options;
+  cli_settings_options settings = {.threads = o->threads ? (uint64_t)b->threads.items[0] : 0,
+                                   .decode_threads = o->decode_threads,
+                                   .spin = o->spin,
+                                   .pin = o->pin,
+                                   .no_pin = o->no_pin,
+                                   .quiet = o->common.quiet,
+                                   .huge_pages = o->huge_pages};
+  for (size_t i = 0; o->threads && i < b->threads.count; i++) {
+    if ((uint64_t)b->threads.items[i] < settings.threads) settings.threads = (uint64_t)b->threads.items[i];
+  }
+  return cli_settings_get(&settings, &b->settings);
+}
+
 static int64_t largest(const bench_list *list) {
   int64_t most = 0;
   for (size_t i = 0; i < list->count; i++) most = list->items[i] > most ? list->items[i] : most;
@@ -158,10 +176,10 @@ static int open_model(bench *b, const char *path, char **out_path) {
 
 // Places the weights as asked for. Not before: a process that measures a start wants the reserved pages, too.
 static int place_weights(bench *b) {
-  if (!b->options->huge_pages) return 0;
+  if (!b->settings.huge_pages) return 0;
   run_source source = {.path = b->artifact,
                        .target = b->options->target,
-                       .huge_pages = b->options->huge_pages,
+                       .huge_pages = b->settings.huge_pages,
                        .quiet = b->options->common.quiet};
   quern_model_close(b->model);
   b->model = NULL;
@@ -191,6 +209,7 @@ static int bench_all(bench *b, const char *path, char **artifact) {
     return cli_fail(QN_ERR_ARGUMENT, "--json", "got the model file itself, want another file");
   }
   int code = read_lists(b);
+  if (code == 0) code = read_settings(b);
   cli_catch_signals();
   if (code == 0) code = open_model(b, path, artifact);
   cli_progress_init(&b->progress, b->options->common.quiet);

@@ -7,16 +7,18 @@
 #include "frontend/cli/json.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/run_open.h"
+#include "frontend/cli/settings.h"
 #include "runtime/base/file.h"
 #include "runtime/base/vec.h"
 
 typedef struct run_options {
   cli_common common;
-  const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages;
+  const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
+      *spin;
   cli_texts stops;
-  uint64_t max_tokens, top_k, repeat_last, seed, threads, context, chunk;
+  uint64_t max_tokens, top_k, repeat_last, seed, threads, decode_threads, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
-  bool json, jit, no_cache, special, ignore_eog, no_pin;
+  bool json, jit, no_cache, special, ignore_eog, pin, no_pin;
 } run_options;
 
 #define FIELD(name) offsetof(run_options, name)
@@ -46,7 +48,10 @@ static const cli_option options_table[] = {
     {"seed", 0, CLI_COUNT, FIELD(seed), "N", 0, UINT64_MAX, NULL, "0",
      "of the random numbers; the same seed gives the "
      "same text on every machine"},
-    {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "to compute with"},
+    {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, CLI_THREADS_STANDARD, "to compute with"},
+    {"decode-threads", 0, CLI_COUNT, FIELD(decode_threads), "N", 1, 1024, NULL, CLI_DECODE_THREADS_STANDARD, CLI_DECODE_THREADS_HELP},
+    {"spin", 0, CLI_TEXT, FIELD(spin), "MICROSECONDS", 0, 0, NULL, CLI_SPIN_STANDARD, CLI_SPIN_HELP},
+    {"pin", 0, CLI_FLAG, FIELD(pin), NULL, 0, 0, NULL, NULL, CLI_PIN_HELP},
     {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
     {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "what the artifact allows",
      "tokens of context, prompt and generated text together; a model file is compiled for as many"},
@@ -88,6 +93,7 @@ typedef struct run_state {
   const qn_allocator *allocator;
   quern_model *model;      // owned
   quern_session *session;  // owned
+  cli_settings settings;
   bool has_tokenizer;
   id_vec prompt, generated;  // owned
   qn_buf text;               // with --json: what was generated
@@ -343,6 +349,7 @@ static int print_json(run_state *run) {
   cli_json_text(&json, "model", qn_str_from(quern_model_name(run->model)));
   cli_json_text(&json, "target", qn_str_from(quern_model_target(run->model)));
   cli_json_int(&json, "threads", info.threads);
+  cli_json_int(&json, "decode_threads", info.decode_threads);
   cli_json_int(&json, "context", info.context);
   cli_json_int(&json, "rss_bytes", peak_memory());
   cli_json_begin(&json, "timings", '{');
@@ -389,10 +396,8 @@ static int finish(run_state *run) {
 
 static int create_session(run_state *run) {
   const run_options *options = run->options;
-  quern_session_options how = {.threads = (int)options->threads,
-                               .no_pin = options->no_pin,
-                               .context = (int64_t)options->context,
-                               .chunk = (int64_t)options->chunk};
+  quern_session_options how = {.context = (int64_t)options->context, .chunk = (int64_t)options->chunk};
+  cli_settings_apply(&run->settings, &how);
   quern_error error = {0};
   int code = (int)quern_session_create(run->model, &how, &run->session, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
@@ -400,20 +405,29 @@ static int create_session(run_state *run) {
 
 static int run_all(run_state *run, const char *path) {
   const run_options *o = run->options;
+  cli_settings_options settings = {.threads = o->threads,
+                                   .decode_threads = o->decode_threads,
+                                   .spin = o->spin,
+                                   .pin = o->pin,
+                                   .no_pin = o->no_pin,
+                                   .quiet = o->common.quiet,
+                                   .huge_pages = o->huge_pages};
+  int code = cli_settings_get(&settings, &run->settings);
+  if (code != 0) return code;
   run_source source = {.path = path,
                        .target = o->target,
                        .numeric = o->numeric,
                        .quant = o->quant,
                        .kv_type = o->kv_type,
                        .template_path = o->template_path,
-                       .huge_pages = o->huge_pages,
+                       .huge_pages = run->settings.huge_pages,
                        .context = (uint32_t)o->context,
                        .jit = o->jit,
                        .no_cache = o->no_cache,
                        .quiet = o->common.quiet};
   cli_catch_signals();
   double begin = cli_seconds();
-  int code = run_open(&source, &run->model);
+  code = run_open(&source, &run->model);
   run->load_seconds = cli_seconds() - begin;
   if (code != 0) return code;
   if (cli_interrupted()) return cli_interrupt_code();

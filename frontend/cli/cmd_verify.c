@@ -20,7 +20,8 @@ static const cli_option options_table[] = {
     {"fast", 0, CLI_FLAG, FIELD(fast), NULL, 0, 0, NULL, NULL, "one row count and one set of inputs a kernel"},
     {"check-weights", 0, CLI_FLAG, FIELD(check_weights), NULL, 0, 0, NULL, NULL,
      "read all weights too and compare them with their hash"},
-    {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL, "write the results as JSON; - is standard output"},
+    {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL,
+     "write the results as JSON; - is standard output"},
 };
 
 static const char details[] =

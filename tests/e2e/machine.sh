@@ -3,7 +3,6 @@
 # and what goes wrong with files and databases.
 . "$(dirname "$0")/../support/e2e.sh"
 need_quern
-export XDG_DATA_HOME=$WORK/data
 
 has() { grep -qE -- "$2" "$1" || fail "$1 has no '$2': $(cat "$1")"; }
 # fails_with CODE PATTERN COMMAND...: ends with that code and says that on stderr.
@@ -49,6 +48,31 @@ assert 1 <= m["settings"]["threads_decode"] <= m["settings"]["threads_prefill"] 
 assert m["fingerprint"].endswith("threads=%d" % m["threads"][-1]) and m["cycles_per_s"] > 1e7
 PY
 fi
+
+# run takes what was found, unless its options say otherwise; the text is the same.
+export XDG_CACHE_HOME=$WORK/cache
+settings() { "$QUERN" run -q "$QUERN_SOURCE/models/nano/nano.gguf" -p 'Once upon' -n 20 --json "$@" > "$WORK/run.json"; }
+number() { sed -E "s/.*\"$1\": ([0-9]+).*/\1/" "$2"; }
+settings || fail "quern run with stored settings"
+for pair in threads:threads_prefill decode_threads:threads_decode; do
+  got=$(number "${pair%:*}" "$WORK/run.json") want=$(number "${pair#*:}" "$WORK/c.json")
+  [ "$got" = "$want" ] || fail "run takes $got ${pair%:*}, stored are $want"
+done
+text=$(sed -E 's/.*"ids": \[([^]]*)\].*/\1/' "$WORK/run.json")
+for options in '-j 2 --decode-threads 1 --spin 0 --no-pin' '-j 3 --decode-threads 2 --spin 500 --pin' '-j 1'; do
+  # shellcheck disable=SC2086
+  settings $options || fail "quern run $options"
+  [ "$text" = "$(sed -E 's/.*"ids": \[([^]]*)\].*/\1/' "$WORK/run.json")" ] || fail "another text with $options"
+done
+[ "$(number threads "$WORK/run.json")" = 1 ] || fail "-j 1 is not heard"
+run_nano=("$QUERN" run "$QUERN_SOURCE/models/nano/nano.gguf" -p x -n 1)
+fails_with 2 "decode-threads: got 2, want at most the 1 of --threads" "${run_nano[@]}" -j 1 --decode-threads 2
+fails_with 2 "spin: got '-3', want microseconds from 0 to 1000000" "${run_nano[@]}" --spin -3
+fails_with 2 "pin: got --no-pin too, want one of them" "${run_nano[@]}" --pin --no-pin
+mkdir -p "$WORK/bad/quern"
+head -c 8192 /dev/urandom > "$WORK/bad/quern/tuning.db"
+XDG_DATA_HOME=$WORK/bad "${run_nano[@]}" > "$WORK/out" 2> "$WORK/err" || fail "a damaged database ends quern run"
+has "$WORK/err" "note: the machine's settings are not used: .*got a file of another kind"
 
 # Another topology is another machine: nothing is stored for it, and its caches and nodes are told.
 export HWLOC_SYNTHETIC='pack:2 [numa(memory=1073741824)] l3:1(size=8388608) core:2 l2:1(size=1048576) l1d:1(size=49152) pu:1'

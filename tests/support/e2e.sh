@@ -11,6 +11,7 @@ QUERN=${QUERN:-$QUERN_BUILD/quern}
 export QUERN_SOURCE QUERN_BUILD QUERN
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/quern-e2e-XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
+export XDG_DATA_HOME=$WORK/data  # the user's own tuning database is none of a test's business
 
 pass() {
   echo "PASS: ${*:-$(basename "$0")}"

@@ -67,6 +67,7 @@ endforeach()
 set(test_environment
   "QUERN_SOURCE=${CMAKE_SOURCE_DIR}" "QUERN_BUILD=${CMAKE_BINARY_DIR}" "QUERN=${CMAKE_BINARY_DIR}/quern"
   "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
+  "XDG_DATA_HOME=${CMAKE_BINARY_DIR}/tests/no-data"  # not the user's own tuning database
   "UBSAN_OPTIONS=print_stacktrace=1")
 if(NOT "$ENV{QUERN_SHARED}" STREQUAL "")
   list(APPEND test_environment "QUERN_SHARED=$ENV{QUERN_SHARED}")

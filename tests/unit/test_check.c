@@ -25,8 +25,7 @@ static void compile(compiled *c, const char *text, const char *sizes, bool quant
   qn_pass_options options = {
       .machine = qn_machine_model_plain(target.vector_bytes, target.vector_registers, target.dots, 0),
       .quantize_activations = quantize};
-  qn_pass_context context = {
-      .arena = &c->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
+  qn_pass_context context = {.arena = &c->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
   qn_assert_ok(&diag, qn_graph_from_text(text, sizes, &c->arena, &context.graph, &diag));
   qn_assert_ok(&diag, qn_run_passes(&context));
   c->program = context.program;
@@ -64,7 +63,8 @@ static void check_step(compiled *c, const qn_pstep *step, uint64_t seeds) {
       for (uint64_t seed = 0; seed < seeds; seed++) {
         qn_check *check = NULL;
         qn_check_result result, again;
-        qn_assert_ok(&diag, qn_check_create(&subject, rows[i], seed, QN_CHECK_WORK, NULL, qn_test_allocator(), &check, &diag));
+        qn_assert_ok(&diag,
+                     qn_check_create(&subject, rows[i], seed, QN_CHECK_WORK, NULL, qn_test_allocator(), &check, &diag));
         qn_check_run(check, entry_of(c, step->kernel, v), variant->extent, &result);
         qn_check(result.right, "%s: %s", variant->kernel->name, result.text);
         qn_check(result.written > 0 && result.interpreted > 0, "%s: nothing was compared", kernel->name);
@@ -101,9 +101,7 @@ static const char layer[] =
     "last = gather_rows y rows; norm3 = param f32[64]; l = rmsnorm last norm3 eps=1e-5; logits = matmul l embd\n"
     "output logits";
 
-START_TEST(a_layer) {
-  check_all(layer, "F=q8_0 C=f16", true, 2);
-}
+START_TEST(a_layer) { check_all(layer, "F=q8_0 C=f16", true, 2); }
 END_TEST
 
 // What is made up is legal for every format: the interpreter reads all kinds of rows. Code of some formats too.
@@ -202,6 +200,16 @@ START_TEST(wrong_values) {
   expect(check, real, extent, NULL);
   qn_assert_ok(&diag, qn_check_keep(check, &diag));
   expect(check, flips_a_bit, extent, "row 17, column 11");
+  // What was kept may be wrong itself: the interpreter says so, and who was right.
+  qn_check_result result;
+  place = (23 * 48 + 30) * 4;
+  qn_check_destroy(check);
+  check = open_check(&c, step, 40, &subject, variant);
+  expect(check, flips_a_bit, extent, NULL);
+  qn_assert_ok(&diag, qn_check_keep(check, &diag));
+  qn_check_run(check, real, extent, &result);
+  qn_check(result.right && result.kept_wrong, "%s", result.text);
+  expect(check, flips_a_bit, extent, "row 23, column 30");
   at_least = 0;
   expect(check, repeats, extent, NULL);
   qn_check_destroy(check);
@@ -255,8 +263,8 @@ START_TEST(indices) {
       size_t count = 0, pages = 0;
       qn_assert_ok(&diag, qn_subject_of_step(c.program, step_of(&c, "qk_rope"), &c.arena, &subject, &diag));
       qn_subject_symbols(&subject, rows, 70, 3, symbols);
-      qn_assert_ok(&diag, qn_inputs_create(&subject, symbols, seed, QN_INPUTS_CHECK, NULL, qn_test_allocator(), &in,
-                                           &diag));
+      qn_assert_ok(&diag,
+                   qn_inputs_create(&subject, symbols, seed, QN_INPUTS_CHECK, NULL, qn_test_allocator(), &in, &diag));
       const int32_t *pos = input(in, "pos", &count), *seq = input(in, "seq", &count);
       const int32_t *table = input(in, "block_table", &pages);
       qn_check((int64_t)count == symbols[QN_SYM_T] && (int64_t)pages == symbols[QN_SYM_B] * symbols[QN_SYM_P], "sizes");
@@ -317,7 +325,8 @@ START_TEST(row_counts) {
         for (int t = 0; t < tile; t++) left %= s.m_tiles[t];
         if (left / s.m_tiles[tile] > most) most = left / s.m_tiles[tile];
       }
-      qn_check(most >= (tile == 0 && s.m_tile_count > 1 ? 2 : 1), "list %zu: tile %d runs %d times", l, tile, (int)most);
+      qn_check(most >= (tile == 0 && s.m_tile_count > 1 ? 2 : 1), "list %zu: tile %d runs %d times", l, tile,
+               (int)most);
     }
     ck_assert_int_eq(qn_check_row_counts(&s, 5, 5, rows), 1);
     ck_assert_int_eq(rows[0], 5);

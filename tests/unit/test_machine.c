@@ -3,9 +3,12 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "frontend/machine.h"
 #include "frontend/quern.h"
 #include "ir/loop_interp.h"
+#include "runtime/cpu_features.h"
 #include "tests/support/test.h"
 
 // Each chain has results of its own: a compiler that finds two of them equal, or unused, would do less than is counted.
@@ -72,6 +75,70 @@ START_TEST(speeds) {
 }
 END_TEST
 
+// Measured once, kept, found again; a new measurement when asked for.
+START_TEST(a_profile) {
+  const char *path = qn_test_temp_path("profile.db");
+  quern_machine_options options = {.size = sizeof options, .tuning_db = path, .budget_s = 1e-3};
+  quern_machine_profile first, again;
+  quern_machine_settings settings;
+  quern_error error = {0};
+  bool found = true;
+  ck_assert_int_eq(quern_machine_get_settings(path, &settings, &found, &error), 0);
+  ck_assert(!found && settings.pin && settings.threads_decode == 0);
+  ck_assert_msg(quern_machine_get_profile(&options, &first, &error) == 0, "%s", error.text);
+  ck_assert(!first.stored && first.count >= 1 && first.thread_counts[first.count - 1] == first.threads);
+  for (int i = 0; i < first.count; i++)
+    ck_assert(first.read[QUERN_LEVEL_MEMORY][0][i] > 0 && first.fma[i] > 0 && first.bf16[i] > 0 && first.int8[i] > 0);
+  ck_assert_msg(quern_machine_get_profile(&options, &again, &error) == 0, "%s", error.text);
+  ck_assert(again.stored && again.measured_at == first.measured_at);
+  again.stored = false;
+  ck_assert_int_eq(memcmp(&first, &again, sizeof first), 0);
+  ck_assert_int_eq(quern_machine_get_settings(path, &settings, &found, &error), 0);
+  ck_assert(found && settings.threads_prefill == first.settings.threads_prefill && settings.spin_us != 0);
+  // The model of code that runs here has what was measured, that of other code has not.
+  qn_db *db = NULL;
+  qn_diag diag = {0};
+  qn_target target;
+  qn_assert_ok(&diag, qn_db_open(path, true, qn_allocator_default(), &db, &diag));
+  qn_assert_ok(&diag, qn_target_parse("host", &target, &diag));
+  qn_machine_model plain = qn_machine_model_plain(target.vector_bytes, target.vector_registers, 0, 1 << 20),
+                   model = plain;
+  quern_machine_fill_model(db, &target, 0, &model);
+  ck_assert(model.cores == first.threads && model.cycles_per_s == first.cycles_per_s);
+  ck_assert(model.memory_bytes_per_s == first.read[QUERN_LEVEL_MEMORY][0][first.count - 1]);
+  qn_assert_ok(&diag, qn_target_parse(qn_cpu_arch() == 0 ? "aarch64" : "x86-64-v3", &target, &diag));
+  model = plain;
+  quern_machine_fill_model(db, &target, 0, &model);
+  ck_assert_int_eq(memcmp(&model, &plain, sizeof model), 0);
+  qn_db_close(db);
+  options.fresh = true;
+  ck_assert_msg(quern_machine_get_profile(&options, &again, &error) == 0, "%s", error.text);
+  ck_assert(!again.stored);
+}
+END_TEST
+
+static bool refuse(void *context, const char *stage, uint64_t done, uint64_t total) {
+  (void)stage, (void)done, (void)total;
+  return --*(int *)context > 0;
+}
+
+START_TEST(no_profile) {
+  int steps = 2;
+  quern_machine_options options = {.size = 1, .tuning_db = "none", .progress = refuse, .progress_context = &steps};
+  quern_machine_profile profile;
+  quern_error error = {0};
+  ck_assert_int_eq(quern_machine_get_profile(&options, &profile, &error), QUERN_ERR_ARGUMENT);
+  ck_assert_ptr_nonnull(strstr(error.text, "got size 1, want sizeof(quern_machine_options)"));
+  options.size = sizeof options;
+  ck_assert_int_eq(quern_machine_get_profile(&options, &profile, &error), QUERN_ERR_CANCELLED);
+  ck_assert_ptr_nonnull(strstr(error.text, "stopped while measuring"));
+  steps = 1;
+  ck_assert_int_eq(quern_machine_get_profile(&options, &profile, &error), QUERN_ERR_CANCELLED);
+  ck_assert_ptr_nonnull(strstr(error.text, "stopped before measuring"));
+  ck_assert_int_eq(profile.count, 0);
+}
+END_TEST
+
 START_TEST(unknown_target) {
   quern_machine *machine = NULL;
   quern_error error = {0};
@@ -82,5 +149,5 @@ START_TEST(unknown_target) {
 END_TEST
 
 QN_CASE(kernels, every_chain_counts)
-QN_CASE(measuring, speeds, unknown_target)
+QN_CASE(measuring, speeds, a_profile, no_profile, unknown_target)
 QN_TEST_MAIN(kernels, measuring)

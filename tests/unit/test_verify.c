@@ -1,5 +1,5 @@
-// quern_verify: an artifact as the compiler made it is right; one whose code was changed, and whose checksums were made to
-// fit again, is found out, and whatever such code does stays in a child.
+// quern_verify: an artifact as the compiler made it is right; one whose code was changed, and whose checksums were made
+// to fit again, is found out, and whatever such code does stays in a child.
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -47,8 +47,12 @@ static void note(void *context, const quern_verified *r) {
 
 static int verify(const char *path, bool quick, seen *s, quern_verify_report *report, quern_error *error) {
   *s = (seen){0};
-  quern_verify_options options = {
-      .size = sizeof options, .quick = quick, .limit_s = quick ? 1 : 0, .verified = note, .verified_context = s, .check_weights = true};
+  quern_verify_options options = {.size = sizeof options,
+                                  .quick = quick,
+                                  .limit_s = quick ? 1 : 0,
+                                  .verified = note,
+                                  .verified_context = s,
+                                  .check_weights = true};
   return quern_verify(path, &options, report, error);
 }
 

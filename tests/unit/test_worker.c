@@ -18,18 +18,19 @@
 // What a candidate does, said by its knob prefetch_bytes, which changes no result.
 enum plant {
   GOOD,
-  WRONG_BIT,      // one bit of one element
-  SKIPS_TAIL,     // the last iteration of the parallel loop
+  WRONG_BIT,   // one bit of one element
+  SKIPS_TAIL,  // the last iteration of the parallel loop
   SKIPS_ALL,
-  OVERRUN,        // writes behind an output
+  OVERRUN,  // writes behind an output
   WRITES_INPUT,
   CRASHES,
   HANGS,
   FAILS,          // does not compile
   COMPILE_CRASH,  // ends the compiler
   COMPILE_HANG,
-  LATE_CRASH,     // only when it is timed
-  SLOW,           // three times the work
+  LATE_CRASH,  // only when it is timed
+  SLOW,        // three times the work
+  HIDDEN,      // one bit where the interpreter does not look
   PLANTS
 };
 
@@ -76,10 +77,15 @@ static void slow(void *const *buffers, const int64_t *symbols, int64_t begin, in
   for (int i = 0; i < 3; i++) planted.real[SLOW](buffers, symbols, begin, end);
 }
 
+static void hidden(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  planted.real[HIDDEN](buffers, symbols, begin, end);
+  if (symbols[QN_SYM_T] == 9 && begin <= 1 && end > 1) ((uint32_t *)buffers[2])[5 * 64 + 21] ^= 1;
+}
+
 static const qn_kernel_entry wrappers[PLANTS] = {
     [WRONG_BIT] = wrong_bit, [SKIPS_TAIL] = skips_tail, [SKIPS_ALL] = skips_all,   [OVERRUN] = overrun,
     [CRASHES] = crashes,     [HANGS] = hangs,           [LATE_CRASH] = late_crash, [WRITES_INPUT] = writes_input,
-    [SLOW] = slow};
+    [SLOW] = slow,           [HIDDEN] = hidden};
 
 static qn_status compile(void *context, const qn_tuning_task *task, const qn_schedule *schedules, int count,
                          qn_compiled *out, qn_diag *diag) {
@@ -118,9 +124,9 @@ static void open_bench_for(bench *b, double compile_limit_s, double limit_s) {
   qn_arena_init(&b->arena, qn_test_allocator());
   qn_assert_ok(&diag, qn_target_parse("host", &b->target, &diag));
   qn_pass_options options = {.machine = qn_machine_model_plain(32, 16, b->target.dots, 0)};
-  qn_pass_context context = {
-      .arena = &b->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
-  static const char text[] = "max T=64 R=1 P=4 B=1; x = input f32[T,96]; w = param f32[64,96]; y = matmul x w; output y";
+  qn_pass_context context = {.arena = &b->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
+  static const char text[] =
+      "max T=64 R=1 P=4 B=1; x = input f32[T,96]; w = param f32[64,96]; y = matmul x w; output y";
   qn_assert_ok(&diag, qn_graph_from_text(text, NULL, &b->arena, &context.graph, &diag));
   qn_assert_ok(&diag, qn_run_passes(&context));
   qn_program *program = context.program;
@@ -227,6 +233,28 @@ START_TEST(hanging_the_compiler) {
 }
 END_TEST
 
+// The first candidate is wrong where nobody looks; the ones after it, which differ from it, are right and found to be.
+START_TEST(wrong_at_first) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[3], pair[2];
+  double seconds[2];
+  open_bench(&b, 10);
+  qn_schedule schedules[] = {candidate(HIDDEN), candidate(GOOD), candidate(GOOD)};
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, schedules, 1, out, &diag));
+  bool hid = out[0].verdict == QN_VERDICT_OK;
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, schedules + 1, 2, out + 1, &diag));
+  qn_check(hid, "it does not hide: %s", out[0].evidence);
+  qn_check(out[1].verdict == QN_VERDICT_OK && out[2].verdict == QN_VERDICT_OK, "%s, %s", out[1].evidence,
+           out[2].evidence);
+  qn_assert_ok(&diag, b.measurer.pair(b.measurer.self, 0, 1, 1, seconds, pair, &diag));
+  ck_assert_int_eq(pair[0].verdict, QN_VERDICT_WRONG);
+  ck_assert_int_eq(pair[1].verdict, QN_VERDICT_OK);
+  ck_assert(seconds[0] <= 0 && seconds[1] <= 0);
+  close_bench(&b);
+}
+END_TEST
+
 START_TEST(crashing_when_timed) {
   bench b;
   qn_diag diag = {0};
@@ -276,8 +304,7 @@ START_TEST(cancelling) {
   open_bench(&b, 100);
   qn_schedule hang = candidate(HANGS), fine = candidate(GOOD);
   cancel = true;
-  qn_assert_fails(&diag, QN_ERR_CANCELLED, "cancelled",
-                  b.measurer.prepare(b.measurer.self, &hang, 1, out, &diag));
+  qn_assert_fails(&diag, QN_ERR_CANCELLED, "cancelled", b.measurer.prepare(b.measurer.self, &hang, 1, out, &diag));
   cancel = false;
   qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
   ck_assert_int_eq(out[0].verdict, QN_VERDICT_OK);
@@ -442,7 +469,6 @@ START_TEST(out_of_memory) {
 END_TEST
 
 QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, hanging,
-        not_compiling, crashing_the_compiler, hanging_the_compiler,
-        crashing_when_timed)
+        not_compiling, crashing_the_compiler, hanging_the_compiler, crashing_when_timed, wrong_at_first)
 QN_CASE(working, times, cancelling, refused, signals, killed_parent, out_of_memory)
 QN_TEST_MAIN(plants, working)
