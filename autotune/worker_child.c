@@ -131,8 +131,15 @@ static qn_status check_candidate(qn_worker_child *c, qn_worker_shared *s, int i,
                            .entry = code->entry,
                            .extent = code->extent};
   flying f = {&s->flight, i};
-  return qn_check_set_run(c->checks, &checked, note, &f, &measured->verdict, measured->evidence,
-                          sizeof measured->evidence, &s->doubt, diag);
+  qn_diag own = {0};
+  qn_status status = qn_check_set_run(c->checks, &checked, note, &f, &measured->verdict, measured->evidence,
+                                      sizeof measured->evidence, &s->doubt, &own);
+  if (is_of_candidate(status)) {  // a kernel that nobody knows how to feed must not end the session
+    measured->verdict = QN_VERDICT_FAILED;
+    snprintf(measured->evidence, sizeof measured->evidence, "cannot be checked: %.160s", own.text);
+    return QN_OK;
+  }
+  return status == QN_OK ? QN_OK : qn_fail(diag, status, "worker", "%s", own.text);
 }
 
 static qn_status prepare(qn_worker_child *c, qn_worker_shared *s, qn_diag *diag) {
