@@ -10,7 +10,7 @@
 
 #define COMPILE_LIMIT_S 120.0
 #define RUN_LIMIT_S     10.0
-enum { WALL_FACTOR = 10, DEATHS_MAX = 3, DOUBTS_MAX = 4 };
+enum { WALL_FACTOR = 60, DEATHS_MAX = 3, DOUBTS_MAX = 4 };
 
 typedef struct candidate {
   qn_schedule schedule;
