@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "autotune/profile.h"
 #include "frontend/import/gguf.h"
 #include "frontend/import/vocab.h"
 #include "runtime/tokenizer.h"
@@ -110,6 +111,7 @@ static qn_status parse_targets(quern_compilation *c) {
     }
     memcpy(name, text, length);
     name[length] = 0;
+    c->for_host[c->target_count] = strncmp(name, "host", strlen("host")) == 0;
     QN_TRY(qn_target_parse(name, &c->targets[c->target_count++], c->diag));
     text += length + (text[length] == ',');
   }
@@ -124,8 +126,12 @@ static qn_status parse_kv_type(quern_compilation *c, qn_dtype *out) {
   return QN_OK;
 }
 
-qn_machine_model quern_machine_model(const qn_target *target) {
-  return qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
+qn_machine_model quern_machine_model(const quern_compilation *c, size_t index) {
+  const qn_target *target = &c->targets[index];
+  qn_machine_model model =
+      qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
+  if (c->for_host[index]) qn_profile_fill_model(NULL, target, 0, &model);
+  return model;
 }
 
 static qn_status set_pass_options(quern_compilation *c) {
@@ -135,7 +141,7 @@ static qn_status set_pass_options(quern_compilation *c) {
     return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
   }
   c->pass_options = (qn_pass_options){.quantize_activations = int8,
-                                      .machine = quern_machine_model(&c->targets[0]),
+                                      .machine = quern_machine_model(c, 0),
                                       .dump = c->options->dump,
                                       .dump_context = c->options->dump_context};
   if (c->options->schedule) {

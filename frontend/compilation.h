@@ -22,6 +22,7 @@ typedef struct quern_compilation {
   qn_import *import;
   qn_target targets[QUERN_MAX_TARGETS];
   size_t target_count;
+  bool for_host[QUERN_MAX_TARGETS];  // by target: asked for as "host"
   int64_t context_tokens;
   qn_pass_options pass_options;
   qn_schedule schedule;
@@ -47,8 +48,8 @@ QN_CHECKED qn_status quern_compilation_report(quern_compilation *c, const char *
 // The progress of the artifact's writer, whose context is the compilation.
 bool quern_compilation_pack_progress(void *context, uint64_t done, uint64_t total);
 
-// What the schedules of a target are chosen for.
-qn_machine_model quern_machine_model(const qn_target *target);
+// What the schedules of a target are chosen for: the target's own values, and of "host" the caches and cores here.
+qn_machine_model quern_machine_model(const quern_compilation *c, size_t index);
 
 // Opens the model and makes its graph, verified; pass.graph is there then, and targets, and pass_options.
 QN_CHECKED qn_status quern_compilation_open(quern_compilation *c, const char *model_path);

@@ -32,7 +32,7 @@ int quern_give_error(quern_error *error, const qn_diag *diag, qn_status status) 
 static qn_status make_plans(quern_compilation *c) {
   for (size_t i = 0; i < c->target_count; i++) {
     if (i > 0) {
-      c->pass_options.machine = quern_machine_model(&c->targets[i]);
+      c->pass_options.machine = quern_machine_model(c, i);
       QN_TRY(qn_run_pass(&c->pass, "schedule"));
     }
     qn_program_plan *plan = &c->plans[c->plan_count];

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "passes/cost.h"
 #include "runtime/base/map.h"
 
 bool qn_lower_add_buffer(qn_lower *lower, const qn_pbuf *buffer, uint32_t *out_index) {
@@ -286,7 +287,7 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
     return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel");
   }
   lower->build.kernel->name = kernel.name;
-  return QN_OK;
+  return qn_cost_count(&kernel, arena, &lower->program->kernels.items[*out_index].work, lower->pass->diag);
 }
 
 static qn_status add_step(qn_lower *lower, uint32_t kernel, const char *loc) {

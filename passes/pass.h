@@ -14,10 +14,12 @@ typedef struct qn_machine_model {
   double cycles_per_s;                    // of a core
   double fma_per_cycle, loads_per_cycle;  // vector instructions of a core
   double vector_ops_per_cycle;            // of other kinds: integer arithmetic, shuffles, conversions
+  double issue_per_cycle;                 // instructions of any kind
   double fma_latency;                     // cycles
   double l2_bytes_per_cycle, l3_bytes_per_cycle;  // of a core
   double memory_bytes_per_s;                      // of all cores together
-  double core_bytes_per_s;                        // memory's, of one core alone
+  double core_bytes_per_s;                        // memory's, of one core alone that reads one stream
+  double memory_latency_s;
   double barrier_s;                               // threads meet
   double piece_s;                                 // a thread takes its next share of the work
 } qn_machine_model;
@@ -64,12 +66,23 @@ QN_CHECKED qn_status qn_run_pass(qn_pass_context *context, const char *name);
 
 // Variants and schedules without tuning. max_rows: the most rows a step has.
 qn_kernel_plan qn_schedule_default(const qn_pkernel *kernel, int64_t max_rows, const qn_machine_model *machine);
+// What the model says of one call of the kernel for that many rows: closed form, about a microsecond.
+typedef struct qn_prediction {
+  double seconds;
+  double memory_s, cache_s;    // memory for the first time; a core's own caches again
+  double issue_s, latency_s;   // instructions; waiting for chains, beyond that
+  double sync_s;               // threads wait for the last one, and meet
+  int registers;               // that the largest tile would like to have
+  double bytes, macs;          // moved at least once; multiply-adds. Attention: with 512 keys in the cache
+} qn_prediction;
+void qn_schedule_predict(const qn_pkernel *kernel, int64_t rows, const qn_schedule *schedule,
+                         const qn_machine_model *machine, qn_prediction *out);
 // Whether the schedule can be applied to the kernel for these row counts. *why (may be NULL) is set when not: a text of
 // static storage.
 bool qn_schedule_legal(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max, const qn_schedule *schedule,
                        const char **why);
-// The nearest schedule that is legal for the kernel.
-qn_schedule qn_schedule_fit(const qn_pkernel *kernel, const qn_schedule *schedule);
+// A schedule near to this one that is legal for the kernel, when this one's knobs are.
+qn_schedule qn_schedule_fit(const qn_pkernel *kernel, int64_t rows_max, const qn_schedule *schedule);
 // The kernel under the schedule, named `name`, in the arena; *out_extent is that of its parallel loop, constant 1 when
 // it has none. Illegal schedules are QN_ERR_ARGUMENT.
 QN_CHECKED qn_status qn_schedule_apply(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max,

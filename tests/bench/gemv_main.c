@@ -19,12 +19,13 @@
 #include "tests/support/graph_text.h"
 
 enum {
-  K = 2048,
+  MAX_K = 32768,
   FEW_TOKENS = 8,  // up to so many, weights come from memory: compared with the read
   MAX_THREADS = 64,
   MAX_REPETITIONS = 101,
   MAX_CONTENDERS = 64,
   MAX_LIST = 16,
+  LIST_ITEM = 256,  // characters of one
   MAX_PARAMS = 8,
   PASSES = 3,       // a measurement is the best of so many
   PANELS = 32,      // their number is a multiple: n tiles of 1, 2, 4 and 8 leave equal shares
@@ -36,7 +37,8 @@ typedef struct options {
   const char *formats, *mode, *target, *dump, *schedule;  // NULL = all, all, "host", nothing, the defaults
   const char *tiles, *ahead, *unroll, *mib;               // lists; NULL = what the schedule says, 256 and 512
   const char *clock, *text;                               // "cpu" or "wall"; not NULL = print the kernels
-  int tokens, repetitions, threads;
+  const char *predict;                                   // not NULL = beside the cost model's prediction
+  int tokens, k, repetitions, threads;
 } options;
 
 // What is shared by all contenders: sizes, bytes and the target.
@@ -80,16 +82,22 @@ static void must(qn_status status, const qn_diag *diag) {
 
 // ---- making kernels -------------------------------------------------------------------------------------------
 
+static qn_machine_model machine_of(const bench *b, int threads) {
+  const qn_target *target = &b->target;
+  qn_machine_model machine =
+      qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
+  machine.cores = threads;
+  return machine;
+}
+
 static qn_program *run_passes(const bench *b, bool integer, const qn_schedule *forced, qn_arena *arena) {
   static const char graph[] = "x = input f32[T,$K]; w = param $F[$N,$K]; y = matmul x w; output y; max T=$T R=$T";
   char sizes[128];
   qn_diag diag = {0};
-  snprintf(sizes, sizeof sizes, "K=%d F=%s N=%lld T=%d", (int)K, b->format->name, (long long)b->panels * QN_TILE_ROWS,
+  snprintf(sizes, sizeof sizes, "K=%d F=%s N=%lld T=%d", b->o->k, b->format->name, (long long)b->panels * QN_TILE_ROWS,
            b->o->tokens);
-  const qn_target *target = &b->target;
   qn_pass_options pass_options = {
-      .machine = qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots,
-                                        target->cache_bytes),
+      .machine = machine_of(b, b->o->threads),
       .quantize_activations = integer,
       .forced_schedule = forced};
   qn_pass_context context = {
@@ -160,8 +168,8 @@ static void make_contender(const bench *b, bool integer, const qn_schedule *forc
   for (int i = 0; i < s->m_tile_count; i++) {
     at += snprintf(out->label + at, sizeof out->label - (size_t)at, i ? "/%d" : "%d", s->m_tiles[i]);
   }
-  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d ahead %d%s", s->n_tile, s->prefetch_bytes,
-           s->k_unroll ? "" : " rolled");
+  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d block %d ahead %d%s", s->n_tile, s->n_block,
+           s->prefetch_bytes, s->k_unroll ? "" : " rolled");
 }
 
 static int64_t extent_of(const bench *b, const qn_pvariant *variant) {
@@ -211,7 +219,7 @@ static long huge_mib(void) {
 }
 
 static void fill_weights(const bench *b) {
-  qn_dim shape[] = {qn_dim_const(b->panels * QN_TILE_ROWS), qn_dim_const(K)};
+  qn_dim shape[] = {qn_dim_const(b->panels * QN_TILE_ROWS), qn_dim_const(b->o->k)};
   qn_pbuf weight = {
       .kind = QN_PB_WEIGHT, .type = qn_type_make(b->format->dtype, 2, shape), .layout = QN_LAYOUT_ROWS16};
   qn_diag diag = {0};
@@ -221,7 +229,7 @@ static void fill_weights(const bench *b) {
 
 static void fill_input(const bench *b) {
   uint64_t state = 1;
-  for (int64_t i = 0; i < (int64_t)b->o->tokens * K; i++) {
+  for (int64_t i = 0; i < (int64_t)b->o->tokens * b->o->k; i++) {
     b->x[i] = (float)(int32_t)(uint32_t)next_random(&state) * 0x1p-31f;
   }
 }
@@ -236,12 +244,12 @@ static void read_row(const bench *b, const contender *c, int64_t row, double *ou
   }
   if (c->integer != (buffer != NULL)) die_text("the numeric mode is another than asked for", c->label);
   const uint8_t *codes = buffer ? b->memory + buffer->offset + row * buffer->row_pitch : NULL;
-  for (int64_t k = 0; k < K; k++) {
-    double plain = (double)b->x[row * K + k];
+  for (int64_t k = 0; k < b->o->k; k++) {
+    double plain = (double)b->x[row * b->o->k + k];
     float scale = 0;
     out[k] = plain;
     if (!codes) continue;
-    memcpy(&scale, codes + K + k / 32 * 4, sizeof scale);
+    memcpy(&scale, codes + b->o->k + k / 32 * 4, sizeof scale);
     out[k] = (double)scale * (double)(int8_t)codes[k];
     if (fabs(out[k] - plain) > 0.51 * (double)scale) die_text("a quantised input is not near the input", c->label);
   }
@@ -264,13 +272,13 @@ static void check(const bench *b, const contender *c) {
   }
   const float *y = (const float *)(const void *)(b->memory + output->offset);
   for (int64_t t = 0; t<b->o->tokens; t += b->o->tokens> 1 ? b->o->tokens - 1 : 1) {
-    double x[K];
+    static double x[MAX_K];
     read_row(b, c, t, x);
     for (int64_t i = 0; i < ROWS; i++) {
       int64_t n = i * (b->panels * QN_TILE_ROWS - 1) / (ROWS - 1);
       double want = 0, size = 0, got = (double)y[t * output->row_pitch + n];
-      for (int64_t k = 0; k < K; k++) {
-        double product = x[k] * qn_format_tile_get(b->format, QN_TILE_ROWS, K, b->weights, n, k);
+      for (int64_t k = 0; k < b->o->k; k++) {
+        double product = x[k] * qn_format_tile_get(b->format, QN_TILE_ROWS, b->o->k, b->weights, n, k);
         want += product;
         size += fabs(product);
       }
@@ -490,22 +498,91 @@ typedef struct samples {
   double speed[MAX_REPETITIONS], ratio[REFERENCES][MAX_REPETITIONS];
 } samples;
 
+// ---- the cost model ---------------------------------------------------------------------------------------------
+
+// All that was measured beside its prediction, in this run.
+enum { MAX_PAIRS = 4096 };
+typedef struct pairs {
+  double measured[MAX_PAIRS], predicted[MAX_PAIRS];
+  int count;
+} pairs;
+static pairs all_pairs;
+
+// The place of each value in rising order, equal ones sharing theirs.
+static void ranks(const double *values, int count, double *out) {
+  for (int i = 0; i < count; i++) {
+    double below = 0, equal = 0;
+    for (int j = 0; j < count; j++) {
+      below += values[j] < values[i];
+      equal += values[j] == values[i];
+    }
+    out[i] = below + 0.5 * (equal - 1);
+  }
+}
+
+// Spearman's rank correlation: that of Pearson between ranks. NAN of fewer than 3 pairs.
+static double rank_correlation(const double *x, const double *y, int count) {
+  static double rx[MAX_PAIRS], ry[MAX_PAIRS];
+  double mean = 0.5 * (count - 1), xy = 0, xx = 0, yy = 0;
+  if (count < 3) return (double)NAN;
+  ranks(x, count, rx);
+  ranks(y, count, ry);
+  for (int i = 0; i < count; i++) {
+    xy += (rx[i] - mean) * (ry[i] - mean);
+    xx += (rx[i] - mean) * (rx[i] - mean);
+    yy += (ry[i] - mean) * (ry[i] - mean);
+  }
+  return xy / sqrt(xx * yy);
+}
+
+static double predict(const bench *b, const contender *c, int threads) {
+  qn_machine_model machine = machine_of(b, threads);
+  qn_prediction p;
+  const qn_pvariant *v = c->variants[c->matmul->kernel];
+  qn_schedule_predict(&c->program->kernels.items[c->matmul->kernel], b->o->tokens, &v->schedule, &machine, &p);
+  if (getenv("QUERN_TEST_SHOW"))
+    printf("  issue %.1f latency %.1f cache %.1f memory %.1f sync %.1f us, %d registers\n", 1e6 * p.issue_s,
+           1e6 * p.latency_s, 1e6 * p.cache_s, 1e6 * p.memory_s, 1e6 * p.sync_s, p.registers);
+  return p.seconds;
+}
+
+// Microseconds measured and predicted, and how well the order of the contenders was.
+static void report_predictions(const bench *b, const contender *contenders, size_t count, const samples *all,
+                               int threads) {
+  static pairs these;
+  these.count = 0;
+  printf("%-40s %12s %12s\n", "microseconds", "measured", "predicted");
+  for (size_t i = 0; i < count; i++) {
+    double measured = (double)b->weight_bytes / (1e9 * median(all[i].speed, b->o->repetitions));
+    double predicted = predict(b, &contenders[i], threads);
+    printf("%-40s %12.1f %12.1f\n", contenders[i].label, 1e6 * measured, 1e6 * predicted);
+    pairs *const sets[] = {&these, &all_pairs};
+    for (size_t j = 0; j < QN_COUNT(sets) && sets[j]->count < MAX_PAIRS; j++) {
+      sets[j]->measured[sets[j]->count] = measured / (double)b->weight_bytes;
+      sets[j]->predicted[sets[j]->count++] = predicted / (double)b->weight_bytes;
+    }
+  }
+  printf("rank correlation %.2f of these %d, %.2f of all %d\n",
+         rank_correlation(these.measured, these.predicted, these.count), these.count,
+         rank_correlation(all_pairs.measured, all_pairs.predicted, all_pairs.count), all_pairs.count);
+}
+
 static void report(const bench *b, const contender *contenders, size_t count, const references *r, const samples *all,
                    int threads) {
   static const char *const names[REFERENCES] = {"read", "peak of fma", "peak of dot4"};
   int reps = b->o->repetitions;
-  double macs_a_byte = (double)b->o->tokens * K * (double)b->panels * QN_TILE_ROWS / (double)b->weight_bytes;
-  printf("\n%s, %zu MiB, %d token%s, %d thread%s\n%-34s %9s %9s %9s %9s\n", b->format->name, b->weight_bytes >> 20,
+  double macs_a_byte = (double)b->o->tokens * b->o->k * (double)b->panels * QN_TILE_ROWS / (double)b->weight_bytes;
+  printf("\n%s, %zu MiB, %d token%s, %d thread%s\n%-40s %9s %9s %9s %9s\n", b->format->name, b->weight_bytes >> 20,
          b->o->tokens, b->o->tokens > 1 ? "s" : "", threads, threads > 1 ? "s" : "", "medians", "GB/s", "of read",
          "GMAC/s", "of peak");
   for (int i = 0; i < REFERENCES; i++) {
     if (!r->used[i]) continue;
-    printf(i == READ ? "%-34s %9.2f\n" : "%-34s %29.1f\n", names[i], median(r->speed[i], reps));
+    printf(i == READ ? "%-40s %9.2f\n" : "%-40s %29.1f\n", names[i], median(r->speed[i], reps));
   }
   for (size_t i = 0; i < count; i++) {
     const samples *s = &all[i];
     int peak = contenders[i].integer ? PEAK_INT8 : PEAK_F32;
-    printf("%-34s %9.2f", contenders[i].label, median(s->speed, reps));
+    printf("%-40s %9.2f", contenders[i].label, median(s->speed, reps));
     if (r->used[READ])
       printf(" %8.1f%%", 100 * median(s->ratio[READ], reps));
     else
@@ -536,16 +613,17 @@ static void time_all(const bench *b, const contender *contenders, size_t count, 
     }
   }
   report(b, contenders, count, r, all, threads);
+  if (b->o->predict) report_predictions(b, contenders, count, all, threads);
 }
 
 // ---- main -----------------------------------------------------------------------------------------------------
 
 // The items of a list with commas between them.
-static size_t split(const char *list, char items[MAX_LIST][32]) {
+static size_t split(const char *list, char items[MAX_LIST][LIST_ITEM]) {
   size_t count = 0;
   while (list && *list && count < MAX_LIST) {
     size_t length = strcspn(list, ",");
-    snprintf(items[count++], 32, "%.*s", (int)length, list);
+    snprintf(items[count++], LIST_ITEM, "%.*s", (int)length, list);
     list += length + (list[length] == ',');
   }
   return count;
@@ -574,19 +652,23 @@ static void read_schedule(const char *path, qn_schedule *out) {
   qn_free(qn_allocator_default(), text, size + 1);
 }
 
-// The default schedule or the file's; where knobs are given, every combination of them instead.
+// The default schedule or those of the files; where knobs are given, every combination of them instead, the other knobs
+// as in the first of them.
 static size_t make_contenders(const bench *b, bool integer, qn_arena *arena, contender *out) {
   const options *o = b->o;
-  char tiles[MAX_LIST][32], ahead[MAX_LIST][32], unroll[MAX_LIST][32];
+  char tiles[MAX_LIST][LIST_ITEM], ahead[MAX_LIST][LIST_ITEM], unroll[MAX_LIST][LIST_ITEM], files[MAX_LIST][LIST_ITEM];
   size_t tile_count = split(o->tiles, tiles), ahead_count = split(o->ahead, ahead);
-  size_t unroll_count = split(o->unroll, unroll), count = 0;
-  qn_schedule base;
-  if (o->schedule) read_schedule(o->schedule, &base);
-  if (tile_count + ahead_count + unroll_count == 0) {
-    make_contender(b, integer, o->schedule ? &base : NULL, arena, &out[0]);
-    return 1;
+  size_t unroll_count = split(o->unroll, unroll), file_count = split(o->schedule, files), count = 0;
+  qn_schedule base, *forced = NULL;
+  for (size_t i = 0; i < (file_count ? file_count : 1); i++) {
+    bool plain = file_count == 0 || strcmp(files[i], "default") == 0;
+    if (!plain) read_schedule(files[i], &base);
+    forced = plain ? NULL : &base;
+    if (tile_count + ahead_count + unroll_count > 0) break;
+    make_contender(b, integer, forced, arena, &out[count++]);
   }
-  const qn_program *program = run_passes(b, integer, o->schedule ? &base : NULL, arena);
+  if (count > 0) return count;
+  const qn_program *program = run_passes(b, integer, forced, arena);
   base = variant_for(&program->kernels.items[program->kernels.count - 1], o->tokens)->schedule;
   for (size_t t = 0; t < (tile_count ? tile_count : 1); t++) {
     for (size_t a = 0; a < (ahead_count ? ahead_count : 1); a++) {
@@ -606,7 +688,7 @@ static size_t make_contenders(const bench *b, bool integer, qn_arena *arena, con
 static void run_format(bench *b, size_t bytes) {
   static contender contenders[MAX_CONTENDERS];
   const options *o = b->o;
-  size_t panel_bytes = (size_t)(K / b->format->block_values) * qn_format_tile_block_bytes(b->format, QN_TILE_ROWS);
+  size_t panel_bytes = (size_t)(o->k / b->format->block_values) * qn_format_tile_block_bytes(b->format, QN_TILE_ROWS);
   qn_arena arena;
   qn_arena_init(&arena, qn_allocator_default());
   b->panels = (int64_t)qn_align_up((bytes + panel_bytes - 1) / panel_bytes, PANELS);
@@ -649,9 +731,11 @@ static int usage(void) {
       "  --mib 256,512             bytes of weights           --tokens M              default 1\n"
       "  --threads N               1 to N; default 2          --reps N                default 21\n"
       "  --target T                default host               --clock cpu|wall        default cpu\n"
-      "  --schedule FILE           instead of the default schedule; or all combinations of these:\n"
+      "  --schedule FILE,...       instead of the default schedule, which is called default here; or combinations of:\n"
       "  --tiles 12x1,8/4x2        tokens (falling) x panels  --ahead 0,4096          prefetch in bytes\n"
       "  --unroll 0,1              lines of a block\n"
+      "  --k N                     values a row, of 256; default 2048\n"
+      "  --predict yes             beside what the cost model says, and the rank correlation of the two\n"
       "  --text yes                prints the kernels         --dump mlir|llvm|asm    and what becomes of them\n");
   return QN_ERR_ARGUMENT;
 }
@@ -664,6 +748,7 @@ static bool read_option(options *o, const char *name, const char *value) {
                {"--target", &o->target, NULL},     {"--dump", &o->dump, NULL},       {"--clock", &o->clock, NULL},
                {"--schedule", &o->schedule, NULL}, {"--tiles", &o->tiles, NULL},     {"--ahead", &o->ahead, NULL},
                {"--unroll", &o->unroll, NULL},     {"--text", &o->text, NULL},       {"--tokens", NULL, &o->tokens},
+               {"--predict", &o->predict, NULL},   {"--k", NULL, &o->k},
                {"--threads", NULL, &o->threads},   {"--reps", NULL, &o->repetitions}};
   for (size_t i = 0; i < QN_COUNT(known); i++) {
     if (strcmp(name, known[i].name) != 0) continue;
@@ -677,7 +762,7 @@ static bool read_option(options *o, const char *name, const char *value) {
 }
 
 static bool in_list(const char *list, const char *name) {
-  char items[MAX_LIST][32];
+  char items[MAX_LIST][LIST_ITEM];
   size_t count = split(list, items);
   for (size_t i = 0; i < count; i++)
     if (strcmp(items[i], name) == 0) return true;
@@ -685,24 +770,24 @@ static bool in_list(const char *list, const char *name) {
 }
 
 int main(int argc, char **argv) {
-  options o = {.mode = "both", .target = "host", .clock = "cpu", .tokens = 1, .repetitions = 21, .threads = 2};
+  options o = {.mode = "both", .target = "host", .clock = "cpu", .tokens = 1, .k = 2048, .repetitions = 21, .threads = 2};
   for (int i = 1; i < argc; i += 2) {
     if (i + 1 >= argc || !read_option(&o, argv[i], argv[i + 1])) return usage();
   }
-  char sizes[MAX_LIST][32];
+  char sizes[MAX_LIST][LIST_ITEM];
   size_t size_count = split(o.mib ? o.mib : o.tokens <= FEW_TOKENS ? "256,512" : "32", sizes), largest = 0;
   for (size_t i = 0; i < size_count; i++) {
     if (strtoul(sizes[i], NULL, 10) > largest) largest = strtoul(sizes[i], NULL, 10);
   }
   if (largest < 16 || o.repetitions < 1 || o.repetitions > MAX_REPETITIONS || o.threads < 1 ||
-      o.threads > MAX_THREADS || o.tokens < 1)
+      o.threads > MAX_THREADS || o.tokens < 1 || o.k < 256 || o.k > MAX_K || o.k % 256 != 0)
     return usage();
   bench b = {.o = &o, .symbols = {[QN_SYM_T] = o.tokens, [QN_SYM_R] = o.tokens}};
   qn_diag diag = {0};
   must(qn_target_parse(o.target, &b.target, &diag), &diag);
   size_t room = (largest << 20) + SPARE;
   b.weights = map_huge(room);
-  b.x = map_huge((size_t)o.tokens * K * sizeof(float));
+  b.x = map_huge((size_t)o.tokens * (size_t)o.k * sizeof(float));
   fill_input(&b);
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
     b.format = qn_format_of((qn_dtype)dtype);
@@ -710,6 +795,6 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < size_count; i++) run_format(&b, strtoul(sizes[i], NULL, 10) << 20);
   }
   munmap(b.weights, room + PAGE);
-  munmap(b.x, (size_t)o.tokens * K * sizeof(float) + PAGE);
+  munmap(b.x, (size_t)o.tokens * (size_t)o.k * sizeof(float) + PAGE);
   return 0;
 }

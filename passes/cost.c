@@ -1,0 +1,313 @@
+// The cost model, predicting: how long a kernel takes under a schedule, in closed form from what cost_count.c counted.
+//
+// A tile of tokens × panels costs what the busiest of a core's ports needs, or the latency of its chains where they are
+// too few, and what does not fit the registers is stored and loaded again. Beside that run the traffic of the caches
+// and of memory; the slower one decides, a little of the others shows. Threads meet at the end, the last with the
+// largest share.
+#include "passes/cost.h"
+
+#include <math.h>
+
+enum { LANES = 16, TAKES_A_SHARE = 4 };  // pieces that a thread's share of the work is cut into (runtime/threads.c)
+
+// What instructions a core issues for something.
+typedef struct issue {
+  double multiplies, vectors;  // the former are among the latter
+  double loads, stores;
+} issue;
+
+static void add_issue(issue *sum, issue x, double times) {
+  sum->multiplies += times * x.multiplies;
+  sum->vectors += times * x.vectors;
+  sum->loads += times * x.loads;
+  sum->stores += times * x.stores;
+}
+
+// ---- instructions -----------------------------------------------------------------------------------------------
+
+// Vector instructions for an operator: all, and those among them that multiply. Others take one that does not.
+typedef struct op_price {
+  float multiplies, vectors;
+} op_price;
+static const op_price prices[QN_LX_COUNT] = {
+    [QN_LX_MUL] = {1, 1},       [QN_LX_FMA] = {1, 1},    [QN_LX_DIV] = {5, 5},    [QN_LX_SQRT] = {6, 6},
+    [QN_LX_UNBIAS] = {0, 2},    [QN_LX_SELECT] = {0, 1}, [QN_LX_AS_F32] = {0, 0}, [QN_LX_AS_I32] = {0, 0},
+    [QN_LX_INT] = {0, 0},       [QN_LX_FLOAT] = {0, 0},  [QN_LX_LUT16] = {0, 2},  [QN_LX_EXP] = {10, 20},
+    [QN_LX_SIN] = {14, 30},     [QN_LX_COS] = {14, 30},  [QN_LX_TANH] = {14, 28}, [QN_LX_ERF] = {18, 32},
+    [QN_LX_TO_INDEX] = {0, 1},
+};
+// Those of integer dot products, by the form that a target is best at (qn_machine_model.dots): 0 an instruction for
+// unsigned times signed bytes, 1 for signed ones, 2 neither: sums of pairs in 16 bits (codegen/cpu/emit_dot4.c).
+static const struct {
+  qn_lop op;
+  op_price by_form[QN_DOTS_FORMS];
+} dot_prices[] = {{QN_LX_DOT4, {{1, 1}, {1, 1}, {2, 3}}},
+                  {QN_LX_DOT4S, {{2, 4}, {1, 1}, {2, 4.6f}}},
+                  {QN_LX_DOT2, {{1, 2}, {2, 8}, {1, 2}}},
+                  {QN_LX_FOLD2, {{1, 1}, {0, 4}, {1, 1}}}};
+static const op_price wide_dot[QN_DOTS_FORMS] = {{0, 0}, {1, 3}, {0, 3}};  // beyond a DOT4, with codes of a whole byte
+
+static op_price price_of(const qn_machine_model *m, qn_lop op) {
+  for (size_t i = 0; i < QN_COUNT(dot_prices); i++) {
+    if (dot_prices[i].op == op) return dot_prices[i].by_form[m->dots];
+  }
+  bool listed = prices[op].vectors > 0 || op == QN_LX_INT || op == QN_LX_FLOAT || op == QN_LX_AS_F32 ||
+                op == QN_LX_AS_I32;
+  return listed ? prices[op] : (op_price){0, 1};
+}
+
+static double vectors_of(const qn_machine_model *m) {
+  double vectors = (double)LANES * (double)sizeof(float) / m->vector_bytes;
+  return vectors < 1 ? 1 : vectors;
+}
+
+// For 16 lanes of each operator counted (panels and cells), or one of each (rows, whose values are broadcast).
+static issue issue_of(const qn_machine_model *m, const qn_op_counts *counts, bool lanes) {
+  issue sum = {0, 0, 0, 0};
+  double vectors = lanes ? vectors_of(m) : 1;
+  for (int op = 0; op < QN_LX_COUNT; op++) {
+    if (counts->ops[op] == 0) continue;
+    op_price price = price_of(m, (qn_lop)op);
+    add_issue(&sum, (issue){price.multiplies, lanes ? price.vectors : price.vectors + 1, 0, 0}, counts->ops[op]);
+  }
+  op_price wide = wide_dot[m->dots];
+  add_issue(&sum, (issue){wide.multiplies, wide.vectors, 0, 0}, counts->wide_dots);
+  for (int mem = 0; mem < QN_LM_COUNT; mem++) {
+    static const float widening[QN_LM_COUNT] = {
+        [QN_LM_F16] = 2, [QN_LM_BF16] = 2, [QN_LM_I8] = 1, [QN_LM_U8] = 1};
+    add_issue(&sum, (issue){0, lanes ? widening[mem] : 0, 1, 0}, counts->loads[mem]);
+  }
+  sum.stores += counts->stores;
+  issue all = {0, 0, 0, 0};
+  add_issue(&all, sum, vectors);
+  return all;
+}
+
+// Cycles of the busiest port.
+static double port_cycles(const qn_machine_model *m, issue x) {
+  double cycles = x.multiplies / m->fma_per_cycle, all = x.vectors + x.loads + x.stores;
+  const double steady = 0.83;  // of what a loop of nothing else reaches: operations of a kernel wait for each other
+  const double others[] = {x.vectors / (steady * m->vector_ops_per_cycle), x.loads / m->loads_per_cycle, x.stores,
+                           all / m->issue_per_cycle};
+  for (size_t i = 0; i < QN_COUNT(others); i++) cycles = others[i] > cycles ? others[i] : cycles;
+  return cycles;
+}
+
+// ---- tiles ------------------------------------------------------------------------------------------------------
+
+// A nest as a machine sees it, for all tiles of it.
+typedef struct nest_issue {
+  const qn_work_nest *nest;
+  issue shares[QN_SHARE_COUNT];
+  double vectors;
+} nest_issue;
+
+static nest_issue see_nest(const qn_machine_model *m, const qn_work_nest *nest) {
+  nest_issue seen = {.nest = nest, .vectors = vectors_of(m)};
+  for (int i = 0; i < QN_SHARE_COUNT; i++) seen.shares[i] = issue_of(m, &nest->counts[i], i != QN_SHARE_ROW);
+  return seen;
+}
+
+static double at_least_0(double x) { return x > 0 ? x : 0; }
+
+typedef struct tile_cost {
+  double issue, waiting;  // cycles: of the busiest port, and beyond that for chains; those of spilling are in the first
+  int registers;          // that it would like to have
+} tile_cost;
+
+// The larger of two, which have to be apart for it to be all: chains that just fill the ports do not quite.
+static double either(double a, double b) {
+  double large = a > b ? a : b, small = a > b ? b : a, ratio = large > 0 ? small / large : 0;
+  ratio *= ratio;
+  ratio *= ratio;
+  return large * sqrt(sqrt(sqrt(1 + ratio * ratio)));
+}
+
+// Registers hold the sums that the innermost loop adds to, a panel's vector and the tokens' factors. The sums around
+// them are stored and loaded once for each block of K; what the innermost loop has too many of, each time.
+static tile_cost tile_cycles(const qn_machine_model *m, const qn_schedule *s, const nest_issue *seen, int rows,
+                             int panels) {
+  enum { SPILL_LATENCY = 8, LOOP_CYCLES = 2 };
+  const double spill_cycles = 1.2;
+  const qn_work_nest *nest = seen->nest;
+  bool integer = nest->sums > 0;
+  double chains = rows * panels * seen->vectors, steps = integer ? nest->sums : nest->links;
+  double outer = chains * at_least_0(nest->accumulators - (integer ? 0 : 1));
+  double hot = chains + seen->vectors + (panels > 1 ? rows : 1) + (integer ? 1 : 0);
+  // Codes of few bits stand in words of which parts are used one after another; in two where planes are put together.
+  const float *panel_ops = nest->counts[QN_SHARE_PANEL].ops;
+  if (integer && panel_ops[QN_LX_SHR] > 0) hot += panels * seen->vectors * (panel_ops[QN_LX_OR] > 0 ? 2 : 1);
+  double spilled = at_least_0(hot - m->vector_registers), left = at_least_0(m->vector_registers - hot);
+  double outer_spilled = at_least_0(outer - left) * (integer ? nest->links : 1);
+  issue sum = {0, 0, outer_spilled, outer_spilled};
+  add_issue(&sum, seen->shares[QN_SHARE_PANEL], panels);
+  add_issue(&sum, seen->shares[QN_SHARE_ROW], rows);
+  add_issue(&sum, seen->shares[QN_SHARE_CELL], rows * panels);
+  if (s->prefetch_bytes > 0) sum.loads += panels * seen->shares[QN_SHARE_PANEL].loads / 2;
+  double rolled = s->k_unroll ? 0 : nest->rolled * LOOP_CYCLES, again = spilled * steps * spill_cycles;
+  tile_cost cost = {.registers = (int)(hot + outer)};
+  cost.issue = port_cycles(m, sum);
+  double latency = nest->links * (m->fma_latency + (spilled > 0 && !integer ? SPILL_LATENCY : 0));
+  cost.waiting = either(cost.issue, latency) - cost.issue;
+  cost.issue += again + rolled;
+  return cost;
+}
+
+// All rows of all panels, on one core: the tiles that the pass `tile` makes of them.
+static void nest_cycles(const qn_machine_model *m, const qn_schedule *s, const qn_work_nest *nest, double rows,
+                        tile_cost *sum, double *out_tiles) {
+  nest_issue seen = see_nest(m, nest);
+  int64_t left = (int64_t)rows;
+  *out_tiles = 0;
+  for (int i = 0; i < s->m_tile_count; i++) {
+    int64_t count = left / s->m_tiles[i];
+    left %= s->m_tiles[i];
+    if (count == 0) continue;
+    tile_cost one = tile_cycles(m, s, &seen, s->m_tiles[i], s->n_tile);
+    double times = (double)count * (double)nest->panels / s->n_tile;
+    sum->issue += times * one.issue;
+    sum->waiting += times * one.waiting;
+    if (one.registers > sum->registers) sum->registers = one.registers;
+    *out_tiles += (double)count;
+  }
+}
+
+// ---- memory -----------------------------------------------------------------------------------------------------
+
+// A core's cycles for bytes that are read again and again out of `working_set` of them.
+static double again_cycles(const qn_machine_model *m, double bytes, double working_set) {
+  if (working_set <= 0.75 * (double)m->l1_bytes) return 0;
+  return bytes / (working_set <= 0.75 * (double)m->l2_bytes ? m->l2_bytes_per_cycle : m->l3_bytes_per_cycle);
+}
+
+// How fast the cores together read weights for the first time. One stream does not keep a core's memory busy: what is
+// in flight grows with the streams and with prefetching far enough ahead; too far ahead it pushes out what is needed.
+static double stream_speed(const qn_machine_model *m, const qn_schedule *s, bool pages, int cores) {
+  const double missing_alone = 0.30, missing_ahead = 0.20;  // of a core's best: of one stream, of one prefetched
+  const double memory_best = 1.15;                           // several streams of all cores to one stream of each
+  double best = m->core_bytes_per_s / (1 - missing_ahead), ahead = s->prefetch_bytes;
+  double needed = m->memory_latency_s * m->core_bytes_per_s / s->n_tile;
+  if (pages) ahead = ahead > 0 ? needed : 0;  // of the cache are asked for by the kernel, as a whole
+  double covered = ahead >= needed ? 1 : ahead / needed;
+  double missing = (missing_alone - (missing_alone - missing_ahead) * covered) / s->n_tile;
+  double excess = at_least_0(ahead - needed) * s->n_tile / (double)m->l1_bytes;
+  double all = best * (1 - missing) / (1 + 0.1 * excess) * cores;
+  double asked = all / (memory_best * m->memory_bytes_per_s);
+  return all / sqrt(sqrt(1 + asked * asked * asked * asked));  // what cores ask for at once, as far as memory has it
+}
+
+// Weights, activations and results of a product that come from a core's own caches once more.
+static double product_cycles(const qn_pkernel *kernel, const qn_schedule *s, const qn_machine_model *m, double rows,
+                             double token_tiles) {
+  const qn_kernel_work *work = kernel->work;
+  double panel = (double)work->streamed_bytes / (double)kernel->panels * s->n_tile, row = (double)work->row_read_bytes;
+  double tiles = (double)kernel->panels / s->n_tile, block = s->n_block < tiles ? s->n_block : tiles;
+  double tile_rows = rows / token_tiles, all_rows = rows * row;
+  double cycles = again_cycles(m, (token_tiles - 1) * panel * tiles, panel * block + tile_rows * row);
+  if (s->n_block == 1) return cycles + again_cycles(m, tiles * all_rows, all_rows + panel);
+  return cycles + again_cycles(m, tiles * all_rows, tile_rows * row + panel) +
+         again_cycles(m, tiles / block * all_rows, all_rows);
+}
+
+// ---- prediction -------------------------------------------------------------------------------------------------
+
+static double pow6(double x) { return x * x * x * x * x * x; }
+
+// The larger part of those that go on beside each other, and a little of the others.
+static double beside(double a, double b, double c) {
+  return cbrt(sqrt(pow6(a) + pow6(b) + pow6(c)));
+}
+
+// Units of work are taken in pieces. The last thread may have more of them than its share; and since threads do not
+// run alike, the first waits for a part of the last one's piece.
+static double sync_seconds(const qn_machine_model *m, double busy_s, double units, int cores) {
+  const double uneven = 0.1;
+  if (cores < 2) return m->cores > 1 ? m->barrier_s : 0;
+  double most = (double)cores * TAKES_A_SHARE, piece = ceil(units / (units < most ? units : most));
+  double count = ceil(units / piece), longest = ceil(count / cores) * piece;
+  double ratio = (longest < units ? longest : units) * cores / units;
+  double wait = (ratio > 1 ? ratio - 1 : 0) + uneven * piece * cores / units;
+  return busy_s * wait + m->piece_s * count / cores + m->barrier_s;
+}
+
+static void predict_product(const qn_pkernel *kernel, double rows, const qn_schedule *s, const qn_machine_model *m,
+                            qn_prediction *out) {
+  const qn_kernel_work *work = kernel->work;
+  const qn_work_nest *nest = &work->nests[s->dots][0];
+  tile_cost sum = {0, 0, 0};
+  double token_tiles = 1, tiles = (double)kernel->panels / s->n_tile;
+  nest_cycles(m, s, nest, rows, &sum, &token_tiles);
+  double units = ceil(tiles / s->n_block);
+  int cores = s->parallel && units > 1 ? m->cores : 1;
+  double core_cycles = m->cycles_per_s * cores;
+  out->registers = sum.registers;
+  out->issue_s = sum.issue / core_cycles;
+  out->latency_s = sum.waiting / core_cycles;
+  out->cache_s = product_cycles(kernel, s, m, rows, token_tiles) / core_cycles;
+  out->memory_s = (double)work->streamed_bytes / stream_speed(m, s, false, cores) +
+                  rows * (double)(work->row_read_bytes + work->row_write_bytes) /
+                      (m->l3_bytes_per_cycle * core_cycles);
+  out->bytes = (double)work->streamed_bytes + rows * (double)(work->row_read_bytes + work->row_write_bytes);
+  out->macs = rows * (double)kernel->panels * QN_TILE_ROWS * (double)kernel->k * kernel->products;
+  // Weights come from memory for the first tile of tokens; the others find them in a cache.
+  double first = 1 / token_tiles, work_s = out->issue_s + out->latency_s;
+  double busy = beside(work_s * first, out->memory_s, out->cache_s * first) +
+                beside(work_s * (1 - first), 0, out->cache_s * (1 - first));
+  out->sync_s = sync_seconds(m, busy, units, cores);
+  out->seconds = busy + out->sync_s;
+}
+
+static double flat_cycles(const qn_machine_model *m, const qn_schedule *s, const qn_kernel_work *work) {
+  enum { LOOP_CYCLES = 2 };
+  issue sum = issue_of(m, &work->flat[QN_SHARE_ROW], false);
+  double lanes = s->lanes * (double)sizeof(float) / m->vector_bytes;  // vectors shorter than the machine's
+  issue wide = issue_of(m, &work->flat[QN_SHARE_CELL], true);
+  add_issue(&sum, wide, lanes < 1 ? 1 / lanes : 1);
+  return port_cycles(m, sum) + (s->k_unroll ? 0 : work->flat_rolled * LOOP_CYCLES) +
+         (lanes < 2 ? wide.vectors * 0.1 : 0);
+}
+
+// Attention, and kernels of rows: an iteration of the outermost loop does a run of tokens, or a row.
+static void predict_rows(const qn_pkernel *kernel, double rows, const qn_schedule *s, const qn_machine_model *m,
+                         qn_prediction *out) {
+  const qn_kernel_work *work = kernel->work;
+  double run = kernel->tile_rows > 0 ? (double)kernel->run_tokens : 1;
+  double tokens = rows < run ? rows : run, units = (double)work->extent;
+  double rows_a_unit = kernel->tile_rows > 0 ? tokens * (double)kernel->tile_rows : 1;
+  if (work->extent_rows) units *= ceil(rows / run);
+  tile_cost sum = {0, 0, 0};
+  double bytes = rows * (double)(work->row_read_bytes + work->row_write_bytes);
+  for (int i = 0; i < work->nest_count; i++) {
+    const qn_work_nest *nest = &work->nests[0][i];
+    double token_tiles = 0;
+    nest_cycles(m, s, nest, rows_a_unit, &sum, &token_tiles);
+    const qn_op_counts *panel = &nest->counts[QN_SHARE_PANEL], *cell = &nest->counts[QN_SHARE_CELL];
+    for (int mem = 0; mem < QN_LM_COUNT; mem++) {
+      bytes += units * (double)nest->panels * LANES * panel->loads[mem] * (double)qn_lmem_size((qn_lmem)mem);
+    }
+    out->macs += units * rows_a_unit * (double)nest->panels * LANES * cell->ops[QN_LX_FMA];
+  }
+  int cores = s->parallel && units > 1 ? m->cores : 1;
+  double core_cycles = m->cycles_per_s * cores;
+  out->registers = sum.registers;
+  out->issue_s = units * (sum.issue + rows_a_unit * flat_cycles(m, s, work)) / core_cycles;
+  out->latency_s = units * sum.waiting / core_cycles;
+  // Pages of the cache lie anywhere: unless they are asked for, a core waits for a line of each KiB (measured).
+  bool unforeseen = kernel->tile_rows > 0 && s->prefetch_bytes == 0;
+  if (unforeseen) out->latency_s += bytes / 1024 * m->memory_latency_s / cores;
+  out->memory_s = kernel->tile_rows > 0 ? bytes / stream_speed(m, s, true, cores) : bytes / (m->l3_bytes_per_cycle * core_cycles);
+  out->bytes = bytes;
+  double busy = beside(out->issue_s + out->latency_s, out->memory_s, 0);
+  out->sync_s = sync_seconds(m, busy, units, cores);
+  out->seconds = busy + out->sync_s;
+}
+
+void qn_schedule_predict(const qn_pkernel *kernel, int64_t rows, const qn_schedule *schedule,
+                         const qn_machine_model *machine, qn_prediction *out) {
+  *out = (qn_prediction){.registers = 0};
+  if (kernel->is_matmul) {
+    predict_product(kernel, (double)rows, schedule, machine, out);
+  } else {
+    predict_rows(kernel, (double)rows, schedule, machine, out);
+  }
+}
