@@ -268,16 +268,29 @@ static qn_status check_largest(const qn_sampler *s, qn_diag *diag) {
   return QN_OK;
 }
 
+// The largest logit and its first id, if no logit is NaN. Of blocks, the first with the largest is looked through again.
+static bool find_first_largest(qn_sampler *s, const float *logits) {
+  enum { BLOCK = 1024 };
+  int32_t begin = 0;
+  for (int32_t at = 0; at < s->n_vocab; at += BLOCK) {
+    float largest = 0;
+    int32_t left = s->n_vocab - at;
+    if (!find_largest(logits + at, (size_t)(left < BLOCK ? left : BLOCK), &largest)) return false;
+    if (!(largest > s->max_logit)) continue;
+    s->max_logit = largest;
+    begin = at;
+  }
+  for (int32_t id = begin; s->greedy_id < 0 && id < s->n_vocab && s->max_logit > -INFINITY; id++) {
+    if (logits[id] == s->max_logit) s->greedy_id = id;
+  }
+  return true;
+}
+
 // Penalises, finds the largest logit and its first id, and fills s->all when that is wanted.
 static qn_status scan(qn_sampler *s, const float *logits, qn_diag *diag) {
   s->max_logit = -INFINITY;
   s->greedy_id = -1;
-  if (s->all == NULL && s->seen == NULL && find_largest(logits, (size_t)s->n_vocab, &s->max_logit)) {
-    for (int32_t id = 0; s->greedy_id < 0 && id < s->n_vocab && s->max_logit > -INFINITY; id++) {
-      if (logits[id] == s->max_logit) s->greedy_id = id;
-    }
-    return check_largest(s, diag);
-  }
+  if (s->all == NULL && s->seen == NULL && find_first_largest(s, logits)) return check_largest(s, diag);
   s->max_logit = -INFINITY;
   for (int32_t id = 0; id < s->n_vocab; id++) {
     float logit = penalised(s, logits, id);

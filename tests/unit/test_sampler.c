@@ -161,6 +161,27 @@ START_TEST(greedy_in_every_place) {
 }
 END_TEST
 
+// The same in vocabularies that are looked through block by block.
+START_TEST(greedy_in_large_vocabularies) {
+  enum { MOST = 5000 };
+  static const int counts[] = {1023, 1024, 1025, 2048, MOST};
+  static float logits[MOST];
+  qn_sampler_options options = plain_options();
+  options.temperature = 0;
+  for (size_t c = 0; c < QN_COUNT(counts); c++) {
+    qn_sampler *sampler = create(options, counts[c]);
+    for (int place = 0; place < counts[c]; place += place % 1024 >= 1022 || place % 1024 == 0 ? 1 : 1021) {
+      for (int i = 0; i < counts[c]; i++) logits[i] = i > place ? -1.0f : -2.0f - (float)i;
+      logits[place] = -1;
+      ck_assert_int_eq(sample(sampler, logits), place);
+      for (int i = 0; i < place; i++) logits[i] = -INFINITY;
+      ck_assert_int_eq(sample(sampler, logits), place);
+    }
+    qn_sampler_destroy(sampler);
+  }
+}
+END_TEST
+
 START_TEST(bad_logits) {
   for (int draws = 0; draws < 2; draws++) {
     qn_sampler_options options = plain_options();
@@ -419,7 +440,8 @@ START_TEST(allocations_may_fail) { qn_test_failing_allocations(create_and_sample
 END_TEST
 
 QN_CASE(numbers, rng_known_values, rng_unit_is_uniform, exp_is_accurate)
-QN_CASE(choosing, greedy, greedy_in_every_place, bad_logits, repetition_penalty, options_keep_what_they_say, known_cuts)
+QN_CASE(choosing, greedy, greedy_in_every_place, greedy_in_large_vocabularies, bad_logits, repetition_penalty,
+        options_keep_what_they_say, known_cuts)
 QN_CASE(drawing, draws_follow_probabilities, draws_repeat, sampling_allocates_nothing)
 QN_CASE(errors, options_are_checked, allocations_may_fail)
 QN_TEST_MAIN(numbers, choosing, drawing, errors)
