@@ -10,6 +10,7 @@
 enum {
   MEETINGS = 200,    // barriers of one measurement
   PIECES = 1 << 14,  // shares of work of one measurement
+  LATENCY_TRIES = 4,  // in a round: they are short, and much is told in cycles
   MOST_ROUNDS = 512,
   LEAST_ROUNDS = 5,  // undisturbed ones that a ratio is believed of
 // Cycles until a plain integer operation on vectors gives its result. On every x86-64 it is one (Fog, "Instruction
@@ -100,8 +101,10 @@ static double probe_of(measurement *m, qn_probe probe) {
 static void measure_latencies(measurement *m) {
   qn_machine_profile *p = m->profile;
   // Links a second: the shortest chain of plain operations gives the clock, multiply-adds are told in its cycles.
-  keep_most(&p->cycles_per_s, probe_of(m, QN_PROBE_VECTOR_LATENCY) * 2 * VECTOR_LATENCY);
-  keep_most(&m->fma_links, probe_of(m, QN_PROBE_FMA_LATENCY));
+  for (int i = 0; i < LATENCY_TRIES; i++) {
+    keep_most(&p->cycles_per_s, probe_of(m, QN_PROBE_VECTOR_LATENCY) * 2 * VECTOR_LATENCY);
+    keep_most(&m->fma_links, probe_of(m, QN_PROBE_FMA_LATENCY));
+  }
   if (m->fma_links > 0) p->fma_latency = p->cycles_per_s / m->fma_links;
   keep_most(&p->vector_ops, probe_of(m, QN_PROBE_VECTOR));
 }

@@ -70,13 +70,13 @@ END_TEST
 
 // Others sit out, sleep, and come back in the middle of everything, with and without runs in between.
 START_TEST(some_of_the_threads) {
-  enum { MOST = 8 };
+  enum { MOST = 5 };
   qn_threads *threads = create(MOST, false);
   qn_test_random random = {7};
   tally t = {.threads = threads};
   int want[MOST] = {0};
   ck_assert_int_eq(qn_threads_created(threads), MOST);
-  for (int run = 1; run <= 2000; run++) {
+  for (int run = 1; run <= 400; run++) {
     int use = 1 + (int)(qn_test_random_u64(&random) % MOST);
     qn_threads_use(threads, use);
     ck_assert_int_eq(qn_threads_count(threads), use);
