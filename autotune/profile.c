@@ -271,7 +271,8 @@ void qn_profile_fill_model(const qn_machine_profile *p, const qn_target *target,
   if (machine->l1d_bytes > 0) model->l1_bytes = (int64_t)machine->l1d_bytes;
   if (machine->l2_bytes > 0) model->l2_bytes = (int64_t)machine->l2_bytes;
   if (machine->cache_count > 0) model->l3_bytes = (int64_t)machine->l3_bytes;
-  if (!p || p->count == 0 || !(p->cycles_per_s > 0)) return;
+  // Where other programs were at work some speeds are far too low and others are not: no such mixture is believed.
+  if (!p || p->count == 0 || !(p->moving_gain > 0) || !(p->cycles_per_s > 0)) return;
   model->cycles_per_s = p->cycles_per_s;
   if (strcmp(p->target, target->name) == 0) fill_instructions(p, model);
   set(&model->l2_bytes_per_cycle, p->read[QN_PROFILE_L2][QN_PROFILE_HUGE][0] / p->cycles_per_s);

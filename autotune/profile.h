@@ -56,8 +56,8 @@ void qn_profile_print(const qn_machine_profile *profile, qn_buf *out);
 QN_CHECKED qn_status qn_profile_parse(const char *name, qn_str text, qn_machine_profile *out, qn_diag *diag);
 
 // Fills in what is known of this machine for code of `target` run by `threads` (0 = one a core): caches and cores from
-// the topology, speeds from `profile` (NULL = not measured: then those of `model` stay). Of a target other than the
-// profile's only what does not depend on the instructions.
+// the topology, speeds from `profile` (NULL = not measured, as is one that other programs disturbed: then those of
+// `model` stay). Of a target other than the profile's only what does not depend on the instructions.
 void qn_profile_fill_model(const qn_machine_profile *profile, const qn_target *target, int threads,
                            qn_machine_model *model);
 

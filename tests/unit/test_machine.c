@@ -99,7 +99,17 @@ START_TEST(a_profile) {
   qn_db *db = NULL;
   qn_diag diag = {0};
   qn_target target;
-  qn_assert_ok(&diag, qn_db_open(path, true, qn_allocator_default(), &db, &diag));
+  qn_machine_profile quiet;
+  qn_buf text;
+  int64_t when;
+  qn_assert_ok(&diag, qn_db_open(path, false, qn_allocator_default(), &db, &diag));
+  qn_assert_ok(&diag, quern_machine_stored(db, &quiet, &when, &found, NULL, 0, &diag));
+  quiet.moving_gain = 1;  // as if nothing had disturbed it
+  qn_buf_init(&text, qn_test_allocator());
+  qn_profile_print(&quiet, &text);
+  qn_machine_record record = {.fingerprint = first.fingerprint, .profile = text.data, .when = when + 1};
+  qn_assert_ok(&diag, qn_db_put_machine(db, &record, &diag));
+  qn_buf_deinit(&text);
   qn_assert_ok(&diag, qn_target_parse("host", &target, &diag));
   qn_machine_model plain = qn_machine_model_plain(target.vector_bytes, target.vector_registers, 0, 1 << 20),
                    model = plain;

@@ -123,6 +123,14 @@ START_TEST(models) {
   ck_assert(near(m.fma_latency, 4) && near(m.l2_bytes_per_cycle, 32) && near(m.l3_bytes_per_cycle, 16));
   ck_assert(near(m.memory_bytes_per_s, (22e9 + 39.5e9) / 2) && near(m.core_bytes_per_s, 12e9));
   ck_assert(near(m.barrier_s, 1.5e-7) && near(m.piece_s, 3e-8));
+  p.moving_gain = 0;  // disturbed: as if it had not been measured
+  qn_machine_model before = m;
+  qn_profile_fill_model(&p, &target, 3, &before);
+  ck_assert(near(before.memory_bytes_per_s, m.memory_bytes_per_s));
+  before = plain;
+  qn_profile_fill_model(&p, &target, 3, &before);
+  ck_assert(before.cycles_per_s == plain.cycles_per_s && before.dots == 0);
+  p.moving_gain = 1;
   qn_profile_fill_model(&p, &target, 64, &m);  // more than were measured: as the most
   ck_assert(m.cores == 64 && near(m.memory_bytes_per_s, 40e9));
   // Code for another target: what its instructions do was not measured.
