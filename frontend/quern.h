@@ -217,6 +217,114 @@ int quern_machine_get_profile(const quern_machine_options *options, quern_machin
 // and true). `tuning_db` as above. Errors: IO and FORMAT (the database).
 int quern_machine_get_settings(const char *tuning_db, quern_machine_settings *out, bool *out_found, quern_error *error);
 
+// ---- explaining speed ------------------------------------------------------------------------------------------------
+// How far a model is from what this machine could do, and why: every kernel measured in prefill and in decoding, beside
+// its roofline and beside what the compiler's model of the machine says that its time is made of.
+
+typedef struct quern_explain_options {
+  size_t size;            // sizeof(quern_explain_options)
+  int threads;            // 0 = one a core
+  bool no_pin;            // do not bind each thread to a core
+  int64_t prompt_tokens;  // of the prompt that is measured; 0 = 256, or as many as there is room for
+  int64_t depth;          // keys before a token that is decoded; 0 = as many as the prompt has
+  int repetitions;        // of everything, in turn; 0 = 5
+  // Where to look up this machine's profile and what tuning tried: NULL = the user's own database, "none" = nowhere. It is
+  // only read; without a profile in it the machine is measured for a second.
+  const char *tuning_db;
+  quern_progress_fn progress;
+  void *progress_context;
+} quern_explain_options;
+
+// A kernel in one phase: sums over all its calls there. Seconds are medians, of what runs on the wall.
+typedef struct quern_kernel_report {
+  const char *kernel;    // its name
+  const char *variant;   // the code that ran, by its symbol; where several did, that of the most tokens
+  const char *place;     // the op of the model that its first call came from
+  const char *schedule;  // of the variant: "m_tiles = 1; n_tile = 1; ..."
+  const char *limit;     // the name of the largest term below: what limits it
+  int64_t calls;
+  double memory_bytes;  // weights, rows of tables, keys and values: at least once from memory
+  double value_bytes;   // read and written between kernels
+  double int8_ops, fp32_ops, other_ops;  // multiply-adds count two; other: what is no multiply-add
+  double seconds;                        // measured: until all threads were done with it
+  double kernel_s;                       // that a thread was inside, a mean of those that had work
+  double wait_s;                         // the rest: threads wait for others
+  double share;                          // of the phase's time
+  double bound_s;                        // the roofline: no less than this
+  double of_bound;                       // bound_s / seconds
+  double predicted_s;                    // by the model of the machine, all terms together
+  // The terms, which overlap (quern_explain_terms).
+  double bandwidth_s, cache_s, issue_s, fallback_s, latency_s, sync_s, fault_s, unexplained_s;
+  // What tuning tried for this kernel, here and for this target, says the database.
+  int64_t tried, failed;  // candidates; of them those that were wrong, crashed, hung or were not legal
+  double tuned_s;         // the fastest, of one call; 0 = none was timed
+  const char *tuning;     // a sentence about it; "" = nothing
+} quern_kernel_report;
+
+// What a kernel's time is made of. `offset` is that of a double in quern_kernel_report.
+typedef struct quern_explain_term {
+  const char *name;  // "bandwidth"
+  size_t offset;
+  const char *meaning;
+} quern_explain_term;
+// The terms, in the order in which they are told. Static.
+const quern_explain_term *quern_explain_terms(size_t *out_count);
+
+typedef struct quern_phase_report {
+  const char *name;        // "prefill", "decode"
+  int64_t tokens, depth;   // evaluated in it, and keys before them
+  double seconds;          // of all of it
+  double outside_s;        // of that outside kernels
+  double bound_s;          // of all kernels
+  double mbu, mfu;         // bytes of memory, and multiply-adds, as parts of what the machine gives in that time
+  double stream_bytes_per_s;  // that bounds hold memory_bytes against: of memory, or of the last cache where a step's
+                              // bytes stay in it
+  double first_s;          // the first time, with pages and caches cold
+  double first_minor_faults, first_major_faults;
+  double minor_faults, major_faults;  // from then on
+  double interrupted;                 // how often other programs took a thread's CPU
+  const quern_kernel_report *kernels;  // those that take longest first
+  size_t kernel_count;
+} quern_phase_report;
+
+typedef struct quern_explanation {
+  const char *quern;   // the version that made it
+  const char *model, *target;
+  const char *host;    // the target that suits this machine
+  const char *lacking; // features of it that the code does not use, comma-separated; "" = none
+  int threads;
+  double read_bytes_per_s;                    // measured, as the others
+  double int8_ops_per_s, fp32_ops_per_s;      // the host's: what bounds are held against
+  double target_int8_ops_per_s, target_fp32_ops_per_s;  // what the code's own instructions reach
+  double fault_s;                             // of one page fault, without reading from a disk
+  const quern_phase_report *phases;
+  size_t phase_count;
+} quern_explanation;
+
+// The fields of the three structs above as data: what JSON is written from and read into, by these keys.
+typedef enum quern_field_kind {
+  QUERN_FIELD_TEXT,     // const char *
+  QUERN_FIELD_NUMBER,   // double, at least 0
+  QUERN_FIELD_INTEGER,  // int64_t, at least 0
+  QUERN_FIELD_INT,      // int, at least 0
+} quern_field_kind;
+typedef struct quern_field {
+  const char *key;
+  quern_field_kind kind;
+  size_t offset;
+} quern_field;
+typedef enum quern_explain_level { QUERN_EXPLAIN_WHOLE, QUERN_EXPLAIN_PHASE, QUERN_EXPLAIN_KERNEL } quern_explain_level;
+const quern_field *quern_explain_fields(quern_explain_level level, size_t *out_count);
+
+// Runs the model and explains it. *out is the caller's, to be freed with quern_explanation_free. Errors: UNSUPPORTED (no
+// language model; an artifact that does not tell what its kernels cost), LIMIT (prompt or depth beyond the context),
+// ARGUMENT, CANCELLED, NOMEM, and those of the database.
+int quern_explain(quern_model *model, const quern_explain_options *options, const quern_explanation **out,
+                  quern_error *error);
+// Reads what `quern explain --json` wrote. Errors: IO, FORMAT (names the place), NOMEM.
+int quern_explanation_read(const char *path, const quern_explanation **out, quern_error *error);
+void quern_explanation_free(const quern_explanation *explanation);  // NULL is harmless
+
 // The targets known, one a line with its description. Static text; do not free.
 const char *quern_targets(void);
 

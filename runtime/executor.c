@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,7 +47,9 @@ struct qn_executor {
   void **pointers;           // owned: one an operand
   void **own_pointers;       // owned: the same for each thread, with its own memory; NULL = nothing is a thread's own
   void **bases;              // owned: one a buffer; NULL = not bound yet
-  qn_step_profile *profile;  // owned: one a step, or NULL
+  qn_step_profile *profile;  // owned: (threads, steps), or NULL
+  size_t profile_threads;
+  bool profile_faults;
   uint8_t *arena;            // mapped; the threads' own memory lies behind it
   void *image;               // mapped: a copy of the code where the file's pages cannot be made executable
   size_t arena_size, image_size;
@@ -54,7 +57,7 @@ struct qn_executor {
   int64_t symbols[QN_ARTIFACT_SYMBOLS];  // of `calls`
   bool resolved;                         // `calls` fits `symbols`
   uint32_t unbound;                      // inputs and caches
-  uint64_t kernel_ns, run_ns;
+  uint64_t run_ns;
 };
 
 static uint64_t now_ns(void) {
@@ -259,7 +262,7 @@ static qn_status build(qn_executor *e, const qn_executor_options *options, qn_di
   e->pointers = array(e, p->operand_count, sizeof *e->pointers);
   e->bases = array(e, p->buffer_count, sizeof *e->bases);
   if (own_pointer_count(e)) e->own_pointers = array(e, own_pointer_count(e), sizeof *e->own_pointers);
-  if (options->profile) e->profile = array(e, p->step_count, sizeof *e->profile);
+  if (options->profile) e->profile = array(e, e->profile_threads * p->step_count, sizeof *e->profile);
   if (!e->calls || !e->phases || !e->works || !e->pointers || !e->bases || (options->profile && !e->profile) ||
       (own_pointer_count(e) && !e->own_pointers)) {
     return qn_fail_nomem(diag, e->artifact->path, "the executor");
@@ -279,6 +282,8 @@ qn_status qn_executor_create(const qn_artifact *artifact, qn_threads *threads, c
   e->artifact = artifact;
   e->threads = threads;
   e->allocator = allocator;
+  e->profile_faults = options && options->profile_faults;
+  e->profile_threads = (size_t)qn_threads_created(threads);
   qn_status status = build(e, options ? options : &none, diag);
   if (status == QN_OK) {
     *out = e;
@@ -298,7 +303,7 @@ void qn_executor_destroy(qn_executor *e) {
   free_array(e, e->own_pointers, own_pointer_count(e), sizeof *e->own_pointers);
   free_array(e, e->pointers, p->operand_count, sizeof *e->pointers);
   free_array(e, e->bases, p->buffer_count, sizeof *e->bases);
-  free_array(e, e->profile, p->step_count, sizeof *e->profile);
+  free_array(e, e->profile, e->profile_threads * p->step_count, sizeof *e->profile);
   if (e->arena) munmap(e->arena, e->arena_size);
   if (e->image) munmap(e->image, e->image_size);
   qn_free(e->allocator, e, sizeof *e);
@@ -471,11 +476,27 @@ static qn_status resolve(qn_executor *e, const int64_t *symbols, qn_diag *diag) 
   return QN_OK;
 }
 
-// What thread 0 notes as it walks.
+// What a thread notes as it walks, in its own row of the profile.
 typedef struct stopwatch {
-  qn_executor *executor;  // NULL = note nothing
+  qn_step_profile *steps;  // NULL = note nothing
   uint64_t before;
+  bool count_faults;
+  uint64_t faults;  // of the thread, before
 } stopwatch;
+
+static uint64_t thread_faults(void) {
+  struct rusage usage;
+  return getrusage(RUSAGE_THREAD, &usage) == 0 ? (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt : 0;
+}
+
+static stopwatch start_watch(const qn_executor *e, int thread) {
+  if (!e->profile) return (stopwatch){.steps = NULL};
+  stopwatch watch = {.steps = e->profile + (size_t)thread * e->artifact->program->step_count,
+                     .count_faults = e->profile_faults};
+  if (watch.count_faults) watch.faults = thread_faults();
+  watch.before = now_ns();
+  return watch;
+}
 
 static uint64_t lap(stopwatch *watch) {
   uint64_t now = now_ns(), passed = now - watch->before;
@@ -484,14 +505,17 @@ static uint64_t lap(stopwatch *watch) {
 }
 
 static void note_wait(stopwatch *watch, size_t step) {
-  if (watch->executor) watch->executor->profile[step].wait_ns += lap(watch);
+  if (watch->steps) watch->steps[step].wait_ns += lap(watch);
 }
 
 static void note_kernel(stopwatch *watch, size_t step) {
-  if (!watch->executor) return;
-  uint64_t passed = lap(watch);
-  watch->executor->profile[step].kernel_ns += passed;
-  watch->executor->kernel_ns += passed;
+  if (!watch->steps) return;
+  watch->steps[step].kernel_ns += lap(watch);
+  if (!watch->count_faults) return;
+  uint64_t faults = thread_faults();
+  watch->steps[step].faults += faults - watch->faults;
+  watch->faults = faults;
+  watch->before = now_ns();  // counting them is no part of a step
 }
 
 // What the thread can get of a phase's work.
@@ -514,10 +538,11 @@ static void take_part(qn_executor *e, uint32_t index, int thread, stopwatch *wat
       const call *c = &e->calls[i];
       int64_t part = c->extent / p->units;
       c->entry(pointers + c->first_operand, e->symbols, first * part, last * part);
+      if (p->end - p->head > 1) note_kernel(watch, i);
     }
     qn_work_finish(e->threads, work, last - first);
   } while (qn_work_take(work, &first, &last));
-  note_kernel(watch, p->head);
+  note_kernel(watch, p->end - 1);
 }
 
 // Every thread: takes what work it can get of each phase, and goes past a barrier when all work before it is done.
@@ -527,12 +552,11 @@ static void walk(void *context, int thread, int thread_count) {
   fenv_t environment;  // the host's rounding mode and flushing of denormals must not reach the kernels
   fegetenv(&environment);
   fesetenv(FE_DFL_ENV);
-  stopwatch watch = {thread == 0 && e->profile ? e : NULL, 0};
-  if (watch.executor) watch.before = now_ns();
+  stopwatch watch = start_watch(e, thread);
   uint32_t waited = 0;  // phases before this one are known to be done
   for (uint32_t i = 0; i < e->phase_count; i++) {
     const phase *p = &e->phases[i];
-    for (uint32_t step = p->first; watch.executor && step < p->end; step++) e->profile[step].calls++;
+    for (uint32_t step = p->first; watch.steps && step < p->end; step++) watch.steps[step].calls++;
     if (p->barrier) {
       for (; waited < i; waited++) qn_work_wait(e->threads, &e->works[waited]);
       note_wait(&watch, p->first);
@@ -554,8 +578,16 @@ qn_status qn_executor_run(qn_executor *e, const int64_t symbols[QN_ARTIFACT_SYMB
 }
 
 void qn_executor_times(const qn_executor *e, uint64_t *out_kernel_ns, uint64_t *out_run_ns) {
-  *out_kernel_ns = e->kernel_ns;
+  *out_kernel_ns = 0;
+  for (size_t i = 0; e->profile && i < e->artifact->program->step_count; i++) *out_kernel_ns += e->profile[i].kernel_ns;
   *out_run_ns = e->run_ns;
 }
 
 const qn_step_profile *qn_executor_profile(const qn_executor *e) { return e->profile; }
+
+uint64_t qn_executor_busy_ns(const qn_executor *e, size_t step) {
+  uint64_t sum = 0;
+  size_t steps = e->artifact->program->step_count;
+  for (size_t t = 0; e->profile && t < e->profile_threads; t++) sum += e->profile[t * steps + step].kernel_ns;
+  return sum;
+}

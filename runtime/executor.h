@@ -16,6 +16,7 @@ typedef struct qn_executor_options {
   const char *target;                  // force the code of this target; NULL = the best this CPU runs
   const qn_kernel_entry *jit_entries;  // one a variant of plan 0, instead of the artifact's code; NULL = not
   bool profile;                        // time every step (two clock reads each)
+  bool profile_faults;                 // with profile: count page faults of every step, too (a system call each)
 } qn_executor_options;
 
 // The code section that would run here: of those whose features this CPU has, the one that uses most; or the one of
@@ -45,13 +46,16 @@ QN_CHECKED qn_status qn_executor_run(qn_executor *executor, const int64_t symbol
 // Nanoseconds of whole runs since creation and, with options->profile, inside kernels by thread 0 (for benchmarks).
 void qn_executor_times(const qn_executor *executor, uint64_t *out_kernel_ns, uint64_t *out_run_ns);
 
-// One step's times on thread 0 since creation.
+// One step's times on one thread since creation.
 typedef struct qn_step_profile {
   uint64_t kernel_ns;  // taking pieces of its work and computing them; of a chain all is noted at its first step
   uint64_t wait_ns;    // at the barrier before it: for pieces of earlier steps that other threads have yet to finish
   uint64_t calls;      // runs so far
+  uint64_t faults;     // page faults in it, with options->profile_faults
 } qn_step_profile;
-// One a step of the artifact, borrowed; NULL without options->profile.
+// One a step of the artifact, of thread 0, borrowed; NULL without options->profile.
 const qn_step_profile *qn_executor_profile(const qn_executor *executor);
+// Nanoseconds that all threads together were inside the step's kernel; 0 without options->profile.
+uint64_t qn_executor_busy_ns(const qn_executor *executor, size_t step);
 
 #endif

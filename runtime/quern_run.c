@@ -192,7 +192,10 @@ static qn_status create_session(quern_session *session, const quern_session_opti
   qn_decoder_options decoder = {
       .context = options->context, .chunk = options->chunk, .sequences = options->sequences, .pages = options->pages};
   decoder.executor =
-      (qn_executor_options){.target = model->target, .jit_entries = model->jit.entries, .profile = options->profile};
+      (qn_executor_options){.target = model->target,
+                            .jit_entries = model->jit.entries,
+                            .profile = options->profile,
+                            .profile_faults = options->profile_faults};
   QN_TRY(qn_threads_create(options->threads, !options->no_pin, qn_allocator_default(), &session->threads, diag));
   int created = qn_threads_created(session->threads);
   if (options->decode_threads < 0 || options->decode_threads > created)
@@ -417,6 +420,8 @@ bool quern_session_profile(const quern_session *session, size_t index, quern_ste
                                       .place = a->strings + step->loc,
                                       .kernel_ns = profile[index].kernel_ns,
                                       .wait_ns = profile[index].wait_ns,
-                                      .calls = profile[index].calls};
+                                      .calls = profile[index].calls,
+                                      .busy_ns = qn_executor_busy_ns(qn_decoder_executor(session->decoder), index),
+                                      .faults = profile[index].faults};
   return true;
 }

@@ -138,6 +138,7 @@ typedef struct quern_session_options {
   // How long a thread that waits for others watches before it sleeps, microseconds: 0 = 40, -1 = not at all. Ignored
   // where threads outnumber the CPUs.
   int64_t spin_us;
+  bool profile_faults;  // with profile: count every kernel's page faults, too, a system call each
 } quern_session_options;
 
 // *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical
@@ -262,6 +263,8 @@ typedef struct quern_step_profile {
   uint64_t kernel_ns;  // inside the kernel
   uint64_t wait_ns;    // waiting for the work before it to be done
   uint64_t calls;
+  uint64_t busy_ns;    // inside the kernel, of all threads together
+  uint64_t faults;     // page faults inside the kernel, for sessions created with `profile_faults`
 } quern_step_profile;
 // The index-th call of the program; false after the last, or when the session was created without `profile`.
 bool quern_session_profile(const quern_session *session, size_t index, quern_step_profile *out_profile);

@@ -1,0 +1,192 @@
+// quern explain: how far a model is from what this machine could do, kernel by kernel, and why.
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/cli/explain.h"
+#include "frontend/cli/progress.h"
+#include "frontend/cli/run_open.h"
+#include "runtime/base/file.h"
+
+typedef struct explain_options {
+  cli_common common;
+  const char *json_path, *html_path, *against_path, *db_path;
+  const char *target, *numeric, *quant, *kv_type, *template_path, *huge_pages;
+  uint64_t threads, prompt, depth, reps, context;
+  bool no_pin, terms;
+} explain_options;
+
+#define FIELD(name) offsetof(explain_options, name)
+static const cli_option options_table[] = {
+    {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL,
+     "write everything as one JSON object; - is standard output, where it takes the tables' place"},
+    {"html", 0, CLI_TEXT, FIELD(html_path), "FILE", 0, 0, NULL, NULL,
+     "write a page with plots, which needs nothing else; - is standard output, where it takes the tables' place"},
+    {"against", 0, CLI_TEXT, FIELD(against_path), "FILE", 0, 0, NULL, NULL,
+     "tell the difference to an earlier run, whose --json FILE this is"},
+    {"terms", 0, CLI_FLAG, FIELD(terms), NULL, 0, 0, NULL, NULL,
+     "tell what each kernel's time is made of, and its schedule (the page always does)"},
+    {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "threads that compute"},
+    {"prompt", 'p', CLI_COUNT, FIELD(prompt), "N", 1, INT32_MAX, NULL, "256, or half of a shorter context",
+     "tokens of the prompt"},
+    {"depth", 0, CLI_COUNT, FIELD(depth), "N", 1, INT32_MAX, NULL, "the prompt's tokens",
+     "keys in the cache before a token that is decoded"},
+    {"reps", 0, CLI_COUNT, FIELD(reps), "N", 1, 1000, NULL, "5", "repetitions of everything, taken in turn"},
+    {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
+    {"db", 0, CLI_TEXT, FIELD(db_path), "FILE|none", 0, 0, NULL, "the user's own",
+     "the database of quern tune, which tells what was tried"},
+    {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "the model's own",
+     "model file: compile for a context of so many tokens"},
+    {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
+     "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
+    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
+     "model file: see quern compile --help"},
+    {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
+     "model file: quantise its float matrices (see quern compile --help)"},
+    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
+     "model file: how keys and values are kept"},
+    {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
+    {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
+     "model file: the architecture as JSON"},
+};
+
+static const char details[] =
+    "Runs a prompt and decodes tokens after it, times every kernel, and holds each against the roofline: no\n"
+    "kernel is faster than its bytes at the read bandwidth, nor than its operations at the peaks, all measured\n"
+    "in the same run. FILE is an artifact or a GGUF file, which is compiled into the cache as quern run does.\n"
+    "  of bound     the roofline's time as part of the measured one\n"
+    "  limited by   the largest part of the time, of what was measured (waiting for other threads, page faults)\n"
+    "               and what the compiler's model of this machine says of the kernel's code\n"
+    "  MBU, MFU     of the whole: bytes and multiply-adds as parts of what the machine gives in that time\n"
+    "Other programs on the machine disturb it; Ctrl-C ends it.\n";
+
+static const char *terms_text(void) {
+  static char text[2048];
+  size_t count, used = 0;
+  const quern_explain_term *terms = quern_explain_terms(&count);
+  used += (size_t)snprintf(text, sizeof text, "What a kernel may be limited by:\n");
+  for (size_t i = 0; i < count && used < sizeof text; i++) {
+    int length = snprintf(text + used, sizeof text - used, "  %-16s %s\n", terms[i].name, terms[i].meaning);
+    used += length > 0 ? (size_t)length : 0;
+  }
+  return text;
+}
+
+// ---- output
+
+static int write_text(const char *option, const char *path, const qn_buf *text) {
+  qn_diag diag = {0};
+  if (text->failed) return cli_fail(QN_ERR_NOMEM, "explain", "out of memory for its text");
+  if (strcmp(path, "-") == 0) {
+    cli_out(text->data, text->length);
+    return cli_out_end();
+  }
+  qn_file_writer writer;
+  qn_status status = qn_file_writer_open(&writer, path, &diag);
+  if (status == QN_OK) status = qn_file_writer_write(&writer, text->data, text->length);
+  if (status == QN_OK) status = qn_file_writer_commit(&writer);
+  qn_file_writer_abandon(&writer);
+  return status == QN_OK ? 0 : cli_fail((int)status, option, "%s", diag.text);
+}
+
+static void put_json(const explain_view *view, qn_buf *out) { explain_put_json(view->now, out); }
+
+static int write_all(const explain_options *o, const explain_view *view) {
+  const struct {
+    const char *option, *path;
+    void (*put)(const explain_view *view, qn_buf *out);
+  } outputs[] = {{"--json", o->json_path, put_json},
+                 {"--html", o->html_path, explain_put_html},
+                 {"explain", "-", explain_put_text}};
+  bool taken = false;
+  int code = 0;
+  for (size_t i = 0; code == 0 && i < QN_COUNT(outputs); i++) {
+    if (!outputs[i].path || (taken && i + 1 == QN_COUNT(outputs))) continue;
+    qn_buf text;
+    qn_buf_init(&text, qn_allocator_default());
+    outputs[i].put(view, &text);
+    code = write_text(outputs[i].option, outputs[i].path, &text);
+    qn_buf_deinit(&text);
+    taken = taken || strcmp(outputs[i].path, "-") == 0;
+  }
+  return code;
+}
+
+// ---- the command
+
+static int check_paths(const explain_options *o, const char *path) {
+  const struct { const char *option, *path; } outputs[] = {{"--json", o->json_path}, {"--html", o->html_path}};
+  for (size_t i = 0; i < QN_COUNT(outputs); i++) {
+    if (!outputs[i].path || strcmp(outputs[i].path, "-") == 0) continue;
+    if (cli_same_file(outputs[i].path, path))
+      return cli_fail(QN_ERR_ARGUMENT, outputs[i].option, "got the model file itself, want another file");
+  }
+  if (o->json_path && o->html_path && strcmp(o->json_path, o->html_path) == 0)
+    return cli_fail(QN_ERR_ARGUMENT, "--html", "got the same file as --json, want another one");
+  if (o->db_path && !*o->db_path) return cli_fail(QN_ERR_ARGUMENT, "--db", "got '', want a file or none");
+  return 0;
+}
+
+static int open_model(const explain_options *o, const char *path, quern_model **out) {
+  run_source source = {.path = path,
+                       .target = o->target,
+                       .numeric = o->numeric,
+                       .quant = o->quant,
+                       .kv_type = o->kv_type,
+                       .template_path = o->template_path,
+                       .huge_pages = o->huge_pages,
+                       .context = (uint32_t)o->context,
+                       .quiet = o->common.quiet};
+  return run_open(&source, out);
+}
+
+static int explain_model(const explain_options *o, quern_model *model, const quern_explanation **out) {
+  cli_progress progress;
+  quern_error error = {0};
+  cli_progress_init(&progress, o->common.quiet);
+  quern_explain_options options = {.size = sizeof options,
+                                   .threads = (int)o->threads,
+                                   .no_pin = o->no_pin,
+                                   .prompt_tokens = (int64_t)o->prompt,
+                                   .depth = (int64_t)o->depth,
+                                   .repetitions = (int)o->reps,
+                                   .tuning_db = o->db_path,
+                                   .progress = cli_progress_step,
+                                   .progress_context = &progress};
+  int code = quern_explain(model, &options, out, &error);
+  cli_progress_end(&progress);
+  if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+static int run(void *context, const char *path) {
+  const explain_options *o = context;
+  explain_view view = {.before_path = o->against_path, .terms = o->terms};
+  quern_model *model = NULL;
+  quern_error error = {0};
+  int code = check_paths(o, path);
+  if (code == 0 && o->against_path) {
+    code = quern_explanation_read(o->against_path, &view.before, &error);
+    if (code != 0) code = cli_fail(code, "--against", "%s", error.text);
+  }
+  cli_catch_signals();
+  if (code == 0) code = open_model(o, path, &model);
+  if (code == 0) code = explain_model(o, model, &view.now);
+  if (code == 0) code = write_all(o, &view);
+  quern_explanation_free(view.now);
+  quern_explanation_free(view.before);
+  quern_model_close(model);
+  return code;
+}
+
+const cli_command cli_explain_command = {
+    .name = "explain",
+    .operands = "FILE",
+    .summary = "tells how far each kernel is from what this machine could do, and what limits it",
+    .details = details,
+    .options = options_table,
+    .option_count = QN_COUNT(options_table),
+    .options_size = sizeof(explain_options),
+    .operand_name = "an artifact or a model file",
+    .more = terms_text,
+    .run = run,
+};

@@ -1,0 +1,207 @@
+// quern_explain: what is measured, and the explanation that comes of it.
+#include "frontend/explain.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "codegen/target.h"
+#include "frontend/compile.h"
+#include "passes/cost.h"
+
+enum { DEFAULT_PROMPT = 256, DEFAULT_REPETITIONS = 5, MOST_REPETITIONS = 1000 };
+
+static int by_value(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+double explain_undisturbed(double *values, size_t count) {
+  if (count == 0) return 0;
+  qsort(values, count, sizeof *values, by_value);
+  return values[count / 4];
+}
+
+explanation *explanation_create(void) {
+  explanation *e = calloc(1, sizeof *e);
+  if (!e) return NULL;
+  qn_arena_init(&e->arena, qn_allocator_default());
+  e->told.quern = e->told.model = e->told.target = e->told.host = e->told.lacking = "";
+  e->told.phases = e->phases;
+  return e;
+}
+
+void quern_explanation_free(const quern_explanation *explained) {
+  if (!explained) return;
+  explanation *e = (explanation *)(uintptr_t)explained;  // its first member
+  qn_arena_deinit(&e->arena);
+  free(e);
+}
+
+qn_status explain_report(explaining *x, const char *stage, uint64_t done, uint64_t total) {
+  const quern_explain_options *o = x->options;
+  if (!o->progress || o->progress(o->progress_context, stage, done, total)) return QN_OK;
+  return qn_fail(x->diag, QN_ERR_CANCELLED, "explain", "cancelled by the caller");
+}
+
+// ---- what runs
+
+// The features of a list that another list lacks.
+static const char *lacking(explaining *x, const char *list, const char *other) {
+  qn_buf out;
+  qn_buf_init(&out, qn_allocator_default());
+  while (*list) {
+    size_t length = strcspn(list, ",");
+    bool found = false;
+    for (const char *at = other; *at && !found;) {
+      size_t n = strcspn(at, ",");
+      found = n == length && memcmp(at, list, length) == 0;
+      at += n + (at[n] == ',');
+    }
+    if (!found) qn_buf_printf(&out, "%s%.*s", out.length ? "," : "", (int)length, list);
+    list += length + (list[length] == ',');
+  }
+  const char *copy = out.failed ? NULL : qn_arena_strdup(x->arena, qn_buf_text(&out));
+  qn_buf_deinit(&out);
+  return copy;
+}
+
+// The target that runs, and the one that suits the machine.
+static qn_status take_targets(explaining *x) {
+  quern_explanation *told = &x->e->told;
+  qn_target target, host;
+  const char *name = quern_model_target(x->model);
+  QN_TRY(qn_target_parse("host", &host, x->diag));
+  QN_TRY(qn_target_parse(name, &target, x->diag));
+  told->quern = quern_version();
+  size_t length = 0;
+  const char *model = quern_model_summary_value(x->model, "model", &length);
+  told->model =
+      length ? qn_arena_strndup(x->arena, model, length) : qn_arena_strdup(x->arena, quern_model_name(x->model));
+  told->target = qn_arena_strdup(x->arena, name);
+  told->host = qn_arena_strdup(x->arena, host.name);
+  told->lacking = lacking(x, host.required, target.required);
+  if (!told->model || !told->target || !told->host || !told->lacking) return qn_fail_nomem(x->diag, "explain", "names");
+  x->same_isa = told->lacking[0] == '\0';
+  return QN_OK;
+}
+
+// The code that runs and its plan; the JIT's has plan 0.
+static qn_status take_plan(explaining *x) {
+  const qn_artifact *a = &x->model->artifact;
+  uint32_t first, count;
+  if (!x->model->jit.entries) {
+    const char *target = x->model->target[0] ? x->model->target : NULL;
+    QN_TRY(qn_executor_choose_code(a, target, &x->code, x->diag));
+    x->plan = x->code->plan;
+  }
+  x->slices = qn_artifact_plan(a, x->plan, &first, &count);
+  return QN_OK;
+}
+
+static qn_status take_kernels(explaining *x) {
+  const qn_artifact *a = &x->model->artifact;
+  size_t size = 0;
+  x->text.data = qn_artifact_section(a, QN_SECTION_KERNELS, 0, &size);
+  x->text.length = size;
+  if (!x->text.data) {
+    return qn_fail(x->diag, QN_ERR_UNSUPPORTED, a->path,
+                   "does not tell what its kernels cost; compile the model again");
+  }
+  x->kernel_count = a->program->kernel_count;
+  x->kernels = QN_ARENA_ARRAY(x->arena, x->kernel_count, explain_kernel);
+  if (!x->kernels) return qn_fail_nomem(x->diag, "explain", "kernels");
+  for (uint32_t i = 0; i < a->program->kernel_count; i++) {
+    explain_kernel *k = &x->kernels[i];
+    const char *name = a->strings + a->kernels[i].name;
+    k->place = "";
+    k->slice = i;
+    QN_TRY(quern_read_kernel(a->path, x->text, name, x->arena, &k->facts, &k->cost, x->diag));
+    QN_TRY(qn_cost_count(&k->facts, x->arena, &k->facts.work, x->diag));
+    const quern_kernel_cost *c = &k->cost;
+    k->name = k->facts.name;
+    k->of_rows = c->value_bytes_row > 0 && c->value_bytes_token == 0;
+  }
+  for (uint32_t i = 0; i < a->program->step_count; i++) {
+    explain_kernel *k = &x->kernels[a->steps[i].kernel];
+    if (k->steps++ == 0) k->place = qn_arena_strdup(x->arena, a->strings + a->steps[i].loc);
+    if (!k->place) return qn_fail_nomem(x->diag, "explain", "kernels");
+  }
+  return QN_OK;
+}
+
+// ---- what is measured
+
+// The prompt in the chunks that a session takes it in; only the last one computes logits.
+static qn_status plan_chunks(explaining *x) {
+  int64_t most = x->model->artifact.program->symbol_max[QN_SYM_T], chunk = most > 0 ? most : x->prompt;
+  size_t count = (size_t)((x->prompt + chunk - 1) / chunk);
+  x->chunk_count[EXPLAIN_PREFILL] = count;
+  x->chunk_count[EXPLAIN_DECODE] = 1;
+  x->chunks[EXPLAIN_PREFILL] = QN_ARENA_ARRAY(x->arena, count, explain_chunk);
+  x->chunks[EXPLAIN_DECODE] = QN_ARENA_ARRAY(x->arena, 1, explain_chunk);
+  if (!x->chunks[EXPLAIN_PREFILL] || !x->chunks[EXPLAIN_DECODE]) return qn_fail_nomem(x->diag, "explain", "chunks");
+  for (size_t i = 0; i < count; i++) {
+    int64_t before = (int64_t)i * chunk, left = x->prompt - before;
+    x->chunks[EXPLAIN_PREFILL][i] = (explain_chunk){left < chunk ? left : chunk, i + 1 == count, before};
+  }
+  x->chunks[EXPLAIN_DECODE][0] = (explain_chunk){1, 1, x->depth};
+  return QN_OK;
+}
+
+static qn_status plan(explaining *x) {
+  const quern_explain_options *o = x->options;
+  int64_t most = quern_model_context_max(x->model);
+  x->prompt = o->prompt_tokens;
+  if (x->prompt == 0) x->prompt = most > 0 && most <= DEFAULT_PROMPT ? (most + 1) / 2 : DEFAULT_PROMPT;
+  x->depth = o->depth ? o->depth : x->prompt;
+  x->repetitions = o->repetitions ? o->repetitions : DEFAULT_REPETITIONS;
+  if (o->prompt_tokens < 0 || o->depth < 0 || x->repetitions < 1 || x->repetitions > MOST_REPETITIONS) {
+    return qn_fail(
+        x->diag, QN_ERR_ARGUMENT, "explain",
+        "got a prompt of %lld tokens, a depth of %lld and %d repetitions, want 0 or more, and 1 to %d repetitions",
+        (long long)o->prompt_tokens, (long long)o->depth, x->repetitions, MOST_REPETITIONS);
+  }
+  if (most > 0 && (x->prompt > most || x->depth + 1 > most)) {
+    return qn_fail(x->diag, QN_ERR_LIMIT, x->model->path,
+                   "got a prompt of %lld tokens and a depth of %lld, want a context of at most %lld tokens",
+                   (long long)x->prompt, (long long)x->depth, (long long)most);
+  }
+  return plan_chunks(x);
+}
+
+static qn_status explain(explaining *x) {
+  if (quern_model_vocab_size(x->model) == 0) {
+    return qn_fail(x->diag, QN_ERR_UNSUPPORTED, x->model->path,
+                   "is no language model, whose prompts could be measured");
+  }
+  QN_TRY(take_targets(x));
+  QN_TRY(take_plan(x));
+  QN_TRY(take_kernels(x));
+  QN_TRY(plan(x));
+  QN_TRY(explain_measure(x));
+  QN_TRY(explain_machine(x));
+  QN_TRY(explain_terms(x));
+  return explain_tuning(x);
+}
+
+int quern_explain(quern_model *model, const quern_explain_options *options, const quern_explanation **out,
+                  quern_error *error) {
+  quern_explain_options own = {.size = sizeof own};
+  qn_diag diag = {0};
+  *out = NULL;
+  if (options && options->size == 0) {
+    return quern_give_error(
+        error, &diag,
+        qn_fail(&diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_explain_options) in it"));
+  }
+  if (options) memcpy(&own, options, options->size < sizeof own ? options->size : sizeof own);
+  explaining x = {.model = model, .options = &own, .e = explanation_create(), .diag = &diag};
+  if (x.e) x.arena = &x.e->arena;
+  qn_status status = x.e ? explain(&x) : qn_fail_nomem(&diag, "explain", "an explanation");
+  if (status == QN_OK) {
+    *out = &x.e->told;
+  } else if (x.e) {
+    quern_explanation_free(&x.e->told);
+  }
+  return quern_give_error(error, &diag, status);
+}

@@ -1,0 +1,96 @@
+// What the files of explain share: the explanation as it is built, and its parts.
+#ifndef QUERN_FRONTEND_EXPLAIN_H
+#define QUERN_FRONTEND_EXPLAIN_H
+
+#include "frontend/kernel_facts.h"
+#include "frontend/quern.h"
+#include "passes/pass.h"
+#include "runtime/base/arena.h"
+#include "runtime/model.h"
+
+enum { EXPLAIN_PREFILL, EXPLAIN_DECODE, EXPLAIN_PHASES };
+
+// An explanation and the memory it lives in: what it points to lies in the arena.
+typedef struct explanation {
+  quern_explanation told;  // first: the public pointer is the whole's
+  qn_arena arena;
+  quern_phase_report phases[EXPLAIN_PHASES];
+} explanation;
+// NULL when out of memory.
+explanation *explanation_create(void);
+
+// A step of the program as a phase does it: some tokens of one sequence, of which `rows` want logits.
+typedef struct explain_chunk {
+  int64_t tokens, rows, depth;  // depth: keys before the first token
+} explain_chunk;
+
+// A kernel of the artifact.
+typedef struct explain_kernel {
+  const char *name, *place;  // arena
+  qn_pkernel facts;          // arena
+  quern_kernel_cost cost;
+  bool of_rows;    // works on the tokens whose logits are wanted, and not at all where there are none
+  int64_t steps;   // of the program that call it; 0 = none
+  uint32_t slice;  // its variants, in the plan of the target
+} explain_kernel;
+
+// Samples of one phase: of every run the whole time, and by kernel the time from its begin on until all threads are
+// done with it, and the time that threads were inside.
+typedef struct explain_samples {
+  double *total, *wall, *busy;  // (most_runs), (kernels, most_runs) twice; seconds, arena
+  double *outside;              // (most_runs): of the whole time, that outside kernels
+  double *minor, *major;        // (most_runs): page faults
+  double *interrupted;          // (most_runs): how often another program took a thread's CPU
+  double *faults;               // (kernels): of the first thread in a run that counts them
+  size_t runs, most_runs;
+  double first_s, first_minor, first_major;
+} explain_samples;
+
+typedef struct explain_rates {
+  double read, int8, fp32;          // the host's
+  double target_int8, target_fp32;  // of the target's instructions
+} explain_rates;
+
+// Everything an explanation is made from.
+typedef struct explaining {
+  quern_model *model;                    // borrowed
+  const quern_explain_options *options;  // borrowed; whole
+  explanation *e;
+  qn_arena *arena;  // &e->arena
+  qn_diag *diag;
+  const qn_art_code *code;  // of the target; NULL = the JIT's
+  const qn_art_slice *slices;
+  uint32_t plan;
+  qn_str text;  // of the kernels
+  explain_kernel *kernels;
+  size_t kernel_count;
+  explain_chunk *chunks[EXPLAIN_PHASES];  // arena
+  size_t chunk_count[EXPLAIN_PHASES];
+  int64_t prompt, depth;
+  int repetitions;
+  explain_samples samples[EXPLAIN_PHASES];
+  explain_rates rates;
+  double fault_s;
+  int threads;
+  bool same_isa;                    // the target uses all that the host's would
+  qn_machine_model memory_machine;  // what is known of this machine
+  qn_machine_model machine;         // the same for a phase, whose bytes may come from a cache
+} explaining;
+
+qn_status explain_report(explaining *x, const char *stage, uint64_t done, uint64_t total);
+// Takes all samples and rates (explain_measure.c).
+QN_CHECKED qn_status explain_measure(explaining *x);
+// Fills in memory_machine (explain_machine.c). After explain_measure.
+QN_CHECKED qn_status explain_machine(explaining *x);
+// Costs, bounds and terms of every kernel, and the phases (explain_terms.c).
+QN_CHECKED qn_status explain_terms(explaining *x);
+// The name of the term that limits the kernel, all of whose terms are filled in.
+const char *explain_limit(const quern_kernel_report *kernel);
+// What the database tells of the kernels of a phase (explain_tuning.c).
+QN_CHECKED qn_status explain_tuning(explaining *x);
+
+// The value below which a quarter of them lie, 0 of none; sorts them. Other programs only add to a time, and those that
+// run a while add to most: the first quarter tells what a kernel takes when it is left alone.
+double explain_undisturbed(double *values, size_t count);
+
+#endif

@@ -1,0 +1,43 @@
+// What an explanation knows of the machine: its stored profile, or a short measurement where there is none.
+#include "frontend/explain.h"
+#include "frontend/machine.h"
+#include "frontend/machine_probes.h"
+
+#define PROFILE_S 1.0  // how long to measure it
+
+static qn_status stored_profile(explaining *x, qn_machine_profile *out, bool *out_found) {
+  qn_db *db = NULL;
+  int64_t when = 0;
+  *out_found = false;
+  if (quern_keeps_nothing(x->options->tuning_db)) return QN_OK;
+  QN_TRY(qn_db_open(x->options->tuning_db, true, qn_allocator_default(), &db, x->diag));
+  qn_status status = quern_machine_stored(db, out, &when, out_found, NULL, 0, x->diag);
+  qn_db_close(db);
+  return status;
+}
+
+static qn_status measure_profile(explaining *x, qn_machine_profile *out) {
+  quern_machine_probes probes;
+  qn_status status = quern_machine_probes_open(&probes, x->e->told.target, x->diag);
+  if (status == QN_OK) status = explain_report(x, "measuring the machine", 0, 0);
+  if (status == QN_OK) {
+    status = qn_profile_measure(probes.machine, &probes.target, x->threads, PROFILE_S, qn_allocator_default(), NULL,
+                                NULL, out, x->diag);
+  }
+  quern_machine_probes_close(&probes);
+  return status;
+}
+
+qn_status explain_machine(explaining *x) {
+  qn_machine_profile profile;
+  qn_target target;
+  bool found = false;
+  QN_TRY(qn_target_parse(x->e->told.target, &target, x->diag));
+  QN_TRY(stored_profile(x, &profile, &found));
+  if (!found) QN_TRY(measure_profile(x, &profile));
+  qn_machine_model *m = &x->memory_machine;
+  *m = qn_machine_model_plain(target.vector_bytes, target.vector_registers, target.dots, target.cache_bytes);
+  qn_profile_fill_model(&profile, &target, x->threads, m);
+  if (x->rates.read > 0) m->memory_bytes_per_s = x->rates.read;  // of the same run as the kernels'
+  return QN_OK;
+}
