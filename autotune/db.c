@@ -72,7 +72,7 @@ static qn_status fail(qn_db *db, int code, const char *what, qn_diag *diag) {
                      what);
     case SQLITE_READONLY:
     case SQLITE_PERM:
-      return qn_fail(diag, QN_ERR_IO, path, "got a database that may only be read, want to %s; name another with --db",
+      return qn_fail(diag, QN_ERR_IO, path, "got a database that may only be read, want to %s; name another file",
                      what);
     default: break;
   }

@@ -16,7 +16,7 @@ qn_status qn_db_default_path(qn_buf *out, qn_diag *diag) {
     qn_buf_printf(out, "%s/.local/share/quern/tuning.db", home);
   } else {
     return qn_fail(diag, QN_ERR_IO, "tuning database",
-                   "got neither XDG_DATA_HOME nor HOME, want one; or name the file with --db");
+                   "got neither XDG_DATA_HOME nor HOME, want one; or name a file");
   }
   return out->failed ? qn_fail_nomem(diag, "tuning database", "a path") : QN_OK;
 }

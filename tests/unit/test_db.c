@@ -489,7 +489,7 @@ START_TEST(places_that_cannot_be_used) {
   qn_db_close(db);
   ck_assert_int_ne(access(path, F_OK), 0);
   unsetenv("XDG_DATA_HOME"), unsetenv("HOME");
-  open_fails(NULL, false, QN_ERR_IO, "got neither XDG_DATA_HOME nor HOME, want one; or name the file with --db");
+  open_fails(NULL, false, QN_ERR_IO, "got neither XDG_DATA_HOME nor HOME, want one; or name a file");
   setenv("HOME", qn_test_temp_path("home"), 1);
   db = open_db(NULL, false);
   ck_assert_str_eq(qn_db_path(db), qn_test_temp_path("home/.local/share/quern/tuning.db"));
@@ -511,7 +511,7 @@ START_TEST(read_only_files) {
   ck_assert_int_eq(chmod(path, 0444), 0);
   ck_assert_int_eq(chmod(qn_test_temp_path("locked"), 0555), 0);
   ck_assert(become_nobody());
-  open_fails(path, false, QN_ERR_IO, "got a database that may only be read, want to write it; name another with --db");
+  open_fails(path, false, QN_ERR_IO, "got a database that may only be read, want to write it; name another file");
   qn_db *db = open_db(path, true);
   ck_assert_int_eq(count(db).records, 2);
   qn_db_close(db);

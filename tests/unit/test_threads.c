@@ -217,6 +217,13 @@ START_TEST(the_machine) {
   ck_assert_int_le(machine->default_threads, machine->cores);
   ck_assert_int_ge(machine->numa_nodes, 1);
   ck_assert_int_ge(machine->packages, 1);
+  ck_assert_int_ge(machine->machine_cores, machine->cores);
+  ck_assert(machine->cache_count >= 0 && machine->cache_count <= QN_TOPOLOGY_CACHES);
+  for (int i = 0; i < machine->cache_count; i++) {
+    const qn_cache *cache = &machine->caches[i];
+    ck_assert(cache->bytes > 0 && cache->count >= 1 && cache->cores >= 1 && cache->line_bytes >= 0);
+    ck_assert(cache->level >= 1 && (i == 0 || cache->level > machine->caches[i - 1].level));
+  }
   cpu_set_t before, now;
   ck_assert(!qn_topology_bind(-1) && !qn_topology_bind(machine->cores));
   for (int i = 0; i < machine->cores; i++) {
