@@ -197,7 +197,7 @@ static qn_status load_code(qn_executor *e, const qn_executor_options *options, q
 static qn_status map_arena(qn_executor *e, qn_diag *diag) {
   enum { OWN_ALIGNMENT = 256 };  // no two threads write to neighbouring lines
   const qn_art_program *p = e->artifact->program;
-  size_t threads = (size_t)qn_threads_count(e->threads), own = 0;
+  size_t threads = (size_t)qn_threads_created(e->threads), own = 0;
   e->own_start = qn_align_up((size_t)p->arena_bytes, OWN_ALIGNMENT);
   e->own_stride = qn_align_up((size_t)p->own_bytes, OWN_ALIGNMENT);
   if (!qn_size_mul(e->own_stride, threads, &own) || !qn_size_add(e->own_start, own, &e->arena_size)) {
@@ -219,7 +219,7 @@ static void set_base(qn_executor *e, uint32_t buffer, void *base) {
   if (!e->bases[buffer]) e->unbound--;
   e->bases[buffer] = base;
   const qn_artifact *a = e->artifact;
-  size_t count = a->program->operand_count, threads = e->own_pointers ? (size_t)qn_threads_count(e->threads) : 0;
+  size_t count = a->program->operand_count, threads = e->own_pointers ? (size_t)qn_threads_created(e->threads) : 0;
   for (size_t i = 0; i < count; i++) {
     if (a->operands[i] != buffer) continue;
     e->pointers[i] = base;
@@ -236,7 +236,7 @@ static void lay_out(qn_executor *e) {
     if (b->kind == QN_ART_WEIGHT) e->bases[i] = (void *)(uintptr_t)(a->weights + b->offset);  // kernels only read it
     if (b->kind == QN_ART_CACHE || b->kind == QN_ART_INPUT) e->unbound++;
   }
-  size_t count = a->program->operand_count, threads = e->own_pointers ? (size_t)qn_threads_count(e->threads) : 0;
+  size_t count = a->program->operand_count, threads = e->own_pointers ? (size_t)qn_threads_created(e->threads) : 0;
   for (size_t i = 0; i < count; i++) {
     const qn_art_buffer *b = &a->buffers[a->operands[i]];
     e->pointers[i] = e->bases[a->operands[i]];
@@ -251,7 +251,7 @@ static void lay_out(qn_executor *e) {
 // How many pointers the threads' own tables have in all; 0 where nothing is of a thread's own.
 static size_t own_pointer_count(const qn_executor *e) {
   const qn_art_program *p = e->artifact->program;
-  return p->own_bytes ? (size_t)qn_threads_count(e->threads) * p->operand_count : 0;
+  return p->own_bytes ? (size_t)qn_threads_created(e->threads) * p->operand_count : 0;
 }
 
 static qn_status build(qn_executor *e, const qn_executor_options *options, qn_diag *diag) {

@@ -307,13 +307,18 @@ static void check_linked(const fixture *f, const int32_t *x, int64_t rows) {
 // One row: each thread that takes part has a prologue of its own; nothing waits within the chain. Many: step by step.
 START_TEST(linked_steps) {
   static const int thread_counts[] = {1, 2, 5};
-  int32_t x[MAX_T];
-  for (int i = 0; i < MAX_T; i++) x[i] = 100 - 3 * i;
+  int32_t inputs[2][MAX_T], *x = inputs[0];
+  for (int i = 0; i < MAX_T; i++) inputs[0][i] = inputs[1][i] = 100 - 3 * i;
   for (size_t c = 0; c < QN_COUNT(thread_counts); c++) {
     fixture f;
     set_up_with(&f, describe_linked, linked_entries, thread_counts[c], true);
-    qn_assert_ok(&f.diag, qn_executor_bind_input(f.executor, "x", x, &f.diag));
     for (int i = 0; i < 200; i++) {
+      if (i % 20 == 0) {  // while others sit out an input is bound for them, too
+        qn_threads_use(f.threads, 1);
+        x = inputs[i / 20 % 2];
+        qn_assert_ok(&f.diag, qn_executor_bind_input(f.executor, "x", x, &f.diag));
+      }
+      if (i % 20 == 3) qn_threads_use(f.threads, thread_counts[c]);
       x[0] = i;
       atomic_store(&norm_calls, 0);
       qn_assert_ok(&f.diag, run(&f, i % 10 == 9 ? MAX_T : 1, 0));
@@ -327,6 +332,7 @@ START_TEST(linked_steps) {
     }
     const qn_step_profile *profile = qn_executor_profile(f.executor);
     for (int i = 0; i < 4; i++) ck_assert_uint_eq(profile[i].calls, 200);
+    qn_threads_use(f.threads, 1);  // all that is freed is of all of them
     tear_down(&f);
   }
 }
