@@ -1,0 +1,34 @@
+# The simulator of PTX: a library that exports the CUDA driver API, built as ptxsim/libcuda.so.1 of the build tree, to be
+# found by its path. Its hot loops are compiled for the instruction set of the machine that builds it where that has
+# AVX2; contraction stays off as everywhere.
+include(CheckCSourceRuns)
+set(CMAKE_REQUIRED_FLAGS "-march=x86-64-v3")
+check_c_source_runs("int main(void) { __builtin_cpu_init();
+  return __builtin_cpu_supports(\"avx2\") && __builtin_cpu_supports(\"fma\") ? 0 : 1; }" PTXSIM_X86_64_V3)
+unset(CMAKE_REQUIRED_FLAGS)
+
+file(GLOB ptxsim_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/ptxsim/*.c)
+list(FILTER ptxsim_sources EXCLUDE REGEX "/(test|support)_[^/]*\\.c$")
+add_library(ptxsim SHARED ${ptxsim_sources})
+target_link_libraries(ptxsim PRIVATE quern_base m)
+target_compile_options(ptxsim PRIVATE -O3 -fvisibility=hidden $<$<BOOL:${PTXSIM_X86_64_V3}>:-march=x86-64-v3>)
+# The process may have another libcuda, and our own base in it: nothing of either is to be mixed up.
+target_link_options(ptxsim PRIVATE -Wl,-Bsymbolic -Wl,--exclude-libs,ALL)
+set_target_properties(ptxsim PROPERTIES OUTPUT_NAME cuda SOVERSION 1
+  LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/ptxsim)
+
+# Its tests load it by its path, as the runtime does.
+add_library(support_sim STATIC ${CMAKE_SOURCE_DIR}/tests/ptxsim/support_sim.c
+                               ${CMAKE_SOURCE_DIR}/tests/ptxsim/support_op.c
+                               ${CMAKE_SOURCE_DIR}/tests/ptxsim/support_nvrtc.c)
+target_compile_definitions(support_sim PUBLIC PTXSIM_LIBRARY="$<TARGET_FILE:ptxsim>")
+target_link_libraries(support_sim PUBLIC support_test quern_base ${CMAKE_DL_LIBS} m)
+file(GLOB ptxsim_tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/ptxsim/test_ptxsim*.c)
+foreach(source IN LISTS ptxsim_tests)
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE support_sim)
+  add_dependencies(${name} ptxsim)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  quern_test(${name} ptxsim ${name})
+endforeach()
