@@ -21,7 +21,7 @@ static struct {
 } nvrtc;
 
 static void *open_below(const char *toolkit) {
-  static const char *const names[] = {"libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"};
+  static const char *const names[] = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
   for (size_t k = 0; toolkit != NULL && k < sizeof names / sizeof names[0]; k++) {
     char path[512];
     snprintf(path, sizeof path, "%s/lib64/%s", toolkit, names[k]);
