@@ -114,9 +114,10 @@ static qn_status find_form(ps_decoder *d, const ps_statement *s, ps_insn *insn) 
     *d->diag = first;
     return first.status;
   }
-  return ps_fail_line(d->diag, QN_ERR_UNSUPPORTED, s->line, known_root ? "'%.*s': no such form of '%.*s' is known"
-                                                                      : "'%.*s': the instruction '%.*s' is not known",
-                      QN_STR_ARGS(s->op), QN_STR_ARGS(root));
+  return ps_fail_line(
+      d->diag, QN_ERR_UNSUPPORTED, s->line,
+      known_root ? "'%.*s': no such form of '%.*s' is known" : "'%.*s': the instruction '%.*s' is not known",
+      QN_STR_ARGS(s->op), QN_STR_ARGS(root));
 }
 
 static qn_status decode_statement(ps_decoder *d, const ps_statement *s) {
@@ -167,8 +168,9 @@ static qn_status decode_unit(ps_decoder *d, const ps_function *f, ps_unit **out)
   unit->first = (uint32_t)d->program->insns.count;
   for (size_t i = 0; i < f->statements.count; i++) QN_TRY(decode_statement(d, &f->statements.items[i]));
   // What runs off the end returns, as a label there shows that compilers may let it.
-  const ps_statement ret = {.line = f->statements.count > 0 ? f->statements.items[f->statements.count - 1].line : f->line,
-                            .op = QN_STR("ret")};
+  const ps_statement ret = {
+      .line = f->statements.count > 0 ? f->statements.items[f->statements.count - 1].line : f->line,
+      .op = QN_STR("ret")};
   QN_TRY(decode_statement(d, &ret));
   unit->end = (uint32_t)d->program->insns.count;
   resolve_labels(d->program, unit);

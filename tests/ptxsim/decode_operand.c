@@ -321,8 +321,9 @@ static qn_status decode_call(ps_decoder *d, const ps_statement *s, ps_insn *insn
   const ps_function *f = callee->function;
   size_t nr = results != NULL ? results->count : 0, np = params != NULL ? params->count : 0;
   if (nr != f->returns.count || np != f->params.count) {
-    return ps_fail_line(d->diag, QN_ERR_FORMAT, s->line, "call of '%.*s' with %zu parameters and %zu results, want %zu and %zu",
-                        QN_STR_ARGS(f->name), np, nr, f->params.count, f->returns.count);
+    return ps_fail_line(d->diag, QN_ERR_FORMAT, s->line,
+                        "call of '%.*s' with %zu parameters and %zu results, want %zu and %zu", QN_STR_ARGS(f->name),
+                        np, nr, f->params.count, f->returns.count);
   }
   ps_call_copy *copies = QN_ARENA_ARRAY(d->arena, nr + np + 1, ps_call_copy);
   if (copies == NULL) return qn_fail_nomem(d->diag, "ptxsim", "a call");
@@ -357,7 +358,8 @@ static qn_status decode_operand(ps_decoder *d, const ps_statement *s, const oper
     case 'D': return add_destination(d, s, arg, p->type, true, insn);
     case 's':
     case 'S':
-      if (arg->kind == PS_ARG_REGISTER && p->letter == 'S') insn->source_width = (uint8_t)ps_type_bytes(arg->symbol->type);
+      if (arg->kind == PS_ARG_REGISTER && p->letter == 'S')
+        insn->source_width = (uint8_t)ps_type_bytes(arg->symbol->type);
       return add_source(d, s, arg, p->type, p->letter == 'S', insn);
     case 'm': return add_mov_source(d, s, arg, p->type, insn);
     case 'x': return add_unpack(d, s, arg, p->type, insn);

@@ -124,7 +124,7 @@ CUresult ps_submit(CUstream stream, ps_op *op);
 CUresult ps_flush(void);  // runs all that is queued
 CUresult ps_run_op(ps_op *op);
 void ps_op_deinit(ps_op *op);
-bool ps_capturing(void);  // any stream
+bool ps_capturing(void);           // any stream
 CUresult ps_refuse_capture(void);  // the error of a call that a capture does not allow
 
 // driver_launch.c

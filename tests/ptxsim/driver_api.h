@@ -61,8 +61,10 @@ PS_API cuModuleGetGlobal_v2(CUdeviceptr *out_address, size_t *out_size, CUmodule
 PS_API cuFuncGetAttribute(int *out, int attribute, CUfunction f);
 PS_API cuFuncSetAttribute(CUfunction f, int attribute, int value);
 PS_API cuOccupancyMaxActiveBlocksPerMultiprocessor(int *out, CUfunction f, int threads, size_t dynamic_bytes);
-PS_API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *out, CUfunction f, int threads, size_t dynamic_bytes, unsigned flags);
-PS_API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared_bytes, CUstream stream, void **params, void **extra);
+PS_API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *out, CUfunction f, int threads, size_t dynamic_bytes,
+                                                            unsigned flags);
+PS_API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                      unsigned shared_bytes, CUstream stream, void **params, void **extra);
 PS_API cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **params, void **extra);
 PS_API cuStreamCreate(CUstream *out, unsigned flags);
 PS_API cuStreamCreateWithPriority(CUstream *out, unsigned flags, int priority);
@@ -84,7 +86,8 @@ PS_API cuGraphCreate(CUgraph *out, unsigned flags);
 PS_API cuGraphDestroy(CUgraph g);
 PS_API cuGraphGetNodes(CUgraph g, CUgraphNode *out, size_t *count);
 PS_API cuGraphNodeGetType(CUgraphNode node, int *out);
-PS_API cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph g, const CUgraphNode *dependencies, size_t count, const CUDA_KERNEL_NODE_PARAMS_v2 *params);
+PS_API cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph g, const CUgraphNode *dependencies, size_t count,
+                               const CUDA_KERNEL_NODE_PARAMS_v2 *params);
 PS_API cuGraphKernelNodeSetParams_v2(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v2 *params);
 PS_API cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v2 *params);
 PS_API cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph g, unsigned long long flags);
@@ -95,97 +98,99 @@ PS_API cuGraphLaunch(CUgraphExec exec, CUstream stream);
 PS_API cuGraphUpload(CUgraphExec exec, CUstream stream);
 PS_API cuGetProcAddress(const char *symbol, void **out, int version, uint64_t flags);
 PS_API cuGetProcAddress_v2(const char *symbol, void **out, int version, uint64_t flags, int *status);
+PS_API cuGetExportTable(const void **out, const CUuuid *id);
 
 // Every one of them: PS_CALL(name).
-#define PS_CALLS(PS_CALL) \
-  PS_CALL(cuInit) \
-  PS_CALL(cuDriverGetVersion) \
-  PS_CALL(cuDeviceGetCount) \
-  PS_CALL(cuDeviceGet) \
-  PS_CALL(cuDeviceGetName) \
-  PS_CALL(cuDeviceTotalMem_v2) \
-  PS_CALL(cuDeviceGetUuid_v2) \
-  PS_CALL(cuDeviceComputeCapability) \
-  PS_CALL(cuDeviceGetAttribute) \
-  PS_CALL(cuDevicePrimaryCtxRetain) \
-  PS_CALL(cuDevicePrimaryCtxRelease_v2) \
-  PS_CALL(cuDevicePrimaryCtxReset_v2) \
-  PS_CALL(cuDevicePrimaryCtxSetFlags_v2) \
-  PS_CALL(cuDevicePrimaryCtxGetState) \
-  PS_CALL(cuCtxSetCurrent) \
-  PS_CALL(cuCtxGetCurrent) \
-  PS_CALL(cuCtxPushCurrent_v2) \
-  PS_CALL(cuCtxPopCurrent_v2) \
-  PS_CALL(cuCtxGetDevice) \
-  PS_CALL(cuCtxGetApiVersion) \
-  PS_CALL(cuCtxSynchronize) \
-  PS_CALL(cuGetErrorName) \
-  PS_CALL(cuGetErrorString) \
-  PS_CALL(cuMemAlloc_v2) \
-  PS_CALL(cuMemFree_v2) \
-  PS_CALL(cuMemGetInfo_v2) \
-  PS_CALL(cuMemGetAddressRange_v2) \
-  PS_CALL(cuMemAllocHost_v2) \
-  PS_CALL(cuMemHostAlloc) \
-  PS_CALL(cuMemFreeHost) \
-  PS_CALL(cuMemHostRegister_v2) \
-  PS_CALL(cuMemHostUnregister) \
-  PS_CALL(cuMemHostGetDevicePointer_v2) \
-  PS_CALL(cuMemcpyHtoD_v2) \
-  PS_CALL(cuMemcpyDtoH_v2) \
-  PS_CALL(cuMemcpyDtoD_v2) \
-  PS_CALL(cuMemcpy) \
-  PS_CALL(cuMemcpyHtoDAsync_v2) \
-  PS_CALL(cuMemcpyDtoHAsync_v2) \
-  PS_CALL(cuMemcpyDtoDAsync_v2) \
-  PS_CALL(cuMemcpyAsync) \
-  PS_CALL(cuMemsetD8_v2) \
-  PS_CALL(cuMemsetD16_v2) \
-  PS_CALL(cuMemsetD32_v2) \
-  PS_CALL(cuMemsetD8Async) \
-  PS_CALL(cuMemsetD16Async) \
-  PS_CALL(cuMemsetD32Async) \
-  PS_CALL(cuModuleLoadDataEx) \
-  PS_CALL(cuModuleLoadData) \
-  PS_CALL(cuModuleUnload) \
-  PS_CALL(cuModuleGetFunction) \
-  PS_CALL(cuModuleGetGlobal_v2) \
-  PS_CALL(cuFuncGetAttribute) \
-  PS_CALL(cuFuncSetAttribute) \
-  PS_CALL(cuOccupancyMaxActiveBlocksPerMultiprocessor) \
+#define PS_CALLS(PS_CALL)                                       \
+  PS_CALL(cuInit)                                               \
+  PS_CALL(cuDriverGetVersion)                                   \
+  PS_CALL(cuDeviceGetCount)                                     \
+  PS_CALL(cuDeviceGet)                                          \
+  PS_CALL(cuDeviceGetName)                                      \
+  PS_CALL(cuDeviceTotalMem_v2)                                  \
+  PS_CALL(cuDeviceGetUuid_v2)                                   \
+  PS_CALL(cuDeviceComputeCapability)                            \
+  PS_CALL(cuDeviceGetAttribute)                                 \
+  PS_CALL(cuDevicePrimaryCtxRetain)                             \
+  PS_CALL(cuDevicePrimaryCtxRelease_v2)                         \
+  PS_CALL(cuDevicePrimaryCtxReset_v2)                           \
+  PS_CALL(cuDevicePrimaryCtxSetFlags_v2)                        \
+  PS_CALL(cuDevicePrimaryCtxGetState)                           \
+  PS_CALL(cuCtxSetCurrent)                                      \
+  PS_CALL(cuCtxGetCurrent)                                      \
+  PS_CALL(cuCtxPushCurrent_v2)                                  \
+  PS_CALL(cuCtxPopCurrent_v2)                                   \
+  PS_CALL(cuCtxGetDevice)                                       \
+  PS_CALL(cuCtxGetApiVersion)                                   \
+  PS_CALL(cuCtxSynchronize)                                     \
+  PS_CALL(cuGetErrorName)                                       \
+  PS_CALL(cuGetErrorString)                                     \
+  PS_CALL(cuMemAlloc_v2)                                        \
+  PS_CALL(cuMemFree_v2)                                         \
+  PS_CALL(cuMemGetInfo_v2)                                      \
+  PS_CALL(cuMemGetAddressRange_v2)                              \
+  PS_CALL(cuMemAllocHost_v2)                                    \
+  PS_CALL(cuMemHostAlloc)                                       \
+  PS_CALL(cuMemFreeHost)                                        \
+  PS_CALL(cuMemHostRegister_v2)                                 \
+  PS_CALL(cuMemHostUnregister)                                  \
+  PS_CALL(cuMemHostGetDevicePointer_v2)                         \
+  PS_CALL(cuMemcpyHtoD_v2)                                      \
+  PS_CALL(cuMemcpyDtoH_v2)                                      \
+  PS_CALL(cuMemcpyDtoD_v2)                                      \
+  PS_CALL(cuMemcpy)                                             \
+  PS_CALL(cuMemcpyHtoDAsync_v2)                                 \
+  PS_CALL(cuMemcpyDtoHAsync_v2)                                 \
+  PS_CALL(cuMemcpyDtoDAsync_v2)                                 \
+  PS_CALL(cuMemcpyAsync)                                        \
+  PS_CALL(cuMemsetD8_v2)                                        \
+  PS_CALL(cuMemsetD16_v2)                                       \
+  PS_CALL(cuMemsetD32_v2)                                       \
+  PS_CALL(cuMemsetD8Async)                                      \
+  PS_CALL(cuMemsetD16Async)                                     \
+  PS_CALL(cuMemsetD32Async)                                     \
+  PS_CALL(cuModuleLoadDataEx)                                   \
+  PS_CALL(cuModuleLoadData)                                     \
+  PS_CALL(cuModuleUnload)                                       \
+  PS_CALL(cuModuleGetFunction)                                  \
+  PS_CALL(cuModuleGetGlobal_v2)                                 \
+  PS_CALL(cuFuncGetAttribute)                                   \
+  PS_CALL(cuFuncSetAttribute)                                   \
+  PS_CALL(cuOccupancyMaxActiveBlocksPerMultiprocessor)          \
   PS_CALL(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags) \
-  PS_CALL(cuLaunchKernel) \
-  PS_CALL(cuLaunchKernelEx) \
-  PS_CALL(cuStreamCreate) \
-  PS_CALL(cuStreamCreateWithPriority) \
-  PS_CALL(cuStreamDestroy_v2) \
-  PS_CALL(cuStreamSynchronize) \
-  PS_CALL(cuStreamQuery) \
-  PS_CALL(cuStreamWaitEvent) \
-  PS_CALL(cuStreamBeginCapture_v2) \
-  PS_CALL(cuStreamEndCapture) \
-  PS_CALL(cuStreamIsCapturing) \
-  PS_CALL(cuEventCreate) \
-  PS_CALL(cuEventDestroy_v2) \
-  PS_CALL(cuEventRecord) \
-  PS_CALL(cuEventSynchronize) \
-  PS_CALL(cuEventQuery) \
-  PS_CALL(cuEventElapsedTime) \
-  PS_CALL(cuEventElapsedTime_v2) \
-  PS_CALL(cuGraphCreate) \
-  PS_CALL(cuGraphDestroy) \
-  PS_CALL(cuGraphGetNodes) \
-  PS_CALL(cuGraphNodeGetType) \
-  PS_CALL(cuGraphAddKernelNode_v2) \
-  PS_CALL(cuGraphKernelNodeSetParams_v2) \
-  PS_CALL(cuGraphExecKernelNodeSetParams_v2) \
-  PS_CALL(cuGraphInstantiateWithFlags) \
-  PS_CALL(cuGraphInstantiate_v2) \
-  PS_CALL(cuGraphExecDestroy) \
-  PS_CALL(cuGraphExecUpdate_v2) \
-  PS_CALL(cuGraphLaunch) \
-  PS_CALL(cuGraphUpload) \
-  PS_CALL(cuGetProcAddress) \
-  PS_CALL(cuGetProcAddress_v2)
+  PS_CALL(cuLaunchKernel)                                       \
+  PS_CALL(cuLaunchKernelEx)                                     \
+  PS_CALL(cuStreamCreate)                                       \
+  PS_CALL(cuStreamCreateWithPriority)                           \
+  PS_CALL(cuStreamDestroy_v2)                                   \
+  PS_CALL(cuStreamSynchronize)                                  \
+  PS_CALL(cuStreamQuery)                                        \
+  PS_CALL(cuStreamWaitEvent)                                    \
+  PS_CALL(cuStreamBeginCapture_v2)                              \
+  PS_CALL(cuStreamEndCapture)                                   \
+  PS_CALL(cuStreamIsCapturing)                                  \
+  PS_CALL(cuEventCreate)                                        \
+  PS_CALL(cuEventDestroy_v2)                                    \
+  PS_CALL(cuEventRecord)                                        \
+  PS_CALL(cuEventSynchronize)                                   \
+  PS_CALL(cuEventQuery)                                         \
+  PS_CALL(cuEventElapsedTime)                                   \
+  PS_CALL(cuEventElapsedTime_v2)                                \
+  PS_CALL(cuGraphCreate)                                        \
+  PS_CALL(cuGraphDestroy)                                       \
+  PS_CALL(cuGraphGetNodes)                                      \
+  PS_CALL(cuGraphNodeGetType)                                   \
+  PS_CALL(cuGraphAddKernelNode_v2)                              \
+  PS_CALL(cuGraphKernelNodeSetParams_v2)                        \
+  PS_CALL(cuGraphExecKernelNodeSetParams_v2)                    \
+  PS_CALL(cuGraphInstantiateWithFlags)                          \
+  PS_CALL(cuGraphInstantiate_v2)                                \
+  PS_CALL(cuGraphExecDestroy)                                   \
+  PS_CALL(cuGraphExecUpdate_v2)                                 \
+  PS_CALL(cuGraphLaunch)                                        \
+  PS_CALL(cuGraphUpload)                                        \
+  PS_CALL(cuGetProcAddress)                                     \
+  PS_CALL(cuGetProcAddress_v2)                                  \
+  PS_CALL(cuGetExportTable)
 
 #endif

@@ -147,11 +147,24 @@ static int attribute_of(const ps_device *d, int attribute, int device) {
     case 97: return (d->shared_kib - 1) << 10;  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
     case 99: return 1;                          // HOST_REGISTER_SUPPORTED
     case 106: return d->blocks;                 // MAX_BLOCKS_PER_MULTIPROCESSOR
-    case 111: return 1024;                      // RESERVED_SHARED_MEMORY_PER_BLOCK
+    case 111:
+      return 1024;  // RESERVED_SHARED_MEMORY_PER_BLOCK
     // What there is none of: timeouts, integrated, compute mode, ECC, PCI device and domain, TCC, managed and pageable
     // memory, cooperative launches, memory pools, clusters.
-    case 17: case 18: case 20: case 32: case 34: case 35: case 50: case 83: case 88: case 89: case 95: case 100:
-    case 115: case 120: return 0;
+    case 17:
+    case 18:
+    case 20:
+    case 32:
+    case 34:
+    case 35:
+    case 50:
+    case 83:
+    case 88:
+    case 89:
+    case 95:
+    case 100:
+    case 115:
+    case 120: return 0;
     default: return -1;
   }
 }

@@ -105,7 +105,8 @@ CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode node, const CUDA_KERNEL_NODE_
   return ps_leave(CUDA_SUCCESS);
 }
 
-CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v2 *params) {
+CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
+                                           const CUDA_KERNEL_NODE_PARAMS_v2 *params) {
   CUresult r = ps_enter(PS_NEED_CONTEXT);
   if (r != CUDA_SUCCESS) return r;
   r = ps_flush();  // launches that are queued keep what they had

@@ -94,20 +94,23 @@ static CUresult check_shape(CUfunction f, const unsigned grid[3], const unsigned
   const ps_program *p = f->program;
   const ps_device *d = device_of(f);
   uint64_t threads = (uint64_t)block[0] * block[1] * block[2];
-  bool sizes = grid[0] > 0 && grid[1] > 0 && grid[2] > 0 && grid[0] <= INT32_MAX && grid[1] <= 65535 && grid[2] <= 65535;
+  bool sizes =
+      grid[0] > 0 && grid[1] > 0 && grid[2] > 0 && grid[0] <= INT32_MAX && grid[1] <= 65535 && grid[2] <= 65535;
   sizes = sizes && threads > 0 && block[0] <= 1024 && block[1] <= 1024 && block[2] <= 64 && threads <= 1024;
   if (!sizes || (uint64_t)grid[0] * grid[1] * grid[2] > UINT32_MAX) {
-    return ps_error(CUDA_ERROR_INVALID_VALUE, "kernel '%s': a grid of %u x %u x %u blocks of %u x %u x %u threads", p->name,
-                    grid[0], grid[1], grid[2], block[0], block[1], block[2]);
+    return ps_error(CUDA_ERROR_INVALID_VALUE, "kernel '%s': a grid of %u x %u x %u blocks of %u x %u x %u threads",
+                    p->name, grid[0], grid[1], grid[2], block[0], block[1], block[2]);
   }
   const uint32_t *exactly = p->entry->required_threads;
-  if (threads > (uint64_t)max_threads(f) || (exactly[0] > 0 && memcmp(exactly, block, sizeof p->entry->required_threads) != 0)) {
+  if (threads > (uint64_t)max_threads(f) ||
+      (exactly[0] > 0 && memcmp(exactly, block, sizeof p->entry->required_threads) != 0)) {
     return ps_error(CUDA_ERROR_INVALID_VALUE, "kernel '%s': blocks of %llu threads; it was compiled for %d", p->name,
                     (unsigned long long)threads, max_threads(f));
   }
   if (dynamic > f->max_dynamic_shared || p->static_shared_bytes + dynamic > (uint32_t)(d->shared_kib - 1) << 10) {
     return ps_error(CUDA_ERROR_INVALID_VALUE,
-                    "kernel '%s': %u bytes of dynamic shared memory; %u are allowed (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)",
+                    "kernel '%s': %u bytes of dynamic shared memory; %u are allowed "
+                    "(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)",
                     p->name, dynamic, f->max_dynamic_shared);
   }
   return CUDA_SUCCESS;
@@ -198,8 +201,8 @@ static CUresult launch_kernel(CUfunction f, const unsigned grid[3], const unsign
 
 CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                         unsigned shared_bytes, CUstream stream, void **params, void **extra) {
-  return launch_kernel(f, (const unsigned[3]){gx, gy, gz}, (const unsigned[3]){bx, by, bz}, shared_bytes, stream, params,
-                       extra);
+  return launch_kernel(f, (const unsigned[3]){gx, gy, gz}, (const unsigned[3]){bx, by, bz}, shared_bytes, stream,
+                       params, extra);
 }
 
 // Attributes of a launch (clusters, programmatic dependencies, ...) would change what it means: none is known.

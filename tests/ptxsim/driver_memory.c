@@ -61,7 +61,8 @@ CUresult cuMemGetAddressRange_v2(CUdeviceptr *out_base, size_t *out_size, CUdevi
   CUresult r = ps_enter(PS_NEED_CONTEXT);
   if (r != CUDA_SUCCESS) return r;
   const ps_allocation *a = ps_memory_find(&ps_the_driver.memory, address, 1);
-  if (a == NULL) return ps_leave(ps_error(CUDA_ERROR_NOT_FOUND, "0x%llx is not allocated", (unsigned long long)address));
+  if (a == NULL)
+    return ps_leave(ps_error(CUDA_ERROR_NOT_FOUND, "0x%llx is not allocated", (unsigned long long)address));
   if (out_base != NULL) *out_base = a->base;
   if (out_size != NULL) *out_size = a->size;
   return ps_leave(CUDA_SUCCESS);
@@ -200,7 +201,8 @@ static bool pinned_or_device(uint64_t address, uint64_t size) {
 }
 
 // A copy: checked now, done now when it is synchronous or the host's side is pageable (the driver would stage it).
-static CUresult copy(uint64_t to, uint64_t from, size_t size, side to_side, side from_side, CUstream stream, bool async) {
+static CUresult copy(uint64_t to, uint64_t from, size_t size, side to_side, side from_side, CUstream stream,
+                     bool async) {
   CUresult r = ps_enter(PS_NEED_CONTEXT);
   if (r != CUDA_SUCCESS) return r;
   if (size == 0) return ps_leave(CUDA_SUCCESS);

@@ -48,7 +48,8 @@ static size_t elf_bytes(const void *image) {
   Elf64_Ehdr h;
   memcpy(&h, image, sizeof h);
   enum { EM_CUDA_NUMBER = 190 };
-  if (h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_machine != EM_CUDA_NUMBER || h.e_shentsize != sizeof(Elf64_Shdr)) return 0;
+  if (h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_machine != EM_CUDA_NUMBER || h.e_shentsize != sizeof(Elf64_Shdr))
+    return 0;
   size_t sections = h.e_shoff + (size_t)h.e_shnum * h.e_shentsize;
   size_t segments = h.e_phoff + (size_t)h.e_phnum * h.e_phentsize;
   size_t size = sections > segments ? sections : segments;
@@ -62,7 +63,8 @@ static CUresult text_of(const void *image, const char **out) {
   if (memcmp(bytes, ELFMAG, SELFMAG) == 0) {
     size_t size = elf_bytes(image);
     if (size == 0) {
-      return ps_error(CUDA_ERROR_INVALID_IMAGE, "the image is an ELF file with a header that no cubin has: it is corrupt");
+      return ps_error(CUDA_ERROR_INVALID_IMAGE,
+                      "the image is an ELF file with a header that no cubin has: it is corrupt");
     }
     for (size_t k = 0; k < provided_images.count; k++) {
       const provided *p = &provided_images.items[k];
@@ -71,9 +73,10 @@ static CUresult text_of(const void *image, const char **out) {
         return CUDA_SUCCESS;
       }
     }
-    return ps_error(CUDA_ERROR_NO_BINARY_FOR_GPU,
-                    "the image is machine code, which a simulated device does not run: load PTX, or hand the PTX of this "
-                    "image to ptxsim_provide_ptx first");
+    return ps_error(
+        CUDA_ERROR_NO_BINARY_FOR_GPU,
+        "the image is machine code, which a simulated device does not run: load PTX, or hand the PTX of this "
+        "image to ptxsim_provide_ptx first");
   }
   if (memcmp(bytes, fat, sizeof fat) == 0) {
     return ps_error(CUDA_ERROR_NO_BINARY_FOR_GPU, "the image is a fat binary: load the PTX in it by itself");
@@ -107,17 +110,18 @@ static int ptx_version_of(int driver) {
 static CUresult check_target(const ps_module *m, const ps_device *device) {
   int newest = ptx_version_of(ps_the_driver.version);
   if (m->version > newest) {
-    return ps_error(CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
-                    "PTX .version %d.%d; the driver (CUDA %d.%d) takes at most %d.%d: update it, or compile for an older one",
-                    m->version / 10, m->version % 10, ps_the_driver.version / 1000, ps_the_driver.version % 1000 / 10,
-                    newest / 10, newest % 10);
+    return ps_error(
+        CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+        "PTX .version %d.%d; the driver (CUDA %d.%d) takes at most %d.%d: update it, or compile for an older one",
+        m->version / 10, m->version % 10, ps_the_driver.version / 1000, ps_the_driver.version % 1000 / 10, newest / 10,
+        newest % 10);
   }
   bool family = m->suffix == 'f' && device->sm / 10 == m->sm / 10 && device->sm >= m->sm;
   bool fits = m->suffix == 0 ? m->sm <= device->sm : m->suffix == 'f' ? family : m->sm == device->sm;
   if (!fits) {
     char suffix[2] = {m->suffix, '\0'};
-    return ps_error(CUDA_ERROR_INVALID_PTX, "PTX .target sm_%d%s, and the device is sm_%d: compile for that", m->sm, suffix,
-                    device->sm);
+    return ps_error(CUDA_ERROR_INVALID_PTX, "PTX .target sm_%d%s, and the device is sm_%d: compile for that", m->sm,
+                    suffix, device->sm);
   }
   return CUDA_SUCCESS;
 }
@@ -128,7 +132,8 @@ static CUresult place_globals(CUmodule m) {
     ps_symbol *v = m->ptx.variables.items[k];
     if (v->kind == PS_SYMBOL_SHARED) continue;
     if (v->external || v->size_bytes == 0) {
-      return ps_error(CUDA_ERROR_INVALID_PTX, "PTX line %d: '%.*s' is defined in no module", v->line, QN_STR_ARGS(v->name));
+      return ps_error(CUDA_ERROR_INVALID_PTX, "PTX line %d: '%.*s' is defined in no module", v->line,
+                      QN_STR_ARGS(v->name));
     }
     char name[64];
     snprintf(name, sizeof name, "%.*s", QN_STR_ARGS(v->name));
@@ -192,7 +197,8 @@ static CUresult load(CUmodule *out, const void *image) {
   qn_arena_init(&m->arena, qn_allocator_default());
   m->context = ps_current;
   r = build(m, text);
-  if (r == CUDA_SUCCESS && !qn_vec_push(qn_allocator_default(), &ps_the_driver.modules, m)) r = CUDA_ERROR_OUT_OF_MEMORY;
+  if (r == CUDA_SUCCESS && !qn_vec_push(qn_allocator_default(), &ps_the_driver.modules, m))
+    r = CUDA_ERROR_OUT_OF_MEMORY;
   if (r != CUDA_SUCCESS) {
     ps_module_destroy(m);
     return r;

@@ -54,3 +54,12 @@ CUresult cuGetProcAddress_v2(const char *symbol, void **out, int version, uint64
 CUresult cuGetProcAddress(const char *symbol, void **out, int version, uint64_t flags) {
   return cuGetProcAddress_v2(symbol, out, version, flags, NULL);
 }
+
+// Tables of calls that are no part of the documented interface begin with their size in bytes; ours hold nothing. NVRTC
+// asks for one where the process has loaded a libcuda, and goes by the size.
+CUresult cuGetExportTable(const void **out, const CUuuid *id) {
+  static const size_t empty[2] = {sizeof empty[0], 0};
+  (void)id;
+  *out = empty;
+  return CUDA_SUCCESS;
+}

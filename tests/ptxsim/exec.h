@@ -26,15 +26,15 @@ typedef enum ps_order { PS_ORDER_FORWARD, PS_ORDER_REVERSE, PS_ORDER_SHUFFLE } p
 typedef struct ps_options {
   ps_order warp_order, block_order;
   uint64_t seed;
-  bool perturb;         // approximations by up to 2 ulp
+  bool perturb;  // approximations by up to 2 ulp
   bool check_races, check_initialised;
-  uint32_t threads;     // 0 = one a core
-  uint64_t watchdog;    // instructions of warps in one block
+  uint32_t threads;   // 0 = one a core
+  uint64_t watchdog;  // instructions of warps in one block
 } ps_options;
 
 // What went wrong in a kernel, and the code that the driver call gives.
 typedef struct ps_fault {
-  int code;  // CUresult; 0 = none
+  int code;              // CUresult; 0 = none
   uint64_t block_order;  // position of the block in the order of the launch
   char text[640];
 } ps_fault;
@@ -51,9 +51,9 @@ typedef struct ps_launch {
   atomic_uint_fast64_t stop_at;  // no block from this position on is begun
   const uint32_t *block_order;   // NULL = forward
   pthread_mutex_t lock;
-  ps_fault fault;             // guarded by lock
-  ps_counters *counters;      // of the kernel; guarded by lock
-  ps_traffic *traffic;        // by range of memory; guarded by lock
+  ps_fault fault;         // guarded by lock
+  ps_counters *counters;  // of the kernel; guarded by lock
+  ps_traffic *traffic;    // by range of memory; guarded by lock
   size_t traffic_count;
   uint32_t grid_id;
   int device;
@@ -67,7 +67,10 @@ typedef struct ps_group {
   ps_group_state state;
   uint32_t waits_for;  // of PS_GROUP_SYNC: lanes
   uint32_t depth;
-  struct { uint32_t pc; const ps_insn *call; } stack[PS_MAX_DEPTH];
+  struct {
+    uint32_t pc;
+    const ps_insn *call;
+  } stack[PS_MAX_DEPTH];
 } ps_group;
 
 // A copy of cp.async that has not landed.
@@ -80,10 +83,10 @@ typedef struct ps_pending_copy {
 
 typedef struct ps_warp {
   struct ps_block *block;
-  uint8_t *registers;  // aligned to 32
-  void *registers_block;  // owned: what was allocated for them
+  uint8_t *registers;              // aligned to 32
+  void *registers_block;           // owned: what was allocated for them
   uint8_t *local, *local_written;  // [lane][local_bytes]
-  uint32_t mask;       // lanes of the instruction being executed
+  uint32_t mask;                   // lanes of the instruction being executed
   uint32_t alive, populated;
   uint32_t index;
   uint32_t group_count;
@@ -96,7 +99,7 @@ typedef struct ps_warp {
 } ps_warp;
 
 typedef struct ps_barrier {
-  uint32_t arrived, expected;  // threads; expected 0 = all of the block
+  uint32_t arrived, expected;                     // threads; expected 0 = all of the block
   uint32_t result_count, result_all, result_any;  // of bar.red
 } ps_barrier;
 
@@ -167,43 +170,55 @@ static inline void ps_set_predicate(const ps_warp *warp, int32_t row, uint32_t v
 #else
 #define PS_VECTOR _Pragma("GCC ivdep")
 #endif
-#define PS_EACH_LANE PS_VECTOR for (int l = 0; l < PS_LANES; l++)
-#define PS_ACTIVE(mask, l) (((mask) >> (l) & 1) != 0)
+#define PS_EACH_LANE       PS_VECTOR for (int l = 0; l < PS_LANES; l++)
+#define PS_ACTIVE(mask, l) (((mask) >> (l)&1) != 0)
 
 // d[lane] = EXPR for the active lanes, where t is scratch of the same type.
-#define PS_ASSIGN(T, d, EXPR)                                       \
-  do {                                                              \
-    if (w->mask == PS_FULL) {                                       \
-      PS_EACH_LANE { d[l] = (T)(EXPR); }                            \
-    } else {                                                        \
-      T t_[PS_LANES];                                               \
-      PS_EACH_LANE { t_[l] = (T)(EXPR); }                           \
-      const uint32_t m_ = w->mask;                                  \
-      PS_EACH_LANE { d[l] = PS_ACTIVE(m_, l) ? t_[l] : d[l]; }      \
-    }                                                               \
+#define PS_ASSIGN(T, d, EXPR)                                  \
+  do {                                                         \
+    if (w->mask == PS_FULL) {                                  \
+      PS_EACH_LANE { d[l] = (T)(EXPR); }                       \
+    } else {                                                   \
+      T t_[PS_LANES];                                          \
+      PS_EACH_LANE { t_[l] = (T)(EXPR); }                      \
+      const uint32_t m_ = w->mask;                             \
+      PS_EACH_LANE { d[l] = PS_ACTIVE(m_, l) ? t_[l] : d[l]; } \
+    }                                                          \
   } while (0)
 
 // Functions of one, two and three sources, lane by lane.
-#define PS_UNARY(name, TD, TA, EXPR)                        \
-  static void name(ps_warp *w, const ps_insn *i) {          \
-    TD *d = ps_dst(w, i, 0);                                \
-    const TA *pa = ps_src(w, i, 0);                         \
-    PS_ASSIGN(TD, d, ({ const TA a = pa[l]; EXPR; }));      \
+#define PS_UNARY(name, TD, TA, EXPR)               \
+  static void name(ps_warp *w, const ps_insn *i) { \
+    TD *d = ps_dst(w, i, 0);                       \
+    const TA *pa = ps_src(w, i, 0);                \
+    PS_ASSIGN(TD, d, ({                            \
+                const TA a = pa[l];                \
+                EXPR;                              \
+              }));                                 \
   }
-#define PS_BINARY(name, TD, TA, TB, EXPR)                                    \
-  static void name(ps_warp *w, const ps_insn *i) {                           \
-    TD *d = ps_dst(w, i, 0);                                                 \
-    const TA *pa = ps_src(w, i, 0);                                          \
-    const TB *pb = ps_src(w, i, 1);                                          \
-    PS_ASSIGN(TD, d, ({ const TA a = pa[l]; const TB b = pb[l]; EXPR; }));   \
+#define PS_BINARY(name, TD, TA, TB, EXPR)          \
+  static void name(ps_warp *w, const ps_insn *i) { \
+    TD *d = ps_dst(w, i, 0);                       \
+    const TA *pa = ps_src(w, i, 0);                \
+    const TB *pb = ps_src(w, i, 1);                \
+    PS_ASSIGN(TD, d, ({                            \
+                const TA a = pa[l];                \
+                const TB b = pb[l];                \
+                EXPR;                              \
+              }));                                 \
   }
-#define PS_TERNARY(name, TD, TA, TB, TC, EXPR)                                                   \
-  static void name(ps_warp *w, const ps_insn *i) {                                               \
-    TD *d = ps_dst(w, i, 0);                                                                     \
-    const TA *pa = ps_src(w, i, 0);                                                              \
-    const TB *pb = ps_src(w, i, 1);                                                              \
-    const TC *pc = ps_src(w, i, 2);                                                              \
-    PS_ASSIGN(TD, d, ({ const TA a = pa[l]; const TB b = pb[l]; const TC c = pc[l]; EXPR; }));   \
+#define PS_TERNARY(name, TD, TA, TB, TC, EXPR)     \
+  static void name(ps_warp *w, const ps_insn *i) { \
+    TD *d = ps_dst(w, i, 0);                       \
+    const TA *pa = ps_src(w, i, 0);                \
+    const TB *pb = ps_src(w, i, 1);                \
+    const TC *pc = ps_src(w, i, 2);                \
+    PS_ASSIGN(TD, d, ({                            \
+                const TA a = pa[l];                \
+                const TB b = pb[l];                \
+                const TC c = pc[l];                \
+                EXPR;                              \
+              }));                                 \
   }
 
 #endif

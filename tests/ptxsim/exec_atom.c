@@ -24,8 +24,8 @@ static uint64_t add(ps_type type, uint64_t a, uint64_t b) {
     case PS_bf16: return add_half(type, (uint32_t)a, (uint32_t)b);
     case PS_f16x2:
     case PS_bf16x2:
-      return add_half(type, (uint32_t)a, (uint32_t)b) |
-             (uint64_t)add_half(type, (uint32_t)a >> 16, (uint32_t)b >> 16) << 16;
+      return add_half(type, (uint32_t)a, (uint32_t)b) | (uint64_t)add_half(type, (uint32_t)a >> 16, (uint32_t)b >> 16)
+                                                            << 16;
     default: return a + b;
   }
 }
@@ -57,13 +57,12 @@ static uint64_t apply(const ps_insn *i, uint64_t old, uint64_t b, uint64_t c) {
   }
 }
 
-#define UPDATE(T)                                                                                              \
-  do {                                                                                                         \
-    T *p = (T *)(void *)place, old = __atomic_load_n(p, __ATOMIC_SEQ_CST);                                     \
-    while (!__atomic_compare_exchange_n(p, &old, (T)apply(i, old, b, c), false, __ATOMIC_SEQ_CST,              \
-                                        __ATOMIC_SEQ_CST)) {                                                   \
-    }                                                                                                          \
-    return old;                                                                                                \
+#define UPDATE(T)                                                                                                      \
+  do {                                                                                                                 \
+    T *p = (T *)(void *)place, old = __atomic_load_n(p, __ATOMIC_SEQ_CST);                                             \
+    while (!__atomic_compare_exchange_n(p, &old, (T)apply(i, old, b, c), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) { \
+    }                                                                                                                  \
+    return old;                                                                                                        \
   } while (0)
 
 static uint64_t update(const ps_insn *i, uint8_t *place, uint64_t b, uint64_t c) {
@@ -97,8 +96,8 @@ static uint8_t *place_of(ps_warp *w, const ps_insn *i, int lane, uint64_t addres
     return NULL;
   }
   if (a == NULL || a->constant || (a->device >= 0 && a->device != launch->device)) {
-    ps_fault_at(w, i, lane, CUDA_ERROR_ILLEGAL_ADDRESS, "global memory out of bounds: atomic of %u bytes at %s", i->size,
-                text);
+    ps_fault_at(w, i, lane, CUDA_ERROR_ILLEGAL_ADDRESS, "global memory out of bounds: atomic of %u bytes at %s",
+                i->size, text);
     return NULL;
   }
   if (launch->options->check_initialised && ps_first_unwritten(a, address - a->base, i->size) != i->size) {

@@ -9,32 +9,32 @@ static const uint32_t lane_bit[PS_LANES] = {
     1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21,
     1u << 22, 1u << 23, 1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
 
-#define COMPARE(name, T, LOAD, EXPR)                               \
-  static uint32_t name(const void *pa, const void *pb) {           \
-    const T *va = pa, *vb = pb;                                    \
-    uint32_t mask = 0;                                             \
-    PS_VECTOR for (int l = 0; l < PS_LANES; l++) {                 \
+#define COMPARE(name, T, LOAD, EXPR)                                  \
+  static uint32_t name(const void *pa, const void *pb) {              \
+    const T *va = pa, *vb = pb;                                       \
+    uint32_t mask = 0;                                                \
+    PS_VECTOR for (int l = 0; l < PS_LANES; l++) {                    \
       const __typeof__(LOAD(va[0])) a = LOAD(va[l]), b = LOAD(vb[l]); \
-      mask |= (EXPR) ? lane_bit[l] : 0;                            \
-    }                                                              \
-    return mask;                                                   \
+      mask |= (EXPR) ? lane_bit[l] : 0;                               \
+    }                                                                 \
+    return mask;                                                      \
   }
 #define PLAIN(v) (v)
-#define ORDERED(t, T, LOAD)         \
-  COMPARE(eq_##t, T, LOAD, a == b)  \
-  COMPARE(ne_##t, T, LOAD, a < b || a > b)  \
-  COMPARE(lt_##t, T, LOAD, a < b)   \
-  COMPARE(le_##t, T, LOAD, a <= b)  \
-  COMPARE(gt_##t, T, LOAD, a > b)   \
+#define ORDERED(t, T, LOAD)             \
+  COMPARE(eq_##t, T, LOAD, a == b)      \
+  COMPARE(ne_##t, T, LOAD, a<b || a> b) \
+  COMPARE(lt_##t, T, LOAD, a < b)       \
+  COMPARE(le_##t, T, LOAD, a <= b)      \
+  COMPARE(gt_##t, T, LOAD, a > b)       \
   COMPARE(ge_##t, T, LOAD, a >= b)
-#define UNORDERED(t, T, LOAD)             \
-  COMPARE(equ_##t, T, LOAD, !(a < b || a > b))  \
-  COMPARE(neu_##t, T, LOAD, !(a == b))    \
-  COMPARE(ltu_##t, T, LOAD, !(a >= b))    \
-  COMPARE(leu_##t, T, LOAD, !(a > b))     \
-  COMPARE(gtu_##t, T, LOAD, !(a <= b))    \
-  COMPARE(geu_##t, T, LOAD, !(a < b))     \
-  COMPARE(num_##t, T, LOAD, a == a && b == b) \
+#define UNORDERED(t, T, LOAD)                  \
+  COMPARE(equ_##t, T, LOAD, !(a < b || a > b)) \
+  COMPARE(neu_##t, T, LOAD, !(a == b))         \
+  COMPARE(ltu_##t, T, LOAD, !(a >= b))         \
+  COMPARE(leu_##t, T, LOAD, !(a > b))          \
+  COMPARE(gtu_##t, T, LOAD, !(a <= b))         \
+  COMPARE(geu_##t, T, LOAD, !(a < b))          \
+  COMPARE(num_##t, T, LOAD, a == a && b == b)  \
   COMPARE(nan_##t, T, LOAD, a != a || b != b)
 ORDERED(u16, uint16_t, PLAIN)
 ORDERED(s16, int16_t, PLAIN)
@@ -61,14 +61,17 @@ enum { OPERATORS = 14 };
 static const ps_mod operators[OPERATORS] = {PS_MOD_eq,  PS_MOD_ne,  PS_MOD_lt,  PS_MOD_le,  PS_MOD_gt,
                                             PS_MOD_ge,  PS_MOD_equ, PS_MOD_neu, PS_MOD_ltu, PS_MOD_leu,
                                             PS_MOD_gtu, PS_MOD_geu, PS_MOD_num, PS_MOD_nan};
-#define INT_ROW(t) {eq_##t, ne_##t, lt_##t, le_##t, gt_##t, ge_##t}
-#define FLOAT_ROW(t)                                                                                        \
-  {eq_##t,  ne_##t,  lt_##t,  le_##t,  gt_##t,  ge_##t,  equ_##t, neu_##t, ltu_##t, leu_##t, gtu_##t, geu_##t, \
-   num_##t, nan_##t}
+#define INT_ROW(t) \
+  { eq_##t, ne_##t, lt_##t, le_##t, gt_##t, ge_##t }
+#define FLOAT_ROW(t)                                                                                               \
+  {                                                                                                                \
+    eq_##t, ne_##t, lt_##t, le_##t, gt_##t, ge_##t, equ_##t, neu_##t, ltu_##t, leu_##t, gtu_##t, geu_##t, num_##t, \
+        nan_##t                                                                                                    \
+  }
 static const ps_compare_fn by_type[PS_TYPE_COUNT][OPERATORS] = {
-    [PS_b16] = INT_ROW(u16), [PS_b32] = INT_ROW(u32), [PS_b64] = INT_ROW(u64), [PS_u16] = INT_ROW(u16),
-    [PS_s16] = INT_ROW(s16), [PS_u32] = INT_ROW(u32), [PS_s32] = INT_ROW(s32), [PS_u64] = INT_ROW(u64),
-    [PS_s64] = INT_ROW(s64), [PS_f16] = FLOAT_ROW(f16), [PS_bf16] = FLOAT_ROW(bf16), [PS_f32] = FLOAT_ROW(f32),
+    [PS_b16] = INT_ROW(u16),  [PS_b32] = INT_ROW(u32),   [PS_b64] = INT_ROW(u64),     [PS_u16] = INT_ROW(u16),
+    [PS_s16] = INT_ROW(s16),  [PS_u32] = INT_ROW(u32),   [PS_s32] = INT_ROW(s32),     [PS_u64] = INT_ROW(u64),
+    [PS_s64] = INT_ROW(s64),  [PS_f16] = FLOAT_ROW(f16), [PS_bf16] = FLOAT_ROW(bf16), [PS_f32] = FLOAT_ROW(f32),
     [PS_f64] = FLOAT_ROW(f64)};
 static const ps_compare_fn flushed[OPERATORS] = FLOAT_ROW(ftz);
 static const ps_compare_fn halves[2][2][OPERATORS] = {{FLOAT_ROW(f16_low), FLOAT_ROW(f16_high)},
@@ -105,8 +108,10 @@ ps_fn ps_select_setp(ps_form *f) {
   ps_insn *i = f->insn;
   int op = operator_of(f);
   i->compare = ps_has(f, PS_MOD_ftz) && f->type[0] == PS_f32 ? flushed[op] : by_type[f->type[0]][op];
-  i->op = ps_has(f, PS_MOD_and) ? COMBINE_AND : ps_has(f, PS_MOD_or) ? COMBINE_OR : ps_has(f, PS_MOD_xor) ? COMBINE_XOR
-                                                                                                           : COMBINE_NONE;
+  i->op = ps_has(f, PS_MOD_and)   ? COMBINE_AND
+          : ps_has(f, PS_MOD_or)  ? COMBINE_OR
+          : ps_has(f, PS_MOD_xor) ? COMBINE_XOR
+                                  : COMBINE_NONE;
   return i->compare != NULL ? setp : NULL;
 }
 
@@ -165,15 +170,15 @@ ps_fn ps_select_set2(ps_form *f) {
 // ---- choices ----
 
 // What was never written may be chosen among: the choice is then as unwritten as what it took.
-#define SELP(bits, T)                                                                                    \
-  static void selp_##bits(ps_warp *w, const ps_insn *i) {                                                \
-    T *d = ps_dst(w, i, 0);                                                                              \
-    const T *a = ps_src(w, i, 0), *b = ps_src(w, i, 1);                                                  \
-    const uint32_t c = ps_predicate(w, i, 2);                                                            \
-    const uint32_t written = (c & *ps_written(w, i->src[0])) | (~c & *ps_written(w, i->src[1]));         \
-    PS_ASSIGN(T, d, c >> l & 1 ? a[l] : b[l]);                                                           \
-    uint32_t *mine = ps_written(w, i->dst[0]);                                                           \
-    *mine = (*mine & ~w->mask) | (written & w->mask);                                                    \
+#define SELP(bits, T)                                                                            \
+  static void selp_##bits(ps_warp *w, const ps_insn *i) {                                        \
+    T *d = ps_dst(w, i, 0);                                                                      \
+    const T *a = ps_src(w, i, 0), *b = ps_src(w, i, 1);                                          \
+    const uint32_t c = ps_predicate(w, i, 2);                                                    \
+    const uint32_t written = (c & *ps_written(w, i->src[0])) | (~c & *ps_written(w, i->src[1])); \
+    PS_ASSIGN(T, d, c >> l & 1 ? a[l] : b[l]);                                                   \
+    uint32_t *mine = ps_written(w, i->dst[0]);                                                   \
+    *mine = (*mine & ~w->mask) | (written & w->mask);                                            \
   }
 SELP(16, uint16_t)
 SELP(32, uint32_t)
@@ -184,8 +189,8 @@ ps_fn ps_select_selp(ps_form *f) {
   return bytes == 2 ? selp_16 : bytes == 4 ? selp_32 : selp_64;
 }
 
-#define SLCT(bits, T)                                                                  \
-  PS_TERNARY(slct_##bits##_s32, T, T, T, int32_t, c >= 0 ? a : b)                      \
+#define SLCT(bits, T)                                             \
+  PS_TERNARY(slct_##bits##_s32, T, T, T, int32_t, c >= 0 ? a : b) \
   PS_TERNARY(slct_##bits##_f32, T, T, T, float, c >= 0 ? a : b)
 SLCT(16, uint16_t)
 SLCT(32, uint32_t)

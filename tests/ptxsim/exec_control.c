@@ -32,8 +32,10 @@ ps_fn ps_select_trap(ps_form *f) {
 // op: what bar.red makes of the predicates.
 ps_fn ps_select_bar(ps_form *f) {
   ps_insn *i = f->insn;
-  i->op = ps_has(f, PS_MOD_popc) ? PS_BAR_POPC : ps_has(f, PS_MOD_and) ? PS_BAR_AND : ps_has(f, PS_MOD_or) ? PS_BAR_OR
-                                                                                                           : PS_BAR_PLAIN;
+  i->op = ps_has(f, PS_MOD_popc)  ? PS_BAR_POPC
+          : ps_has(f, PS_MOD_and) ? PS_BAR_AND
+          : ps_has(f, PS_MOD_or)  ? PS_BAR_OR
+                                  : PS_BAR_PLAIN;
   if (ps_has(f, PS_MOD_arrive)) i->flags |= PS_FLAG_ARRIVE;
   if (i->op == PS_BAR_PLAIN && i->src_count > 1) i->flags |= PS_FLAG_COUNT;
   // bar is barrier.aligned.

@@ -21,12 +21,12 @@ static void set_flags(ps_form *f) {
 
 PS_BINARY(add_f32, float, float, float, ps_canonical(a + b))
 PS_BINARY(sub_f32, float, float, float, ps_canonical(a - b))
-PS_BINARY(mul_f32, float, float, float, ps_canonical(a * b))
+PS_BINARY(mul_f32, float, float, float, ps_canonical(a *b))
 PS_BINARY(div_f32, float, float, float, ps_canonical(a / b))
 PS_TERNARY(fma_f32, float, float, float, float, ps_canonical(fmaf(a, b, c)))
 PS_BINARY(add_f64, double, double, double, a + b)
 PS_BINARY(sub_f64, double, double, double, a - b)
-PS_BINARY(mul_f64, double, double, double, a * b)
+PS_BINARY(mul_f64, double, double, double, a *b)
 PS_BINARY(div_f64, double, double, double, a / b)
 PS_TERNARY(fma_f64, double, double, double, double, fma(a, b, c))
 PS_UNARY(rcp_f32, float, float, ps_canonical(1.0f / a))
@@ -38,17 +38,17 @@ PS_UNARY(sqrt_f64, double, double, sqrt(a))
 
 enum { OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FMA, OP_RCP, OP_SQRT };
 
-#define COMPUTE(T, FMA, SQRT)                                                          \
+#define COMPUTE(T, FMA, SQRT)                                                                        \
   static __attribute__((noinline)) T compute_##T(int op, volatile T a, volatile T b, volatile T c) { \
-    switch (op) {                                                                      \
-      case OP_ADD: return a + b;                                                       \
-      case OP_SUB: return a - b;                                                       \
-      case OP_MUL: return a * b;                                                       \
-      case OP_DIV: return a / b;                                                       \
-      case OP_FMA: return FMA(a, b, c);                                                \
-      case OP_RCP: return (T)1 / a;                                                    \
-      default: return SQRT(a);                                                         \
-    }                                                                                  \
+    switch (op) {                                                                                    \
+      case OP_ADD: return a + b;                                                                     \
+      case OP_SUB: return a - b;                                                                     \
+      case OP_MUL: return a * b;                                                                     \
+      case OP_DIV: return a / b;                                                                     \
+      case OP_FMA: return FMA(a, b, c);                                                              \
+      case OP_RCP: return (T)1 / a;                                                                  \
+      default: return SQRT(a);                                                                       \
+    }                                                                                                \
   }
 COMPUTE(float, fmaf, sqrtf)
 COMPUTE(double, fma, sqrt)
@@ -113,20 +113,20 @@ ps_fn ps_select_fsqrt(ps_form *f) { return choose(f, OP_SQRT, sqrt_f32, NULL, sq
 // ---- approximations: computed well, then perturbed where that is asked for ----
 
 // Results for which the PTX document gives a value of its own come out of the libm functions by themselves.
-#define APPROXIMATE(name, EXPR)                                                            \
-  static void name(ps_warp *w, const ps_insn *i) {                                         \
-    const ps_options *o = w->block->launch->options;                                       \
-    float *d = ps_dst(w, i, 0);                                                            \
-    const float *pa = ps_src(w, i, 0), *pb = ps_src(w, i, i->src_count > 1 ? 1 : 0);       \
-    const bool ftz = (i->flags & PS_FLAG_FTZ) != 0;                                        \
-    for (int l = 0; l < PS_LANES; l++) {                                                   \
-      if (!PS_ACTIVE(w->mask, l)) continue;                                                \
-      const float a = ftz ? ps_flush(pa[l]) : pa[l], b = ftz ? ps_flush(pb[l]) : pb[l];    \
-      (void)b;                                                                             \
-      float r = ps_canonical(EXPR);                                                        \
-      if (o->perturb) r = ps_perturb(r, ps_bits32(a) ^ ps_bits32(b) * 31, o->seed);        \
-      d[l] = ftz ? ps_flush(r) : r;                                                        \
-    }                                                                                      \
+#define APPROXIMATE(name, EXPR)                                                         \
+  static void name(ps_warp *w, const ps_insn *i) {                                      \
+    const ps_options *o = w->block->launch->options;                                    \
+    float *d = ps_dst(w, i, 0);                                                         \
+    const float *pa = ps_src(w, i, 0), *pb = ps_src(w, i, i->src_count > 1 ? 1 : 0);    \
+    const bool ftz = (i->flags & PS_FLAG_FTZ) != 0;                                     \
+    for (int l = 0; l < PS_LANES; l++) {                                                \
+      if (!PS_ACTIVE(w->mask, l)) continue;                                             \
+      const float a = ftz ? ps_flush(pa[l]) : pa[l], b = ftz ? ps_flush(pb[l]) : pb[l]; \
+      (void)b;                                                                          \
+      float r = ps_canonical(EXPR);                                                     \
+      if (o->perturb) r = ps_perturb(r, ps_bits32(a) ^ ps_bits32(b) * 31, o->seed);     \
+      d[l] = ftz ? ps_flush(r) : r;                                                     \
+    }                                                                                   \
   }
 // A quotient by a large divisor is 0, as the document says of div.approx (2^126 < |b| < 2^128).
 static float approximate_quotient(float a, float b) {

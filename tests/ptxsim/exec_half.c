@@ -10,27 +10,27 @@ static inline float bf16_to(uint16_t h) { return ps_from_bf16(h); }
 static inline uint16_t bf16_from(float v) { return ps_to_bf16(v); }
 
 // One function for single halves and one for pairs, of each kind.
-#define HALVES1(name, kind, EXPR)                                                                       \
-  static inline uint16_t name##_##kind##_one(uint16_t ha, uint16_t hb, uint16_t hc) {                   \
-    const float a = kind##_to(ha), b = kind##_to(hb), c = kind##_to(hc);                                \
-    (void)a, (void)b, (void)c, (void)ha, (void)hb, (void)hc;                                            \
-    return (EXPR);                                                                                      \
-  }                                                                                                     \
-  static void name##_##kind(ps_warp *w, const ps_insn *i) {                                             \
-    uint16_t *d = ps_dst(w, i, 0);                                                                      \
-    const uint16_t *pa = ps_src(w, i, 0), *pb = ps_src(w, i, i->src_count > 1 ? 1 : 0),                 \
-                   *pc = ps_src(w, i, i->src_count > 2 ? 2 : 0);                                        \
-    PS_ASSIGN(uint16_t, d, name##_##kind##_one(pa[l], pb[l], pc[l]));                                   \
-  }                                                                                                     \
-  static void name##_##kind##x2(ps_warp *w, const ps_insn *i) {                                         \
-    uint32_t *d = ps_dst(w, i, 0);                                                                      \
-    const uint32_t *pa = ps_src(w, i, 0), *pb = ps_src(w, i, i->src_count > 1 ? 1 : 0),                 \
-                   *pc = ps_src(w, i, i->src_count > 2 ? 2 : 0);                                        \
-    PS_ASSIGN(uint32_t, d,                                                                              \
-              name##_##kind##_one((uint16_t)pa[l], (uint16_t)pb[l], (uint16_t)pc[l]) |                  \
-                  (uint32_t)name##_##kind##_one((uint16_t)(pa[l] >> 16), (uint16_t)(pb[l] >> 16),       \
-                                                (uint16_t)(pc[l] >> 16))                                \
-                      << 16);                                                                           \
+#define HALVES1(name, kind, EXPR)                                                                                    \
+  static inline uint16_t name##_##kind##_one(uint16_t ha, uint16_t hb, uint16_t hc) {                                \
+    const float a = kind##_to(ha), b = kind##_to(hb), c = kind##_to(hc);                                             \
+    (void)a, (void)b, (void)c, (void)ha, (void)hb, (void)hc;                                                         \
+    return (EXPR);                                                                                                   \
+  }                                                                                                                  \
+  static void name##_##kind(ps_warp *w, const ps_insn *i) {                                                          \
+    uint16_t *d = ps_dst(w, i, 0);                                                                                   \
+    const uint16_t *pa = ps_src(w, i, 0), *pb = ps_src(w, i, i->src_count > 1 ? 1 : 0),                              \
+                   *pc = ps_src(w, i, i->src_count > 2 ? 2 : 0);                                                     \
+    PS_ASSIGN(uint16_t, d, name##_##kind##_one(pa[l], pb[l], pc[l]));                                                \
+  }                                                                                                                  \
+  static void name##_##kind##x2(ps_warp *w, const ps_insn *i) {                                                      \
+    uint32_t *d = ps_dst(w, i, 0);                                                                                   \
+    const uint32_t *pa = ps_src(w, i, 0), *pb = ps_src(w, i, i->src_count > 1 ? 1 : 0),                              \
+                   *pc = ps_src(w, i, i->src_count > 2 ? 2 : 0);                                                     \
+    PS_ASSIGN(                                                                                                       \
+        uint32_t, d,                                                                                                 \
+        name##_##kind##_one((uint16_t)pa[l], (uint16_t)pb[l], (uint16_t)pc[l]) |                                     \
+            (uint32_t)name##_##kind##_one((uint16_t)(pa[l] >> 16), (uint16_t)(pb[l] >> 16), (uint16_t)(pc[l] >> 16)) \
+                << 16);                                                                                              \
   }
 #define HALVES(name, EXPR16, EXPRB) HALVES1(name, f16, EXPR16) HALVES1(name, bf16, EXPRB)
 #define HALF_TABLE(name) \
@@ -41,13 +41,17 @@ static inline float fused_odd(float a, float b, float c) { return ps_odd_f32(ps_
 
 HALVES(add, f16_from(a + b), bf16_from(ps_odd_f32(ps_odd_sum(a, b))))
 HALVES(sub, f16_from(a - b), bf16_from(ps_odd_f32(ps_odd_sum(a, -b))))
-HALVES(mul, f16_from(a * b), bf16_from(ps_odd_f32((double)a * b)))
+HALVES(mul, f16_from(a *b), bf16_from(ps_odd_f32((double)a *b)))
 HALVES(fma, f16_from(fused_odd(a, b, c)), bf16_from(fused_odd(a, b, c)))
 HALVES(add_sat, f16_from(ps_saturate(a + b)), bf16_from(ps_saturate(a + b)))
 HALVES(sub_sat, f16_from(ps_saturate(a - b)), bf16_from(ps_saturate(a - b)))
-HALVES(mul_sat, f16_from(ps_saturate(a * b)), bf16_from(ps_saturate(a * b)))
+HALVES(mul_sat, f16_from(ps_saturate(a *b)), bf16_from(ps_saturate(a *b)))
 HALVES(fma_sat, f16_from(ps_saturate(fused_odd(a, b, c))), bf16_from(ps_saturate(fused_odd(a, b, c))))
-#define RELU(v) ({ float v_ = (v); v_ != v_ ? v_ : v_ > 0 ? v_ : 0.0f; })
+#define RELU(v)                         \
+  ({                                    \
+    float v_ = (v);                     \
+    v_ != v_ ? v_ : v_ > 0 ? v_ : 0.0f; \
+  })
 HALVES(fma_relu, f16_from(RELU(fused_odd(a, b, c))), bf16_from(RELU(fused_odd(a, b, c))))
 HALVES(abs, ha & 0x7fff, ha & 0x7fff)
 HALVES(neg, ha ^ 0x8000, ha ^ 0x8000)
@@ -75,10 +79,10 @@ ps_fn ps_select_hneg(ps_form *f) { return refused(f) ? NULL : by_type(f, negs); 
 
 // ---- extremes: -0 is less than +0, a NaN gives way to a number unless .NaN says otherwise ----
 
-#define IS_NAN16(v) ((v) != (v))
-#define LESS16(va, vb) (va < vb || (va == vb && (ha & 0x8000) != 0) ? ha : hb)
-#define MORE16(va, vb) (va > vb || (va == vb && (ha & 0x8000) == 0) ? ha : hb)
-#define EXTREME(PICK) (uint16_t)(a != a ? (b != b ? 0x7fff : hb) : b != b ? ha : PICK(a, b))
+#define IS_NAN16(v)       ((v) != (v))
+#define LESS16(va, vb)    (va < vb || (va == vb && (ha & 0x8000) != 0) ? ha : hb)
+#define MORE16(va, vb)    (va > vb || (va == vb && (ha & 0x8000) == 0) ? ha : hb)
+#define EXTREME(PICK)     (uint16_t)(a != a ? (b != b ? 0x7fff : hb) : b != b ? ha : PICK(a, b))
 #define EXTREME_NAN(PICK) (uint16_t)(a != a || b != b ? 0x7fff : PICK(a, b))
 HALVES(min, EXTREME(LESS16), EXTREME(LESS16))
 HALVES(max, EXTREME(MORE16), EXTREME(MORE16))

@@ -2,51 +2,52 @@
 #include "tests/ptxsim/exec.h"
 #include "tests/ptxsim/form.h"
 
-#define EACH_INT(X) \
-  X(u16, uint16_t, uint16_t, uint32_t) X(s16, int16_t, uint16_t, int32_t) X(u32, uint32_t, uint32_t, uint64_t) \
-  X(s32, int32_t, uint32_t, int64_t) X(u64, uint64_t, uint64_t, unsigned __int128) X(s64, int64_t, uint64_t, __int128)
-#define INT_TABLE(name)                                                                             \
-  [PS_u16] = name##_u16, [PS_s16] = name##_s16, [PS_u32] = name##_u32, [PS_s32] = name##_s32, \
-  [PS_u64] = name##_u64, [PS_s64] = name##_s64
+#define EACH_INT(X)                                                                                          \
+  X(u16, uint16_t, uint16_t, uint32_t)                                                                       \
+  X(s16, int16_t, uint16_t, int32_t) X(u32, uint32_t, uint32_t, uint64_t) X(s32, int32_t, uint32_t, int64_t) \
+      X(u64, uint64_t, uint64_t, unsigned __int128) X(s64, int64_t, uint64_t, __int128)
+#define INT_TABLE(name)                                                                                              \
+  [PS_u16] = name##_u16, [PS_s16] = name##_s16, [PS_u32] = name##_u32, [PS_s32] = name##_s32, [PS_u64] = name##_u64, \
+  [PS_s64] = name##_s64
 
 // T the type, U the unsigned one of its width, W one of twice the width.
 #define BITS(T) (unsigned)(sizeof(T) * 8)
-#define DEFINE(t, T, U, W)                                                             \
-  PS_BINARY(add_##t, U, U, U, (U)(a + b))                                              \
-  PS_BINARY(sub_##t, U, U, U, (U)(a - b))                                              \
-  PS_BINARY(mul_lo_##t, U, U, U, (U)((uint64_t)a * b))                                 \
-  PS_BINARY(mul_hi_##t, T, T, T, (T)(((W)a * (W)b) >> BITS(T)))                        \
-  PS_TERNARY(mad_lo_##t, U, U, U, U, (U)((uint64_t)a * b + c))                         \
-  PS_TERNARY(mad_hi_##t, U, T, T, U, (U)((U)(((W)a * (W)b) >> BITS(T)) + c))           \
+#define DEFINE(t, T, U, W)                                                                \
+  PS_BINARY(add_##t, U, U, U, (U)(a + b))                                                 \
+  PS_BINARY(sub_##t, U, U, U, (U)(a - b))                                                 \
+  PS_BINARY(mul_lo_##t, U, U, U, (U)((uint64_t)a * b))                                    \
+  PS_BINARY(mul_hi_##t, T, T, T, (T)(((W)a * (W)b) >> BITS(T)))                           \
+  PS_TERNARY(mad_lo_##t, U, U, U, U, (U)((uint64_t)a * b + c))                            \
+  PS_TERNARY(mad_hi_##t, U, T, T, U, (U)((U)(((W)a * (W)b) >> BITS(T)) + c))              \
   PS_TERNARY(sad_##t, U, T, T, U, (U)((a > b ? (U)((U)a - (U)b) : (U)((U)b - (U)a)) + c)) \
-  PS_BINARY(min_##t, T, T, T, a < b ? a : b)                                           \
+  PS_BINARY(min_##t, T, T, T, a < b ? a : b)                                              \
   PS_BINARY(max_##t, T, T, T, a > b ? a : b)
 EACH_INT(DEFINE)
 #undef DEFINE
 
-#define DIVISION(t, T, U)                                        \
-  PS_BINARY(div_##t, T, T, T, b == 0 ? (T) ~(U)0 : (T)(a / b))   \
+#define DIVISION(t, T, U)                                      \
+  PS_BINARY(div_##t, T, T, T, b == 0 ? (T) ~(U)0 : (T)(a / b)) \
   PS_BINARY(rem_##t, T, T, T, b == 0 ? a : (T)(a % b))
 DIVISION(u16, uint16_t, uint16_t)
 DIVISION(u32, uint32_t, uint32_t)
 DIVISION(u64, uint64_t, uint64_t)
 // By -1 is a negation: the smallest number has no counterpart.
-#define SIGNED_DIVISION(t, T, U)                                                                  \
-  PS_BINARY(div_##t, T, T, T, b == 0 ? (T) ~(U)0 : b == -1 ? (T)((U)0 - (U)a) : (T)(a / b))       \
+#define SIGNED_DIVISION(t, T, U)                                                            \
+  PS_BINARY(div_##t, T, T, T, b == 0 ? (T) ~(U)0 : b == -1 ? (T)((U)0 - (U)a) : (T)(a / b)) \
   PS_BINARY(rem_##t, T, T, T, b == 0 ? a : b == -1 ? (T)0 : (T)(a % b))
 SIGNED_DIVISION(s16, int16_t, uint16_t)
 SIGNED_DIVISION(s32, int32_t, uint32_t)
 SIGNED_DIVISION(s64, int64_t, uint64_t)
 
-#define WIDE(t, T, TD)                                         \
-  PS_BINARY(mul_wide_##t, TD, T, T, (TD)((TD)a * (TD)b))       \
+#define WIDE(t, T, TD)                                   \
+  PS_BINARY(mul_wide_##t, TD, T, T, (TD)((TD)a * (TD)b)) \
   PS_TERNARY(mad_wide_##t, TD, T, T, TD, (TD)((TD)((TD)a * (TD)b) + c))
 WIDE(u16, uint16_t, uint32_t)
 WIDE(u32, uint32_t, uint64_t)
-PS_BINARY(mul_wide_s16, uint32_t, int16_t, int16_t, (uint32_t)((int32_t)a * (int32_t)b))
-PS_BINARY(mul_wide_s32, uint64_t, int32_t, int32_t, (uint64_t)((int64_t)a * (int64_t)b))
-PS_TERNARY(mad_wide_s16, uint32_t, int16_t, int16_t, uint32_t, (uint32_t)((int32_t)a * (int32_t)b) + c)
-PS_TERNARY(mad_wide_s32, uint64_t, int32_t, int32_t, uint64_t, (uint64_t)((int64_t)a * (int64_t)b) + c)
+PS_BINARY(mul_wide_s16, uint32_t, int16_t, int16_t, (uint32_t)((int32_t)a *(int32_t)b))
+PS_BINARY(mul_wide_s32, uint64_t, int32_t, int32_t, (uint64_t)((int64_t)a *(int64_t)b))
+PS_TERNARY(mad_wide_s16, uint32_t, int16_t, int16_t, uint32_t, (uint32_t)((int32_t)a *(int32_t)b) + c)
+PS_TERNARY(mad_wide_s32, uint64_t, int32_t, int32_t, uint64_t, (uint64_t)((int64_t)a *(int64_t)b) + c)
 
 PS_SELECT_BY_TYPE(sub, INT_TABLE(sub))
 PS_SELECT_BY_TYPE(mul_lo, INT_TABLE(mul_lo))
@@ -56,10 +57,10 @@ PS_SELECT_BY_TYPE(mad_hi, INT_TABLE(mad_hi))
 PS_SELECT_BY_TYPE(sad, INT_TABLE(sad))
 PS_SELECT_BY_TYPE(div, INT_TABLE(div))
 PS_SELECT_BY_TYPE(rem, INT_TABLE(rem))
-PS_SELECT_BY_TYPE(mul_wide, [PS_u16] = mul_wide_u16, [PS_s16] = mul_wide_s16, [PS_u32] = mul_wide_u32,
-                  [PS_s32] = mul_wide_s32)
-PS_SELECT_BY_TYPE(mad_wide, [PS_u16] = mad_wide_u16, [PS_s16] = mad_wide_s16, [PS_u32] = mad_wide_u32,
-                  [PS_s32] = mad_wide_s32)
+PS_SELECT_BY_TYPE(
+    mul_wide, [PS_u16] = mul_wide_u16, [PS_s16] = mul_wide_s16, [PS_u32] = mul_wide_u32, [PS_s32] = mul_wide_s32)
+PS_SELECT_BY_TYPE(
+    mad_wide, [PS_u16] = mad_wide_u16, [PS_s16] = mad_wide_s16, [PS_u32] = mad_wide_u32, [PS_s32] = mad_wide_s32)
 
 static int32_t sat_s32(int64_t v) { return v > INT32_MAX ? INT32_MAX : v < INT32_MIN ? INT32_MIN : (int32_t)v; }
 PS_BINARY(add_sat_s32, int32_t, int32_t, int32_t, sat_s32((int64_t)a + b))
@@ -72,8 +73,8 @@ PS_BINARY(mul24_u32, uint32_t, uint32_t, uint32_t, (a & 0xffffffu) * (b & 0xffff
 PS_BINARY(mul24_s32, uint32_t, uint32_t, uint32_t, (uint32_t)((int64_t)SIGN24(a) * SIGN24(b)))
 PS_SELECT_BY_TYPE(mul24, [PS_u32] = mul24_u32, [PS_s32] = mul24_s32)
 
-#define SIGNED_OPS(t, T, U)                                    \
-  PS_UNARY(abs_##t, U, T, a < 0 ? (U)((U)0 - (U)a) : (U)a)     \
+#define SIGNED_OPS(t, T, U)                                \
+  PS_UNARY(abs_##t, U, T, a < 0 ? (U)((U)0 - (U)a) : (U)a) \
   PS_UNARY(neg_##t, U, U, (U)((U)0 - a))
 SIGNED_OPS(s16, int16_t, uint16_t)
 SIGNED_OPS(s32, int32_t, uint32_t)
@@ -83,12 +84,12 @@ PS_SELECT_BY_TYPE(neg, [PS_s16] = neg_s16, [PS_s32] = neg_s32, [PS_s64] = neg_s6
 
 // Two numbers of 16 bits in a register.
 #define PAIR(lo, hi) ((uint32_t)(uint16_t)(lo) | (uint32_t)(uint16_t)(hi) << 16)
-#define S_LO(v) ((int16_t)(v))
-#define S_HI(v) ((int16_t)((v) >> 16))
-#define U_LO(v) ((uint16_t)(v))
-#define U_HI(v) ((uint16_t)((v) >> 16))
-#define LESS(a, b) ((a) < (b) ? (a) : (b))
-#define MORE(a, b) ((a) > (b) ? (a) : (b))
+#define S_LO(v)      ((int16_t)(v))
+#define S_HI(v)      ((int16_t)((v) >> 16))
+#define U_LO(v)      ((uint16_t)(v))
+#define U_HI(v)      ((uint16_t)((v) >> 16))
+#define LESS(a, b)   ((a) < (b) ? (a) : (b))
+#define MORE(a, b)   ((a) > (b) ? (a) : (b))
 PS_BINARY(add_x2, uint32_t, uint32_t, uint32_t, PAIR(a + b, (a >> 16) + (b >> 16)))
 PS_BINARY(min_u16x2, uint32_t, uint32_t, uint32_t, PAIR(LESS(U_LO(a), U_LO(b)), LESS(U_HI(a), U_HI(b))))
 PS_BINARY(max_u16x2, uint32_t, uint32_t, uint32_t, PAIR(MORE(U_LO(a), U_LO(b)), MORE(U_HI(a), U_HI(b))))
@@ -180,12 +181,12 @@ static uint64_t insert(uint64_t a, uint64_t b, uint32_t at, uint32_t length, uin
   uint64_t mask = (n >= 64 ? UINT64_MAX : (1ull << n) - 1) << at;
   return (b & ~mask) | (a << at & mask);
 }
-#define BFI(t, T, width)                                                                        \
-  static void bfi_##t(ps_warp *w, const ps_insn *i) {                                           \
-    T *d = ps_dst(w, i, 0);                                                                     \
-    const T *a = ps_src(w, i, 0), *b = ps_src(w, i, 1);                                         \
-    const uint32_t *at = ps_src(w, i, 2), *n = ps_src(w, i, 3);                                 \
-    PS_ASSIGN(T, d, insert(a[l], b[l], at[l], n[l], width));                                    \
+#define BFI(t, T, width)                                        \
+  static void bfi_##t(ps_warp *w, const ps_insn *i) {           \
+    T *d = ps_dst(w, i, 0);                                     \
+    const T *a = ps_src(w, i, 0), *b = ps_src(w, i, 1);         \
+    const uint32_t *at = ps_src(w, i, 2), *n = ps_src(w, i, 3); \
+    PS_ASSIGN(T, d, insert(a[l], b[l], at[l], n[l], width));    \
   }
 BFI(b32, uint32_t, 32)
 BFI(b64, uint64_t, 64)
@@ -219,19 +220,18 @@ ps_fn ps_select_szext(ps_form *f) {
 
 // ---- logic and shifts ----
 
-#define LOGIC(t, T)                                           \
-  PS_BINARY(and_##t, T, T, T, a & b)                          \
-  PS_BINARY(or_##t, T, T, T, a | b)                           \
-  PS_BINARY(xor_##t, T, T, T, a ^ b)                          \
-  PS_UNARY(not_##t, T, T, (T)~a)                              \
-  PS_UNARY(cnot_##t, T, T, a == 0)                            \
+#define LOGIC(t, T)                                                                    \
+  PS_BINARY(and_##t, T, T, T, a &b)                                                    \
+  PS_BINARY(or_##t, T, T, T, a | b)                                                    \
+  PS_BINARY(xor_##t, T, T, T, a ^ b)                                                   \
+  PS_UNARY(not_##t, T, T, (T)~a)                                                       \
+  PS_UNARY(cnot_##t, T, T, a == 0)                                                     \
   PS_BINARY(shl_##t, T, T, uint32_t, b >= BITS(T) ? 0 : (T)(a << (b & (BITS(T) - 1)))) \
   PS_BINARY(shr_##t, T, T, uint32_t, b >= BITS(T) ? 0 : (T)(a >> (b & (BITS(T) - 1))))
 LOGIC(b16, uint16_t)
 LOGIC(b32, uint32_t)
 LOGIC(b64, uint64_t)
-#define ARITHMETIC_SHIFT(t, T) \
-  PS_BINARY(shr_##t, T, T, uint32_t, (T)(a >> (b >= BITS(T) ? BITS(T) - 1 : b)))
+#define ARITHMETIC_SHIFT(t, T) PS_BINARY(shr_##t, T, T, uint32_t, (T)(a >> (b >= BITS(T) ? BITS(T) - 1 : b)))
 ARITHMETIC_SHIFT(s16, int16_t)
 ARITHMETIC_SHIFT(s32, int32_t)
 ARITHMETIC_SHIFT(s64, int64_t)
@@ -239,7 +239,7 @@ ARITHMETIC_SHIFT(s64, int64_t)
 PS_SELECT_BY_TYPE(and, BITS_TABLE(and))
 PS_SELECT_BY_TYPE(or, BITS_TABLE(or))
 PS_SELECT_BY_TYPE(xor, BITS_TABLE(xor))
-PS_SELECT_BY_TYPE(not, BITS_TABLE(not))
+PS_SELECT_BY_TYPE(not, BITS_TABLE(not ))
 PS_SELECT_BY_TYPE(cnot, BITS_TABLE(cnot))
 PS_SELECT_BY_TYPE(shl, BITS_TABLE(shl))
 PS_SELECT_BY_TYPE(shr, BITS_TABLE(shr), [PS_u16] = shr_b16, [PS_u32] = shr_b32, [PS_u64] = shr_b64, [PS_s16] = shr_s16,
@@ -260,7 +260,7 @@ static void lop3(ps_warp *w, const ps_insn *i) {
 PS_SELECT_BY_TYPE(lop3, [PS_b32] = lop3)
 
 #define PAIR64(lo, hi) ((uint64_t)(hi) << 32 | (lo))
-#define CLAMP32(n) ((n) > 32 ? 32 : (n))
+#define CLAMP32(n)     ((n) > 32 ? 32 : (n))
 PS_TERNARY(shf_l_wrap, uint32_t, uint32_t, uint32_t, uint32_t, (uint32_t)(PAIR64(a, b) << (c & 31) >> 32))
 PS_TERNARY(shf_l_clamp, uint32_t, uint32_t, uint32_t, uint32_t, (uint32_t)(PAIR64(a, b) << CLAMP32(c) >> 32))
 PS_TERNARY(shf_r_wrap, uint32_t, uint32_t, uint32_t, uint32_t, (uint32_t)(PAIR64(a, b) >> (c & 31)))
@@ -309,11 +309,11 @@ ps_fn ps_select_prmt(ps_form *f) {
 
 // ---- products of bytes ----
 
-#define BYTE_S(v, k) ((int32_t)(int8_t)((v) >> (k) * 8))
-#define BYTE_U(v, k) ((int32_t)(uint8_t)((v) >> (k) * 8))
-#define HALF_S(v, k) ((int32_t)(int16_t)((v) >> (k) * 16))
-#define HALF_U(v, k) ((int32_t)(uint16_t)((v) >> (k) * 16))
-#define DOT4(A, B) (uint32_t)(A(a, 0) * B(b, 0) + A(a, 1) * B(b, 1) + A(a, 2) * B(b, 2) + A(a, 3) * B(b, 3))
+#define BYTE_S(v, k)     ((int32_t)(int8_t)((v) >> (k)*8))
+#define BYTE_U(v, k)     ((int32_t)(uint8_t)((v) >> (k)*8))
+#define HALF_S(v, k)     ((int32_t)(int16_t)((v) >> (k)*16))
+#define HALF_U(v, k)     ((int32_t)(uint16_t)((v) >> (k)*16))
+#define DOT4(A, B)       (uint32_t)(A(a, 0) * B(b, 0) + A(a, 1) * B(b, 1) + A(a, 2) * B(b, 2) + A(a, 3) * B(b, 3))
 #define DP4A(name, A, B) PS_TERNARY(name, uint32_t, uint32_t, uint32_t, uint32_t, c + DOT4(A, B))
 DP4A(dp4a_uu, BYTE_U, BYTE_U)
 DP4A(dp4a_us, BYTE_U, BYTE_S)
@@ -325,8 +325,8 @@ ps_fn ps_select_dp4a(ps_form *f) {
   return a ? (b ? dp4a_ss : dp4a_su) : (b ? dp4a_us : dp4a_uu);
 }
 #define DOT2(A, B, k) ((uint32_t)(A(a, 0) * B(b, k)) + (uint32_t)(A(a, 1) * B(b, (k) + 1)))
-#define DP2A(name, A, B)                                                                          \
-  PS_TERNARY(name##_lo, uint32_t, uint32_t, uint32_t, uint32_t, c + DOT2(A, B, 0))                \
+#define DP2A(name, A, B)                                                           \
+  PS_TERNARY(name##_lo, uint32_t, uint32_t, uint32_t, uint32_t, c + DOT2(A, B, 0)) \
   PS_TERNARY(name##_hi, uint32_t, uint32_t, uint32_t, uint32_t, c + DOT2(A, B, 2))
 DP2A(dp2a_uu, HALF_U, BYTE_U)
 DP2A(dp2a_us, HALF_U, BYTE_S)

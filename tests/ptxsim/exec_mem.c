@@ -1,7 +1,7 @@
 // Loads and stores: where each lane's address is, the checks, the counters, and the data between memory and registers.
+#include "tests/ptxsim/exec_mem.h"
 #include "tests/ptxsim/cuda_abi.h"
 #include "tests/ptxsim/exec.h"
-#include "tests/ptxsim/exec_mem.h"
 #include "tests/ptxsim/form.h"
 #include "tests/ptxsim/shared.h"
 
@@ -204,11 +204,15 @@ static bool load_params(ps_warp *w, const ps_insn *i, uint32_t mask, const uint6
 
 // ---- between memory and registers ----
 
-#define UNPACK(TM, TR)                                                        \
-  do {                                                                        \
-    TR *d = ps_dst(w, i, e);                                                  \
-    const uint8_t *from = raw + (size_t)e * sizeof(TM);                       \
-    PS_ASSIGN(TR, d, ({ TM v; memcpy(&v, from + (size_t)l * stride, sizeof v); (TR)v; })); \
+#define UNPACK(TM, TR)                                           \
+  do {                                                           \
+    TR *d = ps_dst(w, i, e);                                     \
+    const uint8_t *from = raw + (size_t)e * sizeof(TM);          \
+    PS_ASSIGN(TR, d, ({                                          \
+                TM v;                                            \
+                memcpy(&v, from + (size_t)l * stride, sizeof v); \
+                (TR) v;                                          \
+              }));                                               \
   } while (0)
 
 static void unpack(ps_warp *w, const ps_insn *i, const uint8_t *raw) {
@@ -216,27 +220,57 @@ static void unpack(ps_warp *w, const ps_insn *i, const uint8_t *raw) {
   const bool sign = (i->flags & PS_FLAG_SIGNED) != 0;
   for (int e = 0; e < i->vector; e++) {
     switch (i->size * 16 + i->width) {
-      case 1 * 16 + 2: if (sign) UNPACK(int8_t, int16_t); else UNPACK(uint8_t, uint16_t); break;
-      case 1 * 16 + 4: if (sign) UNPACK(int8_t, int32_t); else UNPACK(uint8_t, uint32_t); break;
-      case 1 * 16 + 8: if (sign) UNPACK(int8_t, int64_t); else UNPACK(uint8_t, uint64_t); break;
+      case 1 * 16 + 2:
+        if (sign)
+          UNPACK(int8_t, int16_t);
+        else
+          UNPACK(uint8_t, uint16_t);
+        break;
+      case 1 * 16 + 4:
+        if (sign)
+          UNPACK(int8_t, int32_t);
+        else
+          UNPACK(uint8_t, uint32_t);
+        break;
+      case 1 * 16 + 8:
+        if (sign)
+          UNPACK(int8_t, int64_t);
+        else
+          UNPACK(uint8_t, uint64_t);
+        break;
       case 2 * 16 + 2: UNPACK(uint16_t, uint16_t); break;
-      case 2 * 16 + 4: if (sign) UNPACK(int16_t, int32_t); else UNPACK(uint16_t, uint32_t); break;
-      case 2 * 16 + 8: if (sign) UNPACK(int16_t, int64_t); else UNPACK(uint16_t, uint64_t); break;
+      case 2 * 16 + 4:
+        if (sign)
+          UNPACK(int16_t, int32_t);
+        else
+          UNPACK(uint16_t, uint32_t);
+        break;
+      case 2 * 16 + 8:
+        if (sign)
+          UNPACK(int16_t, int64_t);
+        else
+          UNPACK(uint16_t, uint64_t);
+        break;
       case 4 * 16 + 4: UNPACK(uint32_t, uint32_t); break;
-      case 4 * 16 + 8: if (sign) UNPACK(int32_t, int64_t); else UNPACK(uint32_t, uint64_t); break;
+      case 4 * 16 + 8:
+        if (sign)
+          UNPACK(int32_t, int64_t);
+        else
+          UNPACK(uint32_t, uint64_t);
+        break;
       default: UNPACK(uint64_t, uint64_t); break;
     }
   }
 }
 
-#define PACK(TM, TR)                                                                                    \
-  do {                                                                                                  \
-    const TR *s = ps_src(w, i, 1 + e);                                                                  \
-    uint8_t *to = raw + (size_t)e * sizeof(TM);                                                         \
-    PS_VECTOR for (int l = 0; l < PS_LANES; l++) {                                                      \
-      const TM v = (TM)s[l];                                                                            \
-      memcpy(to + (size_t)l * stride, &v, sizeof v);                                                    \
-    }                                                                                                   \
+#define PACK(TM, TR)                                 \
+  do {                                               \
+    const TR *s = ps_src(w, i, 1 + e);               \
+    uint8_t *to = raw + (size_t)e * sizeof(TM);      \
+    PS_VECTOR for (int l = 0; l < PS_LANES; l++) {   \
+      const TM v = (TM)s[l];                         \
+      memcpy(to + (size_t)l * stride, &v, sizeof v); \
+    }                                                \
   } while (0)
 
 static void pack(const ps_warp *w, const ps_insn *i, uint8_t *raw) {

@@ -9,13 +9,13 @@ static void set_written(ps_warp *w, int32_t row, uint32_t written) {
   *mine = (*mine & ~w->mask) | (written & w->mask);
 }
 
-#define MOV(bits, T)                                      \
-  static void mov_##bits(ps_warp *w, const ps_insn *i) {  \
-    T *d = ps_dst(w, i, 0);                               \
-    const T *a = ps_src(w, i, 0);                         \
-    const uint32_t written = *ps_written(w, i->src[0]);   \
-    PS_ASSIGN(T, d, a[l]);                                \
-    set_written(w, i->dst[0], written);                   \
+#define MOV(bits, T)                                     \
+  static void mov_##bits(ps_warp *w, const ps_insn *i) { \
+    T *d = ps_dst(w, i, 0);                              \
+    const T *a = ps_src(w, i, 0);                        \
+    const uint32_t written = *ps_written(w, i->src[0]);  \
+    PS_ASSIGN(T, d, a[l]);                               \
+    set_written(w, i->dst[0], written);                  \
   }
 MOV(16, uint16_t)
 MOV(32, uint32_t)

@@ -42,10 +42,10 @@ bool ps_match_modifiers(const char *pattern, qn_str text, ps_form *out_form);
 ps_fn ps_select_clock(ps_form *form);  // mov of %clock and the like
 
 // A selector that takes the function by the first type from a table.
-#define PS_SELECT_BY_TYPE(name, ...)                                  \
-  ps_fn ps_select_##name(ps_form *form) {                             \
-    static const ps_fn table[PS_TYPE_COUNT] = {__VA_ARGS__};          \
-    return table[form->type[0]];                                      \
+#define PS_SELECT_BY_TYPE(name, ...)                         \
+  ps_fn ps_select_##name(ps_form *form) {                    \
+    static const ps_fn table[PS_TYPE_COUNT] = {__VA_ARGS__}; \
+    return table[form->type[0]];                             \
   }
 
 #endif

@@ -92,7 +92,8 @@ static qn_status lex_number(ps_lexer *x, ps_token *t) {
   return QN_OK;
 }
 
-// A name with its dots; a directive ends before the next one (.reg.b32). "::" belongs to modifiers (L2::128B), a single colon ends a label.
+// A name with its dots; a directive ends before the next one (.reg.b32). "::" belongs to modifiers (L2::128B), a single
+// colon ends a label.
 static void lex_name(ps_lexer *x, ps_token *t) {
   size_t from = x->at;
   t->kind = peek(x, 0) == '.' ? PS_TOKEN_DIRECTIVE : PS_TOKEN_NAME;

@@ -13,15 +13,15 @@ typedef enum ps_token_kind {
   PS_TOKEN_NAME,       // identifiers, registers, instructions
   PS_TOKEN_DIRECTIVE,  // starts with a dot
   PS_TOKEN_INT,
-  PS_TOKEN_FLOAT,   // a decimal constant, or 0d and 16 hex digits: bits of a double
-  PS_TOKEN_FLOAT32, // 0f and 8 hex digits: bits of a float
+  PS_TOKEN_FLOAT,    // a decimal constant, or 0d and 16 hex digits: bits of a double
+  PS_TOKEN_FLOAT32,  // 0f and 8 hex digits: bits of a float
   PS_TOKEN_STRING,
   PS_TOKEN_PUNCT,  // one character
 } ps_token_kind;
 
 typedef struct ps_token {
   ps_token_kind kind;
-  qn_str text;  // borrowed from the source
+  qn_str text;     // borrowed from the source
   uint64_t value;  // of numbers: the integer, or the bits
   int line;        // from 1
 } ps_token;

@@ -26,7 +26,8 @@ static uint32_t add_range(ps_memory *m, const char *name, uint64_t bytes) {
 static bool insert(ps_memory *m, ps_allocation *a) {
   if (!qn_vec_push(qn_allocator_default(), &m->allocations, a)) return false;
   size_t i = m->allocations.count - 1;
-  for (; i > 0 && m->allocations.items[i - 1]->base > a->base; i--) m->allocations.items[i] = m->allocations.items[i - 1];
+  for (; i > 0 && m->allocations.items[i - 1]->base > a->base; i--)
+    m->allocations.items[i] = m->allocations.items[i - 1];
   m->allocations.items[i] = a;
   return true;
 }

@@ -8,9 +8,7 @@
 
 qn_status ps_next(ps_parser *p) { return ps_lex(&p->lexer, &p->token); }
 
-bool ps_at(const ps_parser *p, char punct) {
-  return p->token.kind == PS_TOKEN_PUNCT && p->token.text.data[0] == punct;
-}
+bool ps_at(const ps_parser *p, char punct) { return p->token.kind == PS_TOKEN_PUNCT && p->token.text.data[0] == punct; }
 
 qn_status ps_fail_token(ps_parser *p, const char *want) {
   if (p->token.kind == PS_TOKEN_END) {
@@ -83,8 +81,8 @@ static qn_status parse_initial_number(ps_parser *p, ps_type type, uint8_t *out) 
       memcpy(&bits, &value, sizeof value);
     }
   } else {
-    return ps_fail_line(p->diag, QN_ERR_UNSUPPORTED, p->token.line,
-                        "got '%.*s' in an initial value, want numbers only", QN_STR_ARGS(p->token.text));
+    return ps_fail_line(p->diag, QN_ERR_UNSUPPORTED, p->token.line, "got '%.*s' in an initial value, want numbers only",
+                        QN_STR_ARGS(p->token.text));
   }
   memcpy(out, &bits, ps_type_bytes(type));
   return ps_next(p);
@@ -161,8 +159,9 @@ qn_status ps_parse_variable(ps_parser *p, ps_symbol_kind kind, bool external, ps
       QN_TRY(ps_expect(p, ')'));
       continue;
     }
-    bool pointer = is_directive(p, ".ptr") || (kind == PS_SYMBOL_PARAM && (is_directive(p, ".global") ||
-                   is_directive(p, ".shared") || is_directive(p, ".const") || is_directive(p, ".local")));
+    bool pointer = is_directive(p, ".ptr") ||
+                   (kind == PS_SYMBOL_PARAM && (is_directive(p, ".global") || is_directive(p, ".shared") ||
+                                                is_directive(p, ".const") || is_directive(p, ".local")));
     if (is_directive(p, ".v2") || is_directive(p, ".v4")) {
       vector = (uint64_t)(p->token.text.data[2] - '0');
     } else if (!pointer) {

@@ -61,8 +61,8 @@ typedef struct ps_arg {
 
 typedef struct ps_statement {
   int line;
-  qn_str op;                 // "ld.global.f32"
-  ps_symbol *guard;          // NULL = none
+  qn_str op;         // "ld.global.f32"
+  ps_symbol *guard;  // NULL = none
   bool guard_negated;
   ps_arg *args;  // arena
   size_t count;
@@ -76,15 +76,15 @@ typedef struct ps_function {
   QN_VEC(ps_symbol *) returns;
   QN_VEC(ps_symbol *) variables;  // shared and local ones of the body, the .param variables of calls included
   QN_VEC(ps_statement) statements;
-  uint32_t max_threads[3];  // .maxntid; 0 = not given
+  uint32_t max_threads[3];       // .maxntid; 0 = not given
   uint32_t required_threads[3];  // .reqntid
   uint32_t max_registers;
 } ps_function;
 
 typedef struct ps_module {
-  int version;  // 10 × major + minor
-  int sm;       // 80 of sm_80
-  char suffix;  // 'a' of sm_90a, 'f' of sm_100f, 0
+  int version;                    // 10 × major + minor
+  int sm;                         // 80 of sm_80
+  char suffix;                    // 'a' of sm_90a, 'f' of sm_100f, 0
   QN_VEC(ps_symbol *) variables;  // .global, .const and .shared ones of the module
   QN_VEC(ps_function *) functions;
 } ps_module;

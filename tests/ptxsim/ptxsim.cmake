@@ -23,12 +23,15 @@ add_library(support_sim STATIC ${CMAKE_SOURCE_DIR}/tests/ptxsim/support_sim.c
                                ${CMAKE_SOURCE_DIR}/tests/ptxsim/support_op.c
                                ${CMAKE_SOURCE_DIR}/tests/ptxsim/support_nvrtc.c)
 target_compile_definitions(support_sim PUBLIC PTXSIM_LIBRARY="$<TARGET_FILE:ptxsim>")
-target_link_libraries(support_sim PUBLIC support_test quern_base ${CMAKE_DL_LIBS} m)
+target_link_libraries(support_sim PUBLIC support_test quern_codegen ${CMAKE_DL_LIBS} m)
 file(GLOB ptxsim_tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/ptxsim/test_ptxsim*.c)
 foreach(source IN LISTS ptxsim_tests)
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} ${source})
   target_link_libraries(${name} PRIVATE support_sim)
+  if(name STREQUAL test_ptxsim_table)
+    target_sources(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/ptxsim/type.c)  # the names are not exported
+  endif()
   add_dependencies(${name} ptxsim)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   quern_test(${name} ptxsim ${name})

@@ -17,21 +17,21 @@ extern "C" {
 // Of one kernel, over all its launches since the last reset.
 typedef struct ps_counters {
   uint64_t launches, blocks, threads;
-  uint64_t instructions;       // executed by warps
-  uint64_t lane_instructions;  // the same, times active lanes
-  uint64_t by_class[PTXSIM_CLASS_MAX];  // of `instructions`; names by ptxsim_class_name
-  uint64_t load_requests, load_bytes, load_sectors;     // of global memory: bytes asked for, sectors of 32 bytes moved
+  uint64_t instructions;                             // executed by warps
+  uint64_t lane_instructions;                        // the same, times active lanes
+  uint64_t by_class[PTXSIM_CLASS_MAX];               // of `instructions`; names by ptxsim_class_name
+  uint64_t load_requests, load_bytes, load_sectors;  // of global memory: bytes asked for, sectors of 32 bytes moved
   uint64_t store_requests, store_bytes, store_sectors;
   uint64_t load_requests_128;  // of the load requests, those of 16 bytes a lane or more
   uint64_t atomic_requests, atomic_sectors;
-  uint64_t shared_requests;    // loads, stores, atomics, ldmatrix
+  uint64_t shared_requests;                             // loads, stores, atomics, ldmatrix
   uint64_t shared_wavefronts, shared_wavefronts_least;  // how many there were, and without any bank conflict
   uint64_t shared_bytes;
-  uint64_t tensor_operations;  // multiplications and additions of mma
+  uint64_t tensor_operations;      // multiplications and additions of mma
   uint64_t arithmetic_operations;  // of fma (2), add, mul, dp4a (8), ... outside mma, counted by lane
-  uint64_t block_barriers;     // waits of warps at them
-  uint64_t copies;             // cp.async, by lane
-  uint64_t launch_ns;          // real time
+  uint64_t block_barriers;         // waits of warps at them
+  uint64_t copies;                 // cp.async, by lane
+  uint64_t launch_ns;              // real time
 } ps_counters;
 
 // What one kernel did to one range of memory.
@@ -50,16 +50,13 @@ typedef struct ps_driver_counts {
 
 // Sets an option, as the variable PTXSIM_<NAME> of the environment does when the library starts; cuInit and what
 // follows see it. 0, or -1 with the reason in ptxsim_error() for an unknown option or value. They are:
-//   devices       sm_80, sm_89, sm_90, sm_100, sm_120, several with commas (default: sm_80,sm_90,sm_100,sm_120), or none
-//   memory        bytes of each device (k, m, g may follow)
-//   driver        the CUDA version it speaks, 12040 for 12.4 (default 13000)
-//   warp_order, block_order    forward, reverse, shuffle
-//   seed          of shuffles and perturbations
-//   perturb       1: approximate instructions and mma are off by up to 2 ulp
-//   races, initialised    0 turns the check off
-//   threads       of the host; 0 = one a core
-//   watchdog      instructions of warps after which a block counts as hanging
-//   eager         1: streams run at once; 0 (default): at the last moment, when the host waits or asks
+//   devices       sm_80, sm_89, sm_90, sm_100, sm_120, several with commas (default: sm_80,sm_90,sm_100,sm_120), or
+//   none memory        bytes of each device (k, m, g may follow) driver        the CUDA version it speaks, 12040
+//   for 12.4 (default 13000) warp_order, block_order    forward, reverse, shuffle seed          of shuffles and
+//   perturbations perturb       1: approximate instructions and mma are off by up to 2 ulp races, initialised    0
+//   turns the check off threads       of the host; 0 = one a core watchdog      instructions of warps after which a
+//   block counts as hanging eager         1: streams run at once; 0 (default): at the last moment, when the host waits
+//   or asks
 int ptxsim_set(const char *option, const char *value);
 
 // The text of the last fault or failed call, "" when there is none. Valid until the next call of the library.

@@ -138,12 +138,15 @@ static void report_kernel(qn_buf *out, const ps_kernel_stats *s) {
   for (int k = 0; k < PS_CLASS_COUNT; k++) {
     if (c->by_class[k] > 0) qn_buf_printf(out, "  %s %llu", class_names[k], (unsigned long long)c->by_class[k]);
   }
-  qn_buf_printf(out, "\n  loads %llu bytes asked for, %llu moved (%.3f); stores %llu, %llu (%.3f); atomics %llu sectors\n",
+  qn_buf_printf(out,
+                "\n  loads %llu bytes asked for, %llu moved (%.3f); stores %llu, %llu (%.3f); atomics %llu sectors\n",
                 (unsigned long long)c->load_bytes, (unsigned long long)c->load_sectors * 32,
                 ratio(c->load_sectors * 32, c->load_bytes), (unsigned long long)c->store_bytes,
                 (unsigned long long)c->store_sectors * 32, ratio(c->store_sectors * 32, c->store_bytes),
                 (unsigned long long)c->atomic_sectors);
-  qn_buf_printf(out, "  shared memory: %llu requests, %llu wavefronts (%.3f of the least); tensor operations %llu; waits at barriers %llu\n",
+  qn_buf_printf(out,
+                "  shared memory: %llu requests, %llu wavefronts (%.3f of the least); tensor operations %llu; waits at "
+                "barriers %llu\n",
                 (unsigned long long)c->shared_requests, (unsigned long long)c->shared_wavefronts,
                 ratio(c->shared_wavefronts, c->shared_wavefronts_least), (unsigned long long)c->tensor_operations,
                 (unsigned long long)c->block_barriers);
@@ -175,7 +178,9 @@ size_t ptxsim_report(char *out, size_t size) {
   qn_buf_init(&text, qn_allocator_default());
   for (size_t k = 0; k < ps_the_driver.kernels.count; k++) report_kernel(&text, &ps_the_driver.kernels.items[k]);
   const ps_driver_counts *c = &ps_the_driver.counts;
-  qn_buf_printf(&text, "driver: %llu launches of kernels, %llu of graphs (%llu nodes), %llu synchronisations, %llu bytes to devices, %llu back\n",
+  qn_buf_printf(&text,
+                "driver: %llu launches of kernels, %llu of graphs (%llu nodes), %llu synchronisations, %llu bytes to "
+                "devices, %llu back\n",
                 (unsigned long long)c->kernel_launches, (unsigned long long)c->graph_launches,
                 (unsigned long long)c->graph_nodes, (unsigned long long)c->synchronisations,
                 (unsigned long long)c->host_to_device_bytes, (unsigned long long)c->device_to_host_bytes);

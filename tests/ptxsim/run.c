@@ -357,8 +357,7 @@ int ps_run(ps_launch *launch, ps_fault *out_fault) {
   qn_free(qn_allocator_default(), order, launch->block_count * sizeof *order);
   clock_gettime(CLOCK_MONOTONIC, &end);
   launch->counters->launches++;
-  launch->counters->launch_ns +=
-      (uint64_t)((end.tv_sec - begin.tv_sec) * 1000000000ll + (end.tv_nsec - begin.tv_nsec));
+  launch->counters->launch_ns += (uint64_t)((end.tv_sec - begin.tv_sec) * 1000000000ll + (end.tv_nsec - begin.tv_nsec));
   *out_fault = launch->fault;
   return launch->fault.code;
 }

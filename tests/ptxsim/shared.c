@@ -54,8 +54,9 @@ static void race(ps_warp *w, const ps_insn *i, int lane, uint64_t address, const
   } else {
     snprintf(other, sizeof other, "other threads");
   }
-  ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED, "race on shared memory at %llu: %s here, and %s %s since the last barrier",
-              (unsigned long long)address, mine, other, theirs);
+  ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED,
+              "race on shared memory at %llu: %s here, and %s %s since the last barrier", (unsigned long long)address,
+              mine, other, theirs);
 }
 
 // May an access of this lane come after what the tag records, with no order between them?
@@ -84,12 +85,14 @@ bool ps_shared_read(ps_warp *w, const ps_insn *i, int lane, uint64_t address, un
   for (uint64_t g = address / granule; g < (address + size) / granule; g++) {
     uint64_t writer = b->shadow_writer[g];
     if (WHO(writer) == WHO_COPY) {
-      ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED, "shared memory at %llu is read before its cp.async was waited for",
+      ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED,
+                  "shared memory at %llu is read before its cp.async was waited for",
                   (unsigned long long)(g * granule));
       return false;
     }
     if (writer == 0 && o->check_initialised) {
-      ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED, "uninitialised shared memory at %llu", (unsigned long long)(g * granule));
+      ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED, "uninitialised shared memory at %llu",
+                  (unsigned long long)(g * granule));
       return false;
     }
     if (!o->check_races) continue;
@@ -113,7 +116,8 @@ bool ps_shared_write(ps_warp *w, const ps_insn *i, int lane, uint64_t address, u
     uint64_t writer = b->shadow_writer[g], reader = b->shadow_reader[g];
     if (WHO(writer) == WHO_COPY) {
       ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED,
-                  "shared memory at %llu is written while a cp.async to it is under way", (unsigned long long)(g * granule));
+                  "shared memory at %llu is written while a cp.async to it is under way",
+                  (unsigned long long)(g * granule));
       return false;
     }
     if (b->launch->options->check_races) {

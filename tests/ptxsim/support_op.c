@@ -22,9 +22,10 @@ void op_check(const op_row *row, const char *target) {
   n += load_operand(body + n, sizeof body - (size_t)n, 'a', row->a_bits, 0);
   n += load_operand(body + n, sizeof body - (size_t)n, 'b', row->b_bits, 1);
   n += load_operand(body + n, sizeof body - (size_t)n, 'c', row->c_bits, 2);
-  n += snprintf(body + n, sizeof body - (size_t)n,
-                "and.b32 %%odd, %%lane, 1; or.b32 %%odd, %%odd, %%all; setp.ne.u32 %%on, %%odd, 0; @!%%on bra skip;\n%s\n",
-                row->code);
+  n += snprintf(
+      body + n, sizeof body - (size_t)n,
+      "and.b32 %%odd, %%lane, 1; or.b32 %%odd, %%odd, %%all; setp.ne.u32 %%on, %%odd, 0; @!%%on bra skip;\n%s\n",
+      row->code);
   if (row->d_bits == 1) n += snprintf(body + n, sizeof body - (size_t)n, "selp.b32 %%d, 1, 0, %%p;\n");
   snprintf(body + n, sizeof body - (size_t)n, "st.global.b%d [%%out], %%d;\nskip: ret;", width);
   uint64_t in[LANES][4], out[LANES];

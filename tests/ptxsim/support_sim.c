@@ -14,22 +14,20 @@ void sim_open(void) {
     fprintf(stderr, "%s\n", dlerror());
     abort();
   }
-#define SIM_LOAD(result, name, symbol, parameters)                                                   \
-  {                                                                                                  \
-    void *address = dlsym(library, #symbol);                                                         \
-    if (address == NULL) {                                                                           \
-      fprintf(stderr, "%s has no %s\n", PTXSIM_LIBRARY, #symbol);                                    \
-      abort();                                                                                       \
-    }                                                                                                \
-    memcpy(&sim.name, &address, sizeof address);                                                     \
+#define SIM_LOAD(result, name, symbol, parameters)                \
+  {                                                               \
+    void *address = dlsym(library, #symbol);                      \
+    if (address == NULL) {                                        \
+      fprintf(stderr, "%s has no %s\n", PTXSIM_LIBRARY, #symbol); \
+      abort();                                                    \
+    }                                                             \
+    memcpy(&sim.name, &address, sizeof address);                  \
   }
   SIM_CALLS(SIM_LOAD)
 #undef SIM_LOAD
 }
 
-void sim_set(const char *option, const char *value) {
-  ck_assert_msg(sim.set(option, value) == 0, "%s", sim.error());
-}
+void sim_set(const char *option, const char *value) { ck_assert_msg(sim.set(option, value) == 0, "%s", sim.error()); }
 
 void sim_start(const char *device) {
   CUcontext context;

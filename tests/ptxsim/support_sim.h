@@ -7,78 +7,78 @@
 #include "tests/support/test.h"
 
 // The calls of the driver that tests make: SIM_CALL(result, name in the table, symbol, parameters).
-#define SIM_CALLS(X)                                                                                                  \
-  X(CUresult, init, cuInit, (unsigned))                                                                               \
-  X(CUresult, device_count, cuDeviceGetCount, (int *))                                                                \
-  X(CUresult, device_attribute, cuDeviceGetAttribute, (int *, int, CUdevice))                                         \
-  X(CUresult, device_name, cuDeviceGetName, (char *, int, CUdevice))                                                  \
-  X(CUresult, total_memory, cuDeviceTotalMem_v2, (size_t *, CUdevice))                                                \
-  X(CUresult, driver_version, cuDriverGetVersion, (int *))                                                            \
-  X(CUresult, retain, cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                              \
-  X(CUresult, release, cuDevicePrimaryCtxRelease_v2, (CUdevice))                                                      \
-  X(CUresult, set_current, cuCtxSetCurrent, (CUcontext))                                                              \
-  X(CUresult, synchronize, cuCtxSynchronize, (void))                                                                  \
-  X(CUresult, alloc, cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                          \
-  X(CUresult, free, cuMemFree_v2, (CUdeviceptr))                                                                      \
-  X(CUresult, memory_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                     \
-  X(CUresult, alloc_host, cuMemAllocHost_v2, (void **, size_t))                                                       \
-  X(CUresult, free_host, cuMemFreeHost, (void *))                                                                     \
-  X(CUresult, host_register, cuMemHostRegister_v2, (void *, size_t, unsigned))                                        \
-  X(CUresult, host_unregister, cuMemHostUnregister, (void *))                                                         \
-  X(CUresult, to_device, cuMemcpyHtoD_v2, (CUdeviceptr, const void *, size_t))                                        \
-  X(CUresult, to_host, cuMemcpyDtoH_v2, (void *, CUdeviceptr, size_t))                                                \
-  X(CUresult, device_to_device, cuMemcpyDtoD_v2, (CUdeviceptr, CUdeviceptr, size_t))                                  \
-  X(CUresult, to_device_async, cuMemcpyHtoDAsync_v2, (CUdeviceptr, const void *, size_t, CUstream))                   \
-  X(CUresult, to_host_async, cuMemcpyDtoHAsync_v2, (void *, CUdeviceptr, size_t, CUstream))                           \
-  X(CUresult, fill8, cuMemsetD8_v2, (CUdeviceptr, unsigned char, size_t))                                             \
-  X(CUresult, fill32, cuMemsetD32_v2, (CUdeviceptr, unsigned, size_t))                                                \
-  X(CUresult, load, cuModuleLoadData, (CUmodule *, const void *))                                                     \
-  X(CUresult, load_ex, cuModuleLoadDataEx, (CUmodule *, const void *, unsigned, int *, void **))                      \
-  X(CUresult, unload, cuModuleUnload, (CUmodule))                                                                     \
-  X(CUresult, function, cuModuleGetFunction, (CUfunction *, CUmodule, const char *))                                  \
-  X(CUresult, global, cuModuleGetGlobal_v2, (CUdeviceptr *, size_t *, CUmodule, const char *))                        \
-  X(CUresult, function_attribute, cuFuncGetAttribute, (int *, int, CUfunction))                                       \
-  X(CUresult, set_function_attribute, cuFuncSetAttribute, (CUfunction, int, int))                                     \
-  X(CUresult, occupancy, cuOccupancyMaxActiveBlocksPerMultiprocessor, (int *, CUfunction, int, size_t))               \
-  X(CUresult, launch, cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,       \
-                                       unsigned, CUstream, void **, void **))                                         \
-  X(CUresult, stream_create, cuStreamCreate, (CUstream *, unsigned))                                                  \
-  X(CUresult, stream_destroy, cuStreamDestroy_v2, (CUstream))                                                         \
-  X(CUresult, stream_synchronize, cuStreamSynchronize, (CUstream))                                                    \
-  X(CUresult, stream_query, cuStreamQuery, (CUstream))                                                                \
-  X(CUresult, stream_wait, cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                          \
-  X(CUresult, begin_capture, cuStreamBeginCapture_v2, (CUstream, int))                                                \
-  X(CUresult, end_capture, cuStreamEndCapture, (CUstream, CUgraph *))                                                 \
-  X(CUresult, instantiate, cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long))                 \
-  X(CUresult, graph_launch, cuGraphLaunch, (CUgraphExec, CUstream))                                                   \
-  X(CUresult, graph_upload, cuGraphUpload, (CUgraphExec, CUstream))                                                   \
-  X(CUresult, graph_update, cuGraphExecUpdate_v2, (CUgraphExec, CUgraph, CUgraphExecUpdateResultInfo *))              \
-  X(CUresult, graph_nodes, cuGraphGetNodes, (CUgraph, CUgraphNode *, size_t *))                                       \
-  X(CUresult, graph_exec_destroy, cuGraphExecDestroy, (CUgraphExec))                                                  \
-  X(CUresult, graph_destroy, cuGraphDestroy, (CUgraph))                                                               \
-  X(CUresult, event_create, cuEventCreate, (CUevent *, unsigned))                                                     \
-  X(CUresult, event_destroy, cuEventDestroy_v2, (CUevent))                                                            \
-  X(CUresult, event_record, cuEventRecord, (CUevent, CUstream))                                                       \
-  X(CUresult, event_query, cuEventQuery, (CUevent))                                                                   \
-  X(CUresult, event_synchronize, cuEventSynchronize, (CUevent))                                                       \
-  X(CUresult, event_elapsed, cuEventElapsedTime, (float *, CUevent, CUevent))                                         \
-  X(CUresult, error_name, cuGetErrorName, (CUresult, const char **))                                                  \
-  X(CUresult, error_string, cuGetErrorString, (CUresult, const char **))                                              \
-  X(CUresult, proc_address, cuGetProcAddress_v2, (const char *, void **, int, uint64_t, int *))                       \
-  X(int, set, ptxsim_set, (const char *, const char *))                                                               \
-  X(const char *, error, ptxsim_error, (void))                                                                        \
-  X(void, reset, ptxsim_reset, (void))                                                                                \
-  X(int, label, ptxsim_label, (uint64_t, size_t, const char *))                                                       \
-  X(int, provide_ptx, ptxsim_provide_ptx, (const void *, size_t, const char *))                                       \
-  X(void, counters_reset, ptxsim_counters_reset, (void))                                                              \
-  X(size_t, kernel_count, ptxsim_kernel_count, (void))                                                                \
-  X(const char *, kernel_name, ptxsim_kernel_name, (size_t))                                                          \
-  X(int, kernel_counters, ptxsim_kernel_counters, (size_t, ps_counters *))                                            \
-  X(size_t, range_count, ptxsim_range_count, (void))                                                                  \
-  X(const char *, range_name, ptxsim_range_name, (size_t))                                                            \
-  X(int, kernel_traffic, ptxsim_kernel_traffic, (size_t, size_t, ps_traffic *))                                       \
-  X(void, driver_counters, ptxsim_driver_counters, (ps_driver_counts *))                                              \
-  X(size_t, report, ptxsim_report, (char *, size_t))                                                                  \
+#define SIM_CALLS(X)                                                                                                \
+  X(CUresult, init, cuInit, (unsigned))                                                                             \
+  X(CUresult, device_count, cuDeviceGetCount, (int *))                                                              \
+  X(CUresult, device_attribute, cuDeviceGetAttribute, (int *, int, CUdevice))                                       \
+  X(CUresult, device_name, cuDeviceGetName, (char *, int, CUdevice))                                                \
+  X(CUresult, total_memory, cuDeviceTotalMem_v2, (size_t *, CUdevice))                                              \
+  X(CUresult, driver_version, cuDriverGetVersion, (int *))                                                          \
+  X(CUresult, retain, cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                            \
+  X(CUresult, release, cuDevicePrimaryCtxRelease_v2, (CUdevice))                                                    \
+  X(CUresult, set_current, cuCtxSetCurrent, (CUcontext))                                                            \
+  X(CUresult, synchronize, cuCtxSynchronize, (void))                                                                \
+  X(CUresult, alloc, cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                        \
+  X(CUresult, free, cuMemFree_v2, (CUdeviceptr))                                                                    \
+  X(CUresult, memory_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                   \
+  X(CUresult, alloc_host, cuMemAllocHost_v2, (void **, size_t))                                                     \
+  X(CUresult, free_host, cuMemFreeHost, (void *))                                                                   \
+  X(CUresult, host_register, cuMemHostRegister_v2, (void *, size_t, unsigned))                                      \
+  X(CUresult, host_unregister, cuMemHostUnregister, (void *))                                                       \
+  X(CUresult, to_device, cuMemcpyHtoD_v2, (CUdeviceptr, const void *, size_t))                                      \
+  X(CUresult, to_host, cuMemcpyDtoH_v2, (void *, CUdeviceptr, size_t))                                              \
+  X(CUresult, device_to_device, cuMemcpyDtoD_v2, (CUdeviceptr, CUdeviceptr, size_t))                                \
+  X(CUresult, to_device_async, cuMemcpyHtoDAsync_v2, (CUdeviceptr, const void *, size_t, CUstream))                 \
+  X(CUresult, to_host_async, cuMemcpyDtoHAsync_v2, (void *, CUdeviceptr, size_t, CUstream))                         \
+  X(CUresult, fill8, cuMemsetD8_v2, (CUdeviceptr, unsigned char, size_t))                                           \
+  X(CUresult, fill32, cuMemsetD32_v2, (CUdeviceptr, unsigned, size_t))                                              \
+  X(CUresult, load, cuModuleLoadData, (CUmodule *, const void *))                                                   \
+  X(CUresult, load_ex, cuModuleLoadDataEx, (CUmodule *, const void *, unsigned, int *, void **))                    \
+  X(CUresult, unload, cuModuleUnload, (CUmodule))                                                                   \
+  X(CUresult, function, cuModuleGetFunction, (CUfunction *, CUmodule, const char *))                                \
+  X(CUresult, global, cuModuleGetGlobal_v2, (CUdeviceptr *, size_t *, CUmodule, const char *))                      \
+  X(CUresult, function_attribute, cuFuncGetAttribute, (int *, int, CUfunction))                                     \
+  X(CUresult, set_function_attribute, cuFuncSetAttribute, (CUfunction, int, int))                                   \
+  X(CUresult, occupancy, cuOccupancyMaxActiveBlocksPerMultiprocessor, (int *, CUfunction, int, size_t))             \
+  X(CUresult, launch, cuLaunchKernel,                                                                               \
+    (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **, void **)) \
+  X(CUresult, stream_create, cuStreamCreate, (CUstream *, unsigned))                                                \
+  X(CUresult, stream_destroy, cuStreamDestroy_v2, (CUstream))                                                       \
+  X(CUresult, stream_synchronize, cuStreamSynchronize, (CUstream))                                                  \
+  X(CUresult, stream_query, cuStreamQuery, (CUstream))                                                              \
+  X(CUresult, stream_wait, cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                        \
+  X(CUresult, begin_capture, cuStreamBeginCapture_v2, (CUstream, int))                                              \
+  X(CUresult, end_capture, cuStreamEndCapture, (CUstream, CUgraph *))                                               \
+  X(CUresult, instantiate, cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long))               \
+  X(CUresult, graph_launch, cuGraphLaunch, (CUgraphExec, CUstream))                                                 \
+  X(CUresult, graph_upload, cuGraphUpload, (CUgraphExec, CUstream))                                                 \
+  X(CUresult, graph_update, cuGraphExecUpdate_v2, (CUgraphExec, CUgraph, CUgraphExecUpdateResultInfo *))            \
+  X(CUresult, graph_nodes, cuGraphGetNodes, (CUgraph, CUgraphNode *, size_t *))                                     \
+  X(CUresult, graph_exec_destroy, cuGraphExecDestroy, (CUgraphExec))                                                \
+  X(CUresult, graph_destroy, cuGraphDestroy, (CUgraph))                                                             \
+  X(CUresult, event_create, cuEventCreate, (CUevent *, unsigned))                                                   \
+  X(CUresult, event_destroy, cuEventDestroy_v2, (CUevent))                                                          \
+  X(CUresult, event_record, cuEventRecord, (CUevent, CUstream))                                                     \
+  X(CUresult, event_query, cuEventQuery, (CUevent))                                                                 \
+  X(CUresult, event_synchronize, cuEventSynchronize, (CUevent))                                                     \
+  X(CUresult, event_elapsed, cuEventElapsedTime, (float *, CUevent, CUevent))                                       \
+  X(CUresult, error_name, cuGetErrorName, (CUresult, const char **))                                                \
+  X(CUresult, error_string, cuGetErrorString, (CUresult, const char **))                                            \
+  X(CUresult, proc_address, cuGetProcAddress_v2, (const char *, void **, int, uint64_t, int *))                     \
+  X(int, set, ptxsim_set, (const char *, const char *))                                                             \
+  X(const char *, error, ptxsim_error, (void))                                                                      \
+  X(void, reset, ptxsim_reset, (void))                                                                              \
+  X(int, label, ptxsim_label, (uint64_t, size_t, const char *))                                                     \
+  X(int, provide_ptx, ptxsim_provide_ptx, (const void *, size_t, const char *))                                     \
+  X(void, counters_reset, ptxsim_counters_reset, (void))                                                            \
+  X(size_t, kernel_count, ptxsim_kernel_count, (void))                                                              \
+  X(const char *, kernel_name, ptxsim_kernel_name, (size_t))                                                        \
+  X(int, kernel_counters, ptxsim_kernel_counters, (size_t, ps_counters *))                                          \
+  X(size_t, range_count, ptxsim_range_count, (void))                                                                \
+  X(const char *, range_name, ptxsim_range_name, (size_t))                                                          \
+  X(int, kernel_traffic, ptxsim_kernel_traffic, (size_t, size_t, ps_traffic *))                                     \
+  X(void, driver_counters, ptxsim_driver_counters, (ps_driver_counts *))                                            \
+  X(size_t, report, ptxsim_report, (char *, size_t))                                                                \
   X(size_t, opcodes, ptxsim_opcodes, (char *, size_t))
 
 typedef struct sim_table {
@@ -95,10 +95,10 @@ void sim_start(const char *device);
 void sim_set(const char *option, const char *value);
 
 // The call succeeds; prints the simulator's text when it does not.
-#define sim_ok(call)                                                                                     \
-  do {                                                                                                   \
-    CUresult sim_result_ = (call);                                                                       \
-    ck_assert_msg(sim_result_ == CUDA_SUCCESS, "%s: %d: %s", #call, (int)sim_result_, sim.error());      \
+#define sim_ok(call)                                                                                \
+  do {                                                                                              \
+    CUresult sim_result_ = (call);                                                                  \
+    ck_assert_msg(sim_result_ == CUDA_SUCCESS, "%s: %d: %s", #call, (int)sim_result_, sim.error()); \
   } while (0)
 // The call gives this result, and the text contains `needle`.
 #define sim_fails(want, needle, call)                                                                          \

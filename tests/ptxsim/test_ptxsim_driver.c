@@ -7,7 +7,8 @@
 // p[i] = p[i] * 2 + 1 for the first n.
 static const char twice[] =
     ".version 7.0\n.target sm_80\n.address_size 64\n.global .align 4 .u32 bias = 1;\n"
-    ".visible .entry twice(.param .u64 p, .param .u32 n)\n.maxntid 256, 1, 1\n{ .reg .b64 %p, %at; .reg .b32 %i, %n, %v, %b, %t; .reg .pred %q;\n"
+    ".visible .entry twice(.param .u64 p, .param .u32 n)\n.maxntid 256, 1, 1\n{ .reg .b64 %p, %at; .reg .b32 %i, %n, "
+    "%v, %b, %t; .reg .pred %q;\n"
     "ld.param.u64 %p, [p]; ld.param.u32 %n, [n]; mov.u32 %i, %ctaid.x; mov.u32 %t, %ntid.x; mov.u32 %v, %tid.x;\n"
     "mad.lo.u32 %i, %i, %t, %v; setp.ge.u32 %q, %i, %n; @%q ret; mul.wide.u32 %at, %i, 4; add.s64 %p, %p, %at;\n"
     "ld.global.u32 %v, [%p]; ld.global.u32 %b, [bias]; mad.lo.u32 %v, %v, 2, %b; st.global.u32 [%p], %v; ret; }\n";
@@ -123,8 +124,10 @@ START_TEST(test_modules) {
   sim_fails(CUDA_ERROR_INVALID_PTX, "frob", sim.load_ex(&m, sim_module("sm_80", "", "frob;"), 2, options, values));
   ck_assert_str_eq(log, "PTX line 5: 'frob': the instruction 'frob' is not known");
   // Too old a chip, too old a driver.
-  sim_fails(CUDA_ERROR_INVALID_PTX, "PTX .target sm_90, and the device is sm_80", sim.load(&m, sim_module("sm_90", "", "ret;")));
-  sim_fails(CUDA_ERROR_INVALID_PTX, "PTX .target sm_80a", (sim_start("sm_90"), sim.load(&m, sim_module("sm_80a", "", "ret;"))));
+  sim_fails(CUDA_ERROR_INVALID_PTX, "PTX .target sm_90, and the device is sm_80",
+            sim.load(&m, sim_module("sm_90", "", "ret;")));
+  sim_fails(CUDA_ERROR_INVALID_PTX, "PTX .target sm_80a",
+            (sim_start("sm_90"), sim.load(&m, sim_module("sm_80a", "", "ret;"))));
   sim_ok(sim.load(&m, sim_module("sm_90a", "", "ret;")));
   sim_start("sm_120");
   sim_fails(CUDA_ERROR_INVALID_PTX, "sm_100f", sim.load(&m, sim_module("sm_100f", "", "ret;")));
@@ -135,7 +138,10 @@ START_TEST(test_modules) {
             sim.load(&m, sim_module("sm_80", "", "ret;")));
   sim_set("driver", "13000");
   // Images that are no text.
-  sim_fails(CUDA_ERROR_INVALID_IMAGE, "corrupt", sim.load(&m, "\x7f" "ELF garbage that is longer than the header of an ELF file, which has 64 bytes"));
+  sim_fails(CUDA_ERROR_INVALID_IMAGE, "corrupt",
+            sim.load(&m,
+                     "\x7f"
+                     "ELF garbage that is longer than the header of an ELF file, which has 64 bytes"));
   sim_fails(CUDA_ERROR_INVALID_IMAGE, "corrupt", sim.load(&m, "no such thing"));
   sim_fails(CUDA_ERROR_INVALID_IMAGE, "corrupt", sim.load(&m, ".version 8.0\x80"));
   sim_fails(CUDA_ERROR_NO_BINARY_FOR_GPU, "fat binary", sim.load(&m, "\x50\xed\x55\xba"));
@@ -164,7 +170,8 @@ START_TEST(test_launch_errors) {
   sim_fails(CUDA_ERROR_INVALID_VALUE, "blocks of 2000 x 1 x 1 threads", sim_run(g, 1, 2000, 0, params));
   sim_fails(CUDA_ERROR_INVALID_VALUE, "parameter 1 is NULL", sim_run(f, 1, 32, 0, missing));
   sim_fails(CUDA_ERROR_INVALID_VALUE, "no parameters, want 2", sim_run(f, 1, 32, 0, NULL));
-  sim_fails(CUDA_ERROR_INVALID_VALUE, "65536 bytes of dynamic shared memory; 49152 are allowed", sim_run(g, 1, 1, 65536, params));
+  sim_fails(CUDA_ERROR_INVALID_VALUE, "65536 bytes of dynamic shared memory; 49152 are allowed",
+            sim_run(g, 1, 1, 65536, params));
   sim_fails(CUDA_ERROR_INVALID_VALUE, "of at most 166896",
             sim.set_function_attribute(g, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 200000));
   sim_ok(sim.set_function_attribute(g, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 65536));
@@ -300,8 +307,10 @@ END_TEST
 START_TEST(test_counters) {
   sim_start("sm_80");
   const char *body =
-      ".reg .b64 %a, %b, %at; .reg .b32 %t, %v, %r<4>; .reg .f32 %x; ld.param.u64 %a, [a]; ld.param.u64 %b, [b]; mov.u32 %t, %tid.x;\n"
-      "mul.wide.u32 %at, %t, 16; add.s64 %a, %a, %at; ld.global.v4.u32 {%r0, %r1, %r2, %r3}, [%a]; ld.global.u32 %v, [%b];\n"
+      ".reg .b64 %a, %b, %at; .reg .b32 %t, %v, %r<4>; .reg .f32 %x; ld.param.u64 %a, [a]; ld.param.u64 %b, [b]; "
+      "mov.u32 %t, %tid.x;\n"
+      "mul.wide.u32 %at, %t, 16; add.s64 %a, %a, %at; ld.global.v4.u32 {%r0, %r1, %r2, %r3}, [%a]; ld.global.u32 %v, "
+      "[%b];\n"
       "mul.wide.u32 %at, %t, 64; add.s64 %b, %b, %at; ld.global.u32 %v, [%b]; st.global.u32 [%b], %v;\n"
       "mov.f32 %x, 0f3f800000; fma.rn.f32 %x, %x, %x, %x; bar.sync 0; ret;";
   CUfunction f = sim_kernel(sim_module("sm_80", ".param .u64 a, .param .u64 b", body), "k");

@@ -41,8 +41,10 @@ static uint32_t encode(const char *type, double v) {
     return v == 0 ? 0 : (bits >> 16 & 0x8000) | (((bits >> 23 & 255) - 112) << 10) | (bits >> 13 & 0x3ff);
   }
   if (strcmp(type, "s8") == 0 || strcmp(type, "u8") == 0) return (uint32_t)(int32_t)v & 255;
-  if (strcmp(type, "e4m3") == 0) return v == 0 ? 0 : (bits >> 24 & 0x80) | (((bits >> 23 & 255) - 120) << 3) | (bits >> 20 & 7);
-  if (strcmp(type, "e5m2") == 0) return v == 0 ? 0 : (bits >> 24 & 0x80) | (((bits >> 23 & 255) - 112) << 2) | (bits >> 21 & 3);
+  if (strcmp(type, "e4m3") == 0)
+    return v == 0 ? 0 : (bits >> 24 & 0x80) | (((bits >> 23 & 255) - 120) << 3) | (bits >> 20 & 7);
+  if (strcmp(type, "e5m2") == 0)
+    return v == 0 ? 0 : (bits >> 24 & 0x80) | (((bits >> 23 & 255) - 112) << 2) | (bits >> 21 & 3);
   return bits;
 }
 
@@ -62,10 +64,12 @@ static void check_mma(const mma_case *c) {
   double a[M][32], b[32][N], sum[M][N];
   bool unsigned_a = c->type_a[0] == 'u', unsigned_b = c->type_b[0] == 'u', coarse = c->type_a[0] == 'e';
   for (int m = 0; m < M; m++) {
-    for (int k = 0; k < c->k; k++) a[m][k] = coarse ? (double)((m + k) % 5 - 2) : value(1, m, k) + (unsigned_a ? 200 : 0);
+    for (int k = 0; k < c->k; k++)
+      a[m][k] = coarse ? (double)((m + k) % 5 - 2) : value(1, m, k) + (unsigned_a ? 200 : 0);
   }
   for (int k = 0; k < c->k; k++) {
-    for (int n = 0; n < N; n++) b[k][n] = coarse ? (double)((k * 3 + n) % 3 - 1) : value(5, k, n) + (unsigned_b ? 200 : 0);
+    for (int n = 0; n < N; n++)
+      b[k][n] = coarse ? (double)((k * 3 + n) % 3 - 1) : value(5, k, n) + (unsigned_b ? 200 : 0);
   }
   for (int m = 0; m < M; m++) {
     for (int n = 0; n < N; n++) {
@@ -95,8 +99,10 @@ static void check_mma(const mma_case *c) {
   }
   char body[4096];
   snprintf(body, sizeof body,
-           ".reg .b64 %%i, %%o, %%at; .reg .b32 %%l, %%a<4>, %%b<4>, %%c<4>, %%d<4>;\nld.param.u64 %%i, [i]; ld.param.u64 %%o, [o];\n"
-           "mov.u32 %%l, %%tid.x; mul.wide.u32 %%at, %%l, 48; add.s64 %%i, %%i, %%at; mul.wide.u32 %%at, %%l, 16; add.s64 %%o, %%o, %%at;\n"
+           ".reg .b64 %%i, %%o, %%at; .reg .b32 %%l, %%a<4>, %%b<4>, %%c<4>, %%d<4>;\nld.param.u64 %%i, [i]; "
+           "ld.param.u64 %%o, [o];\n"
+           "mov.u32 %%l, %%tid.x; mul.wide.u32 %%at, %%l, 48; add.s64 %%i, %%i, %%at; mul.wide.u32 %%at, %%l, 16; "
+           "add.s64 %%o, %%o, %%at;\n"
            "ld.global.v4.u32 {%%a0, %%a1, %%a2, %%a3}, [%%i]; ld.global.v4.u32 {%%b0, %%b1, %%b2, %%b3}, [%%i+16];\n"
            "ld.global.v4.u32 {%%c0, %%c1, %%c2, %%c3}, [%%i+32]; mov.u32 %%d2, 0; mov.u32 %%d3, 0;\n%s\n"
            "st.global.v4.u32 [%%o], {%%d0, %%d1, %%d2, %%d3}; ret;",
@@ -112,7 +118,8 @@ static void check_mma(const mma_case *c) {
       double want = sum[p.row][p.col];
       uint32_t got = c->half ? out[l][i / 2] >> (i % 2 * 16) & 0xffff : out[l][i];
       uint32_t bits = c->whole ? (uint32_t)(int32_t)want : encode(c->half ? "f16" : "f32", want);
-      qn_check(got == bits, "%s: lane %d element %d (row %d, column %d): got %x, want %x", c->code, l, i, p.row, p.col, got, bits);
+      qn_check(got == bits, "%s: lane %d element %d (row %d, column %d): got %x, want %x", c->code, l, i, p.row, p.col,
+               got, bits);
     }
   }
   ck_assert_uint_eq(sim_counters("k").tensor_operations, (uint64_t)2 * M * N * (uint64_t)c->k);
@@ -123,19 +130,32 @@ static void check_mma(const mma_case *c) {
 #define D4 "{%d0, %d1, %d2, %d3}"
 #define A4 "{%a0, %a1, %a2, %a3}"
 static const mma_case cases[] = {
-    {"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 " D4 ", {%a0, %a1}, {%b0}, " C4 ";", "f16", "f16", 16, 8, 2, 1, 4, false, false},
-    {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "f16", "f16", 16, 16, 4, 2, 4, false, false},
-    {"mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 " D4 ", {%a0, %a1}, {%b0}, " C4 ";", "bf16", "bf16", 16, 8, 2, 1, 4, false, false},
-    {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "bf16", "bf16", 16, 16, 4, 2, 4, false, false},
-    {"mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%d0, %d1}, " A4 ", {%b0, %b1}, {%c0, %c1};", "f16", "f16", 16, 16, 4, 2, 2, false, true},
-    {"mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {%d0, %d1}, {%a0, %a1}, {%b0}, {%c0, %c1};", "f16", "f16", 16, 8, 2, 1, 2, false, true},
-    {"mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 " D4 ", {%a0, %a1}, {%b0}, " C4 ";", "tf32", "tf32", 32, 4, 2, 1, 4, false, false},
-    {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "tf32", "tf32", 32, 8, 4, 2, 4, false, false},
-    {"mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 " D4 ", {%a0, %a1}, {%b0}, " C4 ";", "s8", "s8", 8, 16, 2, 1, 4, true, false},
-    {"mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "s8", "s8", 8, 32, 4, 2, 4, true, false},
-    {"mma.sync.aligned.m16n8k32.row.col.satfinite.s32.u8.s8.s32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "u8", "s8", 8, 32, 4, 2, 4, true, false},
-    {"mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "s8", "u8", 8, 32, 4, 2, 4, true, false},
-    {"mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e5m2.f32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "e4m3", "e5m2", 8, 32, 4, 2, 4, false, false},
+    {"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 " D4 ", {%a0, %a1}, {%b0}, " C4 ";", "f16", "f16", 16, 8, 2, 1,
+     4, false, false},
+    {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "f16", "f16", 16, 16, 4,
+     2, 4, false, false},
+    {"mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 " D4 ", {%a0, %a1}, {%b0}, " C4 ";", "bf16", "bf16", 16, 8, 2,
+     1, 4, false, false},
+    {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "bf16", "bf16", 16, 16,
+     4, 2, 4, false, false},
+    {"mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%d0, %d1}, " A4 ", {%b0, %b1}, {%c0, %c1};", "f16", "f16", 16,
+     16, 4, 2, 2, false, true},
+    {"mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {%d0, %d1}, {%a0, %a1}, {%b0}, {%c0, %c1};", "f16", "f16", 16, 8,
+     2, 1, 2, false, true},
+    {"mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 " D4 ", {%a0, %a1}, {%b0}, " C4 ";", "tf32", "tf32", 32, 4, 2,
+     1, 4, false, false},
+    {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "tf32", "tf32", 32, 8, 4,
+     2, 4, false, false},
+    {"mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 " D4 ", {%a0, %a1}, {%b0}, " C4 ";", "s8", "s8", 8, 16, 2, 1, 4,
+     true, false},
+    {"mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "s8", "s8", 8, 32, 4, 2, 4,
+     true, false},
+    {"mma.sync.aligned.m16n8k32.row.col.satfinite.s32.u8.s8.s32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "u8", "s8", 8, 32,
+     4, 2, 4, true, false},
+    {"mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "s8", "u8", 8, 32, 4, 2, 4,
+     true, false},
+    {"mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e5m2.f32 " D4 ", " A4 ", {%b0, %b1}, " C4 ";", "e4m3", "e5m2", 8, 32,
+     4, 2, 4, false, false},
 };
 
 START_TEST(test_mma) {
@@ -152,9 +172,12 @@ START_TEST(test_ldmatrix) {
       "ld.param.u64 %o, [o]; mov.u32 %l, %tid.x; mul.wide.u32 %at, %l, 48; add.s64 %o, %o, %at; mov.u32 %s, s;\n"
       // s holds 16-bit numbers n = 0 .. 511 in order: 64 to a matrix, 8 to a row.
       "mad.lo.u32 %x, %l, 32, %s; shl.b32 %y, %l, 4; shl.b32 %t, %y, 16; or.b32 %y, %y, %t; add.u32 %y, %y, 0x10000;\n"
-      "st.shared.u32 [%x], %y; add.u32 %y, %y, 0x20002; st.shared.u32 [%x+4], %y; add.u32 %y, %y, 0x20002; st.shared.u32 [%x+8], %y;\n"
-      "add.u32 %y, %y, 0x20002; st.shared.u32 [%x+12], %y; add.u32 %y, %y, 0x20002; st.shared.u32 [%x+16], %y; add.u32 %y, %y, 0x20002;\n"
-      "st.shared.u32 [%x+20], %y; add.u32 %y, %y, 0x20002; st.shared.u32 [%x+24], %y; add.u32 %y, %y, 0x20002; st.shared.u32 [%x+28], %y;\n"
+      "st.shared.u32 [%x], %y; add.u32 %y, %y, 0x20002; st.shared.u32 [%x+4], %y; add.u32 %y, %y, 0x20002; "
+      "st.shared.u32 [%x+8], %y;\n"
+      "add.u32 %y, %y, 0x20002; st.shared.u32 [%x+12], %y; add.u32 %y, %y, 0x20002; st.shared.u32 [%x+16], %y; add.u32 "
+      "%y, %y, 0x20002;\n"
+      "st.shared.u32 [%x+20], %y; add.u32 %y, %y, 0x20002; st.shared.u32 [%x+24], %y; add.u32 %y, %y, 0x20002; "
+      "st.shared.u32 [%x+28], %y;\n"
       "bar.sync 0; mad.lo.u32 %x, %l, 16, %s;\n"
       "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%a0, %a1, %a2, %a3}, [%x];\n"
       "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%b0, %b1, %b2, %b3}, [%x];\n"

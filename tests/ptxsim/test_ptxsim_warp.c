@@ -28,7 +28,8 @@ static void check_lanes(const char *code, uint32_t (*want)(uint32_t lane)) {
   uint32_t a[LANES], b[LANES], out[LANES];
   for (uint32_t l = 0; l < LANES; l++) a[l] = l * 10, b[l] = 31 - l;
   run_lanes(code, a, b, out);
-  for (uint32_t l = 0; l < LANES; l++) qn_check(out[l] == want(l), "%s: lane %u: got %x, want %x", code, l, out[l], want(l));
+  for (uint32_t l = 0; l < LANES; l++)
+    qn_check(out[l] == want(l), "%s: lane %u: got %x, want %x", code, l, out[l], want(l));
 }
 
 static uint32_t xor1(uint32_t l) { return (l ^ 1) * 10; }
@@ -54,6 +55,7 @@ static uint32_t even_active(uint32_t l) { return l % 2 == 0 ? 0x55555555 : 7; }
 static uint32_t lt_mask(uint32_t l) { return (1u << l) - 1; }
 static uint32_t elected(uint32_t l) { return l == 0; }
 static uint32_t xor_all(uint32_t l) { return (void)l, 0x1f ^ 0x1f; }
+static uint32_t by_lane(uint32_t l) { return l * 10; }
 static uint32_t packed(uint32_t l) { return (l * 10 & 0xffff) | 0xabcd0000u; }
 
 START_TEST(test_shuffles) {
@@ -84,37 +86,67 @@ START_TEST(test_votes) {
   check_lanes("elect.sync %e|%p, -1; selp.b32 %d, 1, 0, %p;", elected);
   check_lanes("mov.u32 %d, %lanemask_lt;", lt_mask);
   // A mask for each half, in one instruction.
-  check_lanes("setp.lt.u32 %p, %l, 16; selp.b32 %e, 0xffff, 0xffff0000, %p; redux.sync.add.u32 %d, %a, %e;", halves_sum);
+  check_lanes("setp.lt.u32 %p, %l, 16; selp.b32 %e, 0xffff, 0xffff0000, %p; redux.sync.add.u32 %d, %a, %e;",
+              halves_sum);
 }
 END_TEST
 
 START_TEST(test_divergence) {
   sim_start("sm_90");
-  check_lanes("and.b32 %e, %l, 1; setp.eq.u32 %p, %e, 1; @%p bra odd; mov.b32 %d, %a; bra.uni join;\n"
-              "odd: mul.lo.u32 %d, %b, 3;\njoin: add.u32 %d, %d, 1;", diverged);
-  check_lanes("mov.u32 %d, 0; mov.u32 %e, 0;\nloop: add.u32 %d, %d, %e; add.u32 %e, %e, 1; setp.le.u32 %p, %e, %l;\n"
-              "@%p bra loop; bar.warp.sync -1;", loop_count);
-  check_lanes("and.b32 %e, %l, 3;\nts: .branchtargets A, B, C, D;\nbrx.idx %e, ts;\nA: mov.u32 %d, 100; bra J;\n"
-              "B: mov.u32 %d, 200; bra J;\nC: mov.u32 %d, 300; bra J;\nD: mov.u32 %d, 400;\nJ:", table_value);
+  check_lanes(
+      "and.b32 %e, %l, 1; setp.eq.u32 %p, %e, 1; @%p bra odd; mov.b32 %d, %a; bra.uni join;\n"
+      "odd: mul.lo.u32 %d, %b, 3;\njoin: add.u32 %d, %d, 1;",
+      diverged);
+  check_lanes(
+      "mov.u32 %d, 0; mov.u32 %e, 0;\nloop: add.u32 %d, %d, %e; add.u32 %e, %e, 1; setp.le.u32 %p, %e, %l;\n"
+      "@%p bra loop; bar.warp.sync -1;",
+      loop_count);
+  check_lanes(
+      "and.b32 %e, %l, 3;\nts: .branchtargets A, B, C, D;\nbrx.idx %e, ts;\nA: mov.u32 %d, 100; bra J;\n"
+      "B: mov.u32 %d, 200; bra J;\nC: mov.u32 %d, 300; bra J;\nD: mov.u32 %d, 400;\nJ:",
+      table_value);
   check_lanes("mov.u32 %d, 7; and.b32 %e, %l, 1; setp.eq.u32 %p, %e, 0; @%p activemask.b32 %d;", even_active);
   // Lanes that parted meet at a shuffle before it runs.
-  check_lanes("setp.lt.u32 %p, %l, 7; @%p bra low; bra meet;\nmeet: shfl.sync.bfly.b32 %d, %a, 1, 0x1f, -1; bra out;\n"
-              "low: nanosleep.u32 20; bra meet;\nout:", xor1);
-  check_lanes("{ .reg .b16 %d; mov.b16 %d, 0xabcd; .reg .b16 %x; cvt.u16.u32 %x, %a; mov.b32 %e, {%x, %d}; } mov.b32 %d, %e;", packed);
+  check_lanes(
+      "setp.lt.u32 %p, %l, 7; @%p bra low; bra meet;\nmeet: shfl.sync.bfly.b32 %d, %a, 1, 0x1f, -1; bra out;\n"
+      "low: nanosleep.u32 20; bra meet;\nout:",
+      xor1);
+  check_lanes(
+      "{ .reg .b16 %d; mov.b16 %d, 0xabcd; .reg .b16 %x; cvt.u16.u32 %x, %a; mov.b32 %e, {%x, %d}; } mov.b32 %d, %e;",
+      packed);
 }
 END_TEST
 
 static const char calls[] =
-    ".version 8.0\n.target sm_80\n.address_size 64\n.global .align 4 .u32 counter = 5;\n.const .align 4 .u32 table[4] = {1, 2, 3, 0x10};\n"
-    ".func (.param .b32 r) add3(.param .b32 x, .param .b64 y)\n{ .reg .b32 %a; .reg .b64 %p; .local .align 8 .b8 depot[16];\n"
-    "ld.param.u32 %a, [x]; ld.param.u64 %p, [y]; st.local.u32 [depot+4], %a; ld.u32 %a, [%p];\n.reg .b32 %b; ld.local.u32 %b, [depot+4];\n"
+    ".version 8.0\n.target sm_80\n.address_size 64\n.global .align 4 .u32 counter = 5;\n.const .align 4 .u32 table[4] "
+    "= {1, 2, 3, 0x10};\n"
+    ".func (.param .b32 r) add3(.param .b32 x, .param .b64 y)\n{ .reg .b32 %a; .reg .b64 %p; .local .align 8 .b8 "
+    "depot[16];\n"
+    "ld.param.u32 %a, [x]; ld.param.u64 %p, [y]; st.local.u32 [depot+4], %a; ld.u32 %a, [%p];\n.reg .b32 %b; "
+    "ld.local.u32 %b, [depot+4];\n"
     "add.u32 %a, %a, %b; st.param.b32 [r], %a; ret; }\n"
-    ".visible .entry k(.param .u64 out, .param .align 8 .b8 s[16])\n{ .reg .b32 %l, %v, %t; .reg .b64 %o, %at, %g; .reg .pred %p;\n"
-    ".local .align 4 .b8 mine[8];\nmov.u32 %l, %tid.x; ld.param.u64 %o, [out]; mul.wide.u32 %at, %l, 4; add.s64 %o, %o, %at;\n"
-    "st.local.u32 [mine], %l; mov.u64 %g, mine; cvta.local.u64 %g, %g; mov.u32 %v, 1000;\nsetp.lt.u32 %p, %l, 20; @!%p bra done;\n"
-    "{ .param .b32 p0; st.param.b32 [p0], 7; .param .b64 p1; st.param.b64 [p1], %g; .param .b32 r0;\ncall.uni (r0), add3, (p0, p1);\nld.param.u32 %v, [r0]; }\n"
-    "done: ld.param.u32 %t, [s+12]; add.u32 %v, %v, %t; ld.global.u32 %t, [counter]; add.u32 %v, %v, %t; ld.const.u32 %t, [table+12];\n"
+    ".visible .entry k(.param .u64 out, .param .align 8 .b8 s[16])\n{ .reg .b32 %l, %v, %t; .reg .b64 %o, %at, %g; "
+    ".reg .pred %p;\n"
+    ".local .align 4 .b8 mine[8];\nmov.u32 %l, %tid.x; ld.param.u64 %o, [out]; mul.wide.u32 %at, %l, 4; add.s64 %o, "
+    "%o, %at;\n"
+    "st.local.u32 [mine], %l; mov.u64 %g, mine; cvta.local.u64 %g, %g; mov.u32 %v, 1000;\nsetp.lt.u32 %p, %l, 20; @!%p "
+    "bra done;\n"
+    "{ .param .b32 p0; st.param.b32 [p0], 7; .param .b64 p1; st.param.b64 [p1], %g; .param .b32 r0;\ncall.uni (r0), "
+    "add3, (p0, p1);\nld.param.u32 %v, [r0]; }\n"
+    "done: ld.param.u32 %t, [s+12]; add.u32 %v, %v, %t; ld.global.u32 %t, [counter]; add.u32 %v, %v, %t; ld.const.u32 "
+    "%t, [table+12];\n"
     "add.u32 %v, %v, %t; st.global.u32 [%o], %v; ret; }\n";
+
+// Hints, and ways to end.
+START_TEST(test_hints) {
+  sim_start("sm_90");
+  check_lanes(
+      "prefetch.global.L2 [%pa]; prefetchu.L1 [%pa]; discard.global.L2 [%pd], 128; ldu.global.u32 %d, [%pa]; xor.b32 "
+      "%d, %d, 0;\n"
+      "setp.lt.u32 %p, %l, 5; @%p st.global.u32 [%pd], %d; @%p exit;",
+      by_lane);
+}
+END_TEST
 
 START_TEST(test_calls) {
   sim_start("sm_80");
@@ -144,7 +176,7 @@ START_TEST(test_atomics) {
       {"red.relaxed.gpu.global.add.u64 [%p], 3;", 64, 1ull << 33, 0, (1ull << 33) + 3 * 512},
       {"red.global.add.f32 [%p], 0f3f000000;", 32, 0, 0, 0x43800000},
       {"red.global.add.f64 [%p], 0d3FF0000000000000;", 64, 0, 0, 0x4080000000000000},
-      {"red.global.add.noftz.f16x2 [%p], 0x3c003800;", 32, 0, 0, 0x60005c00},
+      {"mov.b32 %n, 0x3c003800; red.global.add.noftz.f16x2 [%p], %n;", 32, 0, 0, 0x60005c00},
       {"red.global.max.s32 [%p], %t;", 32, 0xffffff00, 0, 511},
       {"red.global.min.u32 [%p], %t;", 32, 0xffffff00, 0, 0},
       {"red.global.or.b32 [%p], %t;", 32, 0, 0, 511},
@@ -154,7 +186,9 @@ START_TEST(test_atomics) {
       {"red.global.dec.u32 [%p], 99;", 32, 0, 0, 88},
       {"atom.global.exch.b32 %r, [%p], 77;", 32, 5, 0, 77},
       {"atom.add.u32 %r, [%p], 1;", 32, 0, 0, 512},
-      {"again: ld.volatile.global.u32 %r, [%p]; add.u32 %n, %r, 2; atom.global.cas.b32 %n, [%p], %r, %n; setp.ne.u32 %q, %n, %r; @%q bra again;", 32, 0, 0, 1024},
+      {"again: ld.volatile.global.u32 %r, [%p]; add.u32 %n, %r, 2; atom.global.cas.b32 %n, [%p], %r, %n; setp.ne.u32 "
+       "%q, %n, %r; @%q bra again;",
+       32, 0, 0, 1024},
   };
   for (size_t k = 0; k < QN_COUNT(cases); k++) {
     char body[1024];
@@ -185,7 +219,8 @@ START_TEST(test_barriers) {
       "mov.u32 %b, s; add.u32 %a, %a, %b; st.shared.u32 [%a], %t; bar.sync 0;\n"
       "xor.b32 %v, %t, 127; shl.b32 %v, %v, 2; add.u32 %v, %v, %b; ld.shared.u32 %v, [%v];\n"
       "setp.lt.u32 %p, %t, 70; bar.red.popc.u32 %c, 1, %p; mad.lo.u32 %v, %c, 1000, %v;\n"
-      "bar.red.and.pred %q, 2, %p; @%q add.u32 %v, %v, 1000000; bar.red.or.pred %q, 3, %p; @%q add.u32 %v, %v, 2000000;\n"
+      "bar.red.and.pred %q, 2, %p; @%q add.u32 %v, %v, 1000000; bar.red.or.pred %q, 3, %p; @%q add.u32 %v, %v, "
+      "2000000;\n"
       "setp.lt.u32 %p, %t, 64; @!%p bra rest; bar.sync 4, 128; bra done;\nrest: bar.arrive 4, 128;\ndone:\n"
       "barrier.sync.aligned 5; membar.gl; fence.acq_rel.gpu; st.global.u32 [%o], %v; ret;";
   CUfunction f = sim_kernel(sim_module("sm_80", ".param .u64 o", body), "k");
@@ -228,5 +263,6 @@ START_TEST(test_copies) {
 }
 END_TEST
 
-QN_CASE(warps, test_shuffles, test_votes, test_divergence, test_calls, test_atomics, test_barriers, test_copies)
+QN_CASE(warps, test_shuffles, test_votes, test_divergence, test_hints, test_calls, test_atomics, test_barriers,
+        test_copies)
 QN_TEST_MAIN(warps)
