@@ -15,7 +15,7 @@ _Static_assert((int)QUERN_MACHINE_COUNTS == (int)QN_PROFILE_COUNTS && (int)QUERN
                    (int)QUERN_MACHINE_CACHES == (int)QN_TOPOLOGY_CACHES,
                "the public profile has room for the internal one");
 
-#define DEFAULT_BUDGET_S 5.0
+#define DEFAULT_BUDGET_S 4.0
 
 bool quern_keeps_nothing(const char *tuning_db) { return tuning_db && strcmp(tuning_db, "none") == 0; }
 

@@ -204,7 +204,7 @@ typedef struct quern_machine_options {
   size_t size;            // sizeof(quern_machine_options)
   const char *tuning_db;  // path of the database; NULL = the user's own; "none" = keep nothing
   bool fresh;             // measure, whatever is stored
-  double budget_s;        // seconds for measuring, once everything is compiled; 0 = 5
+  double budget_s;        // seconds for measuring, once everything is compiled; 0 = 4
   quern_progress_fn progress;
   void *progress_context;
 } quern_machine_options;

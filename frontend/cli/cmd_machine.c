@@ -19,7 +19,7 @@ typedef struct machine_options {
 #define FIELD(name) offsetof(machine_options, name)
 static const cli_option options_table[] = {
     {"fresh", 0, CLI_FLAG, FIELD(fresh), NULL, 0, 0, NULL, NULL, "measure again, whatever is stored"},
-    {"budget", 0, CLI_REAL, FIELD(budget), "SECONDS", 0, 3600, NULL, "5",
+    {"budget", 0, CLI_REAL, FIELD(budget), "SECONDS", 0, 3600, NULL, "4",
      "how long to measure, beside compiling; everything is measured at least once"},
     {"svg", 0, CLI_TEXT, FIELD(svg_path), "FILE", 0, 0, NULL, NULL, "write the roofline as SVG"},
     {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL,
