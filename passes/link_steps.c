@@ -12,13 +12,14 @@
 // overwritten by a faster thread; they live, as all buffers of linked steps do, until the last of these steps is done.
 #include <string.h>
 
-#include "passes/loop_pass.h"
+#include "passes/loop_util.h"
 #include "passes/pass.h"
 
 typedef struct linker {
   qn_pass_context *context;
   qn_program *program;
   int64_t **spans;  // of each kernel's parameters for one row; NULL = not looked at yet
+  int64_t *trips;   // of its outermost loop then; 0 = it has none with a constant number
 } linker;
 
 static const qn_lkernel *kernel_of(const qn_program *program, const qn_pstep *step) {
@@ -40,6 +41,8 @@ static qn_status look_at_kernel(linker *l, uint32_t index) {
   for (size_t i = 0; i < copy->param_count; i++) {
     QN_TRY(qn_lkernel_span(copy, i, context->arena, &spans[i], context->diag));
   }
+  const qn_lstmt *loop = copy->body.first;
+  if (loop && loop->kind == QN_LS_FOR) (void)qn_loop_const_trips(&build, loop, &l->trips[index]);
   l->spans[index] = spans;
   return QN_OK;
 }
@@ -90,6 +93,28 @@ static bool disturbs(const linker *l, const qn_pstep *prologue, const qn_pstep *
   return false;
 }
 
+static int64_t common_divisor(int64_t a, int64_t b) {
+  while (b != 0) {
+    int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+// Are the parts of a chain small enough for its products? Those read weights, which all threads should share: a part
+// may have two of their panels, as what quantises them wants, but not a head's.
+static bool parts_are_small(const linker *l, size_t head, size_t last) {
+  const qn_program *program = l->program;
+  int64_t parts = 0;
+  for (size_t i = head; i <= last; i++) parts = common_divisor(l->trips[program->steps.items[i].kernel], parts);
+  for (size_t i = head; i <= last; i++) {
+    uint32_t kernel = program->steps.items[i].kernel;
+    if (program->kernels.items[kernel].is_matmul && l->trips[kernel] > 2 * parts) return false;
+  }
+  return true;
+}
+
 // Chains step `index` to the steps from `head` on, which are chained themselves, where it fits all of them and has to
 // do with one. `start` is where their prologue begins, or head.
 static qn_status try_chain(linker *l, size_t start, size_t head, size_t index, bool *out) {
@@ -105,7 +130,7 @@ static qn_status try_chain(linker *l, size_t start, size_t head, size_t index, b
     if (r == MIXED) return QN_OK;
     related = related || r == IN_PARTS;
   }
-  if (!related) return QN_OK;
+  if (!related || !parts_are_small(l, head, index)) return QN_OK;
   for (size_t i = head; i < index; i++) note_spans(l, &steps[i], &steps[index]);
   steps[index].link = QN_LINK_CHAINED;
   *out = true;
@@ -137,7 +162,8 @@ qn_status qn_pass_link_steps(qn_pass_context *context) {
   qn_program *program = context->program;
   linker l = {.context = context, .program = program};
   l.spans = QN_ARENA_ARRAY(context->arena, program->kernels.count, int64_t *);
-  if (!l.spans) return qn_fail_nomem(context->diag, program->name, "links of steps");
+  l.trips = QN_ARENA_ARRAY(context->arena, program->kernels.count, int64_t);
+  if (!l.spans || !l.trips) return qn_fail_nomem(context->diag, program->name, "links of steps");
   size_t start = 0, head = 0;
   for (size_t i = 0; i < program->steps.count; i++) {
     bool chained = false;
