@@ -131,6 +131,47 @@ START_TEST(formats) {
 }
 END_TEST
 
+// Kernels of other kinds, as they are made of what they are given: learned positions, scores over all keys, parts of
+// stacked values, row counts that are no token's. The interpreter finds no index out of range and no number that it
+// cannot take.
+START_TEST(other_kernels) {
+  static const char *const texts[] = {
+      "wte = param f32[77,48]; wpe = param f32[192,48]; t = embed wte tokens; e = embed wpe pos; x = add t e\n"
+      "n1 = param f32[48]; b1 = param f32[48]; a = layernorm x n1 b1 eps=1e-5; w = param f32[144,48]; bw = param "
+      "f32[144]\n"
+      "m = matmul a w; qkv = add m bw; q = slice qkv axis=1 begin=0 end=48; k = slice qkv axis=1 begin=48 end=96\n"
+      "v = slice qkv axis=1 begin=96 end=144; q3 = split_heads q heads=3; k3 = split_heads k heads=3\n"
+      "v3 = split_heads v heads=3; kc = cache kind=k index=0 f32[G,3,16,64]; vc = cache kind=v index=0 f32[G,3,64,16]\n"
+      "kw = kv_write kc k3 pos seq block_table kind=k; vw = kv_write vc v3 pos seq block_table kind=v\n"
+      "s = attn_scores q3 kw pos seq block_table scale=0.25 window=9 softcap=3; p = softmax s\n"
+      "o = attn_mix p vw pos seq block_table; om = merge_heads o; f = gelu_tanh om; g = gelu x; last = gather_rows f "
+      "rows\n"
+      "output last p s g",
+      "x = input f32[T,30]; n = neg x; a = reshape n f32[T,2,15]; b = exp a; d = reshape n f32[5T,6]; e = tanh d\n"
+      "f = concat x n x axis=1; h = input f32[]; i = sub f h; v = input f32[7]; u = erf v; output b e f i u",
+      "x = input f32[5,7]; y = input f32[2,7]; n = exp y; a = concat x n y axis=0; b = slice a axis=0 begin=4 end=8\n"
+      "c = tanh b; t = rope_table pos dims=6 theta=100; z = input f32[T,21]; z3 = split_heads z heads=3\n"
+      "r = rope z3 t kind=halves; output a c r",
+  };
+  for (size_t i = 0; i < QN_COUNT(texts); i++) {
+    compiled c;
+    qn_diag diag = {0};
+    compile(&c, texts[i], NULL, true, false);
+    for (size_t s = 0; s < c.program->steps.count; s++) {
+      qn_subject subject;
+      qn_assert_ok(&diag, qn_subject_of_step(c.program, &c.program->steps.items[s], &c.arena, &subject, &diag));
+      for (uint64_t seed = 0; seed < QN_INPUTS_KINDS; seed += qn_test_stride(2, 4)) {
+        qn_check *check = NULL;
+        qn_assert_ok(&diag, qn_check_create(&subject, 1 + (int64_t)seed * 3, seed, 20000, NULL, qn_test_allocator(),
+                                            &check, &diag));
+        qn_check_destroy(check);
+      }
+    }
+    release(&c);
+  }
+}
+END_TEST
+
 // ---- code that is wrong ------------------------------------------------------------------------------------------
 
 static qn_kernel_entry real;
@@ -374,7 +415,7 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(right, a_layer, formats)
+QN_CASE(right, a_layer, formats, other_kernels)
 QN_CASE(faults, wrong_values, wrong_places)
 QN_CASE(inputs, indices, guards, row_counts, unnamed_positions, out_of_memory)
 QN_TEST_MAIN(right, faults, inputs)
