@@ -7,7 +7,7 @@
 #include "runtime/base/vec.h"
 
 enum { DEP_ROW = 1, DEP_PANEL = 2, DEP_LANE = 4, MAX_DEPTH = 24 };
-enum { LANES = 16, WIDE_BYTE = 128 };
+enum { LANES = 16, MOST_TRIPS = 1 << 20, WIDE_BYTE = 128 };
 
 // What a value depends on, and the number of loops around it that change it.
 typedef struct info {
@@ -164,13 +164,13 @@ static void count_store(counter *c, const qn_lstmt *s) {
   if (local->links > c->nest->links) c->nest->links = local->links;
 }
 
-// Times that a loop runs, as far as it can be told: a middle value where it depends on the step.
+// Times that a loop runs, as far as the kernel tells; what an i32 of an input bounds is not told.
 static double trips_of(const qn_lstmt *loop) {
   int64_t lo = 0, hi = 0;
   if (qn_loop_const_bounds(loop, &lo, &hi)) return hi > lo ? (double)(hi - lo) : 0;
   if (qn_loop_is(loop, "once")) return 0;  // what only the last chunk of a run needs
   qn_lrange range = qn_lexpr_range(loop->u.loop.hi);
-  if (range.max == INT64_MAX) return QN_ASSUMED_TRIPS;
+  if (range.max > MOST_TRIPS) return QN_ASSUMED_TRIPS;
   return (double)(range.max > 0 ? range.max : 0);
 }
 
