@@ -212,6 +212,9 @@ static qn_status make_tokens(filling *f) {
   t->count = in->symbols[QN_SYM_T];
   t->sequences = in->symbols[QN_SYM_B];
   t->pages = in->symbols[QN_SYM_P];
+  if (t->count > INT32_MAX || t->sequences > INT32_MAX || t->pages > INT32_MAX / QN_PAGE_KEYS)
+    return qn_fail(f->diag, QN_ERR_LIMIT, in->subject.plain->name, "got %" PRId64 " tokens, want at most %d", t->count,
+                   INT32_MAX);
   t->sequence = qn_alloc_zeroed(in->allocator, (size_t)t->count * sizeof(int32_t));
   t->pos = qn_alloc_zeroed(in->allocator, (size_t)t->count * sizeof(int32_t));
   t->seen = qn_alloc_zeroed(in->allocator, (size_t)t->sequences * sizeof(int32_t));

@@ -395,6 +395,42 @@ START_TEST(unnamed_positions) {
 }
 END_TEST
 
+// Types and sizes that do not fit each other, as only an artifact that somebody made up has them.
+START_TEST(types_that_do_not_fit) {
+  compiled c;
+  qn_diag diag = {0};
+  qn_subject subject;
+  qn_inputs *in = NULL;
+  int64_t symbols[QN_SYM_COUNT];
+  compile(&c, "max T=64 R=1; x = input f32[T,32]; w = param q4_0[17,32]; y = matmul x w; output y", NULL, true, false);
+  qn_assert_ok(&diag, qn_subject_of_step(c.program, step_of(&c, "qk_matmul"), &c.arena, &subject, &diag));
+  qn_subject_symbols(&subject, 3, 0, 1, symbols);
+  qn_pbuf *weight = (qn_pbuf *)subject.params[0], *input = (qn_pbuf *)subject.params[1];
+  weight->type.dims[0].value = 33;
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "bytes for a weight whose layout takes",
+                  qn_inputs_create(&subject, symbols, 0, QN_INPUTS_CHECK, NULL, qn_test_allocator(), &in, &diag));
+  weight->type.dims[0].value = 17;
+  input->row_pitch = 0;
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "parameter 1: got a type that its",
+                  qn_inputs_create(&subject, symbols, 0, QN_INPUTS_CHECK, NULL, qn_test_allocator(), &in, &diag));
+  symbols[QN_SYM_T] = INT64_MAX / 2;
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "tokens, want at most",
+                  qn_inputs_create(&subject, symbols, 0, QN_INPUTS_CHECK, NULL, qn_test_allocator(), &in, &diag));
+  static const char text[] = "kernel \"k\" {\n  param y : f32[T*4611686018427387904] out\n  y[0] = 1.0\n}\n";
+  qn_lkernel **kernels = NULL;
+  size_t count = 0;
+  diag = (qn_diag){0};
+  qn_assert_ok(&diag, qn_lkernels_parse("text", (qn_str){text, sizeof text - 1}, &c.arena, &kernels, &count, &diag));
+  subject.plain = kernels[0];
+  symbols[QN_SYM_T] = 3;
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "the size of 'y' overflows",
+                  qn_inputs_create(&subject, symbols, 0, QN_INPUTS_CHECK, NULL, qn_test_allocator(), &in, &diag));
+  release(&c);
+}
+END_TEST
+
 static qn_status make_check(const qn_allocator *allocator, void *context) {
   qn_diag diag = {0};
   qn_check *check = NULL;
@@ -417,5 +453,5 @@ END_TEST
 
 QN_CASE(right, a_layer, formats, other_kernels)
 QN_CASE(faults, wrong_values, wrong_places)
-QN_CASE(inputs, indices, guards, row_counts, unnamed_positions, out_of_memory)
+QN_CASE(inputs, indices, guards, row_counts, unnamed_positions, types_that_do_not_fit, out_of_memory)
 QN_TEST_MAIN(right, faults, inputs)

@@ -190,6 +190,46 @@ START_TEST(changed_types) {
 }
 END_TEST
 
+static void expect(const char *text, int code) {
+  seen s;
+  quern_verify_report report;
+  quern_error error = {0};
+  ck_assert_int_eq(verify(changed(), true, &s, &report, &error), code);
+  ck_assert_msg(strstr(error.text, text) != NULL, "got '%s', want '%s' in it", error.text, text);
+}
+
+// What the program says beside the text.
+START_TEST(changed_program) {
+  const qn_art_header *header = (const void *)bytes;
+  qn_art_section *sections = (void *)(bytes + sizeof *header), *program_section = sections, *kernels = sections;
+  while (program_section->kind != QN_SECTION_PROGRAM) program_section++;
+  while (kernels->kind != QN_SECTION_KERNELS) kernels++;
+  uint8_t *at = bytes + program_section->offset;
+  qn_art_program *program = (void *)at;
+  qn_art_buffer *buffers = (void *)(at + qn_align_up(sizeof *program, 8));
+  qn_artifact a;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_artifact_open(&a, changed(), &diag));  // for the places of its arrays
+  qn_art_kernel *kernel = (void *)(at + ((const uint8_t *)a.kernels - (const uint8_t *)a.program));
+  qn_art_step *step = (void *)(at + ((const uint8_t *)a.steps - (const uint8_t *)a.program));
+  qn_artifact_close(&a);
+  step += program->step_count - 1;  // the logits, which no other step computes
+  kernel += step->kernel;
+  uint32_t dtype = buffers[0].dtype;
+  buffers[0].dtype = 200;
+  expect("buffer 0: got type 200, want one below", QUERN_ERR_FORMAT);
+  buffers[0].dtype = dtype;
+  kernel->param_count--;
+  step->operand_count--;
+  expect("parameters in its text, want", QUERN_ERR_FORMAT);
+  kernel->param_count++;
+  step->operand_count++;
+  kernels->kind = 99;
+  expect("carries no loop IR of its kernels", QUERN_ERR_UNSUPPORTED);
+  kernels->kind = QN_SECTION_KERNELS;
+}
+END_TEST
+
 static bool stop_at_once(void *context, const char *stage, uint64_t done, uint64_t total) {
   (void)stage, (void)total;
   return done < *(uint64_t *)context;
@@ -222,6 +262,7 @@ static TCase *artifacts(void) {
   tcase_add_test(tests, changed_bits);
   tcase_add_test(tests, changed_text);
   tcase_add_test(tests, changed_types);
+  tcase_add_test(tests, changed_program);
   tcase_add_test(tests, asked_wrongly);
   return tests;
 }

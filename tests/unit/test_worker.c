@@ -492,6 +492,34 @@ START_TEST(unknown_inputs) {
 }
 END_TEST
 
+static void crash_at_once(void *context) {
+  (void)context;
+  abort();
+}
+
+// A child that dies again and again before a candidate is tried is nobody's fault but ours.
+START_TEST(dying_before) {
+  qn_arena arena;
+  qn_tuning_task task;
+  qn_diag diag = {0};
+  qn_measured out[1];
+  qn_schedule fine = qn_schedule_plain();
+  qn_worker *worker;
+  qn_worker_options how = {.compiler = {.compile = compile_nothing, .release = crash_at_once}};
+  qn_arena_init(&arena, qn_allocator_default());
+  ck_assert(make_task("max T=8; x = input f32[T,32]; w = param f32[16,32]; y = matmul x w; output y", "qk_matmul",
+                      &arena, &task));
+  qn_assert_ok(&diag, qn_worker_create(&how, qn_allocator_default(), &worker, &diag));
+  qn_measurer m = qn_worker_measurer(worker);
+  qn_assert_ok(&diag, m.begin(m.self, &task, &diag));
+  qn_assert_fails(&diag, QN_ERR_INTERNAL, "the process that measures it died before it ran: signal 6",
+                  m.prepare(m.self, &fine, 1, out, &diag));
+  m.end(m.self);
+  qn_worker_destroy(worker);
+  qn_arena_deinit(&arena);
+}
+END_TEST
+
 // Weights of 256 MiB where there is room for 64.
 static int no_memory(void) {
   qn_arena arena;
@@ -535,5 +563,6 @@ END_TEST
 
 QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, hanging,
         not_compiling, crashing_the_compiler, hanging_the_compiler, crashing_when_timed, wrong_at_first)
-QN_CASE(working, turns_of_a_pair, cancelling, refused, signals, killed_parent, unknown_inputs, out_of_memory)
+QN_CASE(working, turns_of_a_pair, cancelling, refused, signals, killed_parent, unknown_inputs, dying_before,
+        out_of_memory)
 QN_TEST_MAIN(plants, working)
