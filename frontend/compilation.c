@@ -5,9 +5,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "autotune/profile.h"
 #include "frontend/import/gguf.h"
 #include "frontend/import/vocab.h"
+#include "frontend/machine.h"
 #include "runtime/tokenizer.h"
 
 #define DEFAULT_CONTEXT 4096
@@ -29,6 +29,8 @@ void quern_compilation_init(quern_compilation *c, const quern_compile_options *o
   qn_buf_init(&c->summary, c->allocator);
   qn_buf_init(&c->graph_text, c->allocator);
   qn_buf_init(&c->kernels_text, c->allocator);
+  for (size_t i = 0; i < QUERN_MAX_TARGETS; i++) qn_buf_init(&c->evidence[i], c->allocator);
+  quern_tuned_init(&c->tuned, &c->arena);
 }
 
 void quern_compilation_deinit(quern_compilation *c) {
@@ -37,6 +39,8 @@ void quern_compilation_deinit(quern_compilation *c) {
   qn_buf_deinit(&c->summary);
   qn_buf_deinit(&c->graph_text);
   qn_buf_deinit(&c->kernels_text);
+  for (size_t i = 0; i < QUERN_MAX_TARGETS; i++) qn_buf_deinit(&c->evidence[i]);
+  quern_tuned_deinit(&c->tuned);
   qn_import_close(c->import);
   qn_arena_deinit(&c->arena);
 }
@@ -111,7 +115,6 @@ static qn_status parse_targets(quern_compilation *c) {
     }
     memcpy(name, text, length);
     name[length] = 0;
-    c->for_host[c->target_count] = strncmp(name, "host", strlen("host")) == 0;
     QN_TRY(qn_target_parse(name, &c->targets[c->target_count++], c->diag));
     text += length + (text[length] == ',');
   }
@@ -126,11 +129,17 @@ static qn_status parse_kv_type(quern_compilation *c, qn_dtype *out) {
   return QN_OK;
 }
 
-qn_machine_model quern_machine_model(const quern_compilation *c, size_t index) {
-  const qn_target *target = &c->targets[index];
+// Code for "host", by whatever name.
+static bool is_host(const qn_target *target) {
+  qn_target host;
+  qn_diag unused = {0};
+  return qn_target_parse("host", &host, &unused) == QN_OK && strcmp(host.name, target->name) == 0;
+}
+
+qn_machine_model quern_machine_model(const qn_target *target, qn_db *db, int threads) {
   qn_machine_model model =
       qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
-  if (c->for_host[index]) qn_profile_fill_model(NULL, target, 0, &model);
+  if (is_host(target)) quern_machine_fill_model(db, target, threads, &model);
   return model;
 }
 
@@ -141,7 +150,6 @@ static qn_status set_pass_options(quern_compilation *c) {
     return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
   }
   c->pass_options = (qn_pass_options){.quantize_activations = int8,
-                                      .machine = quern_machine_model(c, 0),
                                       .dump = c->options->dump,
                                       .dump_context = c->options->dump_context};
   if (c->options->schedule) {
@@ -184,6 +192,12 @@ static qn_status open_model(quern_compilation *c, const char *path) {
   return name_model(c, path, make_tokenizer(c));
 }
 
+void quern_compilation_take_target(quern_compilation *c, size_t index) {
+  c->pass_options.machine = quern_machine_model(&c->targets[index], c->tuned.db, 0);
+  quern_tuned_choose_for(&c->tuned, &c->targets[index], c->pass.graph->max_values, &c->pass_options,
+                         &c->evidence[index]);
+}
+
 qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
   QN_TRY(parse_targets(c));
   QN_TRY(set_pass_options(c));
@@ -207,5 +221,7 @@ qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
   QN_TRY(quern_compilation_report(c, "optimising the graph", 0, 0));
   c->pass = (qn_pass_context){
       .arena = &c->arena, .allocator = c->allocator, .options = &c->pass_options, .graph = graph, .diag = c->diag};
+  if (!c->options->schedule) quern_tuned_open(&c->tuned, c->options->tuning_db, 0);
+  quern_compilation_take_target(c, 0);
   return QN_OK;
 }

@@ -5,6 +5,7 @@
 #include "codegen/artifact_write.h"
 #include "frontend/import/import.h"
 #include "frontend/quern.h"
+#include "frontend/tuned.h"
 #include "passes/pass.h"
 
 #define QUERN_VERSION         "0.1.0"
@@ -22,10 +23,10 @@ typedef struct quern_compilation {
   qn_import *import;
   qn_target targets[QUERN_MAX_TARGETS];
   size_t target_count;
-  bool for_host[QUERN_MAX_TARGETS];  // by target: asked for as "host"
   int64_t context_tokens;
   qn_pass_options pass_options;
   qn_schedule schedule;
+  quern_tuned tuned;
   qn_pass_context pass;
   qn_program_plan plans[QUERN_MAX_TARGETS];
   size_t plan_count;
@@ -35,6 +36,7 @@ typedef struct quern_compilation {
   qn_requantize_options quantize;
   uint64_t packed_bytes, pack_total_bytes;  // of weights: done, and all
   qn_buf tokenizer, summary, graph_text, kernels_text;
+  qn_buf evidence[QUERN_MAX_TARGETS];  // by target: of the records that its schedules came from
 } quern_compilation;
 
 // `options` and `diag` are borrowed. To be given to quern_compilation_deinit in every case.
@@ -48,8 +50,12 @@ QN_CHECKED qn_status quern_compilation_report(quern_compilation *c, const char *
 // The progress of the artifact's writer, whose context is the compilation.
 bool quern_compilation_pack_progress(void *context, uint64_t done, uint64_t total);
 
-// What the schedules of a target are chosen for: the target's own values, and of "host" the caches and cores here.
-qn_machine_model quern_machine_model(const quern_compilation *c, size_t index);
+// What the schedules of a target are chosen for: the target's own values, and of what "host" is the caches and cores here
+// and the speeds that `db` (NULL = none) knows of, with `threads` (0 = one a core).
+qn_machine_model quern_machine_model(const qn_target *target, qn_db *db, int threads);
+
+// Points the passes at a target: its machine, and what records say of it.
+void quern_compilation_take_target(quern_compilation *c, size_t index);
 
 // Opens the model and makes its graph, verified; pass.graph is there then, and targets, and pass_options.
 QN_CHECKED qn_status quern_compilation_open(quern_compilation *c, const char *model_path);

@@ -274,6 +274,26 @@ static void put_slice(const inspect_artifact *a, const qn_art_kernel *kernel, ui
   for (uint32_t v = 0; v < slice->variant_count; v++) put_variant(a, kernel, plan, slice->first_variant + v);
 }
 
+// The lines "# evidence of NAME, ...": what tuning measured.
+static void put_evidence(const inspect_artifact *a, const char *name) {
+  qn_str text = section_text(a, QN_SECTION_KERNELS);
+  qn_buf heading;
+  qn_buf_init(&heading, a->to->allocator);
+  qn_buf_printf(&heading, "\n# evidence of %s, ", name);
+  const char *end = text.data + text.length, *at = text.data;
+  while (!heading.failed && (at = memmem(at, (size_t)(end - at), heading.data, heading.length)) != NULL) {
+    at += heading.length;
+    const char *stop = memchr(at, '\n', (size_t)(end - at));
+    qn_buf_puts(a->to->out, "  tuned for ");
+    inspect_put_text(a->to->out, (qn_str){at, (size_t)((stop ? stop : end) - at)});
+    qn_buf_putc(a->to->out, '\n');
+    if (!stop) break;
+    at = stop;  // which the next heading begins with
+  }
+  if (heading.failed) a->to->out->failed = true;
+  qn_buf_deinit(&heading);
+}
+
 static void put_kernels(const inspect_artifact *a) {
   qn_buf *out = a->to->out;
   const qn_art_program *program = a->file.program;
@@ -283,6 +303,7 @@ static void put_kernels(const inspect_artifact *a) {
     for (uint32_t s = 0; s < program->step_count; s++) steps += a->file.steps[s].kernel == i;
     put_name(a, kernel->name);
     qn_buf_printf(out, ": parameters %" PRIu32 ", steps %" PRIu32 "\n", kernel->param_count, steps);
+    put_evidence(a, a->file.strings + kernel->name);
     for (uint32_t p = 0; p < program->plan_count; p++) put_slice(a, kernel, p);
   }
   qn_buf_puts(out, "steps:\n");

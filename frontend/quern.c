@@ -29,10 +29,11 @@ int quern_give_error(quern_error *error, const qn_diag *diag, qn_status status) 
 // One program serves all targets of the artifact; its kernels' variants are each target's own. The passes have run for
 // the first target; for the others `schedule` runs again on what was lowered. Targets whose schedules are the same
 // share a plan.
-static qn_status make_plans(quern_compilation *c) {
+static qn_status make_plans(quern_compilation *c, bool again) {
+  c->plan_count = 0;
   for (size_t i = 0; i < c->target_count; i++) {
-    if (i > 0) {
-      c->pass_options.machine = quern_machine_model(c, i);
+    if (i > 0 || again) {
+      quern_compilation_take_target(c, i);
       QN_TRY(qn_run_pass(&c->pass, "schedule"));
     }
     qn_program_plan *plan = &c->plans[c->plan_count];
@@ -49,7 +50,7 @@ static qn_status make_plans(quern_compilation *c) {
 static qn_status run_frontend(quern_compilation *c, const char *model_path) {
   QN_TRY(quern_compilation_open(c, model_path));
   QN_TRY(qn_run_passes(&c->pass));
-  return make_plans(c);
+  return make_plans(c, false);
 }
 
 static qn_codegen_options codegen_options(const quern_compilation *c, const qn_target *target) {
@@ -74,6 +75,8 @@ static void put_schedules(quern_compilation *c) {
     for (size_t i = 0; i < c->target_count; i++)
       if (c->plan_of[i] == p) qn_buf_printf(out, " %s", c->targets[i].name);
     qn_buf_putc(out, '\n');
+    for (size_t i = 0; i < c->target_count; i++)
+      if (c->plan_of[i] == p) qn_buf_append(out, qn_buf_text(&c->evidence[i]), c->evidence[i].length);
     for (size_t i = 0; i < c->pass.program->kernels.count; i++) {
       const qn_pkernel *kernel = &c->plans[p].kernels[i];
       for (int v = 0; v < kernel->variant_count; v++) {
@@ -82,6 +85,17 @@ static void put_schedules(quern_compilation *c) {
       }
     }
   }
+}
+
+// What the records say of this program's kernels: 0 when out of memory, which makes a cached artifact a stale one.
+static uint64_t tuning_state(const quern_compilation *c) {
+  const qn_program *program = c->pass.program;
+  const char **signatures = qn_alloc(c->allocator, (program->kernels.count + 1) * sizeof *signatures);
+  if (!signatures) return 0;
+  for (size_t i = 0; i < program->kernels.count; i++) signatures[i] = program->kernels.items[i].signature;
+  uint64_t state = quern_tuned_state(&c->tuned, signatures, program->kernels.count);
+  qn_free(c->allocator, signatures, (program->kernels.count + 1) * sizeof *signatures);
+  return state;
 }
 
 static qn_status make_texts(quern_compilation *c, const char *model_path) {
@@ -96,6 +110,8 @@ static qn_status make_texts(quern_compilation *c, const char *model_path) {
   qn_buf_printf(s, "chunk_tokens = %" PRId64 "\ncontext_tokens = %" PRId64 "\n", c->pass.program->max_values[QN_SYM_T],
                 c->context_tokens);
   for (size_t i = 0; i < c->target_count; i++) qn_buf_printf(s, "target = %s\n", c->targets[i].name);
+  uint64_t tuning = tuning_state(c);
+  if (tuning > QUERN_TUNED_NOTHING) qn_buf_printf(s, "tuning = %016" PRIx64 "\n", tuning);
   qn_import_describe(c->import, s);
   quern_put_cost(c->pass.graph, c->pass.program, s);
   qn_graph_print(c->pass.graph, &c->graph_text);
@@ -130,7 +146,20 @@ static qn_status write_artifact(quern_compilation *c, const char *model_path, qn
   return qn_artifact_write(writer, &spec, c->allocator, c->diag);
 }
 
-static qn_status compile_kernels(quern_compilation *c) {
+// Chooses schedules anew after records were found not to serve: code made so far is dropped.
+static qn_status choose_again(quern_compilation *c) {
+  for (size_t i = 0; i < c->code_count; i++) qn_code_deinit(&c->codes[i]);
+  c->code_count = 0;
+  c->tuned.chooser.counts = (qn_plan_counts){0};
+  for (size_t i = 0; i < c->target_count; i++) c->evidence[i].length = 0;
+  return make_plans(c, true);
+}
+
+static void report_tuning(const quern_compilation *c) {
+  if (c->options->tuning_use) quern_tuned_report(&c->tuned, c->options->tuning_use);
+}
+
+static qn_status compile_targets(quern_compilation *c) {
   for (size_t i = 0; i < c->target_count; i++) {
     QN_TRY(quern_compilation_report(c, "compiling kernels", i, c->target_count));
     qn_codegen_options options = codegen_options(c, &c->targets[i]);
@@ -138,6 +167,24 @@ static qn_status compile_kernels(quern_compilation *c) {
     QN_TRY(qn_cpu_compile(plan->functions, plan->function_count, &options, c->allocator, &c->codes[i], c->diag));
     c->code_count++;
   }
+  return QN_OK;
+}
+
+// Code for all targets. Schedules that another build found are checked by their code now, and given up where it is wrong,
+// each for good: the second round has none of those of the first.
+static qn_status compile_kernels(quern_compilation *c) {
+  for (bool again = true; again;) {
+    QN_TRY(compile_targets(c));
+    again = false;
+    for (size_t i = 0; i < c->target_count; i++) {
+      bool denied = false;
+      QN_TRY(quern_tuned_recheck_code(&c->tuned, &c->targets[i], c->pass.program, &c->plans[c->plan_of[i]], &c->codes[i],
+                                      &denied, c->diag));
+      again = again || denied;
+    }
+    if (again) QN_TRY(choose_again(c));
+  }
+  report_tuning(c);
   return QN_OK;
 }
 
@@ -194,7 +241,7 @@ static void jit_owner_destroy(void *context) {
   free(owner);
 }
 
-static qn_status link_jit(quern_compilation *c, jit_owner *owner) {
+static qn_status link_jit_once(quern_compilation *c, jit_owner *owner, bool *out_again) {
   qn_codegen_options options = codegen_options(c, &c->targets[0]);
   QN_TRY(quern_compilation_report(c, "compiling kernels", 0, 1));
   const qn_program_plan *plan = &c->plans[0];
@@ -203,6 +250,19 @@ static qn_status link_jit(quern_compilation *c, jit_owner *owner) {
   if (!owner->entries) return qn_fail_nomem(c->diag, "jit", "kernel entries");
   owner->count = plan->function_count;
   for (size_t i = 0; i < owner->count; i++) owner->entries[i] = qn_jit_kernel(owner->jit, i);
+  return quern_tuned_recheck(&c->tuned, &c->targets[0], c->pass.program, plan, owner->entries, out_again, c->diag);
+}
+
+static qn_status link_jit(quern_compilation *c, jit_owner *owner) {
+  for (bool again = true; again;) {
+    QN_TRY(link_jit_once(c, owner, &again));
+    if (!again) break;
+    qn_jit_destroy(owner->jit);
+    free(owner->entries);
+    *owner = (jit_owner){0};
+    QN_TRY(choose_again(c));
+  }
+  report_tuning(c);
   return QN_OK;
 }
 
@@ -311,7 +371,8 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
                          o->numeric_mode ? o->numeric_mode : QUERN_DEFAULT_NUMERIC,
                          o->kv_type ? o->kv_type : QUERN_DEFAULT_KV_TYPE,
                          o->schedule,
-                         quant ? quant->name : NULL};
+                         quant ? quant->name : NULL,
+                         o->tuning_db};
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
   if (o->template_path) QN_TRY(hash_file(&hasher, o->template_path, diag));
   int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec,

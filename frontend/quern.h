@@ -32,6 +32,15 @@ typedef struct quern_quantized {
 } quern_quantized;
 typedef void (*quern_quantized_fn)(void *context, const quern_quantized *tensor);
 
+// What a compilation made of the records of tuning (quern_tune), counted by variants of kernels.
+typedef struct quern_tuning_use {
+  int accepted;            // schedules that came from records
+  int verified;            // of these, found by another build and checked again
+  int rejected, missing;   // records that must not be used; variants without one: the analytic model chose
+  char first_reason[256];  // why the first one was rejected, with its kernel
+  char problem[256];       // why the database was not used; empty = it was
+} quern_tuning_use;
+
 // How to compile. Zero-initialise, set size to sizeof(quern_compile_options), then what matters.
 typedef struct quern_compile_options {
   size_t size;
@@ -57,6 +66,10 @@ typedef struct quern_compile_options {
   // Sequences that a session may hold (quern_session_options.sequences), and how many tokens of a step may want logits,
   // at most a chunk's: 0 = 1. More of them take room in the arena, but none of it before it is used.
   uint32_t sequences;
+  // The database of tuning whose records choose schedules: a path, NULL = the user's own, "none" = none. One that
+  // cannot be read is no error: see tuning_use->problem.
+  const char *tuning_db;
+  quern_tuning_use *tuning_use;  // filled when not NULL
 } quern_compile_options;
 
 // Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
@@ -76,6 +89,10 @@ bool quern_is_artifact(const char *path);
 // on the file's identity (path, size, time), the options, the host and this build of quern. Caller frees with free().
 // NULL without an error for what is not to be cached: anything but GGUF, since a graph in JSON has weights elsewhere.
 int quern_cache_path(const char *model_path, const quern_compile_options *options, char **out_path, quern_error *error);
+
+// Does the artifact in the cache still say what the records of tuning say? False where compiling anew would give other
+// schedules (options->tuning_db). True when that cannot be told.
+bool quern_cache_is_current(const char *artifact_path, const quern_compile_options *options);
 
 // Writes a description of a model file or artifact as text into *out_text (caller frees with free()). `what` is a
 // comma-separated choice of: summary, tensors, graph, kernels, loops, memory, targets, sections, metadata, all; check
@@ -324,6 +341,83 @@ int quern_explain(quern_model *model, const quern_explain_options *options, cons
 // Reads what `quern explain --json` wrote. Errors: IO, FORMAT (names the place), NOMEM.
 int quern_explanation_read(const char *path, const quern_explanation **out, quern_error *error);
 void quern_explanation_free(const quern_explanation *explanation);  // NULL is harmless
+
+// ---- tuning ---------------------------------------------------------------------------------------------------------
+// Schedules found by trying them on this machine, kept in a database that quern_compile uses by itself. A schedule
+// changes speed alone, never a bit of a result.
+
+// Where a session is.
+typedef struct quern_tune_progress {
+  const char *kernel;          // its name
+  int64_t rows_min, rows_max;  // the class of token counts that it is tuned for (INT64_MAX: no end)
+  int task, tasks;             // which of how many, from 1
+  int tried;                   // candidates so far
+  double best_s, bound_s;      // seconds of a call: the best found, and the roofline's (0 = not known)
+  double gain;                 // default's time over the best's
+  double share;                // of the run time
+  double spent_s, left_s;      // of the budget
+} quern_tune_progress;
+// Called several times a second; false ends the session, which keeps what it found. On the caller's thread.
+typedef bool (*quern_tune_progress_fn)(void *context, const quern_tune_progress *progress);
+
+// How to tune. Zero-initialise, set size to sizeof(quern_tune_options), then what matters.
+typedef struct quern_tune_options {
+  size_t size;
+  // How the model will be compiled (its target among it: one that this machine runs); NULL = the defaults. Of a model
+  // file; an artifact says it itself.
+  const quern_compile_options *compile;
+  double budget_s;      // seconds that trials may take; 0 = no trial: what is known is told
+  double within;        // a share: a kernel so near to the roofline is left alone; 0 = 0.05
+  const char *pattern;  // tune kernels whose names match (* and ? as in a shell); NULL = all
+  const char *tuning_db;  // path of the database; NULL = the user's own; "none" = keep nothing
+  int threads;            // that steps will run with; 0 = one a core
+  int compare_pairs;      // time tuned schedules against others, so many pairs each: see quern_tune_result; 0 = not
+  quern_tune_progress_fn progress;
+  void *progress_context;
+} quern_tune_options;
+
+// One kernel in one class of token counts. Texts belong to the report.
+typedef struct quern_tune_result {
+  const char *kernel;
+  int64_t rows_min, rows_max, rows;    // the class, and what it was timed at
+  double share;                        // of the run time: half decoding, two fifths a prompt, a tenth a few tokens
+  double default_s, tuned_s, bound_s;  // seconds of a call; bound 0 = not known
+  double gain;                         // default's time over tuned's
+  int pairs;                           // that the gain was measured with in this session; 0 = an earlier one's
+  int tried, wrong, crashed, hung, failed;  // candidates: all, and those that were not right
+  bool measured;                       // false: times are the model's, since nothing was tried yet
+  const char *end;                     // why its search ended, or that it goes on
+  const char *tuned, *standard;        // schedules on one line: the best found, and the default
+  // With compare_pairs, measured after tuning in one run: time of the default, and of one middle value for every knob,
+  // over the tuned one's, and standard errors; 0 = could not be measured.
+  double over_default, over_default_error, over_middle, over_middle_error;
+} quern_tune_result;
+
+typedef struct quern_tune_report {
+  quern_tune_result *results;  // owned
+  size_t count;
+  const char *end;       // why the session ended; static
+  bool cancelled;        // by the caller
+  double expected;       // share of the run time that the best next batch is expected to save
+  double seconds;        // that it took
+  int tried, known;      // candidates in this session, and known from earlier ones
+  int crossovers;        // token counts at which one variant takes over from another, moved
+  char database[256];    // its path; empty = none
+  void *owned;
+} quern_tune_report;
+void quern_tune_report_free(quern_tune_report *report);  // zeroed is harmless
+
+// Tunes a model file's or an artifact's kernels on this machine. Errors: those of compiling, ARGUMENT (no kernel of that
+// name), TARGET (the code does not run here), IO and FORMAT (the database). What was found before an error is kept.
+int quern_tune(const char *path, const quern_tune_options *options, quern_tune_report *out, quern_error *error);
+
+typedef struct quern_tuning_counts {
+  int64_t records, marks, machines;  // candidates, how far kernels were tuned, measured machines
+  int64_t rejected, known;           // edited entries left out; of an import: what was there already
+} quern_tuning_counts;
+// The database (NULL = the user's own) as a text file, one entry a line, and back: entries of both are there once.
+int quern_tuning_export(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error);
+int quern_tuning_import(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error);
 
 // The targets known, one a line with its description. Static text; do not free.
 const char *quern_targets(void);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "autotune/recheck.h"
+#include "frontend/artifact_program.h"
 #include "frontend/compile.h"
 #include "frontend/kernel_facts.h"
 #include "frontend/quern.h"
@@ -30,27 +31,6 @@ typedef struct verification {
 
 // --- what the artifact says of its kernels
 
-static qn_status pbuf_of(const verification *v, uint32_t buffer, qn_layout layout, qn_pbuf *out) {
-  static const qn_pbuf_kind kinds[] = {[QN_ART_ARENA] = QN_PB_ARENA,
-                                       [QN_ART_WEIGHT] = QN_PB_WEIGHT,
-                                       [QN_ART_CACHE] = QN_PB_CACHE,
-                                       [QN_ART_INPUT] = QN_PB_INPUT};
-  const qn_art_buffer *b = &v->artifact.buffers[buffer];
-  if (b->dtype >= QN_DTYPE_COUNT)
-    return qn_fail(v->diag, QN_ERR_FORMAT, v->path, "buffer %" PRIu32 ": got type %" PRIu32 ", want one below %d",
-                   buffer, b->dtype, QN_DTYPE_COUNT);
-  qn_dim dims[QN_MAX_RANK];
-  for (uint32_t d = 0; d < b->rank; d++) dims[d] = (qn_dim){(qn_symbol)b->symbols[d], b->dims[d]};
-  *out = (qn_pbuf){.kind = kinds[b->kind],
-                   .type = qn_type_make((qn_dtype)b->dtype, (int)b->rank, dims),
-                   .name = v->artifact.strings + b->name,
-                   .row_pitch = b->row_pitch,
-                   .layer = (int)b->layer,
-                   .layout = layout,
-                   .bytes = b->bytes};
-  return QN_OK;
-}
-
 static const qn_art_step *step_of(const verification *v, uint32_t kernel) {
   for (uint32_t i = 0; i < v->artifact.program->step_count; i++)
     if (v->artifact.steps[i].kernel == kernel) return &v->artifact.steps[i];
@@ -72,7 +52,8 @@ static qn_status read_subject(verification *v, uint32_t kernel, const qn_art_ste
   if (!layouts || !buffers || !params) return qn_fail_nomem(v->diag, v->path, "a kernel's parameters");
   QN_TRY(quern_read_layouts(v->path, v->text, name, count, layouts, v->diag));
   for (size_t i = 0; i < count; i++) {
-    QN_TRY(pbuf_of(v, v->artifact.operands[step->first_operand + i], layouts[i], &buffers[i]));
+    QN_TRY(quern_artifact_buffer(&v->artifact, v->artifact.operands[step->first_operand + i], layouts[i], &buffers[i],
+                                 v->diag));
     params[i] = &buffers[i];
   }
   *out = (qn_subject){.plain = read.plain,
@@ -82,7 +63,6 @@ static qn_status read_subject(verification *v, uint32_t kernel, const qn_art_ste
   memcpy(out->max_values, v->artifact.program->symbol_max, sizeof out->max_values);
   return QN_OK;
 }
-_Static_assert(QN_SYM_COUNT == QN_ARTIFACT_SYMBOLS, "the artifact's symbols are the IR's");
 
 static qn_status add_variants(verification *v, const qn_art_slice *slice, uint32_t first, const qn_subject *subject) {
   const uint64_t *offsets = (const uint64_t *)(const void *)(v->code + 1);
@@ -118,12 +98,7 @@ static qn_status map_image(verification *v) {
 
 static qn_status read_all(verification *v) {
   uint32_t first = 0, count = 0;
-  size_t size = 0;
-  const void *text = qn_artifact_section(&v->artifact, QN_SECTION_KERNELS, 0, &size);
-  if (!text)
-    return qn_fail(v->diag, QN_ERR_UNSUPPORTED, v->path,
-                   "carries no loop IR of its kernels, so there is nothing to check against; compile the model again");
-  v->text = (qn_str){text, size};
+  QN_TRY(quern_artifact_kernels_text(&v->artifact, &v->text, v->diag));
   QN_TRY(qn_executor_choose_code(&v->artifact, v->options->target, &v->code, v->diag));
   memcpy(v->report.target, v->code->target, sizeof v->report.target);
   QN_TRY(map_image(v));

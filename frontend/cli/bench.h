@@ -12,7 +12,7 @@
 typedef struct bench_options {
   cli_common common;
   const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages,
-      *spin;
+      *spin, *tuning_db;
   uint64_t generate, reps, context, decode_threads;
   bool pin, no_pin;
 } bench_options;

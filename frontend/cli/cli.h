@@ -8,7 +8,7 @@
 #include "runtime/base/str.h"
 
 extern const cli_command cli_compile_command, cli_run_command, cli_bench_command, cli_inspect_command,
-    cli_explain_command, cli_verify_command, cli_machine_command;
+    cli_explain_command, cli_verify_command, cli_machine_command, cli_tune_command;
 
 // "quern: error: where: message" in one line on stderr, whatever bytes the message holds. Returns `code`.
 int cli_fail(int code, const char *where, const char *format, ...) QN_PRINTF(3, 4);

@@ -44,6 +44,8 @@ static const cli_option options_table[] = {
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
      "model file: how keys and values are kept"},
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
+    {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
+     "model file: the database of quern tune whose records choose schedules"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
      "model file: the architecture as JSON"},
 };
@@ -155,6 +157,7 @@ static int open_model(bench *b, const char *path, char **out_path) {
                        .template_path = o->template_path,
                        .context = (uint32_t)o->context,
                        .sequences = (uint32_t)largest(&b->batches),
+                       .tuning_db = o->tuning_db,
                        .quiet = o->common.quiet,
                        .out_artifact = out_path};
   int code = run_open(&source, &b->model);

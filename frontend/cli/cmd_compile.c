@@ -10,7 +10,8 @@
 
 typedef struct compile_options {
   cli_common common;
-  const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder;
+  const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder,
+      *tuning_db;
   uint64_t context, chunk, sequences, threads;
   bool all_logits;
 } compile_options;
@@ -36,6 +37,8 @@ static const cli_option options_table[] = {
      "the architecture as JSON"},
     {"schedule", 0, CLI_TEXT, FIELD(schedule_path), "FILE", 0, 0, NULL, "by target and kernel",
      "one schedule for every kernel, 'knob = value' a line"},
+    {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
+     "the database of quern tune whose records choose schedules"},
     {"all-logits", 0, CLI_FLAG, FIELD(all_logits), NULL, 0, 0, NULL, NULL,
      "make the artifact able to give the logits of every prompt token"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a core", "to compile with"},
@@ -149,6 +152,7 @@ static int compile(const compile_options *options, const char *model_path, char 
   cli_progress progress;
   dump d = {0};
   cli_quant_table table = {0};
+  quern_tuning_use use = {0};
   cli_progress_init(&progress, options->common.quiet);
   quern_compile_options how = {
       .size = sizeof how,
@@ -167,6 +171,8 @@ static int compile(const compile_options *options, const char *model_path, char 
       .quant = options->quant,
       .quantized = cli_quant_table_add,
       .quantized_context = &table,
+      .tuning_db = options->tuning_db,
+      .tuning_use = &use,
   };
   if (options->dump_passes || options->dump_folder) {
     int code = begin_dump(&d, options);
@@ -184,6 +190,7 @@ static int compile(const compile_options *options, const char *model_path, char 
   if (code != 0) return cli_fail_with(code, &error);
   if (how.dump) tell_unknown_names(&d);
   if (!options->common.quiet) {
+    cli_tell_tuning(&use);
     fprintf(stderr, "quern: %s compiled into %s in %.1f s\n", model_path, options->out_path,
             cli_progress_seconds(&progress));
   }

@@ -14,7 +14,7 @@
 typedef struct run_options {
   cli_common common;
   const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
-      *spin;
+      *spin, *tuning_db;
   cli_texts stops;
   uint64_t max_tokens, top_k, repeat_last, seed, threads, decode_threads, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
@@ -72,6 +72,8 @@ static const cli_option options_table[] = {
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
      "model file: how keys and values are kept"},
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
+    {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
+     "model file: the database of quern tune whose records choose schedules"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
      "model file: the architecture as JSON"},
     {"jit", 0, CLI_FLAG, FIELD(jit), NULL, 0, 0, NULL, NULL, "model file: compile in memory, write no file"},
@@ -421,6 +423,7 @@ static int run_all(run_state *run, const char *path) {
                        .kv_type = o->kv_type,
                        .template_path = o->template_path,
                        .huge_pages = run->settings.huge_pages,
+                       .tuning_db = o->tuning_db,
                        .context = (uint32_t)o->context,
                        .jit = o->jit,
                        .no_cache = o->no_cache,

@@ -58,3 +58,16 @@ void cli_progress_end(cli_progress *progress) {
   if (progress->drawn) fputs("\r\033[K", stderr);
   progress->drawn = false;
 }
+
+void cli_tell_tuning(const quern_tuning_use *use) {
+  if (*use->problem) {
+    fprintf(stderr, "quern: warning: the records of tuning are not used: %s\n", use->problem);
+    return;
+  }
+  if (use->accepted + use->rejected == 0) return;
+  fprintf(stderr, "quern: schedules from tuning: %d of %d", use->accepted,
+          use->accepted + use->rejected + use->missing);
+  if (use->verified > 0) fprintf(stderr, ", %d of them checked again", use->verified);
+  if (use->rejected > 0) fprintf(stderr, "; %d records rejected, the first: %s", use->rejected, use->first_reason);
+  fputc('\n', stderr);
+}

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "frontend/quern.h"
+
 typedef struct cli_progress {
   bool quiet;                            // nothing at all
   bool terminal;                         // stderr can redraw a line
@@ -20,6 +22,9 @@ bool cli_progress_step(void *context, const char *stage, uint64_t done, uint64_t
 void cli_progress_end(cli_progress *progress);
 // Seconds since init.
 double cli_progress_seconds(const cli_progress *progress);
+
+// What a compilation made of the records of tuning, in a line on stderr; nothing where there are none.
+void cli_tell_tuning(const quern_tuning_use *use);
 
 double cli_seconds(void);  // of a clock that never goes back
 

@@ -31,7 +31,8 @@ static int open_artifact(const run_source *s, quern_model **out) {
     const char *name;
     bool given;
   } compiling[] = {{"--numeric", s->numeric},        {"--quant", s->quant}, {"--kv-type", s->kv_type},
-                   {"--template", s->template_path}, {"--jit", s->jit},     {"--no-cache", s->no_cache}};
+                   {"--template", s->template_path}, {"--jit", s->jit},     {"--no-cache", s->no_cache},
+                   {"--tuning-db", s->tuning_db}};
   for (size_t i = 0; i < QN_COUNT(compiling); i++) {
     if (!compiling[i].given) continue;
     return cli_fail(QN_ERR_ARGUMENT, compiling[i].name,
@@ -55,6 +56,7 @@ static quern_compile_options compile_options(const run_source *s) {
       .template_path = s->template_path,
       .threads = s->threads,
       .sequences = s->sequences,
+      .tuning_db = s->tuning_db,
   };
 }
 
@@ -62,6 +64,7 @@ static quern_compile_options compile_options(const run_source *s) {
 typedef struct watch {
   cli_progress progress;
   cli_quant_table table;
+  quern_tuning_use tuning;
 } watch;
 
 static quern_compile_options watched_options(const run_source *s, watch *w) {
@@ -72,6 +75,7 @@ static quern_compile_options watched_options(const run_source *s, watch *w) {
   options.progress_context = &w->progress;
   options.quantized = cli_quant_table_add;
   options.quantized_context = &w->table;
+  options.tuning_use = &w->tuning;
   return options;
 }
 
@@ -79,6 +83,7 @@ static quern_compile_options watched_options(const run_source *s, watch *w) {
 static int end_compile(const run_source *s, watch *w, int code, const quern_error *error) {
   cli_progress_end(&w->progress);
   if (code == 0 && !s->quiet) cli_quant_table_print(&w->table, false);
+  if (code == 0 && !s->quiet) cli_tell_tuning(&w->tuning);
   cli_quant_table_free(&w->table);
   if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
   return code == 0 ? 0 : cli_fail_with(code, error);
@@ -134,7 +139,10 @@ static int open_cached(const run_source *s, quern_model **out) {
   int code = quern_cache_path(s->path, &options, &path, &error);
   if (code != 0) return cli_fail_with(code, &error);
   if (!path) return open_uncached(s, out);
-  if (access(path, F_OK) == 0) {
+  bool there = access(path, F_OK) == 0;
+  if (there && !quern_cache_is_current(path, &options)) {
+    remark(s, "tuning has found other schedules since it was cached:", path);
+  } else if (there) {
     quern_model_options how = {.huge_pages = huge_pages(s)};
     code = (int)quern_model_open(path, &how, out, &error);
     if (code != QN_ERR_FORMAT && code != QN_ERR_UNSUPPORTED) {

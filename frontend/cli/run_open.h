@@ -7,6 +7,7 @@
 typedef struct run_source {
   const char *path;                                                // borrowed
   const char *target, *numeric, *quant, *kv_type, *template_path;  // borrowed; NULL = default
+  const char *tuning_db;                                           // quern_compile_options.tuning_db
   uint32_t context;                                                // to compile for; 0 = the model's own
   int threads;                                                     // to compile with; 0 = one a core
   uint32_t sequences;                                              // to compile for; 0 = 1

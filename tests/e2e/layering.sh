@@ -46,7 +46,7 @@ check_tree() {
       # Of the system: C17, POSIX and Linux. No intrinsics: kernels come from the compiler.
       n = split("assert complex ctype errno fenv float inttypes limits locale math setjmp signal stdalign stdarg " \
                 "stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string threads time wchar wctype " \
-                "alloca byteswap cpuid dirent dlfcn elf endian fcntl ftw getopt glob libgen link malloc poll " \
+                "alloca byteswap cpuid dirent fnmatch dlfcn elf endian fcntl ftw getopt glob libgen link malloc poll " \
                 "pthread pwd regex sched semaphore spawn strings termios unistd", names, " ")
       for (i = 1; i <= n; i++) system_header[names[i] ".h"] = 1
     }

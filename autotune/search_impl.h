@@ -1,0 +1,48 @@
+// What search.c and propose.c share.
+#ifndef QN_AUTOTUNE_SEARCH_IMPL_H
+#define QN_AUTOTUNE_SEARCH_IMPL_H
+
+#include "autotune/search.h"
+#include "runtime/base/vec.h"
+
+#define QN_SEARCH_SEEDS 8
+#define QN_SEARCH_BATCH 14  // candidates a step at most: with incumbent and start, and the surrogate's lies
+
+struct qn_search {
+  const qn_allocator *allocator;  // borrowed
+  qn_tuning_task task;
+  qn_search_options options;
+  qn_schedule start, incumbent;
+  qn_space space;
+  qn_rng rng;
+  QN_VEC(qn_candidate) candidates;  // owned
+  QN_VEC(uint64_t) codes;           // owned: hashes of the loop IR of what was proposed (distinct_code)
+  qn_schedule seeds[QN_SEARCH_SEEDS];
+  int seed_count;
+  qn_surrogate *surrogate;  // owned
+  bool learnt;              // the surrogate has observations
+  qn_schedule next[QN_SEARCH_BATCH];  // the next batch, once `ahead`
+  int next_count;
+  bool ahead;
+  qn_noise noise;
+  double expected;  // of the next batch, once `learnt`
+  double gain_log;  // ln(start / incumbent), by gain_pairs
+  int gain_pairs;
+  int idle_steps;  // in turn, in which nothing won
+  qn_search_state state;
+  qn_search_counts counts;
+};
+
+// Where the schedule lies and what the model says of it.
+void qn_search_look(const qn_search *search, const qn_schedule *schedule, qn_observation *out);
+// Was the schedule tried?
+bool qn_search_has(const qn_search *search, const qn_schedule *schedule);
+// The best time known: ln of seconds. Only when something was timed.
+double qn_search_best_value(const qn_search *search);
+// One that was tried and undecided, but that all that is known by now takes for faster than the incumbent: worth a
+// longer race. NULL = none.
+const qn_candidate *qn_search_challenger(qn_search *search);
+// Teaches the surrogate all that was timed.
+QN_CHECKED qn_status qn_search_learn(qn_search *search, qn_diag *diag);
+
+#endif

@@ -1,0 +1,267 @@
+// Tuning for the public API: a model up to its lowered program, then a session whose candidates are made by the code
+// generator in a child process.
+#include <stdlib.h>
+#include <string.h>
+
+#include "autotune/compare.h"
+#include "autotune/profile.h"
+#include "frontend/artifact_program.h"
+#include "frontend/compilation.h"
+#include "frontend/compile.h"
+#include "frontend/machine.h"
+#include "frontend/tune_code.h"
+#include "runtime/cpu_features.h"
+#include "runtime/topology.h"
+
+// What a session works on and with.
+typedef struct tuning {
+  const quern_tune_options *options;
+  quern_compile_options compile;
+  quern_compilation compilation;
+  qn_artifact artifact;
+  bool has_artifact;  // rather than a compilation
+  qn_target artifact_target;
+  const qn_program *program;  // of the compilation, or read from the artifact
+  const qn_target *target;
+  qn_machine_model machine;
+  qn_buf fingerprint;
+  qn_db *db;              // owned
+  quern_tune_code *code;  // owned
+  qn_worker *worker;      // owned
+  qn_session_progress latest;
+  qn_diag *diag;
+} tuning;
+
+// --- progress
+
+static bool tell(tuning *t) {
+  const qn_session_progress *p = &t->latest;
+  quern_tune_progress told = {p->kernel, p->rows_min, p->rows_max, p->task,  p->tasks,   p->tried,
+                              p->best_s, p->bound_s,  p->gain,     p->share, p->spent_s, p->left_s};
+  return !t->options->progress || !p->kernel || t->options->progress(t->options->progress_context, &told);
+}
+
+static bool progress(void *context, const qn_session_progress *now) {
+  tuning *t = context;
+  t->latest = *now;
+  return tell(t);
+}
+
+// Asked by the worker while a child compiles or times.
+static bool cancelled(void *context) { return !tell(context); }
+
+// --- opening
+
+static qn_status open_model(tuning *t, const char *path) {
+  quern_compilation *c = &t->compilation;
+  QN_TRY(quern_compilation_open(c, path));
+  QN_TRY(qn_run_passes_until(&c->pass, "plan_memory"));
+  t->program = c->pass.program;
+  t->target = &c->targets[0];
+  if (c->target_count == 1) return QN_OK;
+  return qn_fail(t->diag, QN_ERR_ARGUMENT, "target", "got %zu of them, want the one to tune for", c->target_count);
+}
+
+// The code that would run here of those the artifact has, or of the target asked for.
+static qn_status open_artifact(tuning *t, const char *path) {
+  const char *asked = t->compile.target && strcmp(t->compile.target, "host") != 0 ? t->compile.target : NULL;
+  const qn_art_code *code = NULL;
+  qn_program *program = NULL;
+  QN_TRY(qn_artifact_open(&t->artifact, path, t->diag));
+  t->has_artifact = true;
+  QN_TRY(qn_executor_choose_code(&t->artifact, asked, &code, t->diag));
+  QN_TRY(qn_target_parse(code->target, &t->artifact_target, t->diag));
+  QN_TRY(quern_artifact_program(&t->artifact, &t->compilation.arena, &program, t->diag));
+  t->program = program;
+  t->target = &t->artifact_target;
+  return QN_OK;
+}
+
+static qn_status check_target(const tuning *t) {
+  char missing[256];
+  if (!qn_cpu_missing(t->target->required, missing, sizeof missing)) return QN_OK;
+  return qn_fail(t->diag, QN_ERR_TARGET, t->target->name,
+                 "this machine lacks %s, so its code cannot be timed here; tune on a machine that runs it", missing);
+}
+
+static qn_status open_tools(tuning *t) {
+  qn_worker_options worker = {.cancelled = cancelled, .cancel_context = t};
+  if (!quern_keeps_nothing(t->options->tuning_db))
+    QN_TRY(qn_db_open(t->options->tuning_db, false, qn_allocator_default(), &t->db, t->diag));
+  t->machine = quern_machine_model(t->target, t->db, t->options->threads);
+  t->code = quern_tune_code_create(t->target);
+  if (!t->code) return qn_fail_nomem(t->diag, "tune", "a code generator");
+  worker.compiler = quern_tune_code_compiler(t->code);
+  return qn_worker_create(&worker, qn_allocator_default(), &t->worker, t->diag);
+}
+
+// --- the report
+
+typedef struct report_memory {
+  qn_arena arena;
+} report_memory;
+
+void quern_tune_report_free(quern_tune_report *report) {
+  report_memory *memory = report->owned;
+  if (memory) qn_arena_deinit(&memory->arena);
+  free(memory);
+  *report = (quern_tune_report){0};
+}
+
+static const char *schedule_line(const qn_schedule *schedule, qn_arena *arena) {
+  qn_buf line;
+  qn_buf_init(&line, arena->allocator);
+  qn_schedule_put_line(schedule, &line);
+  const char *text = line.failed ? NULL : qn_arena_strdup(arena, qn_buf_text(&line));
+  qn_buf_deinit(&line);
+  return text;
+}
+
+static bool take_result(const qn_session_result *from, qn_arena *arena, quern_tune_result *to) {
+  *to = (quern_tune_result){.kernel = qn_arena_strdup(arena, from->kernel->name),
+                            .rows_min = from->rows_min,
+                            .rows_max = from->rows_max,
+                            .rows = from->rows,
+                            .share = from->share,
+                            .default_s = from->default_s,
+                            .tuned_s = from->tuned_s,
+                            .bound_s = from->bound_s,
+                            .gain = from->gain,
+                            .pairs = from->pairs,
+                            .tried = from->tried,
+                            .wrong = from->verdicts[QN_VERDICT_WRONG],
+                            .crashed = from->verdicts[QN_VERDICT_CRASHED],
+                            .hung = from->verdicts[QN_VERDICT_HUNG],
+                            .failed = from->verdicts[QN_VERDICT_FAILED],
+                            .measured = from->measured,
+                            .end = qn_arena_strdup(arena, from->end),
+                            .tuned = schedule_line(&from->tuned, arena),
+                            .standard = schedule_line(&from->start, arena)};
+  return to->kernel && to->end && to->tuned && to->standard;
+}
+
+static qn_status compare(tuning *t, const qn_session_options *options, const qn_session_report *report,
+                         quern_tune_report *out) {
+  qn_measurer measurer = qn_worker_measurer(t->worker);
+  for (size_t i = 0; i < report->count && t->options->compare_pairs > 0; i++) {
+    qn_comparison c;
+    t->latest.kernel = report->results[i].kernel->name;
+    QN_TRY(
+        qn_compare_result(t->program, &measurer, options, &report->results[i], t->options->compare_pairs, &c, t->diag));
+    out->results[i].over_default = c.over_default;
+    out->results[i].over_default_error = c.error_default;
+    out->results[i].over_middle = c.over_middle;
+    out->results[i].over_middle_error = c.error_middle;
+  }
+  return QN_OK;
+}
+
+static qn_status take_report(tuning *t, const qn_session_report *from, quern_tune_report *out) {
+  report_memory *memory = calloc(1, sizeof *memory);
+  if (!memory) return qn_fail_nomem(t->diag, "tune", "a report");
+  qn_arena_init(&memory->arena, qn_allocator_default());
+  *out = (quern_tune_report){.count = from->count,
+                             .end = qn_session_end_text(from->end),
+                             .cancelled = from->end == QN_SESSION_CANCELLED,
+                             .expected = from->expected,
+                             .seconds = from->seconds,
+                             .tried = from->tried,
+                             .known = from->known,
+                             .crossovers = from->crossovers,
+                             .owned = memory};
+  if (t->db) snprintf(out->database, sizeof out->database, "%s", qn_db_path(t->db));
+  out->results = QN_ARENA_ARRAY(&memory->arena, from->count, quern_tune_result);
+  for (size_t i = 0; i < from->count; i++) {
+    if (out->results && take_result(&from->results[i], &memory->arena, &out->results[i])) continue;
+    return qn_fail_nomem(t->diag, "tune", "a report");
+  }
+  return QN_OK;
+}
+
+// --- the whole
+
+static qn_status run(tuning *t, quern_tune_report *out) {
+  int threads = t->options->threads ? t->options->threads : qn_topology_get()->default_threads;
+  qn_machine_fingerprint(threads, &t->fingerprint);
+  if (t->fingerprint.failed) return qn_fail_nomem(t->diag, "tune", "the machine's fingerprint");
+  qn_session_options options = {
+      .machine = &t->machine,
+      .key = {t->target->name, qn_buf_text(&t->fingerprint), qn_generator_id, threads},
+      .db = t->db,
+      .budget_s = t->options->budget_s,
+      .within = t->options->within,
+      .pattern = t->options->pattern,
+      .distinct_code = true,
+      .seed = 1,
+      .progress = progress,
+      .progress_context = t,
+  };
+  qn_measurer measurer = qn_worker_measurer(t->worker);
+  qn_session_report report;
+  qn_status status = qn_session_run(t->program, &measurer, &options, qn_allocator_default(), &report, t->diag);
+  if (status == QN_OK) status = take_report(t, &report, out);
+  if (status == QN_OK && !out->cancelled) status = compare(t, &options, &report, out);
+  qn_session_report_deinit(&report);
+  return status;
+}
+
+static qn_status own_options(const quern_tune_options *options, quern_tune_options *out, qn_diag *diag) {
+  *out = (quern_tune_options){.size = sizeof *out};
+  if (!options) return QN_OK;
+  if (options->size == 0) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_tune_options) in it");
+  }
+  memcpy(out, options, options->size < sizeof *out ? options->size : sizeof *out);
+  return QN_OK;
+}
+
+static qn_status tune(tuning *t, const char *path, quern_tune_report *out) {
+  QN_TRY(quern_is_artifact(path) ? open_artifact(t, path) : open_model(t, path));
+  QN_TRY(check_target(t));
+  QN_TRY(open_tools(t));
+  return run(t, out);
+}
+
+int quern_tune(const char *path, const quern_tune_options *options, quern_tune_report *out, quern_error *error) {
+  quern_tune_options own;
+  qn_diag diag = {0};
+  tuning t = {.options = &own, .diag = &diag};
+  *out = (quern_tune_report){0};
+  qn_status status = own_options(options, &own, &diag);
+  if (status == QN_OK) status = quern_own_options(own.compile, &t.compile, &diag);
+  t.compile.tuning_db = "none";  // the defaults are what tuning starts from
+  quern_compilation_init(&t.compilation, &t.compile, &diag);
+  qn_buf_init(&t.fingerprint, qn_allocator_default());
+  if (status == QN_OK) status = tune(&t, path, out);
+  qn_worker_destroy(t.worker);
+  quern_tune_code_destroy(t.code);
+  qn_db_close(t.db);
+  qn_buf_deinit(&t.fingerprint);
+  if (t.has_artifact) qn_artifact_close(&t.artifact);
+  quern_compilation_deinit(&t.compilation);
+  if (status != QN_OK) quern_tune_report_free(out);
+  return quern_give_error(error, &diag, status);
+}
+
+// --- exchange
+
+static int exchange(const char *tuning_db, const char *path, bool export, quern_tuning_counts *out,
+                    quern_error *error) {
+  qn_diag diag = {0};
+  qn_db *db = NULL;
+  qn_db_counts counts = {0};
+  qn_status status = qn_db_open(tuning_db, export, qn_allocator_default(), &db, &diag);
+  if (status == QN_OK)
+    status = export ? qn_db_export(db, path, &counts, &diag) : qn_db_import(db, path, &counts, &diag);
+  qn_db_close(db);
+  *out = (quern_tuning_counts){counts.records, counts.marks, counts.machines, counts.rejected, counts.known};
+  return quern_give_error(error, &diag, status);
+}
+
+int quern_tuning_export(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error) {
+  return exchange(tuning_db, path, true, out, error);
+}
+
+int quern_tuning_import(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error) {
+  return exchange(tuning_db, path, false, out, error);
+}

@@ -1,0 +1,194 @@
+// What a compilation makes of records: those of this build are taken, those of another are checked by their code first,
+// and whatever is wrong with a database or a record is told and does no harm.
+#include "frontend/tuned.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "autotune/profile.h"
+#include "frontend/compilation.h"
+#include "runtime/topology.h"
+#include "tests/support/test.h"
+
+// A model on its way, with a database beside it.
+typedef struct fixture {
+  quern_compile_options options;
+  quern_compilation c;
+  qn_buf fingerprint;
+  const char *db_path;
+  qn_kernel_plan standard;   // of the first matmul
+  const qn_pkernel *kernel;  // that
+  qn_diag diag;
+} fixture;
+
+static void setup(fixture *f, const char *db_name) {
+  *f = (fixture){.db_path = qn_test_temp_path(db_name)};
+  f->options = (quern_compile_options){.size = sizeof f->options, .tuning_db = f->db_path};
+  quern_compilation_init(&f->c, &f->options, &f->diag);
+  qn_assert_ok(&f->diag, quern_compilation_open(&f->c, qn_test_source("models/nano/nano.gguf")));
+  qn_assert_ok(&f->diag, qn_run_passes_until(&f->c.pass, "plan_memory"));
+  for (size_t i = 0; i < f->c.pass.program->kernels.count && !f->kernel; i++)
+    if (f->c.pass.program->kernels.items[i].is_matmul) f->kernel = &f->c.pass.program->kernels.items[i];
+  f->standard = qn_schedule_default(f->kernel, 256, &f->c.pass_options.machine);
+  qn_buf_init(&f->fingerprint, qn_test_allocator());
+  qn_machine_fingerprint(qn_topology_get()->default_threads, &f->fingerprint);
+}
+
+static void teardown(fixture *f) {
+  quern_compilation_deinit(&f->c);
+  qn_buf_deinit(&f->fingerprint);
+}
+
+// A mark for one token with another schedule than the default, as a session of that build would leave it.
+static qn_schedule put_mark(fixture *f, const char *generator, const char *plan) {
+  qn_db *db = NULL;
+  qn_schedule other = f->standard.variants[0].schedule;
+  other.prefetch_bytes = other.prefetch_bytes == 1024 ? 2048 : 1024;
+  qn_tuning_key key = {f->c.targets[0].name, qn_buf_text(&f->fingerprint), generator,
+                       qn_topology_get()->default_threads};
+  qn_assert_ok(&f->diag, qn_db_open(f->db_path, false, qn_test_allocator(), &db, &f->diag));
+  if (plan) {
+    qn_finished mark = {.signature = f->kernel->signature,
+                        .target = key.target,
+                        .fingerprint = key.fingerprint,
+                        .generator = generator,
+                        .threads = key.threads,
+                        .rows_min = f->standard.variants[0].rows_min,
+                        .rows_max = f->standard.variants[0].rows_max,
+                        .plan = plan,
+                        .reason = "test"};
+    qn_assert_ok(&f->diag, qn_db_set_finished(db, &mark, &f->diag));
+  } else {
+    qn_assert_ok(&f->diag, qn_plan_put_winner(db, &key, f->kernel, f->standard.variants[0].rows_min,
+                                              f->standard.variants[0].rows_max, &other, "test", 0.05, 0, &f->diag));
+  }
+  qn_db_close(db);
+  return other;
+}
+
+static quern_tuning_use compile(const fixture *f) {
+  quern_tuning_use use;
+  quern_error error = {0};
+  quern_compile_options options = f->options;
+  options.tuning_use = &use;
+  const char *out = qn_test_temp_path("out.qn");
+  int code = quern_compile(qn_test_source("models/nano/nano.gguf"), out, &options, &error);
+  ck_assert_msg(code == 0, "%s", error.text);
+  return use;
+}
+
+START_TEST(own_records_are_taken) {
+  fixture f;
+  setup(&f, "own.db");
+  quern_tuning_use use = compile(&f);
+  ck_assert_int_eq(use.accepted + use.rejected, 0);
+  ck_assert_int_gt(use.missing, 0);
+  ck_assert_str_eq(use.problem, "");
+  put_mark(&f, qn_generator_id, NULL);
+  ck_assert(!quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options));
+  use = compile(&f);
+  ck_assert_int_eq(use.accepted, 1);
+  ck_assert_int_eq(use.verified + use.rejected, 0);
+  ck_assert(quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options));
+  teardown(&f);
+}
+END_TEST
+
+START_TEST(records_of_another_build_are_checked_once) {
+  fixture f;
+  setup(&f, "another.db");
+  put_mark(&f, "another build", NULL);
+  quern_tuning_use use = compile(&f);
+  ck_assert_int_eq(use.accepted, 1);
+  ck_assert_int_eq(use.verified, 1);
+  use = compile(&f);  // by now it is this build's
+  ck_assert_int_eq(use.accepted, 1);
+  ck_assert_int_eq(use.verified, 0);
+  teardown(&f);
+}
+END_TEST
+
+static void does_nothing(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  (void)buffers, (void)symbols, (void)begin, (void)end;
+}
+
+// Chooses schedules by what the database says now.
+static const qn_plan_counts *choose(fixture *f) {
+  quern_tuned_deinit(&f->c.tuned);  // which has read the database before the mark was there
+  quern_tuned_init(&f->c.tuned, &f->c.arena);
+  quern_tuned_open(&f->c.tuned, f->db_path, 0);
+  quern_compilation_take_target(&f->c, 0);
+  qn_assert_ok(&f->diag, qn_run_pass(&f->c.pass, "schedule"));
+  return &f->c.tuned.chooser.counts;
+}
+
+START_TEST(wrong_code_is_given_up) {
+  fixture f;
+  setup(&f, "wrong.db");
+  qn_schedule other = put_mark(&f, "another build", NULL);
+  (void)choose(&f);
+  ck_assert(qn_schedule_equal(&f.kernel->variants[0].schedule, &other));
+  qn_program_plan plan;
+  qn_kernel_entry entries[256];
+  bool again = false;
+  qn_assert_ok(&f.diag, qn_program_plan_take(f.c.pass.program, &plan, &f.diag));
+  ck_assert_uint_le(plan.function_count, QN_COUNT(entries));
+  for (size_t i = 0; i < plan.function_count; i++) entries[i] = does_nothing;
+  qn_assert_ok(&f.diag,
+               quern_tuned_recheck(&f.c.tuned, &f.c.targets[0], f.c.pass.program, &plan, entries, &again, &f.diag));
+  ck_assert(again);
+  f.c.tuned.chooser.counts = (qn_plan_counts){0};
+  quern_compilation_take_target(&f.c, 0);
+  qn_assert_ok(&f.diag, qn_run_pass(&f.c.pass, "schedule"));
+  ck_assert(!qn_schedule_equal(&f.kernel->variants[0].schedule, &other));
+  ck_assert_int_eq(f.c.tuned.chooser.counts.rejected, 1);
+  ck_assert_ptr_nonnull(strstr(f.c.tuned.chooser.counts.first_reason,
+                               "another build of quern found it; its code now computes other bits"));
+  teardown(&f);
+}
+END_TEST
+
+START_TEST(records_that_do_not_fit_are_rejected) {
+  static const struct {
+    const char *plan, *reason;
+  } cases[] = {
+      {"n_tile = 7", "n_tile: it does not divide the number of panels"},
+      {"n_tile = x", "n_tile: got 'x', want 1..64"},
+      {"no_such_knob = 1", "got the knob 'no_such_knob'"},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    fixture f;
+    char name[32];
+    snprintf(name, sizeof name, "unfit%zu.db", i);
+    setup(&f, name);
+    put_mark(&f, qn_generator_id, cases[i].plan);
+    const qn_plan_counts *counts = choose(&f);
+    ck_assert_int_eq(counts->accepted, 0);
+    ck_assert_int_eq(counts->rejected, 1);
+    ck_assert_msg(strstr(counts->first_reason, cases[i].reason), "got '%s', want '%s'", counts->first_reason,
+                  cases[i].reason);
+    teardown(&f);
+  }
+}
+END_TEST
+
+START_TEST(a_bad_database_does_no_harm) {
+  fixture f;
+  setup(&f, "missing.db");
+  const char *path = qn_test_temp_path("text.db");
+  qn_test_write_file(path, "no database, but a text that is longer than a header of one", 59);
+  f.options.tuning_db = path;
+  quern_tuning_use use = compile(&f);
+  ck_assert_int_eq(use.accepted + use.rejected, 0);
+  ck_assert_ptr_nonnull(strstr(use.problem, "text.db"));
+  f.options.tuning_db = "none";
+  use = compile(&f);
+  ck_assert_str_eq(use.problem, "");
+  ck_assert_int_eq(use.missing, 0);
+  teardown(&f);
+}
+END_TEST
+
+QN_CASE(records, own_records_are_taken, records_of_another_build_are_checked_once, wrong_code_is_given_up,
+        records_that_do_not_fit_are_rejected, a_bad_database_does_no_harm)
+QN_TEST_MAIN(records)
