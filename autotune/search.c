@@ -298,8 +298,7 @@ static qn_status confirm(step *t, double *times) {
   if (race.count == 0) return QN_OK;
   s->gain_log = qn_race_mean(&race, qn_noise_deviation(&s->noise));
   s->gain_pairs = race.count;
-  const int enough = 24;  // to take an open race's mean for an answer
-  if (state != QN_RACE_LOST && (s->gain_log > 0 || race.count < enough)) {
+  if (state != QN_RACE_LOST && s->gain_log > 0) {
     set_times(c, times, race.count);
     return QN_OK;
   }
