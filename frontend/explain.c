@@ -178,6 +178,7 @@ static qn_status explain(explaining *x) {
   QN_TRY(take_plan(x));
   QN_TRY(take_kernels(x));
   QN_TRY(plan(x));
+  QN_TRY(explain_find_profile(x));
   QN_TRY(explain_measure(x));
   QN_TRY(explain_machine(x));
   QN_TRY(explain_terms(x));

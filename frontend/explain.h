@@ -2,6 +2,7 @@
 #ifndef QUERN_FRONTEND_EXPLAIN_H
 #define QUERN_FRONTEND_EXPLAIN_H
 
+#include "autotune/profile.h"
 #include "frontend/kernel_facts.h"
 #include "frontend/quern.h"
 #include "passes/pass.h"
@@ -71,7 +72,10 @@ typedef struct explaining {
   explain_samples samples[EXPLAIN_PHASES];
   explain_rates rates;
   double fault_s;
-  int threads;
+  int threads;  // of the session, and in each phase
+  int phase_threads[EXPLAIN_PHASES];
+  qn_machine_profile profile;
+  bool profile_found;
   bool same_isa;                    // the target uses all that the host's would
   qn_machine_model memory_machine;  // what is known of this machine
   qn_machine_model machine;         // the same for a phase, whose bytes may come from a cache
@@ -80,7 +84,9 @@ typedef struct explaining {
 qn_status explain_report(explaining *x, const char *stage, uint64_t done, uint64_t total);
 // Takes all samples and rates (explain_measure.c).
 QN_CHECKED qn_status explain_measure(explaining *x);
-// Fills in memory_machine (explain_machine.c). After explain_measure.
+// Looks up the machine's profile in the database, and fills in memory_machine from it or from a measurement, after
+// explain_measure (explain_machine.c).
+QN_CHECKED qn_status explain_find_profile(explaining *x);
 QN_CHECKED qn_status explain_machine(explaining *x);
 // Costs, bounds and terms of every kernel, and the phases (explain_terms.c).
 QN_CHECKED qn_status explain_terms(explaining *x);

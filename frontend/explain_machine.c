@@ -5,13 +5,12 @@
 
 #define PROFILE_S 1.0  // how long to measure it
 
-static qn_status stored_profile(explaining *x, qn_machine_profile *out, bool *out_found) {
+qn_status explain_find_profile(explaining *x) {
   qn_db *db = NULL;
   int64_t when = 0;
-  *out_found = false;
   if (quern_keeps_nothing(x->options->tuning_db)) return QN_OK;
   QN_TRY(qn_db_open(x->options->tuning_db, true, qn_allocator_default(), &db, x->diag));
-  qn_status status = quern_machine_stored(db, out, &when, out_found, NULL, 0, x->diag);
+  qn_status status = quern_machine_stored(db, &x->profile, &when, &x->profile_found, NULL, 0, x->diag);
   qn_db_close(db);
   return status;
 }
@@ -29,15 +28,12 @@ static qn_status measure_profile(explaining *x, qn_machine_profile *out) {
 }
 
 qn_status explain_machine(explaining *x) {
-  qn_machine_profile profile;
   qn_target target;
-  bool found = false;
   QN_TRY(qn_target_parse(x->e->told.target, &target, x->diag));
-  QN_TRY(stored_profile(x, &profile, &found));
-  if (!found) QN_TRY(measure_profile(x, &profile));
+  if (!x->profile_found) QN_TRY(measure_profile(x, &x->profile));
   qn_machine_model *m = &x->memory_machine;
   *m = qn_machine_model_plain(target.vector_bytes, target.vector_registers, target.dots, target.cache_bytes);
-  qn_profile_fill_model(&profile, &target, x->threads, m);
+  qn_profile_fill_model(&x->profile, &target, x->threads, m);
   if (x->rates.read > 0) m->memory_bytes_per_s = x->rates.read;  // of the same run as the kernels'
   return QN_OK;
 }

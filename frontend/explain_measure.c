@@ -146,7 +146,7 @@ static qn_status run_once(runs *r, int phase) {
   for (size_t k = 0; k < x->kernel_count; k++) {
     double wall = r->after.wall[k] - r->before.wall[k], busy = r->after.busy[k] - r->before.busy[k];
     // After the last step the first thread does not wait: others may have had the work.
-    if (wall < busy / x->threads) wall = busy / x->threads;
+    if (wall < busy / x->phase_threads[phase]) wall = busy / x->phase_threads[phase];
     s->wall[k * s->most_runs + n] = wall;
     s->busy[k * s->most_runs + n] = busy;
     s->outside[n] -= wall;
@@ -173,14 +173,17 @@ static qn_status open_session(runs *r, bool faults) {
   quern_error error = {0};
   int64_t keys = x->prompt > x->depth + 1 ? x->prompt : x->depth + 1;
   quern_session_options options = {.threads = x->options->threads,
+                                   .decode_threads = x->options->decode_threads,
                                    .no_pin = x->options->no_pin,
+                                   .spin_us = x->options->spin_us,
                                    .context = keys,
                                    .profile = true,
                                    .profile_faults = faults};
   QN_TRY(give(x, (int)quern_session_create(x->model, &options, &r->session, &error), &error));
   quern_session_info info;
   quern_session_get_info(r->session, &info);
-  x->threads = info.threads;
+  x->threads = x->phase_threads[EXPLAIN_PREFILL] = info.threads;
+  x->phase_threads[EXPLAIN_DECODE] = info.decode_threads;
   return QN_OK;
 }
 

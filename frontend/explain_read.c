@@ -26,6 +26,7 @@ static const quern_field whole_fields[] = {
     F(quern_explanation, fault_s, NUMBER),
 };
 static const quern_field phase_fields[] = {
+    F(quern_phase_report, threads, INT),
     F(quern_phase_report, tokens, INTEGER),
     F(quern_phase_report, depth, INTEGER),
     F(quern_phase_report, seconds, NUMBER),

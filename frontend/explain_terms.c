@@ -74,9 +74,10 @@ static double value_rate(const qn_machine_model *m, double bytes) {
 }
 
 // Where weights, keys and values come from: the last cache, where all that a step reads stays in it.
-static void choose_stream(explaining *x, double step_bytes) {
+static void choose_stream(explaining *x, int phase, double step_bytes) {
   qn_machine_model *m = &x->machine;
   *m = x->memory_machine;
+  m->cores = x->phase_threads[phase];
   double core = m->l3_bytes_per_cycle * m->cycles_per_s;
   if (step_bytes >= (double)m->l3_bytes || m->cores * core <= x->rates.read) return;
   m->memory_bytes_per_s = m->cores * core;
@@ -180,7 +181,7 @@ static double workers(const explaining *x, const explain_kernel *k, int phase) {
     double extent = (double)v->extent_value * symbol;
     if (extent > most) most = extent;
   }
-  return most < x->threads ? most : x->threads;
+  return most < x->phase_threads[phase] ? most : x->phase_threads[phase];
 }
 
 static void take_measured(const explaining *x, size_t kernel, int phase, quern_kernel_report *out) {
@@ -246,6 +247,7 @@ static qn_status report_phase(explaining *x, int phase) {
   quern_kernel_report *kernels = QN_ARENA_ARRAY(x->arena, x->kernel_count, quern_kernel_report);
   if (!kernels) return qn_fail_nomem(x->diag, "explain", "a phase");
   *p = (quern_phase_report){.name = phase == EXPLAIN_PREFILL ? "prefill" : "decode",
+                            .threads = x->phase_threads[phase],
                             .tokens = phase == EXPLAIN_PREFILL ? x->prompt : 1,
                             .depth = phase == EXPLAIN_PREFILL ? 0 : x->depth,
                             .seconds = explain_undisturbed(s->total, s->runs),
@@ -260,7 +262,7 @@ static qn_status report_phase(explaining *x, int phase) {
   double step_bytes = 0;
   for (size_t i = 0; i < x->kernel_count; i++)
     step_bytes += cost_of(x, &x->kernels[i], phase).memory_bytes / (double)x->chunk_count[phase];
-  choose_stream(x, step_bytes);
+  choose_stream(x, phase, step_bytes);
   p->stream_bytes_per_s = x->machine.memory_bytes_per_s;
   for (size_t i = 0; i < x->kernel_count; i++) {
     quern_kernel_report *k = &kernels[p->kernel_count];

@@ -240,8 +240,10 @@ int quern_machine_get_settings(const char *tuning_db, quern_machine_settings *ou
 
 typedef struct quern_explain_options {
   size_t size;            // sizeof(quern_explain_options)
-  int threads;            // 0 = one a core
-  bool no_pin;            // do not bind each thread to a core
+  int threads;            // these four as in quern_session_options
+  int decode_threads;
+  bool no_pin;
+  int64_t spin_us;
   int64_t prompt_tokens;  // of the prompt that is measured; 0 = 256, or as many as there is room for
   int64_t depth;          // keys before a token that is decoded; 0 = as many as the prompt has
   int repetitions;        // of everything, in turn; 0 = 5
@@ -289,6 +291,7 @@ const quern_explain_term *quern_explain_terms(size_t *out_count);
 
 typedef struct quern_phase_report {
   const char *name;        // "prefill", "decode"
+  int threads;             // that computed
   int64_t tokens, depth;   // evaluated in it, and keys before them
   double seconds;          // of all of it
   double outside_s;        // of that outside kernels

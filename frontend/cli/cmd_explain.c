@@ -5,13 +5,14 @@
 #include "frontend/cli/explain.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/run_open.h"
+#include "frontend/cli/settings.h"
 #include "runtime/base/file.h"
 
 typedef struct explain_options {
   cli_common common;
   const char *json_path, *html_path, *against_path, *db_path;
   const char *target, *numeric, *quant, *kv_type, *template_path, *huge_pages;
-  uint64_t threads, prompt, depth, reps, context;
+  uint64_t threads, decode_threads, prompt, depth, reps, context;
   bool no_pin, terms;
 } explain_options;
 
@@ -25,7 +26,9 @@ static const cli_option options_table[] = {
      "tell the difference to an earlier run, whose --json FILE this is"},
     {"terms", 0, CLI_FLAG, FIELD(terms), NULL, 0, 0, NULL, NULL,
      "tell what each kernel's time is made of, and its schedule (the page always does)"},
-    {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "threads that compute"},
+    {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, CLI_THREADS_STANDARD, "threads that compute"},
+    {"decode-threads", 0, CLI_COUNT, FIELD(decode_threads), "N", 1, 1024, NULL, CLI_DECODE_THREADS_STANDARD,
+     CLI_DECODE_THREADS_HELP},
     {"prompt", 'p', CLI_COUNT, FIELD(prompt), "N", 1, INT32_MAX, NULL, "256, or half of a shorter context",
      "tokens of the prompt"},
     {"depth", 0, CLI_COUNT, FIELD(depth), "N", 1, INT32_MAX, NULL, "the prompt's tokens",
@@ -126,26 +129,29 @@ static int check_paths(const explain_options *o, const char *path) {
   return 0;
 }
 
-static int open_model(const explain_options *o, const char *path, quern_model **out) {
+static int open_model(const explain_options *o, const char *path, const cli_settings *settings, quern_model **out) {
   run_source source = {.path = path,
                        .target = o->target,
                        .numeric = o->numeric,
                        .quant = o->quant,
                        .kv_type = o->kv_type,
                        .template_path = o->template_path,
-                       .huge_pages = o->huge_pages,
+                       .huge_pages = settings->huge_pages,
                        .context = (uint32_t)o->context,
                        .quiet = o->common.quiet};
   return run_open(&source, out);
 }
 
-static int explain_model(const explain_options *o, quern_model *model, const quern_explanation **out) {
+static int explain_model(const explain_options *o, quern_model *model, const cli_settings *settings,
+                         const quern_explanation **out) {
   cli_progress progress;
   quern_error error = {0};
   cli_progress_init(&progress, o->common.quiet);
   quern_explain_options options = {.size = sizeof options,
-                                   .threads = (int)o->threads,
-                                   .no_pin = o->no_pin,
+                                   .threads = settings->threads,
+                                   .decode_threads = settings->decode_threads,
+                                   .no_pin = settings->no_pin,
+                                   .spin_us = settings->spin_us,
                                    .prompt_tokens = (int64_t)o->prompt,
                                    .depth = (int64_t)o->depth,
                                    .repetitions = (int)o->reps,
@@ -168,9 +174,17 @@ static int run(void *context, const char *path) {
     code = quern_explanation_read(o->against_path, &view.before, &error);
     if (code != 0) code = cli_fail(code, "--against", "%s", error.text);
   }
+  cli_settings_options wanted = {.threads = o->threads,
+                                 .decode_threads = o->decode_threads,
+                                 .no_pin = o->no_pin,
+                                 .quiet = o->common.quiet,
+                                 .huge_pages = o->huge_pages,
+                                 .tuning_db = o->db_path};
+  cli_settings settings = {0};
+  if (code == 0) code = cli_settings_get(&wanted, &settings);
   cli_catch_signals();
-  if (code == 0) code = open_model(o, path, &model);
-  if (code == 0) code = explain_model(o, model, &view.now);
+  if (code == 0) code = open_model(o, path, &settings, &model);
+  if (code == 0) code = explain_model(o, model, &settings, &view.now);
   if (code == 0) code = write_all(o, &view);
   quern_explanation_free(view.now);
   quern_explanation_free(view.before);

@@ -140,7 +140,8 @@ static void put_tiles(const quern_explanation *e, const quern_phase_report *p, q
                 "<p class=\"quiet\">The first time took %s with %.0f page faults, %.0f of them read from a disk.</p>\n",
                 explain_time(p->first_s, text), p->first_minor_faults + p->first_major_faults, p->first_major_faults);
   if (p->interrupted >= 1)
-    qn_buf_printf(out, "<p><b>Other programs took a CPU %.0f times in it:</b> the machine was busy.</p>\n", p->interrupted);
+    qn_buf_printf(out, "<p><b>Other programs took a CPU %.0f times in it:</b> the machine was busy.</p>\n",
+                  p->interrupted);
   if (p->stream_bytes_per_s <= e->read_bytes_per_s) return;
   qn_buf_printf(out,
                 "<p class=\"quiet\">What a step reads stays in the last cache: its bounds are for %.1f GB/s.</p>\n",

@@ -56,6 +56,7 @@ static void put_phase_line(const quern_explanation *e, const quern_phase_report 
                 per((double)p->tokens, p->seconds), 100 * p->mbu, 100 * p->mfu);
   qn_buf_printf(out, "bounds are %.1f %% of it, %.1f %% is outside kernels\n", 100 * per(p->bound_s, p->seconds),
                 100 * per(p->outside_s, p->seconds));
+  if (p->threads != e->threads) qn_buf_printf(out, "%d of the threads compute in it\n", p->threads);
   if (p->stream_bytes_per_s > e->read_bytes_per_s) {
     qn_buf_printf(out, "what a step reads stays in the last cache: bounds are for its %.1f GB/s\n",
                   1e-9 * p->stream_bytes_per_s);

@@ -93,19 +93,18 @@ done
   fail "the page refers to something: $(grep -oE '(src|href|action)="[^"]*"|url\([^)]*\)|https?://[^" ]*' "$WORK/page.html" | head -3)"
 [ "$(grep -c '<tr>' "$WORK/page.html")" -eq "$(grep -o '</tr>' "$WORK/page.html" | wc -l)" ] || fail "rows that do not end"
 
-# ---- standard output takes the tables' place
+# ---- standard output in the tables' place
 
-"$QUERN" explain -q "$artifact" "${quick[@]}" --json - >"$WORK/text"
+"$QUERN" explain -q "$artifact" "${quick[@]}" --threads 2 --decode-threads 1 --json - >"$WORK/text"
+has "$WORK/text" '"decode": .*"threads": 1, "tokens": 1'
 [ "$(wc -l <"$WORK/text")" -eq 1 ] && [ "$(head -c 1 "$WORK/text")" = "{" ] || fail "--json - gives: $(head -c 300 "$WORK/text")"
-"$QUERN" explain -q "$artifact" "${quick[@]}" --html - >"$WORK/text"
-has "$WORK/text" '^<!DOCTYPE html>'
-has "$WORK/text" '^</html>$'
 
 # ---- code that is not this CPU's best
 
 if grep -q ' avx2 ' /proc/cpuinfo 2>/dev/null; then
   "$QUERN" compile -q "$model" -o "$WORK/v2.qn" --target x86-64-v2
-  "$QUERN" explain -q "$WORK/v2.qn" "${quick[@]}" >"$WORK/text"
+  "$QUERN" explain -q "$WORK/v2.qn" "${quick[@]}" --html "$WORK/v2.html" >"$WORK/text"
+  has "$WORK/v2.html" 'it does without .*avx2'
   has "$WORK/text" '^the code does without .*avx2.*, which this CPU has \(x86-64-v[34].*\): [0-9.]+ of [0-9.]+ GOP/s int8'
 fi
 

@@ -159,7 +159,7 @@ static const char good[] =
     "\"read_bytes_per_s\": 1, \"int8_ops_per_s\": 1, \"fp32_ops_per_s\": 1, \"target_int8_ops_per_s\": 1, "
     "\"target_fp32_ops_per_s\": 1, \"fault_s\": 0, \"prefill\": PHASE, \"decode\": PHASE}";
 static const char good_phase[] =
-    "{\"tokens\": 1, \"depth\": 0, \"seconds\": 2.5, \"outside_s\": 0, \"bound_s\": 1, \"mbu\": 0.5, \"mfu\": 0.1, "
+    "{\"threads\": 1, \"tokens\": 1, \"depth\": 0, \"seconds\": 2.5, \"outside_s\": 0, \"bound_s\": 1, \"mbu\": 0.5, \"mfu\": 0.1, "
     "\"stream_bytes_per_s\": 1, \"first_s\": 1, \"first_minor_faults\": 0, \"first_major_faults\": 0, "
     "\"minor_faults\": 0, \"major_faults\": 0, \"interrupted\": 0, \"kernels\": []}";
 
