@@ -104,9 +104,19 @@ static bool add_mark(void *context, const qn_finished *mark, const char *rejecte
   return true;
 }
 
+// Defaults are chosen by what the machine was measured to do: 0 when that does not enter them.
+static uint64_t machine_state(const quern_tuned *t) {
+  qn_machine_profile profile;
+  qn_diag unused = {0};
+  int64_t when;
+  bool found = false;
+  if (quern_machine_stored(t->db, &profile, &when, &found, NULL, 0, &unused) != QN_OK || !found) return 0;
+  return profile.moving_gain > 0 ? qn_hash64(&profile, sizeof profile, 1) : 0;
+}
+
 uint64_t quern_tuned_state(const quern_tuned *t, const char *const *signatures, size_t count) {
-  uint64_t state = 0;
   if (!t->db) return 0;
+  uint64_t state = machine_state(t);
   for (size_t i = 0; i < count; i++) {
     qn_diag unused = {0};
     latest l = {.count = 0};

@@ -74,6 +74,10 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
     arguments[used++] = "--huge-pages";
     arguments[used++] = (char *)(uintptr_t)b->settings.huge_pages;
   }
+  if (b->options->tuning_db) {
+    arguments[used++] = "--tuning-db";
+    arguments[used++] = (char *)(uintptr_t)b->options->tuning_db;
+  }
   if (b->options->target) {
     arguments[used++] = "-t";
     arguments[used++] = (char *)(uintptr_t)quern_model_target(b->model);

@@ -49,7 +49,8 @@ static const cli_option options_table[] = {
      "of the random numbers; the same seed gives the "
      "same text on every machine"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, CLI_THREADS_STANDARD, "to compute with"},
-    {"decode-threads", 0, CLI_COUNT, FIELD(decode_threads), "N", 1, 1024, NULL, CLI_DECODE_THREADS_STANDARD, CLI_DECODE_THREADS_HELP},
+    {"decode-threads", 0, CLI_COUNT, FIELD(decode_threads), "N", 1, 1024, NULL, CLI_DECODE_THREADS_STANDARD,
+     CLI_DECODE_THREADS_HELP},
     {"spin", 0, CLI_TEXT, FIELD(spin), "MICROSECONDS", 0, 0, NULL, CLI_SPIN_STANDARD, CLI_SPIN_HELP},
     {"pin", 0, CLI_FLAG, FIELD(pin), NULL, 0, 0, NULL, NULL, CLI_PIN_HELP},
     {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
@@ -73,7 +74,7 @@ static const cli_option options_table[] = {
      "model file: how keys and values are kept"},
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
     {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
-     "model file: the database of quern tune whose records choose schedules"},
+     "the database of quern tune, whose records choose the schedules of a model file, and of quern machine"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
      "model file: the architecture as JSON"},
     {"jit", 0, CLI_FLAG, FIELD(jit), NULL, 0, 0, NULL, NULL, "model file: compile in memory, write no file"},
@@ -413,7 +414,8 @@ static int run_all(run_state *run, const char *path) {
                                    .pin = o->pin,
                                    .no_pin = o->no_pin,
                                    .quiet = o->common.quiet,
-                                   .huge_pages = o->huge_pages};
+                                   .huge_pages = o->huge_pages,
+                                   .tuning_db = o->tuning_db};
   int code = cli_settings_get(&settings, &run->settings);
   if (code != 0) return code;
   run_source source = {.path = path,

@@ -31,8 +31,7 @@ static int open_artifact(const run_source *s, quern_model **out) {
     const char *name;
     bool given;
   } compiling[] = {{"--numeric", s->numeric},        {"--quant", s->quant}, {"--kv-type", s->kv_type},
-                   {"--template", s->template_path}, {"--jit", s->jit},     {"--no-cache", s->no_cache},
-                   {"--tuning-db", s->tuning_db}};
+                   {"--template", s->template_path}, {"--jit", s->jit},     {"--no-cache", s->no_cache}};
   for (size_t i = 0; i < QN_COUNT(compiling); i++) {
     if (!compiling[i].given) continue;
     return cli_fail(QN_ERR_ARGUMENT, compiling[i].name,

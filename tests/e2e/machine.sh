@@ -65,6 +65,8 @@ for options in '-j 2 --decode-threads 1 --spin 0 --no-pin' '-j 3 --decode-thread
   [ "$text" = "$(sed -E 's/.*"ids": \[([^]]*)\].*/\1/' "$WORK/run.json")" ] || fail "another text with $options"
 done
 [ "$(number threads "$WORK/run.json")" = 1 ] || fail "-j 1 is not heard"
+artifact=$(echo "$WORK"/cache/quern/*.qn)
+"$QUERN" run -q "$artifact" -p x -n 1 --json --tuning-db none > "$WORK/run.json" || fail "an artifact with --tuning-db"
 run_nano=("$QUERN" run "$QUERN_SOURCE/models/nano/nano.gguf" -p x -n 1)
 fails_with 2 "decode-threads: got 2, want at most the 1 of --threads" "${run_nano[@]}" -j 1 --decode-threads 2
 fails_with 2 "spin: got '-3', want microseconds from 0 to 1000000" "${run_nano[@]}" --spin -3

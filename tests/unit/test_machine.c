@@ -75,6 +75,23 @@ START_TEST(speeds) {
 }
 END_TEST
 
+// What is stored once more, as if nothing had disturbed the measurement.
+static void put_quiet(qn_db *db, const char *fingerprint) {
+  qn_machine_profile quiet;
+  qn_buf text;
+  qn_diag diag = {0};
+  int64_t when;
+  bool found = false;
+  qn_assert_ok(&diag, quern_machine_stored(db, &quiet, &when, &found, NULL, 0, &diag));
+  ck_assert(found);
+  quiet.moving_gain = 1;
+  qn_buf_init(&text, qn_test_allocator());
+  qn_profile_print(&quiet, &text);
+  qn_machine_record record = {.fingerprint = fingerprint, .profile = text.data, .when = when + 1};
+  qn_assert_ok(&diag, qn_db_put_machine(db, &record, &diag));
+  qn_buf_deinit(&text);
+}
+
 // Measured once, kept, found again; a new measurement when asked for.
 START_TEST(a_profile) {
   const char *path = qn_test_temp_path("profile.db");
@@ -99,17 +116,8 @@ START_TEST(a_profile) {
   qn_db *db = NULL;
   qn_diag diag = {0};
   qn_target target;
-  qn_machine_profile quiet;
-  qn_buf text;
-  int64_t when;
   qn_assert_ok(&diag, qn_db_open(path, false, qn_allocator_default(), &db, &diag));
-  qn_assert_ok(&diag, quern_machine_stored(db, &quiet, &when, &found, NULL, 0, &diag));
-  quiet.moving_gain = 1;  // as if nothing had disturbed it
-  qn_buf_init(&text, qn_test_allocator());
-  qn_profile_print(&quiet, &text);
-  qn_machine_record record = {.fingerprint = first.fingerprint, .profile = text.data, .when = when + 1};
-  qn_assert_ok(&diag, qn_db_put_machine(db, &record, &diag));
-  qn_buf_deinit(&text);
+  put_quiet(db, first.fingerprint);
   qn_assert_ok(&diag, qn_target_parse("host", &target, &diag));
   qn_machine_model plain = qn_machine_model_plain(target.vector_bytes, target.vector_registers, 0, 1 << 20),
                    model = plain;
@@ -124,6 +132,31 @@ START_TEST(a_profile) {
   options.fresh = true;
   ck_assert_msg(quern_machine_get_profile(&options, &again, &error) == 0, "%s", error.text);
   ck_assert(!again.stored);
+}
+END_TEST
+
+// An artifact in the cache was compiled for what was known of the machine then.
+START_TEST(cached_code_is_for_the_machine_as_measured) {
+  const char *path = qn_test_temp_path("stale.db"), *artifact = qn_test_temp_path("nano.qn");
+  quern_compile_options compile = {.size = sizeof compile, .tuning_db = path, .context_tokens = 64};
+  quern_machine_options machine = {.size = sizeof machine, .tuning_db = path, .budget_s = 1e-3};
+  quern_machine_profile measured;
+  quern_error error = {0};
+  ck_assert_msg(quern_compile(qn_test_source("models/nano/nano.gguf"), artifact, &compile, &error) == 0, "%s",
+                error.text);
+  ck_assert(quern_cache_is_current(artifact, &compile));
+  ck_assert_msg(quern_machine_get_profile(&machine, &measured, &error) == 0, "%s", error.text);
+  qn_db *db = NULL;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_db_open(path, false, qn_allocator_default(), &db, &diag));
+  put_quiet(db, measured.fingerprint);
+  qn_db_close(db);
+  ck_assert(!quern_cache_is_current(artifact, &compile));
+  ck_assert_msg(quern_compile(qn_test_source("models/nano/nano.gguf"), artifact, &compile, &error) == 0, "%s",
+                error.text);
+  ck_assert(quern_cache_is_current(artifact, &compile));
+  compile.tuning_db = "none";
+  ck_assert(quern_cache_is_current(artifact, &compile));  // nobody is asked
 }
 END_TEST
 
@@ -159,5 +192,5 @@ START_TEST(unknown_target) {
 END_TEST
 
 QN_CASE(kernels, every_chain_counts)
-QN_CASE(measuring, speeds, a_profile, no_profile, unknown_target)
+QN_CASE(measuring, speeds, a_profile, cached_code_is_for_the_machine_as_measured, no_profile, unknown_target)
 QN_TEST_MAIN(kernels, measuring)
