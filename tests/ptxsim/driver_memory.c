@@ -191,7 +191,11 @@ CUresult ps_run_fill(const ps_op *op) {
   ps_allocation *to;
   uint8_t *target = resolve(op->to, op->size, SIDE_DEVICE, &to);
   if (target == NULL) return CUDA_ERROR_INVALID_VALUE;
-  for (uint64_t k = 0; k < op->size; k += op->value_bytes) memcpy(target + k, &op->value, op->value_bytes);
+  if (op->value_bytes == 1) {
+    memset(target, (int)op->value, op->size);
+  } else {
+    for (uint64_t k = 0; k < op->size; k += op->value_bytes) memcpy(target + k, &op->value, op->value_bytes);
+  }
   ps_mark_written(to, op->to - to->base, op->size);
   return CUDA_SUCCESS;
 }

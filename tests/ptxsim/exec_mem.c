@@ -51,8 +51,8 @@ static spaces classify(const ps_warp *w, const ps_insn *i, uint64_t address[PS_L
 // ---- global memory ----
 
 // The bytes of one lane's access, whose range is remembered for the instruction. NULL after a fault.
-static uint8_t *find_place(ps_warp *w, const ps_insn *i, int lane, uint64_t address, unsigned bytes, bool write,
-                           ps_place *place) {
+static uint8_t *search_place(ps_warp *w, const ps_insn *i, int lane, uint64_t address, unsigned bytes, bool write,
+                             ps_place *place) {
   ps_launch *launch = w->block->launch;
   if (address % bytes != 0) {
     ps_fault_at(w, i, lane, CUDA_ERROR_MISALIGNED_ADDRESS, "misaligned access to global memory: %u bytes at 0x%llx",
@@ -78,6 +78,14 @@ static uint8_t *find_place(ps_warp *w, const ps_insn *i, int lane, uint64_t addr
     return NULL;
   }
   return a->host + (address - a->base);
+}
+
+static inline uint8_t *find_place(ps_warp *w, const ps_insn *i, int lane, uint64_t address, unsigned bytes, bool write,
+                                  ps_place *place) {
+  // bytes is a power of two
+  bool known = (address & (bytes - 1)) == 0 && address >= place->low && address + bytes <= place->high;
+  if (!known || (write && place->allocation->constant)) return search_place(w, i, lane, address, bytes, write, place);
+  return place->allocation->host + (address - place->allocation->base);
 }
 
 static bool check_written(ps_warp *w, const ps_insn *i, int lane, const ps_place *place, uint64_t address,
@@ -108,27 +116,58 @@ static void count_global(ps_block *b, uint32_t range, bool write, uint64_t reque
   }
 }
 
-// One lane at a time: any addresses, in any ranges. An aligned access of at most 32 bytes lies in one sector.
+// Are all bytes of a small aligned access written? Its bits are whole bytes of the marks, or lie in one of them.
+static inline bool small_written(const ps_allocation *a, uint64_t offset, unsigned bytes) {
+  const uint8_t *marks = a->written + offset / 8;
+  if (bytes < 8) {
+    unsigned bits = ((1u << bytes) - 1u) << (offset % 8);
+    return (marks[0] & bits) == bits;
+  }
+  for (unsigned k = 0; k < bytes / 8; k++) {
+    if (marks[k] != 0xff) return false;
+  }
+  return true;
+}
+
+// One lane at a time: any addresses, in any ranges. An aligned access of at most 32 bytes lies in one sector. What goes
+// to one range is counted together.
 static bool scattered(ps_warp *w, const ps_insn *i, uint32_t mask, const uint64_t address[PS_LANES], unsigned bytes,
                       bool write, uint8_t *host[PS_LANES]) {
   ps_block *b = w->block;
   ps_place *place = &b->places[i - b->program->insns.items];
-  uint64_t sectors[PS_LANES];
+  const bool check = !write && b->launch->options->check_initialised;
+  uint64_t sectors[PS_LANES], highest = 0, requests = 1, lanes = 0, moved = 0;
+  uint32_t range = 0;
   int count = 0;
-  bool first = true;
   for (int l = 0; l < PS_LANES; l++) {
     if (!PS_ACTIVE(mask, l)) continue;
     host[l] = find_place(w, i, l, address[l], bytes, write, place);
     if (host[l] == NULL) return false;
-    if (!write && !check_written(w, i, l, place, address[l], bytes, bytes)) return false;
+    ps_allocation *a = place->allocation;
+    const uint64_t offset = address[l] - a->base;
+    if (check && a->written != NULL && !small_written(a, offset, bytes)) {
+      if (!check_written(w, i, l, place, address[l], bytes, bytes)) return false;
+    }
+    if (lanes > 0 && place->range != range) {
+      count_global(b, range, write, requests, lanes * bytes, moved, bytes >= 16);
+      requests = lanes = moved = 0;
+    }
+    range = place->range;
     uint64_t sector = address[l] / 32;
-    int k = count - 1;
-    while (k >= 0 && sectors[k] != sector) k--;
-    if (k < 0) sectors[count++] = sector;
-    count_global(b, place->range, write, first, bytes, k < 0, bytes >= 16);
-    first = false;
-    if (write) ps_mark_written(place->allocation, address[l] - place->allocation->base, bytes);
+    int k = -1;
+    if (count > 0 && sector <= highest) {
+      for (k = count - 1; k >= 0 && sectors[k] != sector; k--) {
+      }
+    }
+    if (k < 0) {
+      sectors[count++] = sector;
+      moved++;
+      if (sector > highest) highest = sector;
+    }
+    lanes++;
+    if (write) ps_mark_written(a, offset, bytes);
   }
+  count_global(b, range, write, requests, lanes * bytes, moved, bytes >= 16);
   return true;
 }
 

@@ -101,106 +101,126 @@ ps_fn ps_select_movmatrix(ps_form *f) { return whole_warp(f, movmatrix); }
 
 enum { M = 16, N = 8, MAX_K = 32 };
 
-// Elements of `bits` a register: those of A lie in the order row g, row g + 8, then the same further along k; in B
-// further along k. g = lane / 4, and a lane's elements of one register start at k = (lane % 4) * elements.
-typedef float (*element_fn)(uint32_t reg, unsigned element);
-static float element_f16(uint32_t reg, unsigned e) { return ps_from_f16((uint16_t)(reg >> e * 16)); }
-static float element_bf16(uint32_t reg, unsigned e) { return ps_from_bf16((uint16_t)(reg >> e * 16)); }
-static float element_tf32(uint32_t reg, unsigned e) {  // the low 13 bits do not count
-  (void)e;
-  return ps_f32(reg & ~0x1fffu);
-}
-static float element_e4m3(uint32_t reg, unsigned e) { return ps_from_fp8((uint8_t)(reg >> e * 8), true); }
-static float element_e5m2(uint32_t reg, unsigned e) { return ps_from_fp8((uint8_t)(reg >> e * 8), false); }
+// A lane's register of A or B holds `elements` neighbours along k, those of lane l in row (A) or column (B) l / 4 from
+// k = (l % 4) * elements on: so the registers of all lanes side by side are 8 rows of 4 * elements values in order.
+// A's registers are rows 0 to 7, rows 8 to 15, then the same further along k; B's go along k.
+enum { MAX_BLOCK = PS_LANES * 4 };
 
-static element_fn element_of(ps_type type) {
+static void expand(const void *row, ps_type type, float out[MAX_BLOCK]) {
+  const uint16_t *halves = row;
+  const uint32_t *words = row;
+  const uint8_t *bytes = row;
   switch (type) {
-    case PS_f16: return element_f16;
-    case PS_bf16: return element_bf16;
-    case PS_tf32: return element_tf32;
-    case PS_e4m3: return element_e4m3;
-    default: return element_e5m2;
+    case PS_f16: {
+      PS_VECTOR for (int e = 0; e < PS_LANES * 2; e++) out[e] = ps_from_f16(halves[e]);
+      break;
+    }
+    case PS_bf16: {
+      PS_VECTOR for (int e = 0; e < PS_LANES * 2; e++) out[e] = ps_from_bf16(halves[e]);
+      break;
+    }
+    case PS_tf32: {  // the low 13 bits do not count
+      PS_VECTOR for (int e = 0; e < PS_LANES; e++) out[e] = ps_f32(words[e] & ~0x1fffu);
+      break;
+    }
+    default:
+      for (int e = 0; e < PS_LANES * 4; e++) out[e] = ps_from_fp8(bytes[e], type == PS_e4m3);
+      break;
   }
 }
 
-static inline void gather_a_as(const ps_warp *w, const ps_insn *i, unsigned regs, unsigned elements, element_fn element,
-                               float a[M][MAX_K]) {
-  for (unsigned r = 0; r < regs; r++) {
-    const uint32_t *reg = ps_src(w, i, (int)r);
-    for (unsigned l = 0; l < PS_LANES; l++) {
-      for (unsigned e = 0; e < elements; e++) {
-        a[l / 4 + r % 2 * 8][l % 4 * elements + r / 2 * 4 * elements + e] = element(reg[l], e);
-      }
-    }
-  }
-}
-static inline void gather_b_as(const ps_warp *w, const ps_insn *i, unsigned first, unsigned regs, unsigned elements,
-                               element_fn element, float b[MAX_K][N]) {
-  for (unsigned r = 0; r < regs; r++) {
-    const uint32_t *reg = ps_src(w, i, (int)(first + r));
-    for (unsigned l = 0; l < PS_LANES; l++) {
-      for (unsigned e = 0; e < elements; e++) {
-        b[l % 4 * elements + r * 4 * elements + e][l / 4] = element(reg[l], e);
-      }
-    }
-  }
-}
-// The usual types by constant arguments, so that their loops are compiled for them.
 static void gather_a(const ps_warp *w, const ps_insn *i, unsigned regs, unsigned elements, float a[M][MAX_K]) {
-  if (i->type2 == PS_f16) {
-    gather_a_as(w, i, regs, 2, element_f16, a);
-  } else if (i->type2 == PS_bf16) {
-    gather_a_as(w, i, regs, 2, element_bf16, a);
-  } else {
-    gather_a_as(w, i, regs, elements, element_of((ps_type)i->type2), a);
+  float block[MAX_BLOCK];
+  unsigned width = 4 * elements;
+  for (unsigned r = 0; r < regs; r++) {
+    expand(ps_src(w, i, (int)r), (ps_type)i->type2, block);
+    for (unsigned g = 0; g < 8; g++) {
+      float *to = &a[r % 2 * 8 + g][r / 2 * width];
+      if (width == 8) {  // of a size that is known it is two moves
+        memcpy(to, block + g * 8, 8 * sizeof(float));
+      } else {
+        for (unsigned c = 0; c < width; c++) to[c] = block[g * width + c];
+      }
+    }
   }
 }
 static void gather_b(const ps_warp *w, const ps_insn *i, unsigned first, unsigned regs, unsigned elements,
                      float b[MAX_K][N]) {
-  if (i->op == PS_f16) {
-    gather_b_as(w, i, first, regs, 2, element_f16, b);
-  } else if (i->op == PS_bf16) {
-    gather_b_as(w, i, first, regs, 2, element_bf16, b);
-  } else {
-    gather_b_as(w, i, first, regs, elements, element_of((ps_type)i->op), b);
+  float block[MAX_BLOCK];
+  unsigned width = 4 * elements;
+  for (unsigned r = 0; r < regs; r++) {
+    expand(ps_src(w, i, (int)(first + r)), (ps_type)i->op, block);
+    for (unsigned c = 0; c < width; c++) {
+      for (unsigned g = 0; g < 8; g++) b[r * width + c][g] = block[g * width + c];
+    }
   }
 }
 
-// c0 and c1 are columns 2(lane % 4) and the next of row lane / 4; c2 and c3 the same of row + 8.
-static void mma_f32(ps_warp *w, const ps_insn *i) {
-  unsigned elements = i->vector, a_regs = i->a_regs, b_regs = a_regs / 2, k_count = b_regs * 4 * elements;
-  float a[M][MAX_K], b[MAX_K][N], c[M][N];
-  gather_a(w, i, a_regs, elements, a);
-  gather_b(w, i, a_regs, b_regs, elements, b);
-  bool half = i->type == PS_f16;  // then c and d are pairs of halves
-  int first_c = (int)(a_regs + b_regs);
-  for (unsigned l = 0; l < PS_LANES; l++) {
-    for (unsigned r = 0; r < 4; r++) {
-      float *to = &c[l / 4 + r / 2 * 8][l % 4 * 2 + r % 2];
-      *to = half ? ps_from_f16((uint16_t)(((const uint32_t *)ps_src(w, i, first_c + (int)r / 2))[l] >> r % 2 * 16))
-                 : ((const float *)ps_src(w, i, first_c + (int)r))[l];
-    }
-  }
-  for (unsigned m = 0; m < M; m++) {
-    float sum[N];
+// Eight sums along k, one a column, in the order of k. Four rows at a time, as each sum waits for the one before.
+typedef float eight __attribute__((vector_size(32)));
+static void multiply(float a[M][MAX_K], float b[MAX_K][N], float c[M][N], unsigned k_count) {
+  for (unsigned m = 0; m < M; m += 4) {
+    eight sum[4], column;
     memcpy(sum, c[m], sizeof sum);
     for (unsigned k = 0; k < k_count; k++) {
-      PS_VECTOR for (unsigned n = 0; n < N; n++) sum[n] += a[m][k] * b[k][n];
+      memcpy(&column, b[k], sizeof column);
+      sum[0] += a[m][k] * column;
+      sum[1] += a[m + 1][k] * column;
+      sum[2] += a[m + 2][k] * column;
+      sum[3] += a[m + 3][k] * column;
     }
     memcpy(c[m], sum, sizeof sum);
   }
-  const ps_options *o = w->block->launch->options;
-  for (unsigned l = 0; l < PS_LANES; l++) {
-    for (unsigned r = 0; r < 4; r++) {
-      float v = ps_canonical(c[l / 4 + r / 2 * 8][l % 4 * 2 + r % 2]);
-      if (half) {
-        uint32_t *d = ps_dst(w, i, (int)r / 2), shift = r % 2 * 16;
-        d[l] = (d[l] & ~(0xffffu << shift)) | (uint32_t)ps_to_f16(v) << shift;
-      } else {
-        ((float *)ps_dst(w, i, (int)r))[l] = o->perturb ? ps_perturb(v, ps_bits32(v), o->seed) : v;
+}
+
+// c0 and c1 are columns 2(lane % 4) and the next of row lane / 4; c2 and c3 the same of row + 8. So pairs of registers,
+// lane by lane, are 8 rows of 8 columns in order.
+static void gather_c(const ps_warp *w, const ps_insn *i, int first, bool half, float c[M][N]) {
+  for (int r = 0; r < 2; r++) {
+    float *to = c[r * 8];
+    if (half) {  // both columns in one register
+      const uint16_t *pairs = ps_src(w, i, first + r);
+      PS_VECTOR for (int e = 0; e < PS_LANES * 2; e++) to[e] = ps_from_f16(pairs[e]);
+    } else {
+      const float *even = ps_src(w, i, first + r * 2), *odd = ps_src(w, i, first + r * 2 + 1);
+      for (int l = 0; l < PS_LANES; l++) {
+        to[l * 2] = even[l];
+        to[l * 2 + 1] = odd[l];
       }
     }
   }
+}
+
+static void scatter_c(const ps_warp *w, const ps_insn *i, bool half, float c[M][N]) {
+  const ps_options *o = w->block->launch->options;
+  for (int r = 0; r < 2; r++) {
+    float *from = c[r * 8];
+    PS_VECTOR for (int e = 0; e < PS_LANES * 2; e++) from[e] = ps_canonical(from[e]);
+    for (int e = 0; e < PS_LANES * 2 && o->perturb && !half; e++) {
+      from[e] = ps_perturb(from[e], ps_bits32(from[e]), o->seed);
+    }
+    if (half) {
+      uint16_t *pairs = ps_dst(w, i, r);
+      PS_VECTOR for (int e = 0; e < PS_LANES * 2; e++) pairs[e] = ps_to_f16(from[e]);
+    } else {
+      float *even = ps_dst(w, i, r * 2), *odd = ps_dst(w, i, r * 2 + 1);
+      for (int l = 0; l < PS_LANES; l++) {
+        even[l] = from[l * 2];
+        odd[l] = from[l * 2 + 1];
+      }
+    }
+  }
+}
+
+static void mma_f32(ps_warp *w, const ps_insn *i) {
+  unsigned elements = i->vector, a_regs = i->a_regs, b_regs = a_regs / 2, k_count = b_regs * 4 * elements;
+  float a[M][MAX_K], b[MAX_K][N], c[M][N];
+  bool half = i->type == PS_f16;  // then c and d are pairs of halves
+  gather_a(w, i, a_regs, elements, a);
+  gather_b(w, i, a_regs, b_regs, elements, b);
+  gather_c(w, i, (int)(a_regs + b_regs), half, c);
+  multiply(a, b, c, k_count);
+  scatter_c(w, i, half, c);
   w->block->counters.tensor_operations += 2ull * M * N * k_count;
 }
 

@@ -28,13 +28,11 @@ static inline double ps_f64(uint64_t bits) {
   return v;
 }
 
+// The bits as a float 2^112 times too small, subnormals included; the product is exact.
 static inline float ps_from_f16(uint16_t h) {
-  uint32_t magnitude = (uint32_t)(h & 0x7fffu) << 13, exponent = magnitude & 0x0f800000u;
-  float normal = ps_f32(magnitude + (112u << 23));
-  float special = ps_f32(magnitude + (224u << 23));
-  float tiny = ps_f32(magnitude + (113u << 23)) - ps_f32(113u << 23);
-  float v = exponent == 0x0f800000u ? special : exponent == 0 ? tiny : normal;
-  return ps_f32(ps_bits32(v) | (uint32_t)(h & 0x8000u) << 16);
+  uint32_t magnitude = (uint32_t)(h & 0x7fffu) << 13;
+  uint32_t special = magnitude >= 0x0f800000u ? 0x7f800000u : 0;
+  return ps_f32(ps_bits32(ps_f32(magnitude) * 0x1p112f) | special | (uint32_t)(h & 0x8000u) << 16);
 }
 
 // To the nearest, ties to even; NaN becomes 0x7fff.

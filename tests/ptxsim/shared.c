@@ -7,9 +7,11 @@
 
 // A tag: tick << 12 | who. 0 = never. Threads are 0 to 1023; then one number for "several lanes of warp w", and one for
 // "several warps", "atomics of several", "a copy under way".
+// Times before the block's last barrier are the usual case and one comparison; a copy under way is at the end of time.
 enum { WHO_BITS = 12, WHO_WARP = 1024, WHO_MANY = 2048, WHO_ATOMIC = 2049, WHO_COPY = 2050 };
-#define WHO(tag)  ((uint32_t)(tag) & ((1u << WHO_BITS) - 1))
-#define TICK(tag) ((tag) >> WHO_BITS)
+#define END_OF_TIME (UINT64_MAX >> WHO_BITS)
+#define WHO(tag)    ((uint32_t)(tag) & ((1u << WHO_BITS) - 1))
+#define TICK(tag)   ((tag) >> WHO_BITS)
 
 static uint64_t tag(uint64_t tick, uint32_t who) { return tick << WHO_BITS | who; }
 static uint32_t thread_of(const ps_warp *w, int lane) { return w->index * PS_LANES + (uint32_t)lane; }
@@ -77,32 +79,71 @@ static uint64_t add_reader(const ps_warp *w, int lane, uint64_t before) {
   return TICK(before) < w->last_sync ? tag(now, me) : tag(now, WHO_WARP + w->index);
 }
 
+// What is not simply older than the last barrier. False after a fault.
+static bool read_granule(ps_warp *w, const ps_insn *i, int lane, uint64_t g, bool atomic) {
+  ps_block *b = w->block;
+  const ps_options *o = b->launch->options;
+  uint64_t writer = b->shadow_writer[g], at = g * b->program->granule;
+  if (WHO(writer) == WHO_COPY) {
+    ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED,
+                "shared memory at %llu is read before its cp.async was waited for", (unsigned long long)at);
+    return false;
+  }
+  if (writer == 0 && o->check_initialised) {
+    ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED, "uninitialised shared memory at %llu", (unsigned long long)at);
+    return false;
+  }
+  if (!o->check_races) return true;
+  bool both_atomic = atomic && WHO(writer) == WHO_ATOMIC;
+  if (writer != 0 && !both_atomic && unordered(w, lane, writer)) {
+    race(w, i, lane, at, "a read", "wrote", WHO(writer));
+    return false;
+  }
+  if (!atomic) b->shadow_reader[g] = add_reader(w, lane, b->shadow_reader[g]);
+  return true;
+}
+
 bool ps_shared_read(ps_warp *w, const ps_insn *i, int lane, uint64_t address, unsigned size, bool atomic) {
   if (!check_place(w, i, lane, address, size)) return false;
   ps_block *b = w->block;
-  const ps_options *o = b->launch->options;
-  unsigned granule = b->program->granule;
-  for (uint64_t g = address / granule; g < (address + size) / granule; g++) {
-    uint64_t writer = b->shadow_writer[g];
-    if (WHO(writer) == WHO_COPY) {
-      ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED,
-                  "shared memory at %llu is read before its cp.async was waited for",
-                  (unsigned long long)(g * granule));
+  const uint64_t old = tag(b->barrier_tick, 0), mine = tag(b->tick, thread_of(w, lane));
+  const unsigned granule = b->program->granule;
+  const uint64_t from = address / granule, to = (address + size) / granule;
+  uint64_t *writers = b->shadow_writer, *readers = b->shadow_reader;
+  for (uint64_t g = from; g < to; g++) {
+    if (writers[g] - 1 < old - 1 && readers[g] < old && !atomic) {
+      readers[g] = mine;
+    } else if (!read_granule(w, i, lane, g, atomic)) {
       return false;
     }
-    if (writer == 0 && o->check_initialised) {
-      ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED, "uninitialised shared memory at %llu",
-                  (unsigned long long)(g * granule));
-      return false;
-    }
-    if (!o->check_races) continue;
-    bool both_atomic = atomic && WHO(writer) == WHO_ATOMIC;
-    if (writer != 0 && !both_atomic && unordered(w, lane, writer)) {
-      race(w, i, lane, g * granule, "a read", "wrote", WHO(writer));
-      return false;
-    }
-    if (!atomic) b->shadow_reader[g] = add_reader(w, lane, b->shadow_reader[g]);
   }
+  return true;
+}
+
+static bool write_granule(ps_warp *w, const ps_insn *i, int lane, uint64_t g, bool atomic, const uint8_t *data) {
+  ps_block *b = w->block;
+  const unsigned granule = b->program->granule;
+  uint64_t writer = b->shadow_writer[g], reader = b->shadow_reader[g], at = g * granule;
+  if (WHO(writer) == WHO_COPY) {
+    ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED,
+                "shared memory at %llu is written while a cp.async to it is under way", (unsigned long long)at);
+    return false;
+  }
+  bool both_atomic = atomic && WHO(writer) == WHO_ATOMIC;
+  bool same = data != NULL && memcmp(b->shared + at, data, granule) == 0;
+  if (b->launch->options->check_races && !same) {
+    if (writer != 0 && !both_atomic && unordered(w, lane, writer)) {
+      race(w, i, lane, at, "a write", "wrote", WHO(writer));
+      return false;
+    }
+    if (reader != 0 && unordered(w, lane, reader)) {
+      race(w, i, lane, at, "a write", "read", WHO(reader));
+      return false;
+    }
+  }
+  // An atomic after the same thread's plain write does not make that write an atomic one.
+  bool plain_before = atomic && writer != 0 && WHO(writer) != WHO_ATOMIC && TICK(writer) >= b->barrier_tick;
+  if (!plain_before) b->shadow_writer[g] = tag(b->tick, atomic ? WHO_ATOMIC : thread_of(w, lane));
   return true;
 }
 
@@ -110,32 +151,17 @@ bool ps_shared_write(ps_warp *w, const ps_insn *i, int lane, uint64_t address, u
                      const void *data) {
   if (!check_place(w, i, lane, address, size)) return false;
   ps_block *b = w->block;
-  unsigned granule = b->program->granule;
-  uint64_t mine = tag(b->tick, atomic ? WHO_ATOMIC : thread_of(w, lane));
-  for (uint64_t g = address / granule; g < (address + size) / granule; g++) {
-    uint64_t writer = b->shadow_writer[g], reader = b->shadow_reader[g];
-    if (WHO(writer) == WHO_COPY) {
-      ps_fault_at(w, i, lane, CUDA_ERROR_LAUNCH_FAILED,
-                  "shared memory at %llu is written while a cp.async to it is under way",
-                  (unsigned long long)(g * granule));
-      return false;
+  const uint64_t old = tag(b->barrier_tick, 0), mine = tag(b->tick, thread_of(w, lane));
+  const unsigned granule = b->program->granule;
+  const uint64_t from = address / granule, to = (address + size) / granule;
+  uint64_t *writers = b->shadow_writer, *readers = b->shadow_reader;
+  for (uint64_t g = from; g < to; g++) {
+    if (writers[g] < old && readers[g] < old && !atomic) {
+      writers[g] = mine;
+      continue;
     }
-    if (b->launch->options->check_races) {
-      bool both_atomic = atomic && WHO(writer) == WHO_ATOMIC;
-      uint64_t at = g * granule;
-      bool same = data != NULL && memcmp(b->shared + at, (const uint8_t *)data + (at - address), granule) == 0;
-      if (writer != 0 && !both_atomic && !same && unordered(w, lane, writer)) {
-        race(w, i, lane, at, "a write", "wrote", WHO(writer));
-        return false;
-      }
-      if (reader != 0 && unordered(w, lane, reader) && !same) {
-        race(w, i, lane, at, "a write", "read", WHO(reader));
-        return false;
-      }
-    }
-    // An atomic after the same thread's plain write does not make that write an atomic one.
-    bool plain_before = atomic && writer != 0 && WHO(writer) != WHO_ATOMIC && TICK(writer) >= b->barrier_tick;
-    if (!plain_before) b->shadow_writer[g] = mine;
+    const uint8_t *bytes = data != NULL ? (const uint8_t *)data + (g - from) * granule : NULL;
+    if (!write_granule(w, i, lane, g, atomic, bytes)) return false;
   }
   return true;
 }
@@ -144,7 +170,7 @@ bool ps_shared_poison(ps_warp *w, const ps_insn *i, int lane, uint64_t address, 
   if (!ps_shared_write(w, i, lane, address, size, false, NULL)) return false;
   unsigned granule = w->block->program->granule;
   for (uint64_t g = address / granule; g < (address + size) / granule; g++) {
-    w->block->shadow_writer[g] = tag(w->block->tick, WHO_COPY);
+    w->block->shadow_writer[g] = tag(END_OF_TIME, WHO_COPY);
   }
   return true;
 }
@@ -176,6 +202,19 @@ static unsigned wavefronts(uint32_t mask, const uint64_t address[PS_LANES], unsi
   return most;
 }
 
+// Do the lanes [from, to) touch different banks, so that one wavefront does? Most do.
+static bool apart(uint32_t mask, const uint64_t address[PS_LANES], unsigned size, int from, int to) {
+  uint32_t used = 0;
+  unsigned shift = size >= 16 ? 4 : size >= 8 ? 3 : 2, slots = 128u >> shift;
+  for (int l = from; l < to; l++) {
+    if (!PS_ACTIVE(mask, l)) continue;
+    uint32_t bit = 1u << (address[l] >> shift & (slots - 1));
+    if ((used & bit) != 0) return false;
+    used |= bit;
+  }
+  return used != 0;
+}
+
 // Accesses of 8 bytes go by half warps and those of 16 by quarters.
 void ps_shared_count(ps_warp *w, uint32_t mask, const uint64_t address[PS_LANES], unsigned size) {
   if (mask == 0) return;
@@ -188,7 +227,8 @@ void ps_shared_count(ps_warp *w, uint32_t mask, const uint64_t address[PS_LANES]
     total = least = 32 / (unsigned)lanes;
   } else {
     for (int from = 0; from < PS_LANES; from += lanes) {
-      unsigned n = wavefronts(mask, address, size, from, from + lanes);
+      unsigned n =
+          apart(mask, address, size, from, from + lanes) ? 1 : wavefronts(mask, address, size, from, from + lanes);
       total += n;
       least += n > 0;
     }
