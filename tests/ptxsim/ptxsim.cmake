@@ -11,7 +11,7 @@ file(GLOB ptxsim_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/ptxsim/*.c)
 list(FILTER ptxsim_sources EXCLUDE REGEX "/(test|support)_[^/]*\\.c$")
 add_library(ptxsim SHARED ${ptxsim_sources})
 target_link_libraries(ptxsim PRIVATE quern_base m)
-target_compile_options(ptxsim PRIVATE -O3 -fvisibility=hidden $<$<BOOL:${PTXSIM_X86_64_V3}>:-march=x86-64-v3>
+target_compile_options(ptxsim PRIVATE $<IF:$<BOOL:${QUERN_SANITIZE}>,-O1,-O3> -fvisibility=hidden $<$<BOOL:${PTXSIM_X86_64_V3}>:-march=x86-64-v3>
   $<$<C_COMPILER_ID:Clang>:-Wno-pass-failed>)  # a lane loop that stays scalar is slower, and right
 # The process may have another libcuda, and our own base in it: nothing of either is to be mixed up.
 target_link_options(ptxsim PRIVATE -Wl,-Bsymbolic -Wl,--exclude-libs,ALL)

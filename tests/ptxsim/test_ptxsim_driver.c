@@ -300,6 +300,8 @@ START_TEST(test_graphs) {
   sim_fails(CUDA_ERROR_ILLEGAL_STATE, "not captured", sim.end_capture(s, &other));
   sim_ok(sim.graph_exec_destroy(exec));
   sim_ok(sim.graph_destroy(graph));
+  sim_ok(sim.event_destroy(fork));
+  sim_ok(sim.event_destroy(join));
 }
 END_TEST
 
