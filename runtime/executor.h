@@ -48,7 +48,7 @@ void qn_executor_times(const qn_executor *executor, uint64_t *out_kernel_ns, uin
 
 // One step's times on one thread since creation.
 typedef struct qn_step_profile {
-  uint64_t kernel_ns;  // taking pieces of its work and computing them; of a chain all is noted at its first step
+  uint64_t kernel_ns;  // taking pieces of its work and computing them; taking those of a chain is its last step's
   uint64_t wait_ns;    // at the barrier before it: for pieces of earlier steps that other threads have yet to finish
   uint64_t calls;      // runs so far
   uint64_t faults;     // page faults in it, with options->profile_faults
