@@ -50,7 +50,7 @@ void qn_lower_tree(qn_lower *lower, qn_lblock *block, const qn_lbuf *local, qn_l
   for (int64_t half = QN_TILE_ROWS / 2; half >= 1; half /= 2) {
     qn_lvar *l = qn_lvar_new(b, "l");
     qn_lstmt *loop = qn_lfor(b, block, l, LX_INT(0), LX_INT(half), QN_LO_DATA);
-    if (!loop) return;
+    if (b->failed) return;  // there may be no local
     const qn_lexpr *x = LX_LOAD(local, local->mem, qn_lref(b, l));
     const qn_lexpr *y = LX_LOAD(local, local->mem, LX_ADD(qn_lref(b, l), LX_INT(half)));
     qn_lstore(b, &loop->u.loop.body, local, local->mem, qn_lref(b, l), qn_lop2(b, op, x, y));
