@@ -7,6 +7,18 @@
 
 #define MAX_BYTES 32  // of one lane's access
 
+// Copies of a size that is known in each case are moves, not calls.
+static inline void copy_bytes(void *to, const void *from, unsigned bytes) {
+  switch (bytes) {
+    case 1: memcpy(to, from, 1); break;
+    case 2: memcpy(to, from, 2); break;
+    case 4: memcpy(to, from, 4); break;
+    case 8: memcpy(to, from, 8); break;
+    case 16: memcpy(to, from, 16); break;
+    default: memcpy(to, from, 32); break;
+  }
+}
+
 // ---- addresses ----
 
 void ps_addresses(const ps_warp *w, const ps_insn *i, int source, uint64_t out[PS_LANES]) {
@@ -138,9 +150,15 @@ static bool scattered(ps_warp *w, const ps_insn *i, uint32_t mask, const uint64_
   const bool check = !write && b->launch->options->check_initialised;
   uint64_t sectors[PS_LANES], highest = 0, requests = 1, lanes = 0, moved = 0;
   uint32_t range = 0;
-  int count = 0;
+  int count = 0, before = 0;
   for (int l = 0; l < PS_LANES; l++) {
     if (!PS_ACTIVE(mask, l)) continue;
+    if (lanes > 0 && address[l] == address[before]) {  // many loads are the same for all lanes
+      host[l] = host[before];
+      lanes++;
+      continue;
+    }
+    before = l;
     host[l] = find_place(w, i, l, address[l], bytes, write, place);
     if (host[l] == NULL) return false;
     ps_allocation *a = place->allocation;
@@ -332,10 +350,14 @@ static void pack(const ps_warp *w, const ps_insn *i, uint8_t *raw) {
 static bool load_shared(ps_warp *w, const ps_insn *i, uint32_t mask, const uint64_t address[PS_LANES], unsigned bytes,
                         uint8_t *raw) {
   bool atomic = (i->flags & PS_FLAG_ATOMIC) != 0;
+  int before = -1, alike = 0;
   for (int l = 0; l < PS_LANES; l++) {
     if (!PS_ACTIVE(mask, l)) continue;
-    if (!ps_shared_read(w, i, l, address[l], bytes, atomic)) return false;
-    memcpy(raw + (size_t)l * bytes, w->block->shared + address[l], bytes);
+    // From the third reader of a place on there is nothing new to record: several lanes of this warp read it.
+    alike = before >= 0 && address[l] == address[before] ? alike + 1 : 0;
+    if (alike < 2 && !ps_shared_read(w, i, l, address[l], bytes, atomic)) return false;
+    copy_bytes(raw + (size_t)l * bytes, w->block->shared + address[l], bytes);
+    before = l;
   }
   ps_shared_count(w, mask, address, bytes);
   return true;
@@ -356,7 +378,7 @@ static void ld(ps_warp *w, const ps_insn *i) {
     if (ps_faulted(w)) return;
     if (s.global != 0 && !scattered(w, i, s.global, address, bytes, false, host)) return;
     for (int l = 0; l < PS_LANES; l++) {
-      if (PS_ACTIVE(s.global, l)) memcpy(raw + (size_t)l * bytes, host[l], bytes);
+      if (PS_ACTIVE(s.global, l)) copy_bytes(raw + (size_t)l * bytes, host[l], bytes);
     }
     if (s.shared != 0 && !load_shared(w, i, s.shared, address, bytes, raw)) return;
     if (s.local != 0 && !load_local(w, i, s.local, address, bytes, raw, &written)) return;
@@ -391,7 +413,7 @@ static bool store_shared(ps_warp *w, const ps_insn *i, uint32_t mask, const uint
   for (int l = 0; l < PS_LANES; l++) {
     if (!PS_ACTIVE(mask, l)) continue;
     if (!ps_shared_write(w, i, l, address[l], bytes, atomic, raw + (size_t)l * bytes)) return false;
-    memcpy(w->block->shared + address[l], raw + (size_t)l * bytes, bytes);
+    copy_bytes(w->block->shared + address[l], raw + (size_t)l * bytes, bytes);
   }
   ps_shared_count(w, mask, address, bytes);
   return true;
@@ -424,7 +446,7 @@ static void st(ps_warp *w, const ps_insn *i) {
   uint8_t *host[PS_LANES];
   if (s.global != 0 && !scattered(w, i, s.global, address, bytes, true, host)) return;
   for (int l = 0; l < PS_LANES; l++) {
-    if (PS_ACTIVE(s.global, l)) memcpy(host[l], raw + (size_t)l * bytes, bytes);
+    if (PS_ACTIVE(s.global, l)) copy_bytes(host[l], raw + (size_t)l * bytes, bytes);
   }
   if (s.shared != 0 && !store_shared(w, i, s.shared, address, bytes, raw)) return;
   if (s.local != 0 && !store_local(w, i, s.local, address, bytes, raw)) return;
