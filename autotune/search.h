@@ -69,10 +69,10 @@ QN_CHECKED qn_status qn_search_step(qn_search *search, const qn_measurer *measur
 qn_search_state qn_search_get_state(const qn_search *search);
 // Chooses the next batch, so that qn_search_expected tells of it: after a step it is chosen already.
 QN_CHECKED qn_status qn_search_look_ahead(qn_search *search, qn_diag *diag);
-// The share of the kernel's time that the next batch is expected to save; a quarter where nothing is known yet, and
-// never more than lies between it and the bound.
+// The share of the kernel's time that the next batch is expected to save; a quarter where nothing is known yet, and once
+// it was timed never more than lies between it and the bound (if that is not beaten already).
 double qn_search_expected(const qn_search *search);
-// Seconds a call of the incumbent takes: measured, or the model's prediction before that.
+// Seconds a call of the incumbent takes: the fastest tenth of what was measured, or the model's prediction before that.
 double qn_search_seconds(const qn_search *search);
 const qn_tuning_task *qn_search_task(const qn_search *search);
 const qn_schedule *qn_search_start(const qn_search *search);

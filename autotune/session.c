@@ -56,11 +56,32 @@ static bool serves(const qn_tuning_task *task, int64_t rows) {
   return task->kernel->rows == QN_SYM_NONE || (task->rows_min <= rows && rows <= task->rows_max);
 }
 
+static bool is_measured(const qn_session_item *item) {
+  return qn_search_find(item->search, qn_search_incumbent(item->search)) != NULL;
+}
+
+// How much longer kernels take than the model says, by those that were measured: what is not measured is held to that,
+// so that a busy machine, or a model that is off, does not make a kernel look large because it was measured.
+static double bias_of_model(const qn_session *s) {
+  double sum = 0;
+  int count = 0;
+  for (size_t i = 0; i < s->items.count; i++) {
+    const qn_session_item *item = &s->items.items[i];
+    const qn_tuning_task *task = qn_search_task(item->search);
+    qn_prediction said;
+    if (!is_measured(item)) continue;
+    qn_schedule_predict(task->kernel, task->rows, qn_search_incumbent(item->search), &s->machine, &said);
+    sum += log(qn_search_seconds(item->search) / said.seconds);
+    count++;
+  }
+  return count > 0 ? exp(sum / count) : 1;
+}
+
 // Seconds of a call for so many rows: the incumbent's time where it was measured, carried over by the model.
 static double seconds_at(const qn_session *s, const qn_session_item *item, int64_t rows) {
   const qn_tuning_task *task = qn_search_task(item->search);
   const qn_schedule *schedule = qn_search_incumbent(item->search);
-  double seconds = qn_search_seconds(item->search);
+  double seconds = qn_search_seconds(item->search) * (is_measured(item) ? 1 : s->bias);
   if (rows == task->rows) return seconds;
   qn_prediction here, there;
   qn_schedule_predict(task->kernel, rows, schedule, &s->machine, &here);
@@ -70,6 +91,7 @@ static double seconds_at(const qn_session *s, const qn_session_item *item, int64
 
 static void update_shares(qn_session *s) {
   double weights = 0;
+  s->bias = bias_of_model(s);
   for (size_t i = 0; i < s->items.count; i++) s->items.items[i].share = 0;
   for (size_t p = 0; p < QN_COUNT(phases); p++) {
     double total = 0;

@@ -45,6 +45,9 @@ static bool add_record(void *context, const qn_record *record, const char *rejec
   qn_diag parse = {0};
   if (rejected || qn_schedule_parse_line(record->schedule, &known.schedule, &parse) != QN_OK) return true;
   if (known.verdict == QN_VERDICT_OK && (known.samples < 1 || known.median_s <= 0)) return true;
+  for (int i = 0; i < record->time_count && i < QN_CANDIDATE_TIMES; i++) known.times[i] = record->times[i];
+  if (record->time_count < QN_CANDIDATE_TIMES && record->time_count < known.samples) known.samples = record->time_count;
+  if (known.verdict == QN_VERDICT_OK && known.samples < 1) return true;
   snprintf(known.evidence, sizeof known.evidence, "%s", record->evidence ? record->evidence : "");
   r->status = qn_search_add_known(r->item->search, &known, r->item->session->diag);
   return r->status == QN_OK;

@@ -37,6 +37,7 @@ struct qn_session {
   qn_session_item *current;
   double begin_s, deadline_s;
   double step_s;  // of a usual step
+  double bias;    // measured times over the model's
   bool cancelled;
   qn_status db_status;  // of the first write that failed within a callback
   int crossovers;

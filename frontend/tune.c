@@ -1,7 +1,10 @@
 // Tuning for the public API: a model up to its lowered program, then a session whose candidates are made by the code
 // generator in a child process.
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "autotune/compare.h"
 #include "autotune/profile.h"
@@ -9,6 +12,7 @@
 #include "frontend/compilation.h"
 #include "frontend/compile.h"
 #include "frontend/machine.h"
+#include "frontend/tune_bound.h"
 #include "frontend/tune_code.h"
 #include "runtime/cpu_features.h"
 #include "runtime/topology.h"
@@ -24,13 +28,22 @@ typedef struct tuning {
   const qn_program *program;  // of the compilation, or read from the artifact
   const qn_target *target;
   qn_machine_model machine;
+  quern_machine_profile profile;  // count 0: not measured
+  quern_roofline roofline;
   qn_buf fingerprint;
   qn_db *db;              // owned
   quern_tune_code *code;  // owned
   qn_worker *worker;      // owned
   qn_session_progress latest;
+  double begin_s;
   qn_diag *diag;
 } tuning;
+
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 // --- progress
 
@@ -84,10 +97,26 @@ static qn_status check_target(const tuning *t) {
                  "this machine lacks %s, so its code cannot be timed here; tune on a machine that runs it", missing);
 }
 
+// The stored profile of the machine, or a new one where there is time for it. Without one no kernel has a bound, and
+// all else goes on.
+static void know_machine(tuning *t) {
+  const double worth_s = 20;  // a budget that has seconds for it
+  quern_machine_options options = {.size = sizeof options, .tuning_db = t->options->tuning_db, .budget_s = 3};
+  qn_machine_profile stored;
+  int64_t when;
+  bool found = false;
+  qn_diag unused = {0};
+  quern_error error;
+  if (t->db && quern_machine_stored(t->db, &stored, &when, &found, NULL, 0, &unused) != QN_OK) found = false;
+  if (!found && t->options->budget_s < worth_s) return;
+  if (quern_machine_get_profile(&options, &t->profile, &error) != 0) t->profile.count = 0;
+}
+
 static qn_status open_tools(tuning *t) {
   qn_worker_options worker = {.cancelled = cancelled, .cancel_context = t};
   if (!quern_keeps_nothing(t->options->tuning_db))
     QN_TRY(qn_db_open(t->options->tuning_db, false, qn_allocator_default(), &t->db, t->diag));
+  know_machine(t);
   t->machine = quern_machine_model(t->target, t->db, t->options->threads);
   t->code = quern_tune_code_create(t->target);
   if (!t->code) return qn_fail_nomem(t->diag, "tune", "a code generator");
@@ -184,11 +213,14 @@ static qn_status run(tuning *t, quern_tune_report *out) {
   int threads = t->options->threads ? t->options->threads : qn_topology_get()->default_threads;
   qn_machine_fingerprint(threads, &t->fingerprint);
   if (t->fingerprint.failed) return qn_fail_nomem(t->diag, "tune", "the machine's fingerprint");
+  t->roofline = quern_roofline_of(&t->profile, threads, &t->machine, t->program);
   qn_session_options options = {
+      .bound = quern_roofline_bound,
+      .bound_context = &t->roofline,
       .machine = &t->machine,
       .key = {t->target->name, qn_buf_text(&t->fingerprint), qn_generator_id, threads},
       .db = t->db,
-      .budget_s = t->options->budget_s,
+      .budget_s = fmax(0, t->options->budget_s - (seconds_now() - t->begin_s)),
       .within = t->options->within,
       .pattern = t->options->pattern,
       .distinct_code = true,
@@ -225,7 +257,7 @@ static qn_status tune(tuning *t, const char *path, quern_tune_report *out) {
 int quern_tune(const char *path, const quern_tune_options *options, quern_tune_report *out, quern_error *error) {
   quern_tune_options own;
   qn_diag diag = {0};
-  tuning t = {.options = &own, .diag = &diag};
+  tuning t = {.options = &own, .diag = &diag, .begin_s = seconds_now()};
   *out = (quern_tune_report){0};
   qn_status status = own_options(options, &own, &diag);
   if (status == QN_OK) status = quern_own_options(own.compile, &t.compile, &diag);

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# What tuning gives, and what it costs: sessions of a minute on models, what a long session adds, tuned schedules against
+# the defaults and a middle value for every knob, the next session, and what records cost a compilation. Wants a machine
+# that does nothing else. Everything goes below WORK; an existing long session there goes on.
+#   tests/bench/tune.sh WORK MODEL.gguf...        environment: QUERN (build/quern), LONG (30m; 0 = no long session)
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,5p' "$0" >&2; exit 2; }
+QUERN=${QUERN:-$(dirname "$0")/../../build/quern}
+LONG=${LONG:-30m}
+work=$1
+shift
+mkdir -p "$work"
+export XDG_DATA_HOME="$work/data" XDG_CACHE_HOME="$work/cache"
+
+seconds() { # seconds COMMAND...: what it takes on the wall
+  local begin end
+  begin=$(date +%s.%N)
+  "$@" >/dev/null 2>&1
+  end=$(date +%s.%N)
+  awk -v a="$begin" -v b="$end" 'BEGIN { printf "%.2f", b - a }'
+}
+
+# bench NAME ARTIFACT...: all artifacts in turn, three times; decode and prefill of each as a line a round
+bench() {
+  local round artifact
+  for round in 1 2 3; do
+    for artifact in "$@"; do
+      "$QUERN" bench "$artifact" --prompt 256 -n 64 --reps 3 --json - 2>/dev/null |
+        python3 -c 'import json, sys; r = json.load(sys.stdin); print(sys.argv[1], sys.argv[2], r["prefill"][-1]["tokens_per_s"], r["decode"][0]["tokens_per_s"])' \
+          "$round" "$(basename "$artifact")" || echo "$round $(basename "$artifact") failed"
+    done
+  done
+}
+
+"$QUERN" machine >/dev/null 2>&1 || true # so that every session has the same bounds
+for model in "$@"; do
+  name=$(basename "$model" .gguf)
+  short="$work/$name.short.db" long="$work/$name.long.db"
+  cp "$XDG_DATA_HOME/quern/tuning.db" "$short" 2>/dev/null || true
+  [ -e "$long" ] || cp "$short" "$long" 2>/dev/null || true
+  echo "== $name: a session of a minute"
+  echo "took $(seconds "$QUERN" tune "$model" --db "$short" --budget 60s --json "$work/$name.short.json") s"
+  "$QUERN" tune "$model" --db "$short" --budget 0 2>/dev/null
+  echo "== $name: the next session: $(seconds "$QUERN" tune "$model" --db "$short" --budget 0) s without trials"
+  echo "== $name: tuned against the default and a middle value for every knob"
+  "$QUERN" tune "$model" --db "$short" --budget 0 --against middle --pairs 64 --json "$work/$name.against.json" 2>/dev/null |
+    grep 'geometric mean' || true
+  echo "== $name: compile, without and with records"
+  for _ in 1 2 3; do
+    echo "$(seconds "$QUERN" compile -q "$model" -o "$work/$name.default.qn" --tuning-db none)" \
+      "$(seconds "$QUERN" compile -q "$model" -o "$work/$name.short.qn" --tuning-db "$short")"
+  done
+  artifacts=("$work/$name.default.qn" "$work/$name.short.qn")
+  if [ "$LONG" != 0 ]; then
+    echo "== $name: a session of $LONG"
+    "$QUERN" tune "$model" --db "$long" --budget "$LONG" --json "$work/$name.long.json" 2>/dev/null | tail -4
+    echo "== $name: a session after one that came to its end: $(seconds "$QUERN" tune "$model" --db "$long") s"
+    "$QUERN" compile -q "$model" -o "$work/$name.long.qn" --tuning-db "$long"
+    artifacts+=("$work/$name.long.qn")
+  fi
+  echo "== $name: round, artifact, tokens/s of a prompt, tokens/s decoding"
+  bench "${artifacts[@]}"
+done
