@@ -26,7 +26,7 @@ bench() {
   for round in 1 2 3; do
     for artifact in "$@"; do
       "$QUERN" bench "$artifact" --prompt 256 -n 64 --reps 3 --json - 2>/dev/null |
-        python3 -c 'import json, sys; r = json.load(sys.stdin); print(sys.argv[1], sys.argv[2], r["prefill"][-1]["tokens_per_s"], r["decode"][0]["tokens_per_s"])' \
+        python3 -c 'import json, sys; r = json.load(sys.stdin); print(sys.argv[1], sys.argv[2], r["prefill"]["tokens_per_s"], r["decode"]["tokens_per_s"])' \
           "$round" "$(basename "$artifact")" || echo "$round $(basename "$artifact") failed"
     done
   done
