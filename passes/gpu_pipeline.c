@@ -45,13 +45,19 @@ static int64_t widest_lane_loop(qn_lbuild *b, const qn_lblock *block, int64_t un
 }
 
 // As many lanes as the widest lane loop keeps busy, in steps that a group may have; groups enough for a block of a few
-// warps, which hide each other's latency.
-static qn_gpu_schedule default_schedule(qn_lbuild *b) {
-  enum { BLOCK_THREADS = 128, MOST_LANES = 256 };
+// warps, which hide each other's latency, but no more than leave blocks for all multiprocessors (of which the largest
+// chips have about 150), down to a warp.
+static qn_gpu_schedule default_schedule(qn_lbuild *b, const qn_lexpr *extent) {
+  enum { BLOCK_THREADS = 128, MOST_LANES = 256, ENOUGH_BLOCKS = 300 };
   int64_t widest = widest_lane_loop(b, &b->kernel->body, MOST_LANES);
   qn_gpu_schedule schedule = {.lanes = 1, .groups = 1};
   while (schedule.lanes < widest && schedule.lanes < MOST_LANES) schedule.lanes *= 2;
   if (schedule.lanes <= QN_GPU_WARP) schedule.groups = BLOCK_THREADS / schedule.lanes;
+  int64_t known = 0;
+  bool few = extent && qn_lexpr_is_int(extent, &known);
+  while (few && schedule.groups > 1 && schedule.groups * schedule.lanes > QN_GPU_WARP &&
+         known / schedule.groups < ENOUGH_BLOCKS)
+    schedule.groups /= 2;
   return schedule;
 }
 
@@ -69,10 +75,10 @@ static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_
   qn_loop_pass_context loops = {&build, &schedule, diag};
   if (!whole && rows_min == rows_max) QN_TRY(qn_pass_specialise(&loops, kernel->rows, rows_min));
   QN_TRY(qn_gpu_pipeline(&loops, NULL, NULL));
-  *out = (qn_gpu_variant){
-      .rows_min = rows_min, .rows_max = rows_max, .kernel = copy, .schedule = default_schedule(&build)};
+  *out = (qn_gpu_variant){.rows_min = rows_min, .rows_max = rows_max, .kernel = copy};
   const qn_lstmt *loop = copy->body.first;
   if (loop && loop->kind == QN_LS_FOR && loop->u.loop.mark == QN_LM_PARALLEL) out->extent = loop->u.loop.hi;
+  out->schedule = default_schedule(&build, out->extent);
   return build.failed ? qn_fail_nomem(diag, kernel->name, "a kernel variant") : QN_OK;
 }
 
