@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 #include "codegen/artifact_write.h"
-#include "ir/loop_interp.h"
 #include "runtime/base/hash.h"
 #include "tests/support/graph_text.h"
 #include "tests/support/test.h"
@@ -506,19 +505,21 @@ typedef struct chosen {
   const qn_lkernel *code;
   int64_t trips;
   bool in_parts;
+  const qn_gpu_variant *gpu;
 } chosen;
 
 static chosen choose(qn_run *run, qn_run_engine engine, size_t index) {
   const qn_pstep *step = &run->program->steps.items[index];
   const qn_pkernel *kernel = &run->program->kernels.items[step->kernel];
   if (engine == QN_RUN_PLAIN) return (chosen){.step = step, .code = kernel->plain, .trips = 1};
-  if (engine == QN_RUN_LANES) {
-    return (chosen){.step = step, .code = choose_gpu_variant(run, step->kernel)->kernel, .trips = 1};
+  if (engine >= QN_RUN_LANES) {
+    const qn_gpu_variant *gpu = choose_gpu_variant(run, step->kernel);
+    return (chosen){.step = step, .code = gpu->kernel, .trips = 1, .gpu = gpu};
   }
   int v = choose_variant(run, kernel);
   qn_dim extent = kernel->variants[v].extent;
   int64_t trips = extent.value * (qn_dim_is_const(extent) ? 1 : run->symbols[extent.symbol]);
-  return (chosen){step, v, kernel->variants[v].kernel, trips, kernel->variants[v].in_parts};
+  return (chosen){step, v, kernel->variants[v].kernel, trips, kernel->variants[v].in_parts, NULL};
 }
 
 static void run_kernel(qn_run *run, qn_run_engine engine, const chosen *c, const qn_linterp_buffer *buffers,
@@ -541,6 +542,9 @@ static void run_kernel(qn_run *run, qn_run_engine engine, const chosen *c, const
   qn_diag diag = {0};
   if (engine == QN_RUN_JIT) {
     qn_jit_kernel(run->jit, function_index(run->program, step->kernel, c->variant))(pointers, run->symbols, begin, end);
+  } else if (engine == QN_RUN_LAUNCH) {
+    int64_t extent = c->gpu->extent ? elements_of(c->gpu->extent, run->symbols) : 1;
+    run->options.launch(run->options.launch_context, run, step->kernel, c->gpu, bound, run->symbols, extent);
   } else {
     bool whole = begin == 0 && end == trips;
     qn_status status =

@@ -4,6 +4,7 @@
 #define QN_TESTS_SUPPORT_GRAPH_RUN_H
 
 #include "codegen/codegen.h"
+#include "ir/loop_interp.h"
 #include "ir/program.h"
 #include "ir/ref/ref.h"
 #include "passes/gpu_pass.h"
@@ -14,13 +15,23 @@ typedef enum qn_run_engine {
   QN_RUN_SCHEDULED,  // the variants that the schedule pass made, interpreted
   QN_RUN_JIT,        // the variants, compiled
   QN_RUN_LANES,      // the variants that the GPU passes made, interpreted
+  QN_RUN_LAUNCH,     // those, by the options' launch
 } qn_run_engine;
+
+typedef struct qn_run qn_run;
+
+// Runs a variant of kernel number `kernel` of the program: a buffer a parameter, symbols' values, iterations of the
+// parallel loop (1 where it has none).
+typedef void (*qn_run_launch_fn)(void *context, qn_run *run, size_t kernel, const qn_gpu_variant *variant,
+                                 const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent);
 
 typedef struct qn_run_options {
   bool quantize_activations;
   const qn_schedule *schedule;  // forced on every variant; NULL = the target's defaults
   const char *target;           // NULL = "host"
   int page_order;               // another order of a sequence's pages in the pool
+  qn_run_launch_fn launch;      // QN_RUN_LAUNCH
+  void *launch_context;
 } qn_run_options;
 
 // Tokens of one sequence in a step: positions first .. first + count - 1.
@@ -41,8 +52,6 @@ typedef struct qn_run_output {
   int64_t count;
   double *values;  // row-major without padding; of the run
 } qn_run_output;
-
-typedef struct qn_run qn_run;
 
 // Compiles the graph of a short text (tests/support/graph_text.h). What inputs hold is said by the first letter of
 // their names: q: multiples of 1/64 that quantise exactly; s: special and extreme values; z: like the others, but

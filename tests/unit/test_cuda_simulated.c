@@ -1,0 +1,252 @@
+// Kernels of every class and format as they would be shipped: CUDA C++ through NVRTC, its PTX run by the simulator, and
+// the bits of the kernels as lowered, which the interpreter runs. Needs NVRTC, no GPU.
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "codegen/cuda/emit.h"
+#include "codegen/cuda/nvrtc.h"
+#include "tests/ptxsim/support_sim.h"
+#include "tests/support/graph_run.h"
+#include "tests/support/test.h"
+
+enum { MAX_KERNELS = 64, MAX_PARAMS = 48, FUNC_SHARED_BYTES = 8 };  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+
+// A program's kernels on the device.
+typedef struct device {
+  int sm;
+  CUmodule module;
+  qn_cuda_kernel kernels[MAX_KERNELS];
+  size_t count;
+} device;
+
+static const int chips[] = {80, 90, 100, 120};
+
+static void load_kernels(device *d, qn_run *run) {
+  qn_diag diag = {0};
+  qn_nvrtc *nvrtc = NULL;
+  qn_nvrtc_code code;
+  qn_buf source;
+  const qn_program *program = qn_run_program(run);
+  for (size_t k = 0; k < program->kernels.count; k++) {
+    int variants = 0;
+    const qn_gpu_variant *v = qn_run_gpu_variants(run, k, &variants);
+    for (int i = 0; i < variants; i++) {
+      ck_assert_uint_lt(d->count, MAX_KERNELS);
+      d->kernels[d->count++] = (qn_cuda_kernel){.kernel = v[i].kernel, .schedule = v[i].schedule};
+    }
+  }
+  qn_buf_init(&source, qn_test_allocator());
+  qn_assert_ok(&diag, qn_cuda_emit(d->kernels, d->count, &source, &diag));
+  qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
+  qn_assert_ok(&diag, qn_nvrtc_compile(nvrtc, "kernels.cu", qn_buf_text(&source), d->sm, &code, &diag));
+  sim_ok(sim.load(&d->module, code.ptx));
+  qn_nvrtc_code_deinit(&code);
+  qn_nvrtc_close(nvrtc);
+  qn_buf_deinit(&source);
+}
+
+static const qn_cuda_kernel *find_kernel(const device *d, const qn_lkernel *kernel) {
+  for (size_t i = 0; i < d->count; i++)
+    if (d->kernels[i].kernel == kernel) return &d->kernels[i];
+  ck_abort_msg("kernel '%s' is not loaded", kernel->name);
+  return NULL;
+}
+
+// Each launch has its buffers brought there and back, so that an access beyond one is a fault.
+static void launch(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
+                   const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
+  device *d = context;
+  const qn_lkernel *kernel = variant->kernel;
+  CUdeviceptr pointers[MAX_PARAMS];
+  int values[QN_SYM_COUNT];
+  void *params[MAX_PARAMS + QN_SYM_COUNT];
+  CUfunction function;
+  (void)number;
+  if (!d->module) load_kernels(d, run);
+  ck_assert_uint_le(kernel->param_count, MAX_PARAMS);
+  for (size_t i = 0; i < kernel->param_count; i++) {
+    pointers[i] = sim_upload(buffers[i].data, buffers[i].size);
+    if (kernel->params[i]->streamed) ck_assert_int_eq(sim.label(pointers[i], buffers[i].size, "streamed"), 0);
+    params[i] = &pointers[i];
+  }
+  for (int s = QN_SYM_NONE + 1; s < QN_SYM_COUNT; s++) {
+    values[s] = (int)symbols[s];
+    params[kernel->param_count + (size_t)s - 1] = &values[s];
+  }
+  const qn_cuda_kernel *code = find_kernel(d, kernel);
+  int groups = variant->schedule.groups;
+  unsigned blocks = (unsigned)((extent + groups - 1) / groups), threads = (unsigned)(variant->schedule.lanes * groups);
+  sim_ok(sim.function(&function, d->module, kernel->name));
+  sim_ok(sim.set_function_attribute(function, FUNC_SHARED_BYTES, (int)code->shared_bytes));
+  sim_ok(sim_run(function, blocks, threads, (unsigned)code->shared_bytes, params));
+  for (size_t i = 0; i < kernel->param_count; i++) {
+    if (kernel->params[i]->writable) sim_download(buffers[i].data, pointers[i], buffers[i].size);
+    sim_ok(sim.free(pointers[i]));
+  }
+}
+
+// ---- programs ---------------------------------------------------------------------------------------------------
+
+typedef struct scenario {
+  int sequences, pages, past[QN_RUN_MAX_SPANS];
+  qn_run_step steps[6];  // ended by one without tokens
+} scenario;
+
+static const scenario rows = {
+    1, 1, {0}, {{.spans = {{0, 0, 1}}}, {.spans = {{0, 1, 5}}}, {.spans = {{0, 6, 3}}, .rows = 2}}};
+static const scenario runs = {3,
+                              3,
+                              {50, 3, 120},
+                              {{.spans = {{0, 50, 17}, {1, 3, 2}, {2, 120, 1}}},
+                               {.spans = {{1, 6, 3}, {1, 5, 1}, {0, 67, 5}, {1, 9, 1}}},
+                               {.spans = {{2, 121, 1}}}}};
+
+static void check_program(const char *text, const char *sizes, bool quantize, const scenario *s, int sm) {
+  char label[160], target[16];
+  device d = {.sm = sm};
+  qn_run_options options = {.quantize_activations = quantize, .launch = launch, .launch_context = &d};
+  qn_run *run = qn_run_create(text, sizes, &options);
+  const qn_run_output *outputs[2][QN_COUNT(s->steps)];
+  snprintf(target, sizeof target, "sm_%d", sm);
+  sim_start(target);
+  for (int way = 0; way < 2; way++) {
+    qn_run_begin(run, s->sequences, s->pages, s->past);
+    for (int i = 0; s->steps[i].spans[0].count; i++)
+      outputs[way][i] = qn_run_execute(run, way == 0 ? QN_RUN_PLAIN : QN_RUN_LAUNCH, &s->steps[i]);
+  }
+  for (int i = 0; s->steps[i].spans[0].count; i++) {
+    snprintf(label, sizeof label, "%.60s... %s%s, %s, step %d", text, sizes ? sizes : "", quantize ? " int8" : "",
+             target, i);
+    for (size_t o = 0; o < qn_run_output_count(run); o++)
+      qn_run_compare_bits(&outputs[1][i][o], &outputs[0][i][o], label);
+  }
+  qn_run_destroy(run);
+}
+
+static const char products[] =
+    "q = input f32[T,$K]; z = input f32[T,$K]; w = param $F[$N,$K]; u = param $F[$N,$K]; tied = param $F[$V,$K]\n"
+    "table = param $F[$N,$K]; a = matmul q w; g = silu a; c = matmul q u; m = mul g c; b = matmul z tied\n"
+    "e = embed tied tokens; f = embed table tokens; output m b e f";
+
+// Each format at odd sizes, on another chip in each numeric mode; without QUERN_TEST_ALL some of them.
+START_TEST(products_of_every_format) {
+  static const char *const shapes[3][2] = {
+      {"N=17 K=37 V=3", "N=1 K=64 V=31"}, {"N=17 K=96 V=3", "N=1 K=160 V=31"}, {"N=17 K=256 V=3", "N=1 K=512 V=31"}};
+  size_t turn = 0;
+  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
+    const qn_format *format = qn_format_of((qn_dtype)dtype);
+    if (!format) continue;
+    int kind = format->block_values == 1 ? 0 : format->block_values > 32 ? 2 : 1;
+    for (int quantize = 0; quantize <= (kind > 0); quantize++, turn++) {
+      char sizes[64];
+      if ((turn + (size_t)dtype / 2) % qn_test_stride(3, 9) != 0) continue;
+      snprintf(sizes, sizeof sizes, "F=%s %s", format->name, shapes[kind][turn % 2]);
+      check_program(products, sizes, quantize, &rows, chips[turn % QN_COUNT(chips)]);
+    }
+  }
+}
+END_TEST
+
+static const struct {
+  const char *text, *sizes;
+  const scenario *scenario;
+} classes[] = {
+    // Row ops with whatever follows them, over special values too.
+    {"x = input f32[T,$D]; z = input f32[T,$D]; s = input f32[T,$D]; w = param f32[$D]; b = param f32[$D]\n"
+     "a = rmsnorm x w eps=1e-5; c = layernorm z w b eps=1e-5; d = softmax x; e = gelu s; f = silu s; g = tanh s\n"
+     "h = exp s; i = erf s; j = sqrt s; output a c d e f g h i j",
+     "D=131", &rows},
+    {"x = input f32[T,48]; x3 = split_heads x heads=3; w = param f32[16]; b = param f32[16]\n"
+     "a = rmsnorm x3 w eps=1e-6; c = layernorm x3 w b eps=1e-6; d = softmax x3; e = mul a d; f = merge_heads e\n"
+     "g = add f x; output c g",
+     NULL, &rows},
+    // RoPE by pairs and by halves, lookups of rows, concatenation.
+    {"x = input f32[T,66]; x3 = split_heads x heads=2; t = rope_table pos dims=32 theta=100\n"
+     "a = rope x3 t kind=pairs; b = rope x3 t kind=halves; c = concat a b axis=1; d = merge_heads c\n"
+     "g = gather_rows d rows; h = neg g; output d h",
+     NULL, &rows},
+    // Quantised activations: extreme blocks.
+    {"b = input f32[T,96]; w = param q8_0[5,96]; a = matmul b w; output a", NULL, &rows},
+};
+
+START_TEST(rows_of_every_class) {
+  for (size_t i = 0; i < QN_COUNT(classes); i++)
+    check_program(classes[i].text, classes[i].sizes, i == 3, classes[i].scenario, chips[i % QN_COUNT(chips)]);
+}
+END_TEST
+
+#define ATTENTION_INPUTS                                                                 \
+  "q = input f32[T,$H,$C]; k = input f32[T,$J,$C]; v = input f32[T,$J,$C]\n"             \
+  "kc = cache kind=k index=0 $F[G,$J,$C,64]; vc = cache kind=v index=0 $F[G,$J,64,$C]\n" \
+  "kw = kv_write kc k pos seq block_table kind=k; vw = kv_write vc v pos seq block_table kind=v\n"
+
+START_TEST(attention) {
+  static const char fused[] = ATTENTION_INPUTS
+      "s = attn_scores q kw pos seq block_table scale=0.3 window=$W softcap=$S\n"
+      "p = softmax s; o = attn_mix p vw pos seq block_table; output o";
+  static const char parts[] = ATTENTION_INPUTS
+      "s = attn_scores q kw pos seq block_table scale=0.3 window=$W softcap=$S; p = softmax s\n"
+      "o = attn_mix p vw pos seq block_table; output o p s";
+  check_program(fused, "H=4 J=2 C=16 F=f16 W=0 S=0", false, &runs, 80);
+  check_program(fused, "H=3 J=1 C=7 F=bf16 W=66 S=2", false, &runs, 100);
+  check_program(fused, "H=9 J=3 C=24 F=f32 W=5 S=0", false, &runs, 120);
+  check_program(parts, "H=4 J=2 C=16 F=f16 W=9 S=3", false, &runs, 90);
+}
+END_TEST
+
+// ---- traffic ----------------------------------------------------------------------------------------------------
+
+typedef struct weights {
+  device on;
+  uint64_t bytes, sectors;  // that there are, that one row's products moved
+} weights;
+
+// Runs the launch with the streamed parameters counted apart.
+static void count_weights(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
+                          const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
+  weights *w = context;
+  sim.counters_reset();
+  launch(&w->on, run, number, variant, buffers, symbols, extent);
+  for (size_t i = 0; i < variant->kernel->param_count; i++)
+    if (variant->kernel->params[i]->streamed) w->bytes += buffers[i].size;
+  for (size_t r = 0; r < sim.range_count(); r++)
+    if (strcmp(sim.range_name(r), "streamed") == 0)
+      w->sectors += sim_traffic(variant->kernel->name, "streamed").load_sectors;
+}
+
+// A row's product moves each sector of its weights once: the 16 lanes of a group read whole sectors. Where a block has
+// 16 numbers of a byte, those are half a sector, and the other half is moved again for what lies there.
+START_TEST(a_row_reads_each_weight_once) {
+  static const char text[] = "max T=1 R=1; x = input f32[T,512]; w = param $F[64,512]; y = matmul x w; output y";
+  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
+    const qn_format *format = qn_format_of((qn_dtype)dtype);
+    if (!format || (size_t)dtype % qn_test_stride(3, 5) != 0) continue;
+    char sizes[32];
+    weights w = {.on = {.sm = 90}};
+    snprintf(sizes, sizeof sizes, "F=%s", format->name);
+    qn_run_options options = {
+        .quantize_activations = format->block_values > 1, .launch = count_weights, .launch_context = &w};
+    qn_run *run = qn_run_create(text, sizes, &options);
+    sim_start("sm_90");
+    qn_run_begin(run, 1, 1, NULL);
+    qn_run_execute(run, QN_RUN_LAUNCH, &(qn_run_step){.spans = {{0, 0, 1}}});
+    ck_assert_uint_gt(w.bytes, 0);
+    bool halves = format->sub_scale.bits > 0 || format->scale_kind == QN_SCALE_E8M0;
+    double ratio = (double)w.sectors * 32 / (double)w.bytes;
+    qn_check(ratio >= 1 && ratio <= (halves ? 1.3 : 1.03), "%s: %llu sectors moved for %llu bytes of weights",
+             format->name, (unsigned long long)w.sectors, (unsigned long long)w.bytes);
+    qn_run_destroy(run);
+  }
+}
+END_TEST
+
+static TCase *kernels(void) {
+  qn_diag diag = {0};
+  qn_nvrtc *nvrtc = NULL;
+  if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
+  qn_nvrtc_close(nvrtc);
+  const TTest *const tests[] = {products_of_every_format, rows_of_every_class, attention, a_row_reads_each_weight_once};
+  return qn_test_case("kernels", tests, QN_COUNT(tests));
+}
+
+QN_TEST_MAIN(kernels)
