@@ -60,4 +60,7 @@ void quern_compilation_take_target(quern_compilation *c, size_t index);
 // Opens the model and makes its graph, verified; pass.graph is there then, and targets, and pass_options.
 QN_CHECKED qn_status quern_compilation_open(quern_compilation *c, const char *model_path);
 
+// Hands the kernels as CUDA C++ to the options' dump, which must be there, once all passes have run (dump_cuda.c).
+QN_CHECKED qn_status quern_dump_cuda(quern_compilation *c);
+
 #endif

@@ -50,6 +50,7 @@ static qn_status make_plans(quern_compilation *c, bool again) {
 static qn_status run_frontend(quern_compilation *c, const char *model_path) {
   QN_TRY(quern_compilation_open(c, model_path));
   QN_TRY(qn_run_passes(&c->pass));
+  if (c->options->dump) QN_TRY(quern_dump_cuda(c));
   return make_plans(c, false);
 }
 

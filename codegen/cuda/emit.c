@@ -293,6 +293,11 @@ static void put_kernel(qn_cuda_writer *w, qn_cuda_kernel *kernel) {
   put_block(w, block);
   close_block(w);
   w->out = out;
+  qn_buf_printf(out, "  // A block: %d group%s of %d lane%s", w->schedule.groups, w->schedule.groups > 1 ? "s" : "",
+                w->schedule.lanes, w->schedule.lanes > 1 ? "s" : "");
+  if (w->shared_bytes > 0)
+    qn_buf_printf(out, ", %" PRId64 " bytes of shared memory", w->shared_bytes * w->schedule.groups);
+  qn_buf_puts(out, ".\n");
   if (w->shared_bytes > 0) {
     bool several = w->schedule.groups > 1;
     qn_buf_printf(out, "  extern __shared__ __align__(%d) unsigned char %s[];\n", SHARED_ALIGNMENT,

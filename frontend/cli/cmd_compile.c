@@ -43,7 +43,7 @@ static const cli_option options_table[] = {
      "make the artifact able to give the logits of every prompt token"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a core", "to compile with"},
     {"dump-ir", 0, CLI_MAYBE, FIELD(dump_passes), "all|NAME,...", 0, 0, NULL, "all when no names follow",
-     "write what each pass makes (and mlir, llvm, asm) as one text file a pass"},
+     "write what each pass makes (and mlir, llvm, asm, cuda) as one text file a pass"},
     {"dump-dir", 0, CLI_TEXT, FIELD(dump_folder), "DIR", 0, 0, NULL, "the artifact's path with .ir after it",
      "where the files of --dump-ir go"},
 };
@@ -99,6 +99,7 @@ static void write_dump(void *context, const char *name, const char *text, size_t
   const char *ending = strcmp(name, "mlir") == 0   ? "mlir"
                        : strcmp(name, "llvm") == 0 ? "ll"
                        : strcmp(name, "asm") == 0  ? "s"
+                       : strcmp(name, "cuda") == 0 ? "cu"
                                                    : "txt";
   char path[4096];
   snprintf(path, sizeof path, "%s/%03u_%s.%s", d->folder, d->written++, name, ending);
