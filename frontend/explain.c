@@ -21,6 +21,14 @@ double explain_undisturbed(double *values, size_t count) {
   return values[count / 4];
 }
 
+const char *explain_text(explaining *x, qn_str text) {
+  char *copy = qn_arena_strndup(x->arena, text.data, text.length);
+  for (char *c = copy; c && *c; c++) {
+    if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';
+  }
+  return copy;
+}
+
 explanation *explanation_create(void) {
   explanation *e = calloc(1, sizeof *e);
   if (!e) return NULL;
@@ -75,9 +83,8 @@ static qn_status take_targets(explaining *x) {
   told->quern = quern_version();
   size_t length = 0;
   const char *model = quern_model_summary_value(x->model, "model", &length);
-  told->model =
-      length ? qn_arena_strndup(x->arena, model, length) : qn_arena_strdup(x->arena, quern_model_name(x->model));
-  told->target = qn_arena_strdup(x->arena, name);
+  told->model = explain_text(x, length ? (qn_str){model, length} : qn_str_from(quern_model_name(x->model)));
+  told->target = explain_text(x, qn_str_from(name));
   told->host = qn_arena_strdup(x->arena, host.name);
   told->lacking = lacking(x, host.required, target.required);
   if (!told->model || !told->target || !told->host || !told->lacking) return qn_fail_nomem(x->diag, "explain", "names");
@@ -118,12 +125,13 @@ static qn_status take_kernels(explaining *x) {
     QN_TRY(quern_read_kernel(a->path, x->text, name, x->arena, &k->facts, &k->cost, x->diag));
     QN_TRY(qn_cost_count(&k->facts, x->arena, &k->facts.work, x->diag));
     const quern_kernel_cost *c = &k->cost;
-    k->name = k->facts.name;
+    k->name = explain_text(x, qn_str_from(name));
+    if (!k->name) return qn_fail_nomem(x->diag, "explain", "kernels");
     k->of_rows = c->value_bytes_row > 0 && c->value_bytes_token == 0;
   }
   for (uint32_t i = 0; i < a->program->step_count; i++) {
     explain_kernel *k = &x->kernels[a->steps[i].kernel];
-    if (k->steps++ == 0) k->place = qn_arena_strdup(x->arena, a->strings + a->steps[i].loc);
+    if (k->steps++ == 0) k->place = explain_text(x, qn_str_from(a->strings + a->steps[i].loc));
     if (!k->place) return qn_fail_nomem(x->diag, "explain", "kernels");
   }
   return QN_OK;

@@ -95,6 +95,8 @@ const char *explain_limit(const quern_kernel_report *kernel);
 // What the database tells of the kernels of a phase (explain_tuning.c).
 QN_CHECKED qn_status explain_tuning(explaining *x);
 
+// A copy of a text of the artifact's, in the arena, without bytes that would drive a terminal; NULL when out of memory.
+const char *explain_text(explaining *x, qn_str text);
 // The value below which a quarter of them lie, 0 of none; sorts them. Other programs only add to a time, and those that
 // run a while add to most: the first quarter tells what a kernel takes when it is left alone.
 double explain_undisturbed(double *values, size_t count);

@@ -76,8 +76,11 @@ static qn_status read_field(const qn_json *json, const cJSON *object, const char
   if (!item) return qn_json_fail(json, QN_ERR_FORMAT, where, "is not there; want what quern explain --json writes");
   if (f->kind == QUERN_FIELD_TEXT) {
     *(const char **)(void *)at = "";
-    bool empty = cJSON_IsString(item) && item->valuestring[0] == '\0';
-    return empty ? QN_OK : qn_json_text(json, item, where, (const char **)(void *)at);
+    if (cJSON_IsString(item) && item->valuestring[0] == '\0') return QN_OK;
+    for (char *c = cJSON_IsString(item) ? item->valuestring : ""; *c; c++) {
+      if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';  // it may go to a terminal
+    }
+    return qn_json_text(json, item, where, (const char **)(void *)at);
   }
   double number = 0;
   QN_TRY(qn_json_number(json, item, where, &number));

@@ -153,7 +153,7 @@ static qn_status add_prediction(explaining *x, const explain_kernel *k, const ex
   *sync_s += n * ((p.sync_s - meet) * macs + meet);
   if (rows > *most) {
     *most = rows;
-    out->variant = qn_arena_strdup(x->arena, name);
+    out->variant = explain_text(x, qn_str_from(name));
     out->schedule = schedule_line(x, &schedule);
     if (!out->variant || !out->schedule) return qn_fail_nomem(x->diag, "explain", "a schedule");
   }

@@ -1,4 +1,4 @@
-// What tuning tried for the kernels of an explanation, as the database tells it.
+// What tuning tried for the kernels of an explanation, as the database and the artifact tell it.
 #include <inttypes.h>
 #include <string.h>
 
@@ -31,7 +31,24 @@ static bool add_record(void *context, const qn_record *record, const char *rejec
   return true;
 }
 
-static const char *sentence(explaining *x, const tally *t) {
+// The head of every line "# evidence of NAME, ...", which the compiler wrote of records that it took.
+static void put_evidence(const explaining *x, const char *kernel, qn_buf *out) {
+  qn_buf heading;
+  qn_buf_init(&heading, qn_allocator_default());
+  qn_buf_printf(&heading, "\n# evidence of %s, ", kernel);
+  const char *end = x->text.data + x->text.length, *at = x->text.data;
+  while (!heading.failed && (at = memmem(at, (size_t)(end - at), heading.data, heading.length)) != NULL) {
+    at += heading.length;
+    size_t length = 0;
+    while (at + length < end && at[length] != ';' && at[length] != '\n') length++;
+    qn_buf_printf(out, "%scompiled with what was found for ", out->length ? "; " : "");
+    qn_buf_append(out, at, length);
+  }
+  if (heading.failed) out->failed = true;
+  qn_buf_deinit(&heading);
+}
+
+static const char *sentence(explaining *x, const char *kernel, const tally *t) {
   qn_buf text;
   qn_buf_init(&text, qn_allocator_default());
   if (t->tried > 0) {
@@ -46,7 +63,8 @@ static const char *sentence(explaining *x, const tally *t) {
     qn_buf_printf(&text, "%s%" PRId64 " record%s rejected, whose checksum does not hold", text.length ? "; " : "",
                   t->edited, t->edited == 1 ? "" : "s");
   }
-  const char *copy = text.failed ? NULL : qn_arena_strdup(x->arena, qn_buf_text(&text));
+  put_evidence(x, kernel, &text);
+  const char *copy = text.failed ? NULL : explain_text(x, qn_str_from(qn_buf_text(&text)));
   qn_buf_deinit(&text);
   return copy;
 }
@@ -63,11 +81,11 @@ static qn_status look_up(explaining *x, qn_db *db, const char *fingerprint, int6
   if (!kernel) return QN_OK;
   tally t = {.rows = kernel->facts.rows == QN_SYM_NONE ? 0 : kernel->of_rows ? 1 : tokens};
   qn_db_filter filter = {.signature = kernel->facts.signature, .target = x->e->told.target, .fingerprint = fingerprint};
-  QN_TRY(qn_db_each(db, &filter, add_record, &t, x->diag));
+  if (db) QN_TRY(qn_db_each(db, &filter, add_record, &t, x->diag));
   k->tried = t.tried;
   k->failed = t.failed;
   k->tuned_s = t.fastest_s;
-  k->tuning = sentence(x, &t);
+  k->tuning = sentence(x, k->kernel, &t);
   return k->tuning ? QN_OK : qn_fail_nomem(x->diag, "explain", "what tuning tried");
 }
 
@@ -84,8 +102,8 @@ static qn_status look_up_all(explaining *x, qn_db *db, const char *fingerprint) 
 qn_status explain_tuning(explaining *x) {
   qn_db *db = NULL;
   qn_buf fingerprint;
-  if (quern_keeps_nothing(x->options->tuning_db)) return QN_OK;
-  QN_TRY(qn_db_open(x->options->tuning_db, true, qn_allocator_default(), &db, x->diag));
+  if (!quern_keeps_nothing(x->options->tuning_db))
+    QN_TRY(qn_db_open(x->options->tuning_db, true, qn_allocator_default(), &db, x->diag));
   qn_buf_init(&fingerprint, qn_allocator_default());
   qn_machine_fingerprint(x->threads, &fingerprint);
   qn_status status = fingerprint.failed ? qn_fail_nomem(x->diag, "explain", "a fingerprint")

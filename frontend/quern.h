@@ -274,7 +274,8 @@ typedef struct quern_kernel_report {
   double predicted_s;                    // by the model of the machine, all terms together
   // The terms, which overlap (quern_explain_terms).
   double bandwidth_s, cache_s, issue_s, fallback_s, latency_s, sync_s, fault_s, unexplained_s;
-  // What tuning tried for this kernel, here and for this target, says the database.
+  // What tuning tried for this kernel, here and for this target, says the database; `tuning` tells what the artifact
+  // carries of that, too.
   int64_t tried, failed;  // candidates; of them those that were wrong, crashed, hung or were not legal
   double tuned_s;         // the fastest, of one call; 0 = none was timed
   const char *tuning;     // a sentence about it; "" = nothing

@@ -118,7 +118,7 @@ static qn_status open_all(bench *b) {
   b->input = aligned_alloc(64, (bytes + 63) / 64 * 64);
   if (!b->input) return qn_fail_nomem(&b->diag, b->s.path, "an input");
   QN_TRY(fill_input(b, b->input, bytes));
-  for (int i = 1; i < QN_ARTIFACT_SYMBOLS; i++) b->symbols[i] = b->s.rows;
+  for (int i = 1; i < QN_ARTIFACT_SYMBOLS; i++) b->symbols[i] = i == 1 ? b->s.rows : 1;  // T, and one of all else
   return qn_executor_bind_input(b->executor, b->artifact.strings + in->name, b->input, &b->diag);
 }
 

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "autotune/db.h"
 #include "tests/support/test.h"
 
 static const char *artifact_path;
@@ -121,6 +122,67 @@ START_TEST(a_model) {
 }
 END_TEST
 
+// What the database holds of a kernel stands beside it; what it holds of other machines does not.
+START_TEST(records) {
+  qn_diag diag = {0};
+  qn_arena arena;
+  qn_artifact artifact;
+  qn_pkernel kernel;
+  qn_buf fingerprint;
+  qn_db *db = NULL;
+  size_t size = 0;
+  const char *path = qn_test_temp_path("tuning.db"), *name = "qk_matmul_f16_f32_n256_k512";
+  qn_arena_init(&arena, qn_test_allocator());
+  qn_buf_init(&fingerprint, qn_test_allocator());
+  qn_machine_fingerprint(2, &fingerprint);
+  qn_assert_ok(&diag, qn_artifact_open(&artifact, artifact_path, &diag));
+  const char *text = qn_artifact_section(&artifact, QN_SECTION_KERNELS, 0, &size);
+  qn_assert_ok(&diag, quern_read_kernel("nano.qn", (qn_str){text, size}, name, &arena, &kernel, NULL, &diag));
+  quern_model *model = open_nano();
+  qn_record record = {.signature = kernel.signature,
+                      .target = quern_model_target(model),
+                      .fingerprint = qn_buf_text(&fingerprint),
+                      .generator = "another build",
+                      .threads = 2,
+                      .rows_min = 2,
+                      .rows_max = 100,
+                      .rows = 20,
+                      .schedule = "parallel = 1",
+                      .verdict = QN_VERDICT_OK,
+                      .median_s = 12e-6,
+                      .bound_s = 6e-6,
+                      .samples = 3};
+  qn_assert_ok(&diag, qn_db_open(path, false, qn_test_allocator(), &db, &diag));
+  qn_assert_ok(&diag, qn_db_put(db, &record, &diag));
+  record.verdict = QN_VERDICT_WRONG;
+  record.median_s = 1e-6;
+  qn_assert_ok(&diag, qn_db_put(db, &record, &diag));
+  record.fingerprint = "another machine";
+  qn_assert_ok(&diag, qn_db_put(db, &record, &diag));
+  qn_db_close(db);
+  quern_error error = {0};
+  const quern_explanation *e = NULL;
+  quern_explain_options options = {
+      .size = sizeof options, .threads = 2, .prompt_tokens = 20, .repetitions = 1, .tuning_db = path};
+  ck_assert_msg(quern_explain(model, &options, &e, &error) == 0, "%s", error.text);
+  const quern_kernel_report *k = find(&e->phases[0], name);
+  ck_assert_int_eq(k->tried, 2);
+  ck_assert_int_eq(k->failed, 1);
+  ck_assert(k->tuned_s == 12e-6);
+  ck_assert_str_eq(
+      k->tuning,
+      "2 candidates tried, of which 1 failed, 2 by other builds; the fastest took 12 us a call, 50 % of its "
+      "bound");
+  ck_assert_str_eq(find(&e->phases[1], name)->tuning, "");  // for other numbers of rows
+  ck_assert_str_eq(find(&e->phases[0], "qk_rmsnorm")->tuning, "");
+  quern_explanation_free(e);
+  quern_model_close(model);
+  qn_artifact_close(&artifact);
+  qn_buf_deinit(&fingerprint);
+  qn_arena_deinit(&arena);
+}
+END_TEST
+
 static bool refuse(void *context, const char *stage, uint64_t done, uint64_t total) {
   (void)context, (void)stage, (void)done, (void)total;
   return false;
@@ -159,7 +221,8 @@ static const char good[] =
     "\"read_bytes_per_s\": 1, \"int8_ops_per_s\": 1, \"fp32_ops_per_s\": 1, \"target_int8_ops_per_s\": 1, "
     "\"target_fp32_ops_per_s\": 1, \"fault_s\": 0, \"prefill\": PHASE, \"decode\": PHASE}";
 static const char good_phase[] =
-    "{\"threads\": 1, \"tokens\": 1, \"depth\": 0, \"seconds\": 2.5, \"outside_s\": 0, \"bound_s\": 1, \"mbu\": 0.5, \"mfu\": 0.1, "
+    "{\"threads\": 1, \"tokens\": 1, \"depth\": 0, \"seconds\": 2.5, \"outside_s\": 0, \"bound_s\": 1, \"mbu\": 0.5, "
+    "\"mfu\": 0.1, "
     "\"stream_bytes_per_s\": 1, \"first_s\": 1, \"first_minor_faults\": 0, \"first_major_faults\": 0, "
     "\"minor_faults\": 0, \"major_faults\": 0, \"interrupted\": 0, \"kernels\": []}";
 
@@ -202,7 +265,7 @@ START_TEST(json) {
 }
 END_TEST
 
-QN_CASE(explain, limits, first_quarter, a_model, options_of_no_sense, json)
+QN_CASE(explain, limits, first_quarter, a_model, records, options_of_no_sense, json)
 
 static TCase *all(void) {
   TCase *tests = explain();
