@@ -137,6 +137,27 @@ static const char calls[] =
     "%t, [table+12];\n"
     "add.u32 %v, %v, %t; st.global.u32 [%o], %v; ret; }\n";
 
+// 256 bits a lane, which chips from sm_100 on have.
+START_TEST(test_wide) {
+  enum { WORDS = LANES * 8 };
+  uint32_t in[WORDS], out[WORDS];
+  sim_start("sm_100");
+  const char *body =
+      ".reg .b64 %p, %q, %at; .reg .b32 %l, %r<8>; ld.param.u64 %p, [p]; ld.param.u64 %q, [q]; mov.u32 %l, %tid.x;\n"
+      "mul.wide.u32 %at, %l, 32; add.s64 %p, %p, %at; add.s64 %q, %q, %at;\n"
+      "ld.global.v8.b32 {%r0, %r1, %r2, %r3, %r4, %r5, %r6, %r7}, [%p];\n"
+      "st.global.v8.b32 [%q], {%r7, %r6, %r5, %r4, %r3, %r2, %r1, %r0}; ret;";
+  CUfunction f = sim_kernel(sim_module("sm_100", ".param .u64 p, .param .u64 q", body), "k");
+  for (uint32_t k = 0; k < WORDS; k++) in[k] = k * 3;
+  CUdeviceptr p = sim_upload(in, sizeof in), q = sim_upload(NULL, sizeof out);
+  void *params[] = {&p, &q};
+  sim_ok(sim_run(f, 1, LANES, 0, params));
+  sim_download(out, q, sizeof out);
+  for (uint32_t k = 0; k < WORDS; k++) qn_check(out[k] == in[k ^ 7], "word %u: %u, want %u", k, out[k], in[k ^ 7]);
+  ck_assert_uint_eq(sim_counters("k").load_sectors, LANES);
+}
+END_TEST
+
 // Hints, and ways to end.
 START_TEST(test_hints) {
   sim_start("sm_90");
@@ -263,6 +284,6 @@ START_TEST(test_copies) {
 }
 END_TEST
 
-QN_CASE(warps, test_shuffles, test_votes, test_divergence, test_hints, test_calls, test_atomics, test_barriers,
-        test_copies)
+QN_CASE(warps, test_shuffles, test_votes, test_divergence, test_wide, test_hints, test_calls, test_atomics,
+        test_barriers, test_copies)
 QN_TEST_MAIN(warps)
