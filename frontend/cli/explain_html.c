@@ -37,9 +37,9 @@ static const char styles[] =
     ".c5{fill:var(--c5)}.c6{fill:var(--c6)}.c7{fill:var(--c7)}\n"
     ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:13px;"
     "font-variant-numeric:tabular-nums}\n"
-    "th,td{padding:5px 7px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}\n"
+    "th,td{padding:5px 5px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}\n"
     "th{color:var(--quiet);font-weight:550;vertical-align:bottom}td.text,th.text{text-align:left}\n"
-    "td code{font:12px ui-monospace,monospace}td.wrap{white-space:normal}\n"
+    "td code{font:11.5px ui-monospace,monospace}td.wrap{white-space:normal}\n"
     ".key{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:6px;vertical-align:-1px}\n"
     ".k0{background:var(--c0)}.k1{background:var(--c1)}.k2{background:var(--c2)}.k3{background:var(--c3)}"
     ".k4{background:var(--c4)}.k5{background:var(--c5)}.k6{background:var(--c6)}.k7{background:var(--c7)}\n"
@@ -226,7 +226,7 @@ static void put_phase(const quern_explanation *e, const quern_phase_report *p, q
   explain_plot_bars(p, out);
   qn_buf_puts(
       out,
-      "<figcaption>Time by kernel over all its calls; darker: the part that the roofline demands. Then the time, "
+      "<figcaption>Time by kernel over all its calls; in full colour the part that the roofline demands. Then the time, "
       "the bound as part of it, and what limits the kernel.</figcaption>\n</figure>\n");
   put_kernel_table(p, out);
   put_terms_table(p, out);

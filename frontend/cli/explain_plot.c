@@ -31,7 +31,7 @@ int explain_colour(const char *limit) {
   return (int)count - 1;
 }
 
-// ---- bars: the time of every kernel, of which the roofline's part is darker
+// ---- bars: the time of every kernel, of which the roofline's part is in full colour
 
 enum { BAR_WIDTH = 960, BAR_LEFT = 300, BAR_RIGHT = 250, BAR_ROW = 26, BARS_MOST = 16 };
 
@@ -61,7 +61,7 @@ void explain_plot_bars(const quern_phase_report *phase, qn_buf *out) {
   if (count == 0 || most <= 0) return;
   qn_buf_printf(out,
                 "<svg viewBox=\"0 0 %d %zu\" role=\"img\" aria-label=\"Time by kernel in %s, the roofline's part "
-                "darker; the table beside it has the numbers\">\n",
+                "in full colour; the table beside it has the numbers\">\n",
                 BAR_WIDTH, count * BAR_ROW + 4, phase->name);
   for (size_t i = 0; i < count; i++) put_bar(&phase->kernels[i], i, most, out);
   qn_buf_puts(out, "</svg>\n");

@@ -10,7 +10,7 @@ is not counted. Then each runs its best code in turn, --rounds times, on the sam
 build/tests/quern-graph in a process of its own, TVM's by its own time_evaluator, weights warm for both. Told are each
 side's median, GFLOP/s, the ratio TVM / quern round by round as median with the smallest and largest (above 1: quern is
 faster), and how far both results are from a product in double precision. quern keeps its order of summation whatever the
-schedule; TVM's may change it.
+schedule; TVM's may change it. quern packs the weights when it compiles, TVM reads them as they are, [N, K].
 
 TVM's own LLVM target for this CPU is used (-mcpu as LLVM names it), with MetaSchedule's default space and evolutionary
 search with its XGBoost model. Candidates are built in forks of this process instead of new Pythons. Without TVM it says so and ends with 77.
@@ -197,13 +197,14 @@ class Tvm:
 
     def search(self, function, budget, trials, folder):
         """Tunes until the seconds or the trials are over; the database that holds what was found."""
-        ms, deadline = self.ms, time.monotonic() + budget
+        ms, deadline, spent = self.ms, time.monotonic() + budget, []
 
         @self.derived
         class Deadline(ms.measure_callback.PyMeasureCallback):
             def apply(self, *arguments):
                 if time.monotonic() > deadline:
-                    raise BudgetSpent
+                    spent.append(True)
+                    raise BudgetSpent("the budget is spent")
 
         callbacks = list(ms.measure_callback.MeasureCallback.create("default")) + [Deadline()]
         database = ms.database.MemoryDatabase()
@@ -211,8 +212,8 @@ class Tvm:
             ms.tune_tir(mod=function, target=self.target, work_dir=folder, max_trials_global=trials,
                         num_trials_per_iter=min(16, trials), builder=self.builder, runner=self.runner,
                         database=database, measure_callbacks=callbacks, num_tuning_cores=self.options.threads)
-        except Exception as error:  # it comes through TVM's C++ as one of its own
-            if "BudgetSpent" not in repr(error) + str(error):
+        except Exception:  # it comes through TVM's C++ as another one
+            if not spent:
                 raise
         return database
 
@@ -230,14 +231,17 @@ class Tvm:
         if schedule is None:
             product.library = None
             return spent
-        product.library = self.tvm.compile(schedule.mod, target=self.target)
+        from tvm.s_tir.meta_schedule.builder.local_builder import default_build  # as candidates are built
+        library = product.path("tvm.so")
+        default_build(schedule.mod, self.target, None).export_library(library)
+        product.library = self.tvm.runtime.load_module(library)
         device, numpy = self.tvm.cpu(), product.numpy
         product.tensors = [self.tvm.runtime.tensor(v, device)
                            for v in (product.x, product.w, numpy.zeros((product.t, product.n), "float32"))]
         return spent
 
     def run(self, product):
-        entry = product.library.main if hasattr(product.library, "main") else product.library["main"]
+        entry = product.library["main"]
         entry(*product.tensors)
         once = time.monotonic()
         entry(*product.tensors)
