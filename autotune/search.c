@@ -357,6 +357,7 @@ static qn_status race_all(step *t, double *times) {
   if (s->counts.won > won && t->incumbent != t->start) QN_TRY(confirm(t, times));
   QN_TRY(bury_incumbent(t, &go_on));
   s->idle_steps = s->counts.won > won ? 0 : s->idle_steps + 1;
+  s->counts.idle = s->idle_steps;
   return QN_OK;
 }
 

@@ -69,8 +69,8 @@ QN_CHECKED qn_status qn_search_step(qn_search *search, const qn_measurer *measur
 qn_search_state qn_search_get_state(const qn_search *search);
 // Chooses the next batch, so that qn_search_expected tells of it: after a step it is chosen already.
 QN_CHECKED qn_status qn_search_look_ahead(qn_search *search, qn_diag *diag);
-// The share of the kernel's time that the next batch is expected to save; a quarter where nothing is known yet, and once
-// it was timed never more than lies between it and the bound (if that is not beaten already).
+// The share of the kernel's time that the next batch is expected to save; a quarter where nothing is known yet, and
+// once it was timed never more than lies between it and the bound (if that is not beaten already).
 double qn_search_expected(const qn_search *search);
 // Seconds a call of the incumbent takes: the fastest tenth of what was measured, or the model's prediction before that.
 double qn_search_seconds(const qn_search *search);
@@ -86,6 +86,7 @@ typedef struct qn_search_counts {
   int tried;  // candidates with a verdict, those known from before among them
   int verdicts[QN_VERDICT_COUNT];
   int steps, won;  // batches, races won by a candidate, in this session
+  int idle;        // batches since one won
   double seconds;  // of the measurer's clock, in steps
   double step_s;   // of the last step
 } qn_search_counts;

@@ -16,6 +16,7 @@
 #define WITHIN      0.05
 #define LEAST_VALUE 0.0005
 #define KEYS        512
+#define AGAIN       0.6  // what a promise is worth after each batch that did not keep it: others get their turn
 #define SAME_SHARE  1.5  // what was set aside is taken up again where it takes so many times the share of the run time
 
 const char *qn_session_end_text(qn_session_end end) {
@@ -235,10 +236,12 @@ static qn_status choose(qn_session *s, double least, qn_session_item **out, doub
     qn_session_item *item = &s->items.items[i];
     if (!item->selected || item->closed || item->share < SAME_SHARE * item->aside) continue;
     double value = item->share / whole * qn_search_expected(item->search);
-    if (value >= least && item->known > 0) {  // from records more can be told than that it is not known
+    // From records more can be told than that it is not known; it takes some milliseconds.
+    if (value >= least && item->known > 0 && s->options->budget_s > 0) {
       QN_TRY(qn_search_look_ahead(item->search, s->diag));
       value = item->share / whole * qn_search_expected(item->search);
     }
+    value *= pow(AGAIN, qn_search_get_counts(item->search).idle);
     if (best && value <= *out_value) continue;
     best = item;
     *out_value = value;
@@ -276,10 +279,10 @@ static qn_status go_on(qn_session *s, qn_session_report *out) {
     double now = s->measurer->now(s->measurer->self);
     qn_session_item *item = NULL;
     QN_TRY(choose(s, least, &item, &out->expected));
-    out->end = !item                              ? (any_aside(s) ? QN_SESSION_SETTLED : QN_SESSION_DONE)
-               : out->expected < least            ? QN_SESSION_SETTLED
-               : now + s->step_s >= s->deadline_s ? QN_SESSION_BUDGET
-                                                  : QN_SESSION_CANCELLED;
+    out->end = !item                                    ? (any_aside(s) ? QN_SESSION_SETTLED : QN_SESSION_DONE)
+               : out->expected < least                  ? QN_SESSION_SETTLED
+               : now + 1.5 * s->step_s >= s->deadline_s ? QN_SESSION_BUDGET
+                                                        : QN_SESSION_CANCELLED;
     for (size_t i = 0; i < s->items.count && out->end == QN_SESSION_SETTLED; i++)
       if (s->items.items[i].selected) QN_TRY(qn_session_set_aside(&s->items.items[i]));
     if (out->end != QN_SESSION_CANCELLED) return QN_OK;

@@ -32,7 +32,7 @@ bench() {
   done
 }
 
-"$QUERN" machine >/dev/null 2>&1 || true # so that every session has the same bounds
+"$QUERN" machine >/dev/null 2>&1 || true # so that every session and compilation knows the same machine
 for model in "$@"; do
   name=$(basename "$model" .gguf)
   short="$work/$name.short.db" long="$work/$name.long.db"
@@ -47,7 +47,7 @@ for model in "$@"; do
     grep 'geometric mean' || true
   echo "== $name: compile, without and with records"
   for _ in 1 2 3; do
-    echo "$(seconds "$QUERN" compile -q "$model" -o "$work/$name.default.qn" --tuning-db none)" \
+    echo "$(seconds "$QUERN" compile -q "$model" -o "$work/$name.default.qn")" \
       "$(seconds "$QUERN" compile -q "$model" -o "$work/$name.short.qn" --tuning-db "$short")"
   done
   artifacts=("$work/$name.default.qn" "$work/$name.short.qn")
