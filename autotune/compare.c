@@ -67,8 +67,11 @@ qn_status qn_compare_result(const qn_program *program, const qn_measurer *m, con
   QN_TRY(m->begin(m->self, &task, diag));
   qn_status status = m->prepare(m->self, schedules, KINDS, results, diag);
   if (status == QN_OK && results[TUNED].verdict == QN_VERDICT_OK) {
-    if (results[DEFAULT].verdict == QN_VERDICT_OK)
+    if (qn_schedule_equal(&schedules[TUNED], &schedules[DEFAULT])) {  // the same code: nothing to measure
+      out->over_default = 1;
+    } else if (results[DEFAULT].verdict == QN_VERDICT_OK) {
       status = compare(&c, DEFAULT, &out->over_default, &out->error_default);
+    }
     if (status == QN_OK && results[MIDDLE].verdict == QN_VERDICT_OK)
       status = compare(&c, MIDDLE, &out->over_middle, &out->error_middle);
   }
