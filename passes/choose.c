@@ -12,7 +12,7 @@ typedef struct row_class {
   int64_t samples[MAX_SAMPLES];  // ended by 0
 } row_class;
 static const row_class product_classes[] = {
-    {1, 1, {1}}, {2, 8, {2, 4, 6, 8}}, {9, INT64_MAX, {16, 64, 256}}};
+    {1, 1, {1}}, {2, 8, {2, 4, 6, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};
 static const row_class attention_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 256}}};
 static const row_class row_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 64, 256}}};
 static const row_class any_rows = {0, INT64_MAX, {1, 256}};

@@ -134,9 +134,14 @@ static tile_cost tile_cycles(const qn_machine_model *m, const qn_schedule *s, co
   double chains = rows * panels * seen->vectors, steps = integer ? nest->sums : nest->links;
   double outer = chains * at_least_0(nest->accumulators - (integer ? 0 : 1));
   double hot = chains + seen->vectors + (panels > 1 ? rows : 1) + (integer ? 1 : 0);
-  // Codes of few bits stand in words of which parts are used one after another; in two where planes are put together.
+  // Codes of few bits stand in words of which parts are used one after another, in two where planes are put together;
+  // of further panels what is made of them stays beside them. Fitted: Q5_0 and Q6_K are slow with two panels, Q4_0 with
+  // five tokens.
   const float *panel_ops = nest->counts[QN_SHARE_PANEL].ops;
-  if (integer && panel_ops[QN_LX_SHR] > 0) hot += panels * seen->vectors * (panel_ops[QN_LX_OR] > 0 ? 2 : 1);
+  double planes = panel_ops[QN_LX_OR] > 0 ? 2 : 1, kept = 1 + planes;
+  if (integer && panel_ops[QN_LX_SHR] > 0) {
+    hot += (1 + kept * (panels - 1)) * seen->vectors * planes + (planes > 1 ? 0 : 1);
+  }
   double spilled = at_least_0(hot - m->vector_registers), left = at_least_0(m->vector_registers - hot);
   double outer_spilled = at_least_0(outer - left) * (integer ? nest->links : 1);
   issue sum = {0, 0, outer_spilled, outer_spilled};
@@ -222,7 +227,7 @@ static double beside(double a, double b, double c) {
 // Units of work are taken in pieces. The last thread may have more of them than its share; and since threads do not
 // run alike, the first waits for a part of the last one's piece.
 static double sync_seconds(const qn_machine_model *m, double busy_s, double units, int cores) {
-  const double uneven = 0.1;
+  const double uneven = 0.3;
   if (cores < 2) return m->cores > 1 ? m->barrier_s : 0;
   double most = (double)cores * TAKES_A_SHARE, piece = ceil(units / (units < most ? units : most));
   double count = ceil(units / piece), longest = ceil(count / cores) * piece;
@@ -252,8 +257,9 @@ static void predict_product(const qn_pkernel *kernel, double rows, const qn_sche
   out->macs = rows * (double)kernel->panels * QN_TILE_ROWS * (double)kernel->k * kernel->products;
   // Weights come from memory for the first tile of tokens; the others find them in a cache.
   double first = 1 / token_tiles, work_s = out->issue_s + out->latency_s;
+  const double cache_shows = 0.15;  // however much else there is to do
   double busy = beside(work_s * first, out->memory_s, out->cache_s * first) +
-                beside(work_s * (1 - first), 0, out->cache_s * (1 - first));
+                beside(work_s * (1 - first), 0, out->cache_s * (1 - first)) + cache_shows * out->cache_s;
   out->sync_s = sync_seconds(m, busy, units, cores);
   out->seconds = busy + out->sync_s;
 }
