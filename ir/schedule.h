@@ -13,8 +13,7 @@ typedef struct qn_schedule {
   int m_tiles[QN_SCHEDULE_MAX_TILES];
   int m_tile_count;
   int n_tile;          // panels of 16 output rows a tile holds; must divide the number of panels
-  int n_block;         // tiles of panels that a thread takes at a time
-  int order;           // in such a block: 0 = tiles of tokens outside, 1 = tiles of panels outside
+  int n_block;         // tiles of panels walked for one tile of tokens, before the next one
   int k_unroll;        // 1 = unroll the lines of a block (loop g), 0 = keep the loop
   int dots;            // how codes are multiplied: 0 unsigned bytes, 1 signed, 2 sums of pairs (passes/narrow.c)
   int lanes;           // vector width of elementwise loops: 1, 4, 8 or 16

@@ -208,9 +208,8 @@ static double product_cycles(const qn_pkernel *kernel, const qn_schedule *s, con
   double panel = (double)work->streamed_bytes / (double)kernel->panels * s->n_tile, row = (double)work->row_read_bytes;
   double tiles = (double)kernel->panels / s->n_tile, block = s->n_block < tiles ? s->n_block : tiles;
   double tile_rows = rows / token_tiles, all_rows = rows * row;
-  bool one = s->n_block == 1 || s->order == 1;  // tile of panels meets all tokens
-  double cycles = again_cycles(m, (token_tiles - 1) * panel * tiles, panel * (one ? 1 : block) + tile_rows * row);
-  if (one) return cycles + again_cycles(m, tiles * all_rows, all_rows + panel);
+  double cycles = again_cycles(m, (token_tiles - 1) * panel * tiles, panel * block + tile_rows * row);
+  if (s->n_block == 1) return cycles + again_cycles(m, tiles * all_rows, all_rows + panel);
   return cycles + again_cycles(m, tiles * all_rows, tile_rows * row + panel) +
          again_cycles(m, tiles / block * all_rows, all_rows);
 }

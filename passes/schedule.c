@@ -65,10 +65,8 @@ static const char *misfit(const qn_pkernel *kernel, int64_t rows_min, int64_t ro
   if (!tiled && schedule->m_tiles[0] != 1) return "m_tiles: rows are not tiled in this kernel; only 1 fits";
   if (!tiled && schedule->n_tile != 1) return "n_tile: this kernel has no panels; only 1 fits";
   if (tiled && kernel->panels % schedule->n_tile != 0) return "n_tile: it does not divide the number of panels";
-  if (rows_max == 1 && schedule->n_block != 1 && schedule->order == 0)
-    return "n_block: one token has no tile of tokens to walk for; only 1 fits, or order = 1";
+  if (rows_max == 1 && schedule->n_block != 1) return "n_block: one token has no tile of tokens to walk for; only 1 fits";
   if (!kernel->is_matmul && schedule->n_block != 1) return "n_block: this kernel multiplies no weights; only 1 fits";
-  if (!kernel->is_matmul && schedule->order != 0) return "order: this kernel multiplies no weights; only 0 fits";
   if (!kernel->is_matmul && schedule->dots != 0) return "dots: this kernel multiplies no weights; only 0 fits";
   return NULL;
 }
@@ -83,8 +81,8 @@ bool qn_schedule_legal(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_
 qn_schedule qn_schedule_fit(const qn_pkernel *kernel, int64_t rows_max, const qn_schedule *schedule) {
   qn_schedule fit = *schedule;
   bool tiled = kernel->is_matmul || kernel->tile_rows > 0;
-  if (!kernel->is_matmul || (rows_max == 1 && fit.order == 0)) fit.n_block = 1;
-  if (!kernel->is_matmul) fit.dots = fit.order = 0;
+  if (!kernel->is_matmul || rows_max == 1) fit.n_block = 1;
+  if (!kernel->is_matmul) fit.dots = 0;
   if (!tiled) fit.m_tiles[0] = fit.m_tile_count = fit.n_tile = 1;
   while (tiled && kernel->panels % fit.n_tile != 0) fit.n_tile--;
   return fit;

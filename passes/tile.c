@@ -1,9 +1,8 @@
 // tile: cuts loops into tiles as the schedule says and carries the inner loops to the leaves.
 //
 //   t (tokens)    by m_tiles: the first takes what it can, the next what is left, the last (1) the rest one by one
-//   n (panels)    by n_tile, which must divide their number; n_block of these tiles are an iteration of the outer loop,
-//                 walked for each tile of tokens, which stays in the nearest cache meanwhile, as the panels of the block
-//                 do in the next one; or (order = 1) each of them for all tokens
+//   n (panels)    by n_tile, which must divide their number; then n_block of these tiles are walked for each tile of
+//                 tokens, which stays in the nearest cache meanwhile, as the panels of the block do in the next one
 //   i (elements)  by lanes, the remainder by smaller powers of two; a symbolic extent stays as it is
 //   l (lanes)     becomes a vector loop when lanes > 1; an odd extent is cut into powers of two
 //   g (lines)     is marked for unrolling when k_unroll
@@ -117,18 +116,17 @@ static void loop_within(qn_lbuild *b, qn_lblock *tokens, const qn_lvar *old, con
 
 // for n { for t { a } } becomes for n { for t { for n' { a } } }, where n counts blocks of `width` tiles of panels and
 // n' the tiles of one; the unrolled loop over a tile's panels, where there is one, goes inside first.
-// With the other order it becomes for n { for n' { for t { a } } }, whatever its body.
-static void block_panels(qn_lbuild *b, qn_lstmt *loop, int width, bool panels_outside) {
+static void block_panels(qn_lbuild *b, qn_lstmt *loop, int width) {
   qn_lblock *body = &loop->u.loop.body;
   qn_lstmt *tile = body->first;
   int64_t lo = 0, tiles = 0;
   if (!qn_loop_const_bounds(loop, &lo, &tiles) || lo != 0 || tiles < 2) return;
-  if (!panels_outside && qn_loop_is(tile, "n") && !tile->next && holds_token_loops(&tile->u.loop.body)) {
+  if (qn_loop_is(tile, "n") && !tile->next && holds_token_loops(&tile->u.loop.body)) {
     loop_within(b, &tile->u.loop.body, tile->u.loop.var, qn_lint(b, 0), tile->u.loop.hi, tile->u.loop.mark);
     qn_lblock_splice(&tile->u.loop.body, body, tile);
     qn_lblock_remove(body, tile);
   }
-  if (b->failed || !(panels_outside || holds_token_loops(body))) return;
+  if (b->failed || !holds_token_loops(body)) return;
   const qn_lvar *old = loop->u.loop.var;
   qn_lvar *blocks = qn_lvar_new(b, "n");
   if (b->failed) return;
@@ -136,18 +134,7 @@ static void block_panels(qn_lbuild *b, qn_lstmt *loop, int width, bool panels_ou
   qn_lfor_set_bounds(loop, qn_lint(b, 0), qn_lint(b, (tiles + width - 1) / width));
   const qn_lexpr *first = qn_lop2(b, QN_LX_MUL, qn_lref(b, blocks), qn_lint(b, width));
   const qn_lexpr *left = qn_lop2(b, QN_LX_SUB, qn_lint(b, tiles), first);
-  const qn_lexpr *count = qn_lop2(b, QN_LX_MIN, left, qn_lint(b, width));
-  if (!panels_outside) {
-    loop_within(b, body, old, first, count, QN_LM_SERIAL);
-    return;
-  }
-  qn_lblock out = {0};
-  qn_lvar *var = qn_lvar_new(b, "n");
-  qn_lstmt *walk = qn_lfor(b, &out, var, qn_lint(b, 0), count, QN_LO_DATA);
-  qn_lblock_replace(b, body, old, qn_lop2(b, QN_LX_ADD, first, qn_lref(b, var)));
-  if (b->failed) return;
-  walk->u.loop.body = *body;
-  *body = out;
+  loop_within(b, body, old, first, qn_lop2(b, QN_LX_MIN, left, qn_lint(b, width)), QN_LM_SERIAL);
 }
 
 static qn_status tile_panels(qn_loop_pass_context *context, qn_lblock *block, qn_lstmt *loop) {
@@ -199,7 +186,7 @@ static qn_status tile_loop(qn_loop_pass_context *context, qn_lblock *block, qn_l
     QN_TRY(tile_panels(context, block, loop));
     qn_lstmt *panels = before ? before->next : block->first;
     if (schedule->n_block > 1 && !b->failed && panels->u.loop.mark == QN_LM_SERIAL) {
-      block_panels(b, panels, schedule->n_block, schedule->order == 1);
+      block_panels(b, panels, schedule->n_block);
     }
     return QN_OK;
   } else if (data && qn_loop_is(loop, "i") && schedule->lanes > 1) {

@@ -228,8 +228,6 @@ START_TEST(illegal_schedules_say_why) {
       {product, "F=f32 N=48 K=64", "n_tile = 3", NULL, 1, 1},
       {product, "F=f32 N=48 K=64", "n_block = 2", "n_block: one token has no tile of tokens", 1, 1},
       {product, "F=f32 N=48 K=64", "n_block = 2", NULL, 2, 8},
-      {product, "F=f32 N=48 K=64", "n_block = 2\norder = 1", NULL, 1, 1},
-      {attention, NULL, "order = 1", "order: this kernel multiplies no weights", 2, 8},
       {product, "F=f32 N=48 K=64", "lanes = 16", "the range of row counts is empty", 3, 2},
       {attention, NULL, "m_tiles = 6,1\nn_tile = 4", NULL, 2, 8},
       {attention, NULL, "n_tile = 3", "n_tile: it does not divide", 2, 8},

@@ -113,7 +113,6 @@ static const char *const schedules[] = {
     "m_tiles = 12,4,1\nn_tile = 1\nk_unroll = 1\ndots = 1\nlanes = 16\nparallel = 1",
     "m_tiles = 3,1\nn_tile = 3\nk_unroll = 1\ndots = 2\nlanes = 16\nprefetch_bytes = 1024\nparallel = 0",
     "m_tiles = 8,1\nn_tile = 2\nn_block = 3\nk_unroll = 0\nlanes = 16\nparallel = 1",
-    "m_tiles = 5,2,1\nn_tile = 1\nn_block = 2\norder = 1\nk_unroll = 1\ndots = 2\nlanes = 16\nparallel = 1",
 };
 
 static void check_schedules(qn_run_engine engine, size_t mode_count, size_t first, size_t end) {
