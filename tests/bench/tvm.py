@@ -31,6 +31,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.normpath(os.path.join(HERE, "..", "..", "build"))
 
 
+# This file has the package's name: without its own folder `import tvm` finds that.
+sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != HERE]
+
+
 def say(text):
     print(text, file=sys.stderr, flush=True)
 
