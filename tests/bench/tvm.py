@@ -189,7 +189,7 @@ class Tvm:
         cpu = options.mcpu or tvm.get_global_func("target.llvm_get_system_cpu")()
         self.target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": options.threads})
         self.version = tvm.__version__
-        logging.getLogger("tvm").setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)  # the tables of every batch
         self.builder = fork_builder(meta_schedule, derived_object, options.threads, 120)
         self.runner = meta_schedule.runner.LocalRunner(timeout_sec=60)
 
