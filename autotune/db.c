@@ -14,7 +14,7 @@
 
 enum {
   APPLICATION_ID = 0x71756572,  // "quer", in the file's header (PRAGMA application_id)
-  FORMAT_VERSION = 1,           // in the file's header (PRAGMA user_version)
+  FORMAT_VERSION = 2,           // in the file's header (PRAGMA user_version)
   PATIENCE_MS = 5000,
   RETRY_MS = 20,
   MAX_CONDITIONS = 9,  // the fields of qn_db_filter
@@ -457,8 +457,8 @@ static void add_text(conditions *c, qn_buf *sql, const char *test, const char *t
   c->texts[c->count++] = text;
 }
 
-static void add_number(conditions *c, qn_buf *sql, const char *test, int64_t number) {
-  if (number == 0) return;
+static void add_number(conditions *c, qn_buf *sql, const char *test, int64_t number, bool always) {
+  if (number == 0 && !always) return;
   qn_buf_printf(sql, "%s %s", c->count ? " AND" : " WHERE", test);
   c->numbers[c->count++] = number;
 }
@@ -509,9 +509,9 @@ static void put_filter(const qn_db_filter *f, qn_buf *family, conditions *c, qn_
   add_text(c, sql, "machine = ?", f->fingerprint);
   add_text(c, sql, "machine <> ?", f->other_fingerprint);
   add_text(c, sql, "generator = ?", f->generator);
-  add_number(c, sql, "threads = ?", f->threads);
-  add_number(c, sql, "rows_min = ?", f->rows_min);
-  add_number(c, sql, "rows_max = ?", f->rows_max);
+  add_number(c, sql, "threads = ?", f->threads, false);
+  add_number(c, sql, "rows_min = ?", f->rows_min, f->exact_rows);
+  add_number(c, sql, "rows_max = ?", f->rows_max, f->exact_rows);
 }
 
 typedef struct record_walk {
@@ -605,7 +605,8 @@ qn_status qn_db_finished(qn_db *db, const qn_finished *key, qn_arena *arena, qn_
                          .generator = key->generator,
                          .threads = key->threads,
                          .rows_min = key->rows_min,
-                         .rows_max = key->rows_max};
+                         .rows_max = key->rows_max,
+                         .exact_rows = true};
   qn_status status = walk_finished(db, &filter, take_first, &f, diag);
   return end_first(db, &f, status, out_found, out_rejected, diag);
 }

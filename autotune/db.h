@@ -64,6 +64,7 @@ typedef struct qn_db_filter {
   const char *other_fingerprint;  // records of machines other than this one
   int threads;
   int64_t rows_min, rows_max;
+  bool exact_rows;  // rows_min and rows_max must be equal also where they are 0
   bool only_ok;  // verdict OK
 } qn_db_filter;
 
@@ -96,6 +97,8 @@ typedef struct qn_finished {
   const char *plan;
   const char *reason;  // why it ended: "within 3 % of the roofline"
   double within;       // how far from the bound it may be: 0.05
+  double gain;         // the default's time over the winner's, measured in so many pairs; pairs 0 = not known
+  int pairs;
   int64_t when;        // seconds since 1970; 0 = now, when it is put
 } qn_finished;
 

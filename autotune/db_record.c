@@ -42,6 +42,8 @@
   F(qn_finished, plan, TEXT, plan)           \
   F(qn_finished, reason, TEXT, reason)       \
   F(qn_finished, within, REAL, within)       \
+  F(qn_finished, gain, REAL, gain)           \
+  F(qn_finished, pairs, INT, pairs)          \
   F(qn_finished, made, INT64, when)
 #define MACHINE_FIELDS(F)                          \
   F(qn_machine_record, machine, TEXT, fingerprint) \

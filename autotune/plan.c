@@ -49,12 +49,13 @@ static qn_status put_mark(qn_db *db, qn_finished *mark, const qn_buf *plan, qn_d
 }
 
 qn_status qn_plan_put_winner(qn_db *db, const qn_tuning_key *key, const qn_pkernel *kernel, int64_t rows_min,
-                             int64_t rows_max, const qn_schedule *winner, const char *reason, double within,
-                             int64_t when, qn_diag *diag) {
+                             int64_t rows_max, const qn_schedule *winner, const qn_plan_end *end, qn_diag *diag) {
   qn_finished mark = mark_of(key, kernel, rows_min, rows_max);
-  mark.reason = reason;
-  mark.within = within;
-  mark.when = when;
+  mark.reason = end->reason;
+  mark.within = end->within;
+  mark.gain = end->gain;
+  mark.pairs = end->pairs;
+  mark.when = end->when;
   qn_buf plan;
   qn_buf_init(&plan, qn_allocator_default());
   qn_schedule_put_line(winner, &plan);

@@ -16,11 +16,18 @@ typedef struct qn_tuning_key {
   int threads;
 } qn_tuning_key;
 
-// A search's end for one class of row counts, or how far it has come: a mark with the winner's schedule as its plan. Of
-// two with the same `when` (seconds since 1970; 0 = now) nobody knows which is the later one.
+// A search's end, or how far it has come: as qn_finished has it. Of two with the same `when` (seconds since 1970; 0 =
+// now) nobody knows which is the later one.
+typedef struct qn_plan_end {
+  const char *reason;
+  double within, gain;
+  int pairs;
+  int64_t when;
+} qn_plan_end;
+// A mark for one class of row counts, with the winner's schedule as its plan.
 QN_CHECKED qn_status qn_plan_put_winner(qn_db *db, const qn_tuning_key *key, const qn_pkernel *kernel,
                                         int64_t rows_min, int64_t rows_max, const qn_schedule *winner,
-                                        const char *reason, double within, int64_t when, qn_diag *diag);
+                                        const qn_plan_end *end, qn_diag *diag);
 // Up to which row counts each class but the last is the faster one: a mark for the kernel as a whole (rows 0 to 0).
 QN_CHECKED qn_status qn_plan_put_crossovers(qn_db *db, const qn_tuning_key *key, const qn_pkernel *kernel,
                                             const qn_kernel_plan *plan, qn_diag *diag);

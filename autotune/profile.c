@@ -210,7 +210,6 @@ qn_status qn_profile_parse(const char *name, qn_str text, qn_machine_profile *ou
 // --- settings
 
 #define ENOUGH       0.98  // of the best: fewer threads that reach it leave cores, and power, to others
-#define HUGE_GAIN    1.10  // a copy of the weights on huge pages takes memory and time to load: it must be worth it
 #define MOVING_GAIN  1.05  // binding threads makes times steady; only a clear loss speaks against it
 #define MOST_SPIN_US 1000
 
@@ -229,7 +228,6 @@ qn_machine_knobs qn_profile_knobs(const qn_machine_profile *p) {
   knobs.threads_prefill = fewest_threads(p, p->int8_part);
   if (knobs.threads_prefill < knobs.threads_decode) knobs.threads_prefill = knobs.threads_decode;
   knobs.pin = p->moving_gain <= MOVING_GAIN;
-  knobs.huge_pages = p->huge_gain > HUGE_GAIN ? 2 : 0;
   // Who waits as long as sleeping and waking would take loses at most as much again, whatever it waits for (Karlin et
   // al. 1991, "Empirical studies of competitive spinning").
   double wake_us = ceil(p->wake_s * 1e6);

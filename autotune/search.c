@@ -96,12 +96,13 @@ qn_status qn_search_add_known(qn_search *s, const qn_candidate *known, qn_diag *
   return QN_OK;
 }
 
-void qn_search_set_incumbent(qn_search *s, const qn_schedule *schedule) {
+void qn_search_set_incumbent(qn_search *s, const qn_schedule *schedule, double gain, int pairs) {
   const qn_candidate *known = find(s, schedule);
   if (!known || !was_timed(known)) return;
   s->incumbent = *schedule;
-  const qn_candidate *start = find(s, &s->start);
-  if (start && was_timed(start)) s->gain_log = start->seen.value - known->seen.value;
+  if (pairs <= 0 || !(gain > 0) || qn_schedule_equal(schedule, &s->start)) return;
+  s->gain_log = log(gain);
+  s->gain_pairs = pairs;
 }
 
 void qn_search_add_seed(qn_search *s, const qn_schedule *seed) {
@@ -263,6 +264,8 @@ static qn_status race_candidate(step *t, int slot, double *times) {
     learn_race(t, c, &race, times, anchor);
     if (state == QN_RACE_WON) {
       s->incumbent = c->schedule;
+      s->gain_log = 0;  // until it was timed against the start
+      s->gain_pairs = 0;
       t->incumbent = slot;
       s->counts.won++;
     }
@@ -342,21 +345,25 @@ static qn_status fill_slots(step *t) {
 
 static qn_status race_all(step *t, double *times) {
   qn_search *s = t->search;
-  bool go_on = false;
+  bool go_on = false, skipped = false;
   int won = s->counts.won;
   QN_TRY(bury_incumbent(t, &go_on));
   if (!go_on) return QN_OK;
   const qn_candidate *incumbent = find(s, &s->incumbent);
   if (s->noise.count == 0 || !incumbent || !was_timed(incumbent)) QN_TRY(measure_incumbent(t, times));
   for (int i = t->fresh; i < t->count; i++) {
-    if (out_of_time(t) && t->results[i].verdict == QN_VERDICT_OK) continue;
+    if (out_of_time(t) && t->results[i].verdict == QN_VERDICT_OK) {
+      skipped = true;
+      continue;
+    }
     QN_TRY(race_candidate(t, i, times));
     QN_TRY(bury_incumbent(t, &go_on));
     if (!go_on) return QN_OK;
   }
   if (s->counts.won > won && t->incumbent != t->start) QN_TRY(confirm(t, times));
   QN_TRY(bury_incumbent(t, &go_on));
-  s->idle_steps = s->counts.won > won ? 0 : s->idle_steps + 1;
+  if (skipped) s->codes.count = s->codes_before;  // what was not raced may be proposed again
+  s->idle_steps = s->counts.won > won ? 0 : skipped ? s->idle_steps : s->idle_steps + 1;
   s->counts.idle = s->idle_steps;
   return QN_OK;
 }
@@ -376,6 +383,7 @@ qn_status qn_search_learn(qn_search *s, qn_diag *diag) {
 qn_status qn_search_look_ahead(qn_search *s, qn_diag *diag) {
   if (s->ahead || s->state != QN_SEARCH_OPEN) return QN_OK;
   if (!s->learnt && s->candidates.count > 0) QN_TRY(qn_search_learn(s, diag));
+  s->codes_before = s->codes.count;
   QN_TRY(qn_search_propose(s, s->options.batch, s->next, &s->next_count, diag));
   s->ahead = true;
   return QN_OK;

@@ -57,8 +57,9 @@ void qn_search_destroy(qn_search *search);  // NULL is harmless
 
 // What an earlier session found of this very task: it is not tried again. Before the first step.
 QN_CHECKED qn_status qn_search_add_known(qn_search *search, const qn_candidate *known, qn_diag *diag);
-// The winner of an earlier session, among those known: the incumbent to begin with.
-void qn_search_set_incumbent(qn_search *search, const qn_schedule *schedule);
+// The winner of an earlier session, among those known: the incumbent to begin with. `gain` is what that session
+// measured in `pairs` (0 = it did not).
+void qn_search_set_incumbent(qn_search *search, const qn_schedule *schedule, double gain, int pairs);
 // Something to try early, from a kernel or a machine like this one; ignored where it is not legal. Before the first
 // step.
 void qn_search_add_seed(qn_search *search, const qn_schedule *seed);
@@ -79,7 +80,8 @@ const qn_schedule *qn_search_start(const qn_search *search);
 const qn_schedule *qn_search_incumbent(const qn_search *search);
 // The candidate whose schedule that is; NULL when it was not timed.
 const qn_candidate *qn_search_find(const qn_search *search, const qn_schedule *schedule);
-// The start's time over the incumbent's, in pairs of them; 1 while they are the same. *out_pairs may be NULL.
+// The start's time over the incumbent's, in *out_pairs (may be NULL) of them: 1 and 0 while they are the same, or were
+// never timed in pairs. Times of different moments are not held against each other.
 double qn_search_gain(const qn_search *search, int *out_pairs);
 
 typedef struct qn_search_counts {

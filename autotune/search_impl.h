@@ -23,6 +23,7 @@ struct qn_search {
   bool learnt;              // the surrogate has observations
   qn_schedule next[QN_SEARCH_BATCH];  // the next batch, once `ahead`
   int next_count;
+  size_t codes_before;  // how many codes there were before the next batch was chosen
   bool ahead;
   qn_noise noise;
   double expected;  // of the next batch, once `learnt`

@@ -355,7 +355,7 @@ static qn_status find_crossover(qn_session *s, const boundary *b, int64_t *out, 
 static qn_status tune_crossovers(qn_session *s, size_t first, size_t count) {
   const qn_tuning_task *task = qn_search_task(s->items.items[first].search);
   qn_kernel_plan plan = {.count = (int)count};
-  bool moved = false;
+  bool measured = false;
   for (size_t i = 0; i < count; i++) {
     const qn_tuning_task *class = qn_search_task(s->items.items[first + i].search);
     plan.variants[i].rows_min = class->rows_min;
@@ -368,15 +368,16 @@ static qn_status tune_crossovers(qn_session *s, size_t first, size_t count) {
     bool one = few->rows_min == few->rows_max, begun = b.few->begun || b.many->begun, known = false;
     int64_t last = 0;
     if (one || !begun || s->measurer->now(s->measurer->self) + s->step_s >= s->deadline_s) continue;
-    if (!tell(s)) return QN_OK;
+    if (!tell(s)) break;
     QN_TRY(find_crossover(s, &b, &last, &known));
-    if (!known || last == plan.variants[i].rows_max) continue;
+    if (!known) continue;
+    measured = true;  // also that the default has it right: an earlier session may have found otherwise
+    if (last == plan.variants[i].rows_max) continue;
     plan.variants[i].rows_max = last;
     plan.variants[i + 1].rows_min = last + 1;
-    moved = true;
     s->crossovers++;
   }
-  if (!moved || !s->options->db) return QN_OK;
+  if (!measured || !s->options->db) return QN_OK;
   return qn_plan_put_crossovers(s->options->db, &s->options->key, task->kernel, &plan, s->diag);
 }
 

@@ -24,7 +24,7 @@ typedef struct qn_session_result {
   int64_t rows_min, rows_max, rows;    // the class, and what it was timed at
   double share;                        // of the run time (see session.c for the mix), after tuning
   double default_s, tuned_s, bound_s;  // seconds of a call; bound 0 = not known
-  double gain;  // default's time over tuned's, by `pairs` (0 = by an earlier session, or untouched)
+  double gain;  // default's time over tuned's, by `pairs`; 1 where those are 0: the same, or never timed in pairs
   int pairs, tried, verdicts[QN_VERDICT_COUNT];
   bool measured;  // it was timed, now or by an earlier session; otherwise times are the model's
   char end[64];   // why its search ended, or that it goes on

@@ -43,6 +43,9 @@ static bool add_record(void *context, const qn_record *record, const char *rejec
                         .samples = record->samples,
                         .ratio = 1};
   qn_diag parse = {0};
+  const qn_tuning_task *task = qn_search_task(r->item->search);
+  // Times of other row counts, or of attention over another cache, are times of something else.
+  if (record->rows != task->rows || (task->kernel->tile_rows > 0 && record->keys != task->keys)) return true;
   if (rejected || qn_schedule_parse_line(record->schedule, &known.schedule, &parse) != QN_OK) return true;
   if (known.verdict == QN_VERDICT_OK && (known.samples < 1 || known.median_s <= 0)) return true;
   for (int i = 0; i < record->time_count && i < QN_CANDIDATE_TIMES; i++) known.times[i] = record->times[i];
@@ -76,7 +79,7 @@ qn_status qn_session_resume(qn_session_item *item) {
   QN_TRY(qn_plan_winner(s->options->db, &s->options->key, task->kernel, task->rows_min, task->rows_max, &s->arena,
                         &winner, &found, &reason, s->diag));
   if (!found) return QN_OK;
-  qn_search_set_incumbent(item->search, &winner.schedule);
+  qn_search_set_incumbent(item->search, &winner.schedule, winner.mark.gain, winner.mark.pairs);
   // A mark whose winner has no record that still reads does not close anything.
   bool known = qn_schedule_equal(qn_search_incumbent(item->search), &winner.schedule);
   if (!known) {
@@ -195,14 +198,21 @@ static qn_status put_mark(qn_session_item *item, const char *end) {
   qn_session *s = item->session;
   const qn_tuning_task *task = qn_search_task(item->search);
   const qn_schedule *winner = qn_search_incumbent(item->search);
-  if (!s->options->db || !qn_search_find(item->search, winner)) return QN_OK;
+  const qn_candidate *candidate = qn_search_find(item->search, winner);
+  if (!s->options->db || !candidate || candidate->verdict != QN_VERDICT_OK) return QN_OK;
+  // A winner that the session's end kept from being timed against the default is not one yet.
+  int pairs = 0;
+  (void)qn_search_gain(item->search, &pairs);
+  if (pairs == 0 && !qn_schedule_equal(winner, qn_search_start(item->search))) return QN_OK;
   if (item->marked_end && strcmp(item->marked_end, end) == 0 && qn_schedule_equal(&item->marked, winner)) return QN_OK;
   int64_t now = time(NULL);
   item->marked = *winner;
   item->marked_end = end;
   item->marked_when = now > item->marked_when ? now : item->marked_when + 1;  // each later than the one before
-  return qn_plan_put_winner(s->options->db, &s->options->key, task->kernel, task->rows_min, task->rows_max, winner, end,
-                            s->options->within, item->marked_when, s->diag);
+  qn_plan_end how = {.reason = end, .within = s->options->within, .when = item->marked_when};
+  how.gain = qn_search_gain(item->search, &how.pairs);
+  return qn_plan_put_winner(s->options->db, &s->options->key, task->kernel, task->rows_min, task->rows_max, winner,
+                            &how, s->diag);
 }
 
 qn_status qn_session_mark(qn_session_item *item) {

@@ -39,7 +39,7 @@ QN_CHECKED qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *
 // Every named target with one line about it, for --help and messages.
 void qn_target_list(qn_buf *out);
 
-// Which code generator this program was built with: a hash of its library.
+// Which compiler of kernels this program was built with: a hash of the loop passes and of the code generator.
 extern const char qn_generator_id[];
 
 #endif

@@ -386,8 +386,8 @@ typedef struct quern_tune_result {
   int64_t rows_min, rows_max, rows;    // the class, and what it was timed at
   double share;                        // of the run time: half decoding, two fifths a prompt, a tenth a few tokens
   double default_s, tuned_s, bound_s;  // seconds of a call; bound 0 = not known
-  double gain;                         // default's time over tuned's
-  int pairs;                           // that the gain was measured with in this session; 0 = an earlier one's
+  double gain;                         // default's time over tuned's, as it was measured in pairs of them
+  int pairs;  // that the gain was measured with; 0 = the two are the same, or were never timed in pairs (gain 1)
   int tried, wrong, crashed, hung, failed;  // candidates: all, and those that were not right
   bool measured;                       // false: times are the model's, since nothing was tried yet
   const char *end;                     // why its search ended, or that it goes on

@@ -8,7 +8,7 @@ quern_roofline quern_roofline_of(const quern_machine_profile *p, int threads, co
   quern_roofline r = {.model = model};
   for (size_t i = 0; i < program->buffers.count; i++)
     if (program->buffers.items[i].kind == QN_PB_WEIGHT) r.weight_bytes += program->buffers.items[i].bytes;
-  if (!p || p->count == 0) return r;
+  if (!p || p->count == 0 || p->moving_gain <= 0) return r;  // a busy machine's speeds bound nothing
   int at = 0;  // the most threads that were measured, of those not more than asked for
   while (at + 1 < p->count && p->thread_counts[at + 1] <= threads) at++;
   r.known = true;

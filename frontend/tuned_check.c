@@ -81,8 +81,8 @@ static void keep(const rechecking *r) {
       qn_tuning_key key = t->chooser.key;
       key.target = f->target;
       if (f->denied) continue;
-      if (qn_plan_put_winner(db, &key, f->kernel, f->rows_min, f->rows_max, &f->schedule,
-                             "found by another build, and checked", 0, 0, &unused) != QN_OK) {
+      const qn_plan_end end = {.reason = "found by another build, and checked"};
+      if (qn_plan_put_winner(db, &key, f->kernel, f->rows_min, f->rows_max, &f->schedule, &end, &unused) != QN_OK) {
         break;
       }
     }

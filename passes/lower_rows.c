@@ -521,12 +521,25 @@ static int64_t common_divisor(int64_t a, int64_t b) {
   return a;
 }
 
+// Does the node read a value of its own group through a slice? Then a part of it may need another part's heads.
+static bool reads_a_slice(const qn_lower *lower, const qn_node *node) {
+  const qn_graph *graph = lower->graph;
+  for (int i = 0; i < node->operand_count; i++) {
+    qn_id base = qn_graph_base(graph, node->operands[i]);
+    if (qn_graph_node(graph, base)->group != lower->group) continue;
+    for (qn_id at = node->operands[i]; at != base; at = qn_graph_node(graph, at)->operands[0])
+      if (qn_graph_node(graph, at)->op == QN_OP_SLICE) return true;
+  }
+  return node->op == QN_OP_SLICE;
+}
+
 // Into how many equal parts the heads of all that the group does with a row divide; 1 where something is not by head.
 static int64_t parts_of_group(const qn_lower *lower) {
   int64_t parts = 0;
   for (qn_id id = 1; id < lower->graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(lower->graph, id);
     if (node->group != lower->group) continue;
+    if (reads_a_slice(lower, node)) return 1;
     uint32_t flags = qn_op_get_info(node->op)->flags;
     bool written = node->op == QN_OP_KV_WRITE || lower->values[id].materialised || feeds_cache(lower, id);
     if (!written && (flags & (QN_OF_E | QN_OF_V))) continue;  // computed where it is read

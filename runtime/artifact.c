@@ -256,8 +256,8 @@ static qn_status check_buffer(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   AT_MOST("buffer", i, "rank", b->rank, 4);
   AT_MOST("buffer", i, "row pitch", b->row_pitch, INT32_MAX);
   AT_MOST("buffer", i, "layer", b->layer, 65535);
-  for (uint32_t d = 0; d < b->rank; d++) {
-    AT_MOST("buffer", i, "dimension", b->dims[d], MAX_EXTENT);
+  for (uint32_t d = 0; d < QN_COUNT(b->symbols); d++) {
+    if (d < b->rank) AT_MOST("buffer", i, "dimension", b->dims[d], MAX_EXTENT);
     AT_MOST("buffer", i, "symbol", b->symbols[d], QN_ARTIFACT_SYMBOLS - 1);
   }
   bool arena = b->kind == QN_ART_ARENA;
@@ -274,6 +274,7 @@ static qn_status check_buffer(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   AT_MOST("buffer", i, "bytes in a thread's own memory", b->own_bytes, own);
   AT_MOST("buffer", i, "offset in a thread's own memory", b->own_offset, own - b->own_bytes);
   AT_MOST("buffer", i, "own offset's remainder by 64", b->own_offset % ALIGNMENT, 0);
+  if (b->output) AT_MOST("buffer", i, "an output's bytes in a thread's own memory", b->own_bytes, 0);
   if (b->kind == QN_ART_CACHE && (b->bytes == 0 || b->bytes % ALIGNMENT != 0 || a->program->page_keys == 0)) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path,
                    "program section: buffer %" PRIu32 ": got pages of %" PRIu64 " bytes and %" PRIu32

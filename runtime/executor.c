@@ -419,12 +419,16 @@ static bool is_prologue(const qn_executor *e, uint32_t index, const int64_t *sym
   const qn_artifact *a = e->artifact;
   const qn_art_step *step = &a->steps[index];
   if (step->link != QN_ART_LINK_PROLOGUE) return false;
+  bool owned = false;
   for (uint32_t i = 0; i < step->operand_count; i++) {
     const qn_art_buffer *b = &a->buffers[a->operands[step->first_operand + i]];
+    if (!b->own_bytes) continue;
+    if (b->rank == 0) return false;
     int64_t rows = b->symbols[0] ? symbols[b->symbols[0]] : 1;
-    if (b->own_bytes && (b->rank == 0 || __builtin_mul_overflow(rows, b->dims[0], &rows) || rows != 1)) return false;
+    if (__builtin_mul_overflow(rows, b->dims[0], &rows) || rows != 1) return false;
+    owned = true;
   }
-  return true;
+  return owned;  // or all threads would write to one place
 }
 
 static int64_t common_divisor(int64_t a, int64_t b) {

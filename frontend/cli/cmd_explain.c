@@ -132,6 +132,7 @@ static int check_paths(const explain_options *o, const char *path) {
 static int open_model(const explain_options *o, const char *path, const cli_settings *settings, quern_model **out) {
   run_source source = {.path = path,
                        .target = o->target,
+                       .tuning_db = o->db_path,
                        .numeric = o->numeric,
                        .quant = o->quant,
                        .kv_type = o->kv_type,

@@ -47,11 +47,12 @@ static int name_width(const quern_tune_report *r) {
 static void print_row(const quern_tune_result *k, int width, bool compared) {
   char bound[16] = "-", gain[16] = "-", standard[16] = "-", middle[16] = "-";
   if (k->bound_s > 0) snprintf(bound, sizeof bound, "%.0f %%", 100 * k->bound_s / k->tuned_s);
-  if (k->measured) snprintf(gain, sizeof gain, "%.2f x", k->gain);
+  bool known = k->measured && (k->pairs > 0 || strcmp(k->tuned, k->standard) == 0);
+  if (known) snprintf(gain, sizeof gain, "%.2f x", k->gain);
   if (k->over_default > 0) snprintf(standard, sizeof standard, "%.2f x", k->over_default);
   if (k->over_middle > 0) snprintf(middle, sizeof middle, "%.2f x", k->over_middle);
   printf("%-*s %8s %5.1f %% %11s %11s %8s %8s", width, k->kernel, tune_rows(k->rows_min, k->rows_max), 100 * k->share,
-         k->measured ? tune_time(k->default_s) : "-", k->measured ? tune_time(k->tuned_s) : "-", gain, bound);
+         known ? tune_time(k->default_s) : "-", k->measured ? tune_time(k->tuned_s) : "-", gain, bound);
   if (compared) printf(" %10s %10s", standard, middle);
   printf(" %6d  %s\n", k->tried, k->tried > 0 ? k->end : "untouched");
 }

@@ -323,6 +323,9 @@ START_TEST(lies_of_the_program) {
   LIE("bytes in a thread's own memory: got 65", (r.program->own_bytes = 64, r.buffers[HIDDEN].own_bytes = 65));
   LIE("offset in a thread's own memory: got 64, want at most 60",
       (r.program->own_bytes = 64, r.buffers[HIDDEN].own_bytes = 4, r.buffers[HIDDEN].own_offset = 64));
+  LIE("an output's bytes in a thread's own memory",
+      (r.program->own_bytes = 64, r.buffers[HIDDEN].own_bytes = 64, r.buffers[HIDDEN].output = 1));
+  LIE("symbol: got 7", r.buffers[HIDDEN].symbols[3] = 7);
   LIE("own offset's remainder by 64", (r.program->own_bytes = 64, r.buffers[HIDDEN].own_offset = 4));
   LIE("variant 1: mark of parts", r.variants[1].in_parts = 2);
   LIE("step 1: link: got 3, want at most 2", r.steps[1].link = 3);

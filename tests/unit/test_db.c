@@ -222,13 +222,15 @@ START_TEST(marks_and_machines) {
                       .plan = "1..8: n_tile = 2",
                       .reason = "within 3 %",
                       .within = 0.03,
+                      .gain = 1.25,
+                      .pairs = 12,
                       .when = 100},
               got;
   qn_assert_ok(&diag, qn_db_set_finished(db, &mark, &diag));
   mark.plan = "1..8: n_tile = 4", mark.when = 200;
   qn_assert_ok(&diag, qn_db_set_finished(db, &mark, &diag));
   qn_assert_ok(&diag, qn_db_finished(db, &mark, &arena, &got, &found, NULL, &diag));
-  ck_assert(found && got.within == 0.03 && got.when == 200);
+  ck_assert(found && got.within == 0.03 && got.gain == 1.25 && got.pairs == 12 && got.when == 200);
   ck_assert_str_eq(got.plan, "1..8: n_tile = 4");
   mark.generator = "g2";
   qn_assert_ok(&diag, qn_db_finished(db, &mark, &arena, &got, &found, NULL, &diag));
@@ -236,6 +238,14 @@ START_TEST(marks_and_machines) {
   mark.generator = NULL;
   qn_assert_ok(&diag, qn_db_finished(db, &mark, &arena, &got, &found, NULL, &diag));
   ck_assert(found);
+  qn_finished whole = mark;  // of rows 0 to 0, and older than those of a class
+  whole.generator = "g1", whole.rows_min = whole.rows_max = 0, whole.plan = "4 64", whole.when = 150;
+  qn_assert_ok(&diag, qn_db_finished(db, &whole, &arena, &got, &found, NULL, &diag));
+  ck_assert(!found);
+  qn_assert_ok(&diag, qn_db_set_finished(db, &whole, &diag));
+  qn_assert_ok(&diag, qn_db_finished(db, &whole, &arena, &got, &found, NULL, &diag));
+  ck_assert(found);
+  ck_assert_str_eq(got.plan, "4 64");
   qn_machine_record machine = {"f", "read=1e9", 50}, was;
   qn_assert_ok(&diag, qn_db_put_machine(db, &machine, &diag));
   machine = (qn_machine_record){"f", "read=2e9", 0};  // now
@@ -245,7 +255,7 @@ START_TEST(marks_and_machines) {
   ck_assert_str_eq(was.profile, "read=2e9");
   qn_assert_ok(&diag, qn_db_machine(db, "h", &arena, &was, &found, NULL, &diag));
   ck_assert(!found);
-  ck_assert_int_eq(count(db).marks, 2);
+  ck_assert_int_eq(count(db).marks, 3);
   ck_assert_int_eq(count(db).machines, 2);
   qn_db_close(db);
   qn_arena_deinit(&arena);
@@ -448,7 +458,7 @@ END_TEST
 START_TEST(other_versions_and_other_files) {
   const char *path = filled("version.db", 1);
   overwrite(path, 60, "\0\0\0\7", 4);  // SQLite's file format: user_version and application_id, big-endian
-  open_fails(path, false, QN_ERR_UNSUPPORTED, "got a tuning database of format version 7, want 1; export it with");
+  open_fails(path, false, QN_ERR_UNSUPPORTED, "got a tuning database of format version 7, want 2; export it with");
   open_fails(path, true, QN_ERR_UNSUPPORTED, "version.db: got a tuning database of format version 7");
   overwrite(path, 68, "\1\2\3\4", 4);
   open_fails(path, false, QN_ERR_UNSUPPORTED, "got another program's SQLite database");

@@ -318,6 +318,22 @@ static const kernel_case rotations[] = {
      &sequences,
      2e-5,
      RMS},
+    // Heads that are taken out of a rotation, and of a norm, which the same kernel makes.
+    {"x = input f32[T,60]; x3 = split_heads x heads=6; t = rope_table pos dims=6 theta=100; r = rope x3 t kind=halves\n"
+     "h = slice r axis=1 begin=4 end=6; c = cache kind=k index=0 f32[G,2,10,64]\n"
+     "kw = kv_write c h pos seq block_table kind=k; q = slice r axis=1 begin=0 end=4\n"
+     "s = attn_scores q kw pos seq block_table scale=1; k = const 1; e = exp s; p = div e k; output p r",
+     {0},
+     &sequences,
+     2e-5,
+     RMS},
+    {"x = input f32[T,60]; w = param f32[10]; x3 = split_heads x heads=6; n = rmsnorm x3 w eps=1e-6\n"
+     "t = rope_table pos dims=6 theta=100; h = slice n axis=1 begin=4 end=6; r = rope h t kind=halves\n"
+     "k = const 0.5; m = mul n k; output r m",
+     {0},
+     &row_classes,
+     2e-5,
+     RMS},
 };
 
 // ---- attention ------------------------------------------------------------------------------------------------

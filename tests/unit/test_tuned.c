@@ -59,8 +59,9 @@ static qn_schedule put_mark(fixture *f, const char *generator, const char *plan)
                         .reason = "test"};
     qn_assert_ok(&f->diag, qn_db_set_finished(db, &mark, &f->diag));
   } else {
+    const qn_plan_end end = {.reason = "test", .within = 0.05};
     qn_assert_ok(&f->diag, qn_plan_put_winner(db, &key, f->kernel, f->standard.variants[0].rows_min,
-                                              f->standard.variants[0].rows_max, &other, "test", 0.05, 0, &f->diag));
+                                              f->standard.variants[0].rows_max, &other, &end, &f->diag));
   }
   qn_db_close(db);
   return other;
