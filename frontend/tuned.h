@@ -3,6 +3,8 @@
 #ifndef QUERN_FRONTEND_TUNED_H
 #define QUERN_FRONTEND_TUNED_H
 
+#include <limits.h>
+
 #include "autotune/plan.h"
 #include "codegen/artifact_write.h"
 #include "frontend/quern.h"
@@ -13,7 +15,7 @@ typedef struct quern_tuned {
   qn_plan_chooser chooser;
   qn_machine_model machine;  // of the target at hand
   qn_buf fingerprint;
-  char path[256];     // asked for; empty = the user's own
+  char path[PATH_MAX];  // asked for; empty = the user's own
   char problem[256];  // why the database cannot be used; empty = it can
 } quern_tuned;
 

@@ -26,7 +26,8 @@ static const cli_option options_table[] = {
 
 static const char details[] =
     "Runs every kernel of an artifact on this machine, on inputs that are made to find mistakes, and compares\n"
-    "what it computes with what its loop IR says, bit for bit. Ends with 0 when all of it is right.\n";
+    "parts of what it computes (the first, the last and random ones) with what its loop IR says, bit for bit;\n"
+    "the rest must be written, and nothing else. Ends with 0 when nothing wrong was found.\n";
 
 typedef struct printing {
   const verify_options *options;
