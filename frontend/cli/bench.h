@@ -12,7 +12,7 @@
 typedef struct bench_options {
   cli_common common;
   const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages,
-      *spin, *tuning_db;
+      *spin, *tuning_db, *against;
   uint64_t generate, reps, context, decode_threads;
   bool pin, no_pin;
 } bench_options;
@@ -76,10 +76,32 @@ typedef struct bench {
   uint64_t done, total;  // measurements
 } bench;
 
+// What one round with one number of threads works with.
+typedef struct bench_round {
+  bench *b;
+  quern_session *session;  // borrowed
+  int threads;             // that compute now
+  int prompt_threads, decode_threads;
+  bool cpu_time;
+  double rates[QUERN_RATE_INT8 + 1];  // of the machine, now
+  int32_t vocab;
+  quern_error error;
+} bench_round;
+
 // One measurement more is done; false when a signal has asked to end.
 bool bench_step(bench *b, const char *stage);
 // Takes all samples in the lists above. An exit code after a message.
 int bench_measure(bench *b);
+// All of --against: another artifact in turns with this one, and what came of it printed or written.
+int bench_against(bench *b);
+// Parts that both have. Memory is touched for the first time, and threads are awake.
+int bench_warm_up(bench_round *r);
+// Evaluates a prompt up to its first token: a sample of p->ttft, and of p->mfu where costs are known.
+int bench_prompt(bench_round *r, bench_prefill *p);
+// `steps` steps of `batch` tokens after one that warms up, without sampling: samples of d->step, and their sum.
+int bench_decode_together(bench_round *r, bench_decode *d, int64_t steps, double *out_seconds);
+// Whether a step of so many tokens is of one sequence; an error where the artifact has no room for it.
+int bench_plan_batch(const quern_model *model, int64_t batch, bool *out_one_sequence);
 // Runs `quern run` on the artifact in processes of their own: load, start, rss_bytes.
 int bench_measure_start(bench *b);
 // Energy counters of the processor packages; false where there are none to read.

@@ -12,20 +12,8 @@ static int fail_nomem(void) { return cli_fail(QN_ERR_NOMEM, "bench", "out of mem
 
 static bool add(bench *b, bench_samples *samples, double value) { return qn_vec_push(b->allocator, samples, value); }
 
-// What one round with one number of threads works with.
-typedef struct round {
-  bench *b;
-  quern_session *session;  // borrowed
-  int threads;  // that compute now
-  int prompt_threads, decode_threads;
-  bool cpu_time;
-  double rates[QUERN_RATE_INT8 + 1];  // of the machine, now
-  int32_t vocab;
-  quern_error error;
-} round_state;
-
 // Seconds by the clock that was chosen.
-static double now(const round_state *r) {
+static double now(const bench_round *r) {
   struct timespec t;
   clock_gettime(r->cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
   return ((double)t.tv_sec + (double)t.tv_nsec * 1e-9) / (r->cpu_time ? r->threads : 1);
@@ -33,7 +21,7 @@ static double now(const round_state *r) {
 
 // --- the machine
 
-static int measure_machine(round_state *r, bench_machine *m) {
+static int measure_machine(bench_round *r, bench_machine *m) {
   for (int rate = 0; rate <= QUERN_RATE_INT8; rate++) {
     if (!bench_step(r->b, "measuring the machine")) return QN_ERR_CANCELLED;
     int code = quern_machine_measure(r->b->machine, (quern_rate)rate, m->threads,
@@ -45,7 +33,7 @@ static int measure_machine(round_state *r, bench_machine *m) {
 }
 
 // Seconds that the multiply-adds of a step take at the peaks.
-static double ideal_seconds(const round_state *r, double tokens, double rows, double keys) {
+static double ideal_seconds(const bench_round *r, double tokens, double rows, double keys) {
   const quern_model_cost *c = &r->b->cost;
   double int8 = (double)c->int8_macs_token * tokens + (double)c->int8_macs_row * rows;
   double fp32 = (double)c->f32_macs_token * tokens + (double)c->f32_macs_row * rows + (double)c->f32_macs_key * keys;
@@ -78,11 +66,11 @@ bool bench_joules(double *out) {
 
 // --- prompts
 
-static int32_t made_up_token(const round_state *r, int64_t i) { return (int32_t)((i * 7919 + 13) % r->vocab); }
+static int32_t made_up_token(const bench_round *r, int64_t i) { return (int32_t)((i * 7919 + 13) % r->vocab); }
 
 // When each token came.
 typedef struct watch {
-  round_state *r;
+  bench_round *r;
   bench_samples *steps;  // NULL = not wanted
   double first, last;
   int64_t count;
@@ -121,7 +109,7 @@ static quern_generate_params watched(watch *w, const int32_t *prompt, size_t cou
                                  .callback_context = w};
 }
 
-static int measure_prefill(round_state *r, bench_prefill *p) {
+int bench_prompt(bench_round *r, bench_prefill *p) {
   if (!bench_step(r->b, "prompts")) return QN_ERR_CANCELLED;
   size_t count = (size_t)p->tokens;
   int32_t *tokens = malloc(count * sizeof *tokens);
@@ -144,7 +132,7 @@ static int measure_prefill(round_state *r, bench_prefill *p) {
 // --- decoding
 
 // One token a step, sampled and turned into text as a generation does.
-static int decode_alone(round_state *r, bench_decode *d, int64_t steps, bench_samples *into, double *out_seconds) {
+static int decode_alone(bench_round *r, bench_decode *d, int64_t steps, bench_samples *into, double *out_seconds) {
   watch w = {.r = r, .steps = into};
   int32_t token = made_up_token(r, 0);
   quern_generate_params params = watched(&w, &token, 1, steps + 1);
@@ -159,7 +147,7 @@ static int decode_alone(round_state *r, bench_decode *d, int64_t steps, bench_sa
 }
 
 // `batch` tokens a step, without sampling: the logits of each are there.
-static int decode_together(round_state *r, bench_decode *d, int64_t steps, double *out_seconds) {
+int bench_decode_together(bench_round *r, bench_decode *d, int64_t steps, double *out_seconds) {
   quern_item *items = calloc((size_t)d->batch, sizeof *items);
   int code = items ? 0 : fail_nomem();
   for (int64_t i = 0; code == 0 && i < (d->one_sequence ? 1 : d->batch); i++) {
@@ -185,13 +173,13 @@ static int decode_together(round_state *r, bench_decode *d, int64_t steps, doubl
   return code == 0 && cli_interrupted() ? QN_ERR_CANCELLED : code;
 }
 
-static int measure_decode(round_state *r, bench_decode *d) {
+static int measure_decode(bench_round *r, bench_decode *d) {
   bench *b = r->b;
   int64_t steps = (int64_t)b->options->generate;
   double seconds = 0, before = 0, after = 0;
   if (!bench_step(b, "decoding")) return QN_ERR_CANCELLED;
   bool energy = bench_joules(&before);
-  int code = d->batch == 1 ? decode_alone(r, d, steps, &d->step, &seconds) : decode_together(r, d, steps, &seconds);
+  int code = d->batch == 1 ? decode_alone(r, d, steps, &d->step, &seconds) : bench_decode_together(r, d, steps, &seconds);
   if (code != 0) return code;
   if (energy && bench_joules(&after) && after > before &&
       !add(b, &d->joules, (after - before) / (double)(steps * d->batch))) {
@@ -218,7 +206,7 @@ static double kernel_seconds(const quern_session *session) {
 
 // In a session of its own, since noting the times takes some.
 static int measure_outside(bench *b, bench_decode *d, const quern_session_options *how) {
-  round_state r = {.b = b, .vocab = quern_model_vocab_size(b->model)};  // by the wall, as a profile is
+  bench_round r = {.b = b, .vocab = quern_model_vocab_size(b->model)};  // by the wall, as a profile is
   quern_session_options options = *how;
   bench_samples shares = {0}, steps = {0};
   options.profile = true;
@@ -242,8 +230,8 @@ static int measure_outside(bench *b, bench_decode *d, const quern_session_option
 
 // --- everything
 
-static int plan_batch(const bench *b, int64_t batch, bool *out_one_sequence) {
-  int32_t sequences = quern_model_sequences_max(b->model), rows = quern_model_rows_max(b->model);
+int bench_plan_batch(const quern_model *model, int64_t batch, bool *out_one_sequence) {
+  int32_t sequences = quern_model_sequences_max(model), rows = quern_model_rows_max(model);
   *out_one_sequence = batch > 1 && sequences > 0 && batch > sequences;
   if (rows == 0 || batch <= rows) return 0;
   return cli_fail(QN_ERR_LIMIT, "--batch",
@@ -261,7 +249,7 @@ static int plan(bench *b, int threads, int decode_threads) {
   for (size_t i = 0; i < b->depths.count; i++) {
     for (size_t j = 0; kept && j < b->batches.count; j++) {
       bench_decode d = {.threads = decode_threads, .depth = b->depths.items[i], .batch = b->batches.items[j], .outside = -1};
-      int code = plan_batch(b, d.batch, &d.one_sequence);
+      int code = bench_plan_batch(b->model, d.batch, &d.one_sequence);
       if (code != 0) return code;
       kept = qn_vec_push(b->allocator, &b->decodes, d);
     }
@@ -269,13 +257,13 @@ static int plan(bench *b, int threads, int decode_threads) {
   return kept ? 0 : fail_nomem();
 }
 
-static int measure_rounds(bench *b, round_state *r, size_t first_prefill, size_t first_decode) {
+static int measure_rounds(bench *b, bench_round *r, size_t first_prefill, size_t first_decode) {
   int code = 0;
   for (uint64_t rep = 0; code == 0 && rep < b->options->reps; rep++) {
     code = measure_machine(r, &b->machines.items[b->machines.count - 1]);
     r->threads = r->prompt_threads;
     for (size_t i = first_prefill; code == 0 && i < b->prefills.count; i++) {
-      code = measure_prefill(r, &b->prefills.items[i]);
+      code = bench_prompt(r, &b->prefills.items[i]);
     }
     r->threads = r->decode_threads;
     for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {
@@ -286,7 +274,7 @@ static int measure_rounds(bench *b, round_state *r, size_t first_prefill, size_t
 }
 
 // Memory is touched for the first time, and threads are awake.
-static int warm_up(round_state *r) {
+int bench_warm_up(bench_round *r) {
   int32_t tokens[64];
   int64_t most = r->b->context;
   size_t count = most < (int64_t)QN_COUNT(tokens) ? (size_t)most : QN_COUNT(tokens);
@@ -297,7 +285,7 @@ static int warm_up(round_state *r) {
 
 // All with one number of threads.
 static int measure_threads(bench *b, int threads) {
-  round_state r = {.b = b, .vocab = quern_model_vocab_size(b->model)};
+  bench_round r = {.b = b, .vocab = quern_model_vocab_size(b->model)};
   r.cpu_time = b->options->clock && strcmp(b->options->clock, "cpu") == 0;
   quern_session_options how = {.context = b->context};
   cli_settings_apply(&b->settings, &how);
@@ -305,7 +293,7 @@ static int measure_threads(bench *b, int threads) {
   int32_t sequences = 1;
   for (size_t i = 0; i < b->batches.count; i++) {
     bool one = false;
-    int code = plan_batch(b, b->batches.items[i], &one);
+    int code = bench_plan_batch(b->model, b->batches.items[i], &one);
     if (code != 0) return code;
     if (!one && b->batches.items[i] > sequences) sequences = (int32_t)b->batches.items[i];
   }
@@ -319,7 +307,7 @@ static int measure_threads(bench *b, int threads) {
   size_t first_prefill = b->prefills.count, first_decode = b->decodes.count;
   code = plan(b, info.threads, info.decode_threads);
   b->kv_bytes = info.kv_bytes;
-  if (code == 0) code = warm_up(&r);
+  if (code == 0) code = bench_warm_up(&r);
   if (code == 0) code = measure_rounds(b, &r, first_prefill, first_decode);
   quern_session_destroy(r.session);
   for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {

@@ -25,6 +25,9 @@ static const cli_option options_table[] = {
     {"batch", 0, CLI_TEXT, FIELD(batches), "N,...", 0, 0, NULL, DEFAULT_BATCHES,
      "tokens a step: of so many sequences, or of one where an artifact has room for one only. A model file is compiled "
      "for as many sequences"},
+    {"against", 0, CLI_TEXT, FIELD(against), "OTHER.qn", 0, 0, NULL, NULL,
+     "another artifact, of the same model, which takes turns with FILE in this process: prints how many times as fast FILE "
+     "is, and nothing else. With the last of --threads; --reps prompts each, and as many times the tokens to decode"},
     {"reps", 0, CLI_COUNT, FIELD(reps), "N", 1, 1000, NULL, "5", "repetitions of everything, taken in turn"},
     {"clock", 0, CLI_CHOICE, FIELD(clock), "CLOCK", 0, 0, "wall|cpu", "wall",
      "what counts as time: on the wall; or the CPU time of the threads over their number, of which other programs on a "
@@ -78,7 +81,9 @@ double bench_mean(const bench_samples *samples) {
   return samples->count == 0 ? 0 : sum / (double)samples->count;
 }
 
-bool bench_step(bench *b, const char *stage) { return cli_progress_step(&b->progress, stage, b->done++, b->total); }
+bool bench_step(bench *b, const char *stage) {
+  return cli_progress_step(&b->progress, b->options->against ? "taking turns" : stage, b->done++, b->total);
+}
 
 // --- the plan
 
@@ -218,13 +223,14 @@ static int bench_all(bench *b, const char *path, char **artifact) {
   cli_catch_signals();
   if (code == 0) code = open_model(b, path, artifact);
   cli_progress_init(&b->progress, b->options->common.quiet);
-  if (code == 0) code = bench_measure_start(b);
+  bool alone = !b->options->against;
+  if (code == 0 && alone) code = bench_measure_start(b);
   if (code == 0) code = place_weights(b);
-  if (code == 0) code = open_machine(b);
-  if (code == 0) code = bench_measure(b);
+  if (code == 0 && alone) code = open_machine(b);
+  if (code == 0) code = alone ? bench_measure(b) : bench_against(b);
   cli_progress_end(&b->progress);
   if (cli_interrupted()) return cli_interrupt_code();
-  if (code != 0) return code;
+  if (code != 0 || !alone) return code;
   if (!json || strcmp(json, "-") != 0) bench_print(b);
   return json ? write_json(b) : cli_out_end();
 }

@@ -2,11 +2,13 @@
 # What tuning gives, and what it costs: sessions of a minute on models, what a long session adds, tuned schedules against
 # the defaults and a middle value for every knob, the next session, and what records cost a compilation. Wants a machine
 # that does nothing else. Everything goes below WORK; an existing long session there goes on.
-#   tests/bench/tune.sh WORK MODEL.gguf...        environment: QUERN (build/quern), LONG (30m; 0 = no long session)
+#   tests/bench/tune.sh WORK MODEL.gguf...        environment: QUERN (build/quern), LONG (30m; 0 = no long session),
+# REPS (60: prompts that each artifact evaluates for a ratio)
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,5p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,6p' "$0" >&2; exit 2; }
 QUERN=${QUERN:-$(dirname "$0")/../../build/quern}
 LONG=${LONG:-30m}
+REPS=${REPS:-60}
 work=$1
 shift
 mkdir -p "$work"
@@ -20,16 +22,9 @@ seconds() { # seconds COMMAND...: what it takes on the wall
   awk -v a="$begin" -v b="$end" 'BEGIN { printf "%.2f", b - a }'
 }
 
-# bench NAME ARTIFACT...: all artifacts in turn, three times; decode and prefill of each as a line a round
-bench() {
-  local round artifact
-  for round in 1 2 3; do
-    for artifact in "$@"; do
-      "$QUERN" bench "$artifact" --prompt 256 -n 64 --reps 3 --json - 2>/dev/null |
-        python3 -c 'import json, sys; r = json.load(sys.stdin); print(sys.argv[1], sys.argv[2], r["prefill"]["tokens_per_s"], r["decode"]["tokens_per_s"])' \
-          "$round" "$(basename "$artifact")" || echo "$round $(basename "$artifact") failed"
-    done
-  done
+# turns ARTIFACT OTHER: how many times as fast the first is, by turns that both take in one process
+turns() {
+  "$QUERN" bench -q "$1" --against "$2" --prompt 256 -n 64 --reps "$REPS" | sed -n '/prompt/,$p'
 }
 
 "$QUERN" machine >/dev/null 2>&1 || true # so that every session and compilation knows the same machine
@@ -50,14 +45,14 @@ for model in "$@"; do
     echo "$(seconds "$QUERN" compile -q "$model" -o "$work/$name.default.qn")" \
       "$(seconds "$QUERN" compile -q "$model" -o "$work/$name.short.qn" --tuning-db "$short")"
   done
-  artifacts=("$work/$name.default.qn" "$work/$name.short.qn")
+  echo "== $name: the tuned artifact against the default one"
+  turns "$work/$name.short.qn" "$work/$name.default.qn"
   if [ "$LONG" != 0 ]; then
     echo "== $name: a session of $LONG"
     "$QUERN" tune "$model" --db "$long" --budget "$LONG" --json "$work/$name.long.json" 2>/dev/null | tail -4
     echo "== $name: a session after one that came to its end: $(seconds "$QUERN" tune "$model" --db "$long") s"
     "$QUERN" compile -q "$model" -o "$work/$name.long.qn" --tuning-db "$long"
-    artifacts+=("$work/$name.long.qn")
+    echo "== $name: after the long session against after a minute"
+    turns "$work/$name.long.qn" "$work/$name.short.qn"
   fi
-  echo "== $name: round, artifact, tokens/s of a prompt, tokens/s decoding"
-  bench "${artifacts[@]}"
 done

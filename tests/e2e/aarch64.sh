@@ -51,7 +51,7 @@ compare() {
 counts=1,2,3,16,17
 compare "nano, f16 weights" models/nano/nano.gguf "$cpus"
 counts=70  # more than a page of keys
-if stories=$(shared_model stories260K/stories260K.gguf 2>/dev/null); then compare stories260K "$stories" "${cpus##* }"; fi
+if stories=$(shared_model models/stories260K/stories260K.gguf); then compare stories260K "$stories" "${cpus##* }"; fi
 
 # Every weight format that can be written: on every target and in both numeric modes with QUERN_TEST_ALL, else the targets
 # by turns, and the mode without integer products, whose kernels are alike on all of them, now and then.

@@ -65,6 +65,27 @@ wrong 8 "--batch: got 2, want at most 1, for which the artifact was compiled" "$
 "$QUERN" bench -q "$WORK/rows.qn" "${quick[@]}" --prompt 4 --threads 1 --batch 2 >"$WORK/table" || fail "tokens of one sequence"
 grep -q ' 2\* ' "$WORK/table" && grep -q '^\* tokens of one sequence' "$WORK/table" || fail "got: $(cat "$WORK/table")"
 
+# ---- two artifacts in turns
+
+"$QUERN" compile -q "$model" -o "$WORK/other.qn" --ctx 64
+"$QUERN" bench "$artifact" --against "$WORK/other.qn" --reps 2 -n 16 --prompt 3,16 --depth 0,4 --json "$WORK/turns.json" \
+  >"$WORK/table" 2>"$WORK/err" || fail "bench --against ends with $?: $(cat "$WORK/err")"
+numbers "$WORK/turns.json" tokens_per_s against_tokens_per_s ratio ratio_low ratio_high
+[ "$(grep -o '"prompt": [0-9]*, "pairs": 2,' "$WORK/turns.json" | wc -l)" -eq 2 ] || fail "got: $(cat "$WORK/turns.json")"
+[ "$(grep -o '"batch": 1, "pairs": 4,' "$WORK/turns.json" | wc -l)" -eq 2 ] || fail "got: $(cat "$WORK/turns.json")"
+[ "$(grep -cE ' [0-9.]+ to [0-9.]+$' "$WORK/table")" -eq 4 ] || fail "got: $(cat "$WORK/table")"
+grep -q '^quern: taking turns$' "$WORK/err" || fail "no progress: $(cat "$WORK/err")"
+"$QUERN" bench -q "$artifact" --against "$artifact" --reps 1 -n 4 --prompt 4 --json - >"$WORK/one.json" 2>"$WORK/err" ||
+  fail "bench of an artifact against itself: $(cat "$WORK/err")"
+[ "$(wc -l <"$WORK/one.json")" -eq 1 ] && [ ! -s "$WORK/err" ] || fail "got: $(cat "$WORK/one.json" "$WORK/err")"
+wrong 3 "is no artifact, which --against wants; compile it" "$artifact" "${quick[@]}" --prompt 4 --against "$model"
+wrong 8 "$WORK/other.qn: got prompts and depths for a context of 65 tokens, want at most 64" "$artifact" -n 4 --prompt 65 \
+  --against "$WORK/other.qn"
+if stories=$(shared_model models/stories260K/stories260K.gguf); then
+  "$QUERN" compile -q "$stories" -o "$WORK/stories.qn"
+  wrong 2 "tokens in its vocabulary, want" "$artifact" "${quick[@]}" --prompt 4 --against "$WORK/stories.qn"
+fi
+
 # ---- what makes no sense
 
 wrong 2 "--threads: got '0', want whole numbers from 1 to 1024" "$artifact" --threads 1,0

@@ -34,7 +34,7 @@ need_quern() {
 }
 
 # shared_model RELATIVE: prints the path of a shared model, or fails with 77 where it is not there.
-# Use: model=$(shared_model stories260K/stories260K.gguf) || exit 77
+# Use: model=$(shared_model models/stories260K/stories260K.gguf) || exit 77
 shared_model() {
   local path="${QUERN_SHARED:-$QUERN_SOURCE/../shared}/$1"
   if [ ! -r "$path" ]; then
