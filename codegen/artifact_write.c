@@ -42,7 +42,8 @@ qn_status qn_program_plan_take(const qn_program *program, qn_program_plan *out, 
 }
 
 static bool variant_equal(const qn_pvariant *a, const qn_pvariant *b) {
-  return a->rows_min == b->rows_min && a->rows_max == b->rows_max && qn_schedule_equal(&a->schedule, &b->schedule);
+  if (a->rows_min != b->rows_min || a->rows_max != b->rows_max) return false;
+  return qn_schedule_equal(&a->schedule, &b->schedule) && qn_gpu_schedule_equal(&a->gpu, &b->gpu);
 }
 
 bool qn_program_plan_equal(const qn_program *program, const qn_program_plan *a, const qn_program_plan *b) {
@@ -163,28 +164,68 @@ static qn_status write_weight(writing *w, const qn_pbuf *p) {
   return QN_OK;
 }
 
-static qn_status write_weights(writing *w) {
-  qn_program *program = (qn_program *)w->spec->program;
-  uint64_t total = 0, done = 0;
-  for (size_t i = 0; i < program->buffers.count; i++) {
-    if (program->buffers.items[i].kind == QN_PB_WEIGHT) total += program->buffers.items[i].bytes;
+// Do two buffers hold the same bytes?
+static bool same_weight(const qn_pbuf *a, const qn_pbuf *b) {
+  if (a->kind != QN_PB_WEIGHT || b->kind != QN_PB_WEIGHT || a->layout != b->layout || a->bytes != b->bytes) return false;
+  if (!qn_type_equal(&a->type, &b->type) || a->source_count != b->source_count) return false;
+  for (size_t i = 0; i < a->source_count; i++)
+    if (strcmp(a->sources[i], b->sources[i]) != 0) return false;
+  return a->source_count > 0 || memcmp(a->literal, b->literal, (size_t)a->type.dims[0].value * sizeof(float)) == 0;
+}
+
+// What a program before number `before` packs in the same way; NULL where none does.
+static const qn_pbuf *packed_before(const writing *w, size_t before, const qn_pbuf *p) {
+  for (size_t i = 0; i < before; i++) {
+    const qn_program *program = w->spec->programs[i].program;
+    for (size_t j = 0; j < program->buffers.count; j++)
+      if (same_weight(&program->buffers.items[j], p)) return &program->buffers.items[j];
   }
-  QN_TRY(begin_section(w, QN_SECTION_WEIGHTS, QN_ARTIFACT_PAGE));
-  uint64_t section_start = w->writer->offset;
-  if (w->spec->progress && !w->spec->progress(w->spec->progress_context, 0, total)) {
-    return qn_fail(w->diag, QN_ERR_CANCELLED, w->writer->path, "cancelled");
+  return NULL;
+}
+
+static qn_status report_weights(const writing *w, uint64_t done, uint64_t total) {
+  if (!w->spec->progress || w->spec->progress(w->spec->progress_context, done, total)) return QN_OK;
+  return qn_fail(w->diag, QN_ERR_CANCELLED, w->writer->path, "cancelled");
+}
+
+// Bytes of the weights of all programs, each counted once.
+static uint64_t count_weights(const writing *w) {
+  uint64_t total = 0;
+  for (size_t n = 0; n < w->spec->program_count; n++) {
+    const qn_program *program = w->spec->programs[n].program;
+    for (size_t i = 0; i < program->buffers.count; i++) {
+      const qn_pbuf *p = &program->buffers.items[i];
+      if (p->kind == QN_PB_WEIGHT && !packed_before(w, n, p)) total += p->bytes;
+    }
   }
+  return total;
+}
+
+static qn_status write_weights_of(writing *w, size_t number, uint64_t section_start, uint64_t *done, uint64_t total) {
+  qn_program *program = w->spec->programs[number].program;
   for (size_t i = 0; i < program->buffers.count; i++) {
     qn_pbuf *p = &program->buffers.items[i];
     if (p->kind != QN_PB_WEIGHT) continue;
+    const qn_pbuf *other = packed_before(w, number, p);
+    if (other) {
+      p->offset = other->offset;
+      continue;
+    }
     QN_TRY(pad(w, QN_ARTIFACT_PAGE));
     p->offset = w->writer->offset - section_start;
     QN_TRY(write_weight(w, p));
-    done += p->bytes;
-    if (w->spec->progress && !w->spec->progress(w->spec->progress_context, done, total)) {
-      return qn_fail(w->diag, QN_ERR_CANCELLED, w->writer->path, "cancelled");
-    }
+    *done += p->bytes;
+    QN_TRY(report_weights(w, *done, total));
   }
+  return QN_OK;
+}
+
+static qn_status write_weights(writing *w) {
+  uint64_t total = count_weights(w), done = 0;
+  QN_TRY(begin_section(w, QN_SECTION_WEIGHTS, QN_ARTIFACT_PAGE));
+  uint64_t section_start = w->writer->offset;
+  QN_TRY(report_weights(w, 0, total));
+  for (size_t n = 0; n < w->spec->program_count; n++) QN_TRY(write_weights_of(w, n, section_start, &done, total));
   QN_TRY(pad(w, QN_ARTIFACT_PAGE));  // a vector load at the last row stays inside the mapping
   end_section(w);
   return QN_OK;
@@ -259,13 +300,13 @@ static void fill_plan(const qn_program_plan *plan, strings *s, program_arrays *a
   }
 }
 
-static bool fill_plans(const qn_artifact_spec *spec, strings *s, program_arrays *a, qn_arena *arena) {
+static bool fill_plans(const qn_artifact_program *of, strings *s, program_arrays *a, qn_arena *arena) {
   size_t variants = 0;
-  for (size_t i = 0; i < spec->plan_count; i++) variants += spec->plans[i].function_count;
-  a->slices = QN_ARENA_ARRAY(arena, spec->plan_count * a->head.kernel_count, qn_art_slice);
+  for (size_t i = 0; i < of->plan_count; i++) variants += of->plans[i].function_count;
+  a->slices = QN_ARENA_ARRAY(arena, of->plan_count * a->head.kernel_count, qn_art_slice);
   a->variants = QN_ARENA_ARRAY(arena, variants, qn_art_variant);
   if (!a->slices || !a->variants) return false;
-  for (size_t i = 0; i < spec->plan_count; i++) fill_plan(&spec->plans[i], s, a);
+  for (size_t i = 0; i < of->plan_count; i++) fill_plan(&of->plans[i], s, a);
   return true;
 }
 
@@ -288,8 +329,8 @@ static bool fill_steps(const qn_program *program, strings *s, program_arrays *a,
   return true;
 }
 
-static qn_status write_program(writing *w) {
-  const qn_program *program = w->spec->program;
+static qn_status write_program(writing *w, const qn_artifact_program *of) {
+  const qn_program *program = of->program;
   qn_arena arena;
   qn_arena_init(&arena, w->allocator);
   strings s;
@@ -299,6 +340,7 @@ static qn_status write_program(writing *w) {
                                .kernel_count = (uint32_t)program->kernels.count,
                                .step_count = (uint32_t)program->steps.count,
                                .page_keys = QN_PAGE_KEYS,
+                               .machine = (uint32_t)of->machine,
                                .arena_bytes = program->arena_bytes,
                                .own_bytes = program->own_bytes,
                                .vocab_size = w->spec->vocab_size,
@@ -310,7 +352,7 @@ static qn_status write_program(writing *w) {
   a.buffers = QN_ARENA_ARRAY(&arena, program->buffers.count, qn_art_buffer);
   bool filled = a.buffers != NULL;
   for (size_t i = 0; filled && i < program->buffers.count; i++) a.buffers[i] = buffer_record(&program->buffers.items[i], &s);
-  filled = filled && fill_kernels(program, &s, &a, &arena) && fill_plans(w->spec, &s, &a, &arena) &&
+  filled = filled && fill_kernels(program, &s, &a, &arena) && fill_plans(of, &s, &a, &arena) &&
            fill_steps(program, &s, &a, &arena) && !s.text.failed;
   a.head.string_bytes = (uint32_t)s.text.length;
   qn_status status = filled ? begin_section(w, QN_SECTION_PROGRAM, 64) : qn_fail_nomem(w->diag, program->name, "the program section");
@@ -330,20 +372,37 @@ static qn_status write_program(writing *w) {
 }
 
 static qn_status write_code(writing *w, const qn_artifact_code *code) {
+  _Static_assert((int)QN_ARCH_CUDA == (int)QN_ART_CUDA && (int)QN_ARCH_COUNT == (int)QN_ART_ARCH_COUNT,
+                 "the artifact's architectures are the compiler's");
   qn_art_code record = {.arch = (uint32_t)code->target->arch,
                         .plan = code->plan,
                         .variant_count = (uint32_t)code->code->kernel_count,
-                        .image_size = code->code->image_size};
+                        .program = code->program,
+                        .image_size = code->code->image_size,
+                        .cubin_size = code->code->cubin_size,
+                        .ptx_size = code->code->ptx_size};
   snprintf(record.target, sizeof record.target, "%s", code->target->name);
   snprintf(record.required, sizeof record.required, "%s", code->target->required);
-  size_t offsets_size = code->code->kernel_count * sizeof(uint64_t);
-  record.image_offset = qn_align_up(sizeof record + offsets_size, QN_ARTIFACT_PAGE);
+  bool cuda = code->target->arch == QN_ARCH_CUDA;
+  const void *table = cuda ? (const void *)code->code->launches : code->code->offsets;
+  size_t table_size = code->code->kernel_count * (cuda ? sizeof(qn_art_launch) : sizeof(uint64_t));
+  record.image_offset = qn_align_up(sizeof record + table_size, QN_ARTIFACT_PAGE);
   QN_TRY(begin_section(w, QN_SECTION_CODE, QN_ARTIFACT_PAGE));
   QN_TRY(put(w, &record, sizeof record));
-  QN_TRY(put(w, code->code->offsets, offsets_size));
+  QN_TRY(put(w, table, table_size));
   QN_TRY(pad(w, QN_ARTIFACT_PAGE));
   QN_TRY(put(w, code->code->image, code->code->image_size));
   end_section(w);
+  return QN_OK;
+}
+
+// Texts of the programs, of one kind of section.
+static qn_status write_texts(writing *w, uint32_t kind) {
+  for (size_t i = 0; i < w->spec->program_count; i++) {
+    const qn_artifact_program *of = &w->spec->programs[i];
+    const char *text = kind == QN_SECTION_GRAPH ? of->graph_text : of->kernels_text;
+    if (text) QN_TRY(text_section(w, kind, text, strlen(text)));
+  }
   return QN_OK;
 }
 
@@ -352,12 +411,12 @@ qn_status qn_artifact_write(qn_file_writer *writer, qn_artifact_spec *spec, cons
   static const uint8_t table_space[sizeof(qn_art_header) + MAX_SECTIONS * sizeof(qn_art_section)];
   QN_TRY(qn_file_writer_write(writer, table_space, sizeof table_space));
   QN_TRY(write_weights(&w));
-  QN_TRY(write_program(&w));
+  for (size_t i = 0; i < spec->program_count; i++) QN_TRY(write_program(&w, &spec->programs[i]));
   for (size_t i = 0; i < spec->code_count; i++) QN_TRY(write_code(&w, &spec->codes[i]));
   if (spec->tokenizer) QN_TRY(text_section(&w, QN_SECTION_TOKENIZER, spec->tokenizer, spec->tokenizer_size));
   if (spec->summary) QN_TRY(text_section(&w, QN_SECTION_SUMMARY, spec->summary, strlen(spec->summary)));
-  if (spec->graph_text) QN_TRY(text_section(&w, QN_SECTION_GRAPH, spec->graph_text, strlen(spec->graph_text)));
-  if (spec->kernels_text) QN_TRY(text_section(&w, QN_SECTION_KERNELS, spec->kernels_text, strlen(spec->kernels_text)));
+  QN_TRY(write_texts(&w, QN_SECTION_GRAPH));
+  QN_TRY(write_texts(&w, QN_SECTION_KERNELS));
   QN_TRY(qn_file_writer_align(writer, QN_ARTIFACT_PAGE));
   qn_art_header header = {.version = QN_ARTIFACT_VERSION, .section_count = w.section_count, .file_size = writer->offset};
   memcpy(header.magic, QN_ARTIFACT_MAGIC, sizeof header.magic);

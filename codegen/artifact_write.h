@@ -6,7 +6,7 @@
 #include "ir/program.h"
 #include "runtime/artifact.h"
 
-// A plan: every kernel with the variants that the schedule pass gave it for one target, or for several whose schedules
+// A plan: every kernel of a program with the variants that the schedule pass gave it for one target, or for several whose schedules
 // are the same. All of it in the program's arena.
 typedef struct qn_program_plan {
   const qn_pkernel *kernels;     // one a kernel of the program
@@ -19,23 +19,33 @@ QN_CHECKED qn_status qn_program_plan_take(const qn_program *program, qn_program_
 // Whether two plans of one program have the same variants with the same schedules.
 bool qn_program_plan_equal(const qn_program *program, const qn_program_plan *a, const qn_program_plan *b);
 
-// Machine code for one target: an offset for each function of its plan.
+// A program for one kind of machine.
+typedef struct qn_artifact_program {
+  qn_art_machine machine;
+  qn_program *program;           // memory planned; the writer sets offsets of weights
+  const qn_program_plan *plans;  // at least one
+  size_t plan_count;
+  const char *graph_text, *kernels_text;  // NULL = none
+} qn_artifact_program;
+
+// Machine code for one target: a function for each of its plan.
 typedef struct qn_artifact_code {
   const qn_target *target;  // borrowed
   const qn_code *code;      // borrowed
-  uint32_t plan;            // index into the spec's plans
+  uint32_t program, plan;   // index into the spec's programs, and into that one's plans
 } qn_artifact_code;
 
 typedef struct qn_artifact_spec {
-  const qn_program *program;          // memory planned, offsets of weights are set by the writer
+  // At least one, at most one for each kind of machine, in order. A parameter that several pack in one way is written
+  // once.
+  const qn_artifact_program *programs;
+  size_t program_count;
   const qn_weight_source *weights;    // where packed parameters come from
-  const qn_program_plan *plans;       // at least one
-  size_t plan_count;
   const qn_artifact_code *codes;      // may be none (code comes from the JIT)
   size_t code_count;
   const void *tokenizer;              // NULL = none
   size_t tokenizer_size;
-  const char *summary, *graph_text, *kernels_text;  // NULL = none
+  const char *summary;                // NULL = none
   uint32_t vocab_size;
   uint32_t context_tokens;            // see qn_art_program
   // Called as weights are packed, when not NULL; returning false cancels.

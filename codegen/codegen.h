@@ -4,15 +4,18 @@
 
 #include "codegen/target.h"
 #include "ir/loop.h"
+#include "runtime/artifact.h"
 
-// Position-independent code with no external symbols and nothing left to relocate: map it readable and executable at
-// any page and call base + offset.
+// For a CPU: position-independent code with no external symbols and nothing left to relocate; map it readable and
+// executable at any page and call base + offset. For a GPU: a cubin and the same as PTX, for the driver.
 typedef struct qn_code {
   const qn_allocator *allocator;  // borrowed; owns the rest
   uint8_t *image;
   size_t image_size;
-  uint64_t *offsets;  // one a kernel, in the order given
+  uint64_t *offsets;        // CPU: one a kernel, in the order given
+  qn_art_launch *launches;  // GPU: one a kernel, in the order given
   size_t kernel_count;
+  size_t cubin_size, ptx_size;  // GPU: together the image
 } qn_code;
 void qn_code_deinit(qn_code *code);
 

@@ -104,6 +104,23 @@ static const struct {
     {"apple-m2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
 };
 
+// GPUs. A chip runs code for an older one of the same major number, and PTX of any older one. A block's shared memory is
+// the least that chips of the major number have from there on (CUDA C++ Programming Guide, "Technical Specifications per
+// Compute Capability").
+static const struct chip {
+  const char *name;
+  int sm;
+  int64_t shared_bytes;
+  const char *about;
+} chips[] = {
+    {"cuda:sm_80", 80, 99 << 10, "A100, A10, L4, RTX 30 and 40"},
+    {"cuda:sm_90", 90, 227 << 10, "H100, H200"},
+    {"cuda:sm_100", 100, 227 << 10, "B200"},
+    {"cuda:sm_120", 120, 99 << 10, "RTX 50, RTX PRO Blackwell"},
+};
+
+bool qn_target_is_gpu(const qn_target *target) { return target->arch == QN_ARCH_CUDA; }
+
 static void append(char *text, size_t size, const char *separator, const char *word) {
   size_t used = strlen(text);
   snprintf(text + used, size - used, "%s%s", used ? separator : "", word);
@@ -224,10 +241,28 @@ static void describe(feature_set set, const struct level *level, qn_target *out)
   }
 }
 
+static qn_status parse_chip(const char *text, qn_target *out, qn_diag *diag) {
+  char known[256] = "";
+  for (size_t i = 0; i < QN_COUNT(chips); i++) {
+    const struct chip *chip = &chips[i];
+    append(known, sizeof known, ", ", chip->name);
+    if (strcmp(text, chip->name) != 0) continue;
+    *out = (qn_target){.arch = QN_ARCH_CUDA, .sm = chip->sm, .shared_bytes = chip->shared_bytes};
+    snprintf(out->name, sizeof out->name, "%s", chip->name);
+    snprintf(out->required, sizeof out->required, "sm_%d", chip->sm);
+    return QN_OK;
+  }
+  return qn_fail(diag, QN_ERR_ARGUMENT, "target", 
+                 "'%s' is no GPU that quern compiles for; it compiles for %s; a chip runs code for an older one of its major "
+                 "number",
+                 text, known);
+}
+
 static qn_status fail_unknown_base(const char *text, qn_diag *diag) {
   char known[768] = "host";
   for (size_t i = 0; i < QN_COUNT(levels); i++) append(known, sizeof known, ", ", levels[i].name);
   for (size_t i = 0; i < QN_COUNT(cpus); i++) append(known, sizeof known, ", ", cpus[i].name);
+  for (size_t i = 0; i < QN_COUNT(chips); i++) append(known, sizeof known, ", ", chips[i].name);
   return qn_fail(diag, QN_ERR_ARGUMENT, "target", "'%s' does not start with a known name; known are %s", text, known);
 }
 
@@ -242,11 +277,7 @@ static qn_status fail_unknown_feature(const char *name, size_t length, qn_arch a
 qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *diag) {
   feature_set set;
   size_t at;
-  if (strncmp(text, "cuda:", strlen("cuda:")) == 0)
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, "target",
-                   "'%s': kernels for GPUs can be written and compiled (codegen/README.md), but this version stores none "
-                   "and has no device to run them on; name a CPU",
-                   text);
+  if (strncmp(text, "cuda", strlen("cuda")) == 0) return parse_chip(text, out, diag);
   if (starts_with(text, "host")) QN_TRY(qn_host_check(diag));
   if (!find_base(text, &set, &at)) return fail_unknown_base(text, diag);
   qn_arch arch = arch_of(set);
@@ -276,7 +307,8 @@ void qn_target_list(qn_buf *out) {
       if (cpus[i].set & ~level->set & BIT(f)) qn_buf_printf(out, "+%s", features[f].name);
     qn_buf_putc(out, '\n');
   }
-  for (qn_arch arch = 0; arch < QN_ARCH_COUNT; arch++) {
+  for (size_t i = 0; i < QN_COUNT(chips); i++) qn_buf_printf(out, "%-16s %s\n", chips[i].name, chips[i].about);
+  for (qn_arch arch = QN_ARCH_X86_64; arch <= QN_ARCH_AARCH64; arch++) {
     qn_buf_printf(out, "with +feature or -feature after it (%s):", arch == QN_ARCH_X86_64 ? "x86-64" : "aarch64");
     for (int f = 0; f < FEATURE_COUNT; f++)
       if (features[f].arch == arch) qn_buf_printf(out, " %s", features[f].name);

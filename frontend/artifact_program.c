@@ -11,7 +11,7 @@ _Static_assert(QN_SYM_COUNT == QN_ARTIFACT_SYMBOLS, "the artifact's symbols are 
 
 qn_status quern_artifact_kernels_text(const qn_artifact *artifact, qn_str *out, qn_diag *diag) {
   size_t size = 0;
-  const void *text = qn_artifact_section(artifact, QN_SECTION_KERNELS, 0, &size);
+  const void *text = qn_artifact_section(artifact, QN_SECTION_KERNELS, artifact->program_index, &size);
   *out = (qn_str){text, size};
   if (text) return QN_OK;
   return qn_fail(diag, QN_ERR_UNSUPPORTED, artifact->path,

@@ -27,18 +27,22 @@ void quern_compilation_init(quern_compilation *c, const quern_compile_options *o
   qn_arena_init(&c->arena, c->allocator);
   qn_buf_init(&c->tokenizer, c->allocator);
   qn_buf_init(&c->summary, c->allocator);
-  qn_buf_init(&c->graph_text, c->allocator);
-  qn_buf_init(&c->kernels_text, c->allocator);
+  for (size_t i = 0; i < QN_COUNT(c->parts); i++) {
+    qn_buf_init(&c->parts[i].graph_text, c->allocator);
+    qn_buf_init(&c->parts[i].kernels_text, c->allocator);
+  }
   for (size_t i = 0; i < QUERN_MAX_TARGETS; i++) qn_buf_init(&c->evidence[i], c->allocator);
   quern_tuned_init(&c->tuned, &c->arena);
 }
 
 void quern_compilation_deinit(quern_compilation *c) {
-  for (size_t i = 0; i < c->code_count; i++) qn_code_deinit(&c->codes[i]);
+  for (size_t i = 0; i < QUERN_MAX_TARGETS; i++) qn_code_deinit(&c->codes[i]);
   qn_buf_deinit(&c->tokenizer);
   qn_buf_deinit(&c->summary);
-  qn_buf_deinit(&c->graph_text);
-  qn_buf_deinit(&c->kernels_text);
+  for (size_t i = 0; i < QN_COUNT(c->parts); i++) {
+    qn_buf_deinit(&c->parts[i].graph_text);
+    qn_buf_deinit(&c->parts[i].kernels_text);
+  }
   for (size_t i = 0; i < QUERN_MAX_TARGETS; i++) qn_buf_deinit(&c->evidence[i]);
   quern_tuned_deinit(&c->tuned);
   qn_import_close(c->import);
@@ -143,19 +147,24 @@ qn_machine_model quern_machine_model(const qn_target *target, qn_db *db, int thr
   return model;
 }
 
-static qn_status set_pass_options(quern_compilation *c) {
+static qn_status parse_modes(quern_compilation *c) {
   const char *mode = c->options->numeric_mode ? c->options->numeric_mode : QUERN_DEFAULT_NUMERIC;
   bool int8 = strcmp(mode, "int8") == 0;
   if (!int8 && strcmp(mode, "f32") != 0) {
     return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
   }
-  c->pass_options = (qn_pass_options){.quantize_activations = int8,
-                                      .dump = c->options->dump,
-                                      .dump_context = c->options->dump_context};
-  if (c->options->schedule) {
-    QN_TRY(qn_schedule_parse("schedule", qn_str_from(c->options->schedule), &c->schedule, c->diag));
-    QN_TRY(qn_schedule_check(&c->schedule, c->diag));
-    c->pass_options.forced_schedule = &c->schedule;
+  c->quantize_activations = int8;
+  if (!c->options->schedule) return QN_OK;
+  QN_TRY(quern_compilation_need_cpus(c, "a schedule is of kernels"));
+  QN_TRY(qn_schedule_parse("schedule", qn_str_from(c->options->schedule), &c->schedule, c->diag));
+  return qn_schedule_check(&c->schedule, c->diag);
+}
+
+qn_status quern_compilation_need_cpus(const quern_compilation *c, const char *what) {
+  for (size_t i = 0; i < c->target_count; i++) {
+    if (!qn_target_is_gpu(&c->targets[i])) continue;
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "target", "got '%s', a GPU, but %s for CPUs alone", c->targets[i].name,
+                   what);
   }
   return QN_OK;
 }
@@ -193,14 +202,53 @@ static qn_status open_model(quern_compilation *c, const char *path) {
 }
 
 void quern_compilation_take_target(quern_compilation *c, size_t index) {
-  c->pass_options.machine = quern_machine_model(&c->targets[index], c->tuned.db, 0);
-  quern_tuned_choose_for(&c->tuned, &c->targets[index], c->pass.graph->max_values, &c->pass_options,
+  quern_part *part = &c->parts[c->part_of[index]];
+  part->options.machine = quern_machine_model(&c->targets[index], c->tuned.db, 0);
+  quern_tuned_choose_for(&c->tuned, &c->targets[index], part->pass.graph->max_values, &part->options,
                          &c->evidence[index]);
+}
+
+// Names of what passes leave for GPUs begin with gpu_, so that they are apart from those for CPUs.
+static void dump_gpu_pass(void *context, const char *pass, const char *text, size_t length) {
+  const quern_part *part = context;
+  char name[64];
+  snprintf(name, sizeof name, "gpu_%s", pass);
+  part->dump_to->dump(part->dump_to->dump_context, name, text, length);
+}
+
+static qn_status begin_part(quern_compilation *c, const char *model_path, bool gpu,
+                            const qn_import_graph_options *graph_options) {
+  size_t index = c->part_count;
+  bool wanted = false;
+  for (size_t i = 0; i < c->target_count; i++) {
+    if (qn_target_is_gpu(&c->targets[i]) != gpu) continue;
+    c->part_of[i] = index;
+    wanted = true;
+  }
+  if (!wanted) return QN_OK;
+  quern_part *part = &c->parts[c->part_count++];
+  part->gpu = gpu;
+  part->options = (qn_pass_options){.gpu = gpu,
+                                    .quantize_activations = c->quantize_activations,
+                                    .forced_schedule = c->options->schedule ? &c->schedule : NULL,
+                                    .dump = c->options->dump,
+                                    .dump_context = c->options->dump_context};
+  if (gpu && c->options->dump) {
+    part->dump_to = c->options;
+    part->options.dump = dump_gpu_pass;
+    part->options.dump_context = part;
+  }
+  qn_graph *graph = NULL;
+  QN_TRY(name_model(c, model_path, qn_import_graph(c->import, graph_options, &c->arena, &graph, c->diag)));
+  QN_TRY(qn_graph_verify(graph, QN_STAGE_IMPORTED, c->diag));
+  part->pass = (qn_pass_context){
+      .arena = &c->arena, .allocator = c->allocator, .options = &part->options, .graph = graph, .diag = c->diag};
+  return QN_OK;
 }
 
 qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
   QN_TRY(parse_targets(c));
-  QN_TRY(set_pass_options(c));
+  QN_TRY(parse_modes(c));
   int64_t sequences = c->options->sequences ? c->options->sequences : 1;
   qn_import_graph_options graph_options = {.max_sequences = sequences};
   QN_TRY(parse_kv_type(c, &graph_options.kv_dtype));
@@ -215,13 +263,13 @@ qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
     graph_options.chunk_tokens = graph_options.context_tokens;
   graph_options.max_rows =
       c->options->all_logits || sequences > graph_options.chunk_tokens ? graph_options.chunk_tokens : sequences;
-  qn_graph *graph = NULL;
-  QN_TRY(name_model(c, model_path, qn_import_graph(c->import, &graph_options, &c->arena, &graph, c->diag)));
-  QN_TRY(qn_graph_verify(graph, QN_STAGE_IMPORTED, c->diag));
+  QN_TRY(begin_part(c, model_path, false, &graph_options));
+  QN_TRY(begin_part(c, model_path, true, &graph_options));
   QN_TRY(quern_compilation_report(c, "optimising the graph", 0, 0));
-  c->pass = (qn_pass_context){
-      .arena = &c->arena, .allocator = c->allocator, .options = &c->pass_options, .graph = graph, .diag = c->diag};
+  if (c->parts[0].gpu) return QN_OK;
   if (!c->options->schedule) quern_tuned_open(&c->tuned, c->options->tuning_db, 0);
-  quern_compilation_take_target(c, 0);
+  size_t first = 0;
+  while (c->part_of[first] != 0) first++;
+  quern_compilation_take_target(c, first);
   return QN_OK;
 }

@@ -14,6 +14,18 @@
 #define QUERN_DEFAULT_NUMERIC "int8"
 #define QUERN_DEFAULT_KV_TYPE "f32"
 
+// What is made for one kind of machine, CPUs or GPUs: a program of its own from a graph of its own, with plans for the
+// targets of that kind.
+typedef struct quern_part {
+  bool gpu;
+  qn_pass_options options;
+  qn_pass_context pass;
+  qn_program_plan plans[QUERN_MAX_TARGETS];
+  size_t plan_count;
+  qn_buf graph_text, kernels_text;
+  const quern_compile_options *dump_to;  // borrowed: whose dump gets the texts of the GPUs' passes
+} quern_part;
+
 // Everything one compilation holds. Zero-initialised, then filled from the top down.
 typedef struct quern_compilation {
   const qn_allocator *allocator;
@@ -24,18 +36,16 @@ typedef struct quern_compilation {
   qn_target targets[QUERN_MAX_TARGETS];
   size_t target_count;
   int64_t context_tokens;
-  qn_pass_options pass_options;
+  bool quantize_activations;
   qn_schedule schedule;
   quern_tuned tuned;
-  qn_pass_context pass;
-  qn_program_plan plans[QUERN_MAX_TARGETS];
-  size_t plan_count;
-  size_t plan_of[QUERN_MAX_TARGETS];  // by target
-  qn_code codes[QUERN_MAX_TARGETS];
-  size_t code_count;
+  quern_part parts[2];  // for CPUs first
+  size_t part_count;
+  size_t part_of[QUERN_MAX_TARGETS], plan_of[QUERN_MAX_TARGETS];  // by target
+  qn_code codes[QUERN_MAX_TARGETS];                               // by target
   qn_requantize_options quantize;
   uint64_t packed_bytes, pack_total_bytes;  // of weights: done, and all
-  qn_buf tokenizer, summary, graph_text, kernels_text;
+  qn_buf tokenizer, summary;
   qn_buf evidence[QUERN_MAX_TARGETS];  // by target: of the records that its schedules came from
 } quern_compilation;
 
@@ -54,13 +64,32 @@ bool quern_compilation_pack_progress(void *context, uint64_t done, uint64_t tota
 // and the speeds that `db` (NULL = none) knows of, with `threads` (0 = one a core).
 qn_machine_model quern_machine_model(const qn_target *target, qn_db *db, int threads);
 
-// Points the passes at a target: its machine, and what records say of it.
+// Points the passes at a target, a CPU: its machine, and what records say of it.
 void quern_compilation_take_target(quern_compilation *c, size_t index);
 
-// Opens the model and makes its graph, verified; pass.graph is there then, and targets, and pass_options.
+// Opens the model and makes a verified graph for each part, whose pass.graph it is; targets are there then, and options, those
+// of the first target that is a CPU.
 QN_CHECKED qn_status quern_compilation_open(quern_compilation *c, const char *model_path);
+// Refuses targets that are GPUs, for what only CPUs do (`what`: "the JIT makes code").
+QN_CHECKED qn_status quern_compilation_need_cpus(const quern_compilation *c, const char *what);
 
-// Hands the kernels as CUDA C++ to the options' dump, which must be there, once all passes have run (dump_cuda.c).
-QN_CHECKED qn_status quern_dump_cuda(quern_compilation *c);
+// --- compile_code.c
+
+// Takes an opened compilation through every pass and makes its plans.
+QN_CHECKED qn_status quern_make_plans(quern_compilation *c);
+// Chooses schedules anew after records were found not to serve: code made so far is dropped.
+QN_CHECKED qn_status quern_choose_again(quern_compilation *c);
+// Code for all targets, with what became of records of tuning.
+QN_CHECKED qn_status quern_compile_code(quern_compilation *c);
+// For one target; of a GPU with `source_alone` just the text "cuda", without NVRTC.
+QN_CHECKED qn_status quern_compile_target(quern_compilation *c, size_t target, bool source_alone);
+void quern_report_tuning(const quern_compilation *c);
+qn_codegen_options quern_codegen_options(const quern_compilation *c, const qn_target *target);
+
+// --- compile_write.c
+
+// Writes the artifact, with the code that was made.
+QN_CHECKED qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_file_writer *writer,
+                                          bool with_code);
 
 #endif

@@ -108,7 +108,7 @@ static qn_status take_plan(explaining *x) {
 static qn_status take_kernels(explaining *x) {
   const qn_artifact *a = &x->model->artifact;
   size_t size = 0;
-  x->text.data = qn_artifact_section(a, QN_SECTION_KERNELS, 0, &size);
+  x->text.data = qn_artifact_section(a, QN_SECTION_KERNELS, a->program_index, &size);
   x->text.length = size;
   if (!x->text.data) {
     return qn_fail(x->diag, QN_ERR_UNSUPPORTED, a->path,

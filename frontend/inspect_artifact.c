@@ -11,7 +11,8 @@
 
 struct inspect_artifact {
   const inspection *to;  // borrowed
-  qn_artifact file;
+  qn_artifact whole;
+  qn_artifact file;  // a view of it: with the program that is described at the moment
 };
 
 _Static_assert(QN_ARTIFACT_SYMBOLS == QN_SYM_COUNT, "the artifact's symbols are the IR's");
@@ -23,9 +24,12 @@ static const char *section_name(uint32_t kind) {
 
 static qn_str section_text(const inspect_artifact *a, qn_art_section_kind kind) {
   size_t size;
-  const char *data = qn_artifact_section(&a->file, kind, 0, &size);
+  bool by_program = kind == QN_SECTION_GRAPH || kind == QN_SECTION_KERNELS;
+  const char *data = qn_artifact_section(&a->file, kind, by_program ? a->file.program_index : 0, &size);
   return data ? (qn_str){data, size} : QN_STR("");
 }
+
+static bool is_for_gpus(const inspect_artifact *a) { return a->file.program->machine == QN_ART_GPU; }
 
 static void put_name(const inspect_artifact *a, uint32_t string) {
   inspect_put_text(a->to->out, qn_str_from(a->file.strings + string));
@@ -77,6 +81,7 @@ static void put_memory_lines(const inspect_artifact *a) {
   buffer_sum arena = sum_buffers(a, QN_ART_ARENA), weights = sum_buffers(a, QN_ART_WEIGHT);
   buffer_sum cache = sum_buffers(a, QN_ART_CACHE), inputs = sum_buffers(a, QN_ART_INPUT);
   char first[32], second[32];
+  if (is_for_gpus(a)) qn_buf_puts(out, "for GPUs:\n");
   qn_buf_printf(out, "weights = %s in %" PRIu32 " buffers, mapped from the file\n", inspect_size(weights.bytes, first),
                 weights.count);
   qn_buf_printf(out, "arena = %s for %" PRIu32 " buffers of %s in all\n", inspect_size(program->arena_bytes, first),
@@ -98,11 +103,14 @@ static void put_targets(const inspect_artifact *a) {
   const qn_art_code *code;
   size_t size;
   for (uint32_t i = 0; (code = qn_artifact_section(&a->file, QN_SECTION_CODE, i, &size)) != NULL; i++) {
-    char bytes[32], missing[256];
+    char bytes[32], text[32], missing[256];
     qn_buf_puts(out, "target = ");
     inspect_put_text(out, qn_str_from(code->target));
     qn_buf_printf(out, ", %s of code, ", inspect_size(code->image_size, bytes));
-    if (code->arch != qn_cpu_arch()) {
+    if (code->arch == QN_ART_CUDA) {
+      qn_buf_printf(out, "for a GPU: a cubin of %s, PTX of %s\n", inspect_size(code->cubin_size, bytes),
+                    inspect_size(code->ptx_size, text));
+    } else if (code->arch != qn_cpu_arch()) {
       qn_buf_printf(out, "not for this machine (%s)\n", qn_cpu_arch_name(qn_cpu_arch()));
     } else if (qn_cpu_missing(code->required, missing, sizeof missing)) {
       qn_buf_puts(out, "not for this machine, which lacks ");
@@ -142,18 +150,29 @@ static qn_status put_tokenizer(const inspect_artifact *a) {
   return QN_OK;
 }
 
-static qn_status put_summary(const inspect_artifact *a) {
-  qn_buf *out = a->to->out;
+static void put_program(const inspect_artifact *a) {
   const qn_art_program *program = a->file.program;
+  qn_buf_printf(a->to->out, "program%s = %" PRIu32 " steps of %" PRIu32 " kernels in %" PRIu32 " variants%s\n",
+                is_for_gpus(a) ? " for GPUs" : "", program->step_count, program->kernel_count, program->variant_count,
+                program->plan_count > 1 ? ", by target" : "");
+}
+
+// Describes each program in turn, all of which may be in one file.
+static void for_each_program(inspect_artifact *a, void (*put)(const inspect_artifact *a)) {
+  for (qn_art_machine machine = QN_ART_CPU; machine < QN_ART_MACHINE_COUNT; machine++)
+    if (qn_artifact_view(&a->whole, machine, &a->file)) put(a);
+  a->file = a->whole;
+}
+
+static qn_status put_summary(inspect_artifact *a) {
+  qn_buf *out = a->to->out;
   const qn_art_header *header = (const qn_art_header *)(const void *)a->file.mapping.data;
   char size[32];
   qn_buf_printf(out, "file = artifact version %" PRIu32 ", %s in %" PRIu32 " sections\n", header->version,
                 inspect_size(header->file_size, size), a->file.section_count);
   inspect_put_text(out, section_text(a, QN_SECTION_SUMMARY));
-  qn_buf_printf(out, "program = %" PRIu32 " steps of %" PRIu32 " kernels in %" PRIu32 " variants%s\n",
-                program->step_count, program->kernel_count, program->variant_count,
-                program->plan_count > 1 ? ", by target" : "");
-  put_memory_lines(a);
+  for_each_program(a, put_program);
+  for_each_program(a, put_memory_lines);
   put_targets(a);
   return put_tokenizer(a);
 }
@@ -236,6 +255,20 @@ static void put_schedule(const inspect_artifact *a, uint32_t plan, const char *n
   qn_buf_deinit(&heading);
 }
 
+// How code of the plan starts the variant.
+static void put_launch(const inspect_artifact *a, uint32_t plan, uint32_t index) {
+  const qn_art_code *code;
+  uint32_t first, count;
+  qn_artifact_plan(&a->file, plan, &first, &count);
+  for (uint32_t i = 0; (code = qn_artifact_code_at(&a->file, i)) != NULL; i++) {
+    if (code->program != a->file.program_index || code->plan != plan) continue;
+    const qn_art_launch *launch = &qn_art_code_launches(code)[index - first];
+    qn_buf_printf(a->to->out, "      blocks of %" PRIu32 " threads, %" PRIu32 " bytes of shared memory\n",
+                  launch->lanes * launch->groups, launch->shared_bytes);
+    return;
+  }
+}
+
 static void put_variant(const inspect_artifact *a, const qn_art_kernel *kernel, uint32_t plan, uint32_t index) {
   qn_buf *out = a->to->out;
   const qn_art_variant *v = &a->file.variants[index];
@@ -252,6 +285,7 @@ static void put_variant(const inspect_artifact *a, const qn_art_kernel *kernel, 
   qn_buf_puts(out, ", parallel over ");
   put_extent(out, v->extent_symbol, v->extent_value);
   qn_buf_putc(out, '\n');
+  if (is_for_gpus(a)) put_launch(a, plan, index);
   put_schedule(a, plan, a->file.strings + v->name);
 }
 
@@ -265,7 +299,7 @@ static void put_slice(const inspect_artifact *a, const qn_art_kernel *kernel, ui
     size_t size;
     qn_buf_printf(out, "  plan %" PRIu32, plan);
     for (uint32_t i = 0; (code = qn_artifact_section(&a->file, QN_SECTION_CODE, i, &size)) != NULL; i++) {
-      if (code->plan != plan) continue;
+      if (code->plan != plan || code->program != a->file.program_index) continue;
       qn_buf_putc(out, ' ');
       inspect_put_text(out, qn_str_from(code->target));
     }
@@ -297,6 +331,7 @@ static void put_evidence(const inspect_artifact *a, const char *name) {
 static void put_kernels(const inspect_artifact *a) {
   qn_buf *out = a->to->out;
   const qn_art_program *program = a->file.program;
+  if (is_for_gpus(a)) qn_buf_puts(out, "for GPUs:\n");
   for (uint32_t i = 0; i < program->kernel_count; i++) {
     const qn_art_kernel *kernel = &a->file.kernels[i];
     uint32_t steps = 0;
@@ -323,6 +358,16 @@ static void put_kernels(const inspect_artifact *a) {
   }
 }
 
+static void put_graph(const inspect_artifact *a) {
+  if (is_for_gpus(a)) qn_buf_puts(a->to->out, "# for GPUs:\n");
+  inspect_put_text(a->to->out, section_text(a, QN_SECTION_GRAPH));
+}
+
+static void put_loops(const inspect_artifact *a) {
+  if (is_for_gpus(a)) qn_buf_puts(a->to->out, "# for GPUs:\n");
+  inspect_put_text(a->to->out, section_text(a, QN_SECTION_KERNELS));
+}
+
 // --- the interface
 
 qn_status inspect_artifact_open(const inspection *to, inspect_artifact **out) {
@@ -330,7 +375,8 @@ qn_status inspect_artifact_open(const inspection *to, inspect_artifact **out) {
   inspect_artifact *a = calloc(1, sizeof *a);
   if (!a) return qn_fail_nomem(to->diag, to->path, "its description");
   a->to = to;
-  qn_status status = qn_artifact_open(&a->file, to->path, to->diag);
+  qn_status status = qn_artifact_open(&a->whole, to->path, to->diag);
+  a->file = a->whole;
   if (status == QN_OK) {
     *out = a;
   } else {
@@ -345,11 +391,11 @@ qn_status inspect_artifact_part(inspect_artifact *a, inspect_part part) {
     case INSPECT_METADATA: inspect_put_text(a->to->out, section_text(a, QN_SECTION_SUMMARY)); break;
     case INSPECT_SECTIONS: put_sections(a); break;
     case INSPECT_TARGETS: put_targets(a); break;
-    case INSPECT_MEMORY: put_memory(a); break;
+    case INSPECT_MEMORY: for_each_program(a, put_memory); break;
     case INSPECT_TENSORS: put_tensors(a); break;
-    case INSPECT_KERNELS: put_kernels(a); break;
-    case INSPECT_GRAPH: inspect_put_text(a->to->out, section_text(a, QN_SECTION_GRAPH)); break;
-    case INSPECT_LOOPS: inspect_put_text(a->to->out, section_text(a, QN_SECTION_KERNELS)); break;
+    case INSPECT_KERNELS: for_each_program(a, put_kernels); break;
+    case INSPECT_GRAPH: for_each_program(a, put_graph); break;
+    case INSPECT_LOOPS: for_each_program(a, put_loops); break;
     case INSPECT_CHECK:
       QN_TRY(qn_artifact_check_weights(&a->file, a->to->diag));
       qn_buf_puts(a->to->out, "weights_hash = good\n");
@@ -361,6 +407,6 @@ qn_status inspect_artifact_part(inspect_artifact *a, inspect_part part) {
 
 void inspect_artifact_close(inspect_artifact *a) {
   if (!a) return;
-  qn_artifact_close(&a->file);
+  qn_artifact_close(&a->whole);
   free(a);
 }

@@ -17,7 +17,8 @@ extern "C" {
 // (total 0 = unknown). Returning false cancels: the call ends with code QN_ERR_CANCELLED (9). On the caller's thread.
 typedef bool (*quern_progress_fn)(void *context, const char *stage, uint64_t done, uint64_t total);
 
-// Receives one text of a compilation: `name` is a pass's name, or "mlir", "llvm", "asm" for a module of kernels.
+// Receives one text of a compilation: `name` is a pass's name (of a GPU's program with gpu_ before it), "mlir", "llvm" or
+// "asm" for a module of a CPU's kernels, "cuda", "ptx" or "ptxas" (what NVRTC says of each kernel) for a GPU's.
 typedef void (*quern_dump_fn)(void *context, const char *name, const char *text, size_t length);
 
 // What became of one matrix of a model that is quantised while it is compiled.
@@ -44,13 +45,14 @@ typedef struct quern_tuning_use {
 // How to compile. Zero-initialise, set size to sizeof(quern_compile_options), then what matters.
 typedef struct quern_compile_options {
   size_t size;
-  const char *target;       // "host" (default), "x86-64-v3", "aarch64", a CPU name, "+feature"; commas: several targets
+  // "host" (default), "x86-64-v3", "aarch64", a CPU name, "+feature", "cuda:sm_90"; commas: several targets.
+  const char *target;
   uint32_t context_tokens;  // largest context the artifact may be run with; 0 = the model's own
   uint32_t chunk_tokens;    // most tokens a step takes; 0 = 256
   const char *numeric_mode;   // "int8" (default): quantised weights meet int8 activations; "f32": widened in registers
   const char *kv_type;        // "f32" (default), "f16" or "bf16": how keys and values are kept
   const char *template_path;  // architecture template to use instead of the built-in one; NULL = by the model
-  const char *schedule;       // text of one schedule for every kernel (tests, experiments); NULL = defaults
+  const char *schedule;       // text of one schedule for every kernel (tests, experiments; CPUs alone); NULL = defaults
   int threads;                // to compile with; 0 = one a core
   bool all_logits;            // compute logits of every token (R = T) where asked: allowed rows up to chunk_tokens
   quern_progress_fn progress;
@@ -70,6 +72,7 @@ typedef struct quern_compile_options {
   // cannot be read is no error: see tuning_use->problem.
   const char *tuning_db;
   quern_tuning_use *tuning_use;  // filled when not NULL
+  const char *nvrtc;  // path of libnvrtc, for GPUs; NULL = $QUERN_NVRTC, or where CUDA 12 or 13 has it
 } quern_compile_options;
 
 // Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
@@ -77,6 +80,11 @@ typedef struct quern_compile_options {
 // Returns 0, or an error code with the text in *error (may be NULL).
 int quern_compile(const char *model_path, const char *out_path, const quern_compile_options *options,
                   quern_error *error);
+
+// Compiles up to one stage and hands its texts to options->dump, and no others; writes no file. `stage` is one of the names
+// told at quern_dump_fn. Those of code come for each target that they are for. "cuda" needs no NVRTC.
+// Errors: ARGUMENT (no such name, or no target that it is for), and those of quern_compile.
+int quern_emit(const char *model_path, const char *stage, const quern_compile_options *options, quern_error *error);
 
 // Compiles in this process and gives a model ready to run, its code linked by the JIT, with no file written.
 // Close it with quern_model_close. The target must be one this machine runs.
@@ -100,7 +108,7 @@ bool quern_cache_is_current(const char *artifact_path, const quern_compile_optio
 int quern_inspect(const char *path, const char *what, char **out_text, quern_error *error);
 
 // ---- checking an artifact -------------------------------------------------------------------------------------------
-// Runs the machine code of an artifact on this machine against what its kernels say in loop IR, on inputs that are made
+// Runs the machine code of an artifact for CPUs on this machine against what its kernels say in loop IR, on inputs that are made
 // to find mistakes. Code runs in child processes alone: one that crashes is a result.
 
 // What became of one kernel's code for a class of row counts (rows: tokens, or tokens whose logits are wanted).
@@ -126,6 +134,7 @@ typedef struct quern_verify_options {
 typedef struct quern_verify_report {
   char target[128];         // whose code it was
   uint32_t checked, wrong;  // variants of kernels; wrong: every verdict but "ok"
+  char unchecked[256];      // targets that are GPUs, with commas between them: their code is not checked; "" = none
 } quern_verify_report;
 
 // `options` may be NULL, and so may report. Returns 0 when all code is right. Errors: FORMAT when some is not, or the

@@ -68,8 +68,9 @@ static bool cancelled(void *context) { return !tell(context); }
 static qn_status open_model(tuning *t, const char *path) {
   quern_compilation *c = &t->compilation;
   QN_TRY(quern_compilation_open(c, path));
-  QN_TRY(qn_run_passes_until(&c->pass, "plan_memory"));
-  t->program = c->pass.program;
+  QN_TRY(quern_compilation_need_cpus(c, "kernels are tuned"));
+  QN_TRY(qn_run_passes_until(&c->parts[0].pass, "plan_memory"));
+  t->program = c->parts[0].pass.program;
   t->target = &c->targets[0];
   if (c->target_count == 1) return QN_OK;
   return qn_fail(t->diag, QN_ERR_ARGUMENT, "target", "got %zu of them, want the one to tune for", c->target_count);

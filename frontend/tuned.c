@@ -152,6 +152,7 @@ static qn_str text_of(const qn_artifact *artifact, qn_art_section_kind kind) {
 }
 
 static bool is_current(const qn_artifact *artifact, const quern_tuned *t, qn_arena *arena) {
+  if (artifact->program->machine == QN_ART_GPU) return true;  // records are of CPUs
   enum { MOST = 4096 };  // kernels, of which programs have some dozens
   qn_str text = text_of(artifact, QN_SECTION_KERNELS), value;
   const char **signatures = QN_ARENA_ARRAY(arena, MOST, const char *);

@@ -1,6 +1,15 @@
 // What values a GPU schedule may have.
 #include "ir/gpu_schedule.h"
 
+#include <string.h>
+
+// Fields are ints alone: there is no padding between them.
+bool qn_gpu_schedule_equal(const qn_gpu_schedule *a, const qn_gpu_schedule *b) { return memcmp(a, b, sizeof *a) == 0; }
+
+void qn_gpu_schedule_print(const qn_gpu_schedule *schedule, qn_buf *out) {
+  qn_buf_printf(out, "lanes = %d\ngroups = %d\n", schedule->lanes, schedule->groups);
+}
+
 qn_status qn_gpu_schedule_check(const qn_gpu_schedule *schedule, const char *where, qn_diag *diag) {
   int lanes = schedule->lanes, groups = schedule->groups;
   bool part = lanes >= 1 && lanes <= QN_GPU_WARP && (lanes & (lanes - 1)) == 0;

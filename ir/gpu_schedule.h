@@ -13,6 +13,9 @@ typedef struct qn_gpu_schedule {
   int groups;  // of a block; 1 where a group is more than a warp
 } qn_gpu_schedule;
 
+bool qn_gpu_schedule_equal(const qn_gpu_schedule *a, const qn_gpu_schedule *b);
+// "lanes = 16", a line a value.
+void qn_gpu_schedule_print(const qn_gpu_schedule *schedule, qn_buf *out);
 // Errors say which value, got and want.
 QN_CHECKED qn_status qn_gpu_schedule_check(const qn_gpu_schedule *schedule, const char *where, qn_diag *diag);
 

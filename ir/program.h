@@ -4,6 +4,7 @@
 #define QN_IR_PROGRAM_H
 
 #include "ir/format.h"
+#include "ir/gpu_schedule.h"
 #include "ir/graph.h"
 #include "ir/loop.h"
 #include "ir/schedule.h"
@@ -52,7 +53,8 @@ typedef struct qn_pbuf {
 // A kernel made for row counts [rows_min, rows_max].
 typedef struct qn_pvariant {
   int64_t rows_min, rows_max;
-  qn_schedule schedule;
+  qn_schedule schedule;      // for a CPU
+  qn_gpu_schedule gpu;       // for a GPU; lanes 0 = it is for a CPU
   const qn_lkernel *kernel;  // after the loop passes
   qn_dim extent;             // of its parallel loop; constant 1 when it has none
   bool in_parts;             // its parallel loop keeps to the spans of the steps that call it (qn_pstep)

@@ -1,5 +1,5 @@
 // The loop passes for GPUs: they map a kernel's loops to groups of threads and their lanes (see qn_lmark, ir/loop.h).
-// gpu_passes.def lists them in the order in which gpu_pipeline.c runs them.
+// gpu_passes.def lists them in the order in which loop_pipeline.c runs them.
 #ifndef QN_PASSES_GPU_PASS_H
 #define QN_PASSES_GPU_PASS_H
 
@@ -14,11 +14,8 @@ QN_CHECKED qn_status qn_pass_share_lanes(qn_loop_pass_context *context);
 // again when indices are as constant as they get.
 void qn_share_locals(qn_lblock *block);
 
-// Runs the passes of gpu_passes.def in order, each followed by qn_lkernel_verify and by `dump` with the pass's name,
-// when that is not NULL. After a failure the kernel must not be used.
-QN_CHECKED qn_status qn_gpu_pipeline(qn_loop_pass_context *context,
-                                     void (*dump)(void *dump_context, const char *pass, const qn_lkernel *kernel),
-                                     void *dump_context);
+// qn_loop_pipeline with the passes of gpu_passes.def.
+QN_CHECKED qn_status qn_gpu_pipeline(qn_loop_pass_context *context, qn_loop_dump_fn dump, void *dump_context);
 
 // A kernel as the GPU passes leave it for row counts rows_min to rows_max.
 typedef struct qn_gpu_variant {

@@ -1,4 +1,4 @@
-// link_steps: which steps need no barrier between them when a step of the model has one row.
+// link_steps: which steps need no barrier between them when a step of the model has one row. For CPUs alone.
 // Requires: lower. Keeps: every value. Breaks nothing: a link says what may be done, and steps run one by one as well.
 //
 // A *chain* is steps of which each needs, part by part, no more than what the part at its side of those before it
@@ -161,6 +161,7 @@ static bool is_prologue(const linker *l, size_t index) {
 qn_status qn_pass_link_steps(qn_pass_context *context) {
   qn_program *program = context->program;
   linker l = {.context = context, .program = program};
+  if (context->options->gpu) return QN_OK;
   l.spans = QN_ARENA_ARRAY(context->arena, program->kernels.count, int64_t *);
   l.trips = QN_ARENA_ARRAY(context->arena, program->kernels.count, int64_t);
   if (!l.spans || !l.trips) return qn_fail_nomem(context->diag, program->name, "links of steps");

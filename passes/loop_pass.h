@@ -27,10 +27,10 @@ QN_CHECKED qn_status qn_pass_specialise(qn_loop_pass_context *context, qn_symbol
 #include "passes/loop_passes.def"
 #undef QN_LOOP_PASS
 
+typedef void (*qn_loop_dump_fn)(void *dump_context, const char *pass, const qn_lkernel *kernel);
+
 // Runs the passes of loop_passes.def in order, each followed by qn_lkernel_verify and by `dump` with the pass's name,
 // when that is not NULL. After a failure the kernel must not be used.
-QN_CHECKED qn_status qn_loop_pipeline(qn_loop_pass_context *context,
-                                      void (*dump)(void *dump_context, const char *pass, const qn_lkernel *kernel),
-                                      void *dump_context);
+QN_CHECKED qn_status qn_loop_pipeline(qn_loop_pass_context *context, qn_loop_dump_fn dump, void *dump_context);
 
 #endif

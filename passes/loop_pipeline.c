@@ -1,4 +1,5 @@
-// Runs the loop passes on one kernel: run, verify, dump.
+// Runs the loop passes on one kernel: run, verify, dump. Two lists: for CPUs and for GPUs.
+#include "passes/gpu_pass.h"
 #include "passes/loop_pass.h"
 
 typedef struct loop_pass {
@@ -6,20 +7,33 @@ typedef struct loop_pass {
   qn_loop_pass_fn run;
 } loop_pass;
 
-static const loop_pass PASSES[] = {
-#define QN_LOOP_PASS(name, text) {#name, qn_pass_##name},
+#define PASS(name, text) {#name, qn_pass_##name},
+#define QN_LOOP_PASS PASS
+static const loop_pass CPU_PASSES[] = {
 #include "passes/loop_passes.def"
-#undef QN_LOOP_PASS
 };
+#undef QN_LOOP_PASS
+#define QN_GPU_PASS PASS
+static const loop_pass GPU_PASSES[] = {
+#include "passes/gpu_passes.def"
+};
+#undef QN_GPU_PASS
 
-qn_status qn_loop_pipeline(qn_loop_pass_context *context,
-                           void (*dump)(void *dump_context, const char *pass, const qn_lkernel *kernel),
-                           void *dump_context) {
+static qn_status run(const loop_pass *passes, size_t count, qn_loop_pass_context *context, qn_loop_dump_fn dump,
+                     void *dump_context) {
   QN_TRY(qn_schedule_check(context->schedule, context->diag));
-  for (size_t i = 0; i < QN_COUNT(PASSES); i++) {
-    QN_TRY(PASSES[i].run(context));
+  for (size_t i = 0; i < count; i++) {
+    QN_TRY(passes[i].run(context));
     QN_TRY(qn_lkernel_verify(context->build->kernel, context->diag));
-    if (dump) dump(dump_context, PASSES[i].name, context->build->kernel);
+    if (dump) dump(dump_context, passes[i].name, context->build->kernel);
   }
   return QN_OK;
+}
+
+qn_status qn_loop_pipeline(qn_loop_pass_context *context, qn_loop_dump_fn dump, void *dump_context) {
+  return run(CPU_PASSES, QN_COUNT(CPU_PASSES), context, dump, dump_context);
+}
+
+qn_status qn_gpu_pipeline(qn_loop_pass_context *context, qn_loop_dump_fn dump, void *dump_context) {
+  return run(GPU_PASSES, QN_COUNT(GPU_PASSES), context, dump, dump_context);
 }

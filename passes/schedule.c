@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "passes/gpu_pass.h"
 #include "passes/loop_pass.h"
 #include "passes/pass.h"
 
@@ -141,9 +142,25 @@ static qn_status schedule_kernel(qn_pass_context *context, qn_pkernel *kernel) {
   return QN_OK;
 }
 
+static qn_status schedule_gpu_kernel(qn_pass_context *context, qn_pkernel *kernel) {
+  int64_t max_rows = is_whole(kernel) ? INT64_MAX : context->program->max_values[kernel->rows];
+  qn_gpu_variant variants[QN_MAX_VARIANTS];
+  QN_TRY(qn_gpu_variants(kernel, max_rows, context->arena, variants, &kernel->variant_count, context->diag));
+  for (int i = 0; i < kernel->variant_count; i++) {
+    const qn_gpu_variant *from = &variants[i];
+    qn_pvariant *v = &kernel->variants[i];
+    *v = (qn_pvariant){
+        .rows_min = from->rows_min, .rows_max = from->rows_max, .gpu = from->schedule, .kernel = from->kernel};
+    QN_TRY(parallel_extent(v->kernel, &v->extent, context->diag));
+  }
+  return QN_OK;
+}
+
 qn_status qn_pass_schedule(qn_pass_context *context) {
+  bool gpu = context->options->gpu;
   for (size_t i = 0; i < context->program->kernels.count; i++) {
-    QN_TRY(schedule_kernel(context, &context->program->kernels.items[i]));
+    qn_pkernel *kernel = &context->program->kernels.items[i];
+    QN_TRY(gpu ? schedule_gpu_kernel(context, kernel) : schedule_kernel(context, kernel));
   }
   return qn_link_variants(context);
 }

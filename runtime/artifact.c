@@ -3,6 +3,7 @@
 #include "runtime/artifact.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,7 +15,8 @@ _Static_assert(sizeof(qn_art_header) == 32 && sizeof(qn_art_section) == 32, "fil
 _Static_assert(sizeof(qn_art_program) == 112 && sizeof(qn_art_buffer) == 112, "file layout");
 _Static_assert(sizeof(qn_art_kernel) == 16 && sizeof(qn_art_slice) == 8, "file layout");
 _Static_assert(sizeof(qn_art_variant) == 40, "file layout");
-_Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 672, "file layout");
+_Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 688 && sizeof(qn_art_launch) == 16,
+               "file layout");
 
 #define ALIGNMENT  64u
 #define MAX_CACHES 8192u                // compared with each other
@@ -99,7 +101,7 @@ static qn_status check_section(const qn_artifact *a, uint32_t at, uint64_t end, 
   }
   uint32_t index = 0;
   for (uint32_t i = 0; i < at; i++) index += a->sections[i].kind == s->kind;
-  bool single = s->kind <= QN_SECTION_KERNELS && s->kind != QN_SECTION_CODE;
+  bool single = s->kind == QN_SECTION_WEIGHTS || s->kind == QN_SECTION_TOKENIZER || s->kind == QN_SECTION_SUMMARY;
   if (s->index != index || (index > 0 && single)) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path, "section %" PRIu32 " (%s): got index %" PRIu32 ", want %s", at, name,
                    s->index, single ? "one section of this kind" : "consecutive ones");
@@ -133,6 +135,16 @@ static qn_status check_sections(const qn_artifact *a, qn_diag *diag) {
 
 // --- program
 
+// "t.qn: program section 0: " and what is wrong there.
+QN_PRINTF(3, 4) static qn_status bad_program(const qn_artifact *a, qn_diag *diag, const char *format, ...) {
+  char text[512];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  return qn_fail(diag, QN_ERR_FORMAT, a->path, "program section %" PRIu32 ": %s", a->program_index, text);
+}
+
 typedef struct cursor {
   const qn_artifact *artifact;
   const uint8_t *data;  // of the section
@@ -143,8 +155,8 @@ typedef struct cursor {
 static qn_status take(cursor *c, const char *what, size_t count, size_t item_size, const void **out) {
   size_t start = qn_align_up(c->at, 8), bytes = 0;
   if (!qn_size_mul(count, item_size, &bytes) || start > c->size || bytes > c->size - start) {
-    return qn_fail(c->diag, QN_ERR_FORMAT, c->artifact->path,
-                   "program section: %s: got %zu of %zu bytes from byte %zu, want an end within %zu", what, count,
+    return bad_program(c->artifact, c->diag,
+                   "%s: got %zu of %zu bytes from byte %zu, want an end within %zu", what, count,
                    item_size, start, c->size);
   }
   *out = c->data + start;
@@ -152,15 +164,16 @@ static qn_status take(cursor *c, const char *what, size_t count, size_t item_siz
   return QN_OK;
 }
 
-static qn_status find_arrays(qn_artifact *a, qn_diag *diag) {
+// Takes the program of the index, which is there.
+static qn_status find_arrays(qn_artifact *a, uint32_t index, qn_diag *diag) {
   cursor c = {.artifact = a, .diag = diag};
-  c.data = qn_artifact_section(a, QN_SECTION_PROGRAM, 0, &c.size);
-  if (!c.data) return qn_fail(diag, QN_ERR_FORMAT, a->path, "got no program section, want one");
+  c.data = qn_artifact_section(a, QN_SECTION_PROGRAM, index, &c.size);
+  a->program_index = index;
   const void *found = NULL;
   QN_TRY(take(&c, "head", 1, sizeof *a->program, &found));
   a->program = found;
   if (a->program->plan_count == 0) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path, "program section: got no plans, want at least 1");
+    return bad_program(a, diag, "got no plans, want at least 1");
   }
   QN_TRY(take(&c, "buffers", a->program->buffer_count, sizeof *a->buffers, &found));
   a->buffers = found;
@@ -179,20 +192,20 @@ static qn_status find_arrays(qn_artifact *a, qn_diag *diag) {
   QN_TRY(take(&c, "strings", a->program->string_bytes, 1, &found));
   a->strings = found;
   if (c.at != c.size) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path, "program section: got %zu bytes, want %zu", c.size, c.at);
+    return bad_program(a, diag, "got %zu bytes, want %zu", c.size, c.at);
   }
   uint32_t bytes = a->program->string_bytes;
   if (bytes == 0 || a->strings[bytes - 1] != '\0' || a->strings[0] != '\0') {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path, "program section: got strings that do not begin and end with a NUL");
+    return bad_program(a, diag, "got strings that do not begin and end with a NUL");
   }
   return QN_OK;
 }
 
-// "program section: buffer 3: kind: got 9, want at most 3"
+// "program section 0: buffer 3: kind: got 9, want at most 3"
 static qn_status wrong(const qn_artifact *a, qn_diag *diag, const char *array, uint32_t index, const char *field,
                        uint64_t got, uint64_t most) {
-  return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                 "program section: %s %" PRIu32 ": %s: got %" PRIu64 ", want at most %" PRIu64, array, index, field,
+  return bad_program(a, diag,
+                 "%s %" PRIu32 ": %s: got %" PRIu64 ", want at most %" PRIu64, array, index, field,
                  got, most);
 }
 #define AT_MOST(array, index, field, got, most)                                      \
@@ -206,8 +219,9 @@ static qn_status check_head(const qn_artifact *a, qn_diag *diag) {
   const qn_art_program *p = a->program;
   STRING("head", 0, "name", p->name);
   AT_MOST("head", 0, "plans", p->plan_count, MAX_PLANS);
+  AT_MOST("head", 0, "machine", p->machine, QN_ART_MACHINE_COUNT - 1);
   AT_MOST("head", 0, "arena bytes", p->arena_bytes, MAX_BYTES);
-  AT_MOST("head", 0, "bytes of a thread's own", p->own_bytes, MAX_BYTES);
+  AT_MOST("head", 0, "bytes of a thread's own", p->own_bytes, p->machine == QN_ART_GPU ? 0 : MAX_BYTES);
   AT_MOST("head", 0, "keys of a page", p->page_keys, 65536);
   AT_MOST("head", 0, "vocabulary", p->vocab_size, INT32_MAX);
   AT_MOST("head", 0, "context", p->context_tokens, INT32_MAX);
@@ -220,16 +234,16 @@ static qn_status check_head(const qn_artifact *a, qn_diag *diag) {
 static qn_status check_output(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   const qn_art_buffer *b = &a->buffers[i];
   if (b->kind != QN_ART_ARENA || b->name == 0 || b->dtype != DTYPE_F32) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "program section: buffer %" PRIu32 ": got an output of kind %" PRIu32 ", name %" PRIu32
+    return bad_program(a, diag,
+                   "buffer %" PRIu32 ": got an output of kind %" PRIu32 ", name %" PRIu32
                    ", dtype %" PRIu32 ", want a named f32 value in the arena",
                    i, b->kind, b->name, b->dtype);
   }
   if (b->rank == 0 || b->rank > 2 || (b->rank == 2 && b->symbols[1] != 0)) return QN_OK;
   int64_t rows = b->dims[0];
   if (b->symbols[0] != 0 && a->program->symbol_max[b->symbols[0]] == 0) {  // a host reads the rows
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "program section: buffer %" PRIu32 ": got an output whose rows have no bound (symbol %" PRIu32
+    return bad_program(a, diag,
+                   "buffer %" PRIu32 ": got an output whose rows have no bound (symbol %" PRIu32
                    "), want one",
                    i, b->symbols[0]);
   }
@@ -237,8 +251,8 @@ static qn_status check_output(const qn_artifact *a, uint32_t i, qn_diag *diag) {
     rows = INT64_MAX;
   int64_t pitch = b->rank == 2 ? b->row_pitch : 1, bytes = 0;
   if (b->rank == 2 && pitch < b->dims[1]) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "program section: buffer %" PRIu32 ": row pitch: got %" PRId64 ", want at least %" PRId64, i, pitch,
+    return bad_program(a, diag,
+                   "buffer %" PRIu32 ": row pitch: got %" PRId64 ", want at least %" PRId64, i, pitch,
                    b->dims[1]);
   }
   if (__builtin_mul_overflow(rows, pitch * (int64_t)sizeof(float), &bytes)) bytes = INT64_MAX;
@@ -267,8 +281,8 @@ static qn_status check_buffer(const qn_artifact *a, uint32_t i, qn_diag *diag) {
     AT_MOST("buffer", i, arena ? "end in the arena" : "end in the weights", b->offset + b->bytes, within);
     AT_MOST("buffer", i, "offset's remainder by 64", b->offset % ALIGNMENT, 0);
   } else if (b->name == 0 || a->strings[b->name] == '\0') {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "program section: buffer %" PRIu32 ": got no name, want one: it is bound by name", i);
+    return bad_program(a, diag,
+                   "buffer %" PRIu32 ": got no name, want one: it is bound by name", i);
   }
   uint64_t own = arena ? a->program->own_bytes : 0;
   AT_MOST("buffer", i, "bytes in a thread's own memory", b->own_bytes, own);
@@ -276,8 +290,8 @@ static qn_status check_buffer(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   AT_MOST("buffer", i, "own offset's remainder by 64", b->own_offset % ALIGNMENT, 0);
   if (b->output) AT_MOST("buffer", i, "an output's bytes in a thread's own memory", b->own_bytes, 0);
   if (b->kind == QN_ART_CACHE && (b->bytes == 0 || b->bytes % ALIGNMENT != 0 || a->program->page_keys == 0)) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "program section: buffer %" PRIu32 ": got pages of %" PRIu64 " bytes and %" PRIu32
+    return bad_program(a, diag,
+                   "buffer %" PRIu32 ": got pages of %" PRIu64 " bytes and %" PRIu32
                    " keys, want multiples of 64 bytes and at least one key",
                    i, b->bytes, a->program->page_keys);
   }
@@ -295,8 +309,8 @@ static qn_status check_bindings(const qn_artifact *a, qn_diag *diag) {
       const qn_art_buffer *other = &a->buffers[bound[j]];
       if (other->kind != b->kind || other->layer != b->layer) continue;
       if (strcmp(a->strings + other->name, a->strings + b->name) == 0) {
-        return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                       "program section: buffer %" PRIu32 ": got '%.64s' of layer %" PRIu32 ", which buffer %" PRIu32
+        return bad_program(a, diag,
+                       "buffer %" PRIu32 ": got '%.64s' of layer %" PRIu32 ", which buffer %" PRIu32
                        " is already",
                        i, a->strings + b->name, b->layer, bound[j]);
       }
@@ -324,21 +338,21 @@ static qn_status check_plans(const qn_artifact *a, qn_diag *diag) {
     const qn_art_slice *slice = &a->slices[i];
     bool chosen = a->kernels[i % a->program->kernel_count].rows_symbol != 0;
     if (slice->variant_count == 0 || (!chosen && slice->variant_count != 1)) {
-      return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                     "program section: slice %" PRIu32 ": variants: got %" PRIu32 ", want %s", i, slice->variant_count,
+      return bad_program(a, diag,
+                     "slice %" PRIu32 ": variants: got %" PRIu32 ", want %s", i, slice->variant_count,
                      chosen ? "at least 1" : "1, since no symbol chooses one");
     }
     if (slice->first_variant != next) {
-      return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                     "program section: slice %" PRIu32 ": first variant: got %" PRIu32 ", want %" PRIu32, i,
+      return bad_program(a, diag,
+                     "slice %" PRIu32 ": first variant: got %" PRIu32 ", want %" PRIu32, i,
                      slice->first_variant, next);
     }
     AT_MOST("slice", i, "end of the variants", (uint64_t)next + slice->variant_count, a->program->variant_count);
     next += slice->variant_count;
   }
   if (next != a->program->variant_count) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "program section: got %" PRIu32 " variants, want %" PRIu32 " as the plans have",
+    return bad_program(a, diag,
+                   "got %" PRIu32 " variants, want %" PRIu32 " as the plans have",
                    a->program->variant_count, next);
   }
   for (uint32_t i = 0; i < a->program->variant_count; i++) {
@@ -356,12 +370,12 @@ static qn_status check_plans(const qn_artifact *a, qn_diag *diag) {
 // A link joins two steps of the program, one of which may be a prologue or chained but not both.
 static qn_status check_link(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   const qn_art_step *s = &a->steps[i];
-  AT_MOST("step", i, "link", s->link, QN_ART_LINK_CHAINED);
+  AT_MOST("step", i, "link", s->link, a->program->machine == QN_ART_GPU ? QN_ART_LINK_NONE : QN_ART_LINK_CHAINED);
   bool last = i + 1 == a->program->step_count, after = i > 0 && a->steps[i - 1].link == QN_ART_LINK_PROLOGUE;
   bool lost = s->link == QN_ART_LINK_PROLOGUE ? last : s->link == QN_ART_LINK_CHAINED && i == 0;
   if (!lost && !(after && s->link != QN_ART_LINK_NONE)) return QN_OK;
-  return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                 "program section: step %" PRIu32 ": got link %" PRIu32
+  return bad_program(a, diag,
+                 "step %" PRIu32 ": got link %" PRIu32
                  ", want a neighbour to join, and none beside a prologue",
                  i, s->link);
 }
@@ -370,8 +384,8 @@ static qn_status check_steps(const qn_artifact *a, qn_diag *diag) {
   for (uint32_t i = 0; i < a->program->step_count; i++) {
     const qn_art_step *s = &a->steps[i];
     if (s->kernel >= a->program->kernel_count) {
-      return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                     "program section: step %" PRIu32 ": kernel: got %" PRIu32 ", want one of %" PRIu32, i, s->kernel,
+      return bad_program(a, diag,
+                     "step %" PRIu32 ": kernel: got %" PRIu32 ", want one of %" PRIu32, i, s->kernel,
                      a->program->kernel_count);
     }
     STRING("step", i, "place", s->loc);
@@ -379,64 +393,145 @@ static qn_status check_steps(const qn_artifact *a, qn_diag *diag) {
     QN_TRY(check_link(a, i, diag));
     AT_MOST("step", i, "end of the operands", (uint64_t)s->first_operand + s->operand_count, a->program->operand_count);
     if (s->operand_count != a->kernels[s->kernel].param_count) {
-      return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                     "program section: step %" PRIu32 ": got %" PRIu32 " operands, want %" PRIu32
+      return bad_program(a, diag,
+                     "step %" PRIu32 ": got %" PRIu32 " operands, want %" PRIu32
                      " as its kernel has parameters",
                      i, s->operand_count, a->kernels[s->kernel].param_count);
     }
   }
   for (uint32_t i = 0; i < a->program->operand_count; i++) {
     if (a->operands[i] >= a->program->buffer_count) {
-      return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                     "program section: operand %" PRIu32 ": got buffer %" PRIu32 ", want one of %" PRIu32, i,
+      return bad_program(a, diag,
+                     "operand %" PRIu32 ": got buffer %" PRIu32 ", want one of %" PRIu32, i,
                      a->operands[i], a->program->buffer_count);
     }
   }
   return QN_OK;
 }
 
+// Takes one program after the other and checks it; at the end the first is taken.
+static qn_status check_programs(qn_artifact *a, qn_diag *diag) {
+  size_t size = 0;
+  uint32_t count = 0, last = 0;
+  while (qn_artifact_section(a, QN_SECTION_PROGRAM, count, &size)) count++;
+  if (count == 0) return qn_fail(diag, QN_ERR_FORMAT, a->path, "got no program section, want one");
+  for (uint32_t i = 0; i < count; i++) {
+    QN_TRY(find_arrays(a, i, diag));
+    QN_TRY(check_head(a, diag));
+    if (i > 0 && a->program->machine <= last) {
+      return bad_program(a, diag, "got machine %" PRIu32 " after %" PRIu32 ", want one program for each, in order",
+                         a->program->machine, last);
+    }
+    last = a->program->machine;
+    for (uint32_t b = 0; b < a->program->buffer_count; b++) QN_TRY(check_buffer(a, b, diag));
+    QN_TRY(check_bindings(a, diag));
+    QN_TRY(check_kernels(a, diag));
+    QN_TRY(check_plans(a, diag));
+    QN_TRY(check_steps(a, diag));
+  }
+  return find_arrays(a, 0, diag);
+}
+
 // --- code
 
-static qn_status check_code(const qn_artifact *a, uint32_t index, const uint8_t *data, size_t size, qn_diag *diag) {
-  const qn_art_code *code = (const qn_art_code *)(const void *)data;
-  if (size < sizeof *code) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path, "code section %" PRIu32 ": got %zu bytes, want at least %zu", index,
-                   size, sizeof *code);
-  }
-  if (!memchr(code->target, 0, sizeof code->target) || code->target[0] == '\0' ||
-      !memchr(code->required, 0, sizeof code->required)) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "code section %" PRIu32 ": got names of target and features that are empty or without an end",
-                   index);
-  }
-  if (code->plan >= a->program->plan_count) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path, "code section %" PRIu32 ": got plan %" PRIu32 ", want one of %" PRIu32,
-                   index, code->plan, a->program->plan_count);
-  }
-  uint32_t first = 0, variant_count = 0;
-  qn_artifact_plan(a, code->plan, &first, &variant_count);
-  if (code->variant_count != variant_count) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "code section %" PRIu32 ": got %" PRIu32 " functions, want %" PRIu32 " as its plan has variants",
-                   index, code->variant_count, variant_count);
-  }
-  uint64_t table_end = sizeof *code + (uint64_t)code->variant_count * sizeof(uint64_t);
-  if (code->image_offset < table_end || code->image_offset % QN_ARTIFACT_PAGE != 0 || code->image_offset > size ||
-      code->image_size > size - code->image_offset) {
-    return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                   "code section %" PRIu32 ": got an image of %" PRIu64 " bytes at %" PRIu64
-                   ", want it at a multiple of %u between %" PRIu64 " and %zu",
-                   index, code->image_size, code->image_offset, QN_ARTIFACT_PAGE, table_end, size);
-  }
-  const uint64_t *offsets = (const uint64_t *)(const void *)(data + sizeof *code);
+QN_PRINTF(4, 5)
+static qn_status bad_code(const qn_artifact *a, uint32_t index, qn_diag *diag, const char *format, ...) {
+  char text[512];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  return qn_fail(diag, QN_ERR_FORMAT, a->path, "code section %" PRIu32 ": %s", index, text);
+}
+
+static qn_status check_offsets(const qn_artifact *a, uint32_t index, const qn_art_code *code, qn_diag *diag) {
+  const uint64_t *offsets = (const uint64_t *)(const void *)(code + 1);
   for (uint32_t i = 0; i < code->variant_count; i++) {
-    if (offsets[i] >= code->image_size) {
-      return qn_fail(diag, QN_ERR_FORMAT, a->path,
-                     "code section %" PRIu32 ": function %" PRIu32 ": got offset %" PRIu64 ", want less than %" PRIu64,
-                     index, i, offsets[i], code->image_size);
-    }
+    if (offsets[i] < code->image_size) continue;
+    return bad_code(a, index, diag, "function %" PRIu32 ": got offset %" PRIu64 ", want less than %" PRIu64, i,
+                    offsets[i], code->image_size);
+  }
+  if (code->cubin_size == 0 && code->ptx_size == 0) return QN_OK;
+  return bad_code(a, index, diag, "got a cubin of %" PRIu64 " bytes and PTX of %" PRIu64 " in code for a CPU, want none",
+                  code->cubin_size, code->ptx_size);
+}
+
+static qn_status check_launches(const qn_artifact *a, uint32_t index, const qn_art_code *code, qn_diag *diag) {
+  const qn_art_launch *launches = qn_art_code_launches(code);
+  for (uint32_t i = 0; i < code->variant_count; i++) {
+    uint64_t threads = (uint64_t)launches[i].lanes * launches[i].groups;
+    if (threads > 0 && threads <= QN_ART_BLOCK_THREADS_MAX && launches[i].shared_bytes <= QN_ART_SHARED_BYTES_MAX) continue;
+    return bad_code(a, index, diag,
+                    "function %" PRIu32 ": got blocks of %" PRIu32 " groups of %" PRIu32 " lanes with %" PRIu32
+                    " bytes of shared memory, want 1 to %u threads and at most %u bytes",
+                    i, launches[i].groups, launches[i].lanes, launches[i].shared_bytes, QN_ART_BLOCK_THREADS_MAX,
+                    QN_ART_SHARED_BYTES_MAX);
   }
   return QN_OK;
+}
+
+// The image of a GPU's code is a cubin and PTX, of which one may be missing; functions must be in something.
+static qn_status check_cuda(const qn_artifact *a, uint32_t index, const qn_art_code *code, qn_diag *diag) {
+  uint64_t cubin = code->cubin_size, ptx = code->ptx_size;
+  if (qn_art_code_sm(code) == 0) {
+    return bad_code(a, index, diag, "got '%s' as the chip that it needs, want sm_ and a number", code->required);
+  }
+  if (cubin > code->image_size || ptx != code->image_size - cubin || (code->variant_count > 0 && code->image_size == 0)) {
+    return bad_code(a, index, diag,
+                    "got a cubin of %" PRIu64 " bytes and PTX of %" PRIu64 " in an image of %" PRIu64
+                    ", want at least one, and both together as large as the image",
+                    cubin, ptx, code->image_size);
+  }
+  const char *text = (const char *)code + code->image_offset + cubin;
+  if (ptx > 0 && memchr(text, '\0', (size_t)ptx) != text + ptx - 1) {
+    return bad_code(a, index, diag, "got PTX whose end is not at its %" PRIu64 "th byte", ptx);
+  }
+  return check_launches(a, index, code, diag);
+}
+
+// The section is as large as the record says; its names end and it is of a program that is there.
+static qn_status check_code_head(const qn_artifact *a, uint32_t index, const qn_art_code *code, size_t size,
+                                 qn_diag *diag) {
+  if (size < sizeof *code) return bad_code(a, index, diag, "got %zu bytes, want at least %zu", size, sizeof *code);
+  if (!memchr(code->target, 0, sizeof code->target) || code->target[0] == '\0' ||
+      !memchr(code->required, 0, sizeof code->required)) {
+    return bad_code(a, index, diag, "got names of target and features that are empty or without an end");
+  }
+  size_t unused = 0;
+  if (!qn_artifact_section(a, QN_SECTION_PROGRAM, code->program, &unused)) {
+    return bad_code(a, index, diag, "got program %" PRIu32 ", which is not there", code->program);
+  }
+  return QN_OK;
+}
+
+static qn_status check_code(const qn_artifact *a, uint32_t index, const qn_art_code *code, size_t size, qn_diag *diag) {
+  qn_artifact view = *a;
+  QN_TRY(check_code_head(a, index, code, size, diag));
+  QN_TRY(find_arrays(&view, code->program, diag));
+  bool cuda = code->arch == QN_ART_CUDA;
+  if (cuda != (view.program->machine == QN_ART_GPU)) {
+    return bad_code(a, index, diag, "got code for %s of program %" PRIu32 ", which is for %s", cuda ? "GPUs" : "CPUs",
+                    code->program, cuda ? "CPUs" : "GPUs");
+  }
+  if (code->plan >= view.program->plan_count) {
+    return bad_code(a, index, diag, "got plan %" PRIu32 ", want one of %" PRIu32, code->plan, view.program->plan_count);
+  }
+  uint32_t first = 0, variant_count = 0;
+  qn_artifact_plan(&view, code->plan, &first, &variant_count);
+  if (code->variant_count != variant_count) {
+    return bad_code(a, index, diag, "got %" PRIu32 " functions, want %" PRIu32 " as its plan has variants",
+                    code->variant_count, variant_count);
+  }
+  uint64_t record = cuda ? sizeof(qn_art_launch) : sizeof(uint64_t);
+  uint64_t table_end = sizeof *code + (uint64_t)code->variant_count * record;
+  if (code->image_offset < table_end || code->image_offset % QN_ARTIFACT_PAGE != 0 || code->image_offset > size ||
+      code->image_size > size - code->image_offset) {
+    return bad_code(a, index, diag,
+                    "got an image of %" PRIu64 " bytes at %" PRIu64 ", want it at a multiple of %u between %" PRIu64
+                    " and %zu",
+                    code->image_size, code->image_offset, QN_ARTIFACT_PAGE, table_end, size);
+  }
+  return cuda ? check_cuda(a, index, code, diag) : check_offsets(a, index, code, diag);
 }
 
 static qn_status check_all(qn_artifact *a, qn_diag *diag) {
@@ -448,14 +543,8 @@ static qn_status check_all(qn_artifact *a, qn_diag *diag) {
   size_t size = 0;
   a->weights = qn_artifact_section(a, QN_SECTION_WEIGHTS, 0, &size);
   a->weights_size = size;
-  QN_TRY(find_arrays(a, diag));
-  QN_TRY(check_head(a, diag));
-  for (uint32_t i = 0; i < a->program->buffer_count; i++) QN_TRY(check_buffer(a, i, diag));
-  QN_TRY(check_bindings(a, diag));
-  QN_TRY(check_kernels(a, diag));
-  QN_TRY(check_plans(a, diag));
-  QN_TRY(check_steps(a, diag));
-  const uint8_t *code;
+  QN_TRY(check_programs(a, diag));
+  const qn_art_code *code;
   for (uint32_t i = 0; (code = qn_artifact_section(a, QN_SECTION_CODE, i, &size)) != NULL; i++) {
     QN_TRY(check_code(a, i, code, size, diag));
   }
@@ -494,6 +583,32 @@ const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind
     return artifact->mapping.data + section->offset;
   }
   return NULL;
+}
+
+bool qn_artifact_view(const qn_artifact *artifact, qn_art_machine machine, qn_artifact *out) {
+  size_t size = 0;
+  *out = *artifact;
+  for (uint32_t i = 0; qn_artifact_section(artifact, QN_SECTION_PROGRAM, i, &size); i++) {
+    if (find_arrays(out, i, NULL) == QN_OK && out->program->machine == (uint32_t)machine) return true;
+  }
+  return false;
+}
+
+const qn_art_code *qn_artifact_code_at(const qn_artifact *artifact, uint32_t index) {
+  size_t size = 0;
+  return qn_artifact_section(artifact, QN_SECTION_CODE, index, &size);
+}
+
+const qn_art_launch *qn_art_code_launches(const qn_art_code *code) {
+  return (const qn_art_launch *)(const void *)(code + 1);
+}
+
+int qn_art_code_sm(const qn_art_code *code) {
+  const char *at = code->required;
+  int sm = 0;
+  if (strncmp(at, "sm_", 3) != 0) return 0;
+  for (at += 3; *at >= '0' && *at <= '9' && sm < 1000; at++) sm = sm * 10 + *at - '0';
+  return *at == '\0' ? sm : 0;
 }
 
 const qn_art_slice *qn_artifact_plan(const qn_artifact *artifact, uint32_t plan, uint32_t *out_first,

@@ -10,7 +10,7 @@
 #include "runtime/base/file.h"
 
 #define QN_ARTIFACT_MAGIC "quern\r\n\032"  // 8 bytes: text transfers that change line ends destroy it visibly
-#define QN_ARTIFACT_VERSION 3u
+#define QN_ARTIFACT_VERSION 4u
 #define QN_ARTIFACT_PAGE 4096u
 #define QN_ARTIFACT_SYMBOLS 6  // QN_SYM_COUNT of ir/type.h: none, T, R, P, B, G
 
@@ -23,13 +23,13 @@ typedef struct qn_art_header {
 } qn_art_header;
 
 typedef enum qn_art_section_kind {
-  QN_SECTION_PROGRAM = 1,    // qn_art_program and its arrays
+  QN_SECTION_PROGRAM = 1,    // one a kind of machine: qn_art_program and its arrays
   QN_SECTION_WEIGHTS = 2,    // packed parameters; checked against the hash only when asked
-  QN_SECTION_CODE = 3,       // one a target: qn_art_code, then the image at a page boundary
+  QN_SECTION_CODE = 3,       // one a target: qn_art_code, its table, then the image at a page boundary
   QN_SECTION_TOKENIZER = 4,  // runtime/tokenizer.h
   QN_SECTION_SUMMARY = 5,    // text, `key = value` lines: where the model came from, numeric mode, sizes
-  QN_SECTION_GRAPH = 6,      // text: the graph IR after fusion
-  QN_SECTION_KERNELS = 7,    // text: the program, loop IR and schedules
+  QN_SECTION_GRAPH = 6,      // text, one a program and of its index: the graph IR after fusion
+  QN_SECTION_KERNELS = 7,    // text, one a program and of its index: the program, loop IR and schedules
 } qn_art_section_kind;
 
 typedef struct qn_art_section {
@@ -43,16 +43,21 @@ typedef struct qn_art_section {
 // PROGRAM section: this record, then the arrays in the order of the counts, each aligned to 8 bytes:
 // buffers, kernels, slices, variants, steps, operands (u32), strings (NUL-terminated, offsets into this blob).
 //
+// CPUs and GPUs want different kernels and have each their own program: buffers, kernels, steps, plans and arena. Both are
+// over the same weights. An artifact has at most one for each; where it has both, that for CPUs has index 0.
+//
 // A plan is what one target, or several, want of every kernel: its variants with their row counts and extents. Kernels,
 // steps, buffers and memory are the same in all plans. slices has kernel_count records a plan, one plan after another;
 // together they name every variant once and in order, so a plan's variants are neighbours.
+typedef enum qn_art_machine { QN_ART_CPU, QN_ART_GPU, QN_ART_MACHINE_COUNT } qn_art_machine;
+
 typedef struct qn_art_program {
   uint32_t buffer_count, kernel_count, plan_count, variant_count, step_count, operand_count, string_bytes;
   uint32_t page_keys;   // keys a KV page holds
   uint32_t context_tokens;  // the most tokens a sequence may have (learned positions end there); 0 = what P allows
-  uint32_t reserved;
+  uint32_t machine;     // qn_art_machine
   uint64_t arena_bytes;
-  uint64_t own_bytes;   // of the memory that each thread has of its own
+  uint64_t own_bytes;   // of the memory that each thread has of its own; GPU: 0
   int64_t symbol_max[QN_ARTIFACT_SYMBOLS];  // the largest values a step may use; 0 = any
   uint32_t name;        // string
   uint32_t vocab_size;  // width of the "logits" output; 0 when the program is no language model
@@ -97,7 +102,7 @@ typedef struct qn_art_variant {
 } qn_art_variant;
 
 // How a step may run with its neighbours without a barrier between them. A prologue is never chained, and neither is
-// the step after it.
+// the step after it. GPU: none; steps are done one after another.
 typedef enum qn_art_link {
   QN_ART_LINK_NONE,
   QN_ART_LINK_PROLOGUE,  // where the buffers it writes have one row, each thread makes its own before the next step
@@ -111,25 +116,45 @@ typedef struct qn_art_step {
   uint32_t link;     // qn_art_link
 } qn_art_step;
 
-// CODE section: this record, then variant_count offsets (u64) into the image, one a variant of the plan, then the image
-// at image_offset (a multiple of QN_ARTIFACT_PAGE from the section's start).
+// CODE section: this record, a table with a record for each variant of the plan, then the image at image_offset (a
+// multiple of QN_ARTIFACT_PAGE from the section's start). For CPUs the table holds offsets (u64) of the functions in the
+// image, which is machine code. For GPUs it holds qn_art_launch, and the image is a cubin (an ELF file of cubin_size
+// bytes) and behind it the same code as PTX text (ptx_size bytes with the NUL at its end); one of them may be missing.
+// Functions there have the names of the variants.
+typedef enum qn_art_arch { QN_ART_X86_64, QN_ART_AARCH64, QN_ART_CUDA, QN_ART_ARCH_COUNT } qn_art_arch;
+
 typedef struct qn_art_code {
   char target[128];
-  char required[512];  // comma-separated CPU features (runtime/cpu_features.h)
-  uint32_t arch;       // 0 x86-64, 1 aarch64
-  uint32_t plan;
+  char required[512];   // comma-separated CPU features (runtime/cpu_features.h); CUDA: "sm_90", the least chip
+  uint32_t arch;        // qn_art_arch
+  uint32_t plan;        // of the program
   uint32_t variant_count;
-  uint32_t reserved;
+  uint32_t program;     // index of its PROGRAM section
   uint64_t image_offset, image_size;
+  uint64_t cubin_size, ptx_size;  // CUDA: together image_size; otherwise 0
 } qn_art_code;
+
+// How a GPU's kernel is started: blocks of lanes * groups threads, each group for one iteration of the parallel loop, so
+// that blocks = ceil(extent / groups), and at least 1. Its parameters are a 64-bit pointer for each of the kernel's, then
+// the symbols T, R, P, B, G as 32-bit integers.
+typedef struct qn_art_launch {
+  uint32_t lanes, groups;
+  uint32_t shared_bytes;  // of dynamic shared memory that a block needs
+  uint32_t reserved;
+} qn_art_launch;
+
+#define QN_ART_BLOCK_THREADS_MAX 1024u
+#define QN_ART_SHARED_BYTES_MAX  (228u << 10)  // no chip has more
 
 // --- reading
 
+// A file and one of its programs.
 typedef struct qn_artifact {
-  qn_mapping mapping;  // owned
+  qn_mapping mapping;  // owned; of a view borrowed
   const char *path;    // borrowed: for messages
   const qn_art_section *sections;
   uint32_t section_count;
+  uint32_t program_index;  // of the program that the following are of
   const qn_art_program *program;
   const qn_art_buffer *buffers;
   const qn_art_kernel *kernels;
@@ -140,22 +165,31 @@ typedef struct qn_artifact {
   const char *strings;
   const uint8_t *weights;  // in the mapping, or in the copy
   uint64_t weights_size;
-  void *copy;        // mapped, owned: NULL = none (runtime/weights.h)
+  void *copy;        // mapped, owned, of a view borrowed: NULL = none (runtime/weights.h)
   size_t copy_size;
 } qn_artifact;
 
-// Checks everything but the weights' hash. `path` must outlive the artifact.
+// Checks everything but the weights' hash, in all programs, and takes the first program, which is that for CPUs where there
+// is one. `path` must outlive the artifact.
 QN_CHECKED qn_status qn_artifact_open(qn_artifact *artifact, const char *path, qn_diag *diag);
 // Takes over the mapping in every case.
 QN_CHECKED qn_status qn_artifact_open_mapping(qn_artifact *artifact, qn_mapping mapping, const char *name,
                                               qn_diag *diag);
 void qn_artifact_close(qn_artifact *artifact);
+// The same file with its program for CPUs or for GPUs, borrowed from an open artifact and not to be closed; false where it
+// has none. Weights are where they are in `artifact` now.
+bool qn_artifact_view(const qn_artifact *artifact, qn_art_machine machine, qn_artifact *out);
 // The index-th section of a kind, or NULL; *out_size in bytes.
 const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind kind, uint32_t index,
                                 size_t *out_size);
 // A plan's slices, one a kernel; its variants are *out_count from *out_first on. `plan` must be one of plan_count.
 const qn_art_slice *qn_artifact_plan(const qn_artifact *artifact, uint32_t plan, uint32_t *out_first,
                                      uint32_t *out_count);
+// The index-th code section, or NULL.
+const qn_art_code *qn_artifact_code_at(const qn_artifact *artifact, uint32_t index);
+// Of code for CUDA: what describes the launch of each variant of its plan; and the compute capability that it needs (90).
+const qn_art_launch *qn_art_code_launches(const qn_art_code *code);
+int qn_art_code_sm(const qn_art_code *code);
 // The most tokens a sequence may hold in this program; 0 = any number.
 int64_t qn_artifact_context_max(const qn_artifact *artifact);
 // Reads all weights and compares with the section's hash.

@@ -141,6 +141,6 @@ unsigned qn_cpu_arch(void) {
 }
 
 const char *qn_cpu_arch_name(unsigned arch) {
-  static const char *const names[] = {"x86-64", "aarch64"};
+  static const char *const names[] = {"x86-64", "aarch64", "a GPU"};  // qn_art_arch
   return arch < COUNT(names) ? names[arch] : "another architecture";
 }

@@ -16,7 +16,7 @@ const char *qn_cpu_feature_name(size_t index);
 // are missing.
 bool qn_cpu_missing(const char *list, char *out, size_t out_size);
 
-// The architecture's number in an artifact (qn_art_code.arch): 0 x86-64, 1 aarch64, 255 any other.
+// The architecture's number in an artifact (qn_art_arch); 255 for one that it has none for.
 unsigned qn_cpu_arch(void);
 const char *qn_cpu_arch_name(unsigned arch);
 

@@ -26,11 +26,13 @@ bool qn_host_arch(qn_arch *out) {
 #endif
 }
 
+static const char *const ARCH_NAMES[QN_ARCH_COUNT] = {"x86-64", "aarch64", "a GPU"};
+
 bool qn_host_runs(const qn_target *target, char *out_missing, size_t missing_size) {
   qn_arch arch;
   if (out_missing && missing_size > 0) out_missing[0] = '\0';
   if (!qn_host_arch(&arch) || arch != target->arch) {
-    if (out_missing) snprintf(out_missing, missing_size, "%s", target->arch == QN_ARCH_X86_64 ? "x86-64" : "aarch64");
+    if (out_missing) snprintf(out_missing, missing_size, "%s", ARCH_NAMES[target->arch]);
     return false;
   }
   char *features = qn_host_features();

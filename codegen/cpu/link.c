@@ -263,5 +263,6 @@ void qn_code_deinit(qn_code *code) {
   if (!code->allocator) return;
   qn_free(code->allocator, code->image, code->image_size);
   qn_free(code->allocator, code->offsets, (code->kernel_count ? code->kernel_count : 1) * sizeof *code->offsets);
+  qn_free(code->allocator, code->launches, (code->kernel_count ? code->kernel_count : 1) * sizeof *code->launches);
   *code = (qn_code){0};
 }

@@ -6,8 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/base/hash.h"
 #include "runtime/base/str.h"
 
 // The library's interface, as far as it is used (NVRTC's guide, "User Interface"). Results are 0 for success.
@@ -215,22 +217,62 @@ static qn_status unknown_chip(const qn_nvrtc *nvrtc, const char *name, int sm, q
                  nvrtc->minor, sm, known);
 }
 
+enum { MAX_OPTIONS = 16 };
+
+// Fills in the options of a compilation and gives their number; `arch` is the text of one of them.
+static int list_options(const qn_nvrtc *nvrtc, int sm, char arch[40], const char *out[MAX_OPTIONS]) {
+  static const char *const fixed[] = {"--std=c++17",
+                                      "-default-device",
+                                      "-diag-suppress=177",  // a function of the prelude that no kernel calls
+                                      "--fmad=false",
+                                      "--ftz=false",
+                                      "--prec-div=true",
+                                      "--prec-sqrt=true",
+                                      "--ptxas-options=-v",
+                                      "--ptxas-options=--warn-on-spills"};
+  _Static_assert(QN_COUNT(fixed) + 2 <= MAX_OPTIONS, "they fit");
+  int count = 0;
+  snprintf(arch, 40, "--gpu-architecture=sm_%d", sm);
+  out[count++] = arch;
+  for (size_t i = 0; i < QN_COUNT(fixed); i++) out[count++] = fixed[i];
+  if (nvrtc->include[0]) out[count++] = nvrtc->include;
+  return count;
+}
+
+// An update that keeps the version changes the library's size or its time.
+static void hash_library(const qn_nvrtc *nvrtc, qn_hasher *hasher) {
+  int64_t numbers[] = {nvrtc->major, nvrtc->minor, 0, 0, 0};
+  Dl_info info;
+  struct stat file;
+  if (dladdr((const void *)(uintptr_t)nvrtc->call.version, &info) && info.dli_fname && stat(info.dli_fname, &file) == 0) {
+    numbers[2] = file.st_size;
+    numbers[3] = file.st_mtim.tv_sec;
+    numbers[4] = file.st_mtim.tv_nsec;
+  }
+  qn_hasher_update(hasher, numbers, sizeof numbers);
+}
+
+void qn_nvrtc_key(const qn_nvrtc *nvrtc, const char *source, int sm, uint64_t out_key[2]) {
+  char arch[40];
+  const char *options[MAX_OPTIONS];
+  int count = list_options(nvrtc, sm, arch, options);
+  for (uint64_t i = 0; i < 2; i++) {
+    qn_hasher hasher;
+    qn_hasher_init(&hasher, i);
+    hash_library(nvrtc, &hasher);
+    for (int o = 0; o < count; o++) qn_hasher_update(&hasher, options[o], strlen(options[o]) + 1);
+    qn_hasher_update(&hasher, source, strlen(source));
+    out_key[i] = qn_hasher_final(&hasher);
+  }
+}
+
+const qn_allocator *qn_nvrtc_allocator(const qn_nvrtc *nvrtc) { return nvrtc->allocator; }
+
 static qn_status compile_program(const qn_nvrtc *nvrtc, program_handle program, const char *name, int sm,
                                  qn_nvrtc_code *out, qn_diag *diag) {
   char arch[40];
-  snprintf(arch, sizeof arch, "--gpu-architecture=sm_%d", sm);
-  const char *options[] = {arch,
-                           "--std=c++17",
-                           "-default-device",
-                           "-diag-suppress=177",  // a function of the prelude that no kernel calls
-                           "--fmad=false",
-                           "--ftz=false",
-                           "--prec-div=true",
-                           "--prec-sqrt=true",
-                           "--ptxas-options=-v",
-                           "--ptxas-options=--warn-on-spills",
-                           nvrtc->include};
-  int count = (int)QN_COUNT(options) - (nvrtc->include[0] == '\0');
+  const char *options[MAX_OPTIONS];
+  int count = list_options(nvrtc, sm, arch, options);
   int result = nvrtc->call.compile(program, count, options);
   if (result != RESULT_OK && result != RESULT_COMPILATION) return call_failed(nvrtc, name, "compiling", result, diag);
   QN_TRY(take(nvrtc, program, nvrtc->call.log_size, nvrtc->call.log, name, "the log", &out->log, &out->log_size, diag));

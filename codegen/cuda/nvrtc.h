@@ -32,6 +32,11 @@ void qn_nvrtc_version(const qn_nvrtc *nvrtc, int *out_major, int *out_minor);
 // Whether it makes code for compute capability major * 10 + minor.
 bool qn_nvrtc_supports(const qn_nvrtc *nvrtc, int sm);
 
+const qn_allocator *qn_nvrtc_allocator(const qn_nvrtc *nvrtc);  // that it was opened with
+
+// Two hashes of all that qn_nvrtc_compile's result depends on: source, chip, options, and which library this is.
+void qn_nvrtc_key(const qn_nvrtc *nvrtc, const char *source, int sm, uint64_t out_key[2]);
+
 // What became of one source: owned by `allocator`.
 typedef struct qn_nvrtc_code {
   const qn_allocator *allocator;  // borrowed

@@ -1,9 +1,11 @@
-// quern compile: a model file in, an artifact out; on request every stage of the compilation as text files.
+// quern compile: a model file in, an artifact out; on request every stage of the compilation as text files, or one stage
+// alone.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "frontend/cli/cli.h"
+#include "frontend/cli/json.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/quant_table.h"
 #include "runtime/base/file.h"
@@ -11,17 +13,18 @@
 typedef struct compile_options {
   cli_common common;
   const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder,
-      *tuning_db;
+      *emit, *nvrtc, *tuning_db;
   uint64_t context, chunk, sequences, threads;
   bool all_logits;
 } compile_options;
 
 #define FIELD(name) offsetof(compile_options, name)
 static const cli_option options_table[] = {
-    {"output", 'o', CLI_TEXT, FIELD(out_path), "FILE", 0, 0, NULL, NULL, "the artifact to write; wanted"},
+    {"output", 'o', CLI_TEXT, FIELD(out_path), "FILE", 0, 0, NULL, NULL,
+     "the artifact to write; wanted. With --emit the text, where - (the default) is standard output"},
     {"target", 't', CLI_TEXT, FIELD(target), "T[,T...]", 0, 0, NULL, "host",
      "what to compile for: names from the list "
-     "below, each with +feature or -feature after it; the artifact holds code for all of them"},
+     "below; the artifact holds code for all of them"},
     {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "the model's own, or 4096",
      "tokens of context the artifact can be run with at most"},
     {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256", "tokens of the prompt taken in one step at most"},
@@ -42,8 +45,13 @@ static const cli_option options_table[] = {
     {"all-logits", 0, CLI_FLAG, FIELD(all_logits), NULL, 0, 0, NULL, NULL,
      "make the artifact able to give the logits of every prompt token"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a core", "to compile with"},
+    {"emit", 0, CLI_TEXT, FIELD(emit), "STAGE", 0, 0, NULL, NULL,
+     "write one stage's text and no artifact: mlir, llvm or asm of code for CPUs; cuda, ptx or ptxas (what that says of "
+     "each kernel) for GPUs; or a pass's name (for GPUs gpu_NAME)"},
+    {"nvrtc", 0, CLI_TEXT, FIELD(nvrtc), "FILE", 0, 0, NULL, "$QUERN_NVRTC, or where the system or the toolkit has it",
+     "libnvrtc of CUDA 12 or 13, which compiles for GPUs"},
     {"dump-ir", 0, CLI_MAYBE, FIELD(dump_passes), "all|NAME,...", 0, 0, NULL, "all when no names follow",
-     "write what each pass makes (and mlir, llvm, asm, cuda) as one text file a pass"},
+     "write what each pass makes (and the stages of --emit) as one text file a pass"},
     {"dump-dir", 0, CLI_TEXT, FIELD(dump_folder), "DIR", 0, 0, NULL, "the artifact's path with .ir after it",
      "where the files of --dump-ir go"},
 };
@@ -96,11 +104,12 @@ static void write_dump(void *context, const char *name, const char *text, size_t
   dump *d = context;
   note_name(d, name);
   if (d->code != 0 || (strcmp(d->passes, "all") != 0 && !lists(d->passes, name))) return;
-  const char *ending = strcmp(name, "mlir") == 0   ? "mlir"
-                       : strcmp(name, "llvm") == 0 ? "ll"
-                       : strcmp(name, "asm") == 0  ? "s"
-                       : strcmp(name, "cuda") == 0 ? "cu"
-                                                   : "txt";
+  static const struct {
+    const char *name, *ending;
+  } endings[] = {{"mlir", "mlir"}, {"llvm", "ll"}, {"asm", "s"}, {"cuda", "cu"}, {"ptx", "ptx"}};
+  const char *ending = "txt";
+  for (size_t i = 0; i < QN_COUNT(endings); i++)
+    if (strcmp(name, endings[i].name) == 0) ending = endings[i].ending;
   char path[4096];
   snprintf(path, sizeof path, "%s/%03u_%s.%s", d->folder, d->written++, name, ending);
   FILE *file = fopen(path, "wb");
@@ -149,14 +158,10 @@ static int read_schedule(const char *path, char **out_text) {
   return cli_fail_with((int)diag.status, &error);
 }
 
-static int compile(const compile_options *options, const char *model_path, char *schedule) {
-  cli_progress progress;
-  dump d = {0};
-  cli_quant_table table = {0};
-  quern_tuning_use use = {0};
-  cli_progress_init(&progress, options->common.quiet);
-  quern_compile_options how = {
-      .size = sizeof how,
+static quern_compile_options how_to_compile(const compile_options *options, const char *schedule,
+                                            cli_progress *progress) {
+  return (quern_compile_options){
+      .size = sizeof(quern_compile_options),
       .target = options->target,
       .context_tokens = (uint32_t)options->context,
       .chunk_tokens = (uint32_t)options->chunk,
@@ -168,13 +173,52 @@ static int compile(const compile_options *options, const char *model_path, char 
       .all_logits = options->all_logits,
       .sequences = (uint32_t)options->sequences,
       .progress = cli_progress_step,
-      .progress_context = &progress,
+      .progress_context = progress,
       .quant = options->quant,
-      .quantized = cli_quant_table_add,
-      .quantized_context = &table,
       .tuning_db = options->tuning_db,
-      .tuning_use = &use,
+      .nvrtc = options->nvrtc,
   };
+}
+
+static void add_text(void *context, const char *name, const char *text, size_t length) {
+  (void)name;
+  qn_buf_append(context, text, length);
+}
+
+// --emit: the texts of one stage, when all of them are there.
+static int emit(const compile_options *options, const char *model_path, const char *schedule) {
+  cli_progress progress;
+  qn_buf text;
+  quern_error error = {0};
+  cli_progress_init(&progress, options->common.quiet);
+  qn_buf_init(&text, qn_allocator_default());
+  quern_compile_options how = how_to_compile(options, schedule, &progress);
+  how.dump = add_text;
+  how.dump_context = &text;
+  cli_catch_signals();
+  int code = quern_emit(model_path, options->emit, &how, &error);
+  cli_progress_end(&progress);
+  if (code == QN_ERR_CANCELLED && cli_interrupted()) {
+    code = cli_interrupt_code();
+  } else if (code != 0) {
+    code = cli_fail_with(code, &error);
+  } else {
+    code = cli_json_save(&text, options->out_path ? options->out_path : "-", "--emit");
+  }
+  qn_buf_deinit(&text);
+  return code;
+}
+
+static int compile(const compile_options *options, const char *model_path, const char *schedule) {
+  cli_progress progress;
+  dump d = {0};
+  cli_quant_table table = {0};
+  quern_tuning_use use = {0};
+  cli_progress_init(&progress, options->common.quiet);
+  quern_compile_options how = how_to_compile(options, schedule, &progress);
+  how.quantized = cli_quant_table_add;
+  how.quantized_context = &table;
+  how.tuning_use = &use;
   if (options->dump_passes || options->dump_folder) {
     int code = begin_dump(&d, options);
     if (code != 0) return code;
@@ -200,17 +244,23 @@ static int compile(const compile_options *options, const char *model_path, char 
 
 static int run(void *context, const char *model_path) {
   const compile_options *options = context;
-  if (!options->out_path) return cli_fail(QN_ERR_ARGUMENT, "compile", "got no -o FILE, want the artifact to write");
-  if (!*options->out_path) return cli_fail(QN_ERR_ARGUMENT, "--output", "got an empty name, want the file to write");
+  if (options->emit && (options->dump_passes || options->dump_folder))
+    return cli_fail(QN_ERR_ARGUMENT, "--emit", "got --dump-ir too, which goes with an artifact; want one of them");
+  if (!options->out_path && !options->emit) return cli_fail(QN_ERR_ARGUMENT, "compile", "got no -o FILE, want the artifact to write");
+  if (options->out_path && !*options->out_path) return cli_fail(QN_ERR_ARGUMENT, "--output", "got an empty name, want the file to write");
   if (quern_is_artifact(model_path)) {
     return cli_fail(QN_ERR_ARGUMENT, model_path, "is an artifact already; want a model file to compile");
   }
-  if (cli_same_file(model_path, options->out_path)) {
+  if (options->out_path && cli_same_file(model_path, options->out_path)) {
     return cli_fail(QN_ERR_ARGUMENT, "--output", "got the model file itself, want another file");
   }
   char *schedule = NULL;
   int code = options->schedule_path ? read_schedule(options->schedule_path, &schedule) : 0;
-  if (code == 0) code = compile(options, model_path, schedule);
+  if (code == 0 && options->emit) {
+    code = emit(options, model_path, schedule);
+  } else if (code == 0) {
+    code = compile(options, model_path, schedule);
+  }
   free(schedule);
   return code;
 }

@@ -27,7 +27,8 @@ static const cli_option options_table[] = {
 static const char details[] =
     "Runs every kernel of an artifact on this machine, on inputs that are made to find mistakes, and compares\n"
     "parts of what it computes (the first, the last and random ones) with what its loop IR says, bit for bit;\n"
-    "the rest must be written, and nothing else. Ends with 0 when nothing wrong was found.\n";
+    "the rest must be written, and nothing else. Code for GPUs is not checked, and told. Ends with 0 when nothing\n"
+    "wrong was found.\n";
 
 typedef struct printing {
   const verify_options *options;
@@ -72,6 +73,7 @@ static int end_json(printing *p, const char *path, const quern_verify_report *re
   cli_json_text(&p->json, "target", qn_str_from(report->target));
   cli_json_int(&p->json, "checked", report->checked);
   cli_json_int(&p->json, "wrong", report->wrong);
+  cli_json_text(&p->json, "not_checked", qn_str_from(report->unchecked));
   cli_json_text(&p->json, "error", qn_str_from(error->text));
   cli_json_real(&p->json, "seconds", cli_progress_seconds(&p->progress));
   cli_json_end(&p->json, '}');
@@ -106,6 +108,8 @@ static int verify(printing *p, const char *path) {
   if (!o->common.quiet)
     fprintf(stderr, "quern: %s: all %" PRIu32 " kernels for %s are right (%.1f s)\n", path, report.checked,
             report.target, cli_progress_seconds(&p->progress));
+  if (!o->common.quiet && report.unchecked[0])
+    fprintf(stderr, "quern: %s: not checked: code for GPUs (%s)\n", path, report.unchecked);
   return cli_out_end();
 }
 

@@ -80,11 +80,17 @@ grep -q '^quern: .*compiled into .*nano.qn' "$WORK/err" || fail "compile does no
 "$QUERN" compile -q "$model" -o "$WORK/ir.qn" --dump-ir=lower,nonsense --dump-dir "$WORK/some" 2>"$WORK/err"
 [ "$(find "$WORK/some" -type f | wc -l)" -eq "$(find "$WORK/some" -name '*_lower.txt' | wc -l)" ] ||
   fail "--dump-ir=lower: got $(ls "$WORK/some")"
-"$QUERN" compile -q "$model" -o "$WORK/ir.qn" --dump-ir=cuda --dump-dir "$WORK/gpu"
-grep -q 'extern "C" __global__ void .*qk_matmul' "$WORK"/gpu/*_cuda.cu || fail "--dump-ir=cuda: got $(ls "$WORK/gpu")"
-if "$QUERN" compile -q "$model" -o "$WORK/gpu.qn" --target cuda:sm_90 2>"$WORK/gpu.err"; then fail "a GPU target compiles"; fi
-grep -q "'cuda:sm_90': kernels for GPUs can be written" "$WORK/gpu.err" || fail "cuda:sm_90: $(cat "$WORK/gpu.err")"
 grep -q "no text is called 'nonsense'" "$WORK/err" || fail "--dump-ir does not tell of unknown names: $(cat "$WORK/err")"
+# One stage alone.
+"$QUERN" compile -q "$model" --emit=asm >"$WORK/stage"
+grep -q 'qk_matmul' "$WORK/stage" || fail "--emit=asm: $(head -3 "$WORK/stage")"
+"$QUERN" compile -q "$model" --emit=mlir -o "$WORK/stage.mlir" >"$WORK/stage"
+[ ! -s "$WORK/stage" ] && grep -q 'llvm.func @qk_matmul' "$WORK/stage.mlir" || fail "--emit=mlir: $(head -3 "$WORK/stage.mlir")"
+"$QUERN" compile -q "$model" --emit lower | grep -q '^kernel "qk_matmul' || fail "--emit lower"
+wrong 2 "got 'nonsense', want one of: canonicalise, " compile -q "$model" --emit=nonsense
+wrong 2 "got 'cuda', which is of GPUs, and no such target; name one (cuda:sm_90)" compile -q "$model" --emit=cuda
+wrong 2 "--emit: got --dump-ir too" compile -q "$model" --emit=asm --dump-ir
+wrong 5 "no-folder/stage" compile -q "$model" --emit=asm -o "$WORK/no-folder/stage"
 wrong 2 "is an artifact already" compile "$artifact" -o "$WORK/x.qn"
 # Only an artifact, or an empty file, is replaced: not a template, nor a model behind a link.
 cp "$QUERN_SOURCE/models/llama.json" "$WORK/own.json"

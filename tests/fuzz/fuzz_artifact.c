@@ -27,7 +27,7 @@ static void require_string(const qn_artifact *a, uint32_t offset) {
   require_inside(a, a->strings + offset, strlen(a->strings + offset) + 1);
 }
 
-static void read_all(const qn_artifact *a) {
+static void read_program(const qn_artifact *a) {
   const qn_art_program *p = a->program;
   require_string(a, p->name);
   for (uint32_t i = 0; i < p->buffer_count; i++) {
@@ -50,11 +50,21 @@ static void read_all(const qn_artifact *a) {
     for (uint32_t o = 0; o < s->operand_count; o++)
       require(a->operands[s->first_operand + o] < p->buffer_count, "an operand");
   }
+}
+
+static void read_all(const qn_artifact *a) {
+  qn_artifact view;
+  for (qn_art_machine machine = QN_ART_CPU; machine < QN_ART_MACHINE_COUNT; machine++)
+    if (qn_artifact_view(a, machine, &view)) read_program(&view);
   const qn_art_code *code;
-  size_t size;
-  for (uint32_t i = 0; (code = qn_artifact_section(a, QN_SECTION_CODE, i, &size)) != NULL; i++) {
-    require_inside(a, (const uint8_t *)code + code->image_offset, code->image_size);
+  for (uint32_t i = 0; (code = qn_artifact_code_at(a, i)) != NULL; i++) {
+    const uint8_t *image = (const uint8_t *)code + code->image_offset;
+    require_inside(a, image, code->image_size);
     require(strlen(code->target) < sizeof code->target && strlen(code->required) < sizeof code->required, "a name");
+    if (code->arch != QN_ART_CUDA) continue;
+    require_inside(a, qn_art_code_launches(code), code->variant_count * sizeof(qn_art_launch));
+    require(code->cubin_size + code->ptx_size == code->image_size && qn_art_code_sm(code) > 0, "code for a GPU");
+    if (code->ptx_size > 0) require(strlen((const char *)image + code->cubin_size) == code->ptx_size - 1, "the PTX");
   }
 }
 
@@ -151,9 +161,19 @@ static void add_code(qn_test_artifact *a) {
   static const uint8_t image[64];
   static const uint64_t offsets[QN_FAKE_KERNELS] = {0, 8, 16, 63};
   static const float weights[32] = {1, 2, 3};
+  static const qn_art_launch launch = {.lanes = 32, .groups = 4};
+  static qn_test_artifact gpu;
+  qn_test_artifact_init(&gpu);
+  gpu.head.machine = QN_ART_GPU;
+  qn_test_artifact_weight(&gpu, "w", weights, sizeof weights);
+  qn_test_artifact_kernel(&gpu, "k", 1, 0);
+  qn_test_artifact_variant(&gpu, 0, 0, 0, 7);
+  qn_test_artifact_step(&gpu, 0, false, (const uint32_t[]){0});
   qn_test_artifact_code(a, "plain", "", 0, image, sizeof image, offsets);
   qn_test_artifact_code(a, "other", "neon,dotprod", 1, image, sizeof image, offsets);
   qn_test_artifact_weight(a, "w", weights, sizeof weights);
+  qn_test_artifact_cuda(a, "cuda:sm_80", "sm_80", 1, "cubinPTX", 5, 4, &launch);
+  a->second = &gpu;
 }
 
 int main(int argc, char **argv) {

@@ -127,9 +127,19 @@ void qn_test_artifact_code(qn_test_artifact *a, const char *target, const char *
                            const void *image, size_t image_size, const uint64_t *offsets) {
   qn_test_need(a->code_count < QN_TEST_MAX_CODES, "fewer code sections");
   qn_test_code *code = &a->codes[a->code_count++];
-  *code = (qn_test_code){.head = {.arch = arch, .image_size = image_size}, .image = image, .offsets = offsets};
+  *code = (qn_test_code){.head = {.arch = arch, .image_size = image_size}, .image = image, .table = offsets};
   snprintf(code->head.target, sizeof code->head.target, "%s", target);
   snprintf(code->head.required, sizeof code->head.required, "%s", required);
+}
+
+void qn_test_artifact_cuda(qn_test_artifact *a, const char *target, const char *required, uint32_t program,
+                           const void *image, size_t cubin_size, size_t ptx_size, const qn_art_launch *launches) {
+  qn_test_artifact_code(a, target, required, QN_ART_CUDA, image, cubin_size + ptx_size, NULL);
+  qn_test_code *code = &a->codes[a->code_count - 1];
+  code->head.program = program;
+  code->head.cubin_size = cubin_size;
+  code->head.ptx_size = ptx_size;
+  code->table = launches;
 }
 
 // --- the file
@@ -160,20 +170,22 @@ static void put_program(const qn_test_artifact *a, qn_buf *out) {
 }
 
 static void put_code(const qn_test_artifact *a, const qn_test_code *code, qn_buf *out) {
-  size_t base = out->length;
+  size_t base = out->length, record = code->head.arch == QN_ART_CUDA ? sizeof(qn_art_launch) : sizeof(uint64_t);
   qn_art_code head = code->head;
+  if (head.program == 1) a = a->second;
   for (size_t k = 0; k < a->kernels.count; k++)
     head.variant_count += a->slices.items[head.plan * a->kernels.count + k].variant_count;
-  head.image_offset = qn_align_up(sizeof head + head.variant_count * sizeof *code->offsets, QN_ARTIFACT_PAGE);
+  head.image_offset = qn_align_up(sizeof head + head.variant_count * record, QN_ARTIFACT_PAGE);
   qn_buf_append(out, &head, sizeof head);
-  qn_buf_append(out, code->offsets, head.variant_count * sizeof *code->offsets);
+  qn_buf_append(out, code->table, head.variant_count * record);
   align(out, base, QN_ARTIFACT_PAGE);
   qn_buf_append(out, code->image, (size_t)code->head.image_size);
 }
 
 void qn_test_artifact_build(const qn_test_artifact *a, qn_buf *out) {
-  qn_art_section sections[4 + QN_TEST_MAX_CODES];
+  qn_art_section sections[5 + QN_TEST_MAX_CODES];
   uint32_t count = 0, total = 2u + (uint32_t)a->code_count + (a->tokenizer.length > 0) + (a->summary.length > 0);
+  total += a->second != NULL;
   qn_buf_init(out, qn_allocator_default());
   for (size_t i = 0; i < sizeof(qn_art_header) + total * sizeof *sections; i++) qn_buf_putc(out, '\0');
 #define BEGIN(section_kind, alignment) \
@@ -186,6 +198,12 @@ void qn_test_artifact_build(const qn_test_artifact *a, qn_buf *out) {
   BEGIN(QN_SECTION_PROGRAM, 64);
   put_program(a, out);
   END();
+  if (a->second) {
+    BEGIN(QN_SECTION_PROGRAM, 64);
+    sections[count].index = 1;
+    put_program(a->second, out);
+    END();
+  }
   for (size_t i = 0; i < a->code_count; i++) {
     BEGIN(QN_SECTION_CODE, QN_ARTIFACT_PAGE);
     sections[count].index = (uint32_t)i;

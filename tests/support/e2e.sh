@@ -11,7 +11,8 @@ QUERN=${QUERN:-$QUERN_BUILD/quern}
 export QUERN_SOURCE QUERN_BUILD QUERN
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/quern-e2e-XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
-export XDG_DATA_HOME=$WORK/data  # the user's own tuning database is none of a test's business
+# The user's own tuning database and cache are none of a test's business.
+export XDG_DATA_HOME=$WORK/data XDG_CACHE_HOME=$WORK/cache
 
 pass() {
   echo "PASS: ${*:-$(basename "$0")}"

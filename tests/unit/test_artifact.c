@@ -11,12 +11,34 @@
 static const uint64_t offsets[3] = {0, 1, 2}, plan_1_offsets[2] = {3, 4};
 static const uint8_t image[16] = {0xc3, 0xc3, 0xc3};
 
+static const float weights[20] = {1, 2, 3};
+
 enum { INPUT, CACHE_0, CACHE_1, WEIGHT, HIDDEN, LOGITS };  // buffers
 
-// A little of everything. Code "two" has a plan of its own.
-static qn_buf small_file(void) {
-  qn_test_artifact a;
-  static const float weights[20] = {1, 2, 3};
+// The image of a GPU's code: a cubin, which nobody looks into here, and PTX.
+static const char cuda_image[] = "\177ELF....// PTX";
+enum { CUBIN_SIZE = 8, PTX_SIZE = sizeof cuda_image - CUBIN_SIZE };
+static const qn_art_launch launches[2] = {{.lanes = 16, .groups = 8, .shared_bytes = 64}, {.lanes = 256, .groups = 1}};
+
+// A program for GPUs over the weights of the one for CPUs.
+static void add_gpu_program(qn_test_artifact *a, qn_test_artifact *gpu) {
+  qn_test_artifact_init(gpu);
+  gpu->head.machine = QN_ART_GPU;
+  gpu->head.symbol_max[QN_TEST_SYM_R] = 4;
+  gpu->head.vocab_size = 20;
+  qn_test_artifact_weight(gpu, "w", weights, sizeof weights);
+  qn_test_artifact_arena(gpu, "logits", QN_TEST_SYM_R, 4, 20);
+  qn_test_artifact_kernel(gpu, "on a GPU", 2, QN_TEST_SYM_R);
+  qn_test_artifact_variant(gpu, 1, 1, 0, 5);
+  qn_test_artifact_variant(gpu, 2, 8, QN_TEST_SYM_R, 5);
+  qn_test_artifact_step(gpu, 0, true, (const uint32_t[]){0, 1});
+  qn_test_artifact_cuda(a, "cuda:sm_90", "sm_90", 1, cuda_image, CUBIN_SIZE, PTX_SIZE, launches);
+  a->second = gpu;
+}
+
+// A little of everything. Code "two" has a plan of its own; with `gpu` there is a second program and code for it.
+static qn_buf make_file(bool with_gpu) {
+  qn_test_artifact a, gpu;
   qn_test_artifact_init(&a);
   a.head.symbol_max[QN_TEST_SYM_T] = 8;
   a.head.symbol_max[QN_TEST_SYM_R] = 4;
@@ -43,10 +65,14 @@ static qn_buf small_file(void) {
   a.tokenizer = QN_STR("not looked at");
   a.summary = QN_STR("key = value\n");
   qn_buf file;
+  if (with_gpu) add_gpu_program(&a, &gpu);
   qn_test_artifact_build(&a, &file);
+  if (with_gpu) qn_test_artifact_deinit(&gpu);
   qn_test_artifact_deinit(&a);
   return file;
 }
+
+static qn_buf small_file(void) { return make_file(false); }
 
 static qn_status open_bytes(qn_artifact *artifact, const void *data, size_t size, qn_diag *diag) {
   return qn_artifact_open_mapping(artifact, qn_test_artifact_map(data, size), "t.qn", diag);
@@ -87,6 +113,56 @@ START_TEST(opens_and_reads_back) {
 }
 END_TEST
 
+START_TEST(a_program_for_each_kind_of_machine) {
+  qn_buf file = make_file(true);
+  qn_artifact a, view;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, open_bytes(&a, file.data, file.length, &diag));
+  ck_assert_uint_eq(a.program->machine, QN_ART_CPU);  // the first one is taken
+  ck_assert_uint_eq(a.program->buffer_count, 6);
+  ck_assert(qn_artifact_view(&a, QN_ART_CPU, &view) && view.program == a.program && view.program_index == 0);
+  ck_assert(qn_artifact_view(&a, QN_ART_GPU, &view) && view.program_index == 1);
+  ck_assert_uint_eq(view.program->buffer_count, 2);
+  ck_assert_str_eq(view.strings + view.kernels[0].name, "on a GPU");
+  ck_assert_mem_eq(view.weights + view.buffers[0].offset, weights, sizeof weights);
+  const qn_art_code *code = qn_artifact_code_at(&a, 2);
+  ck_assert_str_eq(code->target, "cuda:sm_90");
+  ck_assert(code->program == 1 && code->variant_count == 2 && qn_art_code_sm(code) == 90);
+  ck_assert_mem_eq(qn_art_code_launches(code), launches, sizeof launches);
+  ck_assert_mem_eq((const char *)code + code->image_offset, cuda_image, sizeof cuda_image);
+  ck_assert_ptr_null(qn_artifact_code_at(&a, 3));
+  qn_artifact_close(&a);
+  qn_buf_deinit(&file);
+
+  file = small_file();
+  qn_assert_ok(&diag, open_bytes(&a, file.data, file.length, &diag));
+  ck_assert(!qn_artifact_view(&a, QN_ART_GPU, &view));
+  qn_artifact_close(&a);
+  qn_buf_deinit(&file);
+}
+END_TEST
+
+START_TEST(a_program_for_gpus_alone) {
+  qn_test_artifact a;
+  qn_artifact opened, view;
+  qn_buf file;
+  qn_diag diag = {0};
+  qn_test_artifact_init(&a);
+  a.head.machine = QN_ART_GPU;
+  qn_test_artifact_kernel(&a, "k", 0, 0);
+  qn_test_artifact_variant(&a, 0, 0, 0, 1);
+  qn_test_artifact_cuda(&a, "cuda:sm_120", "sm_120", 0, cuda_image, 0, sizeof cuda_image, launches);
+  qn_test_artifact_build(&a, &file);
+  qn_assert_ok(&diag, open_bytes(&opened, file.data, file.length, &diag));
+  ck_assert_uint_eq(opened.program->machine, QN_ART_GPU);
+  ck_assert(!qn_artifact_view(&opened, QN_ART_CPU, &view) && qn_artifact_view(&opened, QN_ART_GPU, &view));
+  ck_assert_int_eq(qn_art_code_sm(qn_artifact_code_at(&opened, 0)), 120);
+  qn_artifact_close(&opened);
+  qn_buf_deinit(&file);
+  qn_test_artifact_deinit(&a);
+}
+END_TEST
+
 START_TEST(weights_are_checked_when_asked) {
   qn_buf file = small_file();
   qn_artifact a;
@@ -117,7 +193,7 @@ START_TEST(truncated_anywhere) {
 END_TEST
 
 // Touches all that the reader hands out, so that the sanitizers see what lies outside.
-static uint64_t touch(const qn_artifact *a) {
+static uint64_t touch_program(const qn_artifact *a) {
   uint64_t sum = strlen(a->strings + a->program->name);
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     const qn_art_buffer *b = &a->buffers[i];
@@ -135,16 +211,28 @@ static uint64_t touch(const qn_artifact *a) {
     }
     for (uint32_t o = 0; o < s->operand_count; o++) sum += a->buffers[a->operands[s->first_operand + o]].bytes;
   }
-  size_t size = 0;
-  const qn_art_code *code;
-  for (uint32_t i = 0; (code = qn_artifact_section(a, QN_SECTION_CODE, i, &size)) != NULL; i++) {
-    sum += strlen(code->target) + strlen(code->required);
-    for (uint32_t v = 0; v < code->variant_count; v++) {
-      uint64_t offset;
-      memcpy(&offset, (const uint8_t *)(code + 1) + v * sizeof offset, sizeof offset);
-      sum += ((const uint8_t *)code)[code->image_offset + offset];
-    }
+  return sum;
+}
+
+static uint64_t touch_code(const qn_art_code *code) {
+  uint64_t sum = strlen(code->target) + strlen(code->required);
+  const uint8_t *bytes = (const uint8_t *)code + code->image_offset;
+  for (uint32_t v = 0; v < code->variant_count; v++) {
+    uint64_t offset;
+    memcpy(&offset, (const uint8_t *)(code + 1) + v * sizeof offset, sizeof offset);
+    sum += code->arch == QN_ART_CUDA ? qn_art_code_launches(code)[v].lanes : bytes[offset];
   }
+  for (uint64_t i = 0; i < code->cubin_size; i++) sum += bytes[i];
+  return sum + (code->ptx_size ? strlen((const char *)bytes + code->cubin_size) : 0);
+}
+
+static uint64_t touch(const qn_artifact *a) {
+  uint64_t sum = 0;
+  qn_artifact view;
+  for (qn_art_machine machine = QN_ART_CPU; machine < QN_ART_MACHINE_COUNT; machine++)
+    if (qn_artifact_view(a, machine, &view)) sum += touch_program(&view);
+  const qn_art_code *code;
+  for (uint32_t i = 0; (code = qn_artifact_code_at(a, i)) != NULL; i++) sum += touch_code(code);
   return sum;
 }
 
@@ -174,7 +262,7 @@ static size_t interesting(const qn_buf *file, size_t (*out_ranges)[2]) {
   for (uint32_t i = 0; i < a.section_count; i++) {
     const qn_art_section *s = &a.sections[i];
     if (s->kind != QN_SECTION_PROGRAM && s->kind != QN_SECTION_CODE) continue;
-    size_t bytes = s->kind == QN_SECTION_CODE ? sizeof(qn_art_code) + 3 * sizeof(uint64_t) : (size_t)s->size;
+    size_t bytes = s->kind == QN_SECTION_CODE ? sizeof(qn_art_code) + sizeof launches : (size_t)s->size;
     out_ranges[count][0] = (size_t)s->offset;
     out_ranges[count++][1] = (size_t)s->offset + bytes;
   }
@@ -183,7 +271,7 @@ static size_t interesting(const qn_buf *file, size_t (*out_ranges)[2]) {
 }
 
 START_TEST(flipped_anywhere) {
-  qn_buf file = small_file();
+  qn_buf file = make_file(true);
   size_t ranges[8][2], count = interesting(&file, ranges), opened = 0, tried = 0;
   for (size_t r = 0; r < count; r++) {
     for (size_t at = ranges[r][0]; at < ranges[r][1]; at++) {
@@ -230,10 +318,15 @@ typedef struct records {
   char *strings;
   qn_art_code *code;
   uint64_t *offsets;
+  qn_art_program *gpu;  // with two programs, from here on
+  qn_art_step *gpu_steps;
+  qn_art_code *cuda;
+  qn_art_launch *launches;
+  char *image;
 } records;
 
 // The records of a file in memory that may be written (aligned, since the file begins at an allocation).
-static records records_of(qn_buf *file) {
+static records records_of(qn_buf *file, bool with_gpu) {
   records r = {.header = (void *)file->data, .sections = (void *)(file->data + sizeof(qn_art_header))};
   r.program = (void *)(file->data + r.sections[1].offset);
   r.buffers = (void *)(r.program + 1);
@@ -243,15 +336,25 @@ static records records_of(qn_buf *file) {
   r.steps = (void *)(r.variants + r.program->variant_count);
   r.operands = (void *)(r.steps + r.program->step_count);
   r.strings = (char *)r.program + r.sections[1].size - r.program->string_bytes;
-  r.code = (void *)(file->data + r.sections[2].offset);
+  r.code = (void *)(file->data + r.sections[with_gpu ? 3 : 2].offset);
   r.offsets = (void *)(r.code + 1);
+  if (!with_gpu) return r;
+  r.gpu = (void *)(file->data + r.sections[2].offset);
+  qn_art_kernel *kernel = (void *)((qn_art_buffer *)(void *)(r.gpu + 1) + r.gpu->buffer_count);
+  qn_art_slice *slice = (void *)(kernel + r.gpu->kernel_count);
+  r.gpu_steps = (void *)((qn_art_variant *)(void *)(slice + 1) + r.gpu->variant_count);
+  r.cuda = (void *)(file->data + r.sections[5].offset);
+  r.launches = (void *)(r.cuda + 1);
+  r.image = (char *)r.cuda + r.cuda->image_offset;
   return r;
 }
 
-#define LIE(needle, assignment)                                                                   \
+#define LIE(needle, assignment) LIE_IN(false, needle, assignment)
+#define GPU_LIE(needle, assignment) LIE_IN(true, needle, assignment)
+#define LIE_IN(with_gpu, needle, assignment)                                                      \
   do {                                                                                            \
-    qn_buf file = small_file();                                                                   \
-    records r = records_of(&file);                                                                \
+    qn_buf file = make_file(with_gpu);                                                            \
+    records r = records_of(&file, with_gpu);                                                      \
     qn_artifact a;                                                                                \
     qn_diag diag = {0};                                                                           \
     assignment;                                                                                   \
@@ -276,8 +379,8 @@ START_TEST(lies_of_the_table) {
   qn_buf file = small_file();
   qn_artifact a;
   qn_diag diag = {0};
-  records_of(&file).header->version = 1;
-  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 1, want 3", open_bytes(&a, file.data, file.length, &diag));
+  records_of(&file, false).header->version = 3;
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 3, want 4", open_bytes(&a, file.data, file.length, &diag));
   qn_buf_deinit(&file);
 }
 END_TEST
@@ -285,7 +388,7 @@ END_TEST
 START_TEST(lies_of_the_program) {
   LIE("buffers: got 4294967295", r.program->buffer_count = UINT32_MAX);
   LIE("operands: got 1000 of", r.program->operand_count = 1000);
-  LIE("program section: got", r.program->string_bytes -= 1);
+  LIE("program section 0: got", r.program->string_bytes -= 1);
   LIE("begin and end with a NUL", r.strings[r.program->string_bytes - 1] = 'x');
   LIE("arena bytes", r.program->arena_bytes = UINT64_C(1) << 50);
   LIE("end in the arena", r.program->arena_bytes -= 64);
@@ -348,10 +451,40 @@ START_TEST(lies_of_the_code) {
   LIE("image of 16 bytes at 0", r.code->image_offset = 0);
   LIE("image of 17 bytes", r.code->image_size = 17);
   LIE("function 2: got offset 16, want less than 16", r.offsets[2] = 16);
+  LIE("got program 1, which is not there", r.code->program = 1);
+  LIE("got a cubin of 1 bytes and PTX of 0 in code for a CPU", r.code->cubin_size = 1);
+  LIE("got code for GPUs of program 0, which is for CPUs", r.code->arch = QN_ART_CUDA);
 }
 END_TEST
 
-QN_CASE(reading, opens_and_reads_back, weights_are_checked_when_asked)
+START_TEST(lies_of_a_gpus_code) {
+  GPU_LIE("program section 1: head 0: machine: got 2", r.gpu->machine = 2);
+  GPU_LIE("program section 1: got machine 0 after 0, want one program for each", r.gpu->machine = QN_ART_CPU);
+  GPU_LIE("program section 1: got machine 1 after 1", r.program->machine = QN_ART_GPU);
+  GPU_LIE("a thread's own: got 64, want at most 0", r.gpu->own_bytes = 64);
+  GPU_LIE("link: got 2, want at most 0", r.gpu_steps[0].link = QN_ART_LINK_CHAINED);
+  GPU_LIE("consecutive ones", r.sections[2].index = 2);
+  GPU_LIE("code section 2: got code for CPUs of program 1, which is for GPUs", r.cuda->arch = QN_ART_X86_64);
+  GPU_LIE("code section 2: got code for GPUs of program 0", r.cuda->program = 0);
+  GPU_LIE("got plan 1, want one of 1", r.cuda->plan = 1);
+  GPU_LIE("got 3 functions, want 2", r.cuda->variant_count = 3);
+  GPU_LIE("got '' as the chip", r.cuda->required[0] = '\0');
+  GPU_LIE("got 'sm_9x' as the chip", r.cuda->required[4] = 'x');
+  GPU_LIE("got 'sm_99999' as the chip", strcpy(r.cuda->required, "sm_99999"));
+  GPU_LIE("got a cubin of 9 bytes and PTX of 7 in an image of 15", r.cuda->cubin_size++);
+  GPU_LIE("want at least one, and both together", r.cuda->cubin_size = UINT64_MAX);
+  GPU_LIE("got PTX whose end is not at its 7th byte", r.image[sizeof cuda_image - 1] = 'x');
+  GPU_LIE("got PTX whose end is not at its 7th byte", r.image[CUBIN_SIZE] = '\0');
+  GPU_LIE("function 0: got blocks of 8 groups of 0 lanes", r.launches[0].lanes = 0);
+  GPU_LIE("function 1: got blocks of 5 groups of 256 lanes with 0 bytes of shared memory, want 1 to 1024",
+          r.launches[1].groups = 5);
+  GPU_LIE("function 1: got blocks of 0 groups", r.launches[1].groups = 0);
+  GPU_LIE("blocks of 4294967295 groups of 4294967295", r.launches[1].lanes = r.launches[1].groups = UINT32_MAX);
+  GPU_LIE("with 1000000 bytes of shared memory", r.launches[0].shared_bytes = 1000000);
+}
+END_TEST
+
+QN_CASE(reading, opens_and_reads_back, a_program_for_each_kind_of_machine, a_program_for_gpus_alone, weights_are_checked_when_asked)
 QN_CASE(damage, truncated_anywhere, flipped_anywhere)
-QN_CASE(lies, lies_of_the_table, lies_of_the_program, lies_of_the_code)
+QN_CASE(lies, lies_of_the_table, lies_of_the_program, lies_of_the_code, lies_of_a_gpus_code)
 QN_TEST_MAIN(reading, damage, lies)

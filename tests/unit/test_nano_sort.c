@@ -73,7 +73,7 @@ static void add_outputs(qn_graph *graph) {
   qn_assert_ok(&diag, qn_graph_add_output(graph, "block0", find(graph, "layer 0: x", QN_OP_ADD, false), &diag));
 }
 
-static void link_kernels(compiled *c, const qn_program *program) {
+static void link_kernels(compiled *c, qn_program *program) {
   qn_diag diag = {0};
   size_t count = 0;
   const qn_lkernel **kernels = qn_program_variants(program, &count);
@@ -88,8 +88,8 @@ static void link_kernels(compiled *c, const qn_program *program) {
   qn_weight_source weights = qn_import_weights(c->import);
   qn_program_plan plan;
   qn_assert_ok(&diag, qn_program_plan_take(program, &plan, &diag));
-  qn_artifact_spec spec = {
-      .program = program, .weights = &weights, .plans = &plan, .plan_count = 1, .vocab_size = VOCAB};
+  qn_artifact_program only = {.machine = QN_ART_CPU, .program = program, .plans = &plan, .plan_count = 1};
+  qn_artifact_spec spec = {.programs = &only, .program_count = 1, .weights = &weights, .vocab_size = VOCAB};
   qn_assert_ok(&diag, qn_file_writer_open_memory(&writer, "nano-sort", &diag));
   qn_assert_ok(&diag, qn_artifact_write(&writer, &spec, qn_allocator_default(), &diag));
   qn_assert_ok(&diag, qn_file_writer_commit(&writer));

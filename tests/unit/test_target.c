@@ -1,4 +1,6 @@
 // Targets by name: canonical names, what they require, and errors that list what is known.
+#include <stdio.h>
+
 #include "codegen/cpu/host.h"
 #include "codegen/target.h"
 #include "tests/support/test.h"
@@ -106,7 +108,10 @@ START_TEST(errors_list_what_is_known) {
       {"aarch64+vnni", QN_ERR_ARGUMENT, "dotprod, i8mm"},
       {"x86-64-v3-sse4.2", QN_ERR_UNSUPPORTED, "sse4.2"},
       {"aarch64-neon", QN_ERR_UNSUPPORTED, "neon"},
-      {"cuda:sm_90", QN_ERR_UNSUPPORTED, "'cuda:sm_90': kernels for GPUs can be written and compiled"},
+      {"cuda:sm_70", QN_ERR_ARGUMENT, "'cuda:sm_70' is no GPU that quern compiles for; it compiles for cuda:sm_80, "},
+      {"cuda", QN_ERR_ARGUMENT, "'cuda' is no GPU"},
+      {"cuda:sm_90+vnni", QN_ERR_ARGUMENT, "cuda:sm_90, cuda:sm_100, cuda:sm_120; a chip runs"},
+      {"gpu", QN_ERR_ARGUMENT, "apple-m2, cuda:sm_80"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     qn_diag diag = {0};
@@ -115,17 +120,34 @@ START_TEST(errors_list_what_is_known) {
 }
 END_TEST
 
+START_TEST(gpus_are_chips) {
+  static const int chips[] = {80, 90, 100, 120};
+  for (size_t i = 0; i < QN_COUNT(chips); i++) {
+    char name[32], missing[32];
+    snprintf(name, sizeof name, "cuda:sm_%d", chips[i]);
+    qn_target target = parse(name);
+    ck_assert(qn_target_is_gpu(&target) && target.sm == chips[i] && target.shared_bytes >= 99 << 10);
+    ck_assert_str_eq(target.name, name);
+    ck_assert_str_eq(target.required, name + strlen("cuda:"));
+    ck_assert(!qn_host_runs(&target, missing, sizeof missing));
+    ck_assert_str_eq(missing, "a GPU");
+  }
+  qn_target host = parse("host");
+  ck_assert(!qn_target_is_gpu(&host));
+}
+END_TEST
+
 START_TEST(the_list_names_every_target) {
   qn_buf text;
   qn_buf_init(&text, qn_test_allocator());
   qn_target_list(&text);
-  static const char *const names[] = {"host", "x86-64-v2", "x86-64-v4", "aarch64", "znver4", "avx512vnni", "i8mm"};
+  static const char *const names[] = {"host", "x86-64-v2", "x86-64-v4", "aarch64", "znver4", "avx512vnni", "i8mm", "cuda:sm_120"};
   for (size_t i = 0; i < QN_COUNT(names); i++) ck_assert_ptr_nonnull(strstr(qn_buf_text(&text), names[i]));
   qn_buf_deinit(&text);
 }
 END_TEST
 
 QN_CASE(targets, names_become_canonical, host_is_named_and_runs_here, missing_features_are_named,
-        features_are_found_in_lists, errors_list_what_is_known, the_list_names_every_target)
+        features_are_found_in_lists, errors_list_what_is_known, gpus_are_chips, the_list_names_every_target)
 
 QN_TEST_MAIN(targets)

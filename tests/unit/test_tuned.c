@@ -14,6 +14,7 @@
 typedef struct fixture {
   quern_compile_options options;
   quern_compilation c;
+  quern_part *part;  // of it, for CPUs
   qn_buf fingerprint;
   const char *db_path;
   qn_kernel_plan standard;   // of the first matmul
@@ -26,10 +27,11 @@ static void setup(fixture *f, const char *db_name) {
   f->options = (quern_compile_options){.size = sizeof f->options, .tuning_db = f->db_path};
   quern_compilation_init(&f->c, &f->options, &f->diag);
   qn_assert_ok(&f->diag, quern_compilation_open(&f->c, qn_test_source("models/nano/nano.gguf")));
-  qn_assert_ok(&f->diag, qn_run_passes_until(&f->c.pass, "plan_memory"));
-  for (size_t i = 0; i < f->c.pass.program->kernels.count && !f->kernel; i++)
-    if (f->c.pass.program->kernels.items[i].is_matmul) f->kernel = &f->c.pass.program->kernels.items[i];
-  f->standard = qn_schedule_default(f->kernel, 256, &f->c.pass_options.machine);
+  f->part = &f->c.parts[0];
+  qn_assert_ok(&f->diag, qn_run_passes_until(&f->part->pass, "plan_memory"));
+  for (size_t i = 0; i < f->part->pass.program->kernels.count && !f->kernel; i++)
+    if (f->part->pass.program->kernels.items[i].is_matmul) f->kernel = &f->part->pass.program->kernels.items[i];
+  f->standard = qn_schedule_default(f->kernel, 256, &f->part->options.machine);
   qn_buf_init(&f->fingerprint, qn_test_allocator());
   qn_machine_fingerprint(qn_topology_get()->default_threads, &f->fingerprint);
 }
@@ -119,7 +121,7 @@ static const qn_plan_counts *choose(fixture *f) {
   quern_tuned_init(&f->c.tuned, &f->c.arena);
   quern_tuned_open(&f->c.tuned, f->db_path, 0);
   quern_compilation_take_target(&f->c, 0);
-  qn_assert_ok(&f->diag, qn_run_pass(&f->c.pass, "schedule"));
+  qn_assert_ok(&f->diag, qn_run_pass(&f->part->pass, "schedule"));
   return &f->c.tuned.chooser.counts;
 }
 
@@ -132,15 +134,15 @@ START_TEST(wrong_code_is_given_up) {
   qn_program_plan plan;
   qn_kernel_entry entries[256];
   bool again = false;
-  qn_assert_ok(&f.diag, qn_program_plan_take(f.c.pass.program, &plan, &f.diag));
+  qn_assert_ok(&f.diag, qn_program_plan_take(f.part->pass.program, &plan, &f.diag));
   ck_assert_uint_le(plan.function_count, QN_COUNT(entries));
   for (size_t i = 0; i < plan.function_count; i++) entries[i] = does_nothing;
   qn_assert_ok(&f.diag,
-               quern_tuned_recheck(&f.c.tuned, &f.c.targets[0], f.c.pass.program, &plan, entries, &again, &f.diag));
+               quern_tuned_recheck(&f.c.tuned, &f.c.targets[0], f.part->pass.program, &plan, entries, &again, &f.diag));
   ck_assert(again);
   f.c.tuned.chooser.counts = (qn_plan_counts){0};
   quern_compilation_take_target(&f.c, 0);
-  qn_assert_ok(&f.diag, qn_run_pass(&f.c.pass, "schedule"));
+  qn_assert_ok(&f.diag, qn_run_pass(&f.part->pass, "schedule"));
   ck_assert(!qn_schedule_equal(&f.kernel->variants[0].schedule, &other));
   ck_assert_int_eq(f.c.tuned.chooser.counts.rejected, 1);
   ck_assert_ptr_nonnull(strstr(f.c.tuned.chooser.counts.first_reason,

@@ -1,31 +1,8 @@
-// Runs the GPU's loop passes on one kernel (run, verify, dump), and gives a kernel its variants by row count.
+// A kernel's variants for GPUs, by row count, and their default schedules.
 #include <inttypes.h>
 
 #include "passes/gpu_pass.h"
 #include "passes/loop_util.h"
-
-typedef struct gpu_pass {
-  const char *name;
-  qn_loop_pass_fn run;
-} gpu_pass;
-
-static const gpu_pass PASSES[] = {
-#define QN_GPU_PASS(name, text) {#name, qn_pass_##name},
-#include "passes/gpu_passes.def"
-#undef QN_GPU_PASS
-};
-
-qn_status qn_gpu_pipeline(qn_loop_pass_context *context,
-                          void (*dump)(void *dump_context, const char *pass, const qn_lkernel *kernel),
-                          void *dump_context) {
-  QN_TRY(qn_schedule_check(context->schedule, context->diag));
-  for (size_t i = 0; i < QN_COUNT(PASSES); i++) {
-    QN_TRY(PASSES[i].run(context));
-    QN_TRY(qn_lkernel_verify(context->build->kernel, context->diag));
-    if (dump) dump(dump_context, PASSES[i].name, context->build->kernel);
-  }
-  return QN_OK;
-}
 
 // ---- schedules --------------------------------------------------------------------------------------------------
 
