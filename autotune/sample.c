@@ -127,7 +127,10 @@ static bool stays(const needed *n, const qn_lstmt *s) {
     case QN_LS_STORE: return is_needed(n, s->u.store.buf);
     case QN_LS_LOCAL: return is_needed(n, s->u.local.buf);
     case QN_LS_PREFETCH: return false;
-    case QN_LS_BARRIER: return true;
+    case QN_LS_COPY: return is_needed(n, s->u.copy.to);
+    case QN_LS_BARRIER:
+    case QN_LS_COMMIT:
+    case QN_LS_WAIT: return true;
   }
   return true;
 }

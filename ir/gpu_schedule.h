@@ -7,10 +7,15 @@
 
 #define QN_GPU_BLOCK_THREADS_MAX 1024
 #define QN_GPU_WARP              32
+#define QN_GPU_STAGES_MAX        8
 
 typedef struct qn_gpu_schedule {
   int lanes;  // threads of a group, which does one iteration of the parallel loop: 1, 2, 4, ... 32, or a multiple of 32
   int groups;  // of a block; 1 where a group is more than a warp
+  // What a group streams comes through a ring in shared memory: so many stages, one worked on while the others are
+  // copied. 0 = lanes load for themselves.
+  int stages;
+  int stage_bytes;  // of a parameter in a stage, at most, but one iteration of the reduction at least
 } qn_gpu_schedule;
 
 bool qn_gpu_schedule_equal(const qn_gpu_schedule *a, const qn_gpu_schedule *b);

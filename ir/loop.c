@@ -191,8 +191,14 @@ void qn_lblock_map(qn_lbuild *b, qn_lblock *block, qn_lexpr_fn fn, void *context
         stmt->u.store.lanes = widest(stmt->u.store.lanes, stmt->u.store.index, stmt->u.store.value);
         break;
       case QN_LS_PREFETCH: map_slot(b, &stmt->u.prefetch.index, fn, context); break;
+      case QN_LS_COPY:
+        map_slot(b, &stmt->u.copy.to_index, fn, context);
+        map_slot(b, &stmt->u.copy.from_index, fn, context);
+        break;
       case QN_LS_LOCAL:
-      case QN_LS_BARRIER: break;
+      case QN_LS_BARRIER:
+      case QN_LS_COMMIT:
+      case QN_LS_WAIT: break;
     }
   }
 }
@@ -282,6 +288,7 @@ static void copy_block(copier *c, const qn_lblock *from, qn_lblock *to) {
         keep_name(c, old->name, &buf->name);
         buf->elements = copy_expr(c, old->elements);
         buf->shared = old->shared;
+        buf->spread = old->spread;
         break;
       }
       case QN_LS_PREFETCH:
@@ -289,6 +296,13 @@ static void copy_block(copier *c, const qn_lblock *from, qn_lblock *to) {
                      copy_expr(c, stmt->u.prefetch.index));
         break;
       case QN_LS_BARRIER: qn_lbarrier(b, to); break;
+      case QN_LS_COPY:
+        qn_lcopy(b, to, renamed(c, stmt->u.copy.to), copy_expr(c, stmt->u.copy.to_index),
+                 renamed(c, stmt->u.copy.from), copy_expr(c, stmt->u.copy.from_index), stmt->u.copy.mem,
+                 stmt->u.copy.lanes);
+        break;
+      case QN_LS_COMMIT: qn_lcommit(b, to); break;
+      case QN_LS_WAIT: qn_lwait(b, to, stmt->u.wait.groups); break;
     }
   }
 }

@@ -35,6 +35,7 @@ typedef struct qn_ltype {
   int lanes;  // 1 = scalar
 } qn_ltype;
 #define QN_LANES_MAX 64
+#define QN_LWAIT_MAX 31  // groups of copies that a WAIT may leave under way
 const char *qn_lkind_name(qn_lkind kind);  // "index", "i32", "f32", "pred"
 
 // What one element is in memory.
@@ -72,6 +73,7 @@ typedef struct qn_lbuf {
   bool writable;             // stored to (params); locals always are
   bool streamed;             // read once, in order (weights): what prefetching looks for
   bool shared;               // locals: one for all lanes of a group, which see each other's stores after a barrier
+  bool spread;               // locals: element i is the lane's that does iteration i of LANE loops, and no other's
   int param_index;           // position among the parameters
 } qn_lbuf;
 
@@ -92,7 +94,16 @@ struct qn_lexpr {
   } u;
 };
 
-typedef enum qn_lstmt_kind { QN_LS_FOR, QN_LS_STORE, QN_LS_LOCAL, QN_LS_PREFETCH, QN_LS_BARRIER } qn_lstmt_kind;
+typedef enum qn_lstmt_kind {
+  QN_LS_FOR,
+  QN_LS_STORE,
+  QN_LS_LOCAL,
+  QN_LS_PREFETCH,
+  QN_LS_BARRIER,
+  QN_LS_COPY,    // these three: see `copy` below
+  QN_LS_COMMIT,
+  QN_LS_WAIT,
+} qn_lstmt_kind;
 
 // How the iterations of a loop relate, which is what a schedule may do with it.
 typedef enum qn_lorder {
@@ -145,6 +156,20 @@ struct qn_lstmt {
       qn_lmem mem;
       const qn_lexpr *index;  // may point beyond the buffer's end
     } prefetch;
+    // 4, 8 or 16 bytes from a parameter into a shared local, both places at multiples of as many: a copy that goes on
+    // while the lane does other things. A COMMIT closes the group of what its lane has copied since the one before; a
+    // WAIT holds the lane until no more than the `groups` youngest of its groups are under way. What then has arrived,
+    // others may load after a barrier. Between the copy and the wait for it nobody touches the bytes in the local, nor
+    // stores to those in the parameter.
+    struct {
+      const qn_lbuf *to, *from;
+      qn_lmem mem;                            // of both views
+      const qn_lexpr *to_index, *from_index;  // scalar
+      int lanes;                              // elements
+    } copy;
+    struct {
+      int groups;
+    } wait;
   } u;
 };
 
@@ -191,6 +216,11 @@ qn_lstmt *qn_lstore_lanes(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn
 qn_lstmt *qn_lprefetch(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index);
 // Appends a barrier of the group's lanes; NULL after a failure.
 qn_lstmt *qn_lbarrier(qn_lbuild *b, qn_lblock *block);
+// Appends a copy of `lanes` elements, a commit, a wait; NULL after a failure.
+qn_lstmt *qn_lcopy(qn_lbuild *b, qn_lblock *block, const qn_lbuf *to, const qn_lexpr *to_index, const qn_lbuf *from,
+                   const qn_lexpr *from_index, qn_lmem mem, int lanes);
+qn_lstmt *qn_lcommit(qn_lbuild *b, qn_lblock *block);
+qn_lstmt *qn_lwait(qn_lbuild *b, qn_lblock *block, int groups);
 
 const qn_lexpr *qn_lint(qn_lbuild *b, int64_t value);  // index constant
 const qn_lexpr *qn_li32(qn_lbuild *b, int32_t value);  // i32 constant

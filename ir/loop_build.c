@@ -218,6 +218,27 @@ qn_lstmt *qn_lprefetch(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lm
 
 qn_lstmt *qn_lbarrier(qn_lbuild *b, qn_lblock *block) { return append_stmt(b, block, QN_LS_BARRIER); }
 
+qn_lstmt *qn_lcopy(qn_lbuild *b, qn_lblock *block, const qn_lbuf *to, const qn_lexpr *to_index, const qn_lbuf *from,
+                   const qn_lexpr *from_index, qn_lmem mem, int lanes) {
+  qn_lstmt *stmt = to && to_index && from && from_index ? append_stmt(b, block, QN_LS_COPY) : NULL;
+  if (!stmt) return NULL;
+  stmt->u.copy.to = to;
+  stmt->u.copy.to_index = to_index;
+  stmt->u.copy.from = from;
+  stmt->u.copy.from_index = from_index;
+  stmt->u.copy.mem = mem;
+  stmt->u.copy.lanes = lanes;
+  return stmt;
+}
+
+qn_lstmt *qn_lcommit(qn_lbuild *b, qn_lblock *block) { return append_stmt(b, block, QN_LS_COMMIT); }
+
+qn_lstmt *qn_lwait(qn_lbuild *b, qn_lblock *block, int groups) {
+  qn_lstmt *stmt = append_stmt(b, block, QN_LS_WAIT);
+  if (stmt) stmt->u.wait.groups = groups;
+  return stmt;
+}
+
 // --- expressions
 
 // A copy of *node in the arena; its type must be set.

@@ -10,6 +10,7 @@
 
 #include "ir/math.h"
 #include "runtime/base/map.h"
+#include "runtime/base/vec.h"
 
 #define TEXT_LIMIT 300  // bytes of an expression or a statement that a message quotes
 
@@ -25,9 +26,19 @@ typedef struct region {
   const qn_lbuf *buf;      // borrowed
   uint8_t *data;           // borrowed (parameters) or arena (locals)
   size_t size;             // bytes
-  uint8_t *written;        // arena; of a local: 1 for each byte that was written; NULL for parameters
+  uint8_t *written;        // arena; of a local, for each byte: a byte_state; NULL for parameters
   struct region *outer;    // locals: the one declared before it that is visible in the same place
 } region;
+
+enum byte_state { NEVER_WRITTEN, WRITTEN, UNDER_WAY };  // UNDER_WAY: a copy to it has not been waited for
+
+// A copy that has not been waited for.
+typedef struct under_way {
+  region *to;
+  const uint8_t *from;  // borrowed
+  size_t at, bytes;     // in `to`
+  int64_t group;
+} under_way;
 
 typedef struct machine machine;
 
@@ -51,8 +62,9 @@ typedef struct step {
   code *first, *last;          // what computes its expressions
   const cell *lo, *hi;         // FOR
   cell *var;                   // FOR
-  const cell *index, *value;   // STORE
-  region *memory;              // STORE, LOCAL
+  const cell *index, *value;   // STORE, COPY: value is the index in `from`
+  region *memory;              // STORE, LOCAL, COPY
+  const region *from;          // COPY
 } step;
 
 struct machine {
@@ -64,6 +76,8 @@ struct machine {
   region *params;      // one a parameter
   region *locals;      // while compiling: the visible locals, innermost first
   qn_map shared;       // while compiling a statement: node → code
+  QN_VEC(under_way) copies;
+  int64_t groups;      // that were committed
   step *step;          // the one being compiled or run
   bool running;
   qn_status status;
@@ -308,8 +322,9 @@ static uint8_t *locate(machine *m, const region *memory, qn_lmem mem, int64_t st
     return memory->data + ((size_t)start + (size_t)offset) * qn_lmem_size(mem);
   int64_t element = start;
   if (__builtin_add_overflow(start, offset, &element)) element = INT64_MAX;
+  const char *verb = expr ? "reads" : m->step->stmt->kind == QN_LS_COPY ? "copies" : "writes";
   fail(m, expr, "%s %s element %" PRId64 " of '%s', which holds %" PRIu64 " of them (%zu bytes)",
-       expr ? "reads" : "writes", qn_lmem_name(mem), element, memory->buf->name, holds, memory->size);
+       verb, qn_lmem_name(mem), element, memory->buf->name, holds, memory->size);
   return NULL;
 }
 
@@ -337,6 +352,15 @@ static void narrow(qn_lmem mem, cell value, uint8_t *to) {
   }
 }
 
+// Why bytes of a local cannot be read; NULL when they can.
+static const char *unreadable(const uint8_t *written, size_t size) {
+  for (size_t i = 0; i < size; i++) {
+    if (written[i] != WRITTEN)
+      return written[i] == UNDER_WAY ? "while a copy to it is under way" : "before it was written";
+  }
+  return NULL;
+}
+
 static bool run_load(machine *m, const code *c) {
   qn_lmem mem = c->expr->u.load.mem;
   const region *from = c->memory;
@@ -344,9 +368,10 @@ static bool run_load(machine *m, const code *c) {
     int offset = c->stride[0] ? 0 : lane;
     const uint8_t *place = locate(m, from, mem, A.index, offset, c->expr);
     if (!place) return false;
-    if (from->written && memchr(from->written + (place - from->data), 0, qn_lmem_size(mem)))
-      return fail(m, c->expr, "reads %s element %" PRId64 " of '%s' before it was written", qn_lmem_name(mem),
-                  A.index + offset, from->buf->name);
+    const char *fault = from->written ? unreadable(from->written + (place - from->data), qn_lmem_size(mem)) : NULL;
+    if (fault)
+      return fail(m, c->expr, "reads %s element %" PRId64 " of '%s' %s", qn_lmem_name(mem), A.index + offset,
+                  from->buf->name, fault);
     OUT = widen(mem, place);
   }
   return true;
@@ -363,8 +388,57 @@ static bool run_store(machine *m, const step *s) {
     int64_t start = s->index[lane * index_stride].index;
     uint8_t *place = locate(m, s->memory, mem, start, index_stride ? 0 : lane, NULL);
     if (!place) return false;
+    uint8_t *written = s->memory->written ? s->memory->written + (place - s->memory->data) : NULL;
+    if (written && memchr(written, UNDER_WAY, qn_lmem_size(mem)))
+      return fail(m, NULL, "writes to '%s' while a copy to it is under way", s->memory->buf->name);
     narrow(mem, s->value[lane * value_stride], place);
-    if (s->memory->written) memset(s->memory->written + (place - s->memory->data), 1, qn_lmem_size(mem));
+    if (written) memset(written, WRITTEN, qn_lmem_size(mem));
+  }
+  return true;
+}
+
+// --- copies: they arrive when they are waited for, which is as late as they may
+
+static bool run_copy(machine *m, const step *s) {
+  const qn_lstmt *stmt = s->stmt;
+  qn_lmem mem = stmt->u.copy.mem;
+  int last = stmt->u.copy.lanes - 1;
+  size_t bytes = (size_t)stmt->u.copy.lanes * qn_lmem_size(mem);
+  uint8_t *to = locate(m, s->memory, mem, s->index->index, 0, NULL);
+  if (!to || !locate(m, s->memory, mem, s->index->index, last, NULL)) return false;
+  const uint8_t *from = locate(m, s->from, mem, s->value->index, 0, NULL);
+  if (!from || !locate(m, s->from, mem, s->value->index, last, NULL)) return false;
+  under_way copy = {s->memory, from, (size_t)(to - s->memory->data), bytes, m->groups};
+  size_t from_at = (size_t)(from - s->from->data);
+  if (copy.at % bytes != 0 || from_at % bytes != 0)
+    return fail(m, NULL, "copies byte %zu of '%s' to byte %zu of '%s', want multiples of %zu", from_at,
+                s->from->buf->name, copy.at, s->memory->buf->name, bytes);
+  if (memchr(s->memory->written + copy.at, UNDER_WAY, bytes))
+    return fail(m, NULL, "copies to '%s' while a copy to it is under way", s->memory->buf->name);
+  memset(s->memory->written + copy.at, UNDER_WAY, bytes);
+  return qn_vec_push(m->allocator, &m->copies, copy) ? true : fail_nomem(m);
+}
+
+static void run_wait(machine *m, int64_t groups) {
+  size_t kept = 0;
+  for (size_t i = 0; i < m->copies.count; i++) {
+    const under_way *copy = &m->copies.items[i];
+    if (m->groups - copy->group <= groups) {
+      m->copies.items[kept++] = *copy;
+      continue;
+    }
+    memcpy(copy->to->data + copy->at, copy->from, copy->bytes);
+    memset(copy->to->written + copy->at, WRITTEN, copy->bytes);
+  }
+  m->copies.count = kept;
+}
+
+// A local begins its life, or all of them end it: no copy may be left.
+static bool check_copies(machine *m, const region *local) {
+  for (size_t i = 0; i < m->copies.count; i++) {
+    const region *to = m->copies.items[i].to;
+    if (local && to != local) continue;
+    return fail(m, NULL, "a copy to '%s' was not waited for", to->buf->name);
   }
   return true;
 }
@@ -501,6 +575,18 @@ static bool compile_store(machine *m, step *s) {
   return true;
 }
 
+static bool compile_copy(machine *m, step *s) {
+  const qn_lstmt *stmt = s->stmt;
+  s->index = compile(m, stmt->u.copy.to_index);
+  s->value = s->index ? compile(m, stmt->u.copy.from_index) : NULL;
+  s->memory = s->value ? find_memory(m, stmt->u.copy.to) : NULL;
+  s->from = s->memory ? find_memory(m, stmt->u.copy.from) : NULL;
+  if (!s->from) return false;
+  if (!s->memory->written || s->from->written)
+    return fail(m, NULL, "a copy goes from a parameter to a local");
+  return true;
+}
+
 static bool compile_local(machine *m, step *s) {
   const qn_lbuf *buf = s->stmt->u.local.buf;
   int64_t elements;
@@ -525,6 +611,9 @@ static bool compile_statement(machine *m, step *s) {
     case QN_LS_LOCAL: return compile_local(m, s);
     case QN_LS_PREFETCH: return true;  // has no effect, and may point anywhere
     case QN_LS_BARRIER: return true;   // one lane after another
+    case QN_LS_COPY: return compile_copy(m, s);
+    case QN_LS_COMMIT:
+    case QN_LS_WAIT: return true;
   }
   return fail(m, NULL, "unknown statement");
 }
@@ -562,16 +651,29 @@ static bool run_loop(machine *m, const step *s) {
   return true;
 }
 
+static bool run_statement(machine *m, step *s) {
+  switch (s->stmt->kind) {
+    case QN_LS_FOR: return run_loop(m, s);
+    case QN_LS_STORE: return run_store(m, s);
+    case QN_LS_LOCAL:
+      if (!check_copies(m, s->memory)) return false;
+      memset(s->memory->written, NEVER_WRITTEN, s->memory->size);
+      return true;
+    case QN_LS_COPY: return run_copy(m, s);
+    case QN_LS_COMMIT: m->groups++; return true;
+    case QN_LS_WAIT: run_wait(m, s->stmt->u.wait.groups); return true;
+    case QN_LS_PREFETCH:
+    case QN_LS_BARRIER: return true;
+  }
+  return true;
+}
+
 static bool run_block(machine *m, step *first) {
   for (step *s = first; s; s = s->next) {
     m->step = s;
     for (const code *c = s->first; c; c = c->next)
       if (!c->run(m, c)) return false;
-    bool ok = true;
-    if (s->stmt->kind == QN_LS_FOR) ok = run_loop(m, s);
-    else if (s->stmt->kind == QN_LS_STORE) ok = run_store(m, s);
-    else if (s->stmt->kind == QN_LS_LOCAL) memset(s->memory->written, 0, s->memory->size);
-    if (!ok) return false;
+    if (!run_statement(m, s)) return false;
   }
   return true;
 }
@@ -585,7 +687,7 @@ static bool run_kernel(machine *m, const qn_linterp_buffer *buffers) {
   step *first = NULL;
   if (!compile_block(m, &kernel->body, NULL, &first)) return false;
   m->running = true;
-  return run_block(m, first);
+  return run_block(m, first) && check_copies(m, NULL);
 }
 
 qn_status qn_lkernel_interpret(const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
@@ -598,6 +700,7 @@ qn_status qn_lkernel_interpret(const qn_lkernel *kernel, const qn_linterp_buffer
   bool ok = run_kernel(&m, buffers);
   assert(ok == (m.status == QN_OK));
   (void)ok;
+  qn_vec_free(allocator, &m.copies);
   qn_map_deinit(&m.shared);
   qn_arena_deinit(&m.arena);
   return m.status;

@@ -204,7 +204,8 @@ static qn_status enter(parser *p) {
 // --- names
 
 bool qn_lname_is_valid(qn_str name) {
-  static const char *const reserved[] = {"for", "local", "prefetch", "barrier", "param", "inf", "nan"};
+  static const char *const reserved[] = {"for",  "local", "prefetch", "barrier", "copy",
+                                         "commit", "wait", "param", "inf", "nan"};
   size_t at = 0;
   qn_symbol symbol;
   if (name.length == 0 || !is_letter(name.data[0])) return false;
@@ -565,10 +566,37 @@ static qn_status parse_local(parser *p, qn_lblock *block) {
   qn_lbuf *local = qn_llocal(&p->b, block, "v", QN_LM_F32, 1);
   QN_TRY(parse_buffer(p, local));
   char after = following(p);
-  if (!at_word(p, "shared") || after == '[' || after == '.') return QN_OK;  // a store to a buffer of that name
-  local->shared = true;
+  bool *flag = at_word(p, "shared") ? &local->shared : at_word(p, "spread") ? &local->spread : NULL;
+  if (!flag || after == '[' || after == '.') return QN_OK;  // no flag, or a store to a buffer of that name
+  *flag = true;
   return next(p);
 }
+
+static qn_status parse_copy(parser *p, qn_lblock *block) {
+  const qn_lbuf *to, *from;
+  qn_lmem mem, from_mem;
+  parsed to_index, from_index;
+  int lanes;
+  QN_TRY(next(p));
+  QN_TRY(parse_view(p, &to, &mem));
+  QN_TRY(parse_index(p, &to_index, &lanes));
+  QN_TRY(expect_char(p, '='));
+  QN_TRY(parse_view(p, &from, &from_mem));
+  if (mem != from_mem) return fail_token(p, "the same type of elements in both places of a copy");
+  QN_TRY(parse_index(p, &from_index, NULL));
+  return qn_lcopy(&p->b, block, to, to_index.e, from, from_index.e, mem, lanes) ? QN_OK : fail_memory(p);
+}
+
+static qn_status parse_wait(parser *p, qn_lblock *block) {
+  QN_TRY(next(p));
+  if (p->token.kind != TOK_INT || p->token.too_large || p->token.int_value > QN_LWAIT_MAX) {
+    return fail_token(p, "a number of groups, 0 to 31");
+  }
+  if (!qn_lwait(&p->b, block, (int)p->token.int_value)) return fail_memory(p);
+  return next(p);
+}
+
+static qn_status parse_plain(parser *p, qn_lstmt *stmt) { return stmt ? next(p) : fail_memory(p); }
 
 // Statements up to a '}', which is read too; what they declare goes out of scope.
 static qn_status parse_statements(parser *p, qn_lblock *block) {
@@ -581,8 +609,13 @@ static qn_status parse_statements(parser *p, qn_lblock *block) {
     } else if (at_word(p, "prefetch")) {
       QN_TRY(parse_prefetch(p, block));
     } else if (at_word(p, "barrier")) {
-      QN_TRY(next(p));
-      if (!qn_lbarrier(&p->b, block)) return fail_memory(p);
+      QN_TRY(parse_plain(p, qn_lbarrier(&p->b, block)));
+    } else if (at_word(p, "copy")) {
+      QN_TRY(parse_copy(p, block));
+    } else if (at_word(p, "commit")) {
+      QN_TRY(parse_plain(p, qn_lcommit(&p->b, block)));
+    } else if (at_word(p, "wait")) {
+      QN_TRY(parse_wait(p, block));
     } else {
       QN_TRY(parse_store(p, block));
     }

@@ -58,6 +58,8 @@ static void look_in(search *s, const qn_lblock *block) {
       look_through(s, stmt->u.store.index);
       look_through(s, stmt->u.store.value);
       if (stmt->u.store.buf == s->buf) look_at(s, stmt->u.store.mem, stmt->u.store.index, stmt->u.store.lanes);
+    } else if (stmt->kind == QN_LS_COPY && stmt->u.copy.from == s->buf) {
+      look_at(s, stmt->u.copy.mem, stmt->u.copy.from_index, stmt->u.copy.lanes);
     }
   }
 }

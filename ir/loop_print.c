@@ -106,9 +106,19 @@ void qn_lstmt_print(const qn_lstmt *stmt, qn_buf *out) {
     case QN_LS_LOCAL:
       qn_buf_printf(out, "local %s : %s[", stmt->u.local.buf->name, qn_lmem_name(stmt->u.local.buf->mem));
       qn_lexpr_print(stmt->u.local.buf->elements, out);
-      qn_buf_puts(out, stmt->u.local.buf->shared ? "] shared" : "]");
+      qn_buf_puts(out, stmt->u.local.buf->shared ? "] shared" : stmt->u.local.buf->spread ? "] spread" : "]");
       break;
     case QN_LS_BARRIER: qn_buf_puts(out, "barrier"); break;
+    case QN_LS_COPY:
+      qn_buf_puts(out, "copy ");
+      print_view(stmt->u.copy.to, stmt->u.copy.mem, out);
+      print_index(stmt->u.copy.to_index, stmt->u.copy.lanes, out);
+      qn_buf_puts(out, " = ");
+      print_view(stmt->u.copy.from, stmt->u.copy.mem, out);
+      print_index(stmt->u.copy.from_index, 1, out);
+      break;
+    case QN_LS_COMMIT: qn_buf_puts(out, "commit"); break;
+    case QN_LS_WAIT: qn_buf_printf(out, "wait %d", stmt->u.wait.groups); break;
     case QN_LS_PREFETCH:
       qn_buf_puts(out, "prefetch ");
       print_view(stmt->u.prefetch.buf, stmt->u.prefetch.mem, out);

@@ -23,6 +23,7 @@ typedef struct checker {
   size_t name_count;
   int depth;  // of blocks
   int lane_depth;  // of the body of the LANE loop that is being checked; 0 = none
+  const qn_lstmt *lane_loop;  // that loop
   qn_diag *diag;
 } checker;
 
@@ -181,8 +182,22 @@ static qn_status check_operator(const checker *c, const qn_lexpr *e) {
   return QN_OK;
 }
 
+// Of a spread local a lane has the elements that its iterations of a lane loop have the numbers of.
+static qn_status check_spread(const checker *c, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index) {
+  int64_t lo = -1, hi = 0, elements = 0;
+  if (!buf->spread) return QN_OK;
+  const qn_lstmt *loop = c->lane_loop;
+  bool own = loop && index && index->op == QN_LX_VAR && index->u.var == loop->u.loop.var && mem == buf->mem &&
+             qn_lexpr_is_int(loop->u.loop.lo, &lo) && lo == 0 && qn_lexpr_is_int(loop->u.loop.hi, &hi) &&
+             qn_lexpr_is_int(buf->elements, &elements) && hi <= elements;
+  if (own) return QN_OK;
+  return fail(c, "got another element of the spread local '%s' than that of the lane loop's variable, from 0 on",
+              buf->name);
+}
+
 static qn_status check_load(const checker *c, const qn_lexpr *e) {
   QN_TRY(check_buf(c, e->u.load.buf));
+  QN_TRY(check_spread(c, e->u.load.buf, e->u.load.mem, e->operands[0]));
   QN_TRY(check_operand_kinds(c, e));
   int lanes = e->operands[0]->type.lanes;
   if (lanes != 1 && lanes != e->type.lanes) {
@@ -275,9 +290,14 @@ static qn_status check_for(checker *c, const qn_lstmt *stmt) {
                 (long long)var->hi, (long long)lo, (long long)hi);
   }
   int outer = c->lane_depth;
-  if (stmt->u.loop.mark == QN_LM_LANE) c->lane_depth = c->depth + 1;
+  const qn_lstmt *outer_loop = c->lane_loop;
+  if (stmt->u.loop.mark == QN_LM_LANE) {
+    c->lane_depth = c->depth + 1;
+    c->lane_loop = stmt;
+  }
   QN_TRY(check_block(c, &stmt->u.loop.body, var));
   c->lane_depth = outer;
+  c->lane_loop = outer_loop;
   return QN_OK;
 }
 
@@ -300,7 +320,8 @@ static qn_status check_store(const checker *c, const qn_lstmt *stmt) {
   QN_TRY(check_buf(c, buf));
   QN_TRY(check_lanes(c, lanes));
   if (!buf->writable) return fail(c, "got a store to '%s', want a buffer declared 'out' or 'local'", buf->name);
-  if (is_outside_lanes(c, buf) && !buf->shared) {
+  QN_TRY(check_spread(c, buf, stmt->u.store.mem, stmt->u.store.index));
+  if (is_outside_lanes(c, buf) && !buf->shared && !buf->spread) {
     return fail(c, "got a store to the local '%s', of which each lane has its own around the lane loop, want it shared",
                 buf->name);
   }
@@ -319,13 +340,37 @@ static qn_status check_local(checker *c, const qn_lbuf *buf) {
   int64_t elements;
   QN_TRY(check_name(c, buf->name));
   if (buf->kind != QN_LB_LOCAL || !buf->writable || buf->streamed) return fail(c, "got the flags of a parameter");
-  if (buf->shared && c->lane_depth > 0) return fail(c, "got a shared local in a lane loop, want it around the loop");
+  if ((buf->shared || buf->spread) && c->lane_depth > 0) {
+    return fail(c, "got a %s local in a lane loop, want it around the loop", buf->shared ? "shared" : "spread");
+  }
+  if (buf->shared && buf->spread) return fail(c, "got a local that is shared and spread, want one of both");
   QN_TRY(check_index(c, "size", buf->elements, 1));
   if (!qn_lexpr_is_int(buf->elements, &elements)) return fail(c, "size: got an expression, want a number");
   if (elements < 1 || elements > MAX_LOCAL_BYTES / (int64_t)qn_lmem_size(buf->mem)) {
     return fail(c, "size: got %lld elements, want at least 1 and at most %d bytes", (long long)elements,
                 MAX_LOCAL_BYTES);
   }
+  return QN_OK;
+}
+
+static qn_status check_copy(const checker *c, const qn_lstmt *stmt) {
+  const qn_lbuf *to = stmt->u.copy.to, *from = stmt->u.copy.from;
+  QN_TRY(check_buf(c, to));
+  QN_TRY(check_buf(c, from));
+  if (to->kind != QN_LB_LOCAL || !to->shared) return fail(c, "got a copy to '%s', want a shared local", to->name);
+  if (from->kind != QN_LB_PARAM || from->writable)
+    return fail(c, "got a copy from '%s', want a parameter that is not stored to", from->name);
+  if (c->lane_depth == 0) return fail(c, "got a copy outside of lane loops, want lanes to share it out");
+  QN_TRY(check_lanes(c, stmt->u.copy.lanes));
+  size_t bytes = (size_t)stmt->u.copy.lanes * qn_lmem_size(stmt->u.copy.mem);
+  if (bytes != 4 && bytes != 8 && bytes != 16) return fail(c, "got a copy of %zu bytes, want 4, 8 or 16", bytes);
+  QN_TRY(check_index(c, "index", stmt->u.copy.to_index, 1));
+  return check_index(c, "index", stmt->u.copy.from_index, 1);
+}
+
+// What all lanes have to pass.
+static qn_status check_together(const checker *c, const char *what) {
+  if (c->lane_depth > 0) return fail(c, "got a %s in a lane loop, want it where all lanes pass", what);
   return QN_OK;
 }
 
@@ -337,9 +382,13 @@ static qn_status check_statement(checker *c, const qn_lstmt *stmt) {
     case QN_LS_PREFETCH:
       QN_TRY(check_buf(c, stmt->u.prefetch.buf));
       return check_index(c, "index", stmt->u.prefetch.index, 1);
-    case QN_LS_BARRIER:
-      if (c->lane_depth > 0) return fail(c, "got a barrier in a lane loop, want it where all lanes pass");
-      return QN_OK;
+    case QN_LS_BARRIER: return check_together(c, "barrier");
+    case QN_LS_COPY: return check_copy(c, stmt);
+    case QN_LS_COMMIT: return check_together(c, "commit");
+    case QN_LS_WAIT:
+      if (stmt->u.wait.groups < 0 || stmt->u.wait.groups > QN_LWAIT_MAX)
+        return fail(c, "got %d groups, want 0 to %d", stmt->u.wait.groups, QN_LWAIT_MAX);
+      return check_together(c, "wait");
   }
   return QN_OK;
 }

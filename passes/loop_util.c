@@ -39,8 +39,14 @@ bool qn_lblock_any(const qn_lblock *block, qn_lexpr_test fn, const void *context
       case QN_LS_PREFETCH:
         if (qn_lexpr_any(s->u.prefetch.index, fn, context)) return true;
         break;
+      case QN_LS_COPY:
+        if (qn_lexpr_any(s->u.copy.to_index, fn, context)) return true;
+        if (qn_lexpr_any(s->u.copy.from_index, fn, context)) return true;
+        break;
       case QN_LS_LOCAL:
-      case QN_LS_BARRIER: break;
+      case QN_LS_BARRIER:
+      case QN_LS_COMMIT:
+      case QN_LS_WAIT: break;
     }
   }
   return false;

@@ -11,7 +11,8 @@
 //
 // Barriers: the statements outside of lane loops are walked in order with what has been read and stored since the last
 // one, by one lane or by all. A loop begins with all that its body does, which covers its next iteration; the parallel
-// loop does not, since a group does one iteration of it.
+// loop does not, since a group does one iteration of it. A copy stores when it is waited for, since nobody may touch its
+// bytes between (qn_lstmt); but it must not begin before others have read what was there, or stored.
 #include "passes/gpu_pass.h"
 #include "passes/loop_util.h"
 #include "runtime/base/vec.h"
@@ -32,6 +33,7 @@ static bool is_stored_apart(const qn_lblock *block, const qn_lbuf *buf, bool in_
     if (s->kind == QN_LS_STORE && s->u.store.buf == buf && (in_lanes || !qn_lexpr_is_int(s->u.store.index, &known))) {
       return true;
     }
+    if (s->kind == QN_LS_COPY && s->u.copy.to == buf) return true;
     if (s->kind == QN_LS_FOR && is_stored_apart(&s->u.loop.body, buf, in_lanes || s->u.loop.mark == QN_LM_LANE)) {
       return true;
     }
@@ -42,7 +44,7 @@ static bool is_stored_apart(const qn_lblock *block, const qn_lbuf *buf, bool in_
 void qn_share_locals(qn_lblock *block) {
   for (qn_lstmt *s = block->first; s; s = s->next) {
     if (s->kind == QN_LS_FOR && s->u.loop.mark != QN_LM_LANE) qn_share_locals(&s->u.loop.body);
-    if (s->kind != QN_LS_LOCAL) continue;
+    if (s->kind != QN_LS_LOCAL || s->u.local.buf->spread) continue;
     qn_lbuf *buf = s->u.local.buf;
     int64_t elements = 0;
     bool large = !qn_lexpr_is_int(buf->elements, &elements) || elements > MAX_OWN_ELEMENTS;
@@ -55,6 +57,7 @@ void qn_share_locals(qn_lblock *block) {
 // What lanes have in common, by number: 0 is the memory of parameters, then come shared locals.
 typedef struct access {
   bool read[2], stored[2];  // by one lane (a store outside of lane loops), by all
+  bool begun;               // copies to it, by all
 } access;
 enum { BY_ONE, BY_ALL };
 
@@ -100,6 +103,12 @@ static void add_statement(const barriers *s, const qn_lstmt *stmt, bool head, bo
     add_loads(s, stmt->u.store.index, by, out);
     add_loads(s, stmt->u.store.value, by, out);
     if (number >= 0) out[number].stored[by] = true;
+  } else if (stmt->kind == QN_LS_COPY) {
+    int to = number_of(s, stmt->u.copy.to), from = number_of(s, stmt->u.copy.from);
+    add_loads(s, stmt->u.copy.to_index, BY_ALL, out);
+    add_loads(s, stmt->u.copy.from_index, BY_ALL, out);
+    if (to >= 0) out[to].begun = true;
+    if (from >= 0) out[from].read[BY_ALL] = true;
   }
 }
 
@@ -118,7 +127,7 @@ static bool conflict(const barriers *s, const access *before, const access *now)
     for (int pair = 0; pair < 4; pair++) {
       int by = pair / 2, then = pair % 2;
       if (by == BY_ONE && then == BY_ONE) continue;  // one lane, in order
-      bool stored = before[i].stored[by], stores = now[i].stored[then];
+      bool stored = before[i].stored[by], stores = now[i].stored[then] || now[i].begun;
       if ((stored && (now[i].read[then] || stores)) || (before[i].read[by] && stores)) return true;
     }
   }
@@ -131,13 +140,22 @@ static void merge(const barriers *s, access *into, const access *from) {
       into[i].read[by] = into[i].read[by] || from[i].read[by];
       into[i].stored[by] = into[i].stored[by] || from[i].stored[by];
     }
+    into[i].begun = into[i].begun || from[i].begun;
   }
 }
 
-static void put_barrier(barriers *s, qn_lblock *block, qn_lstmt *before) {
+static void put_barrier(barriers *s, qn_lblock *block, qn_lstmt *before, access *pending) {
   qn_lblock alone = {0};
   if (!qn_lbarrier(s->b, &alone)) return;
   qn_lblock_splice(&alone, block, before);
+  for (size_t i = 0; i < s->count; i++) pending[i] = (access){.begun = pending[i].begun};
+}
+
+// What copies have begun to store may be there now.
+static void end_copies(const barriers *s, access *pending) {
+  for (size_t i = 0; i < s->count; i++) {
+    if (pending[i].begun) pending[i].stored[BY_ALL] = true;
+  }
 }
 
 static void walk_block(barriers *s, qn_lblock *block, access *pending);
@@ -160,10 +178,8 @@ static void walk_block(barriers *s, qn_lblock *block, access *pending) {
     access *now = no_accesses(s);
     if (!now) return;
     add_statement(s, stmt, is_loop && stmt->u.loop.mark == QN_LM_PARALLEL, false, now);
-    if (conflict(s, pending, now)) {
-      put_barrier(s, block, stmt);
-      memset(pending, 0, s->count * sizeof *pending);
-    }
+    if (conflict(s, pending, now)) put_barrier(s, block, stmt, pending);
+    if (stmt->kind == QN_LS_WAIT) end_copies(s, pending);
     if (is_loop) {
       walk_loop(s, stmt, pending);
     } else {

@@ -39,14 +39,18 @@ static bool reads_buffer(const qn_lexpr *e, const void *context) {
   return e->op == QN_LX_LOAD && e->u.load.buf == context;
 }
 
-// Removes the stores and prefetches to a local.
+// Does the statement store to the local, copy to it or prefetch it?
+static bool is_to(const qn_lstmt *s, const qn_lbuf *buf) {
+  return (s->kind == QN_LS_STORE && s->u.store.buf == buf) || (s->kind == QN_LS_COPY && s->u.copy.to == buf) ||
+         (s->kind == QN_LS_PREFETCH && s->u.prefetch.buf == buf);
+}
+
+// Removes those.
 static void remove_stores(qn_lblock *block, const qn_lbuf *buf) {
   for (qn_lstmt *s = block->first, *next; s; s = next) {
     next = s->next;
     if (s->kind == QN_LS_FOR) remove_stores(&s->u.loop.body, buf);
-    if ((s->kind == QN_LS_STORE && s->u.store.buf == buf) || (s->kind == QN_LS_PREFETCH && s->u.prefetch.buf == buf)) {
-      qn_lblock_remove(block, s);
-    }
+    if (is_to(s, buf)) qn_lblock_remove(block, s);
   }
 }
 

@@ -165,6 +165,11 @@ static qn_status emit_for(qn_emit *e, const qn_lstmt *stmt) {
   return status;
 }
 
+static qn_status refuse_copy(const qn_emit *e) {
+  return qn_fail(e->diag, QN_ERR_INTERNAL, e->kernel->name,
+                 "got copies to shared memory, which GPU passes make, want a kernel for the CPU");
+}
+
 static qn_status emit_block(qn_emit *e, const qn_lblock *block) {
   for (const qn_lstmt *stmt = block->first; stmt && !e->m.failed && !e->out_of_memory; stmt = stmt->next) {
     qn_value_map_clear(&e->memo);
@@ -174,6 +179,9 @@ static qn_status emit_block(qn_emit *e, const qn_lblock *block) {
       case QN_LS_LOCAL: QN_TRY(emit_local(e, stmt)); break;
       case QN_LS_PREFETCH: emit_prefetch(e, stmt); break;
       case QN_LS_BARRIER: break;  // a thread has an iteration to itself
+      case QN_LS_COPY:
+      case QN_LS_COMMIT:
+      case QN_LS_WAIT: return refuse_copy(e);
     }
   }
   return QN_OK;

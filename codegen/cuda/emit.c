@@ -8,6 +8,7 @@
 
 enum {
   SHARED_ALIGNMENT = 16,  // bytes: a 128-bit access
+  BANKS_BYTES = 128,      // that shared memory gives at a time
   // Of a multiprocessor, whose registers are shared out among so many at least. Without a number ptxas goes for more
   // threads than hide latency, and spills.
   RESIDENT_THREADS = 512
@@ -135,6 +136,7 @@ static void put_local(qn_cuda_writer *w, const qn_lbuf *buf) {
   qn_lexpr_is_int(buf->elements, &elements);  // the verifier wants a number
   const char *type = qn_cuda_memory_type(buf->mem);
   qn_cuda_indent(w);
+  if (buf->spread) elements = qn_cuda_lane_elements(w, buf);
   if (!buf->shared) {
     if (qn_lmem_size(buf->mem) < sizeof(int32_t)) qn_buf_puts(w->out, "alignas(4) ");  // viewed as wider elements
     qn_buf_printf(w->out, "%s ", type);
@@ -157,14 +159,14 @@ static bool loads(const qn_lexpr *e) {
 }
 
 // "for (int i_3 = <lo>; i_3 < <hi>; i_3 += step)". Bounds are what they are when the loop begins: one that is loaded,
-// which the body may change, goes into a variable.
+// which the body may change, goes into a variable, and so does what would be read as part of the comparison.
 static void put_for_head(qn_cuda_writer *w, const qn_lstmt *stmt, bool by_lanes) {
   const qn_lvar *var = stmt->u.loop.var;
   const qn_lexpr *hi = stmt->u.loop.hi;
   int end = -1;
   qn_cuda_begin_statement(w, (const qn_lexpr *const[]){stmt->u.loop.lo, hi}, 2);
   qn_cuda_indent(w);
-  if (loads(hi)) {
+  if (loads(hi) || hi->op == QN_LX_SELECT) {
     end = w->value_count++;
     qn_buf_printf(w->out, "const %s v%d = ", qn_cuda_index_type(hi), end);
     qn_cuda_put_expr(w, hi, 0);
@@ -230,6 +232,9 @@ static void put_block(qn_cuda_writer *w, const qn_lblock *block) {
       case QN_LS_LOCAL: put_local(w, stmt->u.local.buf); break;
       case QN_LS_PREFETCH: put_prefetch(w, stmt); break;
       case QN_LS_BARRIER: put_barrier(w); break;
+      case QN_LS_COPY: qn_cuda_put_copy(w, stmt); break;
+      case QN_LS_COMMIT: qn_cuda_put_commit(w); break;
+      case QN_LS_WAIT: qn_cuda_put_wait(w, stmt); break;
     }
   }
 }
@@ -281,9 +286,20 @@ static const qn_lblock *put_groups(qn_cuda_writer *w, qn_buf *body) {
   return &loop->u.loop.body;
 }
 
+// Bytes from a group's shared memory to the next one's. Groups that are parts of a warp go through theirs side by side,
+// where each lane takes its word of a row: their rows lie in different banks.
+static int64_t group_stride(const qn_cuda_writer *w) {
+  int64_t row = w->schedule.lanes * (int64_t)sizeof(int32_t);
+  if (w->schedule.groups == 1 || w->shared_bytes == 0 || row >= BANKS_BYTES) return w->shared_bytes;
+  if (row < SHARED_ALIGNMENT) row = SHARED_ALIGNMENT;
+  int64_t rest = w->shared_bytes > row ? w->shared_bytes - row : 0;
+  return row + (rest + BANKS_BYTES - 1) / BANKS_BYTES * BANKS_BYTES;
+}
+
 // The body is written first: how much shared memory it needs is known afterwards.
 static void put_kernel(qn_cuda_writer *w, qn_cuda_kernel *kernel) {
   qn_buf *out = w->out, head, body;
+  int64_t stride;
   qn_buf_init(&head, w->allocator);
   qn_buf_init(&body, w->allocator);
   put_signature(w);
@@ -293,10 +309,11 @@ static void put_kernel(qn_cuda_writer *w, qn_cuda_kernel *kernel) {
   put_block(w, block);
   close_block(w);
   w->out = out;
+  stride = group_stride(w);
   qn_buf_printf(out, "  // A block: %d group%s of %d lane%s", w->schedule.groups, w->schedule.groups > 1 ? "s" : "",
                 w->schedule.lanes, w->schedule.lanes > 1 ? "s" : "");
   if (w->shared_bytes > 0)
-    qn_buf_printf(out, ", %" PRId64 " bytes of shared memory", w->shared_bytes * w->schedule.groups);
+    qn_buf_printf(out, ", %" PRId64 " bytes of shared memory", stride * w->schedule.groups);
   qn_buf_puts(out, ".\n");
   if (w->shared_bytes > 0) {
     bool several = w->schedule.groups > 1;
@@ -304,13 +321,13 @@ static void put_kernel(qn_cuda_writer *w, qn_cuda_kernel *kernel) {
                   several ? "all_shared" : "shared");
     qn_buf_append(out, head.data, head.length);
     if (several)
-      qn_buf_printf(out, "  unsigned char *const shared = all_shared + group * %" PRId64 ";\n", w->shared_bytes);
+      qn_buf_printf(out, "  unsigned char *const shared = all_shared + group * %" PRId64 ";\n", stride);
   } else {
     qn_buf_append(out, head.data, head.length);
   }
   qn_buf_append(out, body.data, body.length);
   if (head.failed || body.failed) w->failed = true;
-  kernel->shared_bytes = w->shared_bytes * w->schedule.groups;
+  kernel->shared_bytes = stride * w->schedule.groups;
   qn_buf_deinit(&head);
   qn_buf_deinit(&body);
 }

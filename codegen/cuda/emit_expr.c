@@ -62,8 +62,23 @@ static void put_int(qn_buf *out, const qn_lexpr *e) {
   }
 }
 
+int64_t qn_cuda_lane_elements(const qn_cuda_writer *w, const qn_lbuf *buf) {
+  int64_t elements = 1;
+  qn_lexpr_is_int(buf->elements, &elements);  // the verifier wants a number
+  return (elements + w->schedule.lanes - 1) / w->schedule.lanes;
+}
+
 void qn_cuda_put_place(qn_cuda_writer *w, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index, int lane) {
   bool viewed = mem != buf->mem;
+  if (buf->spread && w->schedule.lanes > 1) {  // element i, of the lane that does iteration i
+    bool one = qn_cuda_lane_elements(w, buf) == 1;
+    qn_cuda_put_name(w, buf->name, buf);
+    qn_buf_puts(w->out, one ? "[0" : "[");
+    if (!one) qn_cuda_put_expr(w, index, 0);
+    if (!one) qn_buf_printf(w->out, " / %d", w->schedule.lanes);
+    qn_buf_putc(w->out, ']');
+    return;
+  }
   if (viewed) qn_buf_printf(w->out, "((%s%s *)", buf->writable ? "" : "const ", qn_cuda_memory_type(mem));
   qn_cuda_put_name(w, buf->name, buf);
   qn_buf_puts(w->out, viewed ? ")[" : "[");

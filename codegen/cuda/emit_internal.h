@@ -33,6 +33,8 @@ typedef struct qn_cuda_writer {
 // meets a keyword, another name or one of the prelude's.
 void qn_cuda_put_name(qn_cuda_writer *w, const char *name, const void *address);
 void qn_cuda_indent(qn_cuda_writer *w);
+// Elements of a spread local that a lane has.
+int64_t qn_cuda_lane_elements(const qn_cuda_writer *w, const qn_lbuf *buf);
 const char *qn_cuda_memory_type(qn_lmem mem);  // "unsigned short" for f16: conversions are functions of the prelude
 
 // Declares variables for the nodes that the statement uses several times; then qn_cuda_put_expr writes expressions.
@@ -43,6 +45,11 @@ void qn_cuda_put_place(qn_cuda_writer *w, const qn_lbuf *buf, qn_lmem mem, const
 // "int", or "long long" where the index may not fit.
 const char *qn_cuda_index_type(const qn_lexpr *e);
 const char *qn_cuda_var_type(const qn_lvar *var);
+
+// Statements about copies to shared memory (emit_copy.c).
+void qn_cuda_put_copy(qn_cuda_writer *w, const qn_lstmt *stmt);
+void qn_cuda_put_commit(qn_cuda_writer *w);
+void qn_cuda_put_wait(qn_cuda_writer *w, const qn_lstmt *stmt);
 
 // Functions that kernels call, and exp, sin, ... as ir/math.c has them.
 void qn_cuda_put_prelude(qn_buf *out);

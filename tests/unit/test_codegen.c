@@ -694,6 +694,22 @@ START_TEST(no_kernels_are_no_error) {
 }
 END_TEST
 
+START_TEST(copies_are_for_gpus) {
+  compiled c = {0};
+  qn_diag diag = {0};
+  qn_code code;
+  parse_kernels("kernel \"staged\" {\n  param w : u8[16]\n  local ring : u8[16] shared\n"
+                "  for c in 0..1 data lane {\n    copy ring[0 : 16] = w[0]\n  }\n}\n",
+                &c);
+  runs_here("host", &c.target);
+  qn_codegen_options options = {.target = &c.target};
+  qn_assert_fails(&diag, QN_ERR_INTERNAL, "staged: got copies to shared memory",
+                  qn_cpu_compile((const qn_lkernel *const *)c.kernels, 1, &options, qn_test_allocator(), &code, &diag));
+  release(&c);
+  ck_assert_uint_eq(qn_test_allocator_memory()->live_blocks, 0);
+}
+END_TEST
+
 START_TEST(errors_say_why) {
   compiled c = {0};
   qn_diag diag = {0};
@@ -746,6 +762,6 @@ END_TEST
 QN_CASE(values, operators_match_the_interpreter, code_uses_only_what_it_requires, memory_matches_the_interpreter,
         half_precision_is_exact, math_functions_match_their_definition)
 QN_CASE(interface, kernels_may_share_a_name, stages_are_dumped, code_is_the_same_every_time, no_kernels_are_no_error,
-        errors_say_why, failing_allocations)
+        copies_are_for_gpus, errors_say_why, failing_allocations)
 
 QN_TEST_MAIN(values, interface)

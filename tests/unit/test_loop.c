@@ -746,6 +746,19 @@ START_TEST(broken_structures_are_found) {
   qn_assert_fails(&diag, QN_ERR_INTERNAL, "got the type f32 with 2 lanes, want f32 with 1",
                   qn_lkernel_verify(f.b.kernel, &diag));
   diag = (qn_diag){0};
+  y->spread = y->shared = true;
+  qn_lwait(&f.b, &f.b.kernel->body, QN_LWAIT_MAX + 1);
+  f.b.kernel->body.last->prev->u.store.value = qn_lf32(&f.b, 1);
+  y->spread = y->shared = false;
+  qn_assert_fails(&diag, QN_ERR_INTERNAL, "in 'wait 32': got 32 groups, want 0 to 31",
+                  qn_lkernel_verify(f.b.kernel, &diag));
+  diag = (qn_diag){0};
+  qn_lblock_remove(&f.b.kernel->body, f.b.kernel->body.last);
+  qn_lbuf *both = qn_llocal(&f.b, &f.b.kernel->body, "both", QN_LM_F32, 1);
+  both->spread = both->shared = true;
+  qn_assert_fails(&diag, QN_ERR_INTERNAL, "got a local that is shared and spread, want one of both",
+                  qn_lkernel_verify(f.b.kernel, &diag));
+  diag = (qn_diag){0};
   y->param_index = 4;
   qn_assert_fails(&diag, QN_ERR_INTERNAL, "parameter 'y': got number 4, want 0", qn_lkernel_verify(f.b.kernel, &diag));
   teardown(&f);

@@ -497,6 +497,79 @@ START_TEST(prefetch_may_point_anywhere) {
 }
 END_TEST
 
+// ---- copies -----------------------------------------------------------------------------------------------------
+
+// A kernel that copies bytes [0, 32) of `w` into a local in two groups and then runs `rest`.
+static qn_lkernel *copying(const char *rest, qn_arena *texts) {
+  static const char head[] =
+      "kernel \"copies\" {\n  param w : u8[64]\n  param y : u8[64] out\n  for n in 0..2 data parallel {\n"
+      "    local ring : u8[48] shared\n"
+      "    for c in 0..1 data lane {\n      copy ring[0 : 16] = w[n*16]\n    }\n    commit\n"
+      "    for d in 0..1 data lane {\n      copy ring[16 : 16] = w[n*16 + 16]\n    }\n    commit\n";
+  qn_diag diag = {0};
+  qn_lkernel **kernels = NULL;
+  size_t count = 0;
+  char *text = qn_arena_printf(texts, "%s%s\n  }\n}\n", head, rest);
+  qn_assert_ok(&diag, qn_lkernels_parse("text", qn_str_from(text), texts, &kernels, &count, &diag));
+  qn_assert_ok(&diag, qn_lkernel_verify(kernels[0], &diag));
+  return kernels[0];
+}
+
+// What the kernel makes of y, or how it fails.
+static qn_status run_copies(const char *rest, uint8_t y[64], qn_diag *diag) {
+  const int64_t symbols[QN_SYM_COUNT] = {0};
+  uint8_t w[64];
+  qn_arena texts;
+  for (int i = 0; i < 64; i++) w[i] = (uint8_t)(100 + i);
+  memset(y, 0, 64);
+  qn_arena_init(&texts, qn_test_allocator());
+  qn_linterp_buffer buffers[] = {{w, sizeof w}, {y, 64}};
+  qn_status status =
+      qn_lkernel_interpret(copying(rest, &texts), buffers, symbols, 0, INT64_MAX, qn_test_allocator(), diag);
+  qn_arena_deinit(&texts);
+  ck_assert_uint_eq(qn_test_allocator_memory()->live_blocks, 0);
+  return status;
+}
+
+START_TEST(copies_arrive_when_waited_for) {
+  uint8_t y[64];
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, run_copies("    wait 1\n    y[n*4] = ring[0]\n    wait 0\n    y[n*4 + 1] = ring[31]\n"
+                                 "    y.i32[n + 8] = ring.i32[1]",
+                                 y, &diag));
+  const uint8_t want[8] = {100, 131, 0, 0, 116, 147, 0, 0}, words[8] = {104, 105, 106, 107, 120, 121, 122, 123};
+  ck_assert_mem_eq(y, want, sizeof want);
+  ck_assert_mem_eq(y + 32, words, sizeof words);
+}
+END_TEST
+
+START_TEST(copies_that_nobody_waits_for) {
+  static const struct {
+    const char *rest, *error;
+  } cases[] = {
+      {"    wait 1\n    y[0] = ring[16]", "reads u8 element 16 of 'ring' while a copy to it is under way"},
+      {"    wait 2\n    y[0] = ring[0]", "reads u8 element 0 of 'ring' while a copy to it is under way"},
+      {"    wait 0\n    y[0] = ring[32]", "reads u8 element 32 of 'ring' before it was written"},
+      {"    wait 1\n    ring[20] = 1i32", "writes to 'ring' while a copy to it is under way"},
+      {"    wait 1\n    for e in 0..1 data lane {\n      copy ring[16 : 4] = w[0]\n    }",
+       "copies to 'ring' while a copy to it is under way"},
+      {"    wait 1", "a copy to 'ring' was not waited for"},
+      {"    wait 0\n    for e in 0..1 data lane {\n      copy ring[32 : 4] = w[0]\n    }\n    wait 0",
+       "a copy to 'ring' was not waited for"},
+      {"    wait 0\n    for e in 0..1 data lane {\n      copy ring[40 : 16] = w[0]\n    }",
+       "copies u8 element 55 of 'ring', which holds 48"},
+      {"    wait 0\n    for e in 0..1 data lane {\n      copy ring[32 : 16] = w[60]\n    }", "copies u8 element 75 of 'w', which holds 64"},
+      {"    wait 0\n    for e in 0..1 data lane {\n      copy ring[32 : 8] = w[4]\n    }",
+       "copies byte 4 of 'w' to byte 32 of 'ring', want multiples of 8"},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    uint8_t y[64];
+    qn_diag diag = {0};
+    qn_assert_fails(&diag, QN_ERR_INTERNAL, cases[i].error, run_copies(cases[i].rest, y, &diag));
+  }
+}
+END_TEST
+
 // ---- errors -----------------------------------------------------------------------------------------------------
 
 START_TEST(load_out_of_bounds) {
@@ -686,9 +759,10 @@ QN_CASE(kernels, saxpy, parallel_loop_runs_its_part, strided_partial_sums, q8_0_
 QN_CASE(vectors, consecutive_lanes_and_broadcast, gather_and_scatter, select_by_lanes, memory_types)
 QN_CASE(operators, integer_operators, float_operators)
 QN_CASE(loops, empty_ranges, shared_nodes_run_once, prefetch_may_point_anywhere)
+QN_CASE(copies, copies_arrive_when_waited_for, copies_that_nobody_waits_for)
 QN_CASE(errors, load_out_of_bounds, vector_load_out_of_bounds, gather_below_zero, store_out_of_bounds,
         last_bytes_are_no_element, index_far_out, local_read_before_written, local_written_in_part,
         store_to_a_read_only_parameter, arithmetic_errors, unverified_kernels)
 QN_CASE(memory, allocations_may_fail)
 
-QN_TEST_MAIN(kernels, vectors, operators, loops, errors, memory)
+QN_TEST_MAIN(kernels, vectors, operators, loops, copies, errors, memory)
