@@ -2,6 +2,7 @@
 #include "frontend/artifact_program.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "frontend/kernel_facts.h"
@@ -16,6 +17,15 @@ qn_status quern_artifact_kernels_text(const qn_artifact *artifact, qn_str *out, 
   if (text) return QN_OK;
   return qn_fail(diag, QN_ERR_UNSUPPORTED, artifact->path,
                  "carries no loop IR of its kernels, so there is nothing to work on; compile the model again");
+}
+
+void quern_artifact_gpus(const qn_artifact *artifact, char *out, size_t size) {
+  const qn_art_code *code;
+  out[0] = '\0';
+  for (uint32_t i = 0; (code = qn_artifact_code_at(artifact, i)) != NULL; i++) {
+    size_t used = strlen(out);
+    if (code->arch == QN_ART_CUDA) snprintf(out + used, size - used, "%s%s", used ? "," : "", code->target);
+  }
 }
 
 qn_status quern_artifact_buffer(const qn_artifact *artifact, uint32_t buffer, qn_layout layout, qn_pbuf *out,

@@ -416,11 +416,12 @@ typedef struct quern_tune_report {
   int tried, known;      // candidates in this session, and known from earlier ones
   int crossovers;        // token counts at which one variant takes over from another, moved
   char database[256];    // its path; empty = none
+  char untuned[256];     // targets of the artifact that are GPUs, which are not tuned, with commas between them
   void *owned;
 } quern_tune_report;
 void quern_tune_report_free(quern_tune_report *report);  // zeroed is harmless
 
-// Tunes a model file's or an artifact's kernels on this machine. Errors: those of compiling, ARGUMENT (no kernel of that
+// Tunes a model file's or an artifact's kernels for CPUs on this machine. Errors: those of compiling, ARGUMENT (no kernel of that
 // name), TARGET (the code does not run here), IO and FORMAT (the database). What was found before an error is kept.
 int quern_tune(const char *path, const quern_tune_options *options, quern_tune_report *out, quern_error *error);
 

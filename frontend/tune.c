@@ -25,6 +25,7 @@ typedef struct tuning {
   qn_artifact artifact;
   bool has_artifact;  // rather than a compilation
   qn_target artifact_target;
+  char untuned[sizeof((quern_tune_report *)0)->untuned];
   const qn_program *program;  // of the compilation, or read from the artifact
   const qn_target *target;
   qn_machine_model machine;
@@ -83,6 +84,7 @@ static qn_status open_artifact(tuning *t, const char *path) {
   qn_program *program = NULL;
   QN_TRY(qn_artifact_open(&t->artifact, path, t->diag));
   t->has_artifact = true;
+  quern_artifact_gpus(&t->artifact, t->untuned, sizeof t->untuned);
   QN_TRY(qn_executor_choose_code(&t->artifact, asked, &code, t->diag));
   QN_TRY(qn_target_parse(code->target, &t->artifact_target, t->diag));
   QN_TRY(quern_artifact_program(&t->artifact, &t->compilation.arena, &program, t->diag));
@@ -235,6 +237,7 @@ static qn_status run(tuning *t, quern_tune_report *out) {
   if (status == QN_OK) status = take_report(t, &report, out);
   if (status == QN_OK && !out->cancelled) status = compare(t, &options, &report, out);
   qn_session_report_deinit(&report);
+  memcpy(out->untuned, t->untuned, sizeof out->untuned);
   return status;
 }
 

@@ -96,19 +96,10 @@ static qn_status map_image(verification *v) {
   return qn_fail(v->diag, QN_ERR_IO, v->path, "the system refuses to make memory executable: %s", strerror(errno));
 }
 
-static void note_unchecked(verification *v) {
-  char *names = v->report.unchecked;
-  const qn_art_code *code;
-  for (uint32_t i = 0; (code = qn_artifact_code_at(&v->artifact, i)) != NULL; i++) {
-    size_t used = strlen(names), room = sizeof v->report.unchecked - used;
-    if (code->arch == QN_ART_CUDA) snprintf(names + used, room, "%s%s", used ? "," : "", code->target);
-  }
-}
-
 static qn_status read_all(verification *v) {
   uint32_t first = 0, count = 0;
   QN_TRY(quern_artifact_kernels_text(&v->artifact, &v->text, v->diag));
-  note_unchecked(v);
+  quern_artifact_gpus(&v->artifact, v->report.unchecked, sizeof v->report.unchecked);
   QN_TRY(qn_executor_choose_code(&v->artifact, v->options->target, &v->code, v->diag));
   memcpy(v->report.target, v->code->target, sizeof v->report.target);
   QN_TRY(map_image(v));

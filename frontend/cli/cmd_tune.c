@@ -53,7 +53,7 @@ static const char details[] =
     "each candidate is compiled, checked against the oracle and timed in turns with the best so far, in a\n"
     "process of its own. Time goes to the kernel with the most to gain. What is found is kept at once, and\n"
     "quern compile and quern run use it by themselves; results never change, only speed. Ctrl-C ends the\n"
-    "session and loses nothing; the next one goes on where this one stopped.\n";
+    "session and loses nothing; the next one goes on where this one stopped. Code for GPUs is not tuned.\n";
 
 // --- options
 
@@ -164,6 +164,8 @@ static int tune(const tune_options *options, const char *path) {
   if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
   if (code != 0) return cli_fail_with(code, &error);
   if (how.budget_s == 0) fprintf(stderr, "quern: a budget of 0 s allows no trial; this is what is known\n");
+  if (report.untuned[0] && !options->common.quiet)
+    fprintf(stderr, "quern: %s: not tuned: code for GPUs (%s)\n", path, report.untuned);
   code = tell(options, &report, how.within);
   if (code == 0 && report.cancelled && cli_interrupted()) code = cli_interrupt_code();
   quern_tune_report_free(&report);

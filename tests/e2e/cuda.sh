@@ -66,6 +66,8 @@ grep -q '^for GPUs:' kernels && grep -qE '^      blocks of [0-9]+ threads, [0-9]
 # Checked is what runs here.
 "$QUERN" verify --fast both.qn >out 2>stderr || fail "verify: $(cat stderr)"
 grep -q 'not checked: code for GPUs (cuda:sm_90,cuda:sm_80)$' stderr || fail "verify tells not what it leaves out: $(cat stderr)"
+"$QUERN" tune both.qn --budget 0 --db none >out 2>stderr || fail "tune: $(cat stderr)"
+grep -q 'not tuned: code for GPUs (cuda:sm_90,cuda:sm_80)$' stderr || fail "tune tells not what it leaves out: $(cat stderr)"
 wrong 7 "cuda:sm_90 needs a GPU" verify gpu.qn
 wrong 7 "cuda:sm_90 needs a GPU" explain gpu.qn
 wrong 7 "cuda:sm_90 needs a GPU" tune gpu.qn --budget 0

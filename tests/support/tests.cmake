@@ -70,6 +70,7 @@ set(test_environment
   "QUERN_SOURCE=${CMAKE_SOURCE_DIR}" "QUERN_BUILD=${CMAKE_BINARY_DIR}" "QUERN=${CMAKE_BINARY_DIR}/quern"
   "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
   "XDG_DATA_HOME=${CMAKE_BINARY_DIR}/tests/no-data"  # not the user's own tuning database
+  "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/tests/cache"   # nor their cache; what NVRTC made is found there the next time
   "UBSAN_OPTIONS=print_stacktrace=1")
 if(NOT "$ENV{QUERN_SHARED}" STREQUAL "")
   list(APPEND test_environment "QUERN_SHARED=$ENV{QUERN_SHARED}")
