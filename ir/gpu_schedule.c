@@ -1,13 +1,28 @@
-// What values a GPU schedule may have.
+// What values a GPU schedule has, and may have.
 #include "ir/gpu_schedule.h"
 
+#include <stddef.h>
 #include <string.h>
 
-// Fields are ints alone: there is no padding between them.
+static const struct {
+  const char *name;
+  size_t offset;
+} FIELDS[] = {
+    {"lanes", offsetof(qn_gpu_schedule, lanes)},
+    {"groups", offsetof(qn_gpu_schedule, groups)},
+    {"stages", offsetof(qn_gpu_schedule, stages)},
+    {"stage_bytes", offsetof(qn_gpu_schedule, stage_bytes)},
+};
+_Static_assert(sizeof(qn_gpu_schedule) == QN_COUNT(FIELDS) * sizeof(int), "every field is an int and in the table");
+
 bool qn_gpu_schedule_equal(const qn_gpu_schedule *a, const qn_gpu_schedule *b) { return memcmp(a, b, sizeof *a) == 0; }
 
 void qn_gpu_schedule_print(const qn_gpu_schedule *schedule, qn_buf *out) {
-  qn_buf_printf(out, "lanes = %d\ngroups = %d\n", schedule->lanes, schedule->groups);
+  for (size_t i = 0; i < QN_COUNT(FIELDS); i++) {
+    int value;
+    memcpy(&value, (const char *)schedule + FIELDS[i].offset, sizeof value);
+    qn_buf_printf(out, "%s = %d\n", FIELDS[i].name, value);
+  }
 }
 
 qn_status qn_gpu_schedule_check(const qn_gpu_schedule *schedule, const char *where, qn_diag *diag) {
