@@ -182,3 +182,18 @@ const char *quern_targets(void) {
   }
   return qn_buf_text(&text);
 }
+
+int quern_gpu_target(const char *chip, char *out, size_t size, quern_error *error) {
+  enum { OLDEST = 10 };
+  qn_diag diag = {0};
+  int sm = strncmp(chip, "sm_", 3) == 0 ? atoi(chip + 3) : 0;
+  for (int known = sm; known >= OLDEST; known--) {
+    qn_target target;
+    snprintf(out, size, "cuda:sm_%d", known);
+    if (qn_target_parse(out, &target, NULL) == QN_OK) return quern_give_error(error, &diag, QN_OK);
+  }
+  return quern_give_error(error, &diag,
+                          qn_fail(&diag, QN_ERR_UNSUPPORTED, "device",
+                                  "got a chip '%s', which is older than all that quern compiles for (quern compile --help)",
+                                  chip));
+}

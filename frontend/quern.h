@@ -436,6 +436,10 @@ int quern_tuning_import(const char *tuning_db, const char *path, quern_tuning_co
 // The targets known, one a line with its description. Static text; do not free.
 const char *quern_targets(void);
 
+// The target to compile for so that a GPU of this chip (quern_device_info.chip: "sm_89") runs the code: that of the newest
+// chip that is not newer, with a NUL in `size` bytes at `out`. UNSUPPORTED where the chip is older than all of them.
+int quern_gpu_target(const char *chip, char *out, size_t size, quern_error *error);
+
 // The formats that quern_compile_options.quant may name, with ", " between them. Static text; do not free.
 const char *quern_quant_formats(void);
 

@@ -28,7 +28,6 @@ static const struct {
 struct qn_decoder {
   const qn_artifact *artifact;         // borrowed
   const qn_allocator *allocator;       // borrowed
-  qn_threads *threads;                 // borrowed
   qn_executor *executor;               // owned
   qn_kv_cache *cache;                  // owned
   int32_t *arrays[INPUT_BLOCK_TABLE];  // owned: tokens, pos, seq (chunk), rows (max_rows)
@@ -37,7 +36,6 @@ struct qn_decoder {
   int64_t pitch, vocab;                // of a row of logits, elements
   int64_t chunk, max_rows;
   int64_t count, rows;  // tokens and wanted rows of this step
-  int decode_threads;
 };
 
 // --- what the program looks like
@@ -120,6 +118,15 @@ static size_t array_bytes(const qn_decoder *d, size_t i) {
   return ((size_t)(i == INPUT_ROWS ? d->max_rows : d->chunk) + LANES) * sizeof(int32_t);
 }
 
+static void set_symbols(const qn_decoder *d, int64_t tokens, int64_t rows, int64_t *out) {
+  memset(out, 0, QN_ARTIFACT_SYMBOLS * sizeof *out);
+  out[SYM_T] = tokens;
+  out[SYM_R] = rows;
+  out[SYM_P] = qn_kv_cache_pages_per_sequence(d->cache);
+  out[SYM_B] = qn_kv_cache_sequences(d->cache);
+  out[SYM_G] = qn_kv_cache_pages(d->cache);
+}
+
 static qn_status bind_inputs(qn_decoder *d, qn_diag *diag) {
   for (size_t i = 0; i < INPUT_COUNT; i++) {
     const int32_t *data = i == INPUT_BLOCK_TABLE ? qn_kv_cache_block_table(d->cache) : d->arrays[i];
@@ -128,12 +135,13 @@ static qn_status bind_inputs(qn_decoder *d, qn_diag *diag) {
   return qn_kv_cache_bind(d->cache, d->executor, diag);
 }
 
-static qn_status build(qn_decoder *d, const qn_decoder_options *options, qn_diag *diag) {
+static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_options *options, qn_diag *diag) {
   QN_TRY(check_program(d->artifact, diag));
   qn_kv_options kv = {.sequences = options->sequences, .pages = options->pages};
   QN_TRY(choose_sizes(d, options, &kv.context, diag));
-  QN_TRY(qn_executor_create(d->artifact, d->threads, &options->executor, d->allocator, &d->executor, diag));
+  QN_TRY(qn_executor_create(d->artifact, threads, &options->executor, d->allocator, &d->executor, diag));
   QN_TRY(find_logits(d, diag));
+  kv.memory = qn_executor_memory(d->executor);
   QN_TRY(qn_kv_cache_create(d->artifact, &kv, d->allocator, &d->cache, diag));
   int32_t sequence = 0;
   for (int32_t i = 0; i < qn_kv_cache_sequences(d->cache); i++) QN_TRY(qn_kv_cache_add(d->cache, &sequence, diag));
@@ -144,7 +152,10 @@ static qn_status build(qn_decoder *d, const qn_decoder_options *options, qn_diag
     taken = taken && d->arrays[i];
   }
   if (!taken) return qn_fail_nomem(diag, d->artifact->path, "a step's inputs");
-  return bind_inputs(d, diag);
+  QN_TRY(bind_inputs(d, diag));
+  int64_t most[QN_ARTIFACT_SYMBOLS];
+  set_symbols(d, d->chunk, d->max_rows, most);
+  return qn_executor_reserve(d->executor, most, diag);
 }
 
 qn_status qn_decoder_create(const qn_artifact *artifact, qn_threads *threads, const qn_decoder_options *options,
@@ -154,11 +165,9 @@ qn_status qn_decoder_create(const qn_artifact *artifact, qn_threads *threads, co
   qn_decoder *d = qn_alloc_zeroed(allocator, sizeof *d);
   if (!d) return qn_fail_nomem(diag, artifact->path, "the decoder");
   d->artifact = artifact;
-  d->threads = threads;
   d->allocator = allocator;
   if (!options) options = &none;
-  d->decode_threads = options->decode_threads > 0 ? options->decode_threads : qn_threads_created(threads);
-  qn_status status = build(d, options, diag);
+  qn_status status = build(d, threads, options, diag);
   if (status == QN_OK) {
     *out = d;
   } else {
@@ -182,7 +191,6 @@ int64_t qn_decoder_chunk(const qn_decoder *d) { return d->chunk; }
 int32_t qn_decoder_sequences(const qn_decoder *d) { return qn_kv_cache_sequences(d->cache); }
 const char *qn_decoder_path(const qn_decoder *d) { return d->artifact->path; }
 qn_executor *qn_decoder_executor(qn_decoder *d) { return d->executor; }
-qn_threads *qn_decoder_threads(qn_decoder *d) { return d->threads; }
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *d) { return d->cache; }
 
 int64_t qn_decoder_position(const qn_decoder *d, int32_t sequence) { return qn_kv_cache_length(d->cache, sequence); }
@@ -223,15 +231,10 @@ static bool one_token_each(const qn_decoder *d) {
 }
 
 static qn_status run(qn_decoder *d, qn_diag *diag) {
-  qn_threads_use(d->threads, one_token_each(d) ? d->decode_threads : qn_threads_created(d->threads));
-  int64_t symbols[QN_ARTIFACT_SYMBOLS] = {
-      [SYM_T] = d->count,
-      [SYM_R] = d->rows,
-      [SYM_P] = qn_kv_cache_pages_per_sequence(d->cache),
-      [SYM_B] = qn_kv_cache_sequences(d->cache),
-      [SYM_G] = qn_kv_cache_pages(d->cache),
-  };
-  qn_status status = qn_executor_run(d->executor, symbols, diag);
+  int64_t symbols[QN_ARTIFACT_SYMBOLS];
+  set_symbols(d, d->count, d->rows, symbols);
+  qn_run_kind kind = one_token_each(d) ? QN_RUN_STEP : QN_RUN_PROMPT;
+  qn_status status = qn_executor_run(d->executor, symbols, kind, diag);
   for (int64_t i = 0; i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i];
     if (status == QN_OK) qn_kv_cache_advance(d->cache, sequence, d->pending[sequence]);
@@ -273,9 +276,9 @@ qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens
                           const float **out_last, qn_diag *diag) {
   QN_TRY(qn_decoder_reserve(d, sequence, tokens, count, diag));
   int64_t before = qn_kv_cache_length(d->cache, sequence);
-  qn_threads_hold(d->threads);
+  qn_executor_hold(d->executor);
   qn_status status = eval_chunks(d, sequence, tokens, count, all, diag);
-  qn_threads_release(d->threads);
+  qn_executor_release(d->executor);
   if (status != QN_OK) qn_kv_cache_truncate(d->cache, sequence, before);
   if (status == QN_OK && out_last) *out_last = qn_decoder_logits(d, (size_t)d->rows - 1);
   return status;
@@ -316,9 +319,9 @@ qn_status qn_decoder_step(qn_decoder *d, const qn_decoder_item *items, size_t co
   qn_status status = push_items(d, items, count, diag);
   for (int64_t i = 0; status != QN_OK && i < d->count; i++) d->pending[d->arrays[INPUT_SEQ][i]] = 0;
   if (status == QN_OK) {
-    qn_threads_hold(d->threads);
+    qn_executor_hold(d->executor);
     status = run(d, diag);
-    qn_threads_release(d->threads);
+    qn_executor_release(d->executor);
   }
   for (int64_t i = 0; status != QN_OK && i < d->count; i++) {  // pages that were reserved
     int32_t sequence = d->arrays[INPUT_SEQ][i];

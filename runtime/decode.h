@@ -12,12 +12,11 @@ typedef struct qn_decoder_options {
   int64_t chunk;      // tokens evaluated in one step; 0 = as many as the program allows
   int32_t sequences;  // 0 = 1
   int64_t pages;      // of the KV pool; 0 = enough for every sequence at its full context
-  int decode_threads;  // of the threads, for steps of one token a sequence; 0 = all
   qn_executor_options executor;
 } qn_decoder_options;
 
-// `artifact` and `threads` must outlive it. Errors: UNSUPPORTED (the program is no language model: names what lacks),
-// LIMIT, ARGUMENT, NOMEM and the executor's.
+// `artifact` and `threads` (of the CPU; NULL on a GPU) must outlive it. Errors: UNSUPPORTED (the program is no language
+// model: names what lacks), LIMIT, ARGUMENT, NOMEM and the executor's.
 QN_CHECKED qn_status qn_decoder_create(const qn_artifact *artifact, qn_threads *threads,
                                        const qn_decoder_options *options, const qn_allocator *allocator,
                                        qn_decoder **out, qn_diag *diag);
@@ -29,7 +28,6 @@ int64_t qn_decoder_chunk(const qn_decoder *decoder);
 int32_t qn_decoder_sequences(const qn_decoder *decoder);
 const char *qn_decoder_path(const qn_decoder *decoder);          // borrowed: the artifact's, for messages
 qn_executor *qn_decoder_executor(qn_decoder *decoder);           // borrowed: target, times, profile
-qn_threads *qn_decoder_threads(qn_decoder *decoder);             // borrowed
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *decoder);  // borrowed: sizes
 
 // Sequences 0 .. sequences-1 all exist from the start, empty.

@@ -247,9 +247,9 @@ qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sam
     status = qn_stop_filter_init(&g.filter, params->stops, params->stop_count, g.detokenizer.capacity, allocator, diag);
   }
   if (status == QN_OK) {
-    qn_threads_hold(qn_decoder_threads(decoder));
+    qn_executor_hold(qn_decoder_executor(decoder));
     status = prefill_and_decode(&g);
-    qn_threads_release(qn_decoder_threads(decoder));
+    qn_executor_release(qn_decoder_executor(decoder));
   }
   if (tokenizer) {
     qn_stop_filter_deinit(&g.filter);

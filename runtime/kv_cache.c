@@ -4,9 +4,6 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/mman.h>
-
-#include "runtime/topology.h"
 
 #define POOL_ALIGNMENT 4096u
 #define MAX_PAGES      (INT64_C(1) << 30)  // page numbers are 32-bit
@@ -23,7 +20,8 @@ struct qn_kv_cache {
   row *rows;                      // owned: one a row
   int32_t *table;                 // owned: (row_count, row_pages)
   int32_t *free;                  // owned: stack of page_count numbers, the next one on top
-  uint8_t *pools;                 // mapped; NULL when the program has no cache
+  qn_memory memory;               // where the pools lie
+  uint8_t *pools;                 // taken of it; NULL when the program has no cache
   uint64_t pool_bytes;
   int32_t row_count;
   int64_t row_pages, page_count, free_count;
@@ -105,15 +103,10 @@ static qn_status take_memory(qn_kv_cache *cache, qn_diag *diag) {
     return qn_fail(diag, QN_ERR_LIMIT, path, "KV cache: the size of %" PRId64 " pages overflows", cache->page_count);
   }
   if (cache->pool_bytes > 0) {
-    void *pools =
-        mmap(NULL, cache->pool_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (pools == MAP_FAILED) {
-      return qn_fail(diag, QN_ERR_NOMEM, path,
-                     "out of memory for a KV cache of %" PRIu64 " bytes; ask for a smaller context", cache->pool_bytes);
-    }
+    void *pools = NULL;
+    QN_TRY(cache->memory.take(cache->memory.context, cache->pool_bytes, path, "a KV cache",
+                              "ask for a smaller context", &pools, diag));
     cache->pools = pools;
-    madvise(pools, cache->pool_bytes, MADV_HUGEPAGE);
-    qn_topology_interleave(pools, cache->pool_bytes);
   }
   for (int64_t i = 0; i < cache->page_count; i++) cache->free[i] = (int32_t)(cache->page_count - 1 - i);
   cache->free_count = cache->page_count;
@@ -127,6 +120,7 @@ qn_status qn_kv_cache_create(const qn_artifact *artifact, const qn_kv_options *o
   if (!cache) return qn_fail_nomem(diag, artifact->path, "the KV cache");
   cache->artifact = artifact;
   cache->allocator = allocator;
+  cache->memory = options->memory ? *options->memory : *qn_memory_host();
   qn_status status = set_sizes(cache, options, diag);
   if (status == QN_OK) status = take_memory(cache, diag);
   if (status == QN_OK) {
@@ -139,7 +133,7 @@ qn_status qn_kv_cache_create(const qn_artifact *artifact, const qn_kv_options *o
 
 void qn_kv_cache_destroy(qn_kv_cache *cache) {
   if (!cache) return;
-  if (cache->pools) munmap(cache->pools, cache->pool_bytes);
+  if (cache->pools) cache->memory.give_back(cache->memory.context, cache->pools, cache->pool_bytes);
   qn_free(cache->allocator, cache->rows, sequence_bytes(cache));
   qn_free(cache->allocator, cache->table, table_bytes(cache));
   qn_free(cache->allocator, cache->free, free_bytes(cache));
@@ -235,6 +229,7 @@ typedef struct filling {
   const qn_kv_cache *cache;
   const int32_t *pages;
   int64_t first, end;  // of `pages`
+  uint8_t *page;       // room for the largest
   qn_diag *diag;
 } filling;
 
@@ -249,17 +244,28 @@ static qn_status fill_pool(void *context, const qn_art_buffer *buffer, uint64_t 
     return qn_fail(f->diag, QN_ERR_UNSUPPORTED, f->cache->artifact->path,
                    "KV cache: got element type %" PRIu32 ", want f32, f16 or bf16 to fill it with numbers", buffer->dtype);
   }
+  const qn_memory *memory = &f->cache->memory;
   // The upper half of an f32 is a bf16, and any lower half will do.
   for (int64_t i = f->first; i < f->end; i++) {
-    uint8_t *page = f->cache->pools + offset + (size_t)f->pages[i] * (size_t)buffer->bytes;
+    uint8_t *to = f->cache->pools + offset + (size_t)f->pages[i] * (size_t)buffer->bytes;
     uint32_t state = 2463534242u + (uint32_t)f->pages[i] + buffer->layer;
     for (uint64_t at = 0; at + 2 <= buffer->bytes; at += 2) {
       state ^= state << 13, state ^= state >> 17, state ^= state << 5;
       uint16_t bits = small_number(buffer->dtype, state);
-      memcpy(page + at, &bits, sizeof bits);
+      memcpy(f->page + at, &bits, sizeof bits);
     }
+    QN_TRY(memory->write(memory->context, to, f->page, buffer->bytes, f->diag));
   }
   return QN_OK;
+}
+
+static size_t largest_page(const qn_kv_cache *cache) {
+  size_t most = 1;
+  for (uint32_t i = 0; i < cache->artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &cache->artifact->buffers[i];
+    if (b->kind == QN_ART_CACHE && b->bytes > most) most = (size_t)b->bytes;
+  }
+  return most;
 }
 
 qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
@@ -268,9 +274,18 @@ qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, 
   row *s = &cache->rows[sequence];
   int64_t first = s->length / cache->page_keys;
   if (s->length % cache->page_keys > 0) first++;  // what the last page holds already stays
-  QN_TRY(qn_kv_cache_reserve(cache, sequence, count, diag));
-  filling f = {cache, cache->table + (size_t)sequence * (size_t)cache->row_pages, first, s->pages, diag};
-  qn_status status = for_each_pool(cache, fill_pool, &f, &bytes, &overflow);
+  size_t page_bytes = largest_page(cache);
+  uint8_t *page = qn_alloc(cache->allocator, page_bytes);
+  if (!page) return qn_fail_nomem(diag, cache->artifact->path, "a page of keys");
+  qn_status status = qn_kv_cache_reserve(cache, sequence, count, diag);
+  filling f = {.cache = cache,
+               .pages = cache->table + (size_t)sequence * (size_t)cache->row_pages,
+               .first = first,
+               .end = s->pages,
+               .page = page,
+               .diag = diag};
+  if (status == QN_OK) status = for_each_pool(cache, fill_pool, &f, &bytes, &overflow);
+  qn_free(cache->allocator, page, page_bytes);
   if (status == QN_OK) qn_kv_cache_advance(cache, sequence, count);
   qn_kv_cache_truncate(cache, sequence, s->length);  // after an error: the pages that were reserved
   return status;

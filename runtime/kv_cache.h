@@ -11,9 +11,11 @@ typedef struct qn_kv_options {
   int32_t sequences;  // rows of the block table (B); 0 = 1
   int64_t context;    // tokens a sequence may hold, at least 1; rounded up to whole pages
   int64_t pages;      // in the pool (G); 0 = enough for every sequence at its full context
+  const qn_memory *memory;  // where the pools lie; NULL = the host's. Its context must outlive the cache
 } qn_kv_options;
 
-// The pools' pages are zero, and take physical memory only once written. `artifact` must outlive the cache.
+// The pools' pages are zero; in the host's memory they take physical memory only once written. `artifact` must outlive
+// the cache.
 // Errors: ARGUMENT, LIMIT (the program allows fewer pages, or the sizes overflow), NOMEM (says how many bytes).
 QN_CHECKED qn_status qn_kv_cache_create(const qn_artifact *artifact, const qn_kv_options *options,
                                         const qn_allocator *allocator, qn_kv_cache **out, qn_diag *diag);
@@ -43,7 +45,8 @@ QN_CHECKED qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, i
 // The tokens are in the cache now: `count` of those reserved.
 void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count);
 // Lengthens a sequence by `count` tokens whose pages are written whole with small numbers, for benchmarks. Errors: those
-// of reserve, and UNSUPPORTED for pools of a type that is none of f32, f16 and bf16 (nothing is lengthened).
+// of reserve, UNSUPPORTED for pools of a type that is none of f32, f16 and bf16, NOMEM and those of the memory (nothing is
+// lengthened).
 QN_CHECKED qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
 // Back to `length` tokens (at most the present length); pages that hold none of them are free again, reserved ones too.
 void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length);

@@ -6,7 +6,27 @@
 #include <string.h>
 
 #include "runtime/cpu_features.h"
+#include "runtime/device_cuda.h"
 #include "runtime/weights.h"
+
+static bool on_gpu(const quern_model_options *options) {
+  return options->device && strcmp(options->device, "cpu") != 0;
+}
+
+// The program of the kind of machine that is asked for.
+static qn_status choose_program(quern_model *model, const quern_model_options *options, qn_diag *diag) {
+  bool gpu = on_gpu(options);
+  int index;
+  if (gpu) QN_TRY(qn_cuda_parse(options->device, &index, diag));
+  if (qn_artifact_view(&model->file, gpu ? QN_ART_GPU : QN_ART_CPU, &model->artifact)) return QN_OK;
+  model->artifact = model->file;
+  if (gpu) {
+    return qn_fail(diag, QN_ERR_TARGET, model->path,
+                   "there is no code for GPUs in this artifact; compile it with --target cuda:sm_90, say");
+  }
+  return qn_fail(diag, QN_ERR_TARGET, model->path,
+                 "there is code for GPUs only in this artifact; run it with --device cuda, or compile it for CPUs, too");
+}
 
 static qn_status choose_target(quern_model *model, const quern_model_options *options, qn_diag *diag) {
   if (model->jit.entries) {
@@ -19,13 +39,22 @@ static qn_status choose_target(quern_model *model, const quern_model_options *op
     snprintf(model->target, sizeof model->target, "%s", model->jit.target ? model->jit.target : "jit");
     return QN_OK;
   }
+  if (on_gpu(options)) return QN_OK;  // when the device is opened
   const qn_art_code *code = NULL;
   QN_TRY(qn_executor_choose_code(&model->artifact, options->target, &code, diag));
   memcpy(model->target, code->target, sizeof model->target);
   return QN_OK;
 }
 
+static qn_status open_device(quern_model *model, const quern_model_options *options, qn_diag *diag) {
+  qn_cuda_options how = {.device = options->device, .library = options->libcuda, .target = options->target};
+  QN_TRY(qn_cuda_open(&model->artifact, &how, qn_allocator_default(), &model->cuda, diag));
+  memcpy(model->target, qn_cuda_code(model->cuda)->target, sizeof model->target);
+  return QN_OK;
+}
+
 static qn_status open_sections(quern_model *model, const quern_model_options *options, qn_diag *diag) {
+  QN_TRY(choose_program(model, options, diag));
   QN_TRY(choose_target(model, options, diag));
   size_t size = 0;
   const void *data = qn_artifact_section(&model->artifact, QN_SECTION_SUMMARY, 0, &size);
@@ -33,7 +62,11 @@ static qn_status open_sections(quern_model *model, const quern_model_options *op
   data = qn_artifact_section(&model->artifact, QN_SECTION_TOKENIZER, 0, &size);
   if (data) QN_TRY(qn_tokenizer_open(data, size, qn_allocator_default(), &model->tokenizer, diag));
   if (options->check_weights) QN_TRY(qn_artifact_check_weights(&model->artifact, diag));
-  return qn_weights_place(&model->artifact, (qn_huge_pages)options->huge_pages, diag);
+  if (on_gpu(options) && options->huge_pages != QUERN_HUGE_PAGES_MADVISE)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "huge_pages", "is for weights that a CPU reads, got device %s", options->device);
+  QN_TRY(qn_weights_place(&model->file, (qn_huge_pages)options->huge_pages, diag));
+  model->artifact.weights = model->file.weights;  // they may be a copy
+  return on_gpu(options) ? open_device(model, options, diag) : QN_OK;
 }
 
 static void destroy_jit(const qn_model_jit *jit) {
@@ -53,7 +86,7 @@ static qn_status open_mapping(qn_mapping mapping, const char *name, const qn_mod
   }
   model->path = memcpy(path, name, strlen(name) + 1);
   model->jit = *jit;
-  qn_status status = qn_artifact_open_mapping(&model->artifact, mapping, model->path, diag);
+  qn_status status = qn_artifact_open_mapping(&model->file, mapping, model->path, diag);
   if (status == QN_OK) status = open_sections(model, options, diag);
   model->jit.target = NULL;  // was borrowed for the time of this call
   if (status == QN_OK) {
@@ -83,7 +116,8 @@ qn_status qn_model_open(const char *path, const quern_model_options *options, qu
 void qn_model_close(quern_model *model) {
   if (!model) return;
   qn_tokenizer_close(model->tokenizer);
-  qn_artifact_close(&model->artifact);
+  qn_cuda_close(model->cuda);
+  qn_artifact_close(&model->file);
   destroy_jit(&model->jit);
   qn_free(qn_allocator_default(), model->path, strlen(model->path) + 1);
   qn_free(qn_allocator_default(), model, sizeof *model);

@@ -17,17 +17,19 @@ typedef struct qn_model_jit {
 } qn_model_jit;
 
 struct quern_model {
-  qn_artifact artifact;     // owned
+  qn_artifact file;         // owned
+  qn_artifact artifact;     // a view of it: the program that runs here
   char *path;               // owned
   qn_tokenizer *tokenizer;  // owned; NULL = none
   qn_str summary;           // in the artifact
   qn_model_jit jit;         // entries NULL: the artifact's own code
+  qn_cuda *cuda;            // owned: the GPU that it runs on; NULL = the CPU
   char target[128];         // what runs here
 };
 
 struct quern_session {
   quern_model *model;   // borrowed
-  qn_threads *threads;  // owned
+  qn_threads *threads;  // owned; NULL on a GPU
   qn_decoder *decoder;  // owned
   size_t step_rows;     // wanted items of the last step
   int decode_threads;

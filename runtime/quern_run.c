@@ -58,6 +58,50 @@ quern_status quern_model_open(const char *path, const quern_model_options *optio
 
 void quern_model_close(quern_model *model) { qn_model_close(model); }
 
+static void public_device(const qn_cuda_info *from, quern_device_info *to) {
+  *to = (quern_device_info){.memory_bytes = from->memory_bytes, .driver = from->driver_version};
+  snprintf(to->id, sizeof to->id, "cuda:%d", from->index);
+  snprintf(to->chip, sizeof to->chip, "sm_%d", from->sm);
+  memcpy(to->name, from->name, sizeof to->name);
+}
+
+static qn_status list_devices(const char *libcuda, quern_device_info *out, size_t capacity, size_t *out_count,
+                              qn_diag *diag) {
+  qn_cuda_info *found = NULL;
+  size_t bytes = 0;
+  if (!qn_size_mul(capacity ? capacity : 1, sizeof *found, &bytes) || !(found = qn_alloc(qn_allocator_default(), bytes)))
+    return qn_fail_nomem(diag, "devices", "a list");
+  qn_status status = qn_cuda_list(libcuda, found, capacity, out_count, diag);
+  for (size_t i = 0; status == QN_OK && i < capacity && i < *out_count; i++) public_device(&found[i], &out[i]);
+  qn_free(qn_allocator_default(), found, bytes);
+  return status;
+}
+
+quern_status quern_device_list(const char *libcuda, quern_device_info *out_devices, size_t capacity, size_t *out_count,
+                               quern_error *error) {
+  qn_diag diag = {0};
+  *out_count = 0;
+  return finish(list_devices(libcuda, out_devices, capacity, out_count, &diag), &diag, error);
+}
+
+bool quern_model_device(const quern_model *model, quern_device_info *out_device) {
+  if (!model->cuda) return false;
+  public_device(qn_cuda_get_info(model->cuda), out_device);
+  return true;
+}
+
+const char *quern_model_code_form(const quern_model *model) {
+  return model->cuda && qn_cuda_from_ptx(model->cuda) ? "PTX" : "machine code";
+}
+
+quern_status quern_model_measure_read(quern_model *model, double *out_bytes_per_s, quern_error *error) {
+  qn_diag diag = {0};
+  *out_bytes_per_s = 0;
+  if (!model->cuda)
+    return finish(qn_fail(&diag, QN_ERR_ARGUMENT, model->path, "got a model on the CPU, want one on a GPU"), &diag, error);
+  return finish(qn_cuda_measure_read(model->cuda, out_bytes_per_s, &diag), &diag, error);
+}
+
 const char *quern_model_name(const quern_model *model) {
   return model->artifact.strings + model->artifact.program->name;
 }
@@ -187,15 +231,7 @@ quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, s
 
 #define MAX_SPIN_US 1000000
 
-static qn_status create_session(quern_session *session, const quern_session_options *options, qn_diag *diag) {
-  quern_model *model = session->model;
-  qn_decoder_options decoder = {
-      .context = options->context, .chunk = options->chunk, .sequences = options->sequences, .pages = options->pages};
-  decoder.executor =
-      (qn_executor_options){.target = model->target,
-                            .jit_entries = model->jit.entries,
-                            .profile = options->profile,
-                            .profile_faults = options->profile_faults};
+static qn_status create_threads(quern_session *session, const quern_session_options *options, qn_diag *diag) {
   QN_TRY(qn_threads_create(options->threads, !options->no_pin, qn_allocator_default(), &session->threads, diag));
   int created = qn_threads_created(session->threads);
   if (options->decode_threads < 0 || options->decode_threads > created)
@@ -206,7 +242,22 @@ static qn_status create_session(quern_session *session, const quern_session_opti
                    MAX_SPIN_US);
   if (options->spin_us != 0)
     qn_threads_set_spin(session->threads, options->spin_us < 0 ? 0 : (uint64_t)options->spin_us * 1000);
-  decoder.decode_threads = session->decode_threads = options->decode_threads ? options->decode_threads : created;
+  session->decode_threads = options->decode_threads ? options->decode_threads : created;
+  return QN_OK;
+}
+
+static qn_status create_session(quern_session *session, const quern_session_options *options, qn_diag *diag) {
+  quern_model *model = session->model;
+  qn_decoder_options decoder = {
+      .context = options->context, .chunk = options->chunk, .sequences = options->sequences, .pages = options->pages};
+  if (!model->cuda) QN_TRY(create_threads(session, options, diag));
+  decoder.executor = (qn_executor_options){.cuda = model->cuda,
+                                           .target = model->target,
+                                           .jit_entries = model->jit.entries,
+                                           .decode_threads = session->decode_threads,
+                                           .profile = options->profile,
+                                           .profile_faults = options->profile_faults,
+                                           .check_kernels = options->check_kernels};
   return qn_decoder_create(&model->artifact, session->threads, &decoder, qn_allocator_default(), &session->decoder,
                            diag);
 }
@@ -238,7 +289,7 @@ void quern_session_destroy(quern_session *session) {
 void quern_session_get_info(const quern_session *session, quern_session_info *out_info) {
   const qn_decoder *decoder = session->decoder;
   *out_info = (quern_session_info){
-      .threads = qn_threads_created(session->threads),
+      .threads = session->threads ? qn_threads_created(session->threads) : 0,
       .decode_threads = session->decode_threads,
       .context = qn_decoder_context(decoder),
       .chunk = qn_decoder_chunk(decoder),

@@ -25,7 +25,7 @@ typedef enum quern_status {
   QUERN_ERR_UNSUPPORTED = 4,  // well formed, but not something quern does
   QUERN_ERR_IO = 5,           // the operating system refused to read or map
   QUERN_ERR_NOMEM = 6,        // out of memory
-  QUERN_ERR_TARGET = 7,       // the code needs a CPU feature that is not here; the text names it
+  QUERN_ERR_TARGET = 7,       // the code needs a CPU feature, a device or a driver that is not here; the text names it
   QUERN_ERR_LIMIT = 8,        // a size does not suffice: context, buffer, tokens a step
   QUERN_ERR_CANCELLED = 9,    // a callback asked to stop
   QUERN_ERR_INTERNAL = 10     // a bug of quern
@@ -41,6 +41,21 @@ const char *quern_status_name(int status);
 
 // ---- models -------------------------------------------------------------------------------------------------------
 
+// A GPU.
+typedef struct quern_device_info {
+  char id[16];            // what `device` calls it: "cuda:0"
+  char name[128];         // what its driver calls it
+  char chip[16];          // "sm_90": what code is compiled for
+  uint64_t memory_bytes;
+  int driver;             // the CUDA version of the driver: 12040 for 12.4
+} quern_device_info;
+
+// The GPUs of this machine: the first `capacity` of *out_count. `libcuda` is the path of NVIDIA's driver library; NULL =
+// the environment's QUERN_LIBCUDA, or else the system's libcuda.so.1, which is loaded at the first call. Errors: TARGET
+// (no driver, a driver older than CUDA 12.0, no device; the text says which).
+quern_status quern_device_list(const char *libcuda, quern_device_info *out_devices, size_t capacity, size_t *out_count,
+                               quern_error *error);
+
 typedef struct quern_model quern_model;
 
 // Whether the weights are read from huge pages, which saves address translations: memory is read faster from them.
@@ -52,14 +67,18 @@ typedef enum quern_huge_pages {
 } quern_huge_pages;
 
 typedef struct quern_model_options {
-  const char *target;  // run the code of this target ("x86-64-v3"); NULL = the best this CPU runs
+  const char *target;  // run the code of this target ("x86-64-v3", "cuda:sm_90"); NULL = the best that the device runs
   bool check_weights;  // read all weights and compare with the checksum (the rest of the file is always checked)
-  quern_huge_pages huge_pages;  // a copy takes the weights' size in memory, and the time to copy them
+  quern_huge_pages huge_pages;  // CPU: a copy takes the weights' size in memory, and the time to copy them
+  const char *device;           // "cuda" (the first GPU) or "cuda:N"; NULL or "cpu" = the CPU
+  const char *libcuda;          // GPU: as in quern_device_list
 } quern_model_options;
 
 // Opens and checks a model.qn. The weights are mapped, not read: opening is fast and the memory is shared between
 // processes. On success *out_model is the caller's, to be closed after its sessions; otherwise it is NULL.
-// Errors: IO, FORMAT, UNSUPPORTED (another format version), TARGET, ARGUMENT (no such target), NOMEM.
+// On a GPU the weights and the code are copied there, once for all sessions.
+// Errors: IO, FORMAT (also code that the GPU's driver finds damaged), UNSUPPORTED (another format version), TARGET (no code
+// that runs here, no driver, no device), ARGUMENT (no such target or device; the text lists them), NOMEM (also of the GPU).
 quern_status quern_model_open(const char *path, const quern_model_options *options, quern_model **out_model,
                               quern_error *error);
 void quern_model_close(quern_model *model);  // NULL is harmless
@@ -67,6 +86,14 @@ void quern_model_close(quern_model *model);  // NULL is harmless
 const char *quern_model_name(const quern_model *model);
 // The target whose code runs here.
 const char *quern_model_target(const quern_model *model);
+// The GPU that the model is on; false on the CPU.
+bool quern_model_device(const quern_model *model, quern_device_info *out_device);
+// What of a GPU's code runs: "machine code", or "PTX", which its driver compiled since the machine code is for another
+// chip. Of CPUs always "machine code".
+const char *quern_model_code_form(const quern_model *model);
+// Bytes a second that the model's GPU reads of its memory, measured by copies within it: what MBU is a part of. Takes up
+// to a gibibyte there for some milliseconds. Errors: ARGUMENT (the model is on the CPU), NOMEM.
+quern_status quern_model_measure_read(quern_model *model, double *out_bytes_per_s, quern_error *error);
 // Logits a token has; token ids are 0 .. size-1. 0 when the model is no language model.
 int32_t quern_model_vocab_size(const quern_model *model);
 // The most tokens of context that the compiled program allows; 0 = as many as memory allows.
@@ -125,30 +152,33 @@ quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, s
 typedef struct quern_session quern_session;
 
 typedef struct quern_session_options {
-  int threads;        // 0 = one a physical core that this process may use
-  bool no_pin;        // do not bind each thread to a core
+  int threads;        // CPU: 0 = one a physical core that this process may use
+  bool no_pin;        // CPU: do not bind each thread to a core
   int64_t context;    // tokens a sequence may hold; 0 = what the program allows, or 4096 where it sets no bound
   int64_t chunk;      // tokens of a prompt evaluated at a time; 0 = as many as the program allows
   int32_t sequences;  // 0 = 1; LIMIT beyond what the artifact was compiled for (quern_compile_options.sequences)
   int64_t pages;      // KV cache pages for all sequences; 0 = enough for all at their full context
-  bool profile;       // time every kernel (quern_session_profile)
+  bool profile;       // time every kernel (quern_session_profile); a GPU does a step's kernels one by one then
   // How many of `threads` compute steps of one token a sequence: memory is read as fast by fewer threads than a prompt
   // has work for. 0 = all. What is computed does not depend on it.
   int decode_threads;
   // How long a thread that waits for others watches before it sleeps, microseconds: 0 = 40, -1 = not at all. Ignored
   // where threads outnumber the CPUs.
   int64_t spin_us;
-  bool profile_faults;  // with profile: count every kernel's page faults, too, a system call each
+  bool profile_faults;  // CPU, with profile: count every kernel's page faults, too, a system call each
+  bool check_kernels;   // GPU: wait for every kernel, so that an error names the one that it is of; slow
 } quern_session_options;
 
 // *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical
-// memory as it fills); evaluating allocates nothing. Errors: UNSUPPORTED (no language model), LIMIT, ARGUMENT, NOMEM.
+// memory as it fills; on a GPU it is taken whole); evaluating allocates nothing, but for what a GPU's driver keeps of a
+// step of one token a sequence when there is the first with so many sequences. Errors: UNSUPPORTED (no language model),
+// LIMIT, ARGUMENT, NOMEM (also of the GPU).
 quern_status quern_session_create(quern_model *model, const quern_session_options *options, quern_session **out_session,
                                   quern_error *error);
 void quern_session_destroy(quern_session *session);  // NULL is harmless
 
 typedef struct quern_session_info {
-  int threads, decode_threads;
+  int threads, decode_threads;  // 0 on a GPU
   int64_t context, chunk;
   int32_t sequences;
   uint64_t kv_bytes;     // of the KV cache when full
@@ -158,7 +188,8 @@ void quern_session_get_info(const quern_session *session, quern_session_info *ou
 
 // Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits (may be NULL) becomes
 // the logits after the last one, f32 (vocab_size), valid until the session's next call. After an error the sequence is
-// as it was. Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV cache full).
+// as it was. Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV cache full), INTERNAL (a
+// kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
 quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
                                 const float **out_logits, quern_error *error);
 // The same with the logits after every token, copied to `logits`: f32 (count, vocab_size), row-major.

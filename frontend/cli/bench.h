@@ -3,6 +3,7 @@
 #define QUERN_CLI_BENCH_H
 
 #include "frontend/cli/cli.h"
+#include "frontend/cli/device.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/settings.h"
 #include "runtime/base/vec.h"
@@ -12,7 +13,7 @@
 typedef struct bench_options {
   cli_common common;
   const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages,
-      *spin, *tuning_db, *against;
+      *spin, *tuning_db, *against, *device, *libcuda;
   uint64_t generate, reps, context, decode_threads;
   bool pin, no_pin;
 } bench_options;
@@ -30,9 +31,9 @@ double bench_percentile(const bench_samples *samples, double part);
 double bench_median(const bench_samples *samples);
 double bench_mean(const bench_samples *samples);
 
-// The machine's speeds with some number of threads.
+// The speeds of the machine with some number of threads, or of the GPU, of which only the first is measured.
 typedef struct bench_machine {
-  int threads;
+  int threads;  // 0 on a GPU
   bench_samples rates[QUERN_RATE_INT8 + 1];
 } bench_machine;
 
@@ -41,7 +42,7 @@ typedef struct bench_prefill {
   int threads;
   int64_t tokens;
   bench_samples ttft;  // seconds until the first token is sampled
-  bench_samples mfu;   // share of that which the peaks would take
+  bench_samples mfu;   // share of that which the peaks would take; none on a GPU
 } bench_prefill;
 
 // Decoding: one token of each of `batch` sequences a step, or `batch` tokens of one sequence where the artifact has no
@@ -61,7 +62,8 @@ typedef struct bench {
   const qn_allocator *allocator;
   const char *artifact;    // borrowed: the file
   quern_model *model;      // owned
-  quern_machine *machine;  // owned
+  quern_machine *machine;  // owned; NULL on a GPU
+  cli_device device;
   bool has_cost;
   quern_model_cost cost;
   bench_list threads, prompts, depths, batches;

@@ -146,6 +146,7 @@ static int open_other(bench *b, side *s) {
   run_source source = {.path = b->options->against,
                        .target = b->options->target,
                        .huge_pages = b->settings.huge_pages,
+                       .device = b->device,
                        .quiet = b->options->common.quiet,
                        .out_artifact = &s->artifact};
   if (!quern_is_artifact(source.path)) {

@@ -21,7 +21,17 @@ static double now(const bench_round *r) {
 
 // --- the machine
 
+// What a GPU reads of its memory.
+static int measure_device(bench_round *r, bench_machine *m) {
+  double *rate = &r->rates[QUERN_RATE_READ];
+  if (!bench_step(r->b, "measuring the device")) return QN_ERR_CANCELLED;
+  int code = (int)quern_model_measure_read(r->b->model, rate, &r->error);
+  if (code != 0) return cli_fail_with(code, &r->error);
+  return add(r->b, &m->rates[QUERN_RATE_READ], *rate) ? 0 : fail_nomem();
+}
+
 static int measure_machine(bench_round *r, bench_machine *m) {
+  if (r->b->device.name) return measure_device(r, m);
   for (int rate = 0; rate <= QUERN_RATE_INT8; rate++) {
     if (!bench_step(r->b, "measuring the machine")) return QN_ERR_CANCELLED;
     int code = quern_machine_measure(r->b->machine, (quern_rate)rate, m->threads,
@@ -31,6 +41,9 @@ static int measure_machine(bench_round *r, bench_machine *m) {
   }
   return 0;
 }
+
+// Are the peaks known that MFU is a part of?
+static bool has_peaks(const bench_round *r) { return r->rates[QUERN_RATE_INT8] > 0 && r->rates[QUERN_RATE_FP32] > 0; }
 
 // Seconds that the multiply-adds of a step take at the peaks.
 static double ideal_seconds(const bench_round *r, double tokens, double rows, double keys) {
@@ -125,7 +138,7 @@ int bench_prompt(bench_round *r, bench_prefill *p) {
   if (w.count < 1) return QN_ERR_CANCELLED;
   double seconds = w.first - begin, n = (double)p->tokens;
   bool kept = add(r->b, &p->ttft, seconds);
-  if (kept && r->b->has_cost) kept = add(r->b, &p->mfu, ideal_seconds(r, n, 1, n * (n + 1) / 2) / seconds);
+  if (kept && r->b->has_cost && has_peaks(r)) kept = add(r->b, &p->mfu, ideal_seconds(r, n, 1, n * (n + 1) / 2) / seconds);
   return kept ? 0 : fail_nomem();
 }
 
@@ -178,7 +191,7 @@ static int measure_decode(bench_round *r, bench_decode *d) {
   int64_t steps = (int64_t)b->options->generate;
   double seconds = 0, before = 0, after = 0;
   if (!bench_step(b, "decoding")) return QN_ERR_CANCELLED;
-  bool energy = bench_joules(&before);
+  bool energy = !b->device.name && bench_joules(&before);  // the counters are of the processor
   int code = d->batch == 1 ? decode_alone(r, d, steps, &d->step, &seconds) : bench_decode_together(r, d, steps, &seconds);
   if (code != 0) return code;
   if (energy && bench_joules(&after) && after > before &&
@@ -190,8 +203,8 @@ static int measure_decode(bench_round *r, bench_decode *d) {
   double keys = (double)d->depth + (d->one_sequence && d->batch > 1 ? 0.5 * (batch + 1) : 0.5 * (double)steps + 1);
   double bytes = (double)b->cost.weight_bytes + (double)b->cost.token_bytes * batch +
                  (double)b->cost.key_bytes * keys * (d->one_sequence ? 1 : batch);
-  bool kept = add(b, &d->mbu, bytes / step / r->rates[QUERN_RATE_READ]) &&
-              add(b, &d->mfu, ideal_seconds(r, batch, batch, keys * batch) / step);
+  bool kept = add(b, &d->mbu, bytes / step / r->rates[QUERN_RATE_READ]);
+  if (kept && has_peaks(r)) kept = add(b, &d->mfu, ideal_seconds(r, batch, batch, keys * batch) / step);
   return kept ? 0 : fail_nomem();
 }
 
@@ -317,7 +330,7 @@ static int measure_threads(bench *b, int threads) {
 }
 
 int bench_measure(bench *b) {
-  size_t each = QUERN_RATE_INT8 + 1 + b->prompts.count + b->depths.count * b->batches.count;
+  size_t each = (b->device.name ? 1 : QUERN_RATE_INT8 + 1) + b->prompts.count + b->depths.count * b->batches.count;
   b->total = b->done + b->threads.count * (each * b->options->reps + b->depths.count);
   for (size_t i = 0; i < b->threads.count; i++) {
     int code = measure_threads(b, (int)b->threads.items[i]);

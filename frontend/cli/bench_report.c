@@ -26,6 +26,13 @@ static void put_percent(char *out, size_t size, const bench_samples *samples) {
   }
 }
 
+// Why no energy is told; NULL when it is.
+static const char *no_energy(const bench *b) {
+  double joules;
+  if (b->device.name) return "not read of GPUs";
+  return bench_joules(&joules) ? NULL : "no counter to read under /sys/class/powercap";
+}
+
 static void print_prefills(const bench *b) {
   printf("\n%9s %8s %11s %11s %9s\n", "prompt", "threads", "TTFT ms", "tokens/s", "MFU");
   for (size_t i = 0; i < b->prefills.count; i++) {
@@ -56,14 +63,17 @@ static void print_decodes(const bench *b) {
            1e3 * bench_percentile(&d->step, 0.99), outside, joules);
   }
   if (one_sequence) printf("* tokens of one sequence, as one verifies guesses; the artifact has no room for more\n");
-  double joules;
-  if (!bench_joules(&joules)) printf("energy: no counter to read under /sys/class/powercap\n");
+  const char *why = no_energy(b);
+  if (why) printf("energy: %s\n", why);
 }
 
 void bench_print(const bench *b) {
+  char device[320];
   printf("%s, %s, %.0f MiB of weights\n", quern_model_name(b->model), quern_model_target(b->model),
          (double)quern_model_weight_bytes(b->model) / (1 << 20));
-  for (size_t i = 0; i < b->machines.count; i++) {
+  cli_device_describe(b->model, device, sizeof device);
+  if (*device) printf("device %s: copies read and write %.2f GB/s\n", device, 1e-9 * rate(main_machine(b), QUERN_RATE_READ));
+  for (size_t i = 0; !*device && i < b->machines.count; i++) {
     const bench_machine *m = &b->machines.items[i];
     printf("machine, %d thread%s: reads %.2f GB/s (%.2f on small pages), %.1f GOP/s int8, %.1f GFLOP/s fp32\n",
            m->threads, m->threads > 1 ? "s" : "", 1e-9 * rate(m, QUERN_RATE_READ),
@@ -82,6 +92,7 @@ void bench_print(const bench *b) {
 static void put_rates(cli_json *j, const bench *b, const bench_machine *m) {
   cli_json_int(j, "threads", m->threads);
   cli_json_real(j, "read_bytes_per_s", rate(m, QUERN_RATE_READ));
+  if (b->device.name) return;
   cli_json_real(j, "read_small_pages_bytes_per_s", rate(m, QUERN_RATE_READ_SMALL));
   cli_json_real(j, "int8_ops_per_s", rate(m, QUERN_RATE_INT8));
   cli_json_real(j, "fp32_flops_per_s", rate(m, QUERN_RATE_FP32));
@@ -131,11 +142,11 @@ static void put_summary(cli_json *j, const bench *b, const char *key) {
 
 void bench_put_json(const bench *b, qn_buf *out) {
   cli_json j = {.out = out};
-  double joules;
   cli_json_begin(&j, NULL, '{');
   cli_json_text(&j, "quern", qn_str_from(quern_version()));
   cli_json_text(&j, "model", qn_str_from(quern_model_name(b->model)));
   cli_json_text(&j, "target", qn_str_from(quern_model_target(b->model)));
+  cli_device_put(&j, b->model);
   cli_json_text(&j, "clock", qn_str_from(b->options->clock ? b->options->clock : "wall"));
   put_summary(&j, b, "numeric_mode");
   put_summary(&j, b, "kv_type");
@@ -154,7 +165,7 @@ void bench_put_json(const bench *b, qn_buf *out) {
   cli_json_begin(&j, "decode", '{');
   put_decode(&j, main_decode(b));
   cli_json_end(&j, '}');
-  if (!bench_joules(&joules)) cli_json_text(&j, "energy", qn_str_from("no counter to read under /sys/class/powercap"));
+  if (no_energy(b)) cli_json_text(&j, "energy", qn_str_from(no_energy(b)));
   cli_json_begin(&j, "machines", '[');
   for (size_t i = 0; i < b->machines.count; i++) {
     cli_json_begin(&j, NULL, '{');

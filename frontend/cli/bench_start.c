@@ -61,7 +61,7 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
   snprintf(count, sizeof count, "%" PRIu64, generate);
   snprintf(context, sizeof context, "%" PRId64, b->context);
   snprintf(threads, sizeof threads, "%d", (int)b->threads.items[b->threads.count - 1]);
-  char *arguments[24] = {
+  char *arguments[28] = {
       "quern", "run", "-q", "--json", "--ignore-eog", "--tokens", (char *)(uintptr_t)qn_buf_text(&tokens),
       "-n",    count, "-c", context};
   int used = 11;
@@ -69,7 +69,16 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
     arguments[used++] = "-j";
     arguments[used++] = threads;
   }
-  arguments[used++] = b->settings.no_pin ? "--no-pin" : "--pin";
+  if (b->device.name) {
+    arguments[used++] = "--device";
+    arguments[used++] = (char *)(uintptr_t)b->device.name;
+  } else {
+    arguments[used++] = b->settings.no_pin ? "--no-pin" : "--pin";
+  }
+  if (b->device.libcuda) {
+    arguments[used++] = "--libcuda";
+    arguments[used++] = (char *)(uintptr_t)b->device.libcuda;
+  }
   if (b->settings.huge_pages) {
     arguments[used++] = "--huge-pages";
     arguments[used++] = (char *)(uintptr_t)b->settings.huge_pages;
@@ -80,7 +89,8 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
   }
   if (b->options->target) {
     arguments[used++] = "-t";
-    arguments[used++] = (char *)(uintptr_t)quern_model_target(b->model);
+    const char *target = b->model ? quern_model_target(b->model) : b->options->target;
+    arguments[used++] = (char *)(uintptr_t)target;
   }
   arguments[used++] = "--";
   arguments[used++] = (char *)(uintptr_t)b->artifact;

@@ -17,6 +17,8 @@ static const cli_option options_table[] = {
      "write everything that was measured as one JSON object; - is standard output, where it takes the table's place"},
     {"threads", 'j', CLI_TEXT, FIELD(threads), "N,...", 0, 0, NULL, CLI_THREADS_STANDARD,
      "numbers of threads; what stands for the whole is the last"},
+    {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP},
+    {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
     {"prompt", 'p', CLI_TEXT, FIELD(prompts), "N,...", 0, 0, NULL, DEFAULT_PROMPTS,
      "tokens of a prompt; what stands for the whole is the last"},
     {"generate", 'n', CLI_COUNT, FIELD(generate), "N", 1, 1 << 20, NULL, "64", "tokens to decode"},
@@ -60,6 +62,7 @@ static const char details[] =
     "quern run does. The machine is measured in the same run, by kernels compiled like the model's:\n"
     "  MBU   bytes of weights and of keys and values that a step reads, as part of what memory gives\n"
     "  MFU   time that the multiply-adds would take at the peaks of dot4 and fma, as part of what they take\n"
+    "Of a GPU the bytes a second are measured that copies within its memory read and write, and there is no MFU.\n"
     "A prompt's tokens are made up, and greedy sampling goes on after the end of a text. Ctrl-C ends it.\n";
 
 static int by_value(const void *a, const void *b) {
@@ -117,6 +120,18 @@ static int read_lists(bench *b) {
   return code;
 }
 
+static int find_device(bench *b) {
+  const bench_options *o = b->options;
+  const cli_cpu_option cpu_options[] = {{"--threads", o->threads},
+                                        {"--decode-threads", o->decode_threads > 0},
+                                        {"--spin", o->spin},
+                                        {"--pin", o->pin},
+                                        {"--no-pin", o->no_pin},
+                                        {"--huge-pages", o->huge_pages},
+                                        {"--clock", o->clock && strcmp(o->clock, "cpu") == 0}};
+  return cli_device_find(o->device, o->libcuda, cpu_options, QN_COUNT(cpu_options), &b->device);
+}
+
 static int read_settings(bench *b) {
   const bench_options *o = b->options;
   cli_settings_options settings = {.threads = o->threads ? (uint64_t)b->threads.items[0] : 0,
@@ -165,6 +180,7 @@ static int open_model(bench *b, const char *path, char **out_path) {
                        .context = (uint32_t)o->context,
                        .sequences = (uint32_t)largest(&b->batches),
                        .tuning_db = o->tuning_db,
+                       .device = b->device,
                        .quiet = o->common.quiet,
                        .out_artifact = out_path};
   int code = run_open(&source, &b->model);
@@ -184,12 +200,20 @@ static int open_model(bench *b, const char *path, char **out_path) {
   return 0;
 }
 
+// A process that measures a start wants the GPU's memory for itself.
+static void leave_device(bench *b) {
+  if (!b->device.name) return;
+  quern_model_close(b->model);
+  b->model = NULL;
+}
+
 // Places the weights as asked for. Not before: a process that measures a start wants the reserved pages, too.
 static int place_weights(bench *b) {
-  if (!b->settings.huge_pages) return 0;
+  if (!b->settings.huge_pages && !b->device.name) return 0;
   run_source source = {.path = b->artifact,
                        .target = b->options->target,
                        .huge_pages = b->settings.huge_pages,
+                       .device = b->device,
                        .quiet = b->options->common.quiet};
   quern_model_close(b->model);
   b->model = NULL;
@@ -197,6 +221,7 @@ static int place_weights(bench *b) {
 }
 
 static int open_machine(bench *b) {
+  if (b->device.name) return 0;
   quern_error error = {0};
   int code = quern_machine_open(quern_model_target(b->model), &b->machine, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
@@ -219,11 +244,13 @@ static int bench_all(bench *b, const char *path, char **artifact) {
     return cli_fail(QN_ERR_ARGUMENT, "--json", "got the model file itself, want another file");
   }
   int code = read_lists(b);
-  if (code == 0) code = read_settings(b);
+  if (code == 0) code = find_device(b);
+  if (code == 0 && !b->device.name) code = read_settings(b);
   cli_catch_signals();
   if (code == 0) code = open_model(b, path, artifact);
   cli_progress_init(&b->progress, b->options->common.quiet);
   bool alone = !b->options->against;
+  if (code == 0 && alone) leave_device(b);
   if (code == 0 && alone) code = bench_measure_start(b);
   if (code == 0) code = place_weights(b);
   if (code == 0 && alone) code = open_machine(b);

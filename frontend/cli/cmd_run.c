@@ -14,11 +14,11 @@
 typedef struct run_options {
   cli_common common;
   const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
-      *spin, *tuning_db;
+      *spin, *tuning_db, *device, *libcuda;
   cli_texts stops;
   uint64_t max_tokens, top_k, repeat_last, seed, threads, decode_threads, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
-  bool json, jit, no_cache, special, ignore_eog, pin, no_pin;
+  bool json, jit, no_cache, special, ignore_eog, pin, no_pin, check_kernels;
 } run_options;
 
 #define FIELD(name) offsetof(run_options, name)
@@ -48,6 +48,10 @@ static const cli_option options_table[] = {
     {"seed", 0, CLI_COUNT, FIELD(seed), "N", 0, UINT64_MAX, NULL, "0",
      "of the random numbers; the same seed gives the "
      "same text on every machine"},
+    {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP},
+    {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
+    {"check-kernels", 0, CLI_FLAG, FIELD(check_kernels), NULL, 0, 0, NULL, NULL,
+     "on a GPU: wait for every kernel, so that an error tells which one it is of; slow"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, CLI_THREADS_STANDARD, "to compute with"},
     {"decode-threads", 0, CLI_COUNT, FIELD(decode_threads), "N", 1, 1024, NULL, CLI_DECODE_THREADS_STANDARD,
      CLI_DECODE_THREADS_HELP},
@@ -97,6 +101,7 @@ typedef struct run_state {
   quern_model *model;      // owned
   quern_session *session;  // owned
   cli_settings settings;
+  cli_device device;
   bool has_tokenizer;
   id_vec prompt, generated;  // owned
   qn_buf text;               // with --json: what was generated
@@ -351,6 +356,7 @@ static int print_json(run_state *run) {
   cli_json_text(&json, "stop", qn_str_from(quern_stop_reason_name(stats->reason)));
   cli_json_text(&json, "model", qn_str_from(quern_model_name(run->model)));
   cli_json_text(&json, "target", qn_str_from(quern_model_target(run->model)));
+  cli_device_put(&json, run->model);
   cli_json_int(&json, "threads", info.threads);
   cli_json_int(&json, "decode_threads", info.decode_threads);
   cli_json_int(&json, "context", info.context);
@@ -399,15 +405,36 @@ static int finish(run_state *run) {
 
 static int create_session(run_state *run) {
   const run_options *options = run->options;
-  quern_session_options how = {.context = (int64_t)options->context, .chunk = (int64_t)options->chunk};
+  quern_session_options how = {.context = (int64_t)options->context, .chunk = (int64_t)options->chunk,
+                               .check_kernels = options->check_kernels};
   cli_settings_apply(&run->settings, &how);
   quern_error error = {0};
   int code = (int)quern_session_create(run->model, &how, &run->session, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
+static int find_device(run_state *run) {
+  const run_options *o = run->options;
+  const cli_cpu_option cpu_options[] = {{"--threads", o->threads > 0}, {"--decode-threads", o->decode_threads > 0},
+                                        {"--spin", o->spin},           {"--pin", o->pin},
+                                        {"--no-pin", o->no_pin},       {"--huge-pages", o->huge_pages},
+                                        {"--jit", o->jit}};
+  int code = cli_device_find(o->device, o->libcuda, cpu_options, QN_COUNT(cpu_options), &run->device);
+  if (code == 0 && o->check_kernels && !run->device.name)
+    return cli_fail(QN_ERR_ARGUMENT, "--check-kernels", "is for GPUs; give --device cuda, too");
+  return code;
+}
+
+static void tell_device(const run_state *run) {
+  char text[320];
+  cli_device_describe(run->model, text, sizeof text);
+  if (*text && !run->options->common.quiet) fprintf(stderr, "quern: on %s\n", text);
+}
+
 static int run_all(run_state *run, const char *path) {
   const run_options *o = run->options;
+  int code = find_device(run);
+  if (code != 0) return code;
   cli_settings_options settings = {.threads = o->threads,
                                    .decode_threads = o->decode_threads,
                                    .spin = o->spin,
@@ -416,7 +443,7 @@ static int run_all(run_state *run, const char *path) {
                                    .quiet = o->common.quiet,
                                    .huge_pages = o->huge_pages,
                                    .tuning_db = o->tuning_db};
-  int code = cli_settings_get(&settings, &run->settings);
+  if (!run->device.name) code = cli_settings_get(&settings, &run->settings);
   if (code != 0) return code;
   run_source source = {.path = path,
                        .target = o->target,
@@ -425,6 +452,7 @@ static int run_all(run_state *run, const char *path) {
                        .kv_type = o->kv_type,
                        .template_path = o->template_path,
                        .huge_pages = run->settings.huge_pages,
+                       .device = run->device,
                        .tuning_db = o->tuning_db,
                        .context = (uint32_t)o->context,
                        .jit = o->jit,
@@ -436,6 +464,7 @@ static int run_all(run_state *run, const char *path) {
   run->load_seconds = cli_seconds() - begin;
   if (code != 0) return code;
   if (cli_interrupted()) return cli_interrupt_code();
+  tell_device(run);
   run->has_tokenizer = quern_model_has_tokenizer(run->model);
   code = make_prompt(run);
   begin = cli_seconds();

@@ -25,6 +25,11 @@ static quern_huge_pages huge_pages(const run_source *s) {
   return QUERN_HUGE_PAGES_MADVISE;
 }
 
+static quern_model_options model_options(const run_source *s, const char *target) {
+  return (quern_model_options){
+      .target = target, .huge_pages = huge_pages(s), .device = s->device.name, .libcuda = s->device.libcuda};
+}
+
 // Options that say how to compile make no sense for what is compiled.
 static int open_artifact(const run_source *s, quern_model **out) {
   const struct {
@@ -39,7 +44,7 @@ static int open_artifact(const run_source *s, quern_model **out) {
   }
   quern_error error = {0};
   bool host = s->target && strcmp(s->target, "host") == 0;
-  quern_model_options options = {.target = host ? NULL : s->target, .huge_pages = huge_pages(s)};
+  quern_model_options options = model_options(s, host ? NULL : s->target);
   int code = (int)quern_model_open(s->path, &options, out, &error);
   return code == 0 ? tell_artifact(s, s->path) : cli_fail_with(code, &error);
 }
@@ -111,7 +116,7 @@ static int open_jit(const run_source *s, quern_model **out) {
 
 static int open_compiled(const run_source *s, const char *path, quern_model **out) {
   quern_error error = {0};
-  quern_model_options options = {.huge_pages = huge_pages(s)};
+  quern_model_options options = model_options(s, NULL);
   int code = (int)quern_model_open(path, &options, out, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
@@ -142,7 +147,7 @@ static int open_cached(const run_source *s, quern_model **out) {
   if (there && !quern_cache_is_current(path, &options)) {
     remark(s, "tuning has found other schedules since it was cached:", path);
   } else if (there) {
-    quern_model_options how = {.huge_pages = huge_pages(s)};
+    quern_model_options how = model_options(s, NULL);
     code = (int)quern_model_open(path, &how, out, &error);
     if (code != QN_ERR_FORMAT && code != QN_ERR_UNSUPPORTED) {
       if (code == 0) remark(s, "from the cache:", path);
@@ -163,14 +168,25 @@ static int open_cached(const run_source *s, quern_model **out) {
   return code;
 }
 
+static int open_model_file(const run_source *s, quern_model **out_model) {
+  if (s->jit && s->huge_pages) {
+    return cli_fail(QN_ERR_ARGUMENT, "--huge-pages", "is for artifacts, which have a file; got --jit");
+  }
+  if (s->jit) return open_jit(s, out_model);
+  return s->no_cache ? open_uncached(s, out_model) : open_cached(s, out_model);
+}
+
 int run_open(const run_source *source, quern_model **out_model) {
   if (source->target && strchr(source->target, ',')) {
     return cli_fail(QN_ERR_ARGUMENT, "--target", "got '%s', want one target to run", source->target);
   }
   if (quern_is_artifact(source->path)) return open_artifact(source, out_model);
-  if (source->jit && source->huge_pages) {
-    return cli_fail(QN_ERR_ARGUMENT, "--huge-pages", "is for artifacts, which have a file; got --jit");
-  }
-  if (source->jit) return open_jit(source, out_model);
-  return source->no_cache ? open_uncached(source, out_model) : open_cached(source, out_model);
+  if (!source->device.name || source->target) return open_model_file(source, out_model);
+  char target[64];  // the one that the device runs best
+  quern_error error = {0};
+  int code = (int)quern_gpu_target(source->device.info.chip, target, sizeof target, &error);
+  if (code != 0) return cli_fail_with(code, &error);
+  run_source with_target = *source;
+  with_target.target = target;
+  return open_model_file(&with_target, out_model);
 }

@@ -2,6 +2,7 @@
 #ifndef QUERN_CLI_RUN_OPEN_H
 #define QUERN_CLI_RUN_OPEN_H
 
+#include "frontend/cli/device.h"
 #include "frontend/quern.h"
 
 typedef struct run_source {
@@ -12,6 +13,7 @@ typedef struct run_source {
   int threads;                                                     // to compile with; 0 = one a core
   uint32_t sequences;                                              // to compile for; 0 = 1
   const char *huge_pages;                                          // a word of RUN_HUGE_PAGES; NULL = madvise
+  cli_device device;                                               // where the model is to run
   bool jit, no_cache, quiet;
   // Where to put the artifact's path, to be freed: NULL of one that nobody else can open. May be NULL.
   char **out_artifact;

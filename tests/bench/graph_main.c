@@ -139,13 +139,13 @@ static qn_status write_output(bench *b) {
 
 static qn_status measure(bench *b) {
   QN_TRY(open_all(b));
-  for (int warm = 0; warm < 3; warm++) QN_TRY(qn_executor_run(b->executor, b->symbols, &b->diag));
+  for (int warm = 0; warm < 3; warm++) QN_TRY(qn_executor_run(b->executor, b->symbols, QN_RUN_PROMPT, &b->diag));
   printf("{\"target\": \"%s\", \"threads\": %d, \"rows\": %" PRId64 ", \"seconds\": [", qn_executor_target(b->executor),
          qn_threads_count(b->threads), b->s.rows);
   double begin = now();
   for (int64_t i = 0; i < b->s.steps || now() - begin < b->s.seconds; i++) {
     double start = now();
-    QN_TRY(qn_executor_run(b->executor, b->symbols, &b->diag));
+    QN_TRY(qn_executor_run(b->executor, b->symbols, QN_RUN_PROMPT, &b->diag));
     printf("%s%.9g", i ? ", " : "", now() - start);
   }
   printf("]}\n");

@@ -51,7 +51,7 @@ START_TEST(chunks_make_no_difference) {
     for (size_t n = 0; n < QN_COUNT(thread_counts); n++) {
       fixture f;
       set_up(&f, NULL, thread_counts[n],
-             &(qn_decoder_options){.context = 100, .chunk = chunks[c], .decode_threads = decode_counts[n]});
+             &(qn_decoder_options){.context = 100, .chunk = chunks[c], .executor.decode_threads = decode_counts[n]});
       ck_assert_int_eq(qn_decoder_chunk(f.decoder), chunks[c] ? chunks[c] : 16);
       const float *last = NULL;
       size_t allocations = qn_test_allocator_memory()->allocations;

@@ -89,6 +89,7 @@ typedef struct fixture {
   qn_threads *threads;
   const qn_kernel_entry *entries;
   qn_executor *executor;
+  qn_run_kind kind;
   qn_diag diag;
 } fixture;
 
@@ -100,7 +101,7 @@ static void set_up_with(fixture *f, void (*described)(qn_test_artifact *a), cons
   f->artifact = open_artifact(&a);
   qn_test_artifact_deinit(&a);
   qn_assert_ok(&f->diag, qn_threads_create(thread_count, false, qn_test_allocator(), &f->threads, &f->diag));
-  qn_executor_options options = {.jit_entries = functions, .profile = profile};
+  qn_executor_options options = {.jit_entries = functions, .decode_threads = 1, .profile = profile};
   qn_assert_ok(&f->diag,
                qn_executor_create(&f->artifact, f->threads, &options, qn_test_allocator(), &f->executor, &f->diag));
 }
@@ -117,7 +118,7 @@ static void tear_down(fixture *f) {
 
 static qn_status run(fixture *f, int64_t t, int64_t r) {
   f->diag = (qn_diag){0};
-  return qn_executor_run(f->executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){[T] = t, [R] = r}, &f->diag);
+  return qn_executor_run(f->executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){[T] = t, [R] = r}, f->kind, &f->diag);
 }
 
 START_TEST(walks_the_steps) {
@@ -313,12 +314,12 @@ START_TEST(linked_steps) {
     fixture f;
     set_up_with(&f, describe_linked, linked_entries, thread_counts[c], true);
     for (int i = 0; i < 200; i++) {
-      if (i % 20 == 0) {  // while others sit out an input is bound for them, too
-        qn_threads_use(f.threads, 1);
+      if (i % 20 == 0) f.kind = QN_RUN_STEP;  // of one thread
+      if (i == 0 || i % 20 == 1) {  // while others sit out an input is bound for them, too
         x = inputs[i / 20 % 2];
         qn_assert_ok(&f.diag, qn_executor_bind_input(f.executor, "x", x, &f.diag));
       }
-      if (i % 20 == 3) qn_threads_use(f.threads, thread_counts[c]);
+      if (i % 20 == 3) f.kind = QN_RUN_PROMPT;
       x[0] = i;
       atomic_store(&norm_calls, 0);
       qn_assert_ok(&f.diag, run(&f, i % 10 == 9 ? MAX_T : 1, 0));
@@ -371,7 +372,7 @@ START_TEST(code_brings_its_plan) {
     qn_executor_options options = {.target = i ? "half" : "whole"};
     qn_assert_ok(&diag, qn_threads_create(2, false, qn_test_allocator(), &threads, &diag));
     qn_assert_ok(&diag, qn_executor_create(&artifact, threads, &options, qn_test_allocator(), &executor, &diag));
-    qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, &diag));
+    qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, QN_RUN_PROMPT, &diag));
     const int32_t *out = qn_executor_output(executor, "out", NULL);
     ck_assert_int_eq(out[499], 499);
     ck_assert_int_eq(out[999], i ? 0 : 999);  // beyond the loop of the plan nothing is written
@@ -421,7 +422,7 @@ START_TEST(runs_machine_code) {
     qn_assert_ok(&diag, qn_executor_create(&artifact, threads, NULL, qn_test_allocator(), &executor, &diag));
     qn_assert_ok(&diag, qn_executor_create(&artifact, threads, NULL, qn_test_allocator(), &other, &diag));
     qn_executor_destroy(other);  // takes nothing away from the first
-    qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, &diag));
+    qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, QN_RUN_PROMPT, &diag));
     const int32_t *out = qn_executor_output(executor, "out", NULL);
     for (int32_t i = 0; i < 1000; i++) ck_assert_int_eq(out[i], i);
     ck_assert_str_eq(qn_executor_target(executor), "native");

@@ -210,14 +210,14 @@ START_TEST(pools_are_zero_and_apart) {
   qn_assert_ok(&diag, qn_threads_create(1, false, qn_test_allocator(), &threads, &diag));
   qn_assert_ok(&diag, qn_executor_create(&artifact, threads, &options, qn_test_allocator(), &executor, &diag));
   qn_assert_fails(&diag, QN_ERR_ARGUMENT, "cache 'k' of layer 0 is not bound",
-                  qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, &diag));
+                  qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, QN_RUN_PROMPT, &diag));
   qn_executor_destroy(executor);
   entry = remember_pools;
   diag = (qn_diag){0};
   qn_assert_ok(&diag, qn_executor_create(&artifact, threads, &options, qn_test_allocator(), &executor, &diag));
   qn_kv_cache *cache = create(&artifact, 1, 160, 0);
   qn_assert_ok(&diag, qn_kv_cache_bind(cache, executor, &diag));
-  qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, &diag));
+  qn_assert_ok(&diag, qn_executor_run(executor, (const int64_t[QN_ARTIFACT_SYMBOLS]){0}, QN_RUN_PROMPT, &diag));
   for (int i = 0; i < 4; i++) {
     size_t bytes = (size_t)page_bytes[i] * 10;
     ck_assert_uint_eq((uintptr_t)pools[i] % 64, 0);

@@ -150,7 +150,7 @@ static void run(compiled *c, const qn_nano_tensor *idx) {
     qn_assert_ok(&diag, qn_executor_bind_cache(c->executor, c->artifact.strings + buffer->name, buffer->layer, pool, &diag));
   }
   const int64_t symbols[QN_ARTIFACT_SYMBOLS] = {0, TOKENS, TOKENS, 1, SEQUENCES, SEQUENCES};
-  qn_assert_ok(&diag, qn_executor_run(c->executor, symbols, &diag));
+  qn_assert_ok(&diag, qn_executor_run(c->executor, symbols, QN_RUN_PROMPT, &diag));
 }
 
 // Element of a stored tensor for token t: [B, T, D], [1, T, D] or, by heads, [B, H, T, D].

@@ -1,0 +1,143 @@
+// Real models on a GPU: the same ids and the same logits, bit for bit, as on the CPU; a step of decoding is one graph, one
+// launch and one wait. Needs NVRTC to compile; runs in the simulator, or on the driver that QUERN_TEST_LIBCUDA names.
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "codegen/cuda/nvrtc.h"
+#include "frontend/quern.h"
+#include "tests/ptxsim/support_sim.h"
+#include "tests/support/gpu_program.h"
+#include "tests/support/test.h"
+
+enum { MOST_IDS = 64 };
+
+static quern_error error;
+#define OK(call) ck_assert_msg((call) == 0, "%s: %s", #call, error.text)
+
+// What a model has to say, on one device.
+typedef struct speech {
+  int32_t ids[MOST_IDS];
+  size_t count;
+  quern_stats stats;
+  float *logits;  // of the prompt's tokens: (count, vocab)
+} speech;
+
+static bool note(void *context, const char *text, size_t length, int32_t token) {
+  speech *s = context;
+  (void)text, (void)length;
+  if (token >= 0 && s->count < MOST_IDS) s->ids[s->count++] = token;
+  return true;
+}
+
+static ps_driver_counts counts_now(void) {
+  ps_driver_counts counts = {0};
+  if (qn_test_simulated()) sim.driver_counters(&counts);
+  return counts;
+}
+
+static void generate(quern_session *session, const int32_t *prompt, size_t count, int64_t most, speech *out) {
+  static const quern_sampler_options greedy = {.top_p = 1, .repeat_penalty = 1};
+  quern_generate_params params = {.prompt = prompt,
+                                  .prompt_count = count,
+                                  .max_tokens = most,
+                                  .sampler = &greedy,
+                                  .ignore_eog = true,
+                                  .callback = note,
+                                  .callback_context = out};
+  ps_driver_counts before = counts_now();
+  OK(quern_generate(session, &params, &out->stats, &error));
+  ps_driver_counts after = counts_now();
+  if (!qn_test_simulated()) return;
+  bool gpu = after.graph_launches > before.graph_launches;
+  ck_assert_uint_eq(after.graph_launches - before.graph_launches, gpu ? (uint64_t)out->stats.decode_steps : 0);
+  // One wait a token: the first comes with the prompt's last chunk.
+  ck_assert_uint_eq(after.synchronisations - before.synchronisations, gpu ? (uint64_t)out->stats.decode_steps + 1 : 0);
+}
+
+static void speak(const char *path, const char *device, int64_t chunk, int64_t most, speech *out) {
+  quern_model *model = NULL;
+  quern_session *session = NULL;
+  int32_t prompt[MOST_IDS];
+  size_t count = 0;
+  const char text[] = "Once upon a time there was";
+  quern_model_options options = {.device = device, .libcuda = device ? qn_test_libcuda() : NULL};
+  *out = (speech){.count = 0};
+  OK(quern_model_open(path, &options, &model, &error));
+  OK(quern_tokenize(model, text, strlen(text), QUERN_TOKENIZE_ADD_SPECIAL, prompt, MOST_IDS, &count, &error));
+  OK(quern_session_create(model, &(quern_session_options){.chunk = chunk, .context = 96, .threads = 2}, &session, &error));
+  quern_session_info info;
+  quern_session_get_info(session, &info);
+  ck_assert_int_eq(info.threads, device ? 0 : 2);
+  out->logits = calloc(count * (size_t)quern_model_vocab_size(model), sizeof *out->logits);
+  OK(quern_session_eval_all(session, 0, prompt, count, out->logits, &error));
+  quern_session_reset(session, 0);
+  generate(session, prompt, count, most, out);
+  quern_device_info on;
+  ck_assert(quern_model_device(model, &on) == (device != NULL));
+  if (device) ck_assert(strncmp(on.id, "cuda:", 5) == 0 && strncmp(quern_model_target(model), "cuda:sm_", 8) == 0);
+  size_t values = count * (size_t)quern_model_vocab_size(model);
+  ck_assert(values > 0);
+  out->logits = realloc(out->logits, values * sizeof *out->logits);
+  quern_session_destroy(session);
+  quern_model_close(model);
+}
+
+static void compare(const char *name, const speech *got, const speech *want, size_t values) {
+  ck_assert_msg(got->count == want->count, "%s: got %zu tokens, want %zu", name, got->count, want->count);
+  for (size_t i = 0; i < want->count; i++)
+    qn_check(got->ids[i] == want->ids[i], "%s: token %zu: got %d, want %d", name, i, (int)got->ids[i], (int)want->ids[i]);
+  for (size_t i = 0; i < values; i++)
+    qn_check(memcmp(&got->logits[i], &want->logits[i], sizeof(float)) == 0, "%s: logit %zu: got %a, want %a", name, i,
+             (double)got->logits[i], (double)want->logits[i]);
+}
+
+static void check_model(const char *model, const char *numeric, int64_t most) {
+  const char *path = qn_test_temp_path("model.qn");
+  quern_compile_options options = {.size = sizeof options,
+                                   .target = "host,cuda:sm_80",
+                                   .context_tokens = 96,
+                                   .numeric_mode = numeric,
+                                   .all_logits = true,
+                                   .tuning_db = "none"};
+  speech want, got;
+  OK(quern_compile(model, path, &options, &error));
+  speak(path, NULL, 0, most, &want);
+  ck_assert_int_eq((int)want.count, (int)most);
+  static const int64_t chunks[] = {0, 2};
+  for (size_t i = 0; i < QN_COUNT(chunks); i++) {
+    speak(path, "cuda", chunks[i], most, &got);
+    compare(model, &got, &want, 64);
+    free(got.logits);
+  }
+  free(want.logits);
+}
+
+static const char *stories;
+
+START_TEST(stories260k) {
+  if (stories) check_model(stories, "int8", 24);
+}
+END_TEST
+
+START_TEST(nano) { check_model(qn_test_source("models/nano/nano.gguf"), "int8", 10); }
+END_TEST
+
+START_TEST(nano_without_int8) { check_model(qn_test_source("models/nano/nano.gguf"), "f32", 4); }
+END_TEST
+
+static TCase *models(void) {
+  qn_diag diag = {0};
+  qn_nvrtc *nvrtc = NULL;
+  qn_cuda_info info;
+  size_t count = 0;
+  if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
+  qn_nvrtc_close(nvrtc);
+  if (qn_test_simulated()) sim_open();
+  if (qn_cuda_list(qn_test_libcuda(), &info, 1, &count, &diag) != QN_OK) qn_test_skip("%s", diag.text);
+  stories = qn_test_shared("models/stories260K/stories260K.gguf");
+  if (!stories) printf("stories260K is not here (QUERN_SHARED): nano alone\n");
+  const TTest *const tests[] = {stories260k, nano, nano_without_int8};
+  return qn_test_case("models", tests, QN_COUNT(tests));
+}
+
+QN_TEST_MAIN(models)
