@@ -124,7 +124,8 @@ static qn_status evaluate(runs *r, int phase, double *out_seconds) {
   }
   double begin = now();
   size_t tokens = phase == EXPLAIN_PREFILL ? (size_t)x->prompt : 1;
-  if (code == 0) code = (int)quern_session_eval(r->session, 0, r->tokens, tokens, NULL, &error);
+  const float *logits;  // they are part of it
+  if (code == 0) code = (int)quern_session_eval(r->session, 0, r->tokens, tokens, &logits, &error);
   *out_seconds = now() - begin;
   return give(x, code, &error);
 }

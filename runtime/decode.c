@@ -247,13 +247,13 @@ const float *qn_decoder_logits(const qn_decoder *d, size_t index) { return d->lo
 
 // --- many tokens of one sequence
 
-static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
+static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all, bool last,
                              qn_diag *diag) {
   size_t most = (size_t)(all ? d->max_rows : d->chunk), vocab = (size_t)d->vocab;
   for (size_t done = 0; done < count;) {
     size_t now = count - done < most ? count - done : most;
     begin(d);
-    for (size_t i = done; i < done + now; i++) push(d, tokens[i], sequence, all || i + 1 == count);
+    for (size_t i = done; i < done + now; i++) push(d, tokens[i], sequence, all || (last && i + 1 == count));
     QN_TRY(run(d, diag));
     for (size_t i = 0; all && i < now; i++) {
       memcpy(all + (done + i) * vocab, qn_decoder_logits(d, i), vocab * sizeof(float));
@@ -277,7 +277,7 @@ qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens
   QN_TRY(qn_decoder_reserve(d, sequence, tokens, count, diag));
   int64_t before = qn_kv_cache_length(d->cache, sequence);
   qn_executor_hold(d->executor);
-  qn_status status = eval_chunks(d, sequence, tokens, count, all, diag);
+  qn_status status = eval_chunks(d, sequence, tokens, count, all, out_last != NULL, diag);
   qn_executor_release(d->executor);
   if (status != QN_OK) qn_kv_cache_truncate(d->cache, sequence, before);
   if (status == QN_OK && out_last) *out_last = qn_decoder_logits(d, (size_t)d->rows - 1);

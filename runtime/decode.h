@@ -36,8 +36,8 @@ void qn_decoder_reset(qn_decoder *decoder, int32_t sequence);
 // Forgets all but the first `length` tokens (at most the present position).
 void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
 
-// Appends `count` tokens (at least 1) to a sequence, chunk by chunk. *out_last (may be NULL) is the logits after the
-// last one: (vocab), borrowed until the decoder's next call. With `all` not NULL every token's logits go there:
+// Appends `count` tokens (at least 1) to a sequence, chunk by chunk. *out_last is the logits after the
+// last one: (vocab), borrowed until the decoder's next call; NULL = they are not computed. With `all` not NULL every token's logits go there:
 // (count, vocab), row-major. After an error the sequence is as it was before, what earlier chunks computed included.
 // Errors: ARGUMENT (a token out of range, no such sequence), LIMIT (context or pool full; nothing is evaluated).
 QN_CHECKED qn_status qn_decoder_eval(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count,

@@ -103,7 +103,7 @@ qn_status qn_cuda_take_pinned(const qn_cuda *c, size_t bytes, const char *what, 
 
 // --- opening
 
-static qn_status open_device(qn_cuda *c, const qn_cuda_options *options, qn_diag *diag) {
+static qn_status open_device(qn_cuda *c, const qn_cuda_open_options *options, qn_diag *diag) {
   int index = 0, count = 0;
   QN_TRY(qn_cuda_parse(options->device, &index, diag));
   QN_TRY(qn_cuda_driver_open(&c->driver, options->library, diag));
@@ -114,7 +114,7 @@ static qn_status open_device(qn_cuda *c, const qn_cuda_options *options, qn_diag
   return qn_cuda_try(c, c->driver.context_retain(&c->context, index), "making a context", diag);
 }
 
-static qn_status build(qn_cuda *c, const qn_cuda_options *options, qn_diag *diag) {
+static qn_status build(qn_cuda *c, const qn_cuda_open_options *options, qn_diag *diag) {
   QN_TRY(open_device(c, options, diag));
   QN_TRY(qn_cuda_enter(c, diag));
   qn_status status = qn_cuda_load_code(c, options->target, diag);
@@ -123,7 +123,7 @@ static qn_status build(qn_cuda *c, const qn_cuda_options *options, qn_diag *diag
   return status;
 }
 
-qn_status qn_cuda_open(const qn_artifact *artifact, const qn_cuda_options *options, const qn_allocator *allocator,
+qn_status qn_cuda_open(const qn_artifact *artifact, const qn_cuda_open_options *options, const qn_allocator *allocator,
                        qn_cuda **out, qn_diag *diag) {
   *out = NULL;
   qn_cuda *c = qn_alloc_zeroed(allocator, sizeof *c);

@@ -25,16 +25,16 @@ QN_CHECKED qn_status qn_cuda_parse(const char *device, int *out_index, qn_diag *
 
 typedef struct qn_cuda qn_cuda;
 
-typedef struct qn_cuda_options {
+typedef struct qn_cuda_open_options {
   const char *device;   // "cuda" or "cuda:N"
   const char *library;  // the driver's; NULL = $QUERN_LIBCUDA or libcuda.so.1
   const char *target;   // the code of this target ("cuda:sm_90"); NULL = the newest that the GPU runs
-} qn_cuda_options;
+} qn_cuda_open_options;
 
 // Brings weights and code there. `artifact`, a view of the program for GPUs, must outlive it. Errors: those of
 // qn_cuda_list; ARGUMENT (no such device or target: lists those there are), TARGET (no code that this GPU runs; a driver
 // that is older than the compiler of the code), FORMAT (damaged code), NOMEM.
-QN_CHECKED qn_status qn_cuda_open(const qn_artifact *artifact, const qn_cuda_options *options,
+QN_CHECKED qn_status qn_cuda_open(const qn_artifact *artifact, const qn_cuda_open_options *options,
                                   const qn_allocator *allocator, qn_cuda **out, qn_diag *diag);
 void qn_cuda_close(qn_cuda *cuda);  // NULL is harmless. After its executors
 const qn_cuda_info *qn_cuda_get_info(const qn_cuda *cuda);

@@ -181,7 +181,8 @@ static qn_status decode(generation *g, const float *logits, uint64_t start) {
   }
 }
 
-// Chunk by chunk. *out_logits stays NULL when it was cancelled; then, as after an error, the sequence is as before.
+// Chunk by chunk; logits are of the last one alone. *out_logits stays NULL when it was cancelled; then, as after an error,
+// the sequence is as before.
 static qn_status prefill(generation *g, const float **out_logits) {
   const qn_generate_params *p = g->params;
   size_t chunk = (size_t)qn_decoder_chunk(g->decoder);
@@ -189,9 +190,9 @@ static qn_status prefill(generation *g, const float **out_logits) {
   qn_status status = qn_decoder_reserve(g->decoder, p->sequence, p->prompt, p->prompt_count, g->diag);
   for (size_t done = 0; status == QN_OK && done < p->prompt_count; done += chunk) {
     size_t count = p->prompt_count - done < chunk ? p->prompt_count - done : chunk;
-    *out_logits = NULL;
     if (cancelled(g)) break;
-    status = qn_decoder_eval(g->decoder, p->sequence, p->prompt + done, count, NULL, out_logits, g->diag);
+    const float **logits = done + count == p->prompt_count ? out_logits : NULL;
+    status = qn_decoder_eval(g->decoder, p->sequence, p->prompt + done, count, NULL, logits, g->diag);
   }
   if (status != QN_OK || !*out_logits) qn_decoder_truncate(g->decoder, p->sequence, before);
   return status;

@@ -186,10 +186,10 @@ typedef struct quern_session_info {
 } quern_session_info;
 void quern_session_get_info(const quern_session *session, quern_session_info *out_info);
 
-// Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits (may be NULL) becomes
-// the logits after the last one, f32 (vocab_size), valid until the session's next call. After an error the sequence is
-// as it was. Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV cache full), INTERNAL (a
-// kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
+// Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits becomes
+// the logits after the last one, f32 (vocab_size), valid until the session's next call; NULL = they are not computed.
+// After an error the sequence is as it was. Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV
+// cache full), INTERNAL (a kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
 quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
                                 const float **out_logits, quern_error *error);
 // The same with the logits after every token, copied to `logits`: f32 (count, vocab_size), row-major.

@@ -9,12 +9,13 @@
 enum { DEVICES_MAX = 64 };
 
 static int no_such_device(const char *device, const quern_device_info *found, size_t count) {
-  char known[1024] = "cpu";
-  for (size_t i = 0; i < count; i++) {
-    size_t used = strlen(known);
-    snprintf(known + used, sizeof known - used, ", %s (%s, %s)", found[i].id, found[i].name, found[i].chip);
-  }
-  return cli_fail(QN_ERR_ARGUMENT, "--device", "got '%s', want one of: %s", device, known);
+  qn_buf known;
+  qn_buf_init(&known, qn_allocator_default());
+  qn_buf_puts(&known, "cpu");
+  for (size_t i = 0; i < count; i++) qn_buf_printf(&known, ", %s (%s, %s)", found[i].id, found[i].name, found[i].chip);
+  int code = cli_fail(QN_ERR_ARGUMENT, "--device", "got '%s', want one of: %s", device, qn_buf_text(&known));
+  qn_buf_deinit(&known);
+  return code;
 }
 
 int cli_device_find(const char *device, const char *libcuda, const cli_cpu_option *cpu_options, size_t count,

@@ -27,7 +27,7 @@ static void set_up(fixture *f, const qn_executor_options *how) {
   for (int i = 0; i < 16; i++) f->table[i] = 100 + i;
   qn_gpu_program_describe(&a, BIAS);
   f->artifact = qn_gpu_program_open(&a);
-  qn_cuda_options device = {.device = "cuda", .library = qn_test_libcuda()};
+  qn_cuda_open_options device = {.device = "cuda", .library = qn_test_libcuda()};
   qn_assert_ok(&f->diag, qn_cuda_open(&f->artifact, &device, qn_test_allocator(), &f->cuda, &f->diag));
   options.cuda = f->cuda;
   qn_assert_ok(&f->diag,
@@ -253,7 +253,7 @@ START_TEST(large_weights) {
   a.buffers.items[w].offset += BYTES - 256;
   a.operands.items[a.steps.items[2].first_operand + 1] = w;
   qn_artifact artifact = qn_gpu_program_open(&a);
-  qn_cuda_options device = {.device = "cuda", .library = qn_test_libcuda()};
+  qn_cuda_open_options device = {.device = "cuda", .library = qn_test_libcuda()};
   qn_assert_ok(&diag, qn_cuda_open(&artifact, &device, qn_test_allocator(), &cuda, &diag));
   qn_executor *e = NULL;
   qn_executor_options options = {.cuda = cuda};

@@ -73,10 +73,10 @@ END_TEST
 
 typedef void (*change_fn)(qn_test_artifact *a);
 
-static qn_status open_with(change_fn change, const qn_cuda_options *how, qn_cuda **out, qn_artifact *artifact,
+static qn_status open_with(change_fn change, const qn_cuda_open_options *how, qn_cuda **out, qn_artifact *artifact,
                            qn_diag *diag) {
   qn_test_artifact a;
-  qn_cuda_options options = how ? *how : (qn_cuda_options){.device = "cuda"};
+  qn_cuda_open_options options = how ? *how : (qn_cuda_open_options){.device = "cuda"};
   *diag = (qn_diag){0};
   qn_gpu_program_describe(&a, 1);
   if (change) change(&a);
@@ -86,7 +86,7 @@ static qn_status open_with(change_fn change, const qn_cuda_options *how, qn_cuda
 }
 
 // Opening fails and leaves nothing behind.
-static void fails(change_fn change, const qn_cuda_options *how, qn_status want, const char *text) {
+static void fails(change_fn change, const qn_cuda_open_options *how, qn_status want, const char *text) {
   qn_cuda *cuda;
   qn_artifact artifact;
   qn_diag diag;
@@ -101,11 +101,11 @@ static void without_code(qn_test_artifact *a) { a->code_count = 0; }
 
 START_TEST(no_such_device) {
   restart("sm_80,sm_90");
-  fails(NULL, &(qn_cuda_options){.device = "cuda:2"}, QN_ERR_ARGUMENT,
+  fails(NULL, &(qn_cuda_open_options){.device = "cuda:2"}, QN_ERR_ARGUMENT,
         "device: got cuda:2, want one of: cuda:0 (ptxsim sm_80), cuda:1 (ptxsim sm_90)");
-  fails(NULL, &(qn_cuda_options){.device = "cuda:x"}, QN_ERR_ARGUMENT, "got 'cuda:x'");
+  fails(NULL, &(qn_cuda_open_options){.device = "cuda:x"}, QN_ERR_ARGUMENT, "got 'cuda:x'");
   fails(without_code, NULL, QN_ERR_TARGET, "there is no code for GPUs in this artifact; compile it with --target");
-  fails(NULL, &(qn_cuda_options){.device = "cuda", .target = "cuda:sm_90"}, QN_ERR_ARGUMENT,
+  fails(NULL, &(qn_cuda_open_options){.device = "cuda", .target = "cuda:sm_90"}, QN_ERR_ARGUMENT,
         "got target 'cuda:sm_90', want one of: cuda:sm_80");
   restart("none");
   fails(NULL, NULL, QN_ERR_TARGET, "no device");
@@ -142,9 +142,9 @@ START_TEST(chips) {
   restart("sm_80");
   fails(for_sm_90, NULL, QN_ERR_TARGET,
         "cuda:0 (ptxsim sm_80): too old a chip: it is sm_80, and gpu.qn has code for: cuda:sm_90");
-  fails(for_three_chips, &(qn_cuda_options){.device = "cuda", .target = "cuda:sm_120"}, QN_ERR_TARGET, "too old a chip");
+  fails(for_three_chips, &(qn_cuda_open_options){.device = "cuda", .target = "cuda:sm_120"}, QN_ERR_TARGET, "too old a chip");
   restart("sm_120");
-  qn_assert_ok(&diag, open_with(for_three_chips, &(qn_cuda_options){.device = "cuda", .target = "cuda:sm_80"}, &cuda,
+  qn_assert_ok(&diag, open_with(for_three_chips, &(qn_cuda_open_options){.device = "cuda", .target = "cuda:sm_80"}, &cuda,
                                 &artifact, &diag));
   ck_assert_str_eq(qn_cuda_code(cuda)->target, "cuda:sm_80");
   qn_cuda_close(cuda);
@@ -198,10 +198,12 @@ START_TEST(which_form_runs) {
   ck_assert(runs_from_ptx());
   ck_assert_int_eq(sim.provide_ptx(image, CUBIN_BYTES, qn_gpu_program_ptx), 0);
   ck_assert(!runs_from_ptx());
-  restart("sm_89");
-  ck_assert(!runs_from_ptx());  // of the same major version
-  restart("sm_90");
-  ck_assert(runs_from_ptx());  // machine code is not even tried
+  restart("sm_89");  // of the same major version
+  ck_assert_int_eq(sim.provide_ptx(image, CUBIN_BYTES, qn_gpu_program_ptx), 0);
+  ck_assert(!runs_from_ptx());
+  restart("sm_90");  // of another: it is not even tried
+  ck_assert_int_eq(sim.provide_ptx(image, CUBIN_BYTES, qn_gpu_program_ptx), 0);
+  ck_assert(runs_from_ptx());
   restart("sm_90");
   fails(with_cubin_alone, NULL, QN_ERR_TARGET, "runs neither the machine code nor the PTX of target 'cuda:sm_80'");
 }
@@ -220,7 +222,7 @@ START_TEST(damaged_code) {
   memcpy(strstr(changed, "shl.b32"), "sha.b32", 7);
   make_image(false, changed);
   fails(with_image, NULL, QN_ERR_FORMAT, "cannot compile the PTX: CUDA_ERROR_INVALID_PTX 218 (a PTX JIT compilation failed): "
-        "PTX line 6: 'sha.b32'");
+        "PTX line 7: 'sha.b32'");
   memcpy(changed, qn_gpu_program_ptx, qn_gpu_program_ptx_size());
   memcpy(strstr(changed, "7.0"), "8.8", 3);
   make_image(false, changed);
@@ -310,7 +312,7 @@ START_TEST(allocations_fail) {
     qn_cuda *cuda = NULL;
     qn_executor *e = NULL;
     qn_diag diag = {0};
-    qn_cuda_options options = {.device = "cuda", .library = PTXSIM_LIBRARY};
+    qn_cuda_open_options options = {.device = "cuda", .library = PTXSIM_LIBRARY};
     qn_test_memory_init(&memory);
     memory.fail_at = fail_at;
     qn_status status = qn_cuda_open(&artifact, &options, &memory.allocator, &cuda, &diag);
