@@ -27,7 +27,8 @@ static qn_status count_devices(const qn_cuda_driver *d, int *out, qn_diag *diag)
   *out = 0;
   QN_TRY(qn_cuda_check(d, d->device_count(out), "CUDA", "counting devices", diag));
   if (*out > 0) return QN_OK;
-  return qn_fail(diag, QN_ERR_TARGET, "CUDA", "no device: the driver finds no GPU; see nvidia-smi and "
+  return qn_fail(diag, QN_ERR_TARGET, "CUDA",
+                 "no device: the driver finds no GPU; see nvidia-smi and "
                  "CUDA_VISIBLE_DEVICES");
 }
 
@@ -89,8 +90,8 @@ qn_status qn_cuda_take(const qn_cuda *c, size_t bytes, const char *what, const c
   qn_cu_result result = c->driver.take(out, bytes);
   if (result != QN_CU_OUT_OF_MEMORY) return qn_cuda_try(c, result, "taking memory", diag);
   if (c->driver.memory_info(&unused, &total) != QN_CU_SUCCESS) unused = total = 0;
-  return qn_fail(diag, QN_ERR_NOMEM, c->where,
-                 "out of memory for %s of %zu bytes: %zu of %zu are free; %s", what, bytes, unused, total, advice);
+  return qn_fail(diag, QN_ERR_NOMEM, c->where, "out of memory for %s of %zu bytes: %zu of %zu are free; %s", what,
+                 bytes, unused, total, advice);
 }
 
 qn_status qn_cuda_take_pinned(const qn_cuda *c, size_t bytes, const char *what, void **out, qn_diag *diag) {

@@ -15,8 +15,8 @@ typedef struct qn_cuda_info {
   int driver_version;  // CUDA version of the driver: 12040 for 12.4
 } qn_cuda_info;
 
-// Every GPU that the driver sees: the first `capacity` of *out_count. `library` is the driver's, NULL = $QUERN_LIBCUDA or
-// libcuda.so.1. Errors, TARGET: no driver, too old a driver, no device.
+// Every GPU that the driver sees: the first `capacity` of *out_count. `library` is the driver's, NULL = $QUERN_LIBCUDA
+// or libcuda.so.1. Errors, TARGET: no driver, too old a driver, no device.
 QN_CHECKED qn_status qn_cuda_list(const char *library, qn_cuda_info *out, size_t capacity, size_t *out_count,
                                   qn_diag *diag);
 
@@ -32,8 +32,8 @@ typedef struct qn_cuda_open_options {
 } qn_cuda_open_options;
 
 // Brings weights and code there. `artifact`, a view of the program for GPUs, must outlive it. Errors: those of
-// qn_cuda_list; ARGUMENT (no such device or target: lists those there are), TARGET (no code that this GPU runs; a driver
-// that is older than the compiler of the code), FORMAT (damaged code), NOMEM.
+// qn_cuda_list; ARGUMENT (no such device or target: lists those there are), TARGET (no code that this GPU runs; a
+// driver that is older than the compiler of the code), FORMAT (damaged code), NOMEM.
 QN_CHECKED qn_status qn_cuda_open(const qn_artifact *artifact, const qn_cuda_open_options *options,
                                   const qn_allocator *allocator, qn_cuda **out, qn_diag *diag);
 void qn_cuda_close(qn_cuda *cuda);  // NULL is harmless. After its executors
@@ -42,8 +42,8 @@ const qn_art_code *qn_cuda_code(const qn_cuda *cuda);  // the code section that 
 // Was it the PTX that the driver took, and compiled for this GPU, and not the machine code?
 bool qn_cuda_from_ptx(const qn_cuda *cuda);
 
-// Bytes a second that copies from the GPU's memory to itself read and write, the best of a few: what a kernel that reads
-// can hope for. Takes up to a gibibyte of what is free. NOMEM.
+// Bytes a second that copies from the GPU's memory to itself read and write, the best of a few: what a kernel that
+// reads can hope for. Takes up to a gibibyte of what is free. NOMEM.
 QN_CHECKED qn_status qn_cuda_measure_read(qn_cuda *cuda, double *out_bytes_per_s, qn_diag *diag);
 
 #endif

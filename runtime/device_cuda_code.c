@@ -1,5 +1,5 @@
-// Which of an artifact's code a GPU runs, and loading it: the machine code where it is for this chip, else the PTX beside
-// it, which the driver compiles.
+// Which of an artifact's code a GPU runs, and loading it: the machine code where it is for this chip, else the PTX
+// beside it, which the driver compiles.
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -36,10 +36,13 @@ static qn_status choose(qn_cuda *c, const char *target, qn_diag *diag) {
   if (c->code) return QN_OK;
   list_targets(a, known, sizeof known);
   if (!known[0]) {
-    return qn_fail(diag, QN_ERR_TARGET, a->path, "there is no code for GPUs in this artifact; compile it with --target "
-                   "cuda:sm_%d", c->info.sm);
+    return qn_fail(diag, QN_ERR_TARGET, a->path,
+                   "there is no code for GPUs in this artifact; compile it with --target "
+                   "cuda:sm_%d",
+                   c->info.sm);
   }
-  if (target && !named) return qn_fail(diag, QN_ERR_ARGUMENT, a->path, "got target '%s', want one of: %s", target, known);
+  if (target && !named)
+    return qn_fail(diag, QN_ERR_ARGUMENT, a->path, "got target '%s', want one of: %s", target, known);
   return qn_fail(diag, QN_ERR_TARGET, c->where,
                  "too old a chip: it is sm_%d, and %s has code for: %s; compile for it with --target cuda:sm_%d",
                  c->info.sm, a->path, known, c->info.sm);
@@ -83,8 +86,8 @@ static qn_status load_failed(const qn_cuda *c, qn_cu_result result, const char *
   }
 }
 
-// Machine code is for one major version of chips, from its minor one on; PTX is for later chips. Damaged machine code is
-// an error and no reason to take the PTX: who made the artifact should know.
+// Machine code is for one major version of chips, from its minor one on; PTX is for later chips. Damaged machine code
+// is an error and no reason to take the PTX: who made the artifact should know.
 static qn_status load_module(qn_cuda *c, qn_diag *diag) {
   const uint8_t *image = (const uint8_t *)c->code + c->code->image_offset;
   const uint8_t *ptx = image + c->code->cubin_size;
@@ -114,7 +117,8 @@ static qn_status find_function(qn_cuda *c, uint32_t index, uint32_t variant, int
   if (launch->shared_bytes <= SHARED_WITHOUT_ASKING) return QN_OK;
   if (launch->shared_bytes > (uint32_t)shared_max) {
     return qn_fail(diag, QN_ERR_TARGET, c->where,
-                   "kernel '%s' wants %" PRIu32 " bytes of shared memory a block, and there are %d; compile for this chip "
+                   "kernel '%s' wants %" PRIu32
+                   " bytes of shared memory a block, and there are %d; compile for this chip "
                    "with --target cuda:sm_%d",
                    name, launch->shared_bytes, shared_max, c->info.sm);
   }

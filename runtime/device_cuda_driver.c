@@ -73,7 +73,8 @@ void qn_cuda_describe(const qn_cuda_driver *d, qn_cu_result result, char *out, s
 }
 
 bool qn_cuda_is_fault(qn_cu_result result) {
-  static const qn_cu_result faults[] = {700, 702, 710, 714, 715, 716, 717, 718, 719};  // ILLEGAL_ADDRESS to LAUNCH_FAILED
+  static const qn_cu_result faults[] = {700, 702, 710, 714, 715,
+                                        716, 717, 718, 719};  // ILLEGAL_ADDRESS to LAUNCH_FAILED
   for (size_t i = 0; i < QN_COUNT(faults); i++)
     if (faults[i] == result) return true;
   return false;

@@ -12,8 +12,8 @@
 #define QN_CUDA_LIBRARY_VARIABLE "QUERN_LIBCUDA"
 #define QN_CUDA_DRIVER_LEAST     12000  // as the driver tells it: CUDA 12.0
 
-// The interface as far as it is used (the CUDA Driver API's reference manual). Handles are opaque; addresses on a device
-// are 64-bit numbers.
+// The interface as far as it is used (the CUDA Driver API's reference manual). Handles are opaque; addresses on a
+// device are 64-bit numbers.
 typedef int qn_cu_result;
 typedef struct CUctx_st *qn_cu_context;
 typedef struct CUmod_st *qn_cu_module;
@@ -46,47 +46,48 @@ enum { QN_CU_FUNC_DYNAMIC_SHARED_MAX = 8 };  // CUfunction_attribute
 enum { QN_CU_JIT_ERROR_LOG = 5, QN_CU_JIT_ERROR_LOG_BYTES = 6 };
 
 // QN_CUDA_CALLS(X): X(name here, symbol in the library, parameters).
-#define QN_CUDA_CALLS(X)                                                                                              \
-  X(init, cuInit, (unsigned))                                                                                         \
-  X(version, cuDriverGetVersion, (int *))                                                                             \
-  X(error_name, cuGetErrorName, (qn_cu_result, const char **))                                                        \
-  X(error_text, cuGetErrorString, (qn_cu_result, const char **))                                                      \
-  X(device_count, cuDeviceGetCount, (int *))                                                                          \
-  X(device_name, cuDeviceGetName, (char *, int, int))                                                                 \
-  X(device_memory, cuDeviceTotalMem_v2, (size_t *, int))                                                              \
-  X(device_attribute, cuDeviceGetAttribute, (int *, int, int))                                                        \
-  X(context_retain, cuDevicePrimaryCtxRetain, (qn_cu_context *, int))                                                 \
-  X(context_release, cuDevicePrimaryCtxRelease_v2, (int))                                                             \
-  X(context_push, cuCtxPushCurrent_v2, (qn_cu_context))                                                               \
-  X(context_pop, cuCtxPopCurrent_v2, (qn_cu_context *))                                                               \
-  X(memory_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                               \
-  X(take, cuMemAlloc_v2, (qn_cu_address *, size_t))                                                                   \
-  X(give_back, cuMemFree_v2, (qn_cu_address))                                                                         \
-  X(take_pinned, cuMemAllocHost_v2, (void **, size_t))                                                                \
-  X(give_back_pinned, cuMemFreeHost, (void *))                                                                        \
-  X(fill, cuMemsetD8Async, (qn_cu_address, unsigned char, size_t, qn_cu_stream))                                      \
-  X(to_device, cuMemcpyHtoDAsync_v2, (qn_cu_address, const void *, size_t, qn_cu_stream))                             \
-  X(to_host, cuMemcpyDtoHAsync_v2, (void *, qn_cu_address, size_t, qn_cu_stream))                                     \
-  X(copy, cuMemcpyDtoDAsync_v2, (qn_cu_address, qn_cu_address, size_t, qn_cu_stream))                                 \
-  X(module_load, cuModuleLoadDataEx, (qn_cu_module *, const void *, unsigned, int *, void **))                        \
-  X(module_unload, cuModuleUnload, (qn_cu_module))                                                                    \
-  X(module_function, cuModuleGetFunction, (qn_cu_function *, qn_cu_module, const char *))                             \
-  X(function_set, cuFuncSetAttribute, (qn_cu_function, int, int))                                                     \
-  X(launch, cuLaunchKernel,                                                                                           \
-    (qn_cu_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, qn_cu_stream, void **, void **)) \
-  X(stream_create, cuStreamCreate, (qn_cu_stream *, unsigned))                                                        \
-  X(stream_destroy, cuStreamDestroy_v2, (qn_cu_stream))                                                               \
-  X(stream_wait, cuStreamSynchronize, (qn_cu_stream))                                                                 \
-  X(capture_begin, cuStreamBeginCapture_v2, (qn_cu_stream, int))                                                      \
-  X(capture_end, cuStreamEndCapture, (qn_cu_stream, qn_cu_graph *))                                                   \
-  X(graph_instantiate, cuGraphInstantiateWithFlags, (qn_cu_graph_exec *, qn_cu_graph, unsigned long long))            \
-  X(graph_launch, cuGraphLaunch, (qn_cu_graph_exec, qn_cu_stream))                                                    \
-  X(graph_exec_destroy, cuGraphExecDestroy, (qn_cu_graph_exec))                                                       \
-  X(graph_destroy, cuGraphDestroy, (qn_cu_graph))                                                                     \
-  X(event_create, cuEventCreate, (qn_cu_event *, unsigned))                                                           \
-  X(event_destroy, cuEventDestroy_v2, (qn_cu_event))                                                                  \
-  X(event_record, cuEventRecord, (qn_cu_event, qn_cu_stream))                                                         \
-  X(event_wait, cuEventSynchronize, (qn_cu_event))                                                                    \
+#define QN_CUDA_CALLS(X)                                                                                          \
+  X(init, cuInit, (unsigned))                                                                                     \
+  X(version, cuDriverGetVersion, (int *))                                                                         \
+  X(error_name, cuGetErrorName, (qn_cu_result, const char **))                                                    \
+  X(error_text, cuGetErrorString, (qn_cu_result, const char **))                                                  \
+  X(device_count, cuDeviceGetCount, (int *))                                                                      \
+  X(device_name, cuDeviceGetName, (char *, int, int))                                                             \
+  X(device_memory, cuDeviceTotalMem_v2, (size_t *, int))                                                          \
+  X(device_attribute, cuDeviceGetAttribute, (int *, int, int))                                                    \
+  X(context_retain, cuDevicePrimaryCtxRetain, (qn_cu_context *, int))                                             \
+  X(context_release, cuDevicePrimaryCtxRelease_v2, (int))                                                         \
+  X(context_push, cuCtxPushCurrent_v2, (qn_cu_context))                                                           \
+  X(context_pop, cuCtxPopCurrent_v2, (qn_cu_context *))                                                           \
+  X(memory_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                           \
+  X(take, cuMemAlloc_v2, (qn_cu_address *, size_t))                                                               \
+  X(give_back, cuMemFree_v2, (qn_cu_address))                                                                     \
+  X(take_pinned, cuMemAllocHost_v2, (void **, size_t))                                                            \
+  X(give_back_pinned, cuMemFreeHost, (void *))                                                                    \
+  X(fill, cuMemsetD8Async, (qn_cu_address, unsigned char, size_t, qn_cu_stream))                                  \
+  X(to_device, cuMemcpyHtoDAsync_v2, (qn_cu_address, const void *, size_t, qn_cu_stream))                         \
+  X(to_host, cuMemcpyDtoHAsync_v2, (void *, qn_cu_address, size_t, qn_cu_stream))                                 \
+  X(copy, cuMemcpyDtoDAsync_v2, (qn_cu_address, qn_cu_address, size_t, qn_cu_stream))                             \
+  X(module_load, cuModuleLoadDataEx, (qn_cu_module *, const void *, unsigned, int *, void **))                    \
+  X(module_unload, cuModuleUnload, (qn_cu_module))                                                                \
+  X(module_function, cuModuleGetFunction, (qn_cu_function *, qn_cu_module, const char *))                         \
+  X(function_set, cuFuncSetAttribute, (qn_cu_function, int, int))                                                 \
+  X(launch, cuLaunchKernel,                                                                                       \
+    (qn_cu_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, qn_cu_stream, void **, \
+     void **))                                                                                                    \
+  X(stream_create, cuStreamCreate, (qn_cu_stream *, unsigned))                                                    \
+  X(stream_destroy, cuStreamDestroy_v2, (qn_cu_stream))                                                           \
+  X(stream_wait, cuStreamSynchronize, (qn_cu_stream))                                                             \
+  X(capture_begin, cuStreamBeginCapture_v2, (qn_cu_stream, int))                                                  \
+  X(capture_end, cuStreamEndCapture, (qn_cu_stream, qn_cu_graph *))                                               \
+  X(graph_instantiate, cuGraphInstantiateWithFlags, (qn_cu_graph_exec *, qn_cu_graph, unsigned long long))        \
+  X(graph_launch, cuGraphLaunch, (qn_cu_graph_exec, qn_cu_stream))                                                \
+  X(graph_exec_destroy, cuGraphExecDestroy, (qn_cu_graph_exec))                                                   \
+  X(graph_destroy, cuGraphDestroy, (qn_cu_graph))                                                                 \
+  X(event_create, cuEventCreate, (qn_cu_event *, unsigned))                                                       \
+  X(event_destroy, cuEventDestroy_v2, (qn_cu_event))                                                              \
+  X(event_record, cuEventRecord, (qn_cu_event, qn_cu_stream))                                                     \
+  X(event_wait, cuEventSynchronize, (qn_cu_event))                                                                \
   X(event_elapsed, cuEventElapsedTime, (float *, qn_cu_event, qn_cu_event))
 
 typedef struct qn_cuda_driver {

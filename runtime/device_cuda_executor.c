@@ -1,5 +1,5 @@
-// A program on a GPU. A step of a loop is one graph: the inputs' copy there, every kernel, the outputs' copy back, started
-// by one call and waited for once. A prompt's chunks are plain launches in a stream.
+// A program on a GPU. A step of a loop is one graph: the inputs' copy there, every kernel, the outputs' copy back,
+// started by one call and waited for once. A prompt's chunks are plain launches in a stream.
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -47,13 +47,13 @@ typedef struct cuda_executor {
   size_t output_bytes;
   slot slots[SLOTS];
   int next_slot;
-  size_t *places;            // owned: one a buffer: an input's in a slot and in `inputs`, an output's in `outputs`
-  size_t input_bytes;        // of all inputs with the last symbol values
-  launch *launches;          // owned: one a step
-  qn_cu_address *pointers;   // owned: one an operand
-  void **params;             // owned: room for the parameters of one launch
+  size_t *places;           // owned: one a buffer: an input's in a slot and in `inputs`, an output's in `outputs`
+  size_t input_bytes;       // of all inputs with the last symbol values
+  launch *launches;         // owned: one a step
+  qn_cu_address *pointers;  // owned: one an operand
+  void **params;            // owned: room for the parameters of one launch
   size_t param_room;
-  int values[SYMBOLS];       // the symbols as kernels get them
+  int values[SYMBOLS];  // the symbols as kernels get them
   int64_t symbols[QN_ARTIFACT_SYMBOLS];
   bool resolved, check_kernels;
   graph graphs[GRAPHS_MAX];
@@ -78,7 +78,8 @@ static qn_status check(cuda_executor *e, qn_cu_result result, const char *doing,
   e->lost = true;
   qn_cuda_describe(&e->cuda->driver, result, text, sizeof text);
   return qn_fail(diag, QN_ERR_INTERNAL, e->cuda->where,
-                 "a kernel faulted, of %zu in a step with T = %" PRId64 ": %s; --check-kernels tells which; this process "
+                 "a kernel faulted, of %zu in a step with T = %" PRId64
+                 ": %s; --check-kernels tells which; this process "
                  "cannot use the device any more",
                  step_count(e), e->symbols[1], text);
 }
@@ -91,8 +92,9 @@ static qn_status check_launch(cuda_executor *e, qn_cu_result result, uint32_t st
   if (fault && !e->check_kernels) return check(e, result, "starting a kernel", diag);  // it may be of one before
   e->lost = e->lost || fault;
   qn_cuda_describe(&e->cuda->driver, result, text, sizeof text);
-  return qn_fail(diag, QN_ERR_INTERNAL, e->cuda->where, "kernel '%s' (step %" PRIu32 ", %s) %s: %s", kernel_name(e, step),
-                 step, a->strings + a->steps[step].loc, fault ? "faulted" : "cannot be started", text);
+  return qn_fail(diag, QN_ERR_INTERNAL, e->cuda->where, "kernel '%s' (step %" PRIu32 ", %s) %s: %s",
+                 kernel_name(e, step), step, a->strings + a->steps[step].loc, fault ? "faulted" : "cannot be started",
+                 text);
 }
 
 // --- memory that executors hand out
@@ -493,8 +495,7 @@ static qn_status build_there(cuda_executor *e, const qn_executor_options *option
 static qn_status build(cuda_executor *e, const qn_executor_options *options, qn_diag *diag) {
   const qn_artifact *a = e->base.artifact;
   e->check_kernels = options->check_kernels;
-  e->memory =
-      (qn_memory){.context = e, .take = take_memory, .give_back = give_back_memory, .write = write_memory};
+  e->memory = (qn_memory){.context = e, .take = take_memory, .give_back = give_back_memory, .write = write_memory};
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     const qn_art_buffer *b = &a->buffers[i];
     if (b->kind != QN_ART_INPUT || element_bytes(b->dtype) > 0) continue;

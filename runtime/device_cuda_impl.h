@@ -10,9 +10,9 @@ struct qn_cuda {
   const qn_allocator *allocator;  // borrowed
   qn_cuda_driver driver;
   qn_cuda_info info;
-  char where[160];  // "cuda:0 (NVIDIA H100)": for messages
-  qn_cu_context context;  // the device's primary one, retained
-  const qn_art_code *code;    // borrowed
+  char where[160];          // "cuda:0 (NVIDIA H100)": for messages
+  qn_cu_context context;    // the device's primary one, retained
+  const qn_art_code *code;  // borrowed
   qn_cu_module module;
   bool from_ptx;
   qn_cu_function *functions;  // owned: one a variant of the code's plan

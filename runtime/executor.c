@@ -30,11 +30,8 @@ qn_status qn_executor_new(const qn_executor_class *class, size_t size, const qn_
   *out = NULL;
   qn_executor *e = qn_alloc_zeroed(allocator, size);
   if (!e) return qn_fail_nomem(diag, artifact->path, "the executor");
-  *e = (qn_executor){.class = class,
-                     .artifact = artifact,
-                     .allocator = allocator,
-                     .size = size,
-                     .profile_threads = profile_threads};
+  *e = (qn_executor){
+      .class = class, .artifact = artifact, .allocator = allocator, .size = size, .profile_threads = profile_threads};
   e->bases = qn_executor_array(e, p->buffer_count, sizeof *e->bases);
   e->unwanted = qn_executor_array(e, p->buffer_count, sizeof *e->unwanted);
   if (profile_threads > 0) e->profile = qn_executor_array(e, profile_threads * p->step_count, sizeof *e->profile);
@@ -190,7 +187,8 @@ qn_status qn_executor_resolve(const qn_executor *e, uint32_t step, const int64_t
     extent = INT64_MAX;
   if (extent > QN_WORK_EXTENT_MAX) {
     return qn_fail(diag, QN_ERR_LIMIT, a->path,
-                   "kernel '%s': got a parallel loop of %" PRId64 " iterations, want at most %d; take fewer tokens a step",
+                   "kernel '%s': got a parallel loop of %" PRId64
+                   " iterations, want at most %d; take fewer tokens a step",
                    a->strings + kernel->name, extent, QN_WORK_EXTENT_MAX);
   }
   *out_variant = v;
@@ -203,8 +201,7 @@ qn_status qn_executor_reserve(qn_executor *e, const int64_t symbols[QN_ARTIFACT_
   return e->class->reserve(e, symbols, diag);
 }
 
-qn_status qn_executor_run(qn_executor *e, const int64_t symbols[QN_ARTIFACT_SYMBOLS], qn_run_kind kind,
-                          qn_diag *diag) {
+qn_status qn_executor_run(qn_executor *e, const int64_t symbols[QN_ARTIFACT_SYMBOLS], qn_run_kind kind, qn_diag *diag) {
   if (e->unbound > 0) QN_TRY(check_bound(e, diag));
   QN_TRY(check_symbols(e, symbols, diag));
   uint64_t start = qn_executor_now_ns();

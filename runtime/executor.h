@@ -1,5 +1,5 @@
-// Runs a program: a flat list of kernel calls, on the CPU's threads or on a GPU. Knows nothing of language models. What is
-// here is the same for every device; executor_impl.h is what a device implements.
+// Runs a program: a flat list of kernel calls, on the CPU's threads or on a GPU. Knows nothing of language models. What
+// is here is the same for every device; executor_impl.h is what a device implements.
 #ifndef QN_RUNTIME_EXECUTOR_H
 #define QN_RUNTIME_EXECUTOR_H
 
@@ -61,10 +61,10 @@ typedef enum qn_run_kind {
   QN_RUN_STEP,    // a step of a loop: soon again with the same symbol values. CPU: by decode_threads; GPU: one graph
 } qn_run_kind;
 
-// Runs every step with these symbol values. Every input and cache must be bound. Outputs are there when it returns; where
-// none is wanted or has rows, a GPU may still be at work, and an error of its be told by the next run. Takes no memory
-// but for values larger than were reserved, and on a GPU for a step that is new. What is computed does not depend on
-// `kind`. Errors of a GPU: INTERNAL for a fault of a kernel, after which every run fails.
+// Runs every step with these symbol values. Every input and cache must be bound. Outputs are there when it returns;
+// where none is wanted or has rows, a GPU may still be at work, and an error of its be told by the next run. Takes no
+// memory but for values larger than were reserved, and on a GPU for a step that is new. What is computed does not
+// depend on `kind`. Errors of a GPU: INTERNAL for a fault of a kernel, after which every run fails.
 QN_CHECKED qn_status qn_executor_run(qn_executor *executor, const int64_t symbols[QN_ARTIFACT_SYMBOLS],
                                      qn_run_kind kind, qn_diag *diag);
 

@@ -9,8 +9,8 @@
 // `context` goes to every call. Addresses are the device's: of a GPU's memory they must not be dereferenced.
 typedef struct qn_memory {
   void *context;
-  // Zeroed bytes (at least 1) at a multiple of 256. NOMEM says how many bytes `what` wants and, where that is known, how
-  // many are free, and ends in `advice`.
+  // Zeroed bytes (at least 1) at a multiple of 256. NOMEM says how many bytes `what` wants and, where that is known,
+  // how many are free, and ends in `advice`.
   qn_status (*take)(void *context, size_t bytes, const char *where, const char *what, const char *advice, void **out,
                     qn_diag *diag);
   void (*give_back)(void *context, void *memory, size_t bytes);  // with the bytes that were taken

@@ -17,8 +17,8 @@ typedef struct cli_cpu_option {
   bool given;
 } cli_cpu_option;
 
-// Finds the device that --device names; NULL = the CPU. 0, or an exit code after a message: no such device or driver, or
-// one of `cpu_options` (`count` of them) was given with a GPU.
+// Finds the device that --device names; NULL = the CPU. 0, or an exit code after a message: no such device or driver,
+// or one of `cpu_options` (`count` of them) was given with a GPU.
 int cli_device_find(const char *device, const char *libcuda, const cli_cpu_option *cpu_options, size_t count,
                     cli_device *out);
 // "cuda:0, NVIDIA H100 (sm_90), machine code of cuda:sm_90"

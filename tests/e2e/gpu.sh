@@ -54,7 +54,7 @@ done
 for text in '^device cuda:0, .* copies read and write [0-9.]+ GB/s' 'TTFT ms' 'MBU' '^energy: not read of GPUs'; do
   grep -qE "$text" "$WORK/table" || fail "the table lacks '$text': $(cat "$WORK/table")"
 done
-for key in read_bytes_per_s load_ms start_ms ttft_ms tokens_per_s mbu p50 mean outside_kernels; do
+for key in read_bytes_per_s load_ms start_ms ttft_ms tokens_per_s mbu p50 mean; do
   grep -oE "\"$key\": -?[0-9]" "$WORK/bench.json" >/dev/null || fail "no \"$key\" in $(cat "$WORK/bench.json")"
 done
 grep -qF '"device": {"id": "cuda:0"' "$WORK/bench.json" || fail "no device in $(cat "$WORK/bench.json")"

@@ -16,16 +16,17 @@ const char *qn_test_libcuda(void) {
 bool qn_test_simulated(void) { return strcmp(qn_test_libcuda(), PTXSIM_LIBRARY) == 0; }
 
 #define SYMBOLS ".param .u32 T, .param .u32 R, .param .u32 P, .param .u32 B, .param .u32 G"
-#define REGISTERS                                                                       \
+#define REGISTERS                                                                              \
   ".reg .pred %q; .reg .b32 %i, %t, %n, %v, %r; .reg .b64 %a, %b, %c, %o; .reg .f32 %f, %g;\n" \
   "mov.u32 %t, %tid.x; and.b32 %v, %t, 31; setp.ne.u32 %q, %v, 0; @%q ret; mov.u32 %i, %ctaid.x;\n"
 // For each row r < R: out[r * 32 + i] = hidden[r * 16] + i + `constant`, which is written in hexadecimal.
-#define SECOND(name, constant)                                                                                     \
-  ".visible .entry " name "(.param .u64 hidden, .param .u64 out, " SYMBOLS ") {\n" REGISTERS                       \
-  "ld.param.u64 %a, [hidden]; ld.param.u64 %b, [out]; ld.param.u32 %n, [R]; mov.u32 %r, 0;\n"                      \
-  "cvt.rn.f32.u32 %g, %i; add.rn.f32 %g, %g, 0f" constant "; mul.wide.u32 %o, %i, 4; add.s64 %b, %b, %o;\n"        \
-  "loop: setp.ge.u32 %q, %r, %n; @%q ret;\n"                                                                       \
-  "ld.global.f32 %f, [%a]; add.rn.f32 %f, %f, %g; st.global.f32 [%b], %f;\n"                                       \
+#define SECOND(name, constant)                                                                \
+  ".visible .entry " name "(.param .u64 hidden, .param .u64 out, " SYMBOLS ") {\n" REGISTERS  \
+  "ld.param.u64 %a, [hidden]; ld.param.u64 %b, [out]; ld.param.u32 %n, [R]; mov.u32 %r, 0;\n" \
+  "cvt.rn.f32.u32 %g, %i; add.rn.f32 %g, %g, 0f" constant                                     \
+  "; mul.wide.u32 %o, %i, 4; add.s64 %b, %b, %o;\n"                                           \
+  "loop: setp.ge.u32 %q, %r, %n; @%q ret;\n"                                                  \
+  "ld.global.f32 %f, [%a]; add.rn.f32 %f, %f, %g; st.global.f32 [%b], %f;\n"                  \
   "add.s64 %a, %a, 64; add.s64 %b, %b, 128; add.u32 %r, %r, 1; bra loop; }\n"
 
 const char qn_gpu_program_ptx[] =

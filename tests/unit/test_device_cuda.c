@@ -1,5 +1,5 @@
-// Executors on a GPU, on a program laid out by hand: values, symbols, caches, what is launched and waited for, profiles.
-// Runs in the simulator, or on the driver that QUERN_TEST_LIBCUDA names.
+// Executors on a GPU, on a program laid out by hand: values, symbols, caches, what is launched and waited for,
+// profiles. Runs in the simulator, or on the driver that QUERN_TEST_LIBCUDA names.
 #include "runtime/executor.h"
 
 #include <stdlib.h>
@@ -30,8 +30,7 @@ static void set_up(fixture *f, const qn_executor_options *how) {
   qn_cuda_open_options device = {.device = "cuda", .library = qn_test_libcuda()};
   qn_assert_ok(&f->diag, qn_cuda_open(&f->artifact, &device, qn_test_allocator(), &f->cuda, &f->diag));
   options.cuda = f->cuda;
-  qn_assert_ok(&f->diag,
-               qn_executor_create(&f->artifact, NULL, &options, qn_test_allocator(), &f->executor, &f->diag));
+  qn_assert_ok(&f->diag, qn_executor_create(&f->artifact, NULL, &options, qn_test_allocator(), &f->executor, &f->diag));
   const qn_memory *memory = qn_executor_memory(f->executor);
   qn_assert_ok(&f->diag, memory->take(memory->context, 4 * QN_GPU_PAGE_BYTES, "t", "keys", "", &f->pool, &f->diag));
   qn_assert_ok(&f->diag, qn_executor_bind_cache(f->executor, "k", 0, f->pool, &f->diag));
@@ -282,8 +281,9 @@ static TCase *executors(void) {
   qn_diag diag = {0};
   size_t count = 0;
   if (qn_cuda_list(qn_test_libcuda(), &info, 1, &count, &diag) != QN_OK) qn_test_skip("%s", diag.text);
-  const TTest *const tests[] = {values,         caches,   what_is_launched,       many_graphs,  executors_share_a_device,
-                                refuses_to_run, profiles, its_memory_is_measured, large_weights};
+  const TTest *const tests[] = {
+      values,         caches,   what_is_launched,       many_graphs,  executors_share_a_device,
+      refuses_to_run, profiles, its_memory_is_measured, large_weights};
   return qn_test_case("executors", tests, QN_COUNT(tests));
 }
 

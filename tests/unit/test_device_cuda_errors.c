@@ -1,5 +1,5 @@
-// What goes wrong with GPUs, each with the text that a user gets: drivers, devices, chips, damaged code, memory, faults of
-// kernels. In the simulator, which can be made to have each.
+// What goes wrong with GPUs, each with the text that a user gets: drivers, devices, chips, damaged code, memory, faults
+// of kernels. In the simulator, which can be made to have each.
 #include <elf.h>
 #include <stdlib.h>
 
@@ -28,10 +28,12 @@ static qn_status list(const char *library, qn_diag *diag) {
 START_TEST(drivers) {
   qn_diag diag;
   restart("sm_90");
-  qn_assert_fails(&diag, QN_ERR_TARGET, "no driver: /nowhere/libcuda.so cannot be loaded (/nowhere/libcuda.so: cannot open",
+  qn_assert_fails(&diag, QN_ERR_TARGET,
+                  "no driver: /nowhere/libcuda.so cannot be loaded (/nowhere/libcuda.so: cannot open",
                   list("/nowhere/libcuda.so", &diag));
   ck_assert_ptr_nonnull(strstr(diag.text, "install it, or name its library with --libcuda or QUERN_LIBCUDA"));
-  qn_assert_fails(&diag, QN_ERR_TARGET, "the driver is too old, or none: libm.so.6 has no function cuInit, want the driver "
+  qn_assert_fails(&diag, QN_ERR_TARGET,
+                  "the driver is too old, or none: libm.so.6 has no function cuInit, want the driver "
                   "of CUDA 12.0 or later; update it",
                   list("libm.so.6", &diag));
   setenv("QUERN_LIBCUDA", "/nowhere/else.so", 1);
@@ -127,8 +129,11 @@ static void for_three_chips(qn_test_artifact *a) {
 }
 
 START_TEST(chips) {
-  static const char *const cases[][2] = {
-      {"sm_80", "cuda:sm_80"}, {"sm_89", "cuda:sm_80"}, {"sm_90", "cuda:sm_90"}, {"sm_100", "cuda:sm_90"}, {"sm_120", "cuda:sm_120"}};
+  static const char *const cases[][2] = {{"sm_80", "cuda:sm_80"},
+                                         {"sm_89", "cuda:sm_80"},
+                                         {"sm_90", "cuda:sm_90"},
+                                         {"sm_100", "cuda:sm_90"},
+                                         {"sm_120", "cuda:sm_120"}};
   qn_cuda *cuda;
   qn_artifact artifact;
   qn_diag diag;
@@ -142,10 +147,11 @@ START_TEST(chips) {
   restart("sm_80");
   fails(for_sm_90, NULL, QN_ERR_TARGET,
         "cuda:0 (ptxsim sm_80): too old a chip: it is sm_80, and gpu.qn has code for: cuda:sm_90");
-  fails(for_three_chips, &(qn_cuda_open_options){.device = "cuda", .target = "cuda:sm_120"}, QN_ERR_TARGET, "too old a chip");
+  fails(for_three_chips, &(qn_cuda_open_options){.device = "cuda", .target = "cuda:sm_120"}, QN_ERR_TARGET,
+        "too old a chip");
   restart("sm_120");
-  qn_assert_ok(&diag, open_with(for_three_chips, &(qn_cuda_open_options){.device = "cuda", .target = "cuda:sm_80"}, &cuda,
-                                &artifact, &diag));
+  qn_assert_ok(&diag, open_with(for_three_chips, &(qn_cuda_open_options){.device = "cuda", .target = "cuda:sm_80"},
+                                &cuda, &artifact, &diag));
   ck_assert_str_eq(qn_cuda_code(cuda)->target, "cuda:sm_80");
   qn_cuda_close(cuda);
   qn_artifact_close(&artifact);
@@ -221,13 +227,15 @@ START_TEST(damaged_code) {
   memcpy(changed, qn_gpu_program_ptx, qn_gpu_program_ptx_size());
   memcpy(strstr(changed, "shl.b32"), "sha.b32", 7);
   make_image(false, changed);
-  fails(with_image, NULL, QN_ERR_FORMAT, "cannot compile the PTX: CUDA_ERROR_INVALID_PTX 218 (a PTX JIT compilation failed): "
+  fails(with_image, NULL, QN_ERR_FORMAT,
+        "cannot compile the PTX: CUDA_ERROR_INVALID_PTX 218 (a PTX JIT compilation failed): "
         "PTX line 7: 'sha.b32'");
   memcpy(changed, qn_gpu_program_ptx, qn_gpu_program_ptx_size());
   memcpy(strstr(changed, "7.0"), "8.8", 3);
   make_image(false, changed);
   sim_set("driver", "12040");
-  fails(with_image, NULL, QN_ERR_TARGET, "the driver (CUDA 12.4) is older than the compiler that made the PTX of target "
+  fails(with_image, NULL, QN_ERR_TARGET,
+        "the driver (CUDA 12.4) is older than the compiler that made the PTX of target "
         "'cuda:sm_80': CUDA_ERROR_UNSUPPORTED_PTX_VERSION");
   restart("sm_80");
   memcpy(changed, qn_gpu_program_ptx, qn_gpu_program_ptx_size());
@@ -272,7 +280,8 @@ START_TEST(out_of_memory) {
         "kernel 'third' wants 204800 bytes of shared memory a block, and there are 101376");
   sim_set("memory", "500k");
   fails(with_large_weights, NULL, QN_ERR_NOMEM,
-        "cuda:0 (ptxsim sm_120): out of memory for the weights of 614656 bytes: 512000 of 512000 are free; a smaller model");
+        "cuda:0 (ptxsim sm_120): out of memory for the weights of 614656 bytes: 512000 of 512000 are free; a smaller "
+        "model");
   sim_set("memory", "1m");
   qn_assert_ok(&diag, open_with(with_large_arena, NULL, &cuda, &artifact, &diag));
   qn_assert_fails(&diag, QN_ERR_NOMEM, "out of memory for intermediate values of 2097152 bytes",

@@ -1,5 +1,6 @@
-// Real models on a GPU: the same ids and the same logits, bit for bit, as on the CPU; a step of decoding is one graph, one
-// launch and one wait. Needs NVRTC to compile; runs in the simulator, or on the driver that QUERN_TEST_LIBCUDA names.
+// Real models on a GPU: the same ids and the same logits, bit for bit, as on the CPU; a step of decoding is one graph,
+// one launch and one wait. Needs NVRTC to compile; runs in the simulator, or on the driver that QUERN_TEST_LIBCUDA
+// names.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -36,7 +37,8 @@ static ps_driver_counts counts_now(void) {
   return counts;
 }
 
-// The prompt goes in chunks of `chunk` tokens (0 = all of it). A last chunk of one token is a step like those of decoding.
+// The prompt goes in chunks of `chunk` tokens (0 = all of it). A last chunk of one token is a step like those of
+// decoding.
 static void generate(quern_session *session, const int32_t *prompt, size_t count, size_t chunk, int64_t most, bool gpu,
                      speech *out) {
   static const quern_sampler_options greedy = {.top_p = 1, .repeat_penalty = 1};
@@ -68,7 +70,8 @@ static void speak(const char *path, const char *device, int64_t chunk, int64_t m
   *out = (speech){.count = 0};
   OK(quern_model_open(path, &options, &model, &error));
   OK(quern_tokenize(model, text, strlen(text), QUERN_TOKENIZE_ADD_SPECIAL, prompt, MOST_IDS, &count, &error));
-  OK(quern_session_create(model, &(quern_session_options){.chunk = chunk, .context = 96, .threads = 2}, &session, &error));
+  OK(quern_session_create(model, &(quern_session_options){.chunk = chunk, .context = 96, .threads = 2}, &session,
+                          &error));
   quern_session_info info;
   quern_session_get_info(session, &info);
   ck_assert_int_eq(info.threads, device ? 0 : 2);
@@ -88,7 +91,8 @@ static void speak(const char *path, const char *device, int64_t chunk, int64_t m
 static void compare(const char *name, const speech *got, const speech *want) {
   ck_assert_msg(got->count == want->count, "%s: got %zu tokens, want %zu", name, got->count, want->count);
   for (size_t i = 0; i < want->count; i++)
-    qn_check(got->ids[i] == want->ids[i], "%s: token %zu: got %d, want %d", name, i, (int)got->ids[i], (int)want->ids[i]);
+    qn_check(got->ids[i] == want->ids[i], "%s: token %zu: got %d, want %d", name, i, (int)got->ids[i],
+             (int)want->ids[i]);
   ck_assert_uint_eq(got->values, want->values);
   for (size_t i = 0; i < want->values; i++)
     qn_check(memcmp(&got->logits[i], &want->logits[i], sizeof(float)) == 0, "%s: logit %zu: got %a, want %a", name, i,
