@@ -38,12 +38,19 @@ static void forward(void *context, const char *name, const char *text, size_t le
   if (f->to->dump) f->to->dump(f->to->dump_context, name, text, length);
 }
 
+// The source for GPUs is the plan's, and so the same for all targets that share it.
+static bool was_shown(const quern_compilation *c, size_t target) {
+  for (size_t i = 0; i < target; i++)
+    if (c->part_of[i] == c->part_of[target] && c->plan_of[i] == c->plan_of[target]) return true;
+  return false;
+}
+
 static qn_status show_code(quern_compilation *c, const struct stage *stage) {
-  bool any = false;
+  bool any = false, source = strcmp(stage->name, "cuda") == 0;
   for (size_t i = 0; i < c->target_count; i++) {
     if (qn_target_is_gpu(&c->targets[i]) != stage->gpu) continue;
     any = true;
-    QN_TRY(quern_compile_target(c, i, strcmp(stage->name, "cuda") == 0));
+    if (!source || !was_shown(c, i)) QN_TRY(quern_compile_target(c, i, source));
   }
   if (any) return QN_OK;
   return qn_fail(c->diag, QN_ERR_ARGUMENT, "emit", "got '%s', which is of %s, and no such target; name one (%s)",
@@ -70,7 +77,7 @@ int quern_emit(const char *model_path, const char *stage, const quern_compile_op
   quern_compilation c;
   qn_status status = quern_own_options(options, &own, &diag);
   quern_compile_options asked = own;
-  filter f = {.to = &asked, .stage = stage};
+  filter f = {.to = &asked, .stage = stage ? stage : ""};  // a name that is none
   own.dump = forward;
   own.dump_context = &f;
   quern_compilation_init(&c, &own, &diag);

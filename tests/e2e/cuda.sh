@@ -19,7 +19,7 @@ wrong() {
 export QUERN_NVRTC=/nowhere/libnvrtc.so
 "$QUERN" compile -q "$model" --target cuda:sm_90 --emit=cuda -o kernels.cu
 grep -q 'extern "C" __global__ void .*qk_matmul' kernels.cu || fail "--emit=cuda: $(head -5 kernels.cu)"
-"$QUERN" compile -q "$model" --target cuda:sm_80,host --emit=cuda | cmp - kernels.cu || fail "--emit=cuda depends on the chip"
+"$QUERN" compile -q "$model" --target cuda:sm_80,host,cuda:sm_120 --emit=cuda | cmp - kernels.cu || fail "--emit=cuda depends on the chip"
 "$QUERN" compile -q "$model" --target cuda:sm_80 --emit=gpu_link_steps | grep -q '^program' || fail "--emit of a GPU's pass"
 wrong 2 "got 'asm', which is of CPUs, and no such target" compile "$model" --target cuda:sm_90 --emit=asm
 wrong 7 "NVRTC: cannot be loaded (looked at: /nowhere/libnvrtc.so" compile -q "$model" --target cuda:sm_90 -o none.qn
@@ -72,13 +72,13 @@ wrong 7 "cuda:sm_90 needs a GPU" verify gpu.qn
 wrong 7 "cuda:sm_90 needs a GPU" explain gpu.qn
 wrong 7 "cuda:sm_90 needs a GPU" tune gpu.qn --budget 0
 
-# NVRTC's results are kept, and the same artifact comes from them.
+# NVRTC's results are kept, and the same artifact comes from them; every stage beside it, or one alone.
 [ "$(find "$XDG_CACHE_HOME/quern/nvrtc" -name '*.nvrtc' | wc -l)" -eq 2 ] || fail "the cache: $(find "$XDG_CACHE_HOME")"
-"$QUERN" compile -q "$model" --target cuda:sm_90 -o again.qn && cmp gpu.qn again.qn || fail "the second artifact differs"
-
-# Stages.
-"$QUERN" compile -q "$model" --target cuda:sm_90 --emit=ptx | grep -q '^\.target sm_90' || fail "--emit=ptx"
-"$QUERN" compile -q "$model" --target cuda:sm_90 --emit=ptxas | grep -q 'Used [0-9]* registers' || fail "--emit=ptxas"
-"$QUERN" compile -q "$model" --target cuda:sm_90 -o again.qn --dump-ir=cuda,ptx,gpu_lower --dump-dir stages
-[ "$(find stages -name '*_cuda.cu' -o -name '*_ptx.ptx' -o -name '*_gpu_lower.txt' | wc -l)" -eq 3 ] || fail "--dump-ir: $(ls stages)"
+"$QUERN" compile -q "$model" --target cuda:sm_90 -o again.qn --dump-ir=cuda,ptx,ptxas,gpu_lower --dump-dir stages
+cmp gpu.qn again.qn || fail "the second artifact differs"
+[ "$(find stages -type f | wc -l)" -eq 4 ] && ls stages/*_gpu_lower.txt >listed || fail "--dump-ir: $(ls stages)"
+cmp stages/*_cuda.cu kernels.cu || fail "--dump-ir=cuda and --emit=cuda differ"
+grep -q 'Used [0-9]* registers' stages/*_ptxas.txt || fail "--dump-ir=ptxas"
+"$QUERN" compile -q "$model" --target cuda:sm_90 --emit=ptx | cmp - stages/*_ptx.ptx || fail "--emit=ptx"
+grep -q '^\.target sm_90' stages/*_ptx.ptx || fail "--emit=ptx: $(head stages/*_ptx.ptx)"
 pass
