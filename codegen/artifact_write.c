@@ -166,7 +166,8 @@ static qn_status write_weight(writing *w, const qn_pbuf *p) {
 
 // Do two buffers hold the same bytes?
 static bool same_weight(const qn_pbuf *a, const qn_pbuf *b) {
-  if (a->kind != QN_PB_WEIGHT || b->kind != QN_PB_WEIGHT || a->layout != b->layout || a->bytes != b->bytes) return false;
+  if (a->kind != QN_PB_WEIGHT || b->kind != QN_PB_WEIGHT) return false;
+  if (a->layout != b->layout || a->bytes != b->bytes) return false;
   if (!qn_type_equal(&a->type, &b->type) || a->source_count != b->source_count) return false;
   for (size_t i = 0; i < a->source_count; i++)
     if (strcmp(a->sources[i], b->sources[i]) != 0) return false;

@@ -6,8 +6,8 @@
 #include "ir/program.h"
 #include "runtime/artifact.h"
 
-// A plan: every kernel of a program with the variants that the schedule pass gave it for one target, or for several whose schedules
-// are the same. All of it in the program's arena.
+// A plan: every kernel of a program with the variants that the schedule pass gave it for one target, or for several whose
+// schedules are the same. All of it in the program's arena.
 typedef struct qn_program_plan {
   const qn_pkernel *kernels;     // one a kernel of the program
   const qn_lkernel **functions;  // those of all variants: variants of kernel 0, then of kernel 1, ...

@@ -104,9 +104,9 @@ static const struct {
     {"apple-m2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
 };
 
-// GPUs. A chip runs code for an older one of the same major number, and PTX of any older one. A block's shared memory is
-// the least that chips of the major number have from there on (CUDA C++ Programming Guide, "Technical Specifications per
-// Compute Capability").
+// GPUs. A chip runs code for an older one of the same major number, and PTX of any older one. A block's shared memory
+// is the least that chips of the major number have from there on (CUDA C++ Programming Guide, "Technical Specifications
+// per Compute Capability").
 static const struct chip {
   const char *name;
   int sm;
@@ -253,8 +253,8 @@ static qn_status parse_chip(const char *text, qn_target *out, qn_diag *diag) {
     return QN_OK;
   }
   return qn_fail(diag, QN_ERR_ARGUMENT, "target", 
-                 "'%s' is no GPU that quern compiles for; it compiles for %s; a chip runs code for an older one of its major "
-                 "number",
+                 "'%s' is no GPU that quern compiles for; it compiles for %s; a chip runs code for an older one of its "
+                 "major number",
                  text, known);
 }
 

@@ -67,8 +67,8 @@ qn_machine_model quern_machine_model(const qn_target *target, qn_db *db, int thr
 // Points the passes at a target, a CPU: its machine, and what records say of it.
 void quern_compilation_take_target(quern_compilation *c, size_t index);
 
-// Opens the model and makes a verified graph for each part, whose pass.graph it is; targets are there then, and options, those
-// of the first target that is a CPU.
+// Opens the model and makes a verified graph for each part, whose pass.graph it is; targets are there then, and options,
+// those of the first target that is a CPU.
 QN_CHECKED qn_status quern_compilation_open(quern_compilation *c, const char *model_path);
 // Refuses targets that are GPUs, for what only CPUs do (`what`: "the JIT makes code").
 QN_CHECKED qn_status quern_compilation_need_cpus(const quern_compilation *c, const char *what);

@@ -8,8 +8,8 @@
 
 // --- plans
 
-// Keeps the variants that the part's program has now as the plan of a target; targets whose schedules are the same share
-// one.
+// Keeps the variants that the part's program has now as the plan of a target; targets whose schedules are the same
+// share one.
 static qn_status take_plan(quern_compilation *c, size_t target) {
   quern_part *part = &c->parts[c->part_of[target]];
   qn_program_plan *plan = &part->plans[part->plan_count];
@@ -88,7 +88,8 @@ static qn_status compile_for_cpus(quern_compilation *c) {
     for (size_t i = 0; i < c->target_count; i++) {
       bool denied = false;
       if (qn_target_is_gpu(&c->targets[i])) continue;
-      QN_TRY(quern_tuned_recheck_code(&c->tuned, &c->targets[i], program, plan_of(c, i), &c->codes[i], &denied, c->diag));
+      QN_TRY(
+          quern_tuned_recheck_code(&c->tuned, &c->targets[i], program, plan_of(c, i), &c->codes[i], &denied, c->diag));
       again = again || denied;
     }
     if (again) QN_TRY(quern_choose_again(c));

@@ -84,8 +84,7 @@ static qn_status make_texts(quern_compilation *c, const char *model_path) {
   return s->failed ? qn_fail_nomem(c->diag, model_path, "the artifact's summary") : QN_OK;
 }
 
-qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_file_writer *writer,
-                               bool with_code) {
+qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_file_writer *writer, bool with_code) {
   QN_TRY(make_texts(c, model_path));
   qn_artifact_code codes[QUERN_MAX_TARGETS];
   qn_artifact_program programs[QN_COUNT(c->parts)];

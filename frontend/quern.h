@@ -17,8 +17,8 @@ extern "C" {
 // (total 0 = unknown). Returning false cancels: the call ends with code QN_ERR_CANCELLED (9). On the caller's thread.
 typedef bool (*quern_progress_fn)(void *context, const char *stage, uint64_t done, uint64_t total);
 
-// Receives one text of a compilation: `name` is a pass's name (of a GPU's program with gpu_ before it), "mlir", "llvm" or
-// "asm" for a module of a CPU's kernels, "cuda", "ptx" or "ptxas" (what NVRTC says of each kernel) for a GPU's.
+// Receives one text of a compilation: `name` is a pass's name (of a GPU's program with gpu_ before it), "mlir", "llvm"
+// or "asm" for a module of a CPU's kernels, "cuda", "ptx" or "ptxas" (what NVRTC says of each kernel) for a GPU's.
 typedef void (*quern_dump_fn)(void *context, const char *name, const char *text, size_t length);
 
 // What became of one matrix of a model that is quantised while it is compiled.
@@ -81,8 +81,8 @@ typedef struct quern_compile_options {
 int quern_compile(const char *model_path, const char *out_path, const quern_compile_options *options,
                   quern_error *error);
 
-// Compiles up to one stage and hands its texts to options->dump, and no others; writes no file. `stage` is one of the names
-// told at quern_dump_fn. Those of code come for each target that they are for. "cuda" needs no NVRTC.
+// Compiles up to one stage and hands its texts to options->dump, and no others; writes no file. `stage` is one of the
+// names told at quern_dump_fn. Those of code come for each target that they are for. "cuda" needs no NVRTC.
 // Errors: ARGUMENT (no such name, or no target that it is for), and those of quern_compile.
 int quern_emit(const char *model_path, const char *stage, const quern_compile_options *options, quern_error *error);
 
@@ -108,8 +108,8 @@ bool quern_cache_is_current(const char *artifact_path, const quern_compile_optio
 int quern_inspect(const char *path, const char *what, char **out_text, quern_error *error);
 
 // ---- checking an artifact -------------------------------------------------------------------------------------------
-// Runs the machine code of an artifact for CPUs on this machine against what its kernels say in loop IR, on inputs that are made
-// to find mistakes. Code runs in child processes alone: one that crashes is a result.
+// Runs the machine code of an artifact for CPUs on this machine against what its kernels say in loop IR, on inputs that
+// are made to find mistakes. Code runs in child processes alone: one that crashes is a result.
 
 // What became of one kernel's code for a class of row counts (rows: tokens, or tokens whose logits are wanted).
 typedef struct quern_verified {
@@ -421,8 +421,8 @@ typedef struct quern_tune_report {
 } quern_tune_report;
 void quern_tune_report_free(quern_tune_report *report);  // zeroed is harmless
 
-// Tunes a model file's or an artifact's kernels for CPUs on this machine. Errors: those of compiling, ARGUMENT (no kernel of that
-// name), TARGET (the code does not run here), IO and FORMAT (the database). What was found before an error is kept.
+// Tunes a model file's or an artifact's kernels for CPUs on this machine. Errors: those of compiling, ARGUMENT (no kernel
+// of that name), TARGET (the code does not run here), IO and FORMAT (the database). What was found before an error is kept.
 int quern_tune(const char *path, const quern_tune_options *options, quern_tune_report *out, quern_error *error);
 
 typedef struct quern_tuning_counts {

@@ -452,7 +452,8 @@ static qn_status check_offsets(const qn_artifact *a, uint32_t index, const qn_ar
                     offsets[i], code->image_size);
   }
   if (code->cubin_size == 0 && code->ptx_size == 0) return QN_OK;
-  return bad_code(a, index, diag, "got a cubin of %" PRIu64 " bytes and PTX of %" PRIu64 " in code for a CPU, want none",
+  return bad_code(a, index, diag,
+                  "got a cubin of %" PRIu64 " bytes and PTX of %" PRIu64 " in code for a CPU, want none",
                   code->cubin_size, code->ptx_size);
 }
 
@@ -460,7 +461,8 @@ static qn_status check_launches(const qn_artifact *a, uint32_t index, const qn_a
   const qn_art_launch *launches = qn_art_code_launches(code);
   for (uint32_t i = 0; i < code->variant_count; i++) {
     uint64_t threads = (uint64_t)launches[i].lanes * launches[i].groups;
-    if (threads > 0 && threads <= QN_ART_BLOCK_THREADS_MAX && launches[i].shared_bytes <= QN_ART_SHARED_BYTES_MAX) continue;
+    bool fits = threads > 0 && threads <= QN_ART_BLOCK_THREADS_MAX;
+    if (fits && launches[i].shared_bytes <= QN_ART_SHARED_BYTES_MAX) continue;
     return bad_code(a, index, diag,
                     "function %" PRIu32 ": got blocks of %" PRIu32 " groups of %" PRIu32 " lanes with %" PRIu32
                     " bytes of shared memory, want 1 to %u threads and at most %u bytes",
@@ -476,7 +478,8 @@ static qn_status check_cuda(const qn_artifact *a, uint32_t index, const qn_art_c
   if (qn_art_code_sm(code) == 0) {
     return bad_code(a, index, diag, "got '%s' as the chip that it needs, want sm_ and a number", code->required);
   }
-  if (cubin > code->image_size || ptx != code->image_size - cubin || (code->variant_count > 0 && code->image_size == 0)) {
+  bool empty = code->variant_count > 0 && code->image_size == 0;
+  if (cubin > code->image_size || ptx != code->image_size - cubin || empty) {
     return bad_code(a, index, diag,
                     "got a cubin of %" PRIu64 " bytes and PTX of %" PRIu64 " in an image of %" PRIu64
                     ", want at least one, and both together as large as the image",

@@ -43,8 +43,8 @@ typedef struct qn_art_section {
 // PROGRAM section: this record, then the arrays in the order of the counts, each aligned to 8 bytes:
 // buffers, kernels, slices, variants, steps, operands (u32), strings (NUL-terminated, offsets into this blob).
 //
-// CPUs and GPUs want different kernels and have each their own program: buffers, kernels, steps, plans and arena. Both are
-// over the same weights. An artifact has at most one for each; where it has both, that for CPUs has index 0.
+// CPUs and GPUs want different kernels and have each their own program: buffers, kernels, steps, plans and arena. Both
+// are over the same weights. An artifact has at most one for each; where it has both, that for CPUs has index 0.
 //
 // A plan is what one target, or several, want of every kernel: its variants with their row counts and extents. Kernels,
 // steps, buffers and memory are the same in all plans. slices has kernel_count records a plan, one plan after another;
@@ -117,8 +117,8 @@ typedef struct qn_art_step {
 } qn_art_step;
 
 // CODE section: this record, a table with a record for each variant of the plan, then the image at image_offset (a
-// multiple of QN_ARTIFACT_PAGE from the section's start). For CPUs the table holds offsets (u64) of the functions in the
-// image, which is machine code. For GPUs it holds qn_art_launch, and the image is a cubin (an ELF file of cubin_size
+// multiple of QN_ARTIFACT_PAGE from the section's start). For CPUs the table holds offsets (u64) of the functions in
+// the image, which is machine code. For GPUs it holds qn_art_launch, and the image is a cubin (an ELF file of cubin_size
 // bytes) and behind it the same code as PTX text (ptx_size bytes with the NUL at its end); one of them may be missing.
 // Functions there have the names of the variants.
 typedef enum qn_art_arch { QN_ART_X86_64, QN_ART_AARCH64, QN_ART_CUDA, QN_ART_ARCH_COUNT } qn_art_arch;
@@ -134,9 +134,9 @@ typedef struct qn_art_code {
   uint64_t cubin_size, ptx_size;  // CUDA: together image_size; otherwise 0
 } qn_art_code;
 
-// How a GPU's kernel is started: blocks of lanes * groups threads, each group for one iteration of the parallel loop, so
-// that blocks = ceil(extent / groups), and at least 1. Its parameters are a 64-bit pointer for each of the kernel's, then
-// the symbols T, R, P, B, G as 32-bit integers.
+// How a GPU's kernel is started: blocks of lanes * groups threads, each group for one iteration of the parallel loop,
+// so that blocks = ceil(extent / groups), and at least 1. Its parameters are a 64-bit pointer for each of the kernel's,
+// then the symbols T, R, P, B, G as 32-bit integers.
 typedef struct qn_art_launch {
   uint32_t lanes, groups;
   uint32_t shared_bytes;  // of dynamic shared memory that a block needs
@@ -169,15 +169,15 @@ typedef struct qn_artifact {
   size_t copy_size;
 } qn_artifact;
 
-// Checks everything but the weights' hash, in all programs, and takes the first program, which is that for CPUs where there
-// is one. `path` must outlive the artifact.
+// Checks everything but the weights' hash, in all programs, and takes the first program, which is that for CPUs where
+// there is one. `path` must outlive the artifact.
 QN_CHECKED qn_status qn_artifact_open(qn_artifact *artifact, const char *path, qn_diag *diag);
 // Takes over the mapping in every case.
 QN_CHECKED qn_status qn_artifact_open_mapping(qn_artifact *artifact, qn_mapping mapping, const char *name,
                                               qn_diag *diag);
 void qn_artifact_close(qn_artifact *artifact);
-// The same file with its program for CPUs or for GPUs, borrowed from an open artifact and not to be closed; false where it
-// has none. Weights are where they are in `artifact` now.
+// The same file with its program for CPUs or for GPUs, borrowed from an open artifact and not to be closed; false where
+// it has none. Weights are where they are in `artifact` now.
 bool qn_artifact_view(const qn_artifact *artifact, qn_art_machine machine, qn_artifact *out);
 // The index-th section of a kind, or NULL; *out_size in bytes.
 const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind kind, uint32_t index,
@@ -187,7 +187,7 @@ const qn_art_slice *qn_artifact_plan(const qn_artifact *artifact, uint32_t plan,
                                      uint32_t *out_count);
 // The index-th code section, or NULL.
 const qn_art_code *qn_artifact_code_at(const qn_artifact *artifact, uint32_t index);
-// Of code for CUDA: what describes the launch of each variant of its plan; and the compute capability that it needs (90).
+// Of code for CUDA: how each variant of its plan is launched; and the compute capability that it needs (90).
 const qn_art_launch *qn_art_code_launches(const qn_art_code *code);
 int qn_art_code_sm(const qn_art_code *code);
 // The most tokens a sequence may hold in this program; 0 = any number.

@@ -30,8 +30,8 @@ static qn_status compile_source(const char *source, const qn_cuda_options *optio
                                 qn_nvrtc_code *out, qn_diag *diag) {
   qn_nvrtc *nvrtc = NULL;
   QN_TRY(qn_nvrtc_open(&options->nvrtc, allocator, &nvrtc, diag));
-  qn_status status =
-      qn_nvrtc_compile_cached(nvrtc, options->cache_folder, options->target->name, source, options->target->sm, out, diag);
+  qn_status status = qn_nvrtc_compile_cached(nvrtc, options->cache_folder, options->target->name, source,
+                                             options->target->sm, out, diag);
   qn_nvrtc_close(nvrtc);
   QN_TRY(status);
   dump(options, "ptx", out->ptx, strlen(out->ptx));

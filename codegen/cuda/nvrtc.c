@@ -242,9 +242,10 @@ static int list_options(const qn_nvrtc *nvrtc, int sm, char arch[40], const char
 // An update that keeps the version changes the library's size or its time.
 static void hash_library(const qn_nvrtc *nvrtc, qn_hasher *hasher) {
   int64_t numbers[] = {nvrtc->major, nvrtc->minor, 0, 0, 0};
-  Dl_info info;
+  Dl_info info = {0};
   struct stat file;
-  if (dladdr((const void *)(uintptr_t)nvrtc->call.version, &info) && info.dli_fname && stat(info.dli_fname, &file) == 0) {
+  dladdr((const void *)(uintptr_t)nvrtc->call.version, &info);
+  if (info.dli_fname && stat(info.dli_fname, &file) == 0) {
     numbers[2] = file.st_size;
     numbers[3] = file.st_mtim.tv_sec;
     numbers[4] = file.st_mtim.tv_nsec;

@@ -246,8 +246,10 @@ static int run(void *context, const char *model_path) {
   const compile_options *options = context;
   if (options->emit && (options->dump_passes || options->dump_folder))
     return cli_fail(QN_ERR_ARGUMENT, "--emit", "got --dump-ir too, which goes with an artifact; want one of them");
-  if (!options->out_path && !options->emit) return cli_fail(QN_ERR_ARGUMENT, "compile", "got no -o FILE, want the artifact to write");
-  if (options->out_path && !*options->out_path) return cli_fail(QN_ERR_ARGUMENT, "--output", "got an empty name, want the file to write");
+  if (!options->out_path && !options->emit)
+    return cli_fail(QN_ERR_ARGUMENT, "compile", "got no -o FILE, want the artifact to write");
+  if (options->out_path && !*options->out_path)
+    return cli_fail(QN_ERR_ARGUMENT, "--output", "got an empty name, want the file to write");
   if (quern_is_artifact(model_path)) {
     return cli_fail(QN_ERR_ARGUMENT, model_path, "is an artifact already; want a model file to compile");
   }

@@ -29,8 +29,8 @@ typedef struct qn_test_artifact {
   qn_test_code codes[QN_TEST_MAX_CODES];
   size_t code_count;
   qn_str tokenizer, summary;  // borrowed; empty = none
-  // Borrowed: what has the artifact's second program, over the same weights; NULL = none. Of it buffers, kernels, slices,
-  // variants, steps, operands and strings count.
+  // Borrowed: what has the artifact's second program, over the same weights; NULL = none. Of it buffers, kernels,
+  // slices, variants, steps, operands and strings count.
   const struct qn_test_artifact *second;
 } qn_test_artifact;
 
@@ -62,8 +62,8 @@ uint32_t qn_test_artifact_variant(qn_test_artifact *a, int64_t rows_min, int64_t
 void qn_test_artifact_step(qn_test_artifact *a, uint32_t kernel, bool barrier, const uint32_t *operands);
 void qn_test_artifact_code(qn_test_artifact *a, const char *target, const char *required, uint32_t arch,
                            const void *image, size_t image_size, const uint64_t *offsets);
-// For GPUs: of the program whose head.machine says so, number `program`; *image is to hold the cubin and, behind it, the
-// PTX (sizes may be 0).
+// For GPUs: of the program whose head.machine says so, number `program`; *image is to hold the cubin and, behind it,
+// the PTX (sizes may be 0).
 void qn_test_artifact_cuda(qn_test_artifact *a, const char *target, const char *required, uint32_t program,
                            const void *image, size_t cubin_size, size_t ptx_size, const qn_art_launch *launches);
 

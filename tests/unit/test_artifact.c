@@ -484,7 +484,8 @@ START_TEST(lies_of_a_gpus_code) {
 }
 END_TEST
 
-QN_CASE(reading, opens_and_reads_back, a_program_for_each_kind_of_machine, a_program_for_gpus_alone, weights_are_checked_when_asked)
+QN_CASE(reading, opens_and_reads_back, a_program_for_each_kind_of_machine, a_program_for_gpus_alone,
+        weights_are_checked_when_asked)
 QN_CASE(damage, truncated_anywhere, flipped_anywhere)
 QN_CASE(lies, lies_of_the_table, lies_of_the_program, lies_of_the_code, lies_of_a_gpus_code)
 QN_TEST_MAIN(reading, damage, lies)

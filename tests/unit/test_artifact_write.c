@@ -24,8 +24,7 @@ static qn_arena arena;
 static void make_program(made *m, const char *text, bool gpu) {
   qn_diag diag = {0};
   *m = (made){.options = {.gpu = gpu, .machine = qn_machine_model_plain(32, 16, 0, 0), .quantize_activations = true}};
-  m->pass = (qn_pass_context){
-      .arena = &arena, .allocator = qn_test_allocator(), .options = &m->options, .diag = &diag};
+  m->pass = (qn_pass_context){.arena = &arena, .allocator = qn_test_allocator(), .options = &m->options, .diag = &diag};
   qn_assert_ok(&diag, qn_graph_from_text(text, NULL, &arena, &m->pass.graph, &diag));
   qn_assert_ok(&diag, qn_run_passes(&m->pass));
   qn_assert_ok(&diag, qn_program_plan_take(m->pass.program, &m->plan, &diag));
@@ -106,7 +105,7 @@ static uint64_t weight_offset(const qn_artifact *a, const char *name) {
   return 0;
 }
 
-#define LAYER                                                                                       \
+#define LAYER \
   "max T=8; x = input f32[T,96]; w = param q8_0[64,96]; bias = param f32[64]; y = matmul x w; z = add y bias\n"
 static const char layer[] = LAYER "output z";
 static const char more[] = LAYER "x2 = input f32[T,96]; v = param q8_0[64,96]; u = matmul x2 v; output z u";
@@ -139,7 +138,8 @@ START_TEST(what_both_pack_is_there_once) {
   ck_assert_uint_ge(weight_offset(&gpu, "v"), one.weights_size - QN_ARTIFACT_PAGE);
   uint64_t v_bytes = qn_align_up(64 / 16 * 3 * 544, QN_ARTIFACT_PAGE);  // panels, blocks, bytes of a block
   ck_assert_uint_eq(both.weights_size, one.weights_size + v_bytes);
-  ck_assert(is_text(&both, QN_SECTION_GRAPH, 0, "the CPU's graph") && is_text(&both, QN_SECTION_GRAPH, 1, "the GPU's graph"));
+  ck_assert(is_text(&both, QN_SECTION_GRAPH, 0, "the CPU's graph") &&
+            is_text(&both, QN_SECTION_GRAPH, 1, "the GPU's graph"));
   ck_assert(is_text(&both, QN_SECTION_KERNELS, 1, "the GPU's kernels"));
   ck_assert_uint_eq(qn_artifact_code_at(&both, 0)->program, 0);
   check_gpu(&gpu, 1);

@@ -1,5 +1,5 @@
-// From kernels to what an artifact holds for a GPU: source, launches, image; and what is said where that cannot be. What
-// NVRTC does needs the library; nothing needs a GPU.
+// From kernels to what an artifact holds for a GPU: source, launches, image; and what is said where that cannot be.
+// What NVRTC does needs the library; nothing needs a GPU.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,7 +8,8 @@
 #include "tests/support/test.h"
 
 // A product, and a softmax, whose lanes exchange values through shared memory.
-static const char text[] = "max T=4; x = input f32[T,64]; w = param q8_0[48,64]; y = matmul x w; z = softmax y; output z";
+static const char text[] =
+    "max T=4; x = input f32[T,64]; w = param q8_0[48,64]; y = matmul x w; z = softmax y; output z";
 
 enum { MAX_KERNELS = 16 };
 
@@ -150,7 +151,8 @@ static TCase *with(void) {
   qn_nvrtc *nvrtc = NULL;
   const TTest *const tests[] = {an_image_and_launches, memory_that_runs_out_is_an_error};
   size_t count = QN_COUNT(tests);
-  if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) count = 0;  // test_nvrtc tells that it is not there
+  if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK)
+    count = 0;  // test_nvrtc tells that it is not there
   qn_nvrtc_close(nvrtc);
   return qn_test_case("with", tests, count);
 }

@@ -115,8 +115,8 @@ START_TEST(errors_are_not_kept) {
   qn_nvrtc_code code;
   qn_nvrtc *nvrtc = open_nvrtc();
   const char *folder = qn_test_temp_path("errors");
-  qn_assert_fails(&diag, QN_ERR_INTERNAL, "refuses the source: ",
-                  qn_nvrtc_compile_cached(nvrtc, folder, "f.cu", "no C++", 80, &code, &diag));
+  qn_assert_fails(&diag, QN_ERR_INTERNAL,
+                  "refuses the source: ", qn_nvrtc_compile_cached(nvrtc, folder, "f.cu", "no C++", 80, &code, &diag));
   diag = (qn_diag){0};
   qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "makes no code for sm_20",
                   qn_nvrtc_compile_cached(nvrtc, folder, "f.cu", source, 20, &code, &diag));

@@ -141,7 +141,8 @@ START_TEST(the_list_names_every_target) {
   qn_buf text;
   qn_buf_init(&text, qn_test_allocator());
   qn_target_list(&text);
-  static const char *const names[] = {"host", "x86-64-v2", "x86-64-v4", "aarch64", "znver4", "avx512vnni", "i8mm", "cuda:sm_120"};
+  static const char *const names[] = {"host",   "x86-64-v2",  "x86-64-v4", "aarch64",
+                                      "znver4", "avx512vnni", "i8mm",      "cuda:sm_120"};
   for (size_t i = 0; i < QN_COUNT(names); i++) ck_assert_ptr_nonnull(strstr(qn_buf_text(&text), names[i]));
   qn_buf_deinit(&text);
 }
