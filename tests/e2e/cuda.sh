@@ -50,7 +50,7 @@ weights() { "$QUERN" inspect "$1" -w sections | awk '$1 == "weights" { print $3,
 [ "$(weights both.qn)" = "$(weights cpu.qn)" ] || fail "weights: $(weights both.qn), for the CPU alone $(weights cpu.qn)"
 "$QUERN" run -q cpu.qn -p "copy: k q d =" >want
 "$QUERN" run -q both.qn -p "copy: k q d =" | cmp - want || fail "the CPU's code beside a GPU's says something else"
-wrong 7 "this CPU runs none of the targets here: cuda:sm_90 needs a GPU" run -q gpu.qn -p x
+wrong 7 "there is code for GPUs only in this artifact; run it with --device cuda" run -q gpu.qn -p x
 wrong 7 "target 'cuda:sm_80' needs a GPU" run -q both.qn --target cuda:sm_80 -p x
 
 "$QUERN" inspect both.qn >summary
@@ -69,8 +69,8 @@ grep -q 'not checked: code for GPUs (cuda:sm_90,cuda:sm_80)$' stderr || fail "ve
 "$QUERN" tune both.qn --budget 0 --db none >out 2>stderr || fail "tune: $(cat stderr)"
 grep -q 'not tuned: code for GPUs (cuda:sm_90,cuda:sm_80)$' stderr || fail "tune tells not what it leaves out: $(cat stderr)"
 wrong 7 "cuda:sm_90 needs a GPU" verify gpu.qn
-wrong 7 "cuda:sm_90 needs a GPU" explain gpu.qn
-wrong 7 "cuda:sm_90 needs a GPU" tune gpu.qn --budget 0
+wrong 7 "there is code for GPUs only in this artifact" explain gpu.qn
+wrong 7 "this CPU runs none of the targets here: cuda:sm_90 needs a GPU" tune gpu.qn --budget 0
 
 # NVRTC's results are kept, and the same artifact comes from them; every stage beside it, or one alone.
 [ "$(find "$XDG_CACHE_HOME/quern/nvrtc" -name '*.nvrtc' | wc -l)" -eq 2 ] || fail "the cache: $(find "$XDG_CACHE_HOME")"
