@@ -130,7 +130,8 @@ static bool stays(const needed *n, const qn_lstmt *s) {
     case QN_LS_COPY: return is_needed(n, s->u.copy.to);
     case QN_LS_BARRIER:
     case QN_LS_COMMIT:
-    case QN_LS_WAIT: return true;
+    case QN_LS_WAIT:
+    case QN_LS_MMA: return true;
   }
   return true;
 }

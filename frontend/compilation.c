@@ -149,11 +149,12 @@ qn_machine_model quern_machine_model(const qn_target *target, qn_db *db, int thr
 
 static qn_status parse_modes(quern_compilation *c) {
   const char *mode = c->options->numeric_mode ? c->options->numeric_mode : QUERN_DEFAULT_NUMERIC;
-  bool int8 = strcmp(mode, "int8") == 0;
+  bool half = strcmp(mode, "half") == 0, int8 = half || strcmp(mode, "int8") == 0;
   if (!int8 && strcmp(mode, "f32") != 0) {
-    return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8 or f32", mode);
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "numeric-mode", "got '%s', want int8, f32 or half", mode);
   }
   c->quantize_activations = int8;
+  c->half_activations = half;
   if (!c->options->schedule) return QN_OK;
   QN_TRY(quern_compilation_need_cpus(c, "a schedule is of kernels"));
   QN_TRY(qn_schedule_parse("schedule", qn_str_from(c->options->schedule), &c->schedule, c->diag));
@@ -230,6 +231,7 @@ static qn_status begin_part(quern_compilation *c, const char *model_path, bool g
   part->gpu = gpu;
   part->options = (qn_pass_options){.gpu = gpu,
                                     .quantize_activations = c->quantize_activations,
+                                    .half_activations = c->half_activations,
                                     .forced_schedule = c->options->schedule ? &c->schedule : NULL,
                                     .dump = c->options->dump,
                                     .dump_context = c->options->dump_context};

@@ -36,7 +36,7 @@ typedef struct quern_compilation {
   qn_target targets[QUERN_MAX_TARGETS];
   size_t target_count;
   int64_t context_tokens;
-  bool quantize_activations;
+  bool quantize_activations, half_activations;
   qn_schedule schedule;
   quern_tuned tuned;
   quern_part parts[2];  // for CPUs first

@@ -49,7 +49,8 @@ typedef struct quern_compile_options {
   const char *target;
   uint32_t context_tokens;  // largest context the artifact may be run with; 0 = the model's own
   uint32_t chunk_tokens;    // most tokens a step takes; 0 = 256
-  const char *numeric_mode;   // "int8" (default): quantised weights meet int8 activations; "f32": widened in registers
+  const char *numeric_mode;   // "int8" (default): quantised weights meet int8 activations; "f32": widened in registers;
+                              // "half": as int8, and f16 and bf16 weights meet activations of their type (tensor cores)
   const char *kv_type;        // "f32" (default), "f16" or "bf16": how keys and values are kept
   const char *template_path;  // architecture template to use instead of the built-in one; NULL = by the model
   const char *schedule;       // text of one schedule for every kernel (tests, experiments; CPUs alone); NULL = defaults

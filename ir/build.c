@@ -308,6 +308,10 @@ static qn_status shape_matmul(const shape_context *c, qn_type *out) {
   if (x->dtype == QN_DTYPE_A8 && qn_format_of(w->dtype)->block_values == 1) {
     return operand_error(c, 1, "a format with blocks");
   }
+  const qn_attr *halves = spec_attr(c->spec, QN_ATTR_HALVES);
+  bool narrow = w->dtype == QN_DTYPE_F16 || w->dtype == QN_DTYPE_BF16;
+  if (halves && halves->value.i != 1) return attr_error(c, QN_ATTR_HALVES, "1, or no such attribute");
+  if (halves && !narrow) return operand_error(c, 1, "f16 or bf16 beside the attribute halves");
   qn_dim dims[] = {x->dims[0], w->dims[0]};
   *out = qn_type_make(QN_DTYPE_F32, 2, dims);
   return QN_OK;

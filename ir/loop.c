@@ -198,7 +198,8 @@ void qn_lblock_map(qn_lbuild *b, qn_lblock *block, qn_lexpr_fn fn, void *context
       case QN_LS_LOCAL:
       case QN_LS_BARRIER:
       case QN_LS_COMMIT:
-      case QN_LS_WAIT: break;
+      case QN_LS_WAIT:
+      case QN_LS_MMA: break;
     }
   }
 }
@@ -289,6 +290,7 @@ static void copy_block(copier *c, const qn_lblock *from, qn_lblock *to) {
         buf->elements = copy_expr(c, old->elements);
         buf->shared = old->shared;
         buf->spread = old->spread;
+        buf->each = old->each;
         break;
       }
       case QN_LS_PREFETCH:
@@ -303,6 +305,12 @@ static void copy_block(copier *c, const qn_lblock *from, qn_lblock *to) {
         break;
       case QN_LS_COMMIT: qn_lcommit(b, to); break;
       case QN_LS_WAIT: qn_lwait(b, to, stmt->u.wait.groups); break;
+      case QN_LS_MMA: {
+        const qn_lbuf *bufs[QN_MMA_OPERANDS];
+        for (int i = 0; i < QN_MMA_OPERANDS; i++) bufs[i] = renamed(c, stmt->u.mma.bufs[i]);
+        qn_lmma_append(b, to, stmt->u.mma.kind, bufs, stmt->u.mma.at);
+        break;
+      }
     }
   }
 }

@@ -74,6 +74,9 @@ typedef struct qn_lbuf {
   bool streamed;             // read once, in order (weights): what prefetching looks for
   bool shared;               // locals: one for all lanes of a group, which see each other's stores after a barrier
   bool spread;               // locals: element i is the lane's that does iteration i of LANE loops, and no other's
+  // Locals: so many elements are each lane's own, those from lane * each on; only its iterations of LANE loops (which are
+  // 0..elements / each), and MMA, touch them. 0 = none are.
+  int each;
   int param_index;           // position among the parameters
 } qn_lbuf;
 
@@ -94,6 +97,34 @@ struct qn_lexpr {
   } u;
 };
 
+// What tensor cores do: C += A * B for a tile of 16 rows and 8 columns, by the 32 lanes of a warp. A has 16 rows and B 8
+// columns of `words` words along K, of four bytes or two 16-bit floats each. Each lane has a part of each in locals of
+// its own (qn_lbuf.each): with r = lane / 4 and q = lane % 4
+//   A  words / 2 words, number i being row r + i % 2 * 8, word q + i / 2 * 4
+//   B  words / 4 words, number i being column r, word q + i * 4
+//   C  4 elements, number i being row r + i / 2 * 8, column 2q + i % 2
+typedef enum qn_lmma {
+#define QN_MMA(name, text, words, sum, instruction, meaning) QN_MMA_##name,
+#include "ir/mma.def"
+#undef QN_MMA
+  QN_MMA_COUNT
+} qn_lmma;
+
+// One line of mma.def.
+typedef struct qn_lmma_info {
+  const char *text;  // "u8s8k32"
+  int words;
+  qn_lmem sum;
+  const char *instruction;  // what PTX calls it, after "mma.sync.aligned."
+  const char *meaning;
+} qn_lmma_info;
+const qn_lmma_info *qn_lmma_info_of(qn_lmma kind);
+enum { QN_MMA_WARP = 32, QN_MMA_ROWS = 16, QN_MMA_COLUMNS = 8, QN_MMA_C = 4 };
+typedef enum qn_lmma_operand { QN_MMA_OF_C, QN_MMA_OF_A, QN_MMA_OF_B, QN_MMA_OPERANDS } qn_lmma_operand;
+int qn_lmma_each(qn_lmma kind, qn_lmma_operand operand);  // elements a lane has of an operand
+// What a warp does, in the bits of its elements: c[lane * 4 + i] and so on.
+void qn_lmma_multiply(qn_lmma kind, uint32_t *c, const uint32_t *a, const uint32_t *b);
+
 typedef enum qn_lstmt_kind {
   QN_LS_FOR,
   QN_LS_STORE,
@@ -103,6 +134,7 @@ typedef enum qn_lstmt_kind {
   QN_LS_COPY,    // these three: see `copy` below
   QN_LS_COMMIT,
   QN_LS_WAIT,
+  QN_LS_MMA,
 } qn_lstmt_kind;
 
 // How the iterations of a loop relate, which is what a schedule may do with it.
@@ -170,6 +202,11 @@ struct qn_lstmt {
     struct {
       int groups;
     } wait;
+    struct {
+      qn_lmma kind;
+      const qn_lbuf *bufs[QN_MMA_OPERANDS];  // locals with elements of each lane's own, all of as many lanes
+      int at[QN_MMA_OPERANDS];               // the first of the elements that a lane has there
+    } mma;  // by all warps of a group, each on what its lanes have
   } u;
 };
 
@@ -221,6 +258,9 @@ qn_lstmt *qn_lcopy(qn_lbuild *b, qn_lblock *block, const qn_lbuf *to, const qn_l
                    const qn_lexpr *from_index, qn_lmem mem, int lanes);
 qn_lstmt *qn_lcommit(qn_lbuild *b, qn_lblock *block);
 qn_lstmt *qn_lwait(qn_lbuild *b, qn_lblock *block, int groups);
+// Appends C += A * B; NULL after a failure.
+qn_lstmt *qn_lmma_append(qn_lbuild *b, qn_lblock *block, qn_lmma kind, const qn_lbuf *const bufs[QN_MMA_OPERANDS],
+                         const int at[QN_MMA_OPERANDS]);
 
 const qn_lexpr *qn_lint(qn_lbuild *b, int64_t value);  // index constant
 const qn_lexpr *qn_li32(qn_lbuild *b, int32_t value);  // i32 constant
@@ -262,6 +302,8 @@ int qn_lexpr_byte_max(const qn_lexpr *e);
 
 // --- asking and rewriting (loop.c)
 bool qn_lexpr_is_int(const qn_lexpr *e, int64_t *out);  // an INT constant?
+// Is the index that of an element which lane `var` has of its own in the local? Which of them, then.
+bool qn_lbuf_is_own(const qn_lbuf *buf, const qn_lexpr *index, const qn_lvar *var, int *out_element);
 uint32_t qn_lut16(const uint8_t table[16], uint32_t bytes);  // what LUT16 makes of an i32
 bool qn_lexpr_equal(const qn_lexpr *a, const qn_lexpr *b);
 int qn_lexpr_compare(const qn_lexpr *a, const qn_lexpr *b);  // a total order, the same in every run; 0 = equal

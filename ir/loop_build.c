@@ -239,6 +239,17 @@ qn_lstmt *qn_lwait(qn_lbuild *b, qn_lblock *block, int groups) {
   return stmt;
 }
 
+qn_lstmt *qn_lmma_append(qn_lbuild *b, qn_lblock *block, qn_lmma kind, const qn_lbuf *const bufs[QN_MMA_OPERANDS],
+                         const int at[QN_MMA_OPERANDS]) {
+  bool given = bufs[QN_MMA_OF_C] && bufs[QN_MMA_OF_A] && bufs[QN_MMA_OF_B];
+  qn_lstmt *stmt = given ? append_stmt(b, block, QN_LS_MMA) : NULL;
+  if (!stmt) return NULL;
+  stmt->u.mma.kind = kind;
+  memcpy(stmt->u.mma.bufs, bufs, sizeof stmt->u.mma.bufs);
+  memcpy(stmt->u.mma.at, at, sizeof stmt->u.mma.at);
+  return stmt;
+}
+
 // --- expressions
 
 // A copy of *node in the arena; its type must be set.

@@ -65,6 +65,7 @@ typedef struct step {
   const cell *index, *value;   // STORE, COPY: value is the index in `from`
   region *memory;              // STORE, LOCAL, COPY
   const region *from;          // COPY
+  region *operands[QN_MMA_OPERANDS];  // MMA
 } step;
 
 struct machine {
@@ -443,6 +444,37 @@ static bool check_copies(machine *m, const region *local) {
   return true;
 }
 
+// The elements of an operand that the lanes of warp `warp` have, in order, and where they are.
+static bool warp_elements(machine *m, const step *s, int operand, int64_t warp, uint32_t *out, uint8_t **places) {
+  const region *from = s->operands[operand];
+  int each = qn_lmma_each(s->stmt->u.mma.kind, (qn_lmma_operand)operand), apart = from->buf->each;
+  for (int n = 0; n < QN_MMA_WARP * each; n++) {
+    int64_t element = (warp * QN_MMA_WARP + n / each) * apart + s->stmt->u.mma.at[operand] + n % each;
+    uint8_t *place = locate(m, from, from->buf->mem, element, 0, NULL);
+    if (!place) return false;
+    const char *fault = unreadable(from->written + (place - from->data), sizeof *out);
+    if (fault) return fail(m, NULL, "reads element %" PRId64 " of '%s' %s", element, from->buf->name, fault);
+    memcpy(&out[n], place, sizeof *out);
+    if (places) places[n] = place;
+  }
+  return true;
+}
+
+static bool run_mma(machine *m, const step *s) {
+  enum { MOST = QN_MMA_WARP * 4 };
+  uint32_t elements[QN_MMA_OPERANDS][MOST];
+  uint8_t *places[MOST];
+  const region *sums = s->operands[QN_MMA_OF_C];
+  int64_t lanes = (int64_t)(sums->size / sizeof(uint32_t)) / (sums->buf->each > 0 ? sums->buf->each : 1);
+  for (int64_t warp = 0; warp < lanes / QN_MMA_WARP; warp++) {
+    for (int i = 0; i < QN_MMA_OPERANDS; i++)
+      if (!warp_elements(m, s, i, warp, elements[i], i == QN_MMA_OF_C ? places : NULL)) return false;
+    qn_lmma_multiply(s->stmt->u.mma.kind, elements[QN_MMA_OF_C], elements[QN_MMA_OF_A], elements[QN_MMA_OF_B]);
+    for (int n = 0; n < QN_MMA_WARP * QN_MMA_C; n++) memcpy(places[n], &elements[QN_MMA_OF_C][n], sizeof(uint32_t));
+  }
+  return true;
+}
+
 // --- compiling expressions
 
 typedef bool (*run_fn)(machine *m, const code *c);
@@ -604,6 +636,16 @@ static bool compile_local(machine *m, step *s) {
   return true;
 }
 
+static bool compile_mma(machine *m, step *s) {
+  for (int i = 0; i < QN_MMA_OPERANDS; i++) {
+    const qn_lbuf *buf = s->stmt->u.mma.bufs[i];
+    if (!(s->operands[i] = find_memory(m, buf))) return false;
+    if (buf->each <= 0 || qn_lmem_size(buf->mem) != sizeof(uint32_t))
+      return fail(m, NULL, "'%s' has no elements of 32 bits of each lane's own", buf->name);
+  }
+  return true;
+}
+
 static bool compile_statement(machine *m, step *s) {
   switch (s->stmt->kind) {
     case QN_LS_FOR: return compile_loop(m, s);
@@ -614,6 +656,7 @@ static bool compile_statement(machine *m, step *s) {
     case QN_LS_COPY: return compile_copy(m, s);
     case QN_LS_COMMIT:
     case QN_LS_WAIT: return true;
+    case QN_LS_MMA: return compile_mma(m, s);
   }
   return fail(m, NULL, "unknown statement");
 }
@@ -662,6 +705,7 @@ static bool run_statement(machine *m, step *s) {
     case QN_LS_COPY: return run_copy(m, s);
     case QN_LS_COMMIT: m->groups++; return true;
     case QN_LS_WAIT: run_wait(m, s->stmt->u.wait.groups); return true;
+    case QN_LS_MMA: return run_mma(m, s);
     case QN_LS_PREFETCH:
     case QN_LS_BARRIER: return true;
   }

@@ -205,7 +205,7 @@ static qn_status enter(parser *p) {
 
 bool qn_lname_is_valid(qn_str name) {
   static const char *const reserved[] = {"for",  "local", "prefetch", "barrier", "copy",
-                                         "commit", "wait", "param", "inf", "nan"};
+                                         "commit", "wait", "mma", "param", "inf", "nan"};
   size_t at = 0;
   qn_symbol symbol;
   if (name.length == 0 || !is_letter(name.data[0])) return false;
@@ -562,12 +562,24 @@ static qn_status parse_prefetch(parser *p, qn_lblock *block) {
   return qn_lprefetch(&p->b, block, buf, mem, index.e) ? QN_OK : fail_memory(p);
 }
 
+// A number of elements.
+static qn_status parse_count(parser *p, const char *want, int *out) {
+  if (p->token.kind != TOK_INT || p->token.too_large || p->token.int_value > INT32_MAX) return fail_token(p, want);
+  *out = (int)p->token.int_value;
+  return next(p);
+}
+
 static qn_status parse_local(parser *p, qn_lblock *block) {
   qn_lbuf *local = qn_llocal(&p->b, block, "v", QN_LM_F32, 1);
   QN_TRY(parse_buffer(p, local));
   char after = following(p);
+  if (after == '[' || after == '.') return QN_OK;  // a store to a buffer of that name
+  if (at_word(p, "each")) {
+    QN_TRY(next(p));
+    return parse_count(p, "the number of elements that a lane has", &local->each);
+  }
   bool *flag = at_word(p, "shared") ? &local->shared : at_word(p, "spread") ? &local->spread : NULL;
-  if (!flag || after == '[' || after == '.') return QN_OK;  // no flag, or a store to a buffer of that name
+  if (!flag) return QN_OK;
   *flag = true;
   return next(p);
 }
@@ -598,6 +610,26 @@ static qn_status parse_wait(parser *p, qn_lblock *block) {
 
 static qn_status parse_plain(parser *p, qn_lstmt *stmt) { return stmt ? next(p) : fail_memory(p); }
 
+// "mma kind c[number] a[number] b[number]"
+static qn_status parse_mma(parser *p, qn_lblock *block) {
+  const qn_lbuf *bufs[QN_MMA_OPERANDS];
+  int at[QN_MMA_OPERANDS], kind = 0;
+  QN_TRY(next(p));
+  while (kind < QN_MMA_COUNT && !at_word(p, qn_lmma_info_of((qn_lmma)kind)->text)) kind++;
+  if (kind == QN_MMA_COUNT) return fail_token(p, "what kind of mma: see ir/mma.def");
+  QN_TRY(next(p));
+  for (int i = 0; i < QN_MMA_OPERANDS; i++) {
+    const declaration *d = p->token.kind == TOK_NAME ? find(p, p->token.text) : NULL;
+    if (!d || !d->buf) return fail_token(p, "the name of a buffer that is declared here");
+    bufs[i] = d->buf;
+    QN_TRY(next(p));
+    QN_TRY(expect_char(p, '['));
+    QN_TRY(parse_count(p, "the number of an element", &at[i]));
+    QN_TRY(expect_char(p, ']'));
+  }
+  return qn_lmma_append(&p->b, block, (qn_lmma)kind, bufs, at) ? QN_OK : fail_memory(p);
+}
+
 // Statements up to a '}', which is read too; what they declare goes out of scope.
 static qn_status parse_statements(parser *p, qn_lblock *block) {
   size_t outer = p->declarations.count;
@@ -616,6 +648,8 @@ static qn_status parse_statements(parser *p, qn_lblock *block) {
       QN_TRY(parse_plain(p, qn_lcommit(&p->b, block)));
     } else if (at_word(p, "wait")) {
       QN_TRY(parse_wait(p, block));
+    } else if (at_word(p, "mma")) {
+      QN_TRY(parse_mma(p, block));
     } else {
       QN_TRY(parse_store(p, block));
     }

@@ -107,6 +107,7 @@ void qn_lstmt_print(const qn_lstmt *stmt, qn_buf *out) {
       qn_buf_printf(out, "local %s : %s[", stmt->u.local.buf->name, qn_lmem_name(stmt->u.local.buf->mem));
       qn_lexpr_print(stmt->u.local.buf->elements, out);
       qn_buf_puts(out, stmt->u.local.buf->shared ? "] shared" : stmt->u.local.buf->spread ? "] spread" : "]");
+      if (stmt->u.local.buf->each > 0) qn_buf_printf(out, " each %d", stmt->u.local.buf->each);
       break;
     case QN_LS_BARRIER: qn_buf_puts(out, "barrier"); break;
     case QN_LS_COPY:
@@ -119,6 +120,11 @@ void qn_lstmt_print(const qn_lstmt *stmt, qn_buf *out) {
       break;
     case QN_LS_COMMIT: qn_buf_puts(out, "commit"); break;
     case QN_LS_WAIT: qn_buf_printf(out, "wait %d", stmt->u.wait.groups); break;
+    case QN_LS_MMA:
+      qn_buf_printf(out, "mma %s", qn_lmma_info_of(stmt->u.mma.kind)->text);
+      for (int i = 0; i < QN_MMA_OPERANDS; i++)
+        qn_buf_printf(out, " %s[%d]", stmt->u.mma.bufs[i]->name, stmt->u.mma.at[i]);
+      break;
     case QN_LS_PREFETCH:
       qn_buf_puts(out, "prefetch ");
       print_view(stmt->u.prefetch.buf, stmt->u.prefetch.mem, out);

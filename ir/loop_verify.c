@@ -195,9 +195,33 @@ static qn_status check_spread(const checker *c, const qn_lbuf *buf, qn_lmem mem,
               buf->name);
 }
 
+// The lanes that have elements of their own in the local.
+static int64_t lanes_of(const qn_lbuf *buf) {
+  int64_t elements = 0;
+  qn_lexpr_is_int(buf->elements, &elements);
+  return elements / buf->each;
+}
+
+// A lane touches no elements but its own.
+static qn_status check_own(const checker *c, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index, int lanes) {
+  int64_t lo = -1, hi = -1;
+  int element;
+  const qn_lstmt *loop = c->lane_loop;
+  if (buf->each == 0) return QN_OK;
+  bool counted = loop && qn_lexpr_is_int(loop->u.loop.lo, &lo) && qn_lexpr_is_int(loop->u.loop.hi, &hi) && lo == 0;
+  if (!counted || hi != lanes_of(buf)) {
+    return fail(c, "got an access to '%s' elsewhere, want it in a lane loop 0..%lld", buf->name,
+                (long long)lanes_of(buf));
+  }
+  if (mem == buf->mem && lanes == 1 && qn_lbuf_is_own(buf, index, loop->u.loop.var, &element)) return QN_OK;
+  return fail(c, "index into '%s': want one of the lane's own elements, %s*%d + a number below %d", buf->name,
+              loop->u.loop.var->name, buf->each, buf->each);
+}
+
 static qn_status check_load(const checker *c, const qn_lexpr *e) {
   QN_TRY(check_buf(c, e->u.load.buf));
   QN_TRY(check_spread(c, e->u.load.buf, e->u.load.mem, e->operands[0]));
+  QN_TRY(check_own(c, e->u.load.buf, e->u.load.mem, e->operands[0], e->type.lanes));
   QN_TRY(check_operand_kinds(c, e));
   int lanes = e->operands[0]->type.lanes;
   if (lanes != 1 && lanes != e->type.lanes) {
@@ -321,7 +345,8 @@ static qn_status check_store(const checker *c, const qn_lstmt *stmt) {
   QN_TRY(check_lanes(c, lanes));
   if (!buf->writable) return fail(c, "got a store to '%s', want a buffer declared 'out' or 'local'", buf->name);
   QN_TRY(check_spread(c, buf, stmt->u.store.mem, stmt->u.store.index));
-  if (is_outside_lanes(c, buf) && !buf->shared && !buf->spread) {
+  QN_TRY(check_own(c, buf, stmt->u.store.mem, stmt->u.store.index, lanes));
+  if (is_outside_lanes(c, buf) && !buf->shared && !buf->spread && buf->each == 0) {
     return fail(c, "got a store to the local '%s', of which each lane has its own around the lane loop, want it shared",
                 buf->name);
   }
@@ -349,6 +374,35 @@ static qn_status check_local(checker *c, const qn_lbuf *buf) {
   if (elements < 1 || elements > MAX_LOCAL_BYTES / (int64_t)qn_lmem_size(buf->mem)) {
     return fail(c, "size: got %lld elements, want at least 1 and at most %d bytes", (long long)elements,
                 MAX_LOCAL_BYTES);
+  }
+  if (buf->each == 0) return QN_OK;
+  if (buf->shared || c->lane_depth > 0) return fail(c, "got a shared local or a lane loop, want each lane's own around it");
+  if (buf->each > 0 && elements % buf->each == 0) return QN_OK;
+  return fail(c, "got %d elements a lane, want a divisor of %lld", buf->each, (long long)elements);
+}
+
+static qn_status check_mma(const checker *c, const qn_lstmt *stmt) {
+  static const char *const names[QN_MMA_OPERANDS] = {"C", "A", "B"};
+  qn_lmma kind = stmt->u.mma.kind;
+  if (kind < 0 || kind >= QN_MMA_COUNT) return fail(c, "got mma number %d, want one of mma.def", (int)kind);
+  if (c->lane_depth > 0) return fail(c, "got mma in a lane loop, want it where all lanes pass");
+  for (int i = 0; i < QN_MMA_OPERANDS; i++) {
+    const qn_lbuf *buf = stmt->u.mma.bufs[i];
+    QN_TRY(check_buf(c, buf));
+    qn_lmem want = i == QN_MMA_OF_C ? qn_lmma_info_of(kind)->sum : QN_LM_I32;
+    if (buf->each == 0 || buf->mem != want) {
+      return fail(c, "%s: got '%s', want a local of %s with elements of each lane's own", names[i], buf->name,
+                  qn_lmem_name(want));
+    }
+    int each = qn_lmma_each(kind, (qn_lmma_operand)i), at = stmt->u.mma.at[i];
+    if (at < 0 || at > buf->each - each) {
+      return fail(c, "%s: got elements %d to %d of a lane's %d, want %d that there are", names[i], at, at + each - 1,
+                  buf->each, each);
+    }
+    if (lanes_of(buf) % QN_MMA_WARP != 0 || lanes_of(buf) != lanes_of(stmt->u.mma.bufs[0])) {
+      return fail(c, "%s: got %lld lanes, want as many as of C, whole warps of %d", names[i],
+                  (long long)lanes_of(buf), (int)QN_MMA_WARP);
+    }
   }
   return QN_OK;
 }
@@ -389,6 +443,7 @@ static qn_status check_statement(checker *c, const qn_lstmt *stmt) {
       if (stmt->u.wait.groups < 0 || stmt->u.wait.groups > QN_LWAIT_MAX)
         return fail(c, "got %d groups, want 0 to %d", stmt->u.wait.groups, QN_LWAIT_MAX);
       return check_together(c, "wait");
+    case QN_LS_MMA: return check_mma(c, stmt);
   }
   return QN_OK;
 }

@@ -83,6 +83,7 @@ typedef struct qn_pkernel {
   int64_t k;                // matmul: values along K
   int products;             // matmul: products of one input that it does together (gate and up are 2)
   qn_dtype weights, input;  // matmul: element types of the first product's operands
+  bool halves;              // matmul: some product has the attribute of that name
   const struct qn_kernel_work *work;  // arena: what it does, counted for the cost model (passes/cost.h)
   // Attention: rows (query heads) that a token has in a tile, and tokens that share one; 0 for other kernels. panels
   // then divides the numbers of panels of all its loops.

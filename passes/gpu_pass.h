@@ -8,6 +8,7 @@
 #include "passes/loop_pass.h"
 
 // Not in loop_passes.def: a CPU's lanes are vectors.
+QN_CHECKED qn_status qn_pass_map_mma(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_map_lanes(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_share_lanes(qn_loop_pass_context *context);
 // Says of each local around lane loops whether it is shared (share_lanes.c); map_lanes does it first, and share_lanes
@@ -23,6 +24,8 @@ typedef struct qn_gpu_variant {
   qn_gpu_schedule schedule;
   const qn_lkernel *kernel;
   const qn_lexpr *extent;  // of its parallel loop, groups' iterations; NULL when it has none: one group does it all
+  // Of the extent's symbol an iteration does so many: the extent is a number times ceil(symbol / rows_each).
+  int rows_each;
 } qn_gpu_variant;
 
 // The kernel's variants with the default schedules, in the arena; at most QN_MAX_VARIANTS. max_rows: the most rows a

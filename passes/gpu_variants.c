@@ -21,13 +21,29 @@ static int64_t widest_lane_loop(qn_lbuild *b, const qn_lblock *block, int64_t un
   return widest;
 }
 
+// The lanes that a local of the block has elements for, each its own; 0 = there is none.
+static int64_t own_lanes(const qn_lblock *block) {
+  int64_t elements = 0, lanes = 0;
+  for (const qn_lstmt *s = block->first; s && lanes == 0; s = s->next) {
+    if (s->kind == QN_LS_FOR) lanes = own_lanes(&s->u.loop.body);
+    bool own = s->kind == QN_LS_LOCAL && s->u.local.buf->each > 0;
+    if (own && qn_lexpr_is_int(s->u.local.buf->elements, &elements)) lanes = elements / s->u.local.buf->each;
+  }
+  return lanes;
+}
+
 // As many lanes as the widest lane loop keeps busy, in steps that a group may have; groups enough for a block of a few
 // warps, which hide each other's latency, but no more than leave blocks for all multiprocessors (of which the largest
 // chips have about 150), down to a warp.
 static qn_gpu_schedule default_schedule(qn_lbuild *b, const qn_lexpr *extent) {
   enum { BLOCK_THREADS = 128, MOST_LANES = 256, ENOUGH_BLOCKS = 300 };
+  int64_t own = own_lanes(&b->kernel->body);
   int64_t widest = widest_lane_loop(b, &b->kernel->body, MOST_LANES);
   qn_gpu_schedule schedule = {.lanes = 1, .groups = 1};
+  if (own > 0) {
+    schedule.lanes = (int)own;
+    return schedule;
+  }
   while (schedule.lanes < widest && schedule.lanes < MOST_LANES) schedule.lanes *= 2;
   if (schedule.lanes <= QN_GPU_WARP) schedule.groups = BLOCK_THREADS / schedule.lanes;
   int64_t known = 0;
@@ -38,8 +54,30 @@ static qn_gpu_schedule default_schedule(qn_lbuild *b, const qn_lexpr *extent) {
   return schedule;
 }
 
-static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max, qn_arena *arena,
-                              qn_gpu_variant *out, qn_diag *diag) {
+// Do tensor cores make the sums? Those of integers for several rows, which is exact; those of 16-bit floats for any
+// number, since they are the chip's.
+static bool has_mma(const qn_pkernel *kernel) {
+  return kernel->is_matmul && (kernel->input == QN_DTYPE_A8 || kernel->halves);
+}
+
+enum { FEW_TOKENS = 16 };
+
+// Tiles of tensor cores: blocks of 128 rows by 64 tokens, whose sums fit the registers; half the tokens where two products
+// are summed at a time; few tokens have smaller blocks, of which there are more.
+static void choose_tile(const qn_pkernel *kernel, int64_t most, qn_schedule *out) {
+  enum { WARPS = 4 };
+  bool few = most <= FEW_TOKENS;
+  if (!has_mma(kernel) || (most == 1 && !kernel->halves)) return;
+  out->m_tiles[0] = few ? FEW_TOKENS : kernel->products > 1 ? 32 : 64;
+  out->m_tiles[1] = 1;
+  out->m_tile_count = 2;
+  out->n_tile = few ? 1 : 2;
+  out->n_block = WARPS;
+}
+
+// most: the most rows that it will see.
+static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max, int64_t most,
+                              qn_arena *arena, qn_gpu_variant *out, qn_diag *diag) {
   bool whole = kernel->rows == QN_SYM_NONE;
   const char *name = whole || rows_min == 0 ? qn_arena_strdup(arena, kernel->name)
                                             : qn_arena_printf(arena, "%s__m%" PRId64, kernel->name, rows_min);
@@ -49,6 +87,7 @@ static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_
   qn_schedule schedule = qn_schedule_plain();
   schedule.k_unroll = 1;
   schedule.parallel = 1;
+  choose_tile(kernel, most, &schedule);
   qn_loop_pass_context loops = {&build, &schedule, diag};
   if (!whole && rows_min == rows_max) QN_TRY(qn_pass_specialise(&loops, kernel->rows, rows_min));
   QN_TRY(qn_gpu_pipeline(&loops, NULL, NULL));
@@ -56,6 +95,7 @@ static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_
   const qn_lstmt *loop = copy->body.first;
   if (loop && loop->kind == QN_LS_FOR && loop->u.loop.mark == QN_LM_PARALLEL) out->extent = loop->u.loop.hi;
   out->schedule = default_schedule(&build, out->extent);
+  out->rows_each = own_lanes(&copy->body) > 0 ? schedule.m_tiles[0] : 1;
   return build.failed ? qn_fail_nomem(diag, kernel->name, "a kernel variant") : QN_OK;
 }
 
@@ -63,7 +103,11 @@ qn_status qn_gpu_variants(const qn_pkernel *kernel, int64_t max_rows, qn_arena *
                           int *out_count, qn_diag *diag) {
   bool by_rows = kernel->rows != QN_SYM_NONE && (kernel->is_matmul || kernel->tile_rows > 0);
   *out_count = 0;
-  if (!by_rows) return make_variant(kernel, 0, INT64_MAX, arena, &out[(*out_count)++], diag);
-  QN_TRY(make_variant(kernel, 1, 1, arena, &out[(*out_count)++], diag));
-  return max_rows > 1 ? make_variant(kernel, 2, INT64_MAX, arena, &out[(*out_count)++], diag) : QN_OK;
+  if (!by_rows) return make_variant(kernel, 0, INT64_MAX, INT64_MAX, arena, &out[(*out_count)++], diag);
+  int64_t first = kernel->halves ? 1 : 2, few = has_mma(kernel) && max_rows > FEW_TOKENS ? FEW_TOKENS : INT64_MAX;
+  if (first > 1) QN_TRY(make_variant(kernel, 1, 1, 1, arena, &out[(*out_count)++], diag));
+  if (max_rows < first) return QN_OK;
+  int64_t most = few < max_rows ? few : max_rows;
+  QN_TRY(make_variant(kernel, first, few, most, arena, &out[(*out_count)++], diag));
+  return few < max_rows ? make_variant(kernel, few + 1, INT64_MAX, max_rows, arena, &out[(*out_count)++], diag) : QN_OK;
 }

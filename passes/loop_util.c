@@ -46,7 +46,8 @@ bool qn_lblock_any(const qn_lblock *block, qn_lexpr_test fn, const void *context
       case QN_LS_LOCAL:
       case QN_LS_BARRIER:
       case QN_LS_COMMIT:
-      case QN_LS_WAIT: break;
+      case QN_LS_WAIT:
+      case QN_LS_MMA: break;
     }
   }
   return false;

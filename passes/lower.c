@@ -236,7 +236,9 @@ static void describe_matmul(const qn_lower *lower, const qn_node *first, qn_pker
   out->input = qn_graph_node(graph, first->operands[0])->type.dtype;
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(graph, id);
-    out->products += node->group == lower->group && node->op == QN_OP_MATMUL;
+    bool product = node->group == lower->group && node->op == QN_OP_MATMUL;
+    out->products += product;
+    out->halves = out->halves || (product && qn_node_attr(node, QN_ATTR_HALVES));
   }
 }
 

@@ -40,6 +40,37 @@ static void float_chain(qn_lower *lower, qn_lblock *block, const matmul_context 
              LX_LOAD(c->w, c->w->mem, index));
 }
 
+enum { HALVES = 16 };  // values along K that tensor cores sum at a time
+
+// acc += the sum of `count` products from k on, activations rounded to the weights' type. Sixteen go in pairs, k and k + 8,
+// as a lane's words are made of them (mma_word.c).
+static void add_halves(qn_lower *lower, qn_lblock *block, const matmul_context *c, const qn_lexpr *first, int64_t count) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0), *g = NULL;
+  qn_lbuf *part = qn_llocal(b, block, "part", QN_LM_F32, 1);
+  qn_lstore(b, block, part, QN_LM_F32, zero, LX_F32(0));
+  qn_lblock *body = lines_loop(b, block, count, &g);
+  if (!body) return;
+  const qn_lexpr *in_pair = LX_MUL(LX_MOD(g, LX_INT(2)), LX_INT(HALVES / 2));
+  const qn_lexpr *k = LX_ADD(first, count == HALVES ? LX_ADD(in_pair, LX_DIV(g, LX_INT(2))) : g);
+  const qn_lexpr *index = LX_ADD(LX_MUL(LX_ADD(LX_MUL(c->panel, LX_INT(c->k_size)), k), LX_INT(QN_TILE_ROWS)), c->lane);
+  qn_lbuf *half = qn_llocal(b, body, "half", c->w->mem, 1);
+  qn_lstore(b, body, half, c->w->mem, zero, qn_lower_value(lower, c->node->operands[0], (qn_lplace){c->row, k}));
+  accumulate(b, body, part, LX_LOAD(half, c->w->mem, zero), LX_LOAD(c->w, c->w->mem, index));
+  const qn_lexpr *sum = LX_ADD(LX_LOAD(c->acc, QN_LM_F32, zero), LX_LOAD(part, QN_LM_F32, zero));
+  qn_lstore(b, block, c->acc, QN_LM_F32, zero, sum);
+}
+
+// Numeric mode half: 16 values along K at a time, and what is left.
+static void half_chain(qn_lower *lower, qn_lblock *block, const matmul_context *c) {
+  qn_lbuild *b = &lower->build;
+  int64_t blocks = c->k_size / HALVES;
+  qn_lvar *kb = qn_lvar_new(b, "kb");
+  qn_lstmt *loop = blocks > 0 ? qn_lfor(b, block, kb, LX_INT(0), LX_INT(blocks), QN_LO_REDUCE) : NULL;
+  if (loop) add_halves(lower, &loop->u.loop.body, c, LX_MUL(qn_lref(b, kb), LX_INT(HALVES)), HALVES);
+  if (c->k_size % HALVES != 0) add_halves(lower, block, c, LX_INT(blocks * HALVES), c->k_size % HALVES);
+}
+
 // Puts a value into a local, so that it is computed once for all tokens of a tile.
 static const qn_lexpr *held(qn_lbuild *b, qn_lblock *block, const char *name, const qn_lexpr *value) {
   qn_lbuf *local = qn_llocal(b, block, name, QN_LM_F32, 1);
@@ -157,7 +188,9 @@ static void chain(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *p
   if (!c.w) return;
   c.acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
   qn_lstore(b, block, c.acc, QN_LM_F32, LX_INT(0), LX_F32(0));
-  if (c.format->block_values == 1) {
+  if (qn_node_attr(node, QN_ATTR_HALVES)) {
+    half_chain(lower, block, &c);
+  } else if (c.format->block_values == 1) {
     float_chain(lower, block, &c);
   } else {
     each_group(lower, block, &c, x->dtype == QN_DTYPE_A8 ? integer_group : widened_group);

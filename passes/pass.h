@@ -32,6 +32,7 @@ typedef struct qn_pass_options {
   bool gpu;
   qn_machine_model machine;
   bool quantize_activations;  // numeric mode int8: quantised weights meet quantised activations
+  bool half_activations;      // numeric mode half: 16-bit weights meet activations rounded to their type
   // One schedule for every kernel's variants of that class instead of the defaults (tests, tuning); NULL = defaults.
   const qn_schedule *forced_schedule;
   // Asked for the variants of every kernel before the model is: true when it filled *out (from records, say). A plan

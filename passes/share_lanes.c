@@ -5,7 +5,7 @@
 // keeps: every result: barriers and the word `shared` mean nothing where one thread does it all.
 // breaks: nothing.
 //
-// A local declared outside of lane loops stays each lane's own where all its indices are constants and no lane loop
+// A local of which each lane has elements of its own stays so. Another one declared outside of lane loops stays each lane's own where all its indices are constants and no lane loop
 // stores to it: all lanes compute the same then. Any other is shared. Parameters may share memory, so all that are not
 // streamed count as one buffer.
 //
@@ -47,6 +47,7 @@ void qn_share_locals(qn_lblock *block) {
     if (s->kind != QN_LS_LOCAL || s->u.local.buf->spread) continue;
     qn_lbuf *buf = s->u.local.buf;
     int64_t elements = 0;
+    if (buf->each > 0) continue;
     bool large = !qn_lexpr_is_int(buf->elements, &elements) || elements > MAX_OWN_ELEMENTS;
     buf->shared = large || is_stored_apart(block, buf, false) || qn_lblock_any(block, is_variable_access, buf);
   }

@@ -39,6 +39,16 @@ static bool reads_buffer(const qn_lexpr *e, const void *context) {
   return e->op == QN_LX_LOAD && e->u.load.buf == context;
 }
 
+// Does some mma of the block read it? Its sums count as read.
+static bool multiplies(const qn_lblock *block, const qn_lbuf *buf) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (s->kind == QN_LS_FOR && multiplies(&s->u.loop.body, buf)) return true;
+    for (int i = 0; s->kind == QN_LS_MMA && i < QN_MMA_OPERANDS; i++)
+      if (s->u.mma.bufs[i] == buf) return true;
+  }
+  return false;
+}
+
 // Does the statement store to the local, copy to it or prefetch it?
 static bool is_to(const qn_lstmt *s, const qn_lbuf *buf) {
   return (s->kind == QN_LS_STORE && s->u.store.buf == buf) || (s->kind == QN_LS_COPY && s->u.copy.to == buf) ||
@@ -61,6 +71,7 @@ static bool remove_unread(qn_lblock *block) {
     next = s->next;
     if (s->kind == QN_LS_FOR && remove_unread(&s->u.loop.body)) changed = true;
     if (s->kind != QN_LS_LOCAL || qn_lblock_any(block, reads_buffer, s->u.local.buf)) continue;
+    if (multiplies(block, s->u.local.buf)) continue;
     remove_stores(block, s->u.local.buf);
     next = s->next;  // a store may have stood there
     qn_lblock_remove(block, s);

@@ -182,6 +182,9 @@ static qn_status emit_block(qn_emit *e, const qn_lblock *block) {
       case QN_LS_COPY:
       case QN_LS_COMMIT:
       case QN_LS_WAIT: return refuse_copy(e);
+      case QN_LS_MMA:
+        return qn_fail(e->diag, QN_ERR_ARGUMENT, e->kernel->name,
+                       "got an mma, which only GPUs have; want a kernel that the loop passes for CPUs made");
     }
   }
   return QN_OK;

@@ -141,7 +141,7 @@ static void put_local(qn_cuda_writer *w, const qn_lbuf *buf) {
     if (qn_lmem_size(buf->mem) < sizeof(int32_t)) qn_buf_puts(w->out, "alignas(4) ");  // viewed as wider elements
     qn_buf_printf(w->out, "%s ", type);
     qn_cuda_put_name(w, buf->name, buf);
-    qn_buf_printf(w->out, "[%" PRId64 "];\n", elements);
+    qn_buf_printf(w->out, "[%" PRId64 "];\n", buf->each > 0 ? buf->each : elements);
     return;
   }
   qn_buf_printf(w->out, "%s *const ", type);
@@ -235,6 +235,7 @@ static void put_block(qn_cuda_writer *w, const qn_lblock *block) {
       case QN_LS_COPY: qn_cuda_put_copy(w, stmt); break;
       case QN_LS_COMMIT: qn_cuda_put_commit(w); break;
       case QN_LS_WAIT: qn_cuda_put_wait(w, stmt); break;
+      case QN_LS_MMA: qn_cuda_put_mma(w, stmt); break;
     }
   }
 }

@@ -69,6 +69,13 @@ int64_t qn_cuda_lane_elements(const qn_cuda_writer *w, const qn_lbuf *buf) {
 }
 
 void qn_cuda_put_place(qn_cuda_writer *w, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index, int lane) {
+  if (buf->each > 0) {  // in the lane's registers; the verifier has seen to it that the index is lane * each + element
+    int64_t element = 0;
+    if (index->op == QN_LX_ADD) qn_lexpr_is_int(index->operands[1], &element);
+    qn_cuda_put_name(w, buf->name, buf);
+    qn_buf_printf(w->out, "[%" PRId64 "]", element);
+    return;
+  }
   bool viewed = mem != buf->mem;
   if (buf->spread && w->schedule.lanes > 1) {  // element i, of the lane that does iteration i
     bool one = qn_cuda_lane_elements(w, buf) == 1;

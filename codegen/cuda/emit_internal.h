@@ -42,6 +42,7 @@ void qn_cuda_begin_statement(qn_cuda_writer *w, const qn_lexpr *const *exprs, si
 void qn_cuda_put_expr(qn_cuda_writer *w, const qn_lexpr *e, int lane);
 // "buffer[index]" as `mem`; of a vector index, or of consecutive elements, lane `lane`.
 void qn_cuda_put_place(qn_cuda_writer *w, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index, int lane);
+void qn_cuda_put_mma(qn_cuda_writer *w, const qn_lstmt *stmt);  // emit_mma.c
 // "int", or "long long" where the index may not fit.
 const char *qn_cuda_index_type(const qn_lexpr *e);
 const char *qn_cuda_var_type(const qn_lvar *var);

@@ -30,8 +30,9 @@ static const cli_option options_table[] = {
     {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256", "tokens of the prompt taken in one step at most"},
     {"batch", 0, CLI_COUNT, FIELD(sequences), "N", 1, 4096, NULL, "1",
      "sequences that a program may decode together, and tokens of a step whose logits it may want"},
-    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
-     "how quantised weights are multiplied: with activations rounded to int8, or widened to float"},
+    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
+     "how quantised weights are multiplied: with activations rounded to int8, or widened to float; half: as int8, and F16 "
+     "and BF16 weights with activations rounded to their type, which GPUs' tensor cores do"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
      "quantise the model's F32, F16 and BF16 matrices to one of the formats below, and tell each one's error"},
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",

@@ -70,7 +70,7 @@ static const cli_option options_table[] = {
      "print one JSON object at the end instead of the text: text, ids, timings, why it ended"},
     {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
      "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
-    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
+    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
      "model file: see quern compile --help"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
      "model file: quantise its float matrices (see quern compile --help)"},

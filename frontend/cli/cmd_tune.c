@@ -41,7 +41,7 @@ static const cli_option options_table[] = {
      "model file: as quern compile takes it, as are the following"},
     {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256", "tokens of the prompt taken in one step"},
     {"batch", 0, CLI_COUNT, FIELD(sequences), "N", 1, 4096, NULL, "1", "sequences that decode together"},
-    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32", "int8",
+    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
      "how quantised weights are multiplied"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats", "quantise the float matrices"},
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32", "how keys and values are kept"},

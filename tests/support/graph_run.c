@@ -195,6 +195,7 @@ static void compile(qn_run *run, const char *text, const char *sizes) {
       .machine = qn_machine_model_plain(run->target.vector_bytes, run->target.vector_registers, run->target.dots,
                                         run->target.cache_bytes),
       .quantize_activations = run->options.quantize_activations,
+      .half_activations = run->options.half_activations,
       .forced_schedule = run->options.schedule};
   qn_pass_context context = {
       .arena = &run->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
@@ -438,7 +439,7 @@ static int64_t elements_of(const qn_lexpr *e, const int64_t *symbols) {
   if (e->op == QN_LX_INT) return e->u.int_value;
   if (e->op == QN_LX_SYM) return symbols[e->u.symbol];
   int64_t a = elements_of(e->operands[0], symbols), b = elements_of(e->operands[1], symbols);
-  return e->op == QN_LX_ADD ? a + b : a * b;
+  return e->op == QN_LX_ADD ? a + b : e->op == QN_LX_DIV ? a / b : a * b;
 }
 
 static uint8_t *bind_input(qn_run *run, const qn_pbuf *p, size_t *out_size) {

@@ -26,7 +26,7 @@ typedef void (*qn_run_launch_fn)(void *context, qn_run *run, size_t kernel, cons
                                  const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent);
 
 typedef struct qn_run_options {
-  bool quantize_activations;
+  bool quantize_activations, half_activations;
   const qn_schedule *schedule;  // forced on every variant; NULL = the target's defaults
   const char *target;           // NULL = "host"
   int page_order;               // another order of a sequence's pages in the pool

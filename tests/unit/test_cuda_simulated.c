@@ -3,87 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "codegen/cuda/emit.h"
 #include "codegen/cuda/nvrtc.h"
-#include "tests/ptxsim/support_sim.h"
-#include "tests/support/graph_run.h"
+#include "tests/support/gpu_launch.h"
 #include "tests/support/test.h"
 
-enum { MAX_KERNELS = 64, MAX_PARAMS = 48, FUNC_SHARED_BYTES = 8 };  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-
-// A program's kernels on the device.
-typedef struct device {
-  int sm;
-  CUmodule module;
-  qn_cuda_kernel kernels[MAX_KERNELS];
-  size_t count;
-} device;
-
 static const int chips[] = {80, 90, 100, 120};
-
-static void load_kernels(device *d, qn_run *run) {
-  qn_diag diag = {0};
-  qn_nvrtc *nvrtc = NULL;
-  qn_nvrtc_code code;
-  qn_buf source;
-  const qn_program *program = qn_run_program(run);
-  for (size_t k = 0; k < program->kernels.count; k++) {
-    int variants = 0;
-    const qn_gpu_variant *v = qn_run_gpu_variants(run, k, &variants);
-    for (int i = 0; i < variants; i++) {
-      ck_assert_uint_lt(d->count, MAX_KERNELS);
-      d->kernels[d->count++] = (qn_cuda_kernel){.kernel = v[i].kernel, .schedule = v[i].schedule};
-    }
-  }
-  qn_buf_init(&source, qn_test_allocator());
-  qn_assert_ok(&diag, qn_cuda_emit(d->kernels, d->count, &source, &diag));
-  qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
-  qn_assert_ok(&diag, qn_nvrtc_compile(nvrtc, "kernels.cu", qn_buf_text(&source), d->sm, &code, &diag));
-  sim_ok(sim.load(&d->module, code.ptx));
-  qn_nvrtc_code_deinit(&code);
-  qn_nvrtc_close(nvrtc);
-  qn_buf_deinit(&source);
-}
-
-static const qn_cuda_kernel *find_kernel(const device *d, const qn_lkernel *kernel) {
-  for (size_t i = 0; i < d->count; i++)
-    if (d->kernels[i].kernel == kernel) return &d->kernels[i];
-  ck_abort_msg("kernel '%s' is not loaded", kernel->name);
-  return NULL;
-}
-
-// Each launch has its buffers brought there and back, so that an access beyond one is a fault.
-static void launch(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
-                   const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
-  device *d = context;
-  const qn_lkernel *kernel = variant->kernel;
-  CUdeviceptr pointers[MAX_PARAMS];
-  int values[QN_SYM_COUNT];
-  void *params[MAX_PARAMS + QN_SYM_COUNT];
-  CUfunction function;
-  (void)number;
-  if (!d->module) load_kernels(d, run);
-  ck_assert_uint_le(kernel->param_count, MAX_PARAMS);
-  for (size_t i = 0; i < kernel->param_count; i++) {
-    pointers[i] = sim_upload(buffers[i].data, buffers[i].size);
-    if (kernel->params[i]->streamed) ck_assert_int_eq(sim.label(pointers[i], buffers[i].size, "streamed"), 0);
-    params[i] = &pointers[i];
-  }
-  for (int s = QN_SYM_NONE + 1; s < QN_SYM_COUNT; s++) {
-    values[s] = (int)symbols[s];
-    params[kernel->param_count + (size_t)s - 1] = &values[s];
-  }
-  const qn_cuda_kernel *code = find_kernel(d, kernel);
-  int groups = variant->schedule.groups;
-  unsigned blocks = (unsigned)((extent + groups - 1) / groups), threads = (unsigned)(variant->schedule.lanes * groups);
-  sim_ok(sim.function(&function, d->module, kernel->name));
-  sim_ok(sim.set_function_attribute(function, FUNC_SHARED_BYTES, (int)code->shared_bytes));
-  sim_ok(sim_run(function, blocks, threads, (unsigned)code->shared_bytes, params));
-  for (size_t i = 0; i < kernel->param_count; i++) {
-    if (kernel->params[i]->writable) sim_download(buffers[i].data, pointers[i], buffers[i].size);
-    sim_ok(sim.free(pointers[i]));
-  }
-}
 
 // ---- programs ---------------------------------------------------------------------------------------------------
 
@@ -103,8 +27,8 @@ static const scenario runs = {3,
 
 static void check_program(const char *text, const char *sizes, bool quantize, const scenario *s, int sm) {
   char label[160], target[16];
-  device d = {.sm = sm};
-  qn_run_options options = {.quantize_activations = quantize, .launch = launch, .launch_context = &d};
+  qn_gpu_device d = {.sm = sm};
+  qn_run_options options = {.quantize_activations = quantize, .launch = qn_gpu_launch, .launch_context = &d};
   qn_run *run = qn_run_create(text, sizes, &options);
   const qn_run_output *outputs[2][QN_COUNT(s->steps)];
   snprintf(target, sizeof target, "sm_%d", sm);
@@ -197,7 +121,7 @@ END_TEST
 // ---- traffic ----------------------------------------------------------------------------------------------------
 
 typedef struct weights {
-  device on;
+  qn_gpu_device on;
   uint64_t bytes, sectors;  // that there are, that one row's products moved
 } weights;
 
@@ -206,7 +130,7 @@ static void count_weights(void *context, qn_run *run, size_t number, const qn_gp
                           const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
   weights *w = context;
   sim.counters_reset();
-  launch(&w->on, run, number, variant, buffers, symbols, extent);
+  qn_gpu_launch(&w->on, run, number, variant, buffers, symbols, extent);
   for (size_t i = 0; i < variant->kernel->param_count; i++)
     if (variant->kernel->params[i]->streamed) w->bytes += buffers[i].size;
   for (size_t r = 0; r < sim.range_count(); r++)

@@ -21,6 +21,7 @@ static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *sc
     snprintf(line, sizeof line, "%.*s", (int)length, text.data + at);
     at += length + 1;
     options->quantize_activations |= strcmp(line, "# int8") == 0;
+    options->half_activations |= strcmp(line, "# half") == 0;
     sscanf(line, "# machine %d %d", &vector_bytes, &vector_registers);
     if (strncmp(line, "# schedule ", 11) != 0) continue;
     for (char *c = line + 11; *c; c++) *c = *c == ' ' ? '\n' : *c;

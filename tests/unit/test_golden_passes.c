@@ -61,6 +61,7 @@ static void read_case(const char *path, qn_str text, text_case *c) {
 static qn_status run_pass(const char *pass, qn_loop_pass_context *context, const text_case *c) {
   if (strcmp(pass, "pipeline") == 0) return qn_loop_pipeline(context, NULL, NULL);
   if (strcmp(pass, "gpu_pipeline") == 0) return qn_gpu_pipeline(context, NULL, NULL);
+  if (strcmp(pass, "map_mma") == 0) return qn_pass_map_mma(context);
   if (strcmp(pass, "map_lanes") == 0) return qn_pass_map_lanes(context);
   if (strcmp(pass, "share_lanes") == 0) return qn_pass_share_lanes(context);
   if (strcmp(pass, "specialise") == 0) return qn_pass_specialise(context, c->symbol, c->value);
@@ -146,6 +147,8 @@ START_TEST(test_pipeline) { check_pass("pipeline"); }
 END_TEST
 START_TEST(test_gpu_pipeline) { check_pass("gpu_pipeline"); }
 END_TEST
+START_TEST(test_map_mma) { check_pass("map_mma"); }
+END_TEST
 START_TEST(test_map_lanes) { check_pass("map_lanes"); }
 END_TEST
 START_TEST(test_share_lanes) { check_pass("share_lanes"); }
@@ -160,7 +163,7 @@ END_TEST
 
 static TCase *golden(void) {
   const TTest *const tests[] = {
-      test_pipeline, test_gpu_pipeline, test_map_lanes, test_share_lanes, test_specialise,
+      test_pipeline, test_gpu_pipeline, test_map_mma, test_map_lanes, test_share_lanes, test_specialise,
 #define QN_LOOP_PASS(name, text) test_##name,
 #include "passes/loop_passes.def"
 #undef QN_LOOP_PASS

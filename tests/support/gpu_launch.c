@@ -1,0 +1,82 @@
+// Launches of kernels in the simulator.
+#include "tests/support/gpu_launch.h"
+
+#include <stdlib.h>
+
+#include "codegen/cuda/nvrtc.h"
+#include "tests/support/test.h"
+
+enum { FUNC_SHARED_BYTES = 8 };  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+
+void qn_gpu_load(qn_gpu_device *d) {
+  qn_diag diag = {0};
+  qn_nvrtc *nvrtc = NULL;
+  qn_nvrtc_code code;
+  qn_buf source;
+  qn_buf_init(&source, qn_test_allocator());
+  qn_assert_ok(&diag, qn_cuda_emit(d->kernels, d->count, &source, &diag));
+  qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
+  qn_assert_ok(&diag, qn_nvrtc_compile(nvrtc, "kernels.cu", qn_buf_text(&source), d->sm, &code, &diag));
+  sim_ok(sim.load(&d->module, code.ptx));
+  qn_nvrtc_code_deinit(&code);
+  qn_nvrtc_close(nvrtc);
+  qn_buf_deinit(&source);
+}
+
+static void load_program(qn_gpu_device *d, qn_run *run) {
+  const qn_program *program = qn_run_program(run);
+  for (size_t k = 0; k < program->kernels.count; k++) {
+    int variants = 0;
+    const qn_gpu_variant *v = qn_run_gpu_variants(run, k, &variants);
+    for (int i = 0; i < variants; i++) {
+      ck_assert_uint_lt(d->count, QN_GPU_MAX_KERNELS);
+      d->kernels[d->count++] = (qn_cuda_kernel){.kernel = v[i].kernel, .schedule = v[i].schedule};
+    }
+  }
+  qn_gpu_load(d);
+}
+
+static const qn_cuda_kernel *find_kernel(const qn_gpu_device *d, const qn_lkernel *kernel) {
+  for (size_t i = 0; i < d->count; i++)
+    if (d->kernels[i].kernel == kernel) return &d->kernels[i];
+  ck_abort_msg("kernel '%s' is not loaded", kernel->name);
+  return NULL;
+}
+
+void qn_gpu_launch_kernel(qn_gpu_device *d, const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
+                          const int64_t *symbols, int64_t extent) {
+  CUdeviceptr pointers[QN_GPU_MAX_PARAMS];
+  int values[QN_SYM_COUNT];
+  void *params[QN_GPU_MAX_PARAMS + QN_SYM_COUNT];
+  CUfunction function;
+  ck_assert_uint_le(kernel->param_count, QN_GPU_MAX_PARAMS);
+  for (size_t i = 0; i < kernel->param_count; i++) {
+    const qn_lbuf *param = kernel->params[i];
+    pointers[i] = sim_upload(buffers[i].data, buffers[i].size);
+    const char *label = param->streamed ? "streamed" : param->writable ? "out" : "in";
+    ck_assert_int_eq(sim.label(pointers[i], buffers[i].size, label), 0);
+    params[i] = &pointers[i];
+  }
+  for (int s = QN_SYM_NONE + 1; s < QN_SYM_COUNT; s++) {
+    values[s] = (int)symbols[s];
+    params[kernel->param_count + (size_t)s - 1] = &values[s];
+  }
+  const qn_cuda_kernel *code = find_kernel(d, kernel);
+  int groups = code->schedule.groups;
+  unsigned blocks = (unsigned)((extent + groups - 1) / groups), threads = (unsigned)(code->schedule.lanes * groups);
+  sim_ok(sim.function(&function, d->module, kernel->name));
+  sim_ok(sim.set_function_attribute(function, FUNC_SHARED_BYTES, (int)code->shared_bytes));
+  sim_ok(sim_run(function, blocks, threads, (unsigned)code->shared_bytes, params));
+  for (size_t i = 0; i < kernel->param_count; i++) {
+    if (kernel->params[i]->writable) sim_download(buffers[i].data, pointers[i], buffers[i].size);
+    sim_ok(sim.free(pointers[i]));
+  }
+}
+
+void qn_gpu_launch(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
+                   const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
+  qn_gpu_device *d = context;
+  (void)number;
+  if (!d->module) load_program(d, run);
+  qn_gpu_launch_kernel(d, variant->kernel, buffers, symbols, extent);
+}
