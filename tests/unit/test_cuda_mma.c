@@ -152,7 +152,7 @@ static void check_products(const qn_format *format, const char *shape, int sm) {
   qn_run *run = qn_run_create(products, sizes, &options);
   sim_start(target);
   // A tile and a token more, and few tokens.
-  static const int tokens[] = {17, 65, 9};
+  static const int tokens[] = {17, 65, 5};
   for (size_t i = 0; i < QN_COUNT(tokens); i++) {
     qn_run_step step = {.spans = {{0, 0, tokens[i]}}};
     const qn_run_output *outputs[3];
@@ -177,7 +177,7 @@ START_TEST(products_of_every_format) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
     if (!format || format->block_values == 1) continue;
     turn++;
-    if (turn % qn_test_stride(3, 5) != 0) continue;
+    if (turn % qn_test_stride(5, 13) != 0) continue;
     char shape[64];
     int k = format->block_values > 32 ? 512 : turn % 2 ? 96 : 320;
     snprintf(shape, sizeof shape, shapes[turn % QN_COUNT(shapes)], k);
@@ -199,7 +199,7 @@ static void check_halves(const qn_format *format, const char *shape, int sm) {
   snprintf(target, sizeof target, "sm_%d", sm);
   qn_run *run = qn_run_create(products, sizes, &options);
   double rounding = format->dtype == QN_DTYPE_F16 ? 0x1p-11 : 0x1p-8;
-  static const int tokens[] = {1, 2, 17, 65};
+  static const int tokens[] = {1, 2, 17};
   sim_start(target);
   for (size_t i = 0; i < QN_COUNT(tokens); i++) {
     qn_run_step step = {.spans = {{0, 0, tokens[i]}}};
@@ -220,10 +220,13 @@ static void check_halves(const qn_format *format, const char *shape, int sm) {
 }
 
 START_TEST(halves) {
-  check_halves(qn_format_of(QN_DTYPE_F16), "N=33 V=130 K=96", 80);
-  check_halves(qn_format_of(QN_DTYPE_BF16), "N=17 V=31 K=80", 90);
-  check_halves(qn_format_of(QN_DTYPE_F16), "N=17 V=144 K=37", 100);
-  check_halves(qn_format_of(QN_DTYPE_BF16), "N=17 V=5 K=7", 120);
+  static const struct {
+    qn_dtype dtype;
+    const char *shape;
+  } cases[] = {{QN_DTYPE_F16, "N=33 V=5 K=80"}, {QN_DTYPE_BF16, "N=17 V=31 K=37"}, {QN_DTYPE_F16, "N=17 V=144 K=37"},
+               {QN_DTYPE_BF16, "N=17 V=5 K=7"}, {QN_DTYPE_BF16, "N=130 V=5 K=96"}};
+  for (size_t i = 0; i < QN_COUNT(cases); i += qn_test_stride(1, 4))
+    check_halves(qn_format_of(cases[i].dtype), cases[i].shape, chips[i % QN_COUNT(chips)]);
 }
 END_TEST
 
@@ -273,7 +276,7 @@ START_TEST(products_are_on_tensor_cores) {
   static const char text[] = "max T=128 R=128; x = input f32[T,512]; w = param $F[256,512]; y = matmul x w; output y";
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
-    if (!format || format->block_values == 1 || (size_t)dtype % qn_test_stride(2, 3) != 0) continue;
+    if (!format || format->block_values == 1 || (size_t)dtype % qn_test_stride(4, 7) != 0) continue;
     char sizes[32];
     bool sixteen = format->group_values == 16, slow = sixteen && format->min_at >= 0;
     bool apart = qn_format_tile(format, QN_TILE_ROWS).part_bytes % 32 != 0 || format->scale_kind == QN_SCALE_E8M0;

@@ -48,6 +48,7 @@ static void check_program(const char *text, const char *sizes, bool quantize, co
 }
 
 static const char products[] =
+    "max T=16 R=16\n"  // more rows are test_cuda_mma's
     "q = input f32[T,$K]; z = input f32[T,$K]; w = param $F[$N,$K]; u = param $F[$N,$K]; tied = param $F[$V,$K]\n"
     "table = param $F[$N,$K]; a = matmul q w; g = silu a; c = matmul q u; m = mul g c; b = matmul z tied\n"
     "e = embed tied tokens; f = embed table tokens; output m b e f";
