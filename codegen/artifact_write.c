@@ -296,7 +296,8 @@ static void fill_plan(const qn_program_plan *plan, strings *s, program_arrays *a
                                                               .name = add_string(s, from->kernel->name),
                                                               .extent_symbol = (uint32_t)from->extent.symbol,
                                                               .extent_value = from->extent.value,
-                                                              .in_parts = from->in_parts};
+                                                              .in_parts = from->in_parts,
+                                                              .extent_rows = (uint32_t)from->extent_rows};
     }
   }
 }

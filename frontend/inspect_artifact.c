@@ -284,6 +284,7 @@ static void put_variant(const inspect_artifact *a, const qn_art_kernel *kernel, 
   }
   qn_buf_puts(out, ", parallel over ");
   put_extent(out, v->extent_symbol, v->extent_value);
+  if (v->extent_rows > 1) qn_buf_printf(out, ", by tiles of %" PRIu32, v->extent_rows);
   qn_buf_putc(out, '\n');
   if (is_for_gpus(a)) put_launch(a, plan, index);
   put_schedule(a, plan, a->file.strings + v->name);

@@ -80,6 +80,7 @@ static void print_kernel(const qn_pkernel *kernel, qn_buf *out) {
     const qn_pvariant *v = &kernel->variants[i];
     qn_buf_printf(out, "    %s rows %" PRId64 "..%" PRId64 " extent ", v->kernel->name, v->rows_min, v->rows_max);
     qn_dim_print(v->extent, out);
+    if (v->extent_rows > 1) qn_buf_printf(out, " by %d", v->extent_rows);
     qn_buf_puts(out, v->in_parts ? " in parts\n" : "\n");
   }
 }

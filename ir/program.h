@@ -57,6 +57,7 @@ typedef struct qn_pvariant {
   qn_gpu_schedule gpu;       // for a GPU; lanes 0 = it is for a CPU
   const qn_lkernel *kernel;  // after the loop passes
   qn_dim extent;             // of its parallel loop; constant 1 when it has none
+  int extent_rows;           // GPUs: 2 or more = an iteration does so many of the extent's symbol
   bool in_parts;             // its parallel loop keeps to the spans of the steps that call it (qn_pstep)
 } qn_pvariant;
 

@@ -32,8 +32,19 @@ qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, 
 
 // ---- variants ---------------------------------------------------------------------------------------------------
 
-// The extent of the parallel loop as a dimension; constant 1 when there is none.
-static qn_status parallel_extent(const qn_lkernel *kernel, qn_dim *out, qn_diag *diag) {
+// ceil(symbol / rows), as the pass map_mma writes it.
+static bool is_tiles(const qn_lexpr *e, int rows, qn_symbol *out) {
+  int64_t by = 0, up = 0;
+  if (e->op != QN_LX_DIV || !qn_lexpr_is_int(e->operands[1], &by) || by != rows) return false;
+  const qn_lexpr *sum = e->operands[0];
+  if (sum->op != QN_LX_ADD || sum->operands[0]->op != QN_LX_SYM) return false;
+  *out = sum->operands[0]->u.symbol;
+  return qn_lexpr_is_int(sum->operands[1], &up) && up == rows - 1;
+}
+
+// The extent of the parallel loop as a dimension; constant 1 when there is none. With rows above 1 the symbol counts in so
+// many.
+static qn_status parallel_extent(const qn_lkernel *kernel, int rows, qn_dim *out, qn_diag *diag) {
   *out = qn_dim_const(1);
   const qn_lstmt *loop = kernel->body.first;
   if (!loop || loop->kind != QN_LS_FOR || loop->u.loop.mark != QN_LM_PARALLEL) return QN_OK;
@@ -45,6 +56,12 @@ static qn_status parallel_extent(const qn_lkernel *kernel, qn_dim *out, qn_diag 
   }
   if (hi->op == QN_LX_SYM) {
     *out = qn_dim_sym(hi->u.symbol);
+    return QN_OK;
+  }
+  qn_symbol symbol = QN_SYM_NONE;
+  bool scaled = hi->op == QN_LX_MUL && qn_lexpr_is_int(hi->operands[1], &value);
+  if (rows > 1 && is_tiles(scaled ? hi->operands[0] : hi, rows, &symbol)) {
+    *out = (qn_dim){symbol, scaled ? value : 1};
     return QN_OK;
   }
   for (int i = 0; hi->op == QN_LX_MUL && i < 2; i++) {
@@ -101,7 +118,7 @@ qn_status qn_schedule_apply(const qn_pkernel *kernel, int64_t rows_min, int64_t 
   if (!is_whole(kernel) && rows_min == rows_max) QN_TRY(qn_pass_specialise(&loops, kernel->rows, rows_min));
   QN_TRY(qn_loop_pipeline(&loops, NULL, NULL));
   *out = copy;
-  return parallel_extent(copy, out_extent, diag);
+  return parallel_extent(copy, 1, out_extent, diag);
 }
 
 // ---- plans ------------------------------------------------------------------------------------------------------
@@ -149,9 +166,12 @@ static qn_status schedule_gpu_kernel(qn_pass_context *context, qn_pkernel *kerne
   for (int i = 0; i < kernel->variant_count; i++) {
     const qn_gpu_variant *from = &variants[i];
     qn_pvariant *v = &kernel->variants[i];
-    *v = (qn_pvariant){
-        .rows_min = from->rows_min, .rows_max = from->rows_max, .gpu = from->schedule, .kernel = from->kernel};
-    QN_TRY(parallel_extent(v->kernel, &v->extent, context->diag));
+    *v = (qn_pvariant){.rows_min = from->rows_min,
+                       .rows_max = from->rows_max,
+                       .gpu = from->schedule,
+                       .kernel = from->kernel,
+                       .extent_rows = from->rows_each > 1 ? from->rows_each : 0};
+    QN_TRY(parallel_extent(v->kernel, v->extent_rows, &v->extent, context->diag));
   }
   return QN_OK;
 }

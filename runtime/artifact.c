@@ -23,6 +23,7 @@ _Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 688 && sizeof
 #define MAX_PLANS  1024u                // as many as there may be sections
 #define MAX_BYTES  (UINT64_C(1) << 48)  // of anything that will be allocated
 #define MAX_EXTENT (INT64_C(1) << 40)
+#define MAX_EXTENT_ROWS (1 << 16)
 #define DTYPE_F32  0u  // qn_dtype of ir/dtype.def
 
 static const char *section_name(uint32_t kind) {
@@ -363,6 +364,7 @@ static qn_status check_plans(const qn_artifact *a, qn_diag *diag) {
     AT_MOST("variant", i, "symbol of the extent", v->extent_symbol, QN_ARTIFACT_SYMBOLS - 1);
     AT_MOST("variant", i, "extent", v->extent_value, MAX_EXTENT);
     AT_MOST("variant", i, "mark of parts", v->in_parts, 1);
+    AT_MOST("variant", i, "rows of an iteration", v->extent_rows, MAX_EXTENT_ROWS);
   }
   return QN_OK;
 }
@@ -612,6 +614,13 @@ int qn_art_code_sm(const qn_art_code *code) {
   if (strncmp(at, "sm_", 3) != 0) return 0;
   for (at += 3; *at >= '0' && *at <= '9' && sm < 1000; at++) sm = sm * 10 + *at - '0';
   return *at == '\0' ? sm : 0;
+}
+
+int64_t qn_artifact_extent(const qn_art_variant *variant, const int64_t *symbols) {
+  int64_t extent = variant->extent_value, rows = variant->extent_rows > 1 ? variant->extent_rows : 1;
+  if (!variant->extent_symbol) return extent;
+  int64_t symbol = symbols[variant->extent_symbol], whole = symbol / rows + (symbol % rows > 0);
+  return __builtin_mul_overflow(extent, whole, &extent) ? INT64_MAX : extent;
 }
 
 const qn_art_slice *qn_artifact_plan(const qn_artifact *artifact, uint32_t plan, uint32_t *out_first,

@@ -98,7 +98,7 @@ typedef struct qn_art_variant {
   uint32_t extent_symbol;      // extent of the parallel loop: value * symbol, or value when 0
   int64_t extent_value;
   uint32_t in_parts;           // 1 = its loop walks what chained steps share in equal parts
-  uint32_t reserved;
+  uint32_t extent_rows;        // GPUs: 2 or more = an iteration does so many of the symbol: value * ceil(symbol / rows)
 } qn_art_variant;
 
 // How a step may run with its neighbours without a barrier between them. A prologue is never chained, and neither is
@@ -185,6 +185,8 @@ const void *qn_artifact_section(const qn_artifact *artifact, qn_art_section_kind
 // A plan's slices, one a kernel; its variants are *out_count from *out_first on. `plan` must be one of plan_count.
 const qn_art_slice *qn_artifact_plan(const qn_artifact *artifact, uint32_t plan, uint32_t *out_first,
                                      uint32_t *out_count);
+// Iterations of a variant's parallel loop for the symbols' values; INT64_MAX where they are too many to count.
+int64_t qn_artifact_extent(const qn_art_variant *variant, const int64_t *symbols);
 // The index-th code section, or NULL.
 const qn_art_code *qn_artifact_code_at(const qn_artifact *artifact, uint32_t index);
 // Of code for CUDA: how each variant of its plan is launched; and the compute capability that it needs (90).

@@ -182,9 +182,7 @@ qn_status qn_executor_resolve(const qn_executor *e, uint32_t step, const int64_t
     }
   }
   const qn_art_variant *variant = &a->variants[v];
-  int64_t extent = variant->extent_value;
-  if (variant->extent_symbol && __builtin_mul_overflow(extent, symbols[variant->extent_symbol], &extent))
-    extent = INT64_MAX;
+  int64_t extent = qn_artifact_extent(variant, symbols);
   if (extent > QN_WORK_EXTENT_MAX) {
     return qn_fail(diag, QN_ERR_LIMIT, a->path,
                    "kernel '%s': got a parallel loop of %" PRId64

@@ -419,6 +419,7 @@ START_TEST(lies_of_the_program) {
   LIE("variant 1: smallest", r.variants[1].rows_min = 3);
   LIE("variant 0: symbol of the extent", r.variants[0].extent_symbol = 6);
   LIE("variant 0: extent", r.variants[0].extent_value = -1);
+  LIE("variant 0: rows of an iteration", r.variants[0].extent_rows = UINT32_MAX);
   LIE("step 1: kernel: got 2, want one of 2", r.steps[1].kernel = 2);
   LIE("a thread's own", r.program->own_bytes = UINT64_C(1) << 50);
   LIE("buffer 0: bytes in a thread's own memory: got 64, want at most 0",
