@@ -694,6 +694,20 @@ START_TEST(no_kernels_are_no_error) {
 }
 END_TEST
 
+START_TEST(mma_is_for_gpus) {
+  compiled c = {0};
+  qn_diag diag = {0};
+  qn_code code;
+  parse_kernels("kernel \"tile\" {\n  local c : i32[128] each 4\n  mma u8s8k16 c[0] c[0] c[0]\n}\n", &c);
+  runs_here("host", &c.target);
+  qn_codegen_options options = {.target = &c.target};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "tile: got an mma, which only GPUs have",
+                  qn_cpu_compile((const qn_lkernel *const *)c.kernels, 1, &options, qn_test_allocator(), &code, &diag));
+  release(&c);
+  ck_assert_uint_eq(qn_test_allocator_memory()->live_blocks, 0);
+}
+END_TEST
+
 START_TEST(copies_are_for_gpus) {
   compiled c = {0};
   qn_diag diag = {0};

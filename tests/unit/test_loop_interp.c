@@ -570,6 +570,53 @@ START_TEST(copies_that_nobody_waits_for) {
 }
 END_TEST
 
+// ---- mma --------------------------------------------------------------------------------------------------------
+
+// What all lanes have of A, B and C is what `own` says: (row, word) of A and (column, word) of B as bytes; C's first element
+// of each lane comes out. Whole tiles are test_cuda_mma's.
+static qn_status run_mma(const char *own, int32_t y[32], qn_diag *diag) {
+  const int64_t symbols[QN_SYM_COUNT] = {0};
+  qn_lkernel **kernels = NULL;
+  size_t count = 0;
+  qn_arena texts;
+  memset(y, 0, 32 * sizeof *y);
+  qn_arena_init(&texts, qn_test_allocator());
+  char *text = qn_arena_printf(&texts,
+                               "kernel \"tile\" {\n  param y : i32[32] out\n  local c : i32[128] each 4\n"
+                               "  local a : i32[64] each 2\n  local b : i32[32] each 1\n  for i in 0..32 data lane {\n%s  }\n"
+                               "  mma u8s8k16 c[0] a[0] b[0]\n  for j in 0..32 data lane {\n    y[j] = c[j*4]\n  }\n}\n",
+                               own);
+  qn_assert_ok(diag, qn_lkernels_parse("text", qn_str_from(text), &texts, &kernels, &count, diag));
+  qn_assert_ok(diag, qn_lkernel_verify(kernels[0], diag));
+  qn_linterp_buffer buffers[] = {{y, 32 * sizeof *y}};
+  qn_status status = qn_lkernel_interpret(kernels[0], buffers, symbols, 0, INT64_MAX, qn_test_allocator(), diag);
+  qn_arena_deinit(&texts);
+  return status;
+}
+
+#define MMA_ROWS "    a[i*2] = i32(i / 4 + 1)\n    a[i*2 + 1] = 255i32\n"
+#define MMA_SUMS "    c[i*4] = i32(i)\n    c[i*4 + 1] = 0i32\n    c[i*4 + 2] = 0i32\n    c[i*4 + 3] = 0i32\n"
+
+// Row r of A has r + 1 in the first byte of each of its four words, column n of B has -n: the sum is -4 * (r + 1) * n.
+START_TEST(mma_of_bytes) {
+  int32_t y[32];
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, run_mma(MMA_ROWS MMA_SUMS "    b[i] = i32(0 - i / 4)\n", y, &diag));
+  for (int lane = 0; lane < 32; lane++) {
+    int row = lane / 4, column = lane % 4 * 2;
+    // -column as four bytes: all but the first are multiplied by 0.
+    ck_assert_int_eq(y[lane], lane - 4 * (row + 1) * column);
+  }
+}
+END_TEST
+
+START_TEST(mma_of_what_was_not_written) {
+  int32_t y[32];
+  qn_diag diag = {0};
+  qn_assert_fails(&diag, QN_ERR_INTERNAL, "reads element 0 of 'b' before it was written", run_mma(MMA_ROWS MMA_SUMS, y, &diag));
+}
+END_TEST
+
 // ---- errors -----------------------------------------------------------------------------------------------------
 
 START_TEST(load_out_of_bounds) {
@@ -760,9 +807,10 @@ QN_CASE(vectors, consecutive_lanes_and_broadcast, gather_and_scatter, select_by_
 QN_CASE(operators, integer_operators, float_operators)
 QN_CASE(loops, empty_ranges, shared_nodes_run_once, prefetch_may_point_anywhere)
 QN_CASE(copies, copies_arrive_when_waited_for, copies_that_nobody_waits_for)
+QN_CASE(mma, mma_of_bytes, mma_of_what_was_not_written)
 QN_CASE(errors, load_out_of_bounds, vector_load_out_of_bounds, gather_below_zero, store_out_of_bounds,
         last_bytes_are_no_element, index_far_out, local_read_before_written, local_written_in_part,
         store_to_a_read_only_parameter, arithmetic_errors, unverified_kernels)
 QN_CASE(memory, allocations_may_fail)
 
-QN_TEST_MAIN(kernels, vectors, operators, loops, copies, errors, memory)
+QN_TEST_MAIN(kernels, vectors, operators, loops, copies, mma, errors, memory)
