@@ -776,6 +776,6 @@ END_TEST
 QN_CASE(values, operators_match_the_interpreter, code_uses_only_what_it_requires, memory_matches_the_interpreter,
         half_precision_is_exact, math_functions_match_their_definition)
 QN_CASE(interface, kernels_may_share_a_name, stages_are_dumped, code_is_the_same_every_time, no_kernels_are_no_error,
-        copies_are_for_gpus, errors_say_why, failing_allocations)
+        copies_are_for_gpus, mma_is_for_gpus, errors_say_why, failing_allocations)
 
 QN_TEST_MAIN(values, interface)
