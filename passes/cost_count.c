@@ -297,7 +297,7 @@ qn_status qn_cost_count(const qn_pkernel *kernel, qn_arena *arena, const qn_kern
     schedule.dots = dots;
     qn_lkernel *copy = qn_lkernel_copy(&build, &scratch, kernel->plain, "cost");
     if (!copy) status = qn_fail_nomem(diag, kernel->name, "a kernel's cost");
-    if (copy) status = qn_pass_narrow(&(qn_loop_pass_context){&build, &schedule, diag});
+    if (copy) status = qn_pass_narrow(&(qn_loop_pass_context){.build = &build, .schedule = &schedule, .diag = diag});
     if (status == QN_OK) count_form(copy, tiled, dots, &build, work);
     if (status == QN_OK && build.failed) status = qn_fail_nomem(diag, kernel->name, "a kernel's cost");
   }

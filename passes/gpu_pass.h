@@ -10,6 +10,9 @@
 // Not in loop_passes.def: a CPU's lanes are vectors.
 QN_CHECKED qn_status qn_pass_map_mma(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_map_lanes(qn_loop_pass_context *context);
+QN_CHECKED qn_status qn_pass_join_chains(qn_loop_pass_context *context);
+QN_CHECKED qn_status qn_pass_stage_streams(qn_loop_pass_context *context);
+QN_CHECKED qn_status qn_pass_split_chains(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_share_lanes(qn_loop_pass_context *context);
 // Says of each local around lane loops whether it is shared (share_lanes.c); map_lanes does it first, and share_lanes
 // again when indices are as constant as they get.

@@ -6,11 +6,17 @@
 
 // ---- schedules --------------------------------------------------------------------------------------------------
 
+// What lanes copy needs no lanes of its own.
+static bool is_copying(const qn_lstmt *loop) {
+  const qn_lstmt *body = loop->u.loop.body.first;
+  return body && body->kind == QN_LS_COPY && !body->next;
+}
+
 // The most iterations that a lane loop of the block is known to have; `unknown` where one is not.
 static int64_t widest_lane_loop(qn_lbuild *b, const qn_lblock *block, int64_t unknown) {
   int64_t widest = 1, trips = 0;
   for (const qn_lstmt *s = block->first; s && !b->failed; s = s->next) {
-    if (s->kind != QN_LS_FOR) continue;
+    if (s->kind != QN_LS_FOR || is_copying(s)) continue;
     if (s->u.loop.mark != QN_LM_LANE) {
       trips = widest_lane_loop(b, &s->u.loop.body, unknown);
     } else if (!qn_loop_const_trips(b, s, &trips)) {
@@ -32,17 +38,56 @@ static int64_t own_lanes(const qn_lblock *block) {
   return lanes;
 }
 
+enum {
+  // The largest chips have about 150 multiprocessors. Each needs this much on its way from memory to keep it busy: its
+  // share of the bandwidth times the latency (8 TB/s / 148 * 0.9 us on a B200; 23 KiB on an H100).
+  MULTIPROCESSORS = 150,
+  ON_THE_WAY = 48 << 10,
+};
+
+// How a group brings what it streams: the more groups share a multiprocessor, the less each has under way.
+static void choose_ring(const qn_lkernel *kernel, qn_gpu_schedule *out) {
+  enum { STAGES = 4, FEWEST_GROUPS = 2, MOST_GROUPS = 4 };
+  const qn_lstmt *loop = kernel->body.first;
+  int64_t panels = 0, groups = MOST_GROUPS;
+  if (loop && loop->kind == QN_LS_FOR && qn_lexpr_is_int(loop->u.loop.hi, &panels)) groups = panels / MULTIPROCESSORS;
+  if (groups < FEWEST_GROUPS) groups = FEWEST_GROUPS;
+  if (groups > MOST_GROUPS) groups = MOST_GROUPS;
+  out->stages = STAGES;
+  out->stage_bytes = (int)(ON_THE_WAY / STAGES / groups);
+}
+
+// Bytes of shared memory that a group needs.
+static int64_t shared_bytes(const qn_lblock *block) {
+  int64_t bytes = 0, elements = 0;
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (s->kind == QN_LS_FOR) bytes += shared_bytes(&s->u.loop.body);
+    if (s->kind != QN_LS_LOCAL || !s->u.local.buf->shared) continue;
+    if (qn_lexpr_is_int(s->u.local.buf->elements, &elements))
+      bytes += elements * (int64_t)qn_lmem_size(s->u.local.buf->mem);
+  }
+  return bytes;
+}
+
+static bool has_copies(const qn_lblock *block) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (s->kind == QN_LS_COPY || (s->kind == QN_LS_FOR && has_copies(&s->u.loop.body))) return true;
+  }
+  return false;
+}
+
 // As many lanes as the widest lane loop keeps busy, in steps that a group may have; groups enough for a block of a few
-// warps, which hide each other's latency, but no more than leave blocks for all multiprocessors (of which the largest
-// chips have about 150), down to a warp.
-static qn_gpu_schedule default_schedule(qn_lbuild *b, const qn_lexpr *extent) {
-  enum { BLOCK_THREADS = 128, MOST_LANES = 256, ENOUGH_BLOCKS = 300 };
-  int64_t own = own_lanes(&b->kernel->body);
+// warps, which hide each other's latency, but no more than leave blocks for all multiprocessors, down to a warp, and
+// than the shared memory that all chips have holds what they need.
+static void choose_lanes(qn_lbuild *b, const qn_lexpr *extent, qn_gpu_schedule *out) {
+  enum { BLOCK_THREADS = 128, MOST_LANES = 256, ENOUGH_BLOCKS = 2 * MULTIPROCESSORS, SHARED_BYTES = 80 << 10 };
+  int64_t own = own_lanes(&b->kernel->body), bytes = shared_bytes(&b->kernel->body);
   int64_t widest = widest_lane_loop(b, &b->kernel->body, MOST_LANES);
-  qn_gpu_schedule schedule = {.lanes = 1, .groups = 1};
+  qn_gpu_schedule schedule = {1, 1, out->stages, out->stage_bytes};
   if (own > 0) {
-    schedule.lanes = (int)own;
-    return schedule;
+    out->lanes = (int)own;
+    out->groups = 1;
+    return;
   }
   while (schedule.lanes < widest && schedule.lanes < MOST_LANES) schedule.lanes *= 2;
   if (schedule.lanes <= QN_GPU_WARP) schedule.groups = BLOCK_THREADS / schedule.lanes;
@@ -51,7 +96,8 @@ static qn_gpu_schedule default_schedule(qn_lbuild *b, const qn_lexpr *extent) {
   while (few && schedule.groups > 1 && schedule.groups * schedule.lanes > QN_GPU_WARP &&
          known / schedule.groups < ENOUGH_BLOCKS)
     schedule.groups /= 2;
-  return schedule;
+  while (schedule.groups > 1 && schedule.groups * bytes > SHARED_BYTES) schedule.groups /= 2;
+  *out = schedule;
 }
 
 // Do tensor cores make the sums? Those of integers for several rows, which is exact; those of 16-bit floats for any
@@ -86,13 +132,17 @@ static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_
   schedule.k_unroll = 1;
   schedule.parallel = 1;
   choose_tile(kernel, most, &schedule);
-  qn_loop_pass_context loops = {&build, &schedule, diag};
+  qn_gpu_schedule lanes = {0};
+  qn_loop_pass_context loops = {.build = &build, .schedule = &schedule, .diag = diag, .gpu = &lanes};
   if (!whole && rows_min == rows_max) QN_TRY(qn_pass_specialise(&loops, kernel->rows, rows_min));
+  choose_ring(copy, &lanes);
   QN_TRY(qn_gpu_pipeline(&loops, NULL, NULL));
   *out = (qn_gpu_variant){.rows_min = rows_min, .rows_max = rows_max, .kernel = copy};
   const qn_lstmt *loop = copy->body.first;
   if (loop && loop->kind == QN_LS_FOR && loop->u.loop.mark == QN_LM_PARALLEL) out->extent = loop->u.loop.hi;
-  out->schedule = default_schedule(&build, out->extent);
+  if (!has_copies(&copy->body)) lanes.stages = lanes.stage_bytes = 0;
+  choose_lanes(&build, out->extent, &lanes);
+  out->schedule = lanes;
   out->rows_each = own_lanes(&copy->body) > 0 ? schedule.m_tiles[0] : 1;
   return build.failed ? qn_fail_nomem(diag, kernel->name, "a kernel variant") : QN_OK;
 }

@@ -36,7 +36,7 @@ static qn_status look_at_kernel(linker *l, uint32_t index) {
   qn_lkernel *copy = qn_lkernel_copy(&build, context->arena, kernel->plain, kernel->name);
   int64_t *spans = QN_ARENA_ARRAY(context->arena, kernel->plain->param_count, int64_t);
   if (!copy || !spans) return qn_fail_nomem(context->diag, kernel->name, "the parts of its buffers");
-  qn_loop_pass_context loops = {&build, &plain, context->diag};
+  qn_loop_pass_context loops = {.build = &build, .schedule = &plain, .diag = context->diag};
   if (kernel->rows != QN_SYM_NONE) QN_TRY(qn_pass_specialise(&loops, kernel->rows, 1));
   for (size_t i = 0; i < copy->param_count; i++) {
     QN_TRY(qn_lkernel_span(copy, i, context->arena, &spans[i], context->diag));

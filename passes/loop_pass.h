@@ -8,6 +8,7 @@
 #ifndef QN_PASSES_LOOP_PASS_H
 #define QN_PASSES_LOOP_PASS_H
 
+#include "ir/gpu_schedule.h"
 #include "ir/loop.h"
 #include "ir/schedule.h"
 
@@ -15,6 +16,7 @@ typedef struct qn_loop_pass_context {
   qn_lbuild *build;             // whose kernel is changed
   const qn_schedule *schedule;  // borrowed
   qn_diag *diag;
+  const qn_gpu_schedule *gpu;  // borrowed; of passes for GPUs, some of which need no lanes and groups yet; else NULL
 } qn_loop_pass_context;
 
 typedef qn_status (*qn_loop_pass_fn)(qn_loop_pass_context *context);

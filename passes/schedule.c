@@ -114,7 +114,7 @@ qn_status qn_schedule_apply(const qn_pkernel *kernel, int64_t rows_min, int64_t 
   qn_lbuild build;
   qn_lkernel *copy = qn_lkernel_copy(&build, arena, kernel->plain, name);
   if (!copy) return qn_fail_nomem(diag, kernel->name, "a kernel variant");
-  qn_loop_pass_context loops = {&build, schedule, diag};
+  qn_loop_pass_context loops = {.build = &build, .schedule = schedule, .diag = diag};
   if (!is_whole(kernel) && rows_min == rows_max) QN_TRY(qn_pass_specialise(&loops, kernel->rows, rows_min));
   QN_TRY(qn_loop_pipeline(&loops, NULL, NULL));
   *out = copy;

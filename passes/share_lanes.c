@@ -11,8 +11,8 @@
 //
 // Barriers: the statements outside of lane loops are walked in order with what has been read and stored since the last
 // one, by one lane or by all. A loop begins with all that its body does, which covers its next iteration; the parallel
-// loop does not, since a group does one iteration of it. A copy stores when it is waited for, since nobody may touch its
-// bytes between (qn_lstmt); but it must not begin before others have read what was there, or stored.
+// loop does not, since a group does one iteration of it. A copy stores when it is waited for, since nobody may touch
+// its bytes between (qn_lstmt); but it must not begin before others have read what was there, or stored.
 #include "passes/gpu_pass.h"
 #include "passes/loop_util.h"
 #include "runtime/base/vec.h"

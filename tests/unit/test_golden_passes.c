@@ -1,6 +1,7 @@
 // The loop passes, one at a time, on small texts: tests/golden/passes/<pass>/<case>.in.txt holds a schedule, a line
 // "---" and a kernel; <case>.out.txt the kernel afterwards, or "error <status>: <message>". Folder `pipeline` runs all
-// passes; in `specialise` a first line "T = 4" names the symbol and its value. Lines that begin with '#' are comments.
+// passes; in `specialise` a first line "T = 4" names the symbol and its value; "stages = 4" and "stage_bytes = 1024"
+// are of the GPU's schedule. Lines that begin with '#' are comments.
 // QUERN_UPDATE_GOLDEN=1 rewrites the outputs.
 #include <dirent.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 typedef struct text_case {
   qn_arena arena;
   qn_schedule schedule;
+  qn_gpu_schedule gpu;
   qn_symbol symbol;  // of specialise
   int64_t value;
   qn_lkernel *kernel;
@@ -37,6 +39,22 @@ static bool parse_symbol(qn_str line, text_case *c) {
   return true;
 }
 
+// A line "stages = 4", or "stage_bytes = 1024".
+static bool parse_ring(qn_str line, text_case *c) {
+  static const char stages[] = "stages = ", bytes[] = "stage_bytes = ";
+  int *value = NULL;
+  size_t at = 0;
+  if (line.length >= sizeof stages && memcmp(line.data, stages, sizeof stages - 1) == 0) {
+    value = &c->gpu.stages;
+    at = sizeof stages - 1;
+  } else if (line.length >= sizeof bytes && memcmp(line.data, bytes, sizeof bytes - 1) == 0) {
+    value = &c->gpu.stage_bytes;
+    at = sizeof bytes - 1;
+  }
+  if (value) *value = (int)strtol(line.data + at, NULL, 10);
+  return value != NULL;
+}
+
 static void read_case(const char *path, qn_str text, text_case *c) {
   qn_diag diag = {0};
   qn_buf knobs;
@@ -44,7 +62,7 @@ static void read_case(const char *path, qn_str text, text_case *c) {
   while (text.length > 0) {
     qn_str line = take_line(&text);
     if (qn_str_is(line, "---")) break;
-    if (line.length == 0 || line.data[0] == '#' || parse_symbol(line, c)) continue;
+    if (line.length == 0 || line.data[0] == '#' || parse_symbol(line, c) || parse_ring(line, c)) continue;
     qn_buf_append(&knobs, line.data, line.length);
     qn_buf_putc(&knobs, '\n');
   }
@@ -63,6 +81,9 @@ static qn_status run_pass(const char *pass, qn_loop_pass_context *context, const
   if (strcmp(pass, "gpu_pipeline") == 0) return qn_gpu_pipeline(context, NULL, NULL);
   if (strcmp(pass, "map_mma") == 0) return qn_pass_map_mma(context);
   if (strcmp(pass, "map_lanes") == 0) return qn_pass_map_lanes(context);
+  if (strcmp(pass, "join_chains") == 0) return qn_pass_join_chains(context);
+  if (strcmp(pass, "stage_streams") == 0) return qn_pass_stage_streams(context);
+  if (strcmp(pass, "split_chains") == 0) return qn_pass_split_chains(context);
   if (strcmp(pass, "share_lanes") == 0) return qn_pass_share_lanes(context);
   if (strcmp(pass, "specialise") == 0) return qn_pass_specialise(context, c->symbol, c->value);
 #define QN_LOOP_PASS(name, text) \
@@ -81,7 +102,7 @@ static void run_case(const char *pass, const char *path, qn_str text, qn_buf *ou
   qn_arena_init(&c.arena, qn_test_allocator());
   read_case(path, text, &c);
   qn_lbuild_open(&build, &c.arena, c.kernel);
-  qn_loop_pass_context context = {&build, &c.schedule, &diag};
+  qn_loop_pass_context context = {.build = &build, .schedule = &c.schedule, .diag = &diag, .gpu = &c.gpu};
   qn_status status = run_pass(pass, &context, &c);
   if (status != QN_OK) {
     qn_buf_printf(out, "error %s: %s\n", qn_status_name(status), diag.text);
@@ -151,6 +172,12 @@ START_TEST(test_map_mma) { check_pass("map_mma"); }
 END_TEST
 START_TEST(test_map_lanes) { check_pass("map_lanes"); }
 END_TEST
+START_TEST(test_join_chains) { check_pass("join_chains"); }
+END_TEST
+START_TEST(test_stage_streams) { check_pass("stage_streams"); }
+END_TEST
+START_TEST(test_split_chains) { check_pass("split_chains"); }
+END_TEST
 START_TEST(test_share_lanes) { check_pass("share_lanes"); }
 END_TEST
 START_TEST(test_specialise) { check_pass("specialise"); }
@@ -163,7 +190,8 @@ END_TEST
 
 static TCase *golden(void) {
   const TTest *const tests[] = {
-      test_pipeline, test_gpu_pipeline, test_map_mma, test_map_lanes, test_share_lanes, test_specialise,
+      test_pipeline,     test_gpu_pipeline, test_map_mma,    test_map_lanes, test_join_chains, test_stage_streams,
+      test_split_chains, test_share_lanes,  test_specialise,
 #define QN_LOOP_PASS(name, text) test_##name,
 #include "passes/loop_passes.def"
 #undef QN_LOOP_PASS

@@ -558,7 +558,8 @@ START_TEST(copies_that_nobody_waits_for) {
        "a copy to 'ring' was not waited for"},
       {"    wait 0\n    for e in 0..1 data lane {\n      copy ring[40 : 16] = w[0]\n    }",
        "copies u8 element 55 of 'ring', which holds 48"},
-      {"    wait 0\n    for e in 0..1 data lane {\n      copy ring[32 : 16] = w[60]\n    }", "copies u8 element 75 of 'w', which holds 64"},
+      {"    wait 0\n    for e in 0..1 data lane {\n      copy ring[32 : 16] = w[60]\n    }",
+       "copies u8 element 75 of 'w', which holds 64"},
       {"    wait 0\n    for e in 0..1 data lane {\n      copy ring[32 : 8] = w[4]\n    }",
        "copies byte 4 of 'w' to byte 32 of 'ring', want multiples of 8"},
   };

@@ -172,7 +172,7 @@ static qn_lkernel *scheduled(const qn_lkernel *kernel, const qn_schedule *schedu
   qn_diag diag = {0};
   qn_lkernel *copy = qn_lkernel_copy(build, arena, kernel, kernel->name);
   ck_assert_ptr_nonnull(copy);
-  qn_loop_pass_context context = {build, schedule, &diag};
+  qn_loop_pass_context context = {.build = build, .schedule = schedule, .diag = &diag};
   qn_status status = tokens > 0 ? qn_pass_specialise(&context, QN_SYM_T, tokens) : QN_OK;
   if (status == QN_OK) status = qn_lkernel_verify(copy, &diag);
   if (status == QN_OK) status = qn_loop_pipeline(&context, NULL, NULL);
@@ -281,7 +281,7 @@ START_TEST(test_dump) {
   qn_arena_init(&arena, qn_test_allocator());
   qn_schedule schedule = qn_schedule_plain();
   qn_lbuild_open(&build, &arena, read_kernel("flat", &arena));
-  qn_loop_pass_context context = {&build, &schedule, &diag};
+  qn_loop_pass_context context = {.build = &build, .schedule = &schedule, .diag = &diag};
   qn_assert_ok(&diag, qn_loop_pipeline(&context, count_dump, &dumps));
   ck_assert_int_eq(dumps, PASS_COUNT);
   qn_arena_deinit(&arena);
@@ -296,7 +296,7 @@ START_TEST(test_bad_schedule) {
   qn_schedule schedule = qn_schedule_plain();
   schedule.n_tile = 3;
   qn_lbuild_open(&build, &arena, read_kernel("matmul_f32", &arena));
-  qn_loop_pass_context context = {&build, &schedule, &diag};
+  qn_loop_pass_context context = {.build = &build, .schedule = &schedule, .diag = &diag};
   qn_assert_fails(&diag, QN_ERR_ARGUMENT, "n_tile = 3 does not divide the 4 panels",
                   qn_loop_pipeline(&context, NULL, NULL));
   qn_arena_deinit(&arena);
@@ -324,7 +324,7 @@ static qn_status schedule_kernel(const qn_allocator *allocator, void *context) {
   qn_arena_init(&arena, allocator);
   qn_status status = QN_ERR_NOMEM;
   if (qn_arena_alloc(&arena, c->skip) && qn_lkernel_copy(&build, &arena, c->kernel, c->kernel->name)) {
-    qn_loop_pass_context pass = {&build, &schedule, NULL};
+    qn_loop_pass_context pass = {.build = &build, .schedule = &schedule};
     status = qn_pass_specialise(&pass, QN_SYM_P, 3);
     if (status == QN_OK) status = qn_loop_pipeline(&pass, NULL, NULL);
   }
