@@ -147,12 +147,13 @@ static const qn_memory *memory(qn_executor *base) { return &((cuda_executor *)ba
 static void drop_graphs(cuda_executor *e) {
   bool any = false;
   for (size_t i = 0; i < GRAPHS_MAX; i++) any = any || e->graphs[i].exec;
-  if (!any || e->cuda->driver.context_push(e->cuda->context) != QN_CU_SUCCESS) return;
+  if (!any) return;
+  bool entered = e->cuda->driver.context_push(e->cuda->context) == QN_CU_SUCCESS;
   for (size_t i = 0; i < GRAPHS_MAX; i++) {
     if (e->graphs[i].exec) e->cuda->driver.graph_exec_destroy(e->graphs[i].exec);
     e->graphs[i] = (graph){0};
   }
-  qn_cuda_leave(e->cuda);
+  if (entered) qn_cuda_leave(e->cuda);
 }
 
 // --- inputs and outputs
@@ -517,7 +518,7 @@ static qn_status build(cuda_executor *e, const qn_executor_options *options, qn_
   return status;
 }
 
-// After a fault the driver refuses to take things back one by one; the context takes them with it.
+// After a fault the driver may refuse all of it; then the context takes it along.
 static void destroy_there(cuda_executor *e) {
   const qn_cuda_driver *d = &e->cuda->driver;
   if (e->stream) d->stream_wait(e->stream);
@@ -535,10 +536,9 @@ static void destroy_there(cuda_executor *e) {
 static void destroy(qn_executor *base) {
   cuda_executor *e = (cuda_executor *)base;
   const qn_art_program *p = base->artifact->program;
-  if (e->cuda->driver.context_push(e->cuda->context) == QN_CU_SUCCESS) {
-    destroy_there(e);
-    qn_cuda_leave(e->cuda);
-  }
+  bool entered = e->cuda->driver.context_push(e->cuda->context) == QN_CU_SUCCESS;
+  destroy_there(e);
+  if (entered) qn_cuda_leave(e->cuda);
   qn_executor_free_array(base, e->places, p->buffer_count, sizeof *e->places);
   qn_executor_free_array(base, e->launches, p->step_count, sizeof *e->launches);
   qn_executor_free_array(base, e->pointers, p->operand_count, sizeof *e->pointers);

@@ -109,6 +109,8 @@ extern _Thread_local CUcontext ps_current;
 typedef enum ps_need { PS_NEED_NOTHING, PS_NEED_INIT, PS_NEED_CONTEXT } ps_need;
 // Takes the lock and checks what a call needs; the lock is free again when it gives an error.
 CUresult ps_enter(ps_need need);
+// The same for calls that give something back, which they do after a fault, too; ps_flush tells of it.
+CUresult ps_enter_giving_back(void);
 CUresult ps_leave(CUresult result);
 // Records the text of an error and gives the result back.
 CUresult ps_error(CUresult result, const char *format, ...) QN_PRINTF(2, 3);

@@ -30,6 +30,13 @@ CUresult ps_enter(ps_need need) {
   return CUDA_SUCCESS;
 }
 
+CUresult ps_enter_giving_back(void) {
+  CUresult r = ps_enter(PS_NEED_CONTEXT);
+  if (r == CUDA_SUCCESS || ps_the_driver.sticky == CUDA_SUCCESS) return r;
+  pthread_mutex_lock(&ps_the_driver.lock);
+  return CUDA_SUCCESS;
+}
+
 CUresult ps_leave(CUresult result) {
   pthread_mutex_unlock(&ps_the_driver.lock);
   return result;

@@ -156,7 +156,7 @@ CUresult cuGraphInstantiate_v2(CUgraphExec *out, CUgraph g, CUgraphNode *error_n
 }
 
 CUresult cuGraphExecDestroy(CUgraphExec exec) {
-  CUresult r = ps_enter(PS_NEED_CONTEXT);
+  CUresult r = ps_enter_giving_back();
   if (r != CUDA_SUCCESS) return r;
   if (exec == NULL) return ps_leave(CUDA_ERROR_INVALID_VALUE);
   r = ps_flush();

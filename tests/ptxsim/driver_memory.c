@@ -92,7 +92,7 @@ CUresult cuMemHostAlloc(void **out, size_t size, unsigned flags) {
 }
 
 CUresult cuMemFreeHost(void *bytes) {
-  CUresult r = ps_enter(PS_NEED_CONTEXT);
+  CUresult r = ps_enter_giving_back();
   if (r != CUDA_SUCCESS) return r;
   ps_allocation *a = begins_at((uintptr_t)bytes);
   if (a == NULL || a->device >= 0) return ps_leave(ps_error(CUDA_ERROR_INVALID_VALUE, "cuMemFreeHost of other memory"));

@@ -113,7 +113,7 @@ CUresult cuStreamCreateWithPriority(CUstream *out, unsigned flags, int priority)
 }
 
 CUresult cuStreamDestroy_v2(CUstream handle) {
-  CUresult r = ps_enter(PS_NEED_CONTEXT);
+  CUresult r = ps_enter_giving_back();
   if (r != CUDA_SUCCESS) return r;
   CUstream s = ps_stream(handle);
   if (s == NULL || s == &ps_the_driver.default_stream) return ps_leave(CUDA_ERROR_INVALID_HANDLE);
@@ -224,10 +224,10 @@ CUresult cuEventCreate(CUevent *out, unsigned flags) {
 }
 
 CUresult cuEventDestroy_v2(CUevent e) {
-  CUresult r = ps_enter(PS_NEED_CONTEXT);
+  CUresult r = ps_enter_giving_back();
   if (r != CUDA_SUCCESS) return r;
   if (e == NULL) return ps_leave(CUDA_ERROR_INVALID_HANDLE);
-  r = e->pending ? ps_flush() : CUDA_SUCCESS;
+  r = e->pending || ps_the_driver.sticky != CUDA_SUCCESS ? ps_flush() : CUDA_SUCCESS;
   qn_free(qn_allocator_default(), e, sizeof *e);
   return ps_leave(r);
 }

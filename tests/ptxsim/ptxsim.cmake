@@ -24,6 +24,7 @@ add_library(support_sim STATIC ${CMAKE_SOURCE_DIR}/tests/ptxsim/support_sim.c
                                ${CMAKE_SOURCE_DIR}/tests/ptxsim/support_nvrtc.c)
 target_compile_definitions(support_sim PUBLIC PTXSIM_LIBRARY="$<TARGET_FILE:ptxsim>")
 target_link_libraries(support_sim PUBLIC support_test quern_codegen ${CMAKE_DL_LIBS} m)
+add_dependencies(support_sim ptxsim)  # which it opens
 file(GLOB ptxsim_tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/ptxsim/test_ptxsim*.c)
 foreach(source IN LISTS ptxsim_tests)
   get_filename_component(name ${source} NAME_WE)
