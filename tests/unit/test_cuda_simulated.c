@@ -4,10 +4,58 @@
 #include <stdlib.h>
 
 #include "codegen/cuda/nvrtc.h"
+#include "passes/gpu_count.h"
 #include "tests/support/gpu_launch.h"
 #include "tests/support/test.h"
 
 static const int chips[] = {80, 90, 100, 120};
+
+// ---- counting ---------------------------------------------------------------------------------------------------
+
+static void check_near(const char *kernel, const char *what, double counted, uint64_t seen, double least, double most) {
+  qn_check(counted >= least * (double)seen && counted <= most * (double)seen,
+           "%s: counted %.0f %s, the simulator saw %llu: want %.2f to %.2f of that", kernel, counted, what,
+           (unsigned long long)seen, least, most);
+}
+
+// What predictions stand on (passes/gpu_count.h), beside what the simulator saw of the launch. Compilers may do less than
+// is counted, where they see that two products read the same values; sectors are those of the first groups.
+static void check_counts(const qn_gpu_variant *v, const qn_linterp_buffer *buffers, const int64_t *symbols) {
+  enum { ENOUGH = 4096 };  // instructions: of small launches what goes on around the work is most
+  qn_arena arena;
+  qn_diag diag = {0};
+  qn_gpu_param params[QN_GPU_MAX_PARAMS] = {{0}};
+  qn_gpu_counts counts;
+  double loaded = 0, stored = 0, sectors = 0;
+  const qn_lkernel *kernel = v->kernel;
+  ps_counters c = sim_counters(kernel->name);
+  qn_arena_init(&arena, qn_test_allocator());
+  for (size_t i = 0; i < kernel->param_count; i++) {
+    bool input = kernel->params[i]->mem == QN_LM_I32 && !kernel->params[i]->writable;
+    if (input) params[i] = (qn_gpu_param){.data = buffers[i].data, .count = buffers[i].size / sizeof(int32_t)};
+  }
+  qn_assert_ok(&diag, qn_gpu_count(kernel, &v->schedule, params, symbols, &arena, &counts, &diag));
+  for (size_t i = 0; i < kernel->param_count; i++) {
+    loaded += counts.params[i].load_bytes;
+    stored += counts.params[i].store_bytes;
+    sectors += counts.params[i].load_sectors + counts.params[i].store_sectors;
+  }
+  check_near(kernel->name, "bytes stored", stored, c.store_bytes, 0.999, 1.001);
+  check_near(kernel->name, "bytes loaded", loaded, c.load_bytes, 0.95, 1.75);
+  check_near(kernel->name, "sectors", sectors, c.load_sectors + c.store_sectors, 0.7, 1.5);
+  check_near(kernel->name, "operations of tensor cores", counts.tensor_int8_ops + counts.tensor_f16_ops,
+             c.tensor_operations, 1, 1);
+  if (c.instructions >= ENOUGH) check_near(kernel->name, "instructions", counts.instructions, c.instructions, 0.4, 2.5);
+  ck_assert(counts.left_out == 0);
+  qn_arena_deinit(&arena);
+}
+
+static void launch(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
+                   const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
+  sim.counters_reset();
+  qn_gpu_launch(context, run, number, variant, buffers, symbols, extent);
+  check_counts(variant, buffers, symbols);
+}
 
 // ---- programs ---------------------------------------------------------------------------------------------------
 
@@ -28,7 +76,7 @@ static const scenario runs = {3,
 static void check_program(const char *text, const char *sizes, bool quantize, const scenario *s, int sm) {
   char label[160], target[16];
   qn_gpu_device d = {.sm = sm};
-  qn_run_options options = {.quantize_activations = quantize, .launch = qn_gpu_launch, .launch_context = &d};
+  qn_run_options options = {.quantize_activations = quantize, .launch = launch, .launch_context = &d};
   qn_run *run = qn_run_create(text, sizes, &options);
   const qn_run_output *outputs[2][QN_COUNT(s->steps)];
   snprintf(target, sizeof target, "sm_%d", sm);
