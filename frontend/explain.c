@@ -21,8 +21,8 @@ double explain_undisturbed(double *values, size_t count) {
   return values[count / 4];
 }
 
-const char *explain_text(explaining *x, qn_str text) {
-  char *copy = qn_arena_strndup(x->arena, text.data, text.length);
+const char *explain_text(qn_arena *arena, qn_str text) {
+  char *copy = qn_arena_strndup(arena, text.data, text.length);
   for (char *c = copy; c && *c; c++) {
     if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';
   }
@@ -33,7 +33,7 @@ explanation *explanation_create(void) {
   explanation *e = calloc(1, sizeof *e);
   if (!e) return NULL;
   qn_arena_init(&e->arena, qn_allocator_default());
-  e->told.quern = e->told.model = e->told.target = e->told.host = e->told.lacking = "";
+  e->told.quern = e->told.model = e->told.target = e->told.host = e->told.lacking = e->told.prediction = "";
   e->told.phases = e->phases;
   return e;
 }
@@ -83,8 +83,8 @@ static qn_status take_targets(explaining *x) {
   told->quern = quern_version();
   size_t length = 0;
   const char *model = quern_model_summary_value(x->model, "model", &length);
-  told->model = explain_text(x, length ? (qn_str){model, length} : qn_str_from(quern_model_name(x->model)));
-  told->target = explain_text(x, qn_str_from(name));
+  told->model = explain_text(x->arena, length ? (qn_str){model, length} : qn_str_from(quern_model_name(x->model)));
+  told->target = explain_text(x->arena, qn_str_from(name));
   told->host = qn_arena_strdup(x->arena, host.name);
   told->lacking = lacking(x, host.required, target.required);
   if (!told->model || !told->target || !told->host || !told->lacking) return qn_fail_nomem(x->diag, "explain", "names");
@@ -125,13 +125,13 @@ static qn_status take_kernels(explaining *x) {
     QN_TRY(quern_read_kernel(a->path, x->text, name, x->arena, &k->facts, &k->cost, x->diag));
     QN_TRY(qn_cost_count(&k->facts, x->arena, &k->facts.work, x->diag));
     const quern_kernel_cost *c = &k->cost;
-    k->name = explain_text(x, qn_str_from(name));
+    k->name = explain_text(x->arena, qn_str_from(name));
     if (!k->name) return qn_fail_nomem(x->diag, "explain", "kernels");
     k->of_rows = c->value_bytes_row > 0 && c->value_bytes_token == 0;
   }
   for (uint32_t i = 0; i < a->program->step_count; i++) {
     explain_kernel *k = &x->kernels[a->steps[i].kernel];
-    if (k->steps++ == 0) k->place = explain_text(x, qn_str_from(a->strings + a->steps[i].loc));
+    if (k->steps++ == 0) k->place = explain_text(x->arena, qn_str_from(a->strings + a->steps[i].loc));
     if (!k->place) return qn_fail_nomem(x->diag, "explain", "kernels");
   }
   return QN_OK;
@@ -139,20 +139,20 @@ static qn_status take_kernels(explaining *x) {
 
 // ---- what is measured
 
-// The prompt in the chunks that a session takes it in; only the last one computes logits.
-static qn_status plan_chunks(explaining *x) {
-  int64_t most = x->model->artifact.program->symbol_max[QN_SYM_T], chunk = most > 0 ? most : x->prompt;
-  size_t count = (size_t)((x->prompt + chunk - 1) / chunk);
-  x->chunk_count[EXPLAIN_PREFILL] = count;
-  x->chunk_count[EXPLAIN_DECODE] = 1;
-  x->chunks[EXPLAIN_PREFILL] = QN_ARENA_ARRAY(x->arena, count, explain_chunk);
-  x->chunks[EXPLAIN_DECODE] = QN_ARENA_ARRAY(x->arena, 1, explain_chunk);
-  if (!x->chunks[EXPLAIN_PREFILL] || !x->chunks[EXPLAIN_DECODE]) return qn_fail_nomem(x->diag, "explain", "chunks");
+qn_status explain_plan_chunks(int64_t prompt, int64_t depth, int64_t most, qn_arena *arena,
+                              explain_chunk *chunks[EXPLAIN_PHASES], size_t counts[EXPLAIN_PHASES], qn_diag *diag) {
+  int64_t chunk = most > 0 ? most : prompt;
+  size_t count = (size_t)((prompt + chunk - 1) / chunk);
+  counts[EXPLAIN_PREFILL] = count;
+  counts[EXPLAIN_DECODE] = 1;
+  chunks[EXPLAIN_PREFILL] = QN_ARENA_ARRAY(arena, count, explain_chunk);
+  chunks[EXPLAIN_DECODE] = QN_ARENA_ARRAY(arena, 1, explain_chunk);
+  if (!chunks[EXPLAIN_PREFILL] || !chunks[EXPLAIN_DECODE]) return qn_fail_nomem(diag, "explain", "chunks");
   for (size_t i = 0; i < count; i++) {
-    int64_t before = (int64_t)i * chunk, left = x->prompt - before;
-    x->chunks[EXPLAIN_PREFILL][i] = (explain_chunk){left < chunk ? left : chunk, i + 1 == count, before};
+    int64_t before = (int64_t)i * chunk, left = prompt - before;
+    chunks[EXPLAIN_PREFILL][i] = (explain_chunk){left < chunk ? left : chunk, i + 1 == count, before};
   }
-  x->chunks[EXPLAIN_DECODE][0] = (explain_chunk){1, 1, x->depth};
+  chunks[EXPLAIN_DECODE][0] = (explain_chunk){1, 1, depth};
   return QN_OK;
 }
 
@@ -174,7 +174,8 @@ static qn_status plan(explaining *x) {
                    "got a prompt of %lld tokens and a depth of %lld, want a context of at most %lld tokens",
                    (long long)x->prompt, (long long)x->depth, (long long)most);
   }
-  return plan_chunks(x);
+  return explain_plan_chunks(x->prompt, x->depth, x->model->artifact.program->symbol_max[QN_SYM_T], x->arena, x->chunks,
+                             x->chunk_count, x->diag);
 }
 
 static qn_status explain(explaining *x) {

@@ -96,7 +96,14 @@ const char *explain_limit(const quern_kernel_report *kernel);
 QN_CHECKED qn_status explain_tuning(explaining *x);
 
 // A copy of a text of the artifact's, in the arena, without bytes that would drive a terminal; NULL when out of memory.
-const char *explain_text(explaining *x, qn_str text);
+const char *explain_text(qn_arena *arena, qn_str text);
+// Adds what the kernel's calls in a step move and compute.
+void explain_add_cost(const explain_kernel *kernel, const explain_chunk *chunk, quern_kernel_report *out);
+// The steps of both phases: a prompt in chunks of at most `most` tokens (0 = any number), of which the last computes
+// logits, and a token after `depth` others. In the arena.
+QN_CHECKED qn_status explain_plan_chunks(int64_t prompt, int64_t depth, int64_t most, qn_arena *arena,
+                                         explain_chunk *chunks[EXPLAIN_PHASES], size_t counts[EXPLAIN_PHASES],
+                                         qn_diag *diag);
 // The value below which a quarter of them lie, 0 of none; sorts them. Other programs only add to a time, and those that
 // run a while add to most: the first quarter tells what a kernel takes when it is left alone.
 double explain_undisturbed(double *values, size_t count);

@@ -17,6 +17,7 @@ static const quern_field whole_fields[] = {
     F(quern_explanation, target, TEXT),
     F(quern_explanation, host, TEXT),
     F(quern_explanation, lacking, TEXT),
+    F(quern_explanation, prediction, TEXT),
     F(quern_explanation, threads, INT),
     F(quern_explanation, read_bytes_per_s, NUMBER),
     F(quern_explanation, int8_ops_per_s, NUMBER),

@@ -16,7 +16,7 @@ static const quern_explain_term terms[] = {
     TERM("issue", issue_s, "issuing the instructions"),
     TERM("fallback ISA", fallback_s, "of issuing, what better instructions of this CPU would save"),
     TERM("latency", latency_s, "waiting for results, beyond issuing"),
-    TERM("synchronisation", sync_s, "threads that wait for the last one, and meet"),
+    TERM("synchronisation", sync_s, "threads that wait for the last one, and meet; of a GPU, kernels that start"),
     TERM("page faults", fault_s, "pages that were not mapped, or not in memory"),
     TERM("not explained", unexplained_s, "measured beyond what all of these predict together"),
 #undef TERM
@@ -50,7 +50,7 @@ const char *explain_limit(const quern_kernel_report *k) {
 
 // ---- costs and bounds
 
-static void add_cost(const explain_kernel *k, const explain_chunk *chunk, quern_kernel_report *out) {
+void explain_add_cost(const explain_kernel *k, const explain_chunk *chunk, quern_kernel_report *out) {
   if (k->of_rows && chunk->rows == 0) return;
   const quern_kernel_cost *c = &k->cost;
   double n = (double)k->steps, t = (double)chunk->tokens, r = (double)chunk->rows, before = (double)chunk->depth;
@@ -153,7 +153,7 @@ static qn_status add_prediction(explaining *x, const explain_kernel *k, const ex
   *sync_s += n * ((p.sync_s - meet) * macs + meet);
   if (rows > *most) {
     *most = rows;
-    out->variant = explain_text(x, qn_str_from(name));
+    out->variant = explain_text(x->arena, qn_str_from(name));
     out->schedule = schedule_line(x, &schedule);
     if (!out->variant || !out->schedule) return qn_fail_nomem(x->diag, "explain", "a schedule");
   }
@@ -196,7 +196,7 @@ static void take_measured(const explaining *x, size_t kernel, int phase, quern_k
 
 static quern_kernel_report cost_of(const explaining *x, const explain_kernel *k, int phase) {
   quern_kernel_report out = {.kernel = k->name, .place = k->place, .variant = k->name, .schedule = "", .tuning = ""};
-  for (size_t i = 0; i < x->chunk_count[phase]; i++) add_cost(k, &x->chunks[phase][i], &out);
+  for (size_t i = 0; i < x->chunk_count[phase]; i++) explain_add_cost(k, &x->chunks[phase][i], &out);
   return out;
 }
 

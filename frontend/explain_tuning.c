@@ -64,7 +64,7 @@ static const char *sentence(explaining *x, const char *kernel, const tally *t) {
                   t->edited, t->edited == 1 ? "" : "s");
   }
   put_evidence(x, kernel, &text);
-  const char *copy = text.failed ? NULL : explain_text(x, qn_str_from(qn_buf_text(&text)));
+  const char *copy = text.failed ? NULL : explain_text(x->arena, qn_str_from(qn_buf_text(&text)));
   qn_buf_deinit(&text);
   return copy;
 }

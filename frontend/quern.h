@@ -323,6 +323,7 @@ typedef struct quern_explanation {
   const char *model, *target;
   const char *host;    // the target that suits this machine
   const char *lacking; // features of it that the code does not use, comma-separated; "" = none
+  const char *prediction;  // what it was predicted from (quern_predict); "" = it was measured
   int threads;
   double read_bytes_per_s;                    // measured, as the others
   double int8_ops_per_s, fp32_ops_per_s;      // the host's: what bounds are held against
@@ -351,6 +352,24 @@ const quern_field *quern_explain_fields(quern_explain_level level, size_t *out_c
 // language model; an artifact that does not tell what its kernels cost), LIMIT (prompt or depth beyond the context),
 // ARGUMENT, CANCELLED, NOMEM, and those of the database.
 int quern_explain(quern_model *model, const quern_explain_options *options, const quern_explanation **out,
+                  quern_error *error);
+
+// The same for a GPU that need not be here, as a prediction: bytes, instructions and waiting are counted from the loops of
+// the kernels, and held against figures of the chip that its maker and others tell (codegen/cuda/chip.def). Seconds are
+// what the slowest of these takes, with what it takes to start a kernel; `host` is the chip's name, and nothing is told of
+// threads, page faults or tuning.
+typedef struct quern_predict_options {
+  size_t size;         // sizeof(quern_predict_options)
+  const char *device;  // "cuda:sm_90", for the first chip of that kind that is known, or by name: "cuda:H200"
+  int64_t prompt_tokens, depth;          // as in quern_explain_options
+  const quern_compile_options *compile;  // how a model file is compiled, target apart; NULL = defaults
+  quern_progress_fn progress;
+  void *progress_context;
+} quern_predict_options;
+// `path` is a model file or an artifact with code for GPUs. *out is to be freed with quern_explanation_free. Errors:
+// ARGUMENT (no such chip), TARGET (an artifact without code that it runs; a kernel that it has no room for), UNSUPPORTED
+// (no language model; an artifact of another build), LIMIT (prompt or depth beyond the context), those of compiling.
+int quern_predict(const char *path, const quern_predict_options *options, const quern_explanation **out,
                   quern_error *error);
 // Reads what `quern explain --json` wrote. Errors: IO, FORMAT (names the place), NOMEM.
 int quern_explanation_read(const char *path, const quern_explanation **out, quern_error *error);

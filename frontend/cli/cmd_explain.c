@@ -10,7 +10,7 @@
 
 typedef struct explain_options {
   cli_common common;
-  const char *json_path, *html_path, *against_path, *db_path;
+  const char *json_path, *html_path, *against_path, *db_path, *device;
   const char *target, *numeric, *quant, *kv_type, *template_path, *huge_pages;
   uint64_t threads, decode_threads, prompt, depth, reps, context;
   bool no_pin, terms;
@@ -24,6 +24,8 @@ static const cli_option options_table[] = {
      "write a page with plots, which needs nothing else; - is standard output, where it takes the tables' place"},
     {"against", 0, CLI_TEXT, FIELD(against_path), "FILE", 0, 0, NULL, NULL,
      "tell the difference to an earlier run, whose --json FILE this is"},
+    {"device", 0, CLI_TEXT, FIELD(device), "cuda:CHIP", 0, 0, NULL, NULL,
+     "predict it for a GPU, which need not be here: sm_80, sm_90, sm_100, sm_120 or a chip's name (H200)"},
     {"terms", 0, CLI_FLAG, FIELD(terms), NULL, 0, 0, NULL, NULL,
      "tell what each kernel's time is made of, and its schedule (the page always does)"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, CLI_THREADS_STANDARD, "threads that compute"},
@@ -33,7 +35,7 @@ static const cli_option options_table[] = {
      "tokens of the prompt"},
     {"depth", 0, CLI_COUNT, FIELD(depth), "N", 1, INT32_MAX, NULL, "the prompt's tokens",
      "keys in the cache before a token that is decoded"},
-    {"reps", 0, CLI_COUNT, FIELD(reps), "N", 1, 1000, NULL, "5", "repetitions of everything, taken in turn"},
+    {"reps", 0, CLI_COUNT, FIELD(reps), "N", 1, 1000, NULL, "5 of each", "repetitions of everything, taken in turn"},
     {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
     {"db", 0, CLI_TEXT, FIELD(db_path), "FILE|none", 0, 0, NULL, "the user's own",
      "the database of quern tune, which tells what was tried"},
@@ -60,7 +62,9 @@ static const char details[] =
     "  limited by   the largest part of the time, of what was measured (waiting for other threads, page faults)\n"
     "               and what the compiler's model of this machine says of the kernel's code\n"
     "  MBU, MFU     of the whole: bytes and multiply-adds as parts of what the machine gives in that time\n"
-    "Other programs on the machine disturb it; Ctrl-C ends it.\n";
+    "Other programs on the machine disturb it; Ctrl-C ends it.\n"
+    "With --device nothing is run: times are predicted from what the kernels' loops ask of a GPU and from what is\n"
+    "published of the chip. FILE is then a model file, or an artifact that has code for GPUs.\n";
 
 static const char *terms_text(void) {
   static char text[2048];
@@ -165,16 +169,8 @@ static int explain_model(const explain_options *o, quern_model *model, const cli
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
-static int run(void *context, const char *path) {
-  const explain_options *o = context;
-  explain_view view = {.before_path = o->against_path, .terms = o->terms};
+static int measure_model(const explain_options *o, const char *path, const quern_explanation **out) {
   quern_model *model = NULL;
-  quern_error error = {0};
-  int code = check_paths(o, path);
-  if (code == 0 && o->against_path) {
-    code = quern_explanation_read(o->against_path, &view.before, &error);
-    if (code != 0) code = cli_fail(code, "--against", "%s", error.text);
-  }
   cli_settings_options wanted = {.threads = o->threads,
                                  .decode_threads = o->decode_threads,
                                  .no_pin = o->no_pin,
@@ -182,21 +178,82 @@ static int run(void *context, const char *path) {
                                  .huge_pages = o->huge_pages,
                                  .tuning_db = o->db_path};
   cli_settings settings = {0};
-  if (code == 0) code = cli_settings_get(&wanted, &settings);
+  int code = cli_settings_get(&wanted, &settings);
   cli_catch_signals();
   if (code == 0) code = open_model(o, path, &settings, &model);
-  if (code == 0) code = explain_model(o, model, &settings, &view.now);
+  if (code == 0) code = explain_model(o, model, &settings, out);
+  quern_model_close(model);
+  return code;
+}
+
+// ---- predictions
+
+// What says how to run makes no sense where nothing is run; how to compile, of what is compiled already.
+static int check_prediction(const explain_options *o, bool artifact) {
+  const struct {
+    const char *name;
+    bool given, compiles;
+  } options[] = {{"--threads", o->threads, false},       {"--decode-threads", o->decode_threads, false},
+                 {"--reps", o->reps, false},             {"--no-pin", o->no_pin, false},
+                 {"--huge-pages", o->huge_pages, false}, {"--db", o->db_path, false},
+                 {"--target", o->target, false},         {"--ctx", o->context, true},
+                 {"--numeric", o->numeric, true},        {"--quant", o->quant, true},
+                 {"--kv-type", o->kv_type, true},        {"--template", o->template_path, true}};
+  for (size_t i = 0; i < QN_COUNT(options); i++) {
+    if (options[i].given && !options[i].compiles)
+      return cli_fail(QN_ERR_ARGUMENT, options[i].name, "is for measuring on this machine, got --device, which predicts");
+    if (options[i].given && artifact)
+      return cli_fail(QN_ERR_ARGUMENT, options[i].name, "is for model files, got an artifact; compile it so instead");
+  }
+  return 0;
+}
+
+static int predict_model(const explain_options *o, const char *path, const quern_explanation **out) {
+  cli_progress progress;
+  quern_error error = {0};
+  int code = check_prediction(o, quern_is_artifact(path));
+  if (code != 0) return code;
+  cli_catch_signals();
+  cli_progress_init(&progress, o->common.quiet);
+  quern_compile_options compile = {.size = sizeof compile,
+                                   .context_tokens = (uint32_t)o->context,
+                                   .numeric_mode = o->numeric,
+                                   .quant = o->quant,
+                                   .kv_type = o->kv_type,
+                                   .template_path = o->template_path};
+  quern_predict_options options = {.size = sizeof options,
+                                   .device = o->device,
+                                   .prompt_tokens = (int64_t)o->prompt,
+                                   .depth = (int64_t)o->depth,
+                                   .compile = &compile,
+                                   .progress = cli_progress_step,
+                                   .progress_context = &progress};
+  code = quern_predict(path, &options, out, &error);
+  cli_progress_end(&progress);
+  if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+static int run(void *context, const char *path) {
+  const explain_options *o = context;
+  explain_view view = {.before_path = o->against_path, .terms = o->terms};
+  quern_error error = {0};
+  int code = check_paths(o, path);
+  if (code == 0 && o->against_path) {
+    code = quern_explanation_read(o->against_path, &view.before, &error);
+    if (code != 0) code = cli_fail(code, "--against", "%s", error.text);
+  }
+  if (code == 0) code = o->device ? predict_model(o, path, &view.now) : measure_model(o, path, &view.now);
   if (code == 0) code = write_all(o, &view);
   quern_explanation_free(view.now);
   quern_explanation_free(view.before);
-  quern_model_close(model);
   return code;
 }
 
 const cli_command cli_explain_command = {
     .name = "explain",
     .operands = "FILE",
-    .summary = "tells how far each kernel is from what this machine could do, and what limits it",
+    .summary = "tells how far each kernel is from what this machine, or a GPU, could do, and what limits it",
     .details = details,
     .options = options_table,
     .option_count = QN_COUNT(options_table),

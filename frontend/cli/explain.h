@@ -20,6 +20,9 @@ double explain_ops(const quern_kernel_report *kernel);
 // "9.06 ms", "12.3 us"; returns `out`, which has room for 24.
 const char *explain_time(double seconds, char *out);
 
+// "2 threads"; "predicted".
+void explain_put_threads(const quern_explanation *e, qn_buf *out);
+
 void explain_put_text(const explain_view *view, qn_buf *out);
 void explain_put_json(const quern_explanation *e, qn_buf *out);
 // One page that needs nothing else: styles and plots are in it.

@@ -72,6 +72,16 @@ static void put_code(qn_buf *out, const char *text) {
 
 // ---- the head of the page
 
+static void put_prediction(const quern_explanation *e, qn_buf *out) {
+  qn_buf_puts(out, "</p>\n<p><b>This is </b>");
+  explain_put_escaped(out, e->prediction);
+  qn_buf_printf(out,
+                ". It reads %.0f GB/s and does %.1f TOP/s of int8 on tensor cores and %.1f TFLOP/s of fp32 multiply-adds. "
+                "No kernel is faster than its bytes at the one, nor than its operations at the others: that is its "
+                "bound.</p>\n",
+                1e-9 * e->read_bytes_per_s, 1e-12 * e->int8_ops_per_s, 1e-12 * e->fp32_ops_per_s);
+}
+
 static void put_title(const quern_explanation *e, qn_buf *out) {
   qn_buf_puts(out, "<title>quern explain: ");
   explain_put_escaped(out, e->model);
@@ -81,8 +91,14 @@ static void put_title(const quern_explanation *e, qn_buf *out) {
   explain_put_escaped(out, e->model);
   qn_buf_puts(out, "</h1>\n<p class=\"quiet\">");
   explain_put_escaped(out, e->target);
-  qn_buf_printf(out, ", %d thread%s, quern ", e->threads, e->threads == 1 ? "" : "s");
+  qn_buf_puts(out, ", ");
+  explain_put_threads(e, out);
+  qn_buf_puts(out, ", quern ");
   explain_put_escaped(out, e->quern);
+  if (e->prediction[0]) {
+    put_prediction(e, out);
+    return;
+  }
   qn_buf_printf(out,
                 "</p>\n<p>This machine reads %.2f GB/s and does %.1f GOP/s of int8 dot products and %.1f GFLOP/s of "
                 "fp32 multiply-adds, measured in the same run. No kernel is faster than its bytes at the one, nor than "
@@ -132,6 +148,10 @@ static void put_tiles(const quern_explanation *e, const quern_phase_report *p, q
   put_percent_tile(out, p->mbu, "MBU: of the read bandwidth");
   put_percent_tile(out, p->mfu, "MFU: of the peaks");
   put_percent_tile(out, per(p->bound_s, p->seconds), "the bounds of all kernels");
+  if (e->prediction[0]) {
+    qn_buf_puts(out, "</div>\n");
+    return;
+  }
   put_percent_tile(out, per(p->outside_s, p->seconds), "outside kernels");
   snprintf(text, sizeof text, "%.0f", p->minor_faults + p->major_faults);
   put_tile(out, text, "page faults");
@@ -173,15 +193,18 @@ static void put_kernel_table(const quern_phase_report *p, qn_buf *out) {
   qn_buf_puts(out, "</tbody></table></div>\n");
 }
 
-static void put_terms_table(const quern_phase_report *p, qn_buf *out) {
+static void put_terms_table(const quern_explanation *e, const quern_phase_report *p, qn_buf *out) {
   size_t count;
   const quern_explain_term *terms = quern_explain_terms(&count);
-  qn_buf_puts(
-      out,
-      "<h3>What the time is made of</h3>\n<p class=\"quiet\">Parts of the measured time. They overlap: while a "
-      "kernel reads it also computes. Waiting and page faults are measured; the others follow from the code’s "
-      "instructions and the machine’s speeds.</p>\n<div class=\"scroll\"><table>\n<thead><tr><th class=\"text\">"
-      "</th><th class=\"text\">kernel</th>");
+  qn_buf_puts(out, "<h3>What the time is made of</h3>\n<p class=\"quiet\">");
+  qn_buf_puts(out, e->prediction[0]
+                       ? "Parts of the predicted time. They overlap: the largest is the time, but for what it takes to "
+                         "start a kernel."
+                       : "Parts of the measured time. They overlap: while a kernel reads it also computes. Waiting and "
+                         "page faults are measured; the others follow from the code’s instructions and the machine’s "
+                         "speeds.");
+  qn_buf_puts(out,
+              "</p>\n<div class=\"scroll\"><table>\n<thead><tr><th class=\"text\"></th><th class=\"text\">kernel</th>");
   for (size_t t = 0; t < count; t++) qn_buf_printf(out, "<th>%s</th>", terms[t].name);
   qn_buf_puts(out, "<th>predicted</th></tr></thead>\n<tbody>\n");
   for (size_t i = 0; i < p->kernel_count; i++) {
@@ -229,7 +252,7 @@ static void put_phase(const quern_explanation *e, const quern_phase_report *p, q
       "<figcaption>Time by kernel over all its calls; in full colour the part that the roofline demands. Then the time, "
       "the bound as part of it, and what limits the kernel.</figcaption>\n</figure>\n");
   put_kernel_table(p, out);
-  put_terms_table(p, out);
+  put_terms_table(e, p, out);
   put_schedule_table(p, out);
 }
 
@@ -298,7 +321,9 @@ void explain_put_html(const explain_view *view, qn_buf *out) {
     explain_put_escaped(out, view->before->model);
     qn_buf_puts(out, ", ");
     explain_put_escaped(out, view->before->target);
-    qn_buf_printf(out, ", %d thread%s</p>\n", view->before->threads, view->before->threads == 1 ? "" : "s");
+    qn_buf_puts(out, ", ");
+    explain_put_threads(view->before, out);
+    qn_buf_puts(out, "</p>\n");
     for (size_t i = 0; i < e->phase_count; i++) put_against(view, i, out);
   }
   qn_buf_puts(out, "</main>\n</body>\n</html>\n");

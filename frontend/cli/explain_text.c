@@ -35,10 +35,26 @@ const char *explain_time(double seconds, char *out) {
 
 static double per(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
 
+void explain_put_threads(const quern_explanation *e, qn_buf *out) {
+  if (e->prediction[0]) {
+    qn_buf_puts(out, "predicted");
+  } else {
+    qn_buf_printf(out, "%d thread%s", e->threads, e->threads == 1 ? "" : "s");
+  }
+}
+
 // ---- the table
 
+static void put_chip(const quern_explanation *e, qn_buf *out) {
+  qn_buf_printf(out, "%s, %s: %s\n", e->model, e->target, e->prediction);
+  qn_buf_printf(out, "%s: reads %.0f GB/s, %.1f TOP/s int8 by tensor cores, %.1f TFLOP/s fp32\n", e->host,
+                1e-9 * e->read_bytes_per_s, 1e-12 * e->int8_ops_per_s, 1e-12 * e->fp32_ops_per_s);
+}
+
 static void put_machine(const quern_explanation *e, qn_buf *out) {
-  qn_buf_printf(out, "%s, %s, %d thread%s\n", e->model, e->target, e->threads, e->threads == 1 ? "" : "s");
+  qn_buf_printf(out, "%s, %s, ", e->model, e->target);
+  explain_put_threads(e, out);
+  qn_buf_putc(out, '\n');
   qn_buf_printf(out, "machine: reads %.2f GB/s, %.1f GOP/s int8, %.1f GFLOP/s fp32; %.2f us a page fault\n",
                 1e-9 * e->read_bytes_per_s, 1e-9 * e->int8_ops_per_s, 1e-9 * e->fp32_ops_per_s, 1e6 * e->fault_s);
   if (!e->lacking[0]) return;
@@ -54,6 +70,10 @@ static void put_phase_line(const quern_explanation *e, const quern_phase_report 
   qn_buf_printf(out, "\n%s, %lld token%s after %lld keys: %s, %.1f tokens/s, MBU %.1f %%, MFU %.1f %%; ", p->name,
                 (long long)p->tokens, p->tokens == 1 ? "" : "s", (long long)p->depth, explain_time(p->seconds, time),
                 per((double)p->tokens, p->seconds), 100 * p->mbu, 100 * p->mfu);
+  if (e->prediction[0]) {
+    qn_buf_printf(out, "bounds are %.1f %% of it\n", 100 * per(p->bound_s, p->seconds));
+    return;
+  }
   qn_buf_printf(out, "bounds are %.1f %% of it, %.1f %% is outside kernels\n", 100 * per(p->bound_s, p->seconds),
                 100 * per(p->outside_s, p->seconds));
   if (p->threads != e->threads) qn_buf_printf(out, "%d of the threads compute in it\n", p->threads);
@@ -142,7 +162,11 @@ static void put_against(const explain_view *view, size_t phase, qn_buf *out) {
 
 void explain_put_text(const explain_view *view, qn_buf *out) {
   const quern_explanation *e = view->now;
-  put_machine(e, out);
+  if (e->prediction[0]) {
+    put_chip(e, out);
+  } else {
+    put_machine(e, out);
+  }
   for (size_t i = 0; i < e->phase_count; i++) {
     put_phase_line(e, &e->phases[i], out);
     put_kernels(&e->phases[i], out);
@@ -150,8 +174,9 @@ void explain_put_text(const explain_view *view, qn_buf *out) {
   }
   if (!view->before) return;
   if (strcmp(view->before->target, e->target) != 0 || view->before->threads != e->threads) {
-    qn_buf_printf(out, "\n%s is of %s, %d thread%s\n", view->before_path, view->before->target, view->before->threads,
-                  view->before->threads == 1 ? "" : "s");
+    qn_buf_printf(out, "\n%s is of %s, ", view->before_path, view->before->target);
+    explain_put_threads(view->before, out);
+    qn_buf_putc(out, '\n');
   }
   for (size_t i = 0; i < e->phase_count; i++) put_against(view, i, out);
 }

@@ -217,7 +217,7 @@ END_TEST
 // ---- JSON
 
 static const char good[] =
-    "{\"quern\": \"0\", \"model\": \"m\", \"target\": \"t\", \"host\": \"t\", \"lacking\": \"\", \"threads\": 2, "
+    "{\"quern\": \"0\", \"model\": \"m\", \"target\": \"t\", \"host\": \"t\", \"lacking\": \"\", \"prediction\": \"\", \"threads\": 2, "
     "\"read_bytes_per_s\": 1, \"int8_ops_per_s\": 1, \"fp32_ops_per_s\": 1, \"target_int8_ops_per_s\": 1, "
     "\"target_fp32_ops_per_s\": 1, \"fault_s\": 0, \"prefill\": PHASE, \"decode\": PHASE}";
 static const char good_phase[] =
