@@ -125,6 +125,7 @@ static void count_global(ps_block *b, uint32_t range, bool write, uint64_t reque
     c->load_requests += requests, c->load_bytes += bytes, c->load_sectors += sectors;
     c->load_requests_128 += wide ? requests : 0;
     t->load_requests += requests, t->load_bytes += bytes, t->load_sectors += sectors;
+    t->load_requests_128 += wide ? requests : 0;
   }
 }
 

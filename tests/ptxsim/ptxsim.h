@@ -38,6 +38,7 @@ typedef struct ps_counters {
 typedef struct ps_traffic {
   uint64_t load_requests, load_bytes, load_sectors;
   uint64_t store_requests, store_bytes, store_sectors;
+  uint64_t load_requests_128;  // of the load requests, those of 16 bytes a lane or more
 } ps_traffic;
 
 // What was asked of the driver, in all.

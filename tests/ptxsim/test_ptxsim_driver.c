@@ -327,6 +327,8 @@ START_TEST(test_counters) {
   ck_assert_uint_eq(w.load_bytes, 512);
   ck_assert_uint_eq(w.load_sectors, 16);
   ck_assert_uint_eq(w.load_requests, 1);
+  ck_assert_uint_eq(w.load_requests_128, 1);
+  ck_assert_uint_eq(x.load_requests_128, 0);
   ck_assert_uint_eq(x.load_requests, 2);
   ck_assert_uint_eq(x.load_bytes, 256);
   ck_assert_uint_eq(x.load_sectors, 1 + 32);
