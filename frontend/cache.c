@@ -1,16 +1,24 @@
-// The user's cache: where it is, and under which name a model lies in it that is compiled with some options.
-#include "frontend/cache.h"
-
+// Compiled models that are kept: their names, made of everything they depend on, and opening one, compiled first where
+// it is not there. Several processes may do so at once: an artifact appears by a rename, and who finds another one
+// compiling it waits for that.
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "frontend/cache.h"
 #include "frontend/compilation.h"
 #include "frontend/compile.h"
 #include "runtime/base/hash.h"
+#include "runtime/base/log.h"
 #include "runtime/cpu_features.h"
+
+// --- names
 
 static void hash_text(qn_hasher *hasher, const char *text) {
   qn_hasher_update(hasher, text ? text : "", text ? strlen(text) + 1 : 1);
@@ -83,26 +91,6 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
   return QN_OK;
 }
 
-bool quern_cache_folder(const char *inside, qn_buf *path) {
-  const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-  if (xdg && *xdg) {
-    qn_buf_printf(path, "%s/quern", xdg);
-  } else if (home && *home) {
-    qn_buf_printf(path, "%s/.cache/quern", home);
-  } else {
-    return false;
-  }
-  if (*inside) qn_buf_printf(path, "/%s", inside);
-  return !path->failed;
-}
-
-static qn_status put_cache_folder(qn_buf *path, qn_diag *diag) {
-  if (quern_cache_folder("", path)) return qn_make_directories(qn_buf_text(path), diag);
-  if (path->failed) return qn_fail_nomem(diag, "cache", "a path");
-  return qn_fail(diag, QN_ERR_IO, "cache",
-                 "got neither XDG_CACHE_HOME nor HOME, want one; or use quern compile -o FILE");
-}
-
 static qn_status cache_path(const char *model_path, const quern_compile_options *o, char **out, qn_diag *diag) {
   struct stat info;
   char head[4];
@@ -119,7 +107,7 @@ static qn_status cache_path(const char *model_path, const quern_compile_options 
   qn_buf path;
   qn_buf_init(&path, qn_allocator_default());
   qn_status status = hash_compilation(real, &info, o, &hash, diag);
-  if (status == QN_OK) status = put_cache_folder(&path, diag);
+  if (status == QN_OK) status = quern_cache_folder_make(&path, diag);
   // A file name may have 255 bytes, of which the writer's temporary one wants some more.
   qn_buf_printf(&path, "/%.100s-%016" PRIx64 ".qn", strrchr(real, '/') + 1, hash);
   if (status == QN_OK && !(*out = path.failed ? NULL : strdup(qn_buf_text(&path))))
@@ -137,4 +125,110 @@ int quern_cache_path(const char *model_path, const quern_compile_options *option
   qn_status status = quern_own_options(options, &own, &diag);
   if (status == QN_OK) status = cache_path(model_path, &own, out_path, &diag);
   return quern_give_error(error, &diag, status);
+}
+
+// --- opening
+
+typedef struct loading {
+  const char *model_path;
+  char *path;  // owned: of the artifact
+  const quern_compile_options *compile;
+  const quern_model_options *open;
+  quern_model **out;
+  quern_error error;  // of the public functions that this calls
+} loading;
+
+// Takes what is in the cache; *l->out stays NULL when it has to be compiled.
+static int open_cached(loading *l) {
+  if (!quern_cache_has(l->path)) return 0;
+  if (!quern_cache_is_current(l->path, l->compile)) {
+    qn_log(QN_LOG_INFO, "tuning has found other schedules since it was cached: %s", l->path);
+    return 0;
+  }
+  int code = (int)quern_model_open(l->path, l->open, l->out, &l->error);
+  if (code == QN_OK) {
+    qn_log(QN_LOG_INFO, "from the cache: %s", l->path);
+    quern_cache_touch(l->path);
+  } else if (code == QN_ERR_FORMAT || code == QN_ERR_UNSUPPORTED) {
+    qn_log(QN_LOG_WARNING, "the cached artifact cannot be used: %s", l->error.text);
+    unlink(l->path);
+    code = 0;
+  } else if (code == QN_ERR_IO && access(l->path, F_OK) != 0) {
+    code = 0;  // somebody has deleted it meanwhile
+  }
+  return code;
+}
+
+static int compile(loading *l) {
+  const char *target = l->compile->target ? l->compile->target : "host";
+  qn_log(QN_LOG_INFO, "compiling %s for %s, to be cached at %s", l->model_path, target, l->path);
+  int code = quern_compile(l->model_path, l->path, l->compile, &l->error);
+  if (code == 0) code = (int)quern_model_open(l->path, l->open, l->out, &l->error);
+  if (code != 0) return code;
+  uint64_t most = 0;
+  qn_diag diag = {0};
+  qn_status status = quern_cache_limit(&most, &diag);
+  if (status == QN_OK) status = quern_cache_evict(most, l->path, NULL, &diag);
+  if (status != QN_OK) qn_log(QN_LOG_WARNING, "the cache keeps more than it should: %s", diag.text);
+  return 0;
+}
+
+// A lock that other processes compiling the same hold until they are done. -1 where the file system has none: then both
+// compile. Waiting ends when the caller's progress says so (*out_cancelled).
+static int lock(const loading *l, const char *path, bool *out_waited, bool *out_cancelled) {
+  const quern_compile_options *o = l->compile;
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return -1;
+  while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) break;
+    if (!*out_waited) qn_log(QN_LOG_INFO, "another process is compiling it: waiting");
+    *out_waited = true;
+    nanosleep(&(struct timespec){.tv_nsec = 50 * 1000 * 1000}, NULL);
+    if (o->progress && !o->progress(o->progress_context, "waiting for another process", 0, 0)) {
+      *out_cancelled = true;
+      break;
+    }
+  }
+  return fd;
+}
+
+static int compile_once(loading *l, qn_diag *diag) {
+  bool waited = false, cancelled = false;
+  size_t size = strlen(l->path) + sizeof ".lock";
+  char *path = malloc(size);
+  if (!path) return (int)qn_fail_nomem(diag, "cache", "a path");
+  snprintf(path, size, "%s.lock", l->path);
+  int code = 0, fd = lock(l, path, &waited, &cancelled);
+  if (cancelled) code = (int)qn_fail(diag, QN_ERR_CANCELLED, "compile", "cancelled by the caller");
+  if (code == 0 && waited) code = open_cached(l);
+  if (code == 0 && !*l->out) code = compile(l);
+  if (fd >= 0) {
+    if (!cancelled) unlink(path);
+    close(fd);
+  }
+  free(path);
+  return code;
+}
+
+int quern_load(const char *model_path, const quern_compile_options *compile_options,
+               const quern_model_options *open_options, quern_model **out, quern_error *error) {
+  quern_compile_options own;
+  qn_diag diag = {0};
+  *out = NULL;
+  loading l = {.model_path = model_path, .compile = &own, .open = open_options, .out = out};
+  qn_status status = quern_own_options(compile_options, &own, &diag);
+  if (status == QN_OK) status = cache_path(model_path, &own, &l.path, &diag);
+  if (status == QN_OK && !l.path) {
+    status = qn_fail(&diag, QN_ERR_UNSUPPORTED, model_path,
+                     "is not cached, got no GGUF file; use quern_compile or quern_jit");
+  }
+  if (status != QN_OK) return quern_give_error(error, &diag, status);
+  int code = open_cached(&l);
+  if (code == 0 && !*out) code = compile_once(&l, &diag);
+  free(l.path);
+  if (code != 0 && diag.status == QN_OK) {  // the text is that of the function that failed
+    if (error) *error = l.error;
+    return code;
+  }
+  return quern_give_error(error, &diag, (qn_status)code);
 }

@@ -8,22 +8,20 @@
 #include "frontend/import/gguf.h"
 #include "frontend/import/vocab.h"
 #include "frontend/machine.h"
+#include "runtime/base/options.h"
 #include "runtime/tokenizer.h"
 
 #define DEFAULT_CONTEXT 4096
 
 qn_status quern_own_options(const quern_compile_options *options, quern_compile_options *out, qn_diag *diag) {
-  *out = (quern_compile_options){.size = sizeof *out};
-  if (!options) return QN_OK;
-  if (options->size == 0) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_compile_options) in it");
-  }
-  memcpy(out, options, options->size < sizeof *out ? options->size : sizeof *out);
-  return QN_OK;
+  return qn_options_take(options, "quern_compile_options", out, sizeof *out, diag);
 }
 
 void quern_compilation_init(quern_compilation *c, const quern_compile_options *options, qn_diag *diag) {
-  *c = (quern_compilation){.allocator = qn_allocator_default(), .options = options, .diag = diag};
+  *c = (quern_compilation){.own_allocator = *qn_allocator_default(), .options = options, .diag = diag};
+  if (options->allocator)
+    c->own_allocator = (qn_allocator){options->allocator->context, options->allocator->reallocate};
+  c->allocator = &c->own_allocator;
   qn_arena_init(&c->arena, c->allocator);
   qn_buf_init(&c->tokenizer, c->allocator);
   qn_buf_init(&c->summary, c->allocator);

@@ -28,7 +28,8 @@ typedef struct quern_part {
 
 // Everything one compilation holds. Zero-initialised, then filled from the top down.
 typedef struct quern_compilation {
-  const qn_allocator *allocator;
+  const qn_allocator *allocator;  // own_allocator: a compilation stays where it is
+  qn_allocator own_allocator;
   const quern_compile_options *options;
   qn_diag *diag;
   qn_arena arena;

@@ -7,6 +7,7 @@
 #include "codegen/target.h"
 #include "frontend/compile.h"
 #include "passes/cost.h"
+#include "runtime/base/options.h"
 
 enum { DEFAULT_PROMPT = 256, DEFAULT_REPETITIONS = 5, MOST_REPETITIONS = 1000 };
 
@@ -196,15 +197,11 @@ static qn_status explain(explaining *x) {
 
 int quern_explain(quern_model *model, const quern_explain_options *options, const quern_explanation **out,
                   quern_error *error) {
-  quern_explain_options own = {.size = sizeof own};
+  quern_explain_options own;
   qn_diag diag = {0};
   *out = NULL;
-  if (options && options->size == 0) {
-    return quern_give_error(
-        error, &diag,
-        qn_fail(&diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_explain_options) in it"));
-  }
-  if (options) memcpy(&own, options, options->size < sizeof own ? options->size : sizeof own);
+  qn_status taken = qn_options_take(options, "quern_explain_options", &own, sizeof own, &diag);
+  if (taken != QN_OK) return quern_give_error(error, &diag, taken);
   explaining x = {.model = model, .options = &own, .e = explanation_create(), .diag = &diag};
   if (x.e) x.arena = &x.e->arena;
   qn_status status = x.e ? explain(&x) : qn_fail_nomem(&diag, "explain", "an explanation");

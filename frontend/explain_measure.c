@@ -173,7 +173,7 @@ static qn_status open_session(runs *r, bool faults) {
   explaining *x = r->x;
   quern_error error = {0};
   int64_t keys = x->prompt > x->depth + 1 ? x->prompt : x->depth + 1;
-  quern_session_options options = {.threads = x->options->threads,
+  quern_session_options options = {.size = sizeof options, .threads = x->options->threads,
                                    .decode_threads = x->options->decode_threads,
                                    .no_pin = x->options->no_pin,
                                    .spin_us = x->options->spin_us,

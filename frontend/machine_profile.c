@@ -8,6 +8,7 @@
 #include "frontend/machine.h"
 #include "frontend/machine_probes.h"
 #include "frontend/quern.h"
+#include "runtime/base/options.h"
 #include "runtime/cpu_features.h"
 #include "runtime/topology.h"
 
@@ -193,15 +194,11 @@ static qn_status get_profile(qn_db *db, const quern_machine_options *o, quern_ma
 }
 
 int quern_machine_get_profile(const quern_machine_options *options, quern_machine_profile *out, quern_error *error) {
-  quern_machine_options own = {0};
+  quern_machine_options own;
   qn_diag diag = {0};
   qn_db *db = NULL;
-  qn_status status = QN_OK;
   memset(out, 0, sizeof *out);
-  if (options && options->size < sizeof own.size)
-    status =
-        qn_fail(&diag, QN_ERR_ARGUMENT, "options", "got size %zu, want sizeof(quern_machine_options)", options->size);
-  if (options && status == QN_OK) memcpy(&own, options, options->size < sizeof own ? options->size : sizeof own);
+  qn_status status = qn_options_take(options, "quern_machine_options", &own, sizeof own, &diag);
   put_topology(out);
   if (status == QN_OK && !quern_keeps_nothing(own.tuning_db))
     status = qn_db_open(own.tuning_db, false, qn_allocator_default(), &db, &diag);

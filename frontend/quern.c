@@ -65,6 +65,7 @@ int quern_compile(const char *model_path, const char *out_path, const quern_comp
 // --- JIT: the artifact lies in an anonymous memory file without code, which comes from LLJIT
 
 typedef struct jit_owner {
+  qn_allocator allocator;  // of the JIT, which outlives the compilation
   qn_jit *jit;
   qn_kernel_entry *entries;
   size_t count;
@@ -81,7 +82,7 @@ static qn_status link_jit_once(quern_compilation *c, jit_owner *owner, bool *out
   qn_codegen_options options = quern_codegen_options(c, &c->targets[0]);
   QN_TRY(quern_compilation_report(c, "compiling kernels", 0, 1));
   const qn_program_plan *plan = &c->parts[0].plans[0];
-  QN_TRY(qn_jit_create(plan->functions, plan->function_count, &options, c->allocator, &owner->jit, c->diag));
+  QN_TRY(qn_jit_create(plan->functions, plan->function_count, &options, &owner->allocator, &owner->jit, c->diag));
   owner->entries = calloc(plan->function_count, sizeof *owner->entries);
   if (!owner->entries) return qn_fail_nomem(c->diag, "jit", "kernel entries");
   owner->count = plan->function_count;
@@ -96,7 +97,7 @@ static qn_status link_jit(quern_compilation *c, jit_owner *owner) {
     if (!again) break;
     qn_jit_destroy(owner->jit);
     free(owner->entries);
-    *owner = (jit_owner){0};
+    *owner = (jit_owner){.allocator = *c->allocator};
     QN_TRY(quern_choose_again(c));
   }
   quern_report_tuning(c);
@@ -109,6 +110,7 @@ static qn_status compile_to_memory(quern_compilation *c, const char *model_path,
   QN_TRY(quern_make_plans(c));
   jit_owner *owner = calloc(1, sizeof *owner);
   if (!owner) return qn_fail_nomem(c->diag, "jit", "a model");
+  owner->allocator = *c->allocator;
   qn_status status = link_jit(c, owner);
   qn_file_writer writer;
   if (status == QN_OK) status = qn_file_writer_open_memory(&writer, model_path, c->diag);
@@ -129,7 +131,8 @@ static qn_status compile_to_memory(quern_compilation *c, const char *model_path,
                         .target = c->targets[0].name,
                         .owner = owner,
                         .destroy_owner = jit_owner_destroy};
-    return qn_model_open_mapping(mapping, model_path, &jit, out, c->diag);  // takes mapping and owner in every case
+    // Takes mapping and owner in every case.
+    return qn_model_open_mapping(mapping, model_path, &jit, c->allocator, out, c->diag);
   }
   qn_file_writer_abandon(&writer);
   jit_owner_destroy(owner);

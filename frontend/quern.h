@@ -12,6 +12,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)  // what is declared here is what the shared library exports
 
 // Called during long work. `stage` is a short English phrase ("packing weights"); done of total in the stage's own unit
 // (total 0 = unknown). Returning false cancels: the call ends with code QN_ERR_CANCELLED (9). On the caller's thread.
@@ -74,6 +75,7 @@ typedef struct quern_compile_options {
   const char *tuning_db;
   quern_tuning_use *tuning_use;  // filled when not NULL
   const char *nvrtc;  // path of libnvrtc, for GPUs; NULL = $QUERN_NVRTC, or where CUDA 12 or 13 has it
+  const quern_allocator *allocator;  // of a compilation, and of the model of quern_jit; copied; NULL = malloc and free
 } quern_compile_options;
 
 // Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
@@ -94,14 +96,49 @@ int quern_jit(const char *model_path, const quern_compile_options *options, quer
 // True when the file is an artifact rather than a model file (by its first bytes). False also when it cannot be read.
 bool quern_is_artifact(const char *path);
 
-// The path in the user's cache ($XDG_CACHE_HOME/quern or ~/.cache/quern) for a model compiled with these options: keyed
-// on the file's identity (path, size, time), the options, the host and this build of quern. Caller frees with free().
-// NULL without an error for what is not to be cached: anything but GGUF, since a graph in JSON has weights elsewhere.
+// ---- the cache ------------------------------------------------------------------------------------------------------
+// Compiled models are kept in a folder that the user alone may enter: $XDG_CACHE_HOME/quern or ~/.cache/quern. It may be
+// deleted at any time, and processes may use it at the same time. Those not used for the longest time go when all
+// together take more than $QUERN_CACHE_LIMIT ("20G"; "0" = no limit; without it 32 GiB).
+
+// Opens a GGUF file's artifact from the cache, compiled into it first where it is not there or no longer right. Names of
+// files, and that it compiles, go to the log (quern_log_set). `compile` and `open` may be NULL. Close *out with
+// quern_model_close. Errors: those of quern_compile and quern_model_open; UNSUPPORTED for another kind of file.
+int quern_load(const char *model_path, const quern_compile_options *compile, const quern_model_options *open,
+               quern_model **out, quern_error *error);
+
+// The path in the cache for a model compiled with these options: keyed on the file's identity (path, size, time), the
+// options, the host and this build of quern; the folder is there then. Caller frees with free(). NULL without an error
+// for what is not to be cached: anything but GGUF, since a graph in JSON has weights elsewhere. Errors: IO (no such file;
+// a folder that belongs to somebody else).
 int quern_cache_path(const char *model_path, const quern_compile_options *options, char **out_path, quern_error *error);
 
 // Does the artifact in the cache still say what the records of tuning say? False where compiling anew would give other
 // schedules (options->tuning_db). True when that cannot be told.
 bool quern_cache_is_current(const char *artifact_path, const quern_compile_options *options);
+
+typedef struct quern_cache_entry {
+  const char *path;   // of the artifact
+  const char *model;  // name of the model file, without its folder
+  uint64_t bytes;
+  int64_t used_at;  // seconds since 1970
+} quern_cache_entry;
+
+// Texts and entries belong to the listing.
+typedef struct quern_cache_listing {
+  const char *folder;
+  const quern_cache_entry *entries;  // those used last first
+  size_t count;
+  uint64_t bytes, limit;  // all together take, and may take (UINT64_MAX = any number)
+  void *owned;
+} quern_cache_listing;
+// What is in the cache; to be freed with quern_cache_listing_free. Errors: IO, ARGUMENT (QUERN_CACHE_LIMIT), NOMEM.
+int quern_cache_list(quern_cache_listing *out, quern_error *error);
+void quern_cache_listing_free(quern_cache_listing *listing);  // zeroed is harmless
+// Removes the artifacts not used for the longest time until at most `keep_bytes` are left (0 = all go), and what killed
+// compilations have left. *out_removed (may be NULL): bytes that went. Models that are open stay so. Errors: IO.
+int quern_cache_clear(uint64_t keep_bytes, uint64_t *out_removed, quern_error *error);
+
 
 // Writes a description of a model file or artifact as text into *out_text (caller frees with free()). `what` is a
 // comma-separated choice of: summary, tensors, graph, kernels, loops, memory, targets, sections, metadata, all; check
@@ -465,6 +502,7 @@ const char *quern_quant_formats(void);
 
 const char *quern_version(void);  // "0.1.0"
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

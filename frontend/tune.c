@@ -14,6 +14,7 @@
 #include "frontend/machine.h"
 #include "frontend/tune_bound.h"
 #include "frontend/tune_code.h"
+#include "runtime/base/options.h"
 #include "runtime/cpu_features.h"
 #include "runtime/topology.h"
 
@@ -242,13 +243,7 @@ static qn_status run(tuning *t, quern_tune_report *out) {
 }
 
 static qn_status own_options(const quern_tune_options *options, quern_tune_options *out, qn_diag *diag) {
-  *out = (quern_tune_options){.size = sizeof *out};
-  if (!options) return QN_OK;
-  if (options->size == 0) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_tune_options) in it");
-  }
-  memcpy(out, options, options->size < sizeof *out ? options->size : sizeof *out);
-  return QN_OK;
+  return qn_options_take(options, "quern_tune_options", out, sizeof *out, diag);
 }
 
 static qn_status tune(tuning *t, const char *path, quern_tune_report *out) {

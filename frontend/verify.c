@@ -10,6 +10,7 @@
 #include "frontend/compile.h"
 #include "frontend/kernel_facts.h"
 #include "frontend/quern.h"
+#include "runtime/base/options.h"
 #include "runtime/base/vec.h"
 
 typedef struct verification {
@@ -166,14 +167,10 @@ static qn_status verify(verification *v) {
 
 int quern_verify(const char *path, const quern_verify_options *options, quern_verify_report *report,
                  quern_error *error) {
-  quern_verify_options own = {.size = sizeof own};
+  quern_verify_options own;
   qn_diag diag = {0};
   verification v = {.path = path, .options = &own, .allocator = qn_allocator_default(), .diag = &diag};
-  qn_status status = QN_OK;
-  if (options && options->size == 0)
-    status = qn_fail(&diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_verify_options) in it");
-  else if (options)
-    memcpy(&own, options, options->size < sizeof own ? options->size : sizeof own);
+  qn_status status = qn_options_take(options, "quern_verify_options", &own, sizeof own, &diag);
   qn_arena_init(&v.arena, v.allocator);
   if (status == QN_OK) status = verify(&v);
   if (report) *report = v.report;

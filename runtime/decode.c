@@ -4,6 +4,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "runtime/kv_state.h"
+
 #define DEFAULT_CONTEXT 4096
 #define DEFAULT_CHUNK   512
 #define LANES           16  // arrays have room for a vector load at their last element
@@ -288,6 +290,12 @@ qn_status qn_decoder_fill(qn_decoder *d, int32_t sequence, int64_t count, qn_dia
   QN_TRY(check_sequence(d, sequence, diag));
   if (count < 0) return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %" PRId64 " keys, want 0 or more", count);
   return qn_kv_cache_fill(d->cache, sequence, count, diag);
+}
+
+qn_status qn_decoder_restore(qn_decoder *d, int32_t sequence, const void *data, size_t size, const char *name,
+                             qn_diag *diag) {
+  QN_TRY(check_sequence(d, sequence, diag));
+  return qn_kv_state_restore(d->cache, sequence, data, size, name, diag);
 }
 
 // --- one token of each of many sequences

@@ -53,6 +53,11 @@ QN_CHECKED qn_status qn_decoder_reserve(qn_decoder *decoder, int32_t sequence, c
 // UNSUPPORTED for a cache whose element type it does not know.
 QN_CHECKED qn_status qn_decoder_fill(qn_decoder *decoder, int32_t sequence, int64_t count, qn_diag *diag);
 
+// Makes a sequence what saved bytes say (runtime/kv_state.h), in place of what it held. Errors: FORMAT, UNSUPPORTED,
+// LIMIT; then it is as it was.
+QN_CHECKED qn_status qn_decoder_restore(qn_decoder *decoder, int32_t sequence, const void *data, size_t size,
+                                        const char *name, qn_diag *diag);
+
 // One token of a step over several sequences.
 typedef struct qn_decoder_item {
   int32_t token, sequence;

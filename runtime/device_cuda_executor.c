@@ -140,6 +140,17 @@ static qn_status write_memory(void *context, void *to, const void *from, size_t 
   return status;
 }
 
+static qn_status read_memory(void *context, void *to, const void *from, size_t bytes, qn_diag *diag) {
+  cuda_executor *e = context;
+  const qn_cuda_driver *d = &e->cuda->driver;
+  QN_TRY(qn_cuda_enter(e->cuda, diag));
+  qn_cu_result result = d->to_host(to, (qn_cu_address)(uintptr_t)from, bytes, e->stream);
+  if (result == QN_CU_SUCCESS) result = d->stream_wait(e->stream);
+  qn_status status = check(e, result, "reading memory", diag);
+  qn_cuda_leave(e->cuda);
+  return status;
+}
+
 static const qn_memory *memory(qn_executor *base) { return &((cuda_executor *)base)->memory; }
 
 // --- graphs that are kept
@@ -496,7 +507,8 @@ static qn_status build_there(cuda_executor *e, const qn_executor_options *option
 static qn_status build(cuda_executor *e, const qn_executor_options *options, qn_diag *diag) {
   const qn_artifact *a = e->base.artifact;
   e->check_kernels = options->check_kernels;
-  e->memory = (qn_memory){.context = e, .take = take_memory, .give_back = give_back_memory, .write = write_memory};
+  e->memory = (qn_memory){.context = e, .take = take_memory, .give_back = give_back_memory, .write = write_memory,
+                          .read = read_memory};
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     const qn_art_buffer *b = &a->buffers[i];
     if (b->kind != QN_ART_INPUT || element_bytes(b->dtype) > 0) continue;

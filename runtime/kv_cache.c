@@ -221,6 +221,68 @@ void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count) {
   s->length += count;
 }
 
+// --- all pages of a sequence
+
+const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache) { return cache->artifact; }
+const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache) { return cache->allocator; }
+
+qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, qn_diag *diag) {
+  assert(qn_kv_cache_has(cache, sequence) && length >= 0);
+  row *s = &cache->rows[sequence];
+  int64_t before = s->length;
+  s->length = 0;  // the pages that it has are among those that it may keep
+  qn_status status = qn_kv_cache_reserve(cache, sequence, length, diag);
+  if (status == QN_OK) {
+    s->length = length > before ? length : before;  // truncate only shortens
+    qn_kv_cache_truncate(cache, sequence, length);
+  } else {
+    s->length = before;
+  }
+  return status;
+}
+
+size_t qn_kv_cache_largest_page(const qn_kv_cache *cache) {
+  size_t most = 1;
+  for (uint32_t i = 0; i < cache->artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &cache->artifact->buffers[i];
+    if (b->kind == QN_ART_CACHE && b->bytes > most) most = (size_t)b->bytes;
+  }
+  return most;
+}
+
+typedef struct visiting {
+  const qn_kv_cache *cache;
+  int32_t sequence;
+  bool write;
+  uint8_t *page;
+  qn_kv_page_visitor visit;
+  void *context;
+  qn_diag *diag;
+} visiting;
+
+static qn_status visit_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
+  const visiting *v = context;
+  const qn_kv_cache *cache = v->cache;
+  const qn_memory *memory = &cache->memory;
+  const int32_t *pages = cache->table + (size_t)v->sequence * (size_t)cache->row_pages;
+  int64_t left = cache->rows[v->sequence].length;
+  for (int64_t i = 0; left > 0; i++, left -= cache->page_keys) {
+    uint8_t *page = cache->pools + offset + (size_t)pages[i] * (size_t)buffer->bytes;
+    if (!v->write) QN_TRY(memory->read(memory->context, v->page, page, (size_t)buffer->bytes, v->diag));
+    QN_TRY(v->visit(v->context, buffer, v->page, left < cache->page_keys ? left : cache->page_keys));
+    if (v->write) QN_TRY(memory->write(memory->context, page, v->page, (size_t)buffer->bytes, v->diag));
+  }
+  return QN_OK;
+}
+
+qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
+                            qn_kv_page_visitor visit, void *context, qn_diag *diag) {
+  visiting v = {cache, sequence, write, page, visit, context, diag};
+  uint64_t bytes;
+  bool overflow;
+  return for_each_pool(cache, visit_pool, &v, &bytes, &overflow);
+}
+
 // --- synthetic contents
 
 enum { DTYPE_F32 = 0, DTYPE_F16 = 1, DTYPE_BF16 = 2 };  // qn_dtype of ir/dtype.def
@@ -259,22 +321,13 @@ static qn_status fill_pool(void *context, const qn_art_buffer *buffer, uint64_t 
   return QN_OK;
 }
 
-static size_t largest_page(const qn_kv_cache *cache) {
-  size_t most = 1;
-  for (uint32_t i = 0; i < cache->artifact->program->buffer_count; i++) {
-    const qn_art_buffer *b = &cache->artifact->buffers[i];
-    if (b->kind == QN_ART_CACHE && b->bytes > most) most = (size_t)b->bytes;
-  }
-  return most;
-}
-
 qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
   uint64_t bytes;
   bool overflow;
   row *s = &cache->rows[sequence];
   int64_t first = s->length / cache->page_keys;
   if (s->length % cache->page_keys > 0) first++;  // what the last page holds already stays
-  size_t page_bytes = largest_page(cache);
+  size_t page_bytes = qn_kv_cache_largest_page(cache);
   uint8_t *page = qn_alloc(cache->allocator, page_bytes);
   if (!page) return qn_fail_nomem(diag, cache->artifact->path, "a page of keys");
   qn_status status = qn_kv_cache_reserve(cache, sequence, count, diag);

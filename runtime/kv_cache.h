@@ -48,6 +48,19 @@ void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count);
 // of reserve, UNSUPPORTED for pools of a type that is none of f32, f16 and bf16, NOMEM and those of the memory (nothing is
 // lengthened).
 QN_CHECKED qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
+// Makes the sequence one of `length` tokens whose pages are there and hold anything. LIMIT when context or pool do not
+// suffice: then it is as it was.
+QN_CHECKED qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, qn_diag *diag);
+// Takes the pages that hold keys of the sequence through `page` (qn_kv_cache_largest_page bytes of the host's memory), of
+// every cache buffer in the artifact's order, first to last; `keys` of each are the sequence's. What the visitor finds
+// there is the page's contents, or with `write` what it puts there becomes them. Ends with the first status that is not
+// OK.
+typedef qn_status (*qn_kv_page_visitor)(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys);
+QN_CHECKED qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
+                                       qn_kv_page_visitor visit, void *context, qn_diag *diag);
+size_t qn_kv_cache_largest_page(const qn_kv_cache *cache);
+const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache);    // borrowed
+const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache);  // borrowed
 // Back to `length` tokens (at most the present length); pages that hold none of them are free again, reserved ones too.
 void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length);
 

@@ -16,6 +16,8 @@ typedef struct qn_memory {
   void (*give_back)(void *context, void *memory, size_t bytes);  // with the bytes that were taken
   // Returns when the bytes are there, and `from` may be changed.
   qn_status (*write)(void *context, void *to, const void *from, size_t bytes, qn_diag *diag);
+  // The other way: returns when all that runs is done and the bytes are in `to`.
+  qn_status (*read)(void *context, void *to, const void *from, size_t bytes, qn_diag *diag);
 } qn_memory;
 
 // The host's: pages that take physical memory once they are written, huge ones where the system has some, spread over

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "runtime/base/options.h"
 #include "runtime/cpu_features.h"
 #include "runtime/device_cuda.h"
 #include "runtime/weights.h"
@@ -48,7 +49,7 @@ static qn_status choose_target(quern_model *model, const quern_model_options *op
 
 static qn_status open_device(quern_model *model, const quern_model_options *options, qn_diag *diag) {
   qn_cuda_open_options how = {.device = options->device, .library = options->libcuda, .target = options->target};
-  QN_TRY(qn_cuda_open(&model->artifact, &how, qn_allocator_default(), &model->cuda, diag));
+  QN_TRY(qn_cuda_open(&model->artifact, &how, &model->allocator, &model->cuda, diag));
   memcpy(model->target, qn_cuda_code(model->cuda)->target, sizeof model->target);
   return QN_OK;
 }
@@ -60,7 +61,7 @@ static qn_status open_sections(quern_model *model, const quern_model_options *op
   const void *data = qn_artifact_section(&model->artifact, QN_SECTION_SUMMARY, 0, &size);
   model->summary = data ? (qn_str){data, size} : (qn_str){"", 0};
   data = qn_artifact_section(&model->artifact, QN_SECTION_TOKENIZER, 0, &size);
-  if (data) QN_TRY(qn_tokenizer_open(data, size, qn_allocator_default(), &model->tokenizer, diag));
+  if (data) QN_TRY(qn_tokenizer_open(data, size, &model->allocator, &model->tokenizer, diag));
   if (options->check_weights) QN_TRY(qn_artifact_check_weights(&model->artifact, diag));
   if (on_gpu(options) && options->huge_pages != QUERN_HUGE_PAGES_MADVISE)
     return qn_fail(diag, QN_ERR_ARGUMENT, "huge_pages", "is for weights that a CPU reads, got device %s", options->device);
@@ -74,16 +75,18 @@ static void destroy_jit(const qn_model_jit *jit) {
 }
 
 static qn_status open_mapping(qn_mapping mapping, const char *name, const qn_model_jit *jit,
-                              const quern_model_options *options, quern_model **out, qn_diag *diag) {
+                              const quern_model_options *options, const qn_allocator *allocator, quern_model **out,
+                              qn_diag *diag) {
   *out = NULL;
-  quern_model *model = qn_alloc_zeroed(qn_allocator_default(), sizeof *model);
-  char *path = model ? qn_alloc(qn_allocator_default(), strlen(name) + 1) : NULL;
+  quern_model *model = qn_alloc_zeroed(allocator, sizeof *model);
+  char *path = model ? qn_alloc(allocator, strlen(name) + 1) : NULL;
   if (!path) {
     qn_mapping_close(&mapping);
     destroy_jit(jit);
-    qn_free(qn_allocator_default(), model, sizeof *model);
+    qn_free(allocator, model, sizeof *model);
     return qn_fail_nomem(diag, name, "a model");
   }
+  model->allocator = *allocator;
   model->path = memcpy(path, name, strlen(name) + 1);
   model->jit = *jit;
   qn_status status = qn_artifact_open_mapping(&model->file, mapping, model->path, diag);
@@ -97,30 +100,34 @@ static qn_status open_mapping(qn_mapping mapping, const char *name, const qn_mod
   return status;
 }
 
-qn_status qn_model_open_mapping(qn_mapping mapping, const char *name, const qn_model_jit *jit, quern_model **out,
-                                qn_diag *diag) {
+qn_status qn_model_open_mapping(qn_mapping mapping, const char *name, const qn_model_jit *jit,
+                                const qn_allocator *allocator, quern_model **out, qn_diag *diag) {
   static const qn_model_jit no_jit;
-  static const quern_model_options no_options;
-  return open_mapping(mapping, name, jit ? jit : &no_jit, &no_options, out, diag);
+  static const quern_model_options no_options = {.size = sizeof no_options};
+  return open_mapping(mapping, name, jit ? jit : &no_jit, &no_options, allocator, out, diag);
 }
 
 qn_status qn_model_open(const char *path, const quern_model_options *options, quern_model **out, qn_diag *diag) {
   static const qn_model_jit no_jit;
-  static const quern_model_options no_options;
+  quern_model_options own;
   qn_mapping mapping;
   *out = NULL;
+  QN_TRY(qn_options_take(options, "quern_model_options", &own, sizeof own, diag));
+  qn_allocator allocator = *qn_allocator_default();
+  if (own.allocator) allocator = (qn_allocator){own.allocator->context, own.allocator->reallocate};
   QN_TRY(qn_mapping_open(&mapping, path, diag));
-  return open_mapping(mapping, path, &no_jit, options ? options : &no_options, out, diag);
+  return open_mapping(mapping, path, &no_jit, &own, &allocator, out, diag);
 }
 
 void qn_model_close(quern_model *model) {
   if (!model) return;
+  qn_allocator allocator = model->allocator;
   qn_tokenizer_close(model->tokenizer);
   qn_cuda_close(model->cuda);
   qn_artifact_close(&model->file);
   destroy_jit(&model->jit);
-  qn_free(qn_allocator_default(), model->path, strlen(model->path) + 1);
-  qn_free(qn_allocator_default(), model, sizeof *model);
+  qn_free(&allocator, model->path, strlen(model->path) + 1);
+  qn_free(&allocator, model, sizeof *model);
 }
 
 static qn_str trim(const char *begin, const char *end) {

@@ -3,6 +3,8 @@
 #ifndef QN_RUNTIME_MODEL_H
 #define QN_RUNTIME_MODEL_H
 
+#include <stdatomic.h>
+
 #include "runtime/decode.h"
 #include "runtime/quern_run.h"
 #include "runtime/tokenizer.h"
@@ -17,6 +19,7 @@ typedef struct qn_model_jit {
 } qn_model_jit;
 
 struct quern_model {
+  qn_allocator allocator;   // what the model and its sessions are made of
   qn_artifact file;         // owned
   qn_artifact artifact;     // a view of it: the program that runs here
   char *path;               // owned
@@ -33,14 +36,15 @@ struct quern_session {
   qn_decoder *decoder;  // owned
   size_t step_rows;     // wanted items of the last step
   int decode_threads;
+  _Atomic bool cancelled;  // asked for, and not yet used up
 };
 
 QN_CHECKED qn_status qn_model_open(const char *path, const quern_model_options *options, quern_model **out,
                                    qn_diag *diag);
 // Takes over the mapping and the JIT's owner in every case. `name` is for messages, copied. `jit` NULL: the artifact's
-// own code.
+// own code. `allocator` is copied.
 QN_CHECKED qn_status qn_model_open_mapping(qn_mapping mapping, const char *name, const qn_model_jit *jit,
-                                           quern_model **out, qn_diag *diag);
+                                           const qn_allocator *allocator, quern_model **out, qn_diag *diag);
 void qn_model_close(quern_model *model);  // NULL is harmless
 // False when the summary has no such key.
 bool qn_model_summary_value(const quern_model *model, const char *key, qn_str *out);

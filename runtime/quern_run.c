@@ -3,11 +3,15 @@
 #include "runtime/quern_run.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/log.h"
+#include "runtime/base/options.h"
 #include "runtime/generate.h"
+#include "runtime/kv_state.h"
 #include "runtime/model.h"
 #include "runtime/weights.h"
 
@@ -42,6 +46,37 @@ static quern_status finish(qn_status status, const qn_diag *diag, quern_error *e
   }
   return (quern_status)status;
 }
+
+// ---- the host's messages
+
+_Static_assert((int)QUERN_LOG_ERROR == (int)QN_LOG_ERROR && (int)QUERN_LOG_DEBUG == (int)QN_LOG_DEBUG,
+               "the public levels are the internal ones");
+
+// The level's type is another one inside, hence one more function between; callback and context change together.
+static pthread_mutex_t host_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+  quern_log_fn fn;
+  void *context;
+} host;
+
+static void forward_log(void *context, qn_log_level level, const char *text) {
+  (void)context;
+  pthread_mutex_lock(&host_lock);
+  quern_log_fn fn = host.fn;
+  void *to = host.context;
+  pthread_mutex_unlock(&host_lock);
+  if (fn) fn(to, (quern_log_level)level, text);
+}
+
+void quern_log_set(quern_log_fn fn, void *context) {
+  pthread_mutex_lock(&host_lock);
+  host.fn = fn;
+  host.context = context;
+  pthread_mutex_unlock(&host_lock);
+  qn_log_set(fn ? forward_log : NULL, NULL);
+}
+
+// ---- names
 
 const char *quern_status_name(int status) { return qn_status_name((qn_status)status); }
 const char *quern_stop_reason_name(quern_stop_reason reason) { return qn_stop_reason_name((qn_stop_reason)reason); }
@@ -105,6 +140,7 @@ quern_status quern_model_measure_read(quern_model *model, double *out_bytes_per_
 const char *quern_model_name(const quern_model *model) {
   return model->artifact.strings + model->artifact.program->name;
 }
+const char *quern_model_path(const quern_model *model) { return model->path; }
 const char *quern_model_target(const quern_model *model) { return model->target; }
 int32_t quern_model_vocab_size(const quern_model *model) { return (int32_t)model->artifact.program->vocab_size; }
 int64_t quern_model_context_max(const quern_model *model) {
@@ -185,7 +221,7 @@ static qn_status no_room(const quern_model *model, const char *what, size_t want
 
 static qn_status tokenize(const quern_model *model, qn_str text, unsigned flags, int32_t *tokens, size_t capacity,
                           size_t *out_count, qn_diag *diag) {
-  const qn_allocator *allocator = qn_allocator_default();
+  const qn_allocator *allocator = &model->allocator;
   qn_token_vec list = {0};
   QN_TRY(need_tokenizer(model, diag));
   qn_status status = qn_tokenizer_encode(model->tokenizer, text, flags, allocator, &list, diag);
@@ -209,7 +245,7 @@ static qn_status detokenize(const quern_model *model, const int32_t *tokens, siz
                             size_t capacity, size_t *out_length, qn_diag *diag) {
   qn_buf buf;
   QN_TRY(need_tokenizer(model, diag));
-  qn_buf_init(&buf, qn_allocator_default());
+  qn_buf_init(&buf, &model->allocator);
   qn_status status = qn_tokenizer_decode(model->tokenizer, tokens, count, flags, &buf, diag);
   if (status == QN_OK) {
     *out_length = buf.length;
@@ -232,7 +268,7 @@ quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, s
 #define MAX_SPIN_US 1000000
 
 static qn_status create_threads(quern_session *session, const quern_session_options *options, qn_diag *diag) {
-  QN_TRY(qn_threads_create(options->threads, !options->no_pin, qn_allocator_default(), &session->threads, diag));
+  QN_TRY(qn_threads_create(options->threads, !options->no_pin, &session->model->allocator, &session->threads, diag));
   int created = qn_threads_created(session->threads);
   if (options->decode_threads < 0 || options->decode_threads > created)
     return qn_fail(diag, QN_ERR_ARGUMENT, "decode_threads", "got %d, want 1 to the %d threads, or 0 for all",
@@ -258,19 +294,21 @@ static qn_status create_session(quern_session *session, const quern_session_opti
                                            .profile = options->profile,
                                            .profile_faults = options->profile_faults,
                                            .check_kernels = options->check_kernels};
-  return qn_decoder_create(&model->artifact, session->threads, &decoder, qn_allocator_default(), &session->decoder,
+  return qn_decoder_create(&model->artifact, session->threads, &decoder, &model->allocator, &session->decoder,
                            diag);
 }
 
 quern_status quern_session_create(quern_model *model, const quern_session_options *options, quern_session **out_session,
                                   quern_error *error) {
-  static const quern_session_options none;
+  quern_session_options own;
   qn_diag diag = {0};
   *out_session = NULL;
-  quern_session *session = qn_alloc_zeroed(qn_allocator_default(), sizeof *session);
+  qn_status status = qn_options_take(options, "quern_session_options", &own, sizeof own, &diag);
+  if (status != QN_OK) return finish(status, &diag, error);
+  quern_session *session = qn_alloc_zeroed(&model->allocator, sizeof *session);
   if (!session) return finish(qn_fail_nomem(&diag, model->path, "a session"), &diag, error);
   session->model = model;
-  qn_status status = create_session(session, options ? options : &none, &diag);
+  status = create_session(session, &own, &diag);
   if (status == QN_OK) {
     *out_session = session;
   } else {
@@ -283,7 +321,7 @@ void quern_session_destroy(quern_session *session) {
   if (!session) return;
   qn_decoder_destroy(session->decoder);
   qn_threads_destroy(session->threads);
-  qn_free(qn_allocator_default(), session, sizeof *session);
+  qn_free(&session->model->allocator, session, sizeof *session);
 }
 
 void quern_session_get_info(const quern_session *session, quern_session_info *out_info) {
@@ -299,19 +337,49 @@ void quern_session_get_info(const quern_session *session, quern_session_info *ou
   };
 }
 
+// Uses a request to stop up.
+static qn_status take_cancel(quern_session *session, qn_diag *diag) {
+  if (!atomic_exchange(&session->cancelled, false)) return QN_OK;
+  return qn_fail(diag, QN_ERR_CANCELLED, session->model->path, "cancelled by quern_session_cancel");
+}
+
+static qn_status eval_chunks(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count, float *all,
+                             const float **out_logits, qn_diag *diag) {
+  qn_decoder *decoder = session->decoder;
+  size_t chunk = (size_t)qn_decoder_chunk(decoder), vocab = (size_t)qn_decoder_vocab(decoder);
+  for (size_t done = 0; done < count; done += chunk) {
+    size_t now = count - done < chunk ? count - done : chunk;
+    QN_TRY(take_cancel(session, diag));
+    QN_TRY(qn_decoder_eval(decoder, sequence, tokens + done, now, all ? all + done * vocab : NULL,
+                           done + now == count ? out_logits : NULL, diag));
+  }
+  return QN_OK;
+}
+
+// Chunk by chunk, so that it can be cancelled between them.
+static qn_status eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count, float *all,
+                      const float **out_logits, qn_diag *diag) {
+  session->step_rows = 0;
+  QN_TRY(qn_decoder_reserve(session->decoder, sequence, tokens, count, diag));
+  int64_t before = qn_decoder_position(session->decoder, sequence);
+  qn_executor_hold(qn_decoder_executor(session->decoder));
+  qn_status status = eval_chunks(session, sequence, tokens, count, all, out_logits, diag);
+  qn_executor_release(qn_decoder_executor(session->decoder));
+  if (status != QN_OK) qn_decoder_truncate(session->decoder, sequence, before);
+  return status;
+}
+
 quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
                                 const float **out_logits, quern_error *error) {
   qn_diag diag = {0};
-  session->step_rows = 0;
-  return finish(qn_decoder_eval(session->decoder, sequence, tokens, count, NULL, out_logits, &diag), &diag, error);
+  return finish(eval(session, sequence, tokens, count, NULL, out_logits, &diag), &diag, error);
 }
 
 quern_status quern_session_eval_all(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
                                     float *logits, quern_error *error) {
   qn_diag diag = {0};
-  session->step_rows = 0;
   qn_status status = logits ? QN_OK : qn_fail(&diag, QN_ERR_ARGUMENT, "logits", "got NULL, want memory for them");
-  if (status == QN_OK) status = qn_decoder_eval(session->decoder, sequence, tokens, count, logits, NULL, &diag);
+  if (status == QN_OK) status = eval(session, sequence, tokens, count, logits, NULL, &diag);
   return finish(status, &diag, error);
 }
 
@@ -322,7 +390,9 @@ quern_status quern_session_step(quern_session *session, const quern_item *items,
                  "the public item is the decoder's");
   qn_diag diag = {0};
   session->step_rows = 0;
-  qn_status status = qn_decoder_step(session->decoder, (const qn_decoder_item *)(const void *)items, count, &diag);
+  qn_status status = take_cancel(session, &diag);
+  if (status == QN_OK)
+    status = qn_decoder_step(session->decoder, (const qn_decoder_item *)(const void *)items, count, &diag);
   for (size_t i = 0; status == QN_OK && i < count; i++) session->step_rows += items[i].want_logits;
   return finish(status, &diag, error);
 }
@@ -365,6 +435,63 @@ void quern_session_reset(quern_session *session, int32_t sequence) {
   if (has_sequence(session, sequence)) qn_decoder_reset(session->decoder, sequence);
 }
 
+void quern_session_cancel(quern_session *session) { atomic_store(&session->cancelled, true); }
+void quern_session_uncancel(quern_session *session) { atomic_store(&session->cancelled, false); }
+
+// ---- a sequence's state
+
+size_t quern_session_state_size(const quern_session *session, int32_t sequence) {
+  size_t size = 0;
+  return has_sequence(session, sequence) && qn_kv_state_size(qn_decoder_cache(session->decoder), sequence, &size) ? size
+                                                                                                                : 0;
+}
+
+static qn_status need_sequence(const quern_session *session, int32_t sequence, qn_diag *diag) {
+  if (has_sequence(session, sequence)) return QN_OK;
+  return qn_fail(diag, QN_ERR_ARGUMENT, "sequence", "got %" PRId32 ", want 0 to %" PRId32, sequence,
+                 qn_decoder_sequences(session->decoder) - 1);
+}
+
+quern_status quern_session_save(const quern_session *session, int32_t sequence, void *data, size_t capacity,
+                                size_t *out_size, quern_error *error) {
+  qn_diag diag = {0};
+  *out_size = 0;
+  qn_status status = need_sequence(session, sequence, &diag);
+  if (status == QN_OK)
+    status = qn_kv_state_save(qn_decoder_cache(session->decoder), sequence, data, capacity, out_size, &diag);
+  return finish(status, &diag, error);
+}
+
+quern_status quern_session_restore(quern_session *session, int32_t sequence, const void *data, size_t size,
+                                   quern_error *error) {
+  qn_diag diag = {0};
+  session->step_rows = 0;
+  qn_status status = need_sequence(session, sequence, &diag);
+  if (status == QN_OK) status = qn_decoder_restore(session->decoder, sequence, data, size, "state", &diag);
+  return finish(status, &diag, error);
+}
+
+quern_status quern_session_save_file(const quern_session *session, int32_t sequence, const char *path,
+                                     quern_error *error) {
+  qn_diag diag = {0};
+  qn_status status = need_sequence(session, sequence, &diag);
+  if (status == QN_OK) status = qn_kv_state_save_file(qn_decoder_cache(session->decoder), sequence, path, &diag);
+  return finish(status, &diag, error);
+}
+
+quern_status quern_session_restore_file(quern_session *session, int32_t sequence, const char *path,
+                                        quern_error *error) {
+  qn_diag diag = {0};
+  qn_mapping mapping = {0};
+  session->step_rows = 0;
+  qn_status status = need_sequence(session, sequence, &diag);
+  if (status == QN_OK) status = qn_mapping_open(&mapping, path, &diag);
+  if (status == QN_OK)
+    status = qn_decoder_restore(session->decoder, sequence, mapping.data, mapping.size, path, &diag);
+  qn_mapping_close(&mapping);
+  return finish(status, &diag, error);
+}
+
 // ---- generation
 
 static qn_sampler_options internal_options(const quern_sampler_options *o) {
@@ -377,25 +504,35 @@ static qn_sampler_options internal_options(const quern_sampler_options *o) {
                               .seed = o->seed};
 }
 
-quern_sampler_options quern_sampler_options_default(void) {
+void quern_sampler_options_init(quern_sampler_options *out, size_t size) {
   qn_sampler_options o = qn_sampler_options_default();
-  return (quern_sampler_options){.temperature = o.temperature,
-                                 .top_k = o.top_k,
-                                 .top_p = o.top_p,
-                                 .min_p = o.min_p,
-                                 .repeat_penalty = o.repeat_penalty,
-                                 .repeat_last_n = o.repeat_last_n,
-                                 .seed = o.seed};
+  quern_sampler_options own = {.size = size,
+                               .temperature = o.temperature,
+                               .top_k = o.top_k,
+                               .top_p = o.top_p,
+                               .min_p = o.min_p,
+                               .repeat_penalty = o.repeat_penalty,
+                               .repeat_last_n = o.repeat_last_n,
+                               .seed = o.seed};
+  memset(out, 0, size);
+  memcpy(out, &own, size < sizeof own ? size : sizeof own);
 }
 
+// One call of quern_generate.
+typedef struct generating {
+  quern_session *session;
+  const quern_generate_params *params;
+} generating;
+
 static bool forward_text(void *context, qn_str text, int32_t id) {
-  const quern_generate_params *params = context;
+  const quern_generate_params *params = ((const generating *)context)->params;
   return params->callback(params->callback_context, text.data, text.length, id);
 }
 
 static bool forward_cancelled(void *context) {
-  const quern_generate_params *params = context;
-  return params->cancelled(params->callback_context);
+  const generating *g = context;
+  if (atomic_exchange(&g->session->cancelled, false)) return true;
+  return g->params->cancelled && g->params->cancelled(g->params->callback_context);
 }
 
 static void public_stats(const qn_generate_stats *from, quern_stats *to) {
@@ -420,7 +557,10 @@ static int32_t sampled_vocab(const quern_session *session) {
 
 static qn_status generate(quern_session *session, const quern_generate_params *p, qn_str *stops,
                           qn_generate_stats *stats, qn_diag *diag) {
-  quern_sampler_options options = p->sampler ? *p->sampler : quern_sampler_options_default();
+  const qn_allocator *allocator = &session->model->allocator;
+  generating g = {session, p};
+  quern_sampler_options options = quern_sampler_options_default();
+  if (p->sampler) QN_TRY(qn_options_take(p->sampler, "quern_sampler_options", &options, sizeof options, diag));
   qn_sampler_options sampling = internal_options(&options);
   qn_sampler *sampler = NULL;
   for (size_t i = 0; i < p->stop_count; i++) stops[i] = qn_str_from(p->stops[i]);
@@ -433,11 +573,11 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
                                .ignore_eog = p->ignore_eog,
                                .show_special = p->show_special,
                                .callback = p->callback ? forward_text : NULL,
-                               .callback_context = (void *)(uintptr_t)p,
-                               .cancelled = p->cancelled ? forward_cancelled : NULL};
-  QN_TRY(qn_sampler_create(&sampling, sampled_vocab(session), qn_allocator_default(), &sampler, diag));
+                               .callback_context = &g,
+                               .cancelled = forward_cancelled};
+  QN_TRY(qn_sampler_create(&sampling, sampled_vocab(session), allocator, &sampler, diag));
   qn_status status =
-      qn_generate(session->decoder, session->model->tokenizer, sampler, &params, qn_allocator_default(), stats, diag);
+      qn_generate(session->decoder, session->model->tokenizer, sampler, &params, allocator, stats, diag);
   qn_sampler_destroy(sampler);
   return status;
 }
@@ -446,16 +586,18 @@ quern_status quern_generate(quern_session *session, const quern_generate_params 
                             quern_error *error) {
   qn_diag diag = {0};
   qn_generate_stats stats = {.pending = -1};
+  const qn_allocator *allocator = &session->model->allocator;
+  quern_generate_params own;
   size_t bytes = 0;
   qn_str *stops = NULL;
-  qn_status status = QN_OK;
   session->step_rows = 0;
-  if (!qn_size_mul(params->stop_count, sizeof *stops, &bytes) ||
-      (bytes > 0 && !(stops = qn_alloc(qn_allocator_default(), bytes)))) {
+  qn_status status = qn_options_take(params, "quern_generate_params", &own, sizeof own, &diag);
+  if (status == QN_OK && (!qn_size_mul(own.stop_count, sizeof *stops, &bytes) ||
+                          (bytes > 0 && !(stops = qn_alloc(allocator, bytes))))) {
     status = qn_fail_nomem(&diag, session->model->path, "stop strings");
   }
-  if (status == QN_OK) status = generate(session, params, stops, &stats, &diag);
-  qn_free(qn_allocator_default(), stops, bytes);
+  if (status == QN_OK) status = generate(session, &own, stops, &stats, &diag);
+  qn_free(allocator, stops, bytes);
   public_stats(&stats, out_stats);
   return finish(status, &diag, error);
 }

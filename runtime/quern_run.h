@@ -2,10 +2,16 @@
 // libquern_run, which needs no LLVM. Compiling is in quern.h.
 //
 // Conventions. Functions that can fail return a quern_status and, in *error (which may be NULL), the same code and a
-// sentence: what, where, got and want. Option structs are filled with zeros for the defaults; a NULL pointer to one
-// means the same. Strings are UTF-8, given with their length unless they are const char *. What a function hands out is
-// borrowed from the object it came from, unless it says otherwise. A model never changes once it is open: any number of
-// threads and sessions may use one. A session is for one thread at a time; it brings worker threads of its own.
+// sentence: what, where, got and want. Option structs are filled with zeros for the defaults, but for `size`, which is
+// their sizeof: so a library may know more options than the program that was compiled for an earlier one (ARGUMENT when
+// it knows fewer and one of the others is used). A NULL pointer to one means the defaults. Strings are UTF-8, given
+// with their length unless they are const char *. What a function hands out is borrowed from the object it came from,
+// unless it says otherwise.
+//
+// Threads. A model never changes once it is open: any number of threads and sessions may use one at the same time, but
+// for closing it. A session is for one thread at a time (only quern_session_cancel may be called from any); it brings
+// worker threads of its own. Several models and sessions may be open in one process. A text that a function without a
+// model or session returns is static.
 #ifndef QUERN_RUN_H
 #define QUERN_RUN_H
 
@@ -16,6 +22,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)  // what is declared here is what the shared library exports
 
 // The codes are also the exit codes of the program `quern`.
 typedef enum quern_status {
@@ -38,6 +45,29 @@ typedef struct quern_error {
 
 // A stable lower-case word for a status: "format".
 const char *quern_status_name(int status);
+
+// ---- the host's memory and messages -------------------------------------------------------------------------------
+
+// Where memory comes from. `reallocate` works as in Lua: pointer NULL allocates, new_size 0 frees and returns NULL,
+// anything else resizes; old_size is what was asked for at the last call. It returns NULL when there is no memory, the
+// old block untouched; blocks are aligned as malloc's are. It may be called by several threads at the same time.
+// Weights and KV caches are mapped from the system, whatever the allocator; so is what hwloc and PCRE2 take.
+typedef struct quern_allocator {
+  void *context;  // given to every call
+  void *(*reallocate)(void *context, void *pointer, size_t old_size, size_t new_size);
+} quern_allocator;
+
+typedef enum quern_log_level {
+  QUERN_LOG_ERROR,
+  QUERN_LOG_WARNING,
+  QUERN_LOG_INFO,
+  QUERN_LOG_DEBUG
+} quern_log_level;
+// `text` is one message, NUL-terminated, without a newline, valid for the time of the call.
+typedef void (*quern_log_fn)(void *context, quern_log_level level, const char *text);
+// Who gets remarks that are no errors of a call (those come back in quern_error), for the whole process; NULL restores
+// the default, which writes warnings and errors to stderr. `fn` may be called by any thread, by several at a time.
+void quern_log_set(quern_log_fn fn, void *context);
 
 // ---- models -------------------------------------------------------------------------------------------------------
 
@@ -67,11 +97,13 @@ typedef enum quern_huge_pages {
 } quern_huge_pages;
 
 typedef struct quern_model_options {
+  size_t size;         // sizeof(quern_model_options)
   const char *target;  // run the code of this target ("x86-64-v3", "cuda:sm_90"); NULL = the best that the device runs
   bool check_weights;  // read all weights and compare with the checksum (the rest of the file is always checked)
   quern_huge_pages huge_pages;  // CPU: a copy takes the weights' size in memory, and the time to copy them
   const char *device;           // "cuda" (the first GPU) or "cuda:N"; NULL or "cpu" = the CPU
   const char *libcuda;          // GPU: as in quern_device_list
+  const quern_allocator *allocator;  // of the model and its sessions, copied; NULL = malloc, realloc and free
 } quern_model_options;
 
 // Opens and checks a model.qn. The weights are mapped, not read: opening is fast and the memory is shared between
@@ -83,7 +115,10 @@ quern_status quern_model_open(const char *path, const quern_model_options *optio
                               quern_error *error);
 void quern_model_close(quern_model *model);  // NULL is harmless
 
+// The name of the compiled program.
 const char *quern_model_name(const quern_model *model);
+// The file it was opened from; of a model that quern_jit made, the model file.
+const char *quern_model_path(const quern_model *model);
 // The target whose code runs here.
 const char *quern_model_target(const quern_model *model);
 // The GPU that the model is on; false on the CPU.
@@ -122,6 +157,7 @@ bool quern_model_get_cost(const quern_model *model, quern_model_cost *out_cost);
 // ---- text and tokens -----------------------------------------------------------------------------------------------
 // Models without a tokenizer give QUERN_ERR_UNSUPPORTED (or -1, NULL, false) here.
 
+// Can it turn texts into tokens, and back?
 bool quern_model_has_tokenizer(const quern_model *model);
 int32_t quern_token_bos(const quern_model *model);  // -1 = none
 int32_t quern_token_eos(const quern_model *model);  // -1 = none
@@ -152,6 +188,7 @@ quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, s
 typedef struct quern_session quern_session;
 
 typedef struct quern_session_options {
+  size_t size;        // sizeof(quern_session_options)
   int threads;        // CPU: 0 = one a physical core that this process may use
   bool no_pin;        // CPU: do not bind each thread to a core
   int64_t context;    // tokens a sequence may hold; 0 = what the program allows, or 4096 where it sets no bound
@@ -184,12 +221,13 @@ typedef struct quern_session_info {
   uint64_t kv_bytes;     // of the KV cache when full
   uint64_t arena_bytes;  // of intermediate values
 } quern_session_info;
+// What the options have become, and what memory the session takes.
 void quern_session_get_info(const quern_session *session, quern_session_info *out_info);
 
 // Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits becomes
 // the logits after the last one, f32 (vocab_size), valid until the session's next call; NULL = they are not computed.
 // After an error the sequence is as it was. Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV
-// cache full), INTERNAL (a kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
+// cache full), CANCELLED, INTERNAL (a kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
 quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
                                 const float **out_logits, quern_error *error);
 // The same with the logits after every token, copied to `logits`: f32 (count, vocab_size), row-major.
@@ -218,10 +256,40 @@ quern_status quern_session_fill(quern_session *session, int32_t sequence, int64_
 // Empties a sequence (one out of range: nothing happens).
 void quern_session_reset(quern_session *session, int32_t sequence);
 
+// Asks the call that works on the session to stop, or the next one where none does: quern_session_eval, _eval_all and
+// _step end with CANCELLED, quern_generate with QUERN_STOP_CANCELLED, before the next chunk of a prompt or the next
+// token. From any thread, as long as the session is there; also from a signal handler. The call that stops uses the
+// request up.
+void quern_session_cancel(quern_session *session);
+// Takes back a request that no call has used up. By the session's thread.
+void quern_session_uncancel(quern_session *session);
+
+// ---- a sequence's state ---------------------------------------------------------------------------------------------
+// What a sequence holds (its keys and values, and how many tokens they are of), as bytes that another session or
+// process can go on from, with the same logits in every bit. They fit the model whose artifact has the same weights and
+// graph, whatever its target, schedules and tuning. They hold no tokens and nothing of other sequences.
+
+// Bytes that quern_session_save writes for the sequence as it is now; 0 for a sequence out of range.
+size_t quern_session_state_size(const quern_session *session, int32_t sequence);
+// Writes them to `data` (capacity bytes); *out_size is how many there are, also after LIMIT. Errors: ARGUMENT (no such
+// sequence), LIMIT (they do not fit), UNSUPPORTED (a cache of a layout that this does not know).
+quern_status quern_session_save(const quern_session *session, int32_t sequence, void *data, size_t capacity,
+                                size_t *out_size, quern_error *error);
+// Makes the sequence what the bytes say, in place of what it held. They are checked and may come from anybody. After an
+// error the sequence is as it was. Errors: ARGUMENT (no such sequence), FORMAT (damaged, truncated), UNSUPPORTED (of
+// another model or version), LIMIT (context or KV cache too small).
+quern_status quern_session_restore(quern_session *session, int32_t sequence, const void *data, size_t size,
+                                   quern_error *error);
+// The same to a file, which appears whole or not at all, and from one. Errors: IO, too.
+quern_status quern_session_save_file(const quern_session *session, int32_t sequence, const char *path,
+                                     quern_error *error);
+quern_status quern_session_restore_file(quern_session *session, int32_t sequence, const char *path, quern_error *error);
+
 // ---- generation -----------------------------------------------------------------------------------------------------
 
 // The same logits, options, history and seed give the same token on every machine.
 typedef struct quern_sampler_options {
+  size_t size;            // sizeof(quern_sampler_options)
   double temperature;     // >= 0; 0 is greedy: the largest logit, of equals the lowest id
   int32_t top_k;          // keep the k largest logits; 0 = all
   double top_p;           // in (0, 1]: keep the fewest most likely tokens whose probabilities reach it; 1 = all
@@ -230,8 +298,15 @@ typedef struct quern_sampler_options {
   int32_t repeat_last_n;  // how many tokens count as recent
   uint64_t seed;
 } quern_sampler_options;
-// temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1, repeat_last_n 64, seed 0.
-quern_sampler_options quern_sampler_options_default(void);
+// Fills *out, of `size` bytes, with: temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1, repeat_last_n
+// 64, seed 0.
+void quern_sampler_options_init(quern_sampler_options *out, size_t size);
+// The same as a value.
+static inline quern_sampler_options quern_sampler_options_default(void) {
+  quern_sampler_options options;
+  quern_sampler_options_init(&options, sizeof options);
+  return options;
+}
 
 // Takes text as it becomes certain: called once a token with the text that the token made certain (maybe none: an
 // unfinished character, or what may yet become a stop string), and with token -1 for text left at the end. `text` is
@@ -244,6 +319,7 @@ typedef bool (*quern_text_fn)(void *context, const char *text, size_t length, in
 typedef bool (*quern_cancelled_fn)(void *context);
 
 typedef struct quern_generate_params {
+  size_t size;  // sizeof(quern_generate_params)
   int32_t sequence;
   const int32_t *prompt;                 // appended to what the sequence holds
   size_t prompt_count;                   // at least 1
@@ -265,6 +341,7 @@ typedef enum quern_stop_reason {
   QUERN_STOP_CONTEXT,     // the context is full
   QUERN_STOP_CANCELLED    // `callback` returned false or `cancelled` true
 } quern_stop_reason;
+// A stable lower-case word for a reason: "max_tokens".
 const char *quern_stop_reason_name(quern_stop_reason reason);
 
 typedef struct quern_stats {
@@ -300,6 +377,7 @@ typedef struct quern_step_profile {
 // The index-th call of the program; false after the last, or when the session was created without `profile`.
 bool quern_session_profile(const quern_session *session, size_t index, quern_step_profile *out_profile);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

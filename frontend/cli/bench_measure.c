@@ -108,11 +108,12 @@ static bool interrupted(void *context) {
   return cli_interrupted();
 }
 
-static const quern_sampler_options greedy = {.top_p = 1, .repeat_penalty = 1};
+static const quern_sampler_options greedy = {.size = sizeof greedy, .top_p = 1, .repeat_penalty = 1};
 
 // A greedy generation whose tokens `w` notes.
 static quern_generate_params watched(watch *w, const int32_t *prompt, size_t count, int64_t most) {
-  return (quern_generate_params){.prompt = prompt,
+  return (quern_generate_params){.size = sizeof(quern_generate_params),
+                                 .prompt = prompt,
                                  .prompt_count = count,
                                  .max_tokens = most,
                                  .sampler = &greedy,
@@ -301,7 +302,7 @@ int bench_warm_up(bench_round *r) {
 static int measure_threads(bench *b, int threads) {
   bench_round r = {.b = b, .vocab = quern_model_vocab_size(b->model)};
   r.cpu_time = b->options->clock && strcmp(b->options->clock, "cpu") == 0;
-  quern_session_options how = {.context = b->context};
+  quern_session_options how = {.size = sizeof how, .context = b->context};
   cli_settings_apply(&b->settings, &how);
   if (threads > 0) how.threads = threads;  // otherwise those of the settings
   int32_t sequences = 1;

@@ -8,7 +8,23 @@
 #include "runtime/base/str.h"
 
 extern const cli_command cli_compile_command, cli_run_command, cli_bench_command, cli_inspect_command,
-    cli_explain_command, cli_verify_command, cli_machine_command, cli_tune_command;
+    cli_explain_command, cli_verify_command, cli_machine_command, cli_tune_command, cli_cache_command,
+    cli_man_command, cli_completion_command;
+
+// Every command, in the order of `quern help`.
+const cli_command *const *cli_commands(size_t *out_count);
+const cli_command *cli_find_command(const char *name);  // NULL = there is none
+// The message for a name that is none. Returns the exit code.
+int cli_unknown_command(const char *name);
+// What the program is, in one sentence.
+extern const char cli_purpose[];
+
+// What the program's exit codes mean, but for 128 + N.
+typedef struct cli_exit_code {
+  int code;
+  const char *meaning;
+} cli_exit_code;
+const cli_exit_code *cli_exit_codes(size_t *out_count);
 
 // "quern: error: where: message" in one line on stderr, whatever bytes the message holds. Returns `code`.
 int cli_fail(int code, const char *where, const char *format, ...) QN_PRINTF(3, 4);

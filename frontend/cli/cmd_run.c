@@ -253,7 +253,8 @@ static bool take_text(void *context, const char *text, size_t length, int32_t to
 }
 
 static quern_sampler_options sampler_options(const run_options *o) {
-  return (quern_sampler_options){.temperature = o->temperature,
+  return (quern_sampler_options){.size = sizeof(quern_sampler_options),
+                                 .temperature = o->temperature,
                                  .top_k = (int32_t)o->top_k,
                                  .top_p = o->top_p,
                                  .min_p = o->min_p,
@@ -272,7 +273,8 @@ static int generate(run_state *run) {
     code = (int)quern_session_eval(run->session, 0, run->prompt.items, run->prompt.count, NULL, &error);
   } else {
     quern_sampler_options sampler = sampler_options(options);
-    quern_generate_params params = {.prompt = run->prompt.items,
+    quern_generate_params params = {.size = sizeof params,
+                                  .prompt = run->prompt.items,
                                     .prompt_count = run->prompt.count,
                                     .max_tokens = (int64_t)options->max_tokens,
                                     .sampler = &sampler,
@@ -405,7 +407,9 @@ static int finish(run_state *run) {
 
 static int create_session(run_state *run) {
   const run_options *options = run->options;
-  quern_session_options how = {.context = (int64_t)options->context, .chunk = (int64_t)options->chunk,
+  quern_session_options how = {.size = sizeof how,
+                               .context = (int64_t)options->context,
+                               .chunk = (int64_t)options->chunk,
                                .check_kernels = options->check_kernels};
   cli_settings_apply(&run->settings, &how);
   quern_error error = {0};

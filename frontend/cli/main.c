@@ -9,9 +9,34 @@
 
 #include "frontend/cli/cli.h"
 
-static const cli_command *const commands[] = {&cli_compile_command, &cli_run_command, &cli_bench_command,
-                                            &cli_explain_command, &cli_inspect_command, &cli_verify_command,
-                                            &cli_machine_command, &cli_tune_command};
+static const cli_command *const commands[] = {
+    &cli_compile_command, &cli_run_command,     &cli_bench_command, &cli_explain_command, &cli_inspect_command,
+    &cli_verify_command,  &cli_machine_command, &cli_tune_command,  &cli_cache_command,   &cli_man_command,
+    &cli_completion_command};
+
+const char cli_purpose[] = "Compiles transformer models to machine code and runs them.";
+
+static const cli_exit_code exit_codes[] = {
+    {0, "done"},
+    {QN_ERR_ARGUMENT, "wrong argument"},
+    {QN_ERR_FORMAT, "damaged file"},
+    {QN_ERR_UNSUPPORTED, "not supported"},
+    {QN_ERR_IO, "reading or writing failed"},
+    {QN_ERR_NOMEM, "out of memory"},
+    {QN_ERR_TARGET, "not for this machine"},
+    {QN_ERR_LIMIT, "a limit was reached"},
+    {QN_ERR_INTERNAL, "a bug in quern"},
+};
+
+const cli_command *const *cli_commands(size_t *out_count) {
+  *out_count = QN_COUNT(commands);
+  return commands;
+}
+
+const cli_exit_code *cli_exit_codes(size_t *out_count) {
+  *out_count = QN_COUNT(exit_codes);
+  return exit_codes;
+}
 
 // --- messages
 
@@ -109,30 +134,35 @@ static const char *command_name(const void *context, size_t i) {
   return i < QN_COUNT(commands) ? commands[i]->name : "help";
 }
 
-static const cli_command *find_command(const char *name) {
+const cli_command *cli_find_command(const char *name) {
   for (size_t i = 0; i < QN_COUNT(commands); i++) {
     if (strcmp(commands[i]->name, name) == 0) return commands[i];
   }
   return NULL;
 }
 
-static int unknown_command(const char *name) {
+int cli_unknown_command(const char *name) {
   const char *near = cli_nearest(name, QN_COUNT(commands) + 1, command_name, NULL);
   if (near) return cli_fail(QN_ERR_ARGUMENT, "quern", "unknown command '%s'; did you mean %s?", name, near);
   return cli_fail(QN_ERR_ARGUMENT, "quern", "unknown command '%s'; see quern --help", name);
 }
 
 static void print_usage(FILE *to) {
-  fprintf(to, "usage: quern COMMAND ...\n\nCompiles transformer models to machine code and runs them.\n\nCommands:\n");
+  char codes[512];
+  size_t used = (size_t)snprintf(codes, sizeof codes, "quern help COMMAND tells the options of a command. Exit codes:");
+  for (size_t i = 0; i < QN_COUNT(exit_codes); i++) {
+    used += (size_t)snprintf(codes + used, sizeof codes - used, " %d %s%s", exit_codes[i].code, exit_codes[i].meaning,
+                             i + 1 < QN_COUNT(exit_codes) ? "," : ";");
+  }
+  snprintf(codes + used, sizeof codes - used, " 128 + N when signal N ended it.");
+  fprintf(to, "usage: quern COMMAND ...\n\n%s\n\nCommands:\n", cli_purpose);
   for (size_t i = 0; i < QN_COUNT(commands); i++) {
     fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
   }
   fprintf(to,
-          "  %-10s %s\n\nOptions:\n  -h, --help     this text\n      --version  the version\n\n"
-          "quern help COMMAND tells the options of a command. Exit codes: 0 done, 2 wrong argument, 3 damaged\n"
-          "file, 4 not supported, 5 reading or writing failed, 6 out of memory, 7 not for this machine, 8 a limit\n"
-          "was reached, 10 a bug in quern; 128 + N when signal N ended it.\n",
-          "help", "tells the options of a command");
+          "  %-10s %s\n\nOptions:\n  -h, --help     this text\n      --version  the version\n\n", "help",
+          "tells the options of a command");
+  cli_print_wrapped(codes, 0, 0, to);
 }
 
 // Help goes to standard output: a reader that went away is fine, a full disk is not.
@@ -143,13 +173,13 @@ static int end_text(void) {
 }
 
 static int help(const char *name) {
-  const cli_command *command = name ? find_command(name) : NULL;
+  const cli_command *command = name ? cli_find_command(name) : NULL;
   if (command) {
     cli_print_help(command, stdout);
   } else if (!name || strcmp(name, "help") == 0) {
     print_usage(stdout);
   } else {
-    return unknown_command(name);
+    return cli_unknown_command(name);
   }
   return end_text();
 }
@@ -182,7 +212,7 @@ int main(int argc, char **argv) {
     printf("quern %s\n", quern_version());
     return end_text();
   }
-  const cli_command *command = find_command(word);
-  if (!command) return unknown_command(word);
+  const cli_command *command = cli_find_command(word);
+  if (!command) return cli_unknown_command(word);
   return run_command(command, argc - 2, argv + 2);
 }

@@ -17,8 +17,7 @@ static const cli_option common_options[] = {
     {"help", 'h', CLI_FLAG, offsetof(cli_common, help), NULL, 0, 0, NULL, NULL, "this text"},
 };
 
-// The i-th option of the command's table and then of the common one; NULL after the last.
-static const cli_option *option_at(const cli_command *command, size_t i) {
+const cli_option *cli_option_at(const cli_command *command, size_t i) {
   if (i < command->option_count) return &command->options[i];
   i -= command->option_count;
   return i < QN_COUNT(common_options) ? &common_options[i] : NULL;
@@ -61,7 +60,7 @@ const char *cli_nearest(const char *got, size_t count, const char *(*name)(const
   return best;
 }
 
-static const char *option_name(const void *command, size_t i) { return option_at(command, i)->name; }
+static const char *option_name(const void *command, size_t i) { return cli_option_at(command, i)->name; }
 
 static int unknown_option(const cli_command *command, const char *word) {
   char name[NAME_SIZE];
@@ -194,7 +193,7 @@ static int parse_long(words *w, const char *word) {
   const char *name = word + 2, *equals = strchr(name, '=');
   size_t length = equals ? (size_t)(equals - name) : strlen(name);
   const cli_option *option;
-  for (size_t i = 0; (option = option_at(w->command, i)) != NULL; i++) {
+  for (size_t i = 0; (option = cli_option_at(w->command, i)) != NULL; i++) {
     if (strlen(option->name) == length && memcmp(option->name, name, length) == 0) break;
   }
   if (!option) return unknown_option(w->command, word);
@@ -208,7 +207,7 @@ static int parse_long(words *w, const char *word) {
 static int parse_short(words *w, const char *word) {
   for (const char *at = word + 1; *at; at++) {
     const cli_option *option;
-    for (size_t i = 0; (option = option_at(w->command, i)) != NULL && option->letter != *at; i++) continue;
+    for (size_t i = 0; (option = cli_option_at(w->command, i)) != NULL && option->letter != *at; i++) continue;
     if (!option) return unknown_option(w->command, word);
     int code;
     if (option->kind == CLI_FLAG) {
@@ -273,14 +272,13 @@ void cli_parse_free(const cli_command *command, cli_common *common) {
 
 enum { HELP_COLUMN = 28, HELP_WIDTH = 100 };
 
-// Prints words from HELP_COLUMN on, wrapped; the cursor stands at `column`.
-static void print_wrapped(const char *text, size_t column, FILE *to) {
+void cli_print_wrapped(const char *text, size_t indent, size_t column, FILE *to) {
   while (*text) {
     size_t length = strcspn(text, " ");
-    if (column > HELP_COLUMN && column + 1 + length > HELP_WIDTH) {
-      fprintf(to, "\n%*s", HELP_COLUMN, "");
-      column = HELP_COLUMN;
-    } else if (column > HELP_COLUMN) {
+    if (column > indent && column + 1 + length > HELP_WIDTH) {
+      fprintf(to, "\n%*s", (int)indent, "");
+      column = indent;
+    } else if (column > indent) {
       fputc(' ', to);
       column++;
     }
@@ -308,12 +306,12 @@ static void print_option(const cli_option *option, FILE *to) {
   const char *standard = option->standard;
   snprintf(text, sizeof text, "%s%s%s%s", option->help, standard ? " (default: " : "", standard ? standard : "",
            standard ? ")" : "");
-  print_wrapped(text, HELP_COLUMN, to);
+  cli_print_wrapped(text, HELP_COLUMN, HELP_COLUMN, to);
 }
 
 void cli_print_help(const cli_command *command, FILE *to) {
   fprintf(to, "usage: quern %s %s [options]\n\n%s\nOptions:\n", command->name, command->operands, command->details);
   const cli_option *option;
-  for (size_t i = 0; (option = option_at(command, i)) != NULL; i++) print_option(option, to);
+  for (size_t i = 0; (option = cli_option_at(command, i)) != NULL; i++) print_option(option, to);
   if (command->more) fprintf(to, "\n%s", command->more());
 }

@@ -42,12 +42,13 @@ typedef struct cli_common {
 
 typedef struct cli_command {
   const char *name;
-  const char *operands;  // "MODEL -o OUT.qn"
+  const char *operands;  // "MODEL -o OUT.qn"; COMMAND stands for a command's name, what holds FILE or MODEL for a file
   const char *summary;   // one line, for `quern help`
   const char *details;   // paragraphs for --help; lines of at most 100 columns
   const cli_option *options;
   size_t option_count;
   size_t options_size;                             // of the struct that the options set, which begins with cli_common
+  const char *operand_choices;                     // "bash|zsh": the operand is one of these; NULL = any
   const char *operand_name;                        // what the one operand is, for messages: "a model file"
   bool operand_optional;                           // run gets NULL where there is none
   const char *(*more)(void);                       // a text after the options in --help; NULL = none
@@ -61,6 +62,10 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_common *com
 // Frees what cli_parse allocated (lists of texts).
 void cli_parse_free(const cli_command *command, cli_common *common);
 
+// The i-th option of the command's table and then of those that all have; NULL after the last.
+const cli_option *cli_option_at(const cli_command *command, size_t i);
+// Prints words of `text`, wrapped at 100 columns and indented by `indent`, and a newline; the cursor is at `column`.
+void cli_print_wrapped(const char *text, size_t indent, size_t column, FILE *to);
 // The help of one command.
 void cli_print_help(const cli_command *command, FILE *to);
 // The name nearest to `got` among `count` names that name(context, i) gives; NULL when none is near.

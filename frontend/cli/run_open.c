@@ -1,5 +1,4 @@
-// Opening what `quern run` is given. A model file is compiled once: the artifact lies in the user's cache under a name
-// made of everything that it depends on, and is put there by a rename, so that runs at the same time do not collide.
+// Opening what `quern run` is given: an artifact as it is, a model file by way of the cache (quern_load).
 #include "frontend/cli/run_open.h"
 
 #include <errno.h>
@@ -27,6 +26,7 @@ static quern_huge_pages huge_pages(const run_source *s) {
 
 static quern_model_options model_options(const run_source *s, const char *target) {
   return (quern_model_options){
+      .size = sizeof(quern_model_options),
       .target = target, .huge_pages = huge_pages(s), .device = s->device.name, .libcuda = s->device.libcuda};
 }
 
@@ -69,10 +69,11 @@ typedef struct watch {
   cli_progress progress;
   cli_quant_table table;
   quern_tuning_use tuning;
+  bool quiet;
 } watch;
 
 static quern_compile_options watched_options(const run_source *s, watch *w) {
-  *w = (watch){0};
+  *w = (watch){.quiet = s->quiet};
   cli_progress_init(&w->progress, s->quiet);
   quern_compile_options options = compile_options(s);
   options.progress = cli_progress_step;
@@ -136,36 +137,29 @@ static int open_uncached(const run_source *s, quern_model **out) {
   return code;
 }
 
+// The library's remarks go where the program's go.
+static void say(void *context, quern_log_level level, const char *text) {
+  watch *w = context;
+  if (w->quiet || level > QUERN_LOG_INFO) return;
+  cli_progress_end(&w->progress);
+  fprintf(stderr, "quern: %s%s\n", level <= QUERN_LOG_WARNING ? "warning: " : "", text);
+}
+
 static int open_cached(const run_source *s, quern_model **out) {
+  watch w;
   char *path = NULL;
   quern_error error = {0};
-  quern_compile_options options = compile_options(s);
+  quern_compile_options options = watched_options(s, &w);
+  quern_model_options how = model_options(s, NULL);
   int code = quern_cache_path(s->path, &options, &path, &error);
-  if (code != 0) return cli_fail_with(code, &error);
+  if (code != 0) return end_compile(s, &w, code, &error);
   if (!path) return open_uncached(s, out);
-  bool there = access(path, F_OK) == 0;
-  if (there && !quern_cache_is_current(path, &options)) {
-    remark(s, "tuning has found other schedules since it was cached:", path);
-  } else if (there) {
-    quern_model_options how = model_options(s, NULL);
-    code = (int)quern_model_open(path, &how, out, &error);
-    if (code != QN_ERR_FORMAT && code != QN_ERR_UNSUPPORTED) {
-      if (code == 0) remark(s, "from the cache:", path);
-      if (code == 0) code = tell_artifact(s, path);
-      free(path);
-      return error.code == 0 ? code : cli_fail_with(code, &error);
-    }
-    if (!s->quiet) fprintf(stderr, "quern: warning: the cached artifact cannot be used: %s\n", error.text);
-    if (!quern_is_artifact(path)) unlink(path);  // which compiling would not replace
-  }
-  if (!s->quiet) {
-    fprintf(stderr, "quern: compiling %s for %s, to be cached at %s\n", s->path, s->target ? s->target : "host", path);
-  }
-  code = compile_to(s, path);
-  if (code == 0) code = open_compiled(s, path, out);
-  if (code == 0) code = tell_artifact(s, path);
   free(path);
-  return code;
+  quern_log_set(say, &w);
+  code = quern_load(s->path, &options, &how, out, &error);
+  quern_log_set(NULL, NULL);
+  code = end_compile(s, &w, code, &error);
+  return code == 0 ? tell_artifact(s, quern_model_path(*out)) : code;
 }
 
 static int open_model_file(const run_source *s, quern_model **out_model) {

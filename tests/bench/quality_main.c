@@ -58,7 +58,7 @@ static int measure_model(const quality_options *o, const char *format, const cha
                                .quant = format,
                                .quantized = take_matrix,
                                .quantized_context = &out->sums};
-  quern_session_options session_options = {.threads = (int)o->threads};
+  quern_session_options session_options = {.size = sizeof session_options, .threads = (int)o->threads};
   int code = quern_jit(o->model, &how, &model, error);
   if (code == 0) code = (int)quern_session_create(model, &session_options, &session, error);
   if (code == 0 && o->tasks) {

@@ -60,7 +60,7 @@ int main(int argc, char **argv) {
   static qn_tasks_result result;
   quern_error error = {0};
   quern_compile_options how = {.size = sizeof how, .numeric_mode = "f32"};
-  quern_session_options session_options = {.threads = (int)threads};
+  quern_session_options session_options = {.size = sizeof session_options, .threads = (int)threads};
   int code = quern_is_artifact(paths[0]) ? (int)quern_model_open(paths[0], NULL, &model, &error)
                                          : quern_jit(paths[0], &how, &model, &error);
   if (code == 0) code = (int)quern_session_create(model, &session_options, &session, &error);

@@ -87,6 +87,7 @@ for i in 1 2 3 4; do
   wait "${pids[i]}" || fail "run $i of four ends with $?: $(cat "$WORK/err$i")"
   [ "$(cat "$WORK/text$i")" = " k q d" ] || fail "run $i of four: got '$(cat "$WORK/text$i")'"
 done
+[ "$(cat "$WORK"/err? | grep -c '^quern: compiling .*, to be cached at ')" -eq 1 ] || fail "four at once compile more than once: $(cat "$WORK"/err?)"
 cached 1
 
 # A compilation that fails leaves nothing.
@@ -95,6 +96,90 @@ code=0
 "$QUERN" run "$WORK/short.gguf" -p x 2>"$WORK/err" || code=$?
 [ "$code" -eq 3 ] || fail "a truncated model: exit code $code, want 3"
 cached 1
+
+# It is the user's alone, also where it was made otherwise; what others own is refused, or not used.
+mode() { stat -c %a "$1"; }
+[ "$(mode "$folder")" = 700 ] || fail "the cache may be entered by others: $(mode "$folder")"
+chmod 755 "$folder"
+run "from the cache"
+[ "$(mode "$folder")" = 700 ] || fail "the cache is not made private: $(mode "$folder")"
+if [ "$(id -u)" -eq 0 ]; then
+  for file in "$folder"/*.qn; do chown 12345 "$file"; done
+  run "compiling"
+  [ "$(stat -c %u "$folder"/*.qn)" = 0 ] || fail "an artifact of another user is used"
+  chown 12345 "$folder"
+  code=0
+  "$QUERN" run "$model" -p x 2>"$WORK/err" || code=$?
+  [ "$code" -eq 5 ] && grep -q "belongs to user 12345, want user 0" "$WORK/err" || fail "another's cache: code $code: $(cat "$WORK/err")"
+  chown 0 "$folder"
+fi
+for file in "$folder"/*.qn; do mv "$file" "$WORK/elsewhere" && ln -s "$WORK/elsewhere" "$file"; done
+run "compiling"
+[ ! -L "$(echo "$folder"/*.qn)" ] || fail "a link in the cache is followed"
+rm "$WORK/elsewhere"
+
+# What was not used for the longest time goes, as do leftovers; what is no artifact of ours stays.
+rm "$folder"/*
+run "compiling" --ctx 301
+first=$(find "$folder" -name '*.qn')
+run "compiling" --ctx 302
+one=$(stat -c %s "$first")
+touch -d '2 days ago' "$first"
+export QUERN_CACHE_LIMIT=$((one * 5 / 2))
+: >"$folder/notes.qn"
+: >"$folder/nano.gguf-0123456789abcdef.qn.tmp.999999999.0"
+: >"$folder/nano.gguf-0123456789abcdef.qn.tmp.$$.0"
+: >"$folder/nano.gguf-0123456789abcdef.qn.lock"
+touch -d '2 hours ago' "$folder"/*.tmp.* "$folder"/*.lock
+: >"$folder/nano.gguf-0123456789abcdef.qn.tmp.999999998.0"
+run "compiling" --ctx 303
+[ ! -e "$first" ] || fail "the artifact that was not used for the longest time is still there"
+[ "$(find "$folder" -name 'nano.gguf-????????????????.qn' | wc -l)" -eq 2 ] || fail "want two artifacts: $(ls "$folder")"
+[ -e "$folder/notes.qn" ] || fail "a file that is not the cache's is gone"
+got=$(cd "$folder" && echo *.tmp.* *.lock)
+[ "$got" = "nano.gguf-0123456789abcdef.qn.tmp.$$.0 nano.gguf-0123456789abcdef.qn.tmp.999999998.0 *.lock" ] || fail "leftovers: $got"
+# A use counts: the older one is used, so the other one goes.
+touch -d '1 hour ago' "$folder"/*.qn
+run "from the cache" --ctx 302
+used=$("$QUERN" cache list --json | grep -o '"path": *"[^"]*"' | cut -d'"' -f4 | head -1)
+for file in "$folder"/nano.gguf-????????????????.qn; do [ "$file" = "$used" ] || touch -d '1 day ago' "$file"; done
+run "compiling" --ctx 304
+[ -e "$used" ] || fail "an artifact that was used lately is gone"
+run "from the cache" --ctx 302
+# One that is larger than the limit alone stays until the next.
+QUERN_CACHE_LIMIT=1K run "compiling" --ctx 305
+[ "$(find "$folder" -name 'nano.gguf-????????????????.qn' | wc -l)" -eq 1 ] || fail "want one artifact: $(ls "$folder")"
+unset QUERN_CACHE_LIMIT
+
+# Listing and clearing.
+rm "$folder"/*.tmp.*
+"$QUERN" cache list >"$WORK/text" || fail "cache list ends with $?"
+grep -qE "MiB  [0-9-]+ [0-9:]+  $folder/nano.gguf-[0-9a-f]+\.qn$" "$WORK/text" || fail "cache list: $(cat "$WORK/text")"
+grep -qE "in 1 artifacts, of at most 32768.0 MiB; $folder$" "$WORK/text" || fail "cache list: $(cat "$WORK/text")"
+"$QUERN" cache clear --keep 1G 2>"$WORK/err" && grep -q 'removed 0.0 MiB' "$WORK/err" || fail "$(cat "$WORK/err")"
+"$QUERN" cache clear -q || fail "cache clear ends with $?"
+[ "$(ls "$folder")" = notes.qn ] || fail "cache clear leaves $(ls "$folder")"
+for wrong in "cache" "cache remove" "cache list --keep 1G" "cache clear --json" "cache clear --keep 1X"; do
+  code=0
+  # shellcheck disable=SC2086
+  "$QUERN" $wrong 2>"$WORK/err" || code=$?
+  [ "$code" -eq 2 ] || fail "quern $wrong ends with $code: $(cat "$WORK/err")"
+done
+
+# It may be deleted at any time.
+(while [ ! -e "$WORK/enough" ]; do rm -rf "$folder"; done) &
+deleting=$!
+for _ in 1 2 3; do
+  got=$("$QUERN" run -q "$model" -p "copy: k q d =" -n 20 2>"$WORK/err") || {
+    code=$?
+    [ "$code" -eq 5 ] || fail "deleted meanwhile: code $code: $(cat "$WORK/err")"
+    continue
+  }
+  [ "$got" = " k q d" ] || fail "deleted meanwhile: got '$got'"
+done
+: >"$WORK/enough"
+wait $deleting
+run "compiling"
 
 # Where there is no place for a cache.
 code=0

@@ -44,3 +44,23 @@ shared_model() {
   fi
   echo "$path"
 }
+
+# What programs of the tests are compiled with: the compiler of the build, and its sanitizers where it has some.
+QUERN_CC=${QUERN_CC:-cc}
+case $(basename "$QUERN_CC") in
+  *clang*) QUERN_CXX=${QUERN_CXX:-${QUERN_CC/clang/clang++}} ;;
+  *) QUERN_CXX=${QUERN_CXX:-c++} ;;
+esac
+sanitize=()
+if [ "${QUERN_SANITIZE:-OFF}" = ON ]; then sanitize=(-fsanitize=address,undefined); fi
+
+# Installs into $WORK/prefix and points pkg-config and the loader there.
+install_prefix() {
+  cmake --install "$QUERN_BUILD" --prefix "$WORK/prefix" >"$WORK/install.log" 2>&1 || fail "$(cat "$WORK/install.log")"
+  prefix=$WORK/prefix
+  local library
+  library=$(find "$prefix" -name 'libquern_run.so.0')
+  [ -n "$library" ] || fail "no libquern_run.so.0 was installed"
+  libdir=$(dirname "$library")
+  export PKG_CONFIG_PATH=$libdir/pkgconfig LD_LIBRARY_PATH=$libdir
+}

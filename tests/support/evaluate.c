@@ -77,7 +77,8 @@ static int run_case(task_run *run, const char *prompt, const char *answer, bool 
   if (code != 0) return code;
   quern_sampler_options greedy = quern_sampler_options_default();
   greedy.temperature = 0;
-  quern_generate_params params = {.prompt = tokens,
+  quern_generate_params params = {.size = sizeof params,
+                                  .prompt = tokens,
                                   .prompt_count = count,
                                   .max_tokens = 64,
                                   .sampler = &greedy,

@@ -118,6 +118,14 @@ const qn_kernel_entry qn_fake_kernels[QN_FAKE_KERNELS] = {fill, look_back, logit
 
 // --- the artifact
 
+// Of a cache, [pages, ...], as ir/README.md has it.
+static void set_shape(qn_test_artifact *a, uint32_t buffer, const int64_t dims[4]) {
+  qn_art_buffer *b = &a->buffers.items[buffer];
+  b->rank = 4;
+  memcpy(b->dims, dims, sizeof b->dims);
+  b->symbols[0] = G;
+}
+
 static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   qn_test_artifact_init(a);
   int64_t max_t = options->max_t ? options->max_t : 16, max_r = options->max_r ? options->max_r : 16;
@@ -130,6 +138,8 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   uint32_t table = qn_test_artifact_input(a, "block_table", B, P);
   uint32_t k = qn_test_artifact_cache(a, "k", 0, QN_FAKE_PAGE_KEYS * 4);
   uint32_t v = qn_test_artifact_cache(a, "v", 0, QN_FAKE_PAGE_KEYS * 8);
+  set_shape(a, k, (int64_t[]){1, 1, 1, QN_FAKE_PAGE_KEYS});
+  set_shape(a, v, (int64_t[]){1, 1, QN_FAKE_PAGE_KEYS, 2});
   uint32_t hidden = qn_test_artifact_arena(a, NULL, T, max_t, 2);
   uint32_t logits = qn_test_artifact_arena(a, "logits", R, max_r, QN_FAKE_VOCAB);
   qn_test_artifact_kernel(a, "fill", 6, 0);

@@ -114,6 +114,8 @@ ensure_packages() {
 # What some tests want beyond the build, each of which skips itself where it is missing: the same form of table.
 setup_test_packages() {
   echo 'chromium have_command chromium || have_command chromium-browser'
+  echo 'zsh have_command zsh'
+  echo 'groff-base have_command groff'
   if [ "$(uname -m)" != x86_64 ]; then return 0; fi
   cat <<TABLE
 qemu-user have_command qemu-aarch64

@@ -71,6 +71,7 @@ set(test_environment
   "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
   "XDG_DATA_HOME=${CMAKE_BINARY_DIR}/tests/no-data"  # not the user's own tuning database
   "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/tests/cache"   # nor their cache; what NVRTC made is found there the next time
+  "QUERN_CC=${CMAKE_C_COMPILER}" "QUERN_SANITIZE=${QUERN_SANITIZE}"
   "UBSAN_OPTIONS=print_stacktrace=1")
 if(NOT "$ENV{QUERN_SHARED}" STREQUAL "")
   list(APPEND test_environment "QUERN_SHARED=$ENV{QUERN_SHARED}")
@@ -112,6 +113,16 @@ foreach(source IN LISTS bench_programs)
   string(REGEX REPLACE "(.*)_main" "quern-\\1" name ${name})
   quern_test_program(${name} ${source})
 endforeach()
+
+# One model shared by threads, under ThreadSanitizer, which wants everything compiled for it and goes with no other.
+if(NOT QUERN_SANITIZE)
+  add_executable(quern-threads-tsan frontend/examples/threads.c ${base_sources} ${run_sources})
+  target_include_directories(quern-threads-tsan PRIVATE runtime)
+  target_compile_options(quern-threads-tsan PRIVATE -fsanitize=thread)
+  target_link_options(quern-threads-tsan PRIVATE -fsanitize=thread)
+  target_link_libraries(quern-threads-tsan PRIVATE ${run_libraries})
+  set_target_properties(quern-threads-tsan PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+endif()
 
 file(GLOB shell_tests CONFIGURE_DEPENDS tests/e2e/*.sh)
 foreach(source IN LISTS shell_tests)

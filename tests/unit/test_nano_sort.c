@@ -234,7 +234,7 @@ START_TEST(test_it_sorts) {
   quern_error error = {0};
   quern_model *model = NULL;
   quern_session *session = NULL;
-  quern_session_options options = {.threads = 1};
+  quern_session_options options = {.size = sizeof options, .threads = 1};
   ck_assert_msg(quern_jit(converted(), NULL, &model, &error) == 0, "%s", error.text);
   ck_assert_msg(quern_session_create(model, &options, &session, &error) == QUERN_OK, "%s", error.text);
   for (int i = 0; i < 729; i += 7) {  // of all 3^6 inputs

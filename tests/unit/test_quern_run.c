@@ -11,6 +11,8 @@
 #include "tests/support/fake_model.h"
 #include "tests/support/test.h"
 
+#define MODEL(...)   &(quern_model_options){.size = sizeof(quern_model_options), __VA_ARGS__}
+#define SESSION(...) &(quern_session_options){.size = sizeof(quern_session_options), __VA_ARGS__}
 #define OK(call)                                                                                      \
   do {                                                                                                \
     quern_error error_ = {.code = -1};                                                                \
@@ -37,6 +39,10 @@ static void destroy_owner(void *owner) {
   owners_destroyed++;
 }
 
+static qn_status open_bytes(const void *data, size_t size, const qn_model_jit *jit, quern_model **out, qn_diag *diag) {
+  return qn_model_open_mapping(qn_test_artifact_map(data, size), "fake.qn", jit, qn_allocator_default(), out, diag);
+}
+
 // The model as the compiler's side opens one: from memory, with functions of this process.
 static quern_model *open_model(const qn_fake_options *options) {
   quern_model *model = NULL;
@@ -45,8 +51,7 @@ static quern_model *open_model(const qn_fake_options *options) {
   qn_model_jit jit = {
       .entries = qn_fake_kernels, .entry_count = QN_FAKE_KERNELS, .target = "by hand", .destroy_owner = destroy_owner};
   qn_fake_model_build(options, NULL, &file);
-  qn_assert_ok(&diag,
-               qn_model_open_mapping(qn_test_artifact_map(file.data, file.length), "fake.qn", &jit, &model, &diag));
+  qn_assert_ok(&diag, open_bytes(file.data, file.length, &jit, &model, &diag));
   qn_buf_deinit(&file);
   return model;
 }
@@ -58,6 +63,7 @@ START_TEST(a_model) {
   size_t length;
   ck_assert_str_eq(quern_model_name(model), "test");
   ck_assert_str_eq(quern_model_target(model), "by hand");
+  ck_assert_str_eq(quern_model_path(model), "fake.qn");
   ck_assert_int_eq(quern_model_vocab_size(model), QN_FAKE_VOCAB);
   ck_assert_int_eq(quern_model_context_max(model), 8 * QN_FAKE_PAGE_KEYS);
   ck_assert_uint_eq(quern_model_weight_bytes(model), 0);
@@ -93,10 +99,10 @@ START_TEST(opening_fails) {
   owners_destroyed = 0;
   qn_model_jit jit = {.entries = qn_fake_kernels, .entry_count = 3, .destroy_owner = destroy_owner};
   qn_assert_fails(&diag, QN_ERR_INTERNAL, "got 3 functions",
-                  qn_model_open_mapping(qn_test_artifact_map(file.data, file.length), "t", &jit, &model, &diag));
+                  open_bytes(file.data, file.length, &jit, &model, &diag));
   diag = (qn_diag){0};
   qn_assert_fails(&diag, QN_ERR_FORMAT, "truncated",
-                  qn_model_open_mapping(qn_test_artifact_map(file.data, 99), "t", &jit, &model, &diag));
+                  open_bytes(file.data, 99, &jit, &model, &diag));
   ck_assert_int_eq(owners_destroyed, 2);
   qn_buf_deinit(&file);
 }
@@ -127,18 +133,18 @@ START_TEST(opening_a_file) {
   ck_assert_str_eq(quern_model_target(model), "plain");
   ck_assert(quern_model_has_tokenizer(model));
   quern_model_close(model);
-  OK(quern_model_open(path, &(quern_model_options){.check_weights = true}, &model, error));
+  OK(quern_model_open(path, MODEL(.check_weights = true), &model, error));
   quern_model_close(model);
   FAILS(QUERN_ERR_TARGET, "needs imaginary",
-        quern_model_open(path, &(quern_model_options){.target = "special"}, &model, error));
+        quern_model_open(path, MODEL(.target = "special"), &model, error));
   FAILS(QUERN_ERR_ARGUMENT, "want one of: plain; special",
-        quern_model_open(path, &(quern_model_options){.target = "x"}, &model, error));
+        quern_model_open(path, MODEL(.target = "x"), &model, error));
   file.data[QN_ARTIFACT_PAGE] ^= 1;
   qn_test_write_file(path, file.data, file.length);
   OK(quern_model_open(path, NULL, &model, error));
   quern_model_close(model);
   FAILS(QUERN_ERR_FORMAT, "(weights)",
-        quern_model_open(path, &(quern_model_options){.check_weights = true}, &model, error));
+        quern_model_open(path, MODEL(.check_weights = true), &model, error));
   qn_buf_deinit(&file);
   qn_fake_model_build(&with_tokenizer, spoil_tokenizer, &file);
   qn_test_write_file(path, file.data, file.length);
@@ -202,7 +208,7 @@ START_TEST(a_session) {
   int32_t tokens[20];
   const float *logits = NULL;
   for (int32_t i = 0; i < 20; i++) tokens[i] = i * 7 % QN_FAKE_VOCAB;
-  OK(quern_session_create(model, &(quern_session_options){.threads = 2, .context = 20, .sequences = 2}, &session,
+  OK(quern_session_create(model, SESSION(.threads = 2, .context = 20, .sequences = 2), &session,
                           error));
   quern_session_get_info(session, &info);
   ck_assert(info.threads == 2 && info.context == 20 && info.chunk == 16 && info.sequences == 2);
@@ -227,20 +233,23 @@ START_TEST(a_session) {
   check_logits(quern_session_logits(session, 0), tokens, 6);
   check_logits(quern_session_logits(session, 1), tokens, 2);
   ck_assert_ptr_null(quern_session_logits(session, 2));
+  OK(quern_session_fill(session, 0, 4, error));
+  ck_assert_int_eq(quern_session_position(session, 0), 6);
+  FAILS(QUERN_ERR_ARGUMENT, "sequence 2", quern_session_fill(session, 2, 1, error));
   quern_step_profile profile;
   ck_assert(!quern_session_profile(session, 0, &profile));
   quern_session_destroy(session);
   quern_session_destroy(NULL);
   FAILS(QUERN_ERR_LIMIT, "context: got 129",
-        quern_session_create(model, &(quern_session_options){.context = 129}, &session, error));
+        quern_session_create(model, SESSION(.context = 129), &session, error));
   ck_assert_ptr_null(session);
   FAILS(QUERN_ERR_ARGUMENT, "threads",
-        quern_session_create(model, &(quern_session_options){.threads = -1}, &session, error));
+        quern_session_create(model, SESSION(.threads = -1), &session, error));
   FAILS(QUERN_ERR_ARGUMENT, "decode_threads: got 3, want 1 to the 2 threads, or 0 for all",
-        quern_session_create(model, &(quern_session_options){.threads = 2, .decode_threads = 3}, &session, error));
+        quern_session_create(model, SESSION(.threads = 2, .decode_threads = 3), &session, error));
   FAILS(QUERN_ERR_ARGUMENT, "spin_us: got -2, want -1 to 1000000",
-        quern_session_create(model, &(quern_session_options){.threads = 2, .spin_us = -2}, &session, error));
-  OK(quern_session_create(model, &(quern_session_options){.threads = 2, .decode_threads = 1, .spin_us = -1}, &session,
+        quern_session_create(model, SESSION(.threads = 2, .spin_us = -2), &session, error));
+  OK(quern_session_create(model, SESSION(.threads = 2, .decode_threads = 1, .spin_us = -1), &session,
                           error));
   quern_session_get_info(session, &info);
   ck_assert(info.threads == 2 && info.decode_threads == 1);
@@ -255,7 +264,7 @@ START_TEST(a_profile) {
   quern_session *session = NULL;
   quern_step_profile profile;
   const int32_t token = 3;
-  OK(quern_session_create(model, &(quern_session_options){.threads = 1, .profile = true}, &session, error));
+  OK(quern_session_create(model, SESSION(.threads = 1, .profile = true), &session, error));
   for (int i = 0; i < 5; i++) OK(quern_session_eval(session, 0, &token, 1, NULL, error));
   ck_assert(quern_session_profile(session, 2, &profile));
   ck_assert_str_eq(profile.kernel, "logits");
@@ -290,9 +299,10 @@ START_TEST(generation) {
   quern_sampler_options greedy = quern_sampler_options_default();
   ck_assert(fabs(greedy.temperature - 0.8) < 1e-12 && greedy.top_k == 40);
   greedy.temperature = 0;
-  OK(quern_session_create(model, &(quern_session_options){.threads = 1}, &session, error));
+  OK(quern_session_create(model, SESSION(.threads = 1), &session, error));
   qn_fake_set_script(script, QN_COUNT(script));
-  quern_generate_params params = {.prompt = script,
+  quern_generate_params params = {.size = sizeof params,
+                                  .prompt = script,
                                   .prompt_count = 2,
                                   .sampler = &greedy,
                                   .stops = stops,
@@ -306,7 +316,8 @@ START_TEST(generation) {
   qn_fake_set_script(NULL, 0);
   // Sampled: the same seed gives the same text, only tokens that the tokenizer knows.
   char again[128] = "";
-  params = (quern_generate_params){.prompt = script,
+  params = (quern_generate_params){.size = sizeof params,
+                                   .prompt = script,
                                    .prompt_count = 2,
                                    .max_tokens = 20,
                                    .ignore_eog = true,

@@ -1,0 +1,22 @@
+// Reads the option structs of older and newer callers.
+#include "runtime/base/options.h"
+
+#include <string.h>
+
+qn_status qn_options_take(const void *options, const char *type, void *own, size_t own_size, qn_diag *diag) {
+  size_t size = own_size;
+  memset(own, 0, own_size);
+  if (options) memcpy(&size, options, sizeof size);
+  if (size < sizeof size)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "options", "got size %zu, want sizeof(%s) in it", size, type);
+  const char *bytes = options;
+  for (size_t i = own_size; options && i < size; i++) {
+    if (bytes[i] != 0)
+      return qn_fail(diag, QN_ERR_ARGUMENT, "options",
+                     "got something in byte %zu of a %s of %zu bytes, want only the %zu that this library knows", i,
+                     type, size, own_size);
+  }
+  if (options) memcpy(own, options, size < own_size ? size : own_size);
+  memcpy(own, &own_size, sizeof own_size);
+  return QN_OK;
+}

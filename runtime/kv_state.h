@@ -1,0 +1,34 @@
+// A sequence's keys and values as bytes, to go on from in another session or process: a header, then the pages that
+// hold them, of every cache buffer in the artifact's order. Little-endian. A reader treats them as hostile.
+#ifndef QN_RUNTIME_KV_STATE_H
+#define QN_RUNTIME_KV_STATE_H
+
+#include "runtime/kv_cache.h"
+
+#define QN_KV_STATE_MAGIC   "quernkv\n"
+#define QN_KV_STATE_VERSION 1u
+
+typedef struct qn_kv_state_header {
+  char magic[8];
+  uint32_t version;
+  uint32_t page_keys;
+  uint64_t model;   // of the artifact's weights and graph: what keys and values are a function of, beside the tokens
+  uint64_t tokens;  // that the sequence holds
+  uint64_t size;    // bytes in all, header included
+  uint64_t hash;    // qn_hash64 of this header with hash 0, then of the pages with that as the seed
+} qn_kv_state_header;
+
+// Bytes of the sequence's state; false when they are too many to count.
+bool qn_kv_state_size(const qn_kv_cache *cache, int32_t sequence, size_t *out_size);
+// Keys beyond the sequence's length are written as zeros, since a page may hold what others left there. *out_size is
+// how many bytes there are, also after LIMIT. Errors: LIMIT, UNSUPPORTED (a cache of an unknown layout), NOMEM.
+QN_CHECKED qn_status qn_kv_state_save(const qn_kv_cache *cache, int32_t sequence, void *data, size_t capacity,
+                                      size_t *out_size, qn_diag *diag);
+// Errors also: IO.
+QN_CHECKED qn_status qn_kv_state_save_file(const qn_kv_cache *cache, int32_t sequence, const char *path, qn_diag *diag);
+// In place of what the sequence held, which stays after an error. `name` is for messages. Errors: FORMAT, UNSUPPORTED
+// (another version or model), LIMIT (context or pages do not suffice).
+QN_CHECKED qn_status qn_kv_state_restore(qn_kv_cache *cache, int32_t sequence, const void *data, size_t size,
+                                         const char *name, qn_diag *diag);
+
+#endif
