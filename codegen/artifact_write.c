@@ -408,6 +408,16 @@ static qn_status write_texts(writing *w, uint32_t kind) {
   return QN_OK;
 }
 
+static qn_status write_signature(writing *w) {
+  qn_art_signature record = {0};
+  memcpy(record.public_key, w->spec->public_key, sizeof record.public_key);
+  QN_TRY(text_section(w, QN_SECTION_SIGNATURE, &record, sizeof record));
+  qn_art_section *section = &w->sections[w->section_count - 1];
+  section->hash = 0;
+  w->spec->signature_offset = section->offset + offsetof(qn_art_signature, signature);
+  return QN_OK;
+}
+
 qn_status qn_artifact_write(qn_file_writer *writer, qn_artifact_spec *spec, const qn_allocator *allocator, qn_diag *diag) {
   writing w = {.writer = writer, .spec = spec, .allocator = allocator, .diag = diag};
   static const uint8_t table_space[sizeof(qn_art_header) + MAX_SECTIONS * sizeof(qn_art_section)];
@@ -419,6 +429,7 @@ qn_status qn_artifact_write(qn_file_writer *writer, qn_artifact_spec *spec, cons
   if (spec->summary) QN_TRY(text_section(&w, QN_SECTION_SUMMARY, spec->summary, strlen(spec->summary)));
   QN_TRY(write_texts(&w, QN_SECTION_GRAPH));
   QN_TRY(write_texts(&w, QN_SECTION_KERNELS));
+  if (spec->public_key) QN_TRY(write_signature(&w));
   QN_TRY(qn_file_writer_align(writer, QN_ARTIFACT_PAGE));
   qn_art_header header = {.version = QN_ARTIFACT_VERSION, .section_count = w.section_count, .file_size = writer->offset};
   memcpy(header.magic, QN_ARTIFACT_MAGIC, sizeof header.magic);

@@ -48,6 +48,10 @@ typedef struct qn_artifact_spec {
   const char *summary;                // NULL = none
   uint32_t vocab_size;
   uint32_t context_tokens;            // see qn_art_program
+  // Leaves room for a signature by this key (QN_ART_KEY_BYTES of it); NULL = none. The caller fills it in, at
+  // signature_offset, once the file is written.
+  const uint8_t *public_key;
+  uint64_t signature_offset;          // out
   // Called as weights are packed, when not NULL; returning false cancels.
   bool (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
   void *progress_context;

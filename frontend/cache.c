@@ -79,7 +79,8 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
                          o->kv_type ? o->kv_type : QUERN_DEFAULT_KV_TYPE,
                          o->schedule,
                          quant ? quant->name : NULL,
-                         o->tuning_db};
+                         o->tuning_db,
+                         o->sign_key};
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
   if (o->template_path) QN_TRY(hash_file(&hasher, o->template_path, diag));
   int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec,

@@ -42,6 +42,7 @@ void quern_compilation_deinit(quern_compilation *c) {
     qn_buf_deinit(&c->parts[i].kernels_text);
   }
   for (size_t i = 0; i < QUERN_MAX_TARGETS; i++) qn_buf_deinit(&c->evidence[i]);
+  qn_signing_key_wipe(&c->key);
   quern_tuned_deinit(&c->tuned);
   qn_import_close(c->import);
   qn_arena_deinit(&c->arena);

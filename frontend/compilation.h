@@ -7,6 +7,7 @@
 #include "frontend/quern.h"
 #include "frontend/tuned.h"
 #include "passes/pass.h"
+#include "runtime/signature.h"
 
 #define QUERN_VERSION         "0.1.0"
 #define QUERN_MAX_TARGETS     8
@@ -44,6 +45,8 @@ typedef struct quern_compilation {
   size_t part_count;
   size_t part_of[QUERN_MAX_TARGETS], plan_of[QUERN_MAX_TARGETS];  // by target
   qn_code codes[QUERN_MAX_TARGETS];                               // by target
+  qn_signing_key key;  // where options->sign_key names one: has_key
+  bool has_key;
   qn_requantize_options quantize;
   uint64_t packed_bytes, pack_total_bytes;  // of weights: done, and all
   qn_buf tokenizer, summary;

@@ -84,6 +84,17 @@ static qn_status make_texts(quern_compilation *c, const char *model_path) {
   return s->failed ? qn_fail_nomem(c->diag, model_path, "the artifact's summary") : QN_OK;
 }
 
+// Signs the file that the writer has written.
+static qn_status sign(quern_compilation *c, qn_file_writer *writer, uint64_t offset) {
+  qn_mapping mapping;
+  uint8_t signature[QN_ART_SIGNATURE_BYTES];
+  QN_TRY(quern_compilation_report(c, "signing", 0, 0));
+  QN_TRY(qn_mapping_open_fd(&mapping, writer->fd, writer->path, c->diag));
+  qn_status status = qn_signature_make(&c->key, mapping.data, mapping.size, signature, c->diag);
+  qn_mapping_close(&mapping);
+  return status == QN_OK ? qn_file_writer_write_at(writer, offset, signature, sizeof signature) : status;
+}
+
 qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_file_writer *writer, bool with_code) {
   QN_TRY(make_texts(c, model_path));
   qn_artifact_code codes[QUERN_MAX_TARGETS];
@@ -111,7 +122,9 @@ qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_
                            .summary = qn_buf_text(&c->summary),
                            .vocab_size = (uint32_t)qn_import_vocab_size(c->import),
                            .context_tokens = (uint32_t)c->context_tokens,
+                           .public_key = c->has_key ? c->key.public_key : NULL,
                            .progress = quern_compilation_pack_progress,
                            .progress_context = c};
-  return qn_artifact_write(writer, &spec, c->allocator, c->diag);
+  QN_TRY(qn_artifact_write(writer, &spec, c->allocator, c->diag));
+  return c->has_key ? sign(c, writer, spec.signature_offset) : QN_OK;
 }

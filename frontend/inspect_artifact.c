@@ -7,6 +7,7 @@
 #include "ir/type.h"
 #include "runtime/artifact.h"
 #include "runtime/cpu_features.h"
+#include "runtime/signature.h"
 #include "runtime/tokenizer.h"
 
 struct inspect_artifact {
@@ -18,6 +19,7 @@ struct inspect_artifact {
 _Static_assert(QN_ARTIFACT_SYMBOLS == QN_SYM_COUNT, "the artifact's symbols are the IR's");
 
 static const char *section_name(uint32_t kind) {
+  if (kind == QN_SECTION_SIGNATURE) return "signature";
   static const char *const names[] = {"?", "program", "weights", "code", "tokenizer", "summary", "graph", "kernels"};
   return kind < QN_COUNT(names) ? names[kind] : names[0];
 }
@@ -150,6 +152,15 @@ static qn_status put_tokenizer(const inspect_artifact *a) {
   return QN_OK;
 }
 
+// Whose it says it is: nobody has checked that.
+static void put_signature(const inspect_artifact *a) {
+  const qn_art_signature *s = qn_signature_find(&a->file);
+  if (!s) return;
+  qn_buf_puts(a->to->out, "signature = ed25519, not checked, by ");
+  for (size_t i = 0; i < sizeof s->public_key; i++) qn_buf_printf(a->to->out, "%02x", s->public_key[i]);
+  qn_buf_putc(a->to->out, '\n');
+}
+
 static void put_program(const inspect_artifact *a) {
   const qn_art_program *program = a->file.program;
   qn_buf_printf(a->to->out, "program%s = %" PRIu32 " steps of %" PRIu32 " kernels in %" PRIu32 " variants%s\n",
@@ -173,6 +184,7 @@ static qn_status put_summary(inspect_artifact *a) {
   inspect_put_text(out, section_text(a, QN_SECTION_SUMMARY));
   for_each_program(a, put_program);
   for_each_program(a, put_memory_lines);
+  put_signature(a);
   put_targets(a);
   return put_tokenizer(a);
 }

@@ -76,6 +76,9 @@ typedef struct quern_compile_options {
   quern_tuning_use *tuning_use;  // filled when not NULL
   const char *nvrtc;  // path of libnvrtc, for GPUs; NULL = $QUERN_NVRTC, or where CUDA 12 or 13 has it
   const quern_allocator *allocator;  // of a compilation, and of the model of quern_jit; copied; NULL = malloc and free
+  // A file with an Ed25519 private key, as openssl writes it (PEM): the artifact is signed with it, for those who demand
+  // that (quern_model_options.signed_by). NULL = not. Of quern_compile and quern_load.
+  const char *sign_key;
 } quern_compile_options;
 
 // Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
@@ -167,6 +170,8 @@ typedef struct quern_verify_options {
   void *progress_context;
   void (*verified)(void *context, const quern_verified *result);  // called for each; NULL = nobody asks
   void *verified_context;
+  const char *signed_by;  // as in quern_model_options
+  bool no_run;            // check records, hashes and signature alone: no code runs, and none of this machine is needed
 } quern_verify_options;
 
 typedef struct quern_verify_report {

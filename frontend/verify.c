@@ -12,6 +12,7 @@
 #include "frontend/quern.h"
 #include "runtime/base/options.h"
 #include "runtime/base/vec.h"
+#include "runtime/signature.h"
 
 typedef struct verification {
   const char *path;
@@ -142,12 +143,21 @@ static bool is_cancelled(void *context) {
   return !report_progress(v, "checking kernels", v->report.checked);
 }
 
+static qn_status check_signature(const verification *v) {
+  uint8_t key[QN_ART_KEY_BYTES];
+  if (!v->options->signed_by) return QN_OK;
+  QN_TRY(qn_public_key_read(v->options->signed_by, key, v->diag));
+  return qn_signature_check(&v->artifact, key, v->diag);
+}
+
 static qn_status verify(verification *v) {
   QN_TRY(qn_artifact_open(&v->artifact, v->path, v->diag));
+  QN_TRY(check_signature(v));
   if (v->options->check_weights) {
     if (!report_progress(v, "reading weights", 0)) return qn_fail(v->diag, QN_ERR_CANCELLED, v->path, "cancelled");
     QN_TRY(qn_artifact_check_weights(&v->artifact, v->diag));
   }
+  if (v->options->no_run) return QN_OK;
   QN_TRY(read_all(v));
   v->results = qn_alloc_zeroed(v->allocator, (v->items.count + 1) * sizeof *v->results);
   if (!v->results) return qn_fail_nomem(v->diag, v->path, "results");

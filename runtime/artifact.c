@@ -29,6 +29,7 @@ _Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 688 && sizeof
 static const char *section_name(uint32_t kind) {
   static const char *const names[] = {"unknown",   "program", "weights", "code",
                                       "tokenizer", "summary", "graph",   "kernels"};
+  if (kind == QN_SECTION_SIGNATURE) return "signature";
   return kind < QN_COUNT(names) ? names[kind] : names[0];
 }
 
@@ -102,10 +103,16 @@ static qn_status check_section(const qn_artifact *a, uint32_t at, uint64_t end, 
   }
   uint32_t index = 0;
   for (uint32_t i = 0; i < at; i++) index += a->sections[i].kind == s->kind;
-  bool single = s->kind == QN_SECTION_WEIGHTS || s->kind == QN_SECTION_TOKENIZER || s->kind == QN_SECTION_SUMMARY;
+  bool signature = s->kind == QN_SECTION_SIGNATURE;
+  bool single = signature || s->kind == QN_SECTION_WEIGHTS || s->kind == QN_SECTION_TOKENIZER ||
+                s->kind == QN_SECTION_SUMMARY;
   if (s->index != index || (index > 0 && single)) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path, "section %" PRIu32 " (%s): got index %" PRIu32 ", want %s", at, name,
                    s->index, single ? "one section of this kind" : "consecutive ones");
+  }
+  if (signature && s->size != sizeof(qn_art_signature)) {
+    return qn_fail(diag, QN_ERR_FORMAT, a->path, "section %" PRIu32 " (%s): got %" PRIu64 " bytes, want %zu", at, name,
+                   s->size, sizeof(qn_art_signature));
   }
   return QN_OK;
 }
@@ -128,7 +135,8 @@ static qn_status check_sections(const qn_artifact *a, qn_diag *diag) {
   uint64_t end = sizeof(qn_art_header) + a->section_count * sizeof(qn_art_section);
   for (uint32_t i = 0; i < a->section_count; i++) {
     QN_TRY(check_section(a, i, end, diag));
-    if (a->sections[i].kind != QN_SECTION_WEIGHTS) QN_TRY(check_hash(a, i, diag));
+    bool hashed = a->sections[i].kind != QN_SECTION_WEIGHTS && a->sections[i].kind != QN_SECTION_SIGNATURE;
+    if (hashed) QN_TRY(check_hash(a, i, diag));
     end = a->sections[i].offset + a->sections[i].size;
   }
   return QN_OK;

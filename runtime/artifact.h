@@ -30,6 +30,7 @@ typedef enum qn_art_section_kind {
   QN_SECTION_SUMMARY = 5,    // text, `key = value` lines: where the model came from, numeric mode, sizes
   QN_SECTION_GRAPH = 6,      // text, one a program and of its index: the graph IR after fusion
   QN_SECTION_KERNELS = 7,    // text, one a program and of its index: the program, loop IR and schedules
+  QN_SECTION_SIGNATURE = 32,  // qn_art_signature
 } qn_art_section_kind;
 
 typedef struct qn_art_section {
@@ -145,6 +146,14 @@ typedef struct qn_art_launch {
 
 #define QN_ART_BLOCK_THREADS_MAX 1024u
 #define QN_ART_SHARED_BYTES_MAX  (228u << 10)  // no chip has more
+// SIGNATURE section (runtime/signature.h): Ed25519ph of the whole file, the 64 bytes of the signature taken as zeros. The
+// section's hash in the table is 0, since the bytes are known only when all others are.
+#define QN_ART_KEY_BYTES       32
+#define QN_ART_SIGNATURE_BYTES 64
+typedef struct qn_art_signature {
+  uint8_t public_key[QN_ART_KEY_BYTES];
+  uint8_t signature[QN_ART_SIGNATURE_BYTES];
+} qn_art_signature;
 
 // --- reading
 
@@ -169,8 +178,8 @@ typedef struct qn_artifact {
   size_t copy_size;
 } qn_artifact;
 
-// Checks everything but the weights' hash, in all programs, and takes the first program, which is that for CPUs where
-// there is one. `path` must outlive the artifact.
+// Checks everything but the weights' hash and the signature, in all programs, and takes the first program, which is that
+// for CPUs where there is one. `path` must outlive the artifact.
 QN_CHECKED qn_status qn_artifact_open(qn_artifact *artifact, const char *path, qn_diag *diag);
 // Takes over the mapping in every case.
 QN_CHECKED qn_status qn_artifact_open_mapping(qn_artifact *artifact, qn_mapping mapping, const char *name,

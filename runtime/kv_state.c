@@ -8,15 +8,16 @@
 
 // --- what the bytes are of
 
-static uint64_t section_hash(const qn_artifact *a, uint32_t kind) {
+static uint64_t section_hash(const qn_artifact *a, uint32_t kind, uint32_t index) {
   for (uint32_t i = 0; i < a->section_count; i++) {
-    if (a->sections[i].kind == kind) return a->sections[i].hash;
+    if (a->sections[i].kind == kind && a->sections[i].index == index) return a->sections[i].hash;
   }
   return 0;
 }
 
 static uint64_t model_identity(const qn_artifact *a) {
-  uint64_t hashes[] = {section_hash(a, QN_SECTION_WEIGHTS), section_hash(a, QN_SECTION_GRAPH)};
+  uint64_t hashes[] = {section_hash(a, QN_SECTION_WEIGHTS, 0),
+                       section_hash(a, QN_SECTION_GRAPH, a->program_index)};
   return qn_hash64(hashes, sizeof hashes, QN_KV_STATE_VERSION);
 }
 

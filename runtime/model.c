@@ -8,6 +8,7 @@
 #include "runtime/base/options.h"
 #include "runtime/cpu_features.h"
 #include "runtime/device_cuda.h"
+#include "runtime/signature.h"
 #include "runtime/weights.h"
 
 static bool on_gpu(const quern_model_options *options) {
@@ -54,7 +55,15 @@ static qn_status open_device(quern_model *model, const quern_model_options *opti
   return QN_OK;
 }
 
+static qn_status check_signature(const quern_model *model, const quern_model_options *options, qn_diag *diag) {
+  uint8_t key[QN_ART_KEY_BYTES];
+  if (!options->signed_by) return QN_OK;
+  QN_TRY(qn_public_key_read(options->signed_by, key, diag));
+  return qn_signature_check(&model->file, key, diag);
+}
+
 static qn_status open_sections(quern_model *model, const quern_model_options *options, qn_diag *diag) {
+  QN_TRY(check_signature(model, options, diag));
   QN_TRY(choose_program(model, options, diag));
   QN_TRY(choose_target(model, options, diag));
   size_t size = 0;

@@ -104,13 +104,20 @@ typedef struct quern_model_options {
   const char *device;           // "cuda" (the first GPU) or "cuda:N"; NULL or "cpu" = the CPU
   const char *libcuda;          // GPU: as in quern_device_list
   const quern_allocator *allocator;  // of the model and its sessions, copied; NULL = malloc, realloc and free
+  // A file with an Ed25519 public key, as openssl writes it (PEM): the artifact must be signed with its private key, and
+  // not a byte changed since; FORMAT otherwise. All of it is read for that. NULL = any artifact. A file that others may
+  // write can still be changed after it was opened.
+  const char *signed_by;
 } quern_model_options;
 
 // Opens and checks a model.qn. The weights are mapped, not read: opening is fast and the memory is shared between
 // processes. On success *out_model is the caller's, to be closed after its sessions; otherwise it is NULL.
+// An artifact holds machine code: opening it is no danger, evaluating with it is running that code. Open only those of
+// people whose programs you would run, or that are signed by them.
 // On a GPU the weights and the code are copied there, once for all sessions.
-// Errors: IO, FORMAT (also code that the GPU's driver finds damaged), UNSUPPORTED (another format version), TARGET (no code
-// that runs here, no driver, no device), ARGUMENT (no such target or device; the text lists them), NOMEM (also of the GPU).
+// Errors: IO, FORMAT (also code that the GPU's driver finds damaged, and what is not signed by signed_by), UNSUPPORTED
+// (another format version), TARGET (no code that runs here, no driver, no device), ARGUMENT (no such target or device; the
+// text lists them), NOMEM (also of the GPU).
 quern_status quern_model_open(const char *path, const quern_model_options *options, quern_model **out_model,
                               quern_error *error);
 void quern_model_close(quern_model *model);  // NULL is harmless

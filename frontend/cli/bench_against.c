@@ -120,7 +120,7 @@ static int take_all(bench *b, side sides[2], contests *all) {
 // --- the sides
 
 static int open_side(bench *b, side *s) {
-  quern_session_options how = {.context = b->context};
+  quern_session_options how = {.size = sizeof how, .context = b->context};
   s->round = (bench_round){.b = b, .vocab = quern_model_vocab_size(s->model)};
   s->round.cpu_time = b->options->clock && strcmp(b->options->clock, "cpu") == 0;
   cli_settings_apply(&b->settings, &how);

@@ -39,6 +39,10 @@ bool cli_interrupted(void);
 // 128 + the signal's number.
 int cli_interrupt_code(void);
 
+#define CLI_SIGNATURE_HELP                                                                                        \
+  "the artifact must be signed with the private key that belongs to this public one (PEM, as openssl pkey -pubout " \
+  "writes it), and not a byte changed since"
+
 // Do both names mean one file that is there?
 bool cli_same_file(const char *a, const char *b);
 

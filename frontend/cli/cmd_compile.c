@@ -13,7 +13,7 @@
 typedef struct compile_options {
   cli_common common;
   const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder,
-      *emit, *nvrtc, *tuning_db;
+      *emit, *nvrtc, *tuning_db, *sign_key;
   uint64_t context, chunk, sequences, threads;
   bool all_logits;
 } compile_options;
@@ -43,6 +43,8 @@ static const cli_option options_table[] = {
      "one schedule for every kernel, 'knob = value' a line"},
     {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
      "the database of quern tune whose records choose schedules"},
+    {"sign", 0, CLI_TEXT, FIELD(sign_key), "FILE", 0, 0, NULL, NULL,
+     "sign the artifact with this private key (PEM, as openssl genpkey -algorithm ed25519 writes it)"},
     {"all-logits", 0, CLI_FLAG, FIELD(all_logits), NULL, 0, 0, NULL, NULL,
      "make the artifact able to give the logits of every prompt token"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a core", "to compile with"},
@@ -178,6 +180,7 @@ static quern_compile_options how_to_compile(const compile_options *options, cons
       .quant = options->quant,
       .tuning_db = options->tuning_db,
       .nvrtc = options->nvrtc,
+      .sign_key = options->sign_key,
   };
 }
 

@@ -14,7 +14,7 @@
 typedef struct run_options {
   cli_common common;
   const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
-      *spin, *tuning_db, *device, *libcuda;
+      *spin, *tuning_db, *device, *libcuda, *signed_by;
   cli_texts stops;
   uint64_t max_tokens, top_k, repeat_last, seed, threads, decode_threads, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
@@ -79,6 +79,7 @@ static const cli_option options_table[] = {
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
     {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
      "the database of quern tune, whose records choose the schedules of a model file, and of quern machine"},
+    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
      "model file: the architecture as JSON"},
     {"jit", 0, CLI_FLAG, FIELD(jit), NULL, 0, 0, NULL, NULL, "model file: compile in memory, write no file"},
@@ -458,6 +459,7 @@ static int run_all(run_state *run, const char *path) {
                        .huge_pages = run->settings.huge_pages,
                        .device = run->device,
                        .tuning_db = o->tuning_db,
+                       .signed_by = o->signed_by,
                        .context = (uint32_t)o->context,
                        .jit = o->jit,
                        .no_cache = o->no_cache,

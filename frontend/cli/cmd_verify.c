@@ -9,8 +9,8 @@
 
 typedef struct verify_options {
   cli_common common;
-  const char *target, *json_path;
-  bool check_weights, fast;
+  const char *target, *json_path, *signed_by;
+  bool check_weights, fast, no_run;
 } verify_options;
 
 #define FIELD(name) offsetof(verify_options, name)
@@ -20,6 +20,9 @@ static const cli_option options_table[] = {
     {"fast", 0, CLI_FLAG, FIELD(fast), NULL, 0, 0, NULL, NULL, "one row count and one set of inputs a kernel"},
     {"check-weights", 0, CLI_FLAG, FIELD(check_weights), NULL, 0, 0, NULL, NULL,
      "read all weights too and compare them with their hash"},
+    {"no-run", 0, CLI_FLAG, FIELD(no_run), NULL, 0, 0, NULL, NULL,
+     "run nothing: check the file's records, the hashes and, with --require-signature, the signature"},
+    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
     {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL,
      "write the results as JSON; - is standard output"},
 };
@@ -89,6 +92,8 @@ static int verify(printing *p, const char *path) {
                               .target = o->target,
                               .check_weights = o->check_weights,
                               .quick = o->fast,
+                              .signed_by = o->signed_by,
+                              .no_run = o->no_run,
                               .progress = cli_progress_step,
                               .progress_context = &p->progress,
                               .verified = put_verified,
@@ -105,7 +110,10 @@ static int verify(printing *p, const char *path) {
   int saved = o->json_path ? end_json(p, path, &report, &error) : 0;
   if (code != 0) return cli_fail_with(code, &error);
   if (saved != 0) return saved;
-  if (!o->common.quiet)
+  if (!o->common.quiet && o->no_run)
+    fprintf(stderr, "quern: %s: records and hashes%s%s are right; nothing was run\n", path,
+            o->check_weights ? ", also of the weights," : "", o->signed_by ? " and signature" : "");
+  if (!o->common.quiet && !o->no_run)
     fprintf(stderr, "quern: %s: all %" PRIu32 " kernels for %s are right (%.1f s)\n", path, report.checked,
             report.target, cli_progress_seconds(&p->progress));
   if (!o->common.quiet && report.unchecked[0])

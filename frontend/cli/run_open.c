@@ -27,7 +27,11 @@ static quern_huge_pages huge_pages(const run_source *s) {
 static quern_model_options model_options(const run_source *s, const char *target) {
   return (quern_model_options){
       .size = sizeof(quern_model_options),
-      .target = target, .huge_pages = huge_pages(s), .device = s->device.name, .libcuda = s->device.libcuda};
+      .target = target,
+      .huge_pages = huge_pages(s),
+      .device = s->device.name,
+      .libcuda = s->device.libcuda,
+  };
 }
 
 // Options that say how to compile make no sense for what is compiled.
@@ -45,6 +49,7 @@ static int open_artifact(const run_source *s, quern_model **out) {
   quern_error error = {0};
   bool host = s->target && strcmp(s->target, "host") == 0;
   quern_model_options options = model_options(s, host ? NULL : s->target);
+  options.signed_by = s->signed_by;
   int code = (int)quern_model_open(s->path, &options, out, &error);
   return code == 0 ? tell_artifact(s, s->path) : cli_fail_with(code, &error);
 }
@@ -175,6 +180,9 @@ int run_open(const run_source *source, quern_model **out_model) {
     return cli_fail(QN_ERR_ARGUMENT, "--target", "got '%s', want one target to run", source->target);
   }
   if (quern_is_artifact(source->path)) return open_artifact(source, out_model);
+  if (source->signed_by) {
+    return cli_fail(QN_ERR_ARGUMENT, "--require-signature", "is for artifacts, got the model file %s", source->path);
+  }
   if (!source->device.name || source->target) return open_model_file(source, out_model);
   char target[64];  // the one that the device runs best
   quern_error error = {0};

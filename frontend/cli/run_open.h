@@ -14,6 +14,7 @@ typedef struct run_source {
   uint32_t sequences;                                              // to compile for; 0 = 1
   const char *huge_pages;                                          // a word of RUN_HUGE_PAGES; NULL = madvise
   cli_device device;                                               // where the model is to run
+  const char *signed_by;                                           // quern_model_options.signed_by
   bool jit, no_cache, quiet;
   // Where to put the artifact's path, to be freed: NULL of one that nobody else can open. May be NULL.
   char **out_artifact;

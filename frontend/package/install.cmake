@@ -92,4 +92,5 @@ set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)  # what it depends on is what its programs and libraries are linked with
+set(CPACK_DEBIAN_PACKAGE_RECOMMENDS libsodium23)  # signatures
 include(CPack)

@@ -66,7 +66,7 @@ expect() {  # expect WANT WORD...
 }
 expect "compile completion" com
 expect "--numeric" run --num
-expect "f32 int8" compile --numeric ""
+expect "int8" compile --numeric in
 expect "f32" compile --numeric = f
 expect "model.gguf" compile mod
 expect "two words.qn" run two

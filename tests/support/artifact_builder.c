@@ -184,7 +184,8 @@ static void put_code(const qn_test_artifact *a, const qn_test_code *code, qn_buf
 
 void qn_test_artifact_build(const qn_test_artifact *a, qn_buf *out) {
   qn_art_section sections[5 + QN_TEST_MAX_CODES];
-  uint32_t count = 0, total = 2u + (uint32_t)a->code_count + (a->tokenizer.length > 0) + (a->summary.length > 0);
+  uint32_t count = 0, total = 2u + (uint32_t)a->code_count + (a->tokenizer.length > 0) + (a->summary.length > 0) +
+                              (a->signature != NULL);
   total += a->second != NULL;
   qn_buf_init(out, qn_allocator_default());
   for (size_t i = 0; i < sizeof(qn_art_header) + total * sizeof *sections; i++) qn_buf_putc(out, '\0');
@@ -220,6 +221,11 @@ void qn_test_artifact_build(const qn_test_artifact *a, qn_buf *out) {
     qn_buf_append(out, a->summary.data, a->summary.length);
     END();
   }
+  if (a->signature) {
+    BEGIN(QN_SECTION_SIGNATURE, 64);
+    qn_buf_append(out, a->signature, sizeof *a->signature);
+    END();
+  }
 #undef BEGIN
 #undef END
   qn_test_need(!out->failed && count == total, "memory");
@@ -240,7 +246,8 @@ void qn_test_artifact_rehash(uint8_t *data, size_t size) {
     uint8_t *at = data + sizeof header + i * sizeof section;
     memcpy(&section, at, sizeof section);
     if (section.offset > size || section.size > size - section.offset) continue;
-    section.hash = qn_hash64(data + section.offset, (size_t)section.size, section.kind);
+    bool hashed = section.kind != QN_SECTION_SIGNATURE;
+    section.hash = hashed ? qn_hash64(data + section.offset, (size_t)section.size, section.kind) : 0;
     memcpy(at, &section, sizeof section);
   }
   header.table_hash =

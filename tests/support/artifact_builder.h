@@ -32,6 +32,7 @@ typedef struct qn_test_artifact {
   // Borrowed: what has the artifact's second program, over the same weights; NULL = none. Of it buffers, kernels,
   // slices, variants, steps, operands and strings count.
   const struct qn_test_artifact *second;
+  const qn_art_signature *signature;  // borrowed; NULL = none
 } qn_test_artifact;
 
 // These helpers are also for programs that are no Check tests: what goes wrong in them prints `what` and aborts.

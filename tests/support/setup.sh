@@ -51,6 +51,7 @@ with_log() {
 
 have_command() { command -v "$1" >/dev/null 2>&1; }
 have_library() { pkg-config --exists "$1" 2>/dev/null; }
+have_shared_library() { ldconfig -p 2>/dev/null | grep -qF " $1 "; }
 
 # Debian package, then how to see that what it brings is there, whoever brought it.
 setup_packages() {
@@ -116,6 +117,8 @@ setup_test_packages() {
   echo 'chromium have_command chromium || have_command chromium-browser'
   echo 'zsh have_command zsh'
   echo 'groff-base have_command groff'
+  echo 'openssl have_command openssl'
+  echo 'libsodium23 have_shared_library libsodium.so.23'
   if [ "$(uname -m)" != x86_64 ]; then return 0; fi
   cat <<TABLE
 qemu-user have_command qemu-aarch64

@@ -41,8 +41,9 @@ static ps_driver_counts counts_now(void) {
 // decoding.
 static void generate(quern_session *session, const int32_t *prompt, size_t count, size_t chunk, int64_t most, bool gpu,
                      speech *out) {
-  static const quern_sampler_options greedy = {.top_p = 1, .repeat_penalty = 1};
-  quern_generate_params params = {.prompt = prompt,
+  static const quern_sampler_options greedy = {.size = sizeof greedy, .top_p = 1, .repeat_penalty = 1};
+  quern_generate_params params = {.size = sizeof params,
+                                  .prompt = prompt,
                                   .prompt_count = count,
                                   .max_tokens = most,
                                   .sampler = &greedy,
@@ -60,18 +61,32 @@ static void generate(quern_session *session, const int32_t *prompt, size_t count
   ck_assert(gpu ? waits >= steps + 1 && waits <= steps + chunks : waits == 0);
 }
 
+// What a sequence holds comes back from the device, goes there again, and is the same then.
+static void keep(quern_session *session) {
+  size_t size = quern_session_state_size(session, 0), got = 0;
+  char *first = malloc(size), *second = malloc(size);
+  ck_assert(first && second);
+  OK(quern_session_save(session, 0, first, size, &got, &error));
+  quern_session_reset(session, 0);
+  OK(quern_session_restore(session, 0, first, size, &error));
+  OK(quern_session_save(session, 0, second, size, &got, &error));
+  ck_assert(got == size && memcmp(first, second, size) == 0);
+  free(first);
+  free(second);
+}
+
 static void speak(const char *path, const char *device, int64_t chunk, int64_t most, speech *out) {
   quern_model *model = NULL;
   quern_session *session = NULL;
   int32_t prompt[MOST_IDS];
   size_t count = 0;
   const char text[] = "Once upon a time there was";
-  quern_model_options options = {.device = device, .libcuda = device ? qn_test_libcuda() : NULL};
+  quern_model_options options = {.size = sizeof options, .device = device, .libcuda = device ? qn_test_libcuda() : NULL};
   *out = (speech){.count = 0};
   OK(quern_model_open(path, &options, &model, &error));
   OK(quern_tokenize(model, text, strlen(text), QUERN_TOKENIZE_ADD_SPECIAL, prompt, MOST_IDS, &count, &error));
-  OK(quern_session_create(model, &(quern_session_options){.chunk = chunk, .context = 96, .threads = 2}, &session,
-                          &error));
+  quern_session_options how = {.size = sizeof how, .chunk = chunk, .context = 96, .threads = 2};
+  OK(quern_session_create(model, &how, &session, &error));
   quern_session_info info;
   quern_session_get_info(session, &info);
   ck_assert_int_eq(info.threads, device ? 0 : 2);
@@ -81,6 +96,7 @@ static void speak(const char *path, const char *device, int64_t chunk, int64_t m
   OK(quern_session_eval_all(session, 0, prompt, count, out->logits, &error));
   quern_session_reset(session, 0);
   generate(session, prompt, count, (size_t)chunk, most, device != NULL, out);
+  keep(session);
   quern_device_info on;
   ck_assert(quern_model_device(model, &on) == (device != NULL));
   if (device) ck_assert(strncmp(on.id, "cuda:", 5) == 0 && strncmp(quern_model_target(model), "cuda:sm_", 8) == 0);

@@ -386,7 +386,24 @@ START_TEST(options_of_other_versions) {
 }
 END_TEST
 
+// --- what is asked of GPUs where a model is on the CPU, and where there is no driver
+
+START_TEST(no_gpu) {
+  quern_model *model = open_changed(NULL);
+  quern_device_info device;
+  double rate = 0;
+  size_t count = 9;
+  ck_assert(!quern_model_device(model, &device));
+  ck_assert_str_eq(quern_model_code_form(model), "machine code");
+  FAILS(QUERN_ERR_ARGUMENT, "CPU", quern_model_measure_read(model, &rate, error));
+  const char *none = qn_test_temp_path("libcuda.so");
+  FAILS(QUERN_ERR_TARGET, "libcuda.so", quern_device_list(none, &device, 1, &count, error));
+  ck_assert_uint_eq(count, 0);
+  quern_model_close(model);
+}
+END_TEST
+
 QN_CASE(memory, all_memory_is_the_hosts, an_allocator_by_options, the_log_is_the_hosts)
 QN_CASE(stopping_and_state, another_thread_cancels, a_state_goes_on_elsewhere, a_wrong_state_is_refused)
-QN_CASE(versions, options_of_other_versions)
+QN_CASE(versions, options_of_other_versions, no_gpu)
 QN_TEST_MAIN(memory, stopping_and_state, versions)

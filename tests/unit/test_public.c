@@ -31,6 +31,10 @@ START_TEST(names_and_lists) {
   ck_assert_ptr_nonnull(strstr(quern_targets(), "x86-64-v3"));
   ck_assert_ptr_eq(quern_targets(), quern_targets());
   ck_assert_ptr_nonnull(strstr(quern_quant_formats(), "q4_k, "));
+  char target[64];
+  OK(quern_gpu_target("sm_90", target, sizeof target, error));
+  ck_assert_ptr_eq(strstr(target, "cuda:sm_90"), target);
+  FAILS(QUERN_ERR_UNSUPPORTED, "sm_1", quern_gpu_target("sm_1", target, sizeof target, error));
   size_t count;
   const quern_field *fields = quern_explain_fields(QUERN_EXPLAIN_KERNEL, &count);
   bool named = false;
@@ -84,6 +88,21 @@ START_TEST(records_as_text) {
   ck_assert(counts.records == 0 && counts.rejected == 0);
   OK(quern_machine_get_settings(db, &settings, &found, error));
   ck_assert(!found && settings.pin);
+}
+END_TEST
+
+static void count_text(void *context, const char *name, const char *text, size_t length) {
+  ck_assert_str_eq(name, "lower");
+  *(size_t *)context += strlen(text) == length ? length : 0;
+}
+
+START_TEST(one_stage) {
+  size_t bytes = 0;
+  quern_compile_options options = {
+      .size = sizeof options, .tuning_db = "none", .dump = count_text, .dump_context = &bytes};
+  OK(quern_emit(nano(), "lower", &options, error));
+  ck_assert_uint_gt(bytes, 1000);
+  FAILS(QUERN_ERR_ARGUMENT, "lover", quern_emit(nano(), "lover", &options, error));
 }
 END_TEST
 
@@ -163,6 +182,6 @@ START_TEST(models_are_kept) {
 }
 END_TEST
 
-QN_CASE(all, names_and_lists, what_a_file_is, paths_in_the_cache, records_as_text)
+QN_CASE(all, one_stage, names_and_lists, what_a_file_is, paths_in_the_cache, records_as_text)
 QN_CASE(cache, models_are_kept)
 QN_TEST_MAIN(all, cache)
