@@ -100,6 +100,8 @@ static const qn_lexpr *slot_of(const stage *g, const qn_lexpr *piece) {
 }
 
 // for i in 0..tokens * chunks lane { copy ring[slot + token * row + at + chunk] = buf[...] }; not once the pieces end.
+// Eight lanes side by side have the same chunk of 8 tokens, which lie in different banks; the next eight have the next one,
+// so that whole sectors are asked for at once.
 static void copy_window(const stage *g, const window *w, const qn_lexpr *piece, const qn_lexpr *once, qn_lblock *to) {
   qn_mma_mapper *m = g->m;
   qn_lbuild *b = m->b;
@@ -109,9 +111,11 @@ static void copy_window(const stage *g, const window *w, const qn_lexpr *piece, 
   qn_lstmt *loop = qn_lfor(b, to, var, qn_lint(b, 0), count, QN_LO_DATA);
   if (b->failed) return;
   loop->u.loop.mark = QN_LM_LANE;
-  const qn_lexpr *i = qn_lref(b, var), *in_row = qn_lint(b, chunks);
-  const qn_lexpr *token = qn_lop2(b, QN_LX_DIV, i, in_row);
-  const qn_lexpr *word = qn_lop2(b, QN_LX_MUL, qn_lop2(b, QN_LX_MOD, i, in_row), qn_lint(b, width));
+  const qn_lexpr *i = qn_lref(b, var), *eight = qn_lint(b, QN_MMA_COLUMNS), *tile = qn_lint(b, chunks * QN_MMA_COLUMNS);
+  const qn_lexpr *token = qn_lop2(b, QN_LX_MUL, qn_lop2(b, QN_LX_DIV, i, tile), eight);
+  token = qn_lop2(b, QN_LX_ADD, token, qn_lop2(b, QN_LX_MOD, i, eight));
+  const qn_lexpr *chunk = qn_lop2(b, QN_LX_DIV, qn_lop2(b, QN_LX_MOD, i, tile), eight);
+  const qn_lexpr *word = qn_lop2(b, QN_LX_MUL, chunk, qn_lint(b, width));
   const qn_lexpr *last = qn_lop2(b, QN_LX_SUB, m->tokens, qn_lint(b, 1));
   const qn_lexpr *row = qn_lop2(b, QN_LX_MIN, qn_lop2(b, QN_LX_ADD, m->first_token, token), last);
   const qn_lexpr *from = qn_lop2(b, QN_LX_MUL, row, qn_lint(b, w->pitch / WORD));

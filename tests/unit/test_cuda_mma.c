@@ -131,7 +131,7 @@ START_TEST(interpreted_tiles) { check_tiles(0); }
 END_TEST
 
 START_TEST(simulated_tiles) {
-  for (size_t i = 0; i < QN_COUNT(chips); i++) check_tiles(chips[i]);
+  for (size_t i = 0; i < QN_COUNT(chips); i += qn_test_stride(1, 2)) check_tiles(chips[i]);  // both front ends
 }
 END_TEST
 
@@ -293,7 +293,7 @@ START_TEST(products_are_on_tensor_cores) {
              c.tensor_share * 100, traffic, c.wavefronts);
     qn_check(c.tensor_share >= (slow ? 0.83 : 0.9), "%s: %.1f %% on tensor cores", format->name, c.tensor_share * 100);
     qn_check(traffic >= 1 && traffic <= (apart ? 1.5 : 1.2), "%s: %.3f of the least traffic", format->name, traffic);
-    qn_check(c.wavefronts <= 1.02, "%s: %.3f of the least wavefronts", format->name, c.wavefronts);
+    qn_check(c.wavefronts <= 1, "%s: %.3f of the least wavefronts", format->name, c.wavefronts);
     qn_run_destroy(run);
   }
 }
@@ -304,13 +304,23 @@ static TCase *interpreted(void) {
   return qn_test_case("interpreted", tests, QN_COUNT(tests));
 }
 
-static TCase *simulated(void) {
+static void need_nvrtc(void) {
   qn_diag diag = {0};
   qn_nvrtc *nvrtc = NULL;
   if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
   qn_nvrtc_close(nvrtc);
-  const TTest *const tests[] = {simulated_tiles, products_of_every_format, halves, products_are_on_tensor_cores};
+}
+
+static TCase *simulated(void) {
+  need_nvrtc();
+  const TTest *const tests[] = {simulated_tiles, products_of_every_format, halves};
   return qn_test_case("simulated", tests, QN_COUNT(tests));
 }
 
-QN_TEST_MAIN(interpreted, simulated)
+static TCase *counted_products(void) {
+  need_nvrtc();
+  const TTest *const tests[] = {products_are_on_tensor_cores};
+  return qn_test_case("counted", tests, QN_COUNT(tests));
+}
+
+QN_TEST_MAIN(interpreted, simulated, counted_products)
