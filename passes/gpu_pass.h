@@ -13,6 +13,8 @@ QN_CHECKED qn_status qn_pass_map_lanes(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_join_chains(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_stage_streams(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_split_chains(qn_loop_pass_context *context);
+// What join_chains does in lane loops, to the reductions that stand in the block itself.
+void qn_join_reductions(qn_lbuild *b, qn_lblock *block);
 QN_CHECKED qn_status qn_pass_share_lanes(qn_loop_pass_context *context);
 // Says of each local around lane loops whether it is shared (share_lanes.c); map_lanes does it first, and share_lanes
 // again when indices are as constant as they get.

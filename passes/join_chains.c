@@ -92,11 +92,17 @@ static void join(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop, qn_lstmt *other
   qn_lblock_remove(block, other);
 }
 
+void qn_join_reductions(qn_lbuild *b, qn_lblock *block) {
+  for (qn_lstmt *s = block->first; s && !b->failed; s = s->next) {
+    qn_lstmt *other = is_reduction(s) ? partner_of(s) : NULL;
+    for (; other && !b->failed; other = partner_of(s)) join(b, block, s, other);
+  }
+}
+
 static void join_block(qn_lbuild *b, qn_lblock *block, bool in_lanes) {
+  if (in_lanes) qn_join_reductions(b, block);
   for (qn_lstmt *s = block->first; s && !b->failed; s = s->next) {
     if (s->kind != QN_LS_FOR) continue;
-    qn_lstmt *other = in_lanes && is_reduction(s) ? partner_of(s) : NULL;
-    for (; other && !b->failed; other = partner_of(s)) join(b, block, s, other);
     join_block(b, &s->u.loop.body, in_lanes || s->u.loop.mark == QN_LM_LANE);
   }
 }

@@ -397,63 +397,6 @@ static void map_block(qn_mma_mapper *m, qn_lblock *from, qn_lblock *to) {
   }
 }
 
-// ---- several products -------------------------------------------------------------------------------------------
-
-static bool is_stored_in(const qn_lblock *block, const qn_lbuf *buf) {
-  for (const qn_lstmt *s = block->first; s; s = s->next) {
-    if (s->kind == QN_LS_STORE && s->u.store.buf == buf) return true;
-    if (s->kind == QN_LS_FOR && is_stored_in(&s->u.loop.body, buf)) return true;
-  }
-  return false;
-}
-
-static bool is_result_of(const qn_lexpr *e, const void *context) {
-  return e->op == QN_LX_LOAD && is_stored_in(context, e->u.load.buf);
-}
-
-static bool is_of_locals(const qn_lblock *block) {
-  for (const qn_lstmt *s = block->first; s; s = s->next) {
-    if (s->kind == QN_LS_STORE && s->u.store.buf->kind != QN_LB_LOCAL) return false;
-    if (s->kind == QN_LS_FOR && !is_of_locals(&s->u.loop.body)) return false;
-  }
-  return true;
-}
-
-// The next reduction over the same range, where it and what stands before it need nothing of this one's; else NULL.
-static qn_lstmt *partner_of(const qn_lstmt *loop) {
-  const qn_lblock *body = &loop->u.loop.body;
-  if (loop->kind != QN_LS_FOR || loop->u.loop.order != QN_LO_REDUCE || !is_of_locals(body)) return NULL;
-  for (qn_lstmt *s = loop->next; s; s = s->next) {
-    if (s->kind == QN_LS_LOCAL) continue;
-    if (s->kind == QN_LS_STORE) {
-      if (s->u.store.buf->kind != QN_LB_LOCAL || is_stored_in(body, s->u.store.buf)) return NULL;
-      if (qn_lexpr_any(s->u.store.value, is_result_of, body)) return NULL;
-      continue;
-    }
-    if (s->kind != QN_LS_FOR || s->u.loop.order != QN_LO_REDUCE || !is_of_locals(&s->u.loop.body)) return NULL;
-    int64_t from = 0, to = 0, lo = 0, hi = 0;
-    bool same = qn_loop_const_bounds(loop, &from, &to) && qn_loop_const_bounds(s, &lo, &hi) && from == lo && to == hi;
-    return same && !qn_lblock_any(&s->u.loop.body, is_result_of, body) ? s : NULL;
-  }
-  return NULL;
-}
-
-// Products of one input: their reductions become one, so that what it reads of a token is staged once for all of them.
-static void join_reductions(qn_lbuild *b, qn_lblock *block) {
-  for (qn_lstmt *s = block->first; s && !b->failed; s = s->next) {
-    for (qn_lstmt *other; !b->failed && (other = partner_of(s)) != NULL;) {
-      while (s->next != other) {
-        qn_lstmt *moved = s->next;
-        qn_lblock_remove(block, moved);
-        qn_lblock_insert_before(block, s, moved);
-      }
-      qn_lblock_replace(b, &other->u.loop.body, other->u.loop.var, qn_lref(b, s->u.loop.var));
-      qn_lblock_splice(&other->u.loop.body, &s->u.loop.body, NULL);
-      qn_lblock_remove(block, other);
-    }
-  }
-}
-
 static qn_mma_tile tile_of(const qn_schedule *schedule) {
   return (qn_mma_tile){schedule->n_block, schedule->n_tile, schedule->m_tiles[0] / QN_MMA_COLUMNS};
 }
@@ -481,7 +424,7 @@ qn_status qn_pass_map_mma(qn_loop_pass_context *context) {
   const qn_lexpr *at = qn_lref(b, var);
   m.first_panel = qn_lop2(b, QN_LX_MUL, qn_lop2(b, QN_LX_MOD, at, panel_blocks), qn_lint(b, panels));
   m.first_token = qn_lop2(b, QN_LX_MUL, qn_lop2(b, QN_LX_DIV, at, panel_blocks), qn_lint(b, tokens));
-  join_reductions(b, product);
+  qn_join_reductions(b, product);  // what products of one input read of a token is staged once then
   map_block(&m, product, &blocks->u.loop.body);
   *top = mapped;
   return qn_loop_pass_end(context, "map_mma");
