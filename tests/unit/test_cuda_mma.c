@@ -102,7 +102,7 @@ static void run_tile(qn_lmma kind, int sm, const tile *given, uint32_t *out) {
     qn_assert_ok(&diag, qn_lkernel_interpret(kernels[0], buffers, symbols, 0, INT64_MAX, qn_test_allocator(), &diag));
   } else {
     char device[16];
-    qn_gpu_device d = {.sm = sm, .count = 1, .kernels = {{.kernel = kernels[0], .schedule = {64, 1}}}};
+    qn_gpu_device d = {.sm = sm, .count = 1, .kernels = {{.kernel = kernels[0], .schedule = {.lanes = 64, .groups = 1}}}};
     snprintf(device, sizeof device, "sm_%d", sm);
     sim_start(device);
     qn_gpu_load(&d);
