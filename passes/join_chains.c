@@ -4,10 +4,24 @@
 // keeps: every chain: what a reduction adds up, it adds up in the same order.
 // breaks: nothing. Products of one input read their weights side by side then, and its numbers once.
 //
-// Only reductions that do not touch what the other one stores are joined. What stands between them may be new locals
-// and values for those that do not depend on the first one; they move to the front.
+// Only reductions that do not touch what the other one stores are joined, and none that would become so long that what
+// they load at a time has no room in registers. What stands between them may be new locals and values for those that do
+// not depend on the first one; they move to the front.
 #include "passes/gpu_pass.h"
 #include "passes/loop_util.h"
+
+enum { MOST_STATEMENTS = 64 };  // of a joined iteration, unrolled
+
+// Statements of an iteration, once its loops are unrolled that will be.
+static int64_t length_of(const qn_lblock *block) {
+  int64_t length = 0, lo = 0, hi = 0;
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    bool unrolled = s->kind == QN_LS_FOR && s->u.loop.mark == QN_LM_UNROLL && qn_loop_const_bounds(s, &lo, &hi);
+    if (s->kind == QN_LS_FOR) length += length_of(&s->u.loop.body) * (unrolled ? hi - lo : 1);
+    if (s->kind == QN_LS_STORE) length++;
+  }
+  return length;
+}
 
 static bool stores(const qn_lblock *block, const qn_lbuf *buf) {
   for (const qn_lstmt *s = block->first; s; s = s->next) {
@@ -76,7 +90,9 @@ static qn_lstmt *partner_of(const qn_lstmt *loop) {
     }
     bool same = qn_lexpr_equal(s->u.loop.lo, loop->u.loop.lo) && qn_lexpr_equal(s->u.loop.hi, loop->u.loop.hi);
     bool fixed = !qn_lexpr_any(s->u.loop.lo, is_load, NULL) && !qn_lexpr_any(s->u.loop.hi, is_load, NULL);
-    return same && fixed && are_independent(&loop->u.loop.body, &s->u.loop.body) ? s : NULL;
+    const qn_lblock *a = &loop->u.loop.body, *b = &s->u.loop.body;
+    bool brief = length_of(a) + length_of(b) <= MOST_STATEMENTS;
+    return same && fixed && brief && are_independent(a, b) ? s : NULL;
   }
   return NULL;
 }
