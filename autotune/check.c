@@ -405,13 +405,10 @@ bool qn_check_locate(const qn_check *c, const void *address, char *out, size_t s
 
 // --- row counts
 
-int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max, int64_t out[QN_CHECK_ROWS_MAX]) {
-  int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min};
-  int count = 1, kept = 0;
-  int64_t largest = s->m_tiles[0];
-  candidates[count++] = 2 * largest + 1;
-  for (int i = 0; i < s->m_tile_count && count < QN_CHECK_ROWS_MAX; i++)
-    candidates[count++] = largest + s->m_tiles[i] - 1;  // the most that tiles from i on are left
+// The candidates within the limits, each once, rising; how many.
+static int sort_counts(const int64_t *candidates, int count, int64_t largest, int64_t rows_min, int64_t rows_max,
+                       int64_t *out) {
+  int kept = 0;
   for (int i = 0; i < count; i++) {
     int64_t rows = candidates[i];
     if (rows < rows_min) rows += (rows_min - rows + largest - 1) / largest * largest;  // as much is left
@@ -425,4 +422,33 @@ int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max
     kept++;
   }
   return kept;
+}
+
+int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max, int64_t out[QN_CHECK_ROWS_MAX]) {
+  int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min}, largest = s->m_tiles[0];
+  int count = 1;
+  candidates[count++] = 2 * largest + 1;
+  for (int i = 0; i < s->m_tile_count && count < QN_CHECK_ROWS_MAX; i++)
+    candidates[count++] = largest + s->m_tiles[i] - 1;  // the most that tiles from i on are left
+  return sort_counts(candidates, count, largest, rows_min, rows_max, out);
+}
+
+int qn_check_quick_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max, int64_t out[QN_CHECK_ROWS_MAX]) {
+  int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min};
+  bool runs[QN_SCHEDULE_MAX_TILES] = {false};
+  int count = 1;
+  for (int i = 0; i < s->m_tile_count && count < QN_CHECK_ROWS_MAX; i++) {
+    if (runs[i]) continue;
+    // Tile i once, and of those after it as many as can follow, each once: what is left is never enough for one above.
+    int64_t rest = 0;
+    for (int t = s->m_tile_count - 1; t > i; t--) {
+      bool fits = rest + s->m_tiles[t] < s->m_tiles[t - 1];
+      if (i > 0) fits = fits && s->m_tiles[i] + rest + s->m_tiles[t] < s->m_tiles[i - 1];
+      if (fits) rest += s->m_tiles[t];
+      runs[t] = runs[t] || fits;
+    }
+    runs[0] = runs[i] = true;
+    candidates[count++] = s->m_tiles[0] + (i > 0 ? s->m_tiles[i] : 0) + rest;
+  }
+  return sort_counts(candidates, count, s->m_tiles[0], rows_min, rows_max, out);
 }

@@ -44,5 +44,8 @@ enum { QN_CHECK_ROWS_MAX = 2 + QN_SCHEDULE_MAX_TILES };
 // QN_CHECK_ROWS_MAX, rising.
 int qn_check_row_counts(const qn_schedule *schedule, int64_t rows_min, int64_t rows_max,
                         int64_t out[QN_CHECK_ROWS_MAX]);
+// Few that do, of most schedules two: rows_min, and those that give every tile something to do. Rising.
+int qn_check_quick_counts(const qn_schedule *schedule, int64_t rows_min, int64_t rows_max,
+                          int64_t out[QN_CHECK_ROWS_MAX]);
 
 #endif

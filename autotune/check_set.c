@@ -70,7 +70,8 @@ static int choose_rows(const qn_check_set *set, const qn_check_code *code, int64
   qn_symbol symbol = set->subject.rows == QN_SYM_NONE ? QN_SYM_T : set->subject.rows;
   int64_t most = set->subject.max_values[symbol];
   if (most <= 0 || code->rows_max < most) most = code->rows_max;
-  int count = qn_check_row_counts(&code->schedule, code->rows_min, most, rows);
+  int count = set->quick ? qn_check_quick_counts(&code->schedule, code->rows_min, most, rows)
+                         : qn_check_row_counts(&code->schedule, code->rows_min, most, rows);
   int64_t run = set->subject.run_tokens;
   if (run > 0) {
     rows[0] = code->rows_min < 1 ? 1 : code->rows_min;
@@ -78,9 +79,7 @@ static int choose_rows(const qn_check_set *set, const qn_check_code *code, int64
     if (rows[1] > most) rows[1] = most;
     count = rows[1] > rows[0] ? 2 : 1;
   }
-  if (!set->quick) return count;
-  rows[0] = rows[count - 1];
-  return 1;
+  return count;
 }
 
 qn_status qn_check_set_run(qn_check_set *set, const qn_check_code *code, qn_check_note note, void *context,

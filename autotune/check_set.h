@@ -16,7 +16,7 @@ typedef struct qn_check_code {
   qn_dim extent;  // of its parallel loop
 } qn_check_code;
 
-// `subject` is borrowed. `quick`: the largest of the row counts and one seed only.
+// `subject` is borrowed. `quick`: as few row counts as run every tile, and one seed.
 QN_CHECKED qn_status qn_check_set_create(const qn_subject *subject, bool quick, const qn_allocator *allocator,
                                          qn_check_set **out, qn_diag *diag);
 void qn_check_set_destroy(qn_check_set *set);  // NULL is harmless

@@ -196,6 +196,11 @@ qn_child_end qn_child_ask(qn_child *child, const qn_child_limits *limits, char *
       snprintf(evidence, size, "cancelled");
       return QN_CHILD_CANCELLED;
     }
+    if (limits->until_s > 0 && seconds(CLOCK_MONOTONIC) >= limits->until_s) {
+      kill_child(child);
+      snprintf(evidence, size, "its time is over");
+      return QN_CHILD_CUT;
+    }
     if (over_limit(child, limits, &since, evidence, size)) {
       kill_child(child);
       return QN_CHILD_HUNG;

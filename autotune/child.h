@@ -47,6 +47,7 @@ typedef enum qn_child_end {
   QN_CHILD_DIED,       // by a signal or by leaving
   QN_CHILD_KILLED,     // by SIGKILL, not from here: the system was out of memory, or somebody's hand
   QN_CHILD_HUNG,       // a piece of work took longer than its limit: it was killed
+  QN_CHILD_CUT,        // the time of all was over: it was killed
   QN_CHILD_CANCELLED,  // `cancelled` said so: it was killed
 } qn_child_end;
 
@@ -55,6 +56,7 @@ typedef struct qn_child_limits {
   double wall_s;  // and its time on the wall
   int run_stage;  // pieces of this stage have limits of their own; 0 = none
   double run_cpu_s, run_wall_s;
+  double until_s;  // of CLOCK_MONOTONIC: nothing goes on beyond; 0 = no matter when
   bool (*cancelled)(void *context);  // asked some times a second; NULL = never
   void *context;
 } qn_child_limits;

@@ -532,7 +532,8 @@ qn_status qn_db_each(qn_db *db, const qn_db_filter *filter, qn_record_fn each, v
   qn_buf_init(&family, db->allocator);
   put_select(DB_RECORD, &sql);
   put_filter(filter, &family, &c, &sql);
-  if (filter->only_ok) qn_buf_printf(&sql, "%s verdict = 'ok'", c.count ? " AND" : " WHERE");
+  if (filter->only_ok || filter->only_bad)
+    qn_buf_printf(&sql, "%s verdict %s 'ok'", c.count ? " AND" : " WHERE", filter->only_ok ? "=" : "<>");
   qn_buf_puts(&sql, " ORDER BY verdict <> 'ok', median_s, made, id");
   sql.failed |= family.failed;
   qn_status status = walk(db, DB_RECORD, &sql, &c, each_record, &w, diag);

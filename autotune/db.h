@@ -65,7 +65,7 @@ typedef struct qn_db_filter {
   int threads;
   int64_t rows_min, rows_max;
   bool exact_rows;  // rows_min and rows_max must be equal also where they are 0
-  bool only_ok;  // verdict OK
+  bool only_ok, only_bad;  // verdict OK; any other
 } qn_db_filter;
 
 // A record, or one that must not be used: then `rejected` says why (edited: its checksum does not hold), and the
@@ -138,8 +138,12 @@ QN_CHECKED qn_status qn_db_count(qn_db *db, qn_db_counts *out, qn_diag *diag);  
 // Writes every entry to a text file, one a line, in an order that depends on the entries alone. The file appears whole
 // or not at all.
 QN_CHECKED qn_status qn_db_export(qn_db *db, const char *path, qn_db_counts *out, qn_diag *diag);
+// Asked now and then with how many lines of how many are done; false ends the import with CANCELLED.
+typedef bool (*qn_db_import_fn)(void *context, int64_t done, int64_t lines);
 // Adds the entries of such a file: what is in both is there once. All or nothing: a line that is not an entry, or was
-// edited, is an error (FORMAT) that names the first such line and how many there are, and nothing is added.
-QN_CHECKED qn_status qn_db_import(qn_db *db, const char *path, qn_db_counts *out, qn_diag *diag);
+// edited, is an error (FORMAT) that names the first such line and how many there are, and nothing is added. The database
+// is locked while entries are added, not while they are read. `progress` may be NULL.
+QN_CHECKED qn_status qn_db_import(qn_db *db, const char *path, qn_db_import_fn progress, void *context,
+                                  qn_db_counts *out, qn_diag *diag);
 
 #endif

@@ -1,8 +1,10 @@
 // Entries to a text file and back: one line each, so that what machines found can be reviewed, kept and merged.
+#include <stdio.h>
 #include <string.h>
 
 #include "autotune/db_internal.h"
 #include "runtime/base/file.h"
+#include "runtime/base/vec.h"
 
 #define FIRST_LINE "quern-tuning 1"
 #define IMPORT_MAX ((size_t)4 << 30)
@@ -65,28 +67,42 @@ qn_status qn_db_export(qn_db *db, const char *path, qn_db_counts *out, qn_diag *
   return status;
 }
 
+// --- import
+
+typedef struct parsed {
+  qn_db_kind_id kind;
+  qn_db_entry entry;  // texts in the arena
+} parsed;
+
 typedef struct import_state {
   qn_db *db;
+  const char *path;
+  qn_db_import_fn progress;
+  void *context;
   qn_db_counts *counts;
-  qn_arena arena;  // of one line
+  qn_arena arena;  // of all entries
+  QN_VEC(parsed) entries;  // in the arena
+  int64_t lines;
   int64_t bad, first_bad;
   char why[256];  // of the first bad line
   qn_diag *diag;
 } import_state;
 
-static qn_status import_line(import_state *s, qn_str line, int64_t number) {
-  qn_db_kind_id kind;
-  qn_db_entry entry;
-  bool added;
-  const char *wrong = qn_db_line_parse(line, &s->arena, &kind, &entry);
-  if (wrong) {
-    if (s->bad++ > 0) return QN_OK;
-    s->first_bad = number;
-    snprintf(s->why, sizeof s->why, "%s", wrong);
-    return QN_OK;
-  }
-  QN_TRY(qn_db_add(s->db, kind, &entry, &added, s->diag));
-  ++*(added ? count_of(s->counts, kind) : &s->counts->known);
+enum { ASK_EVERY = 256 };
+
+// Reading counts as half of the work, adding as the other.
+static qn_status ask(const import_state *s, int64_t done) {
+  if (done % ASK_EVERY != 0 || !s->progress || s->progress(s->context, done / 2, s->lines)) return QN_OK;
+  return qn_fail(s->diag, QN_ERR_CANCELLED, s->path, "cancelled by the caller; nothing was imported");
+}
+
+static qn_status read_line(import_state *s, qn_str line, int64_t number) {
+  parsed p;
+  const char *wrong = qn_db_line_parse(line, &s->arena, &p.kind, &p.entry);
+  if (!wrong) return qn_vec_push_arena(&s->arena, &s->entries, p) ? QN_OK : qn_fail_nomem(s->diag, s->path, "entries");
+  if (s->bad++ > 0) return QN_OK;
+  s->first_bad = number;
+  snprintf(s->why, sizeof s->why, "%s", wrong);
   return QN_OK;
 }
 
@@ -99,42 +115,65 @@ static qn_str next_line(qn_str *text) {
   return line;
 }
 
-// All lines, in a transaction of the caller's.
-static qn_status import_text(import_state *s, const char *path, qn_str text) {
+static int64_t count_lines(qn_str text) {
+  int64_t lines = 0;
+  for (; text.length > 0; lines++) (void)next_line(&text);
+  return lines;
+}
+
+// All lines into entries: nobody waits for the database meanwhile.
+static qn_status read_text(import_state *s, qn_str text) {
+  s->lines = count_lines(text);
   qn_str line = next_line(&text);
   if (!qn_str_is(line, FIRST_LINE))
-    return qn_fail(s->diag, QN_ERR_FORMAT, path, "line 1: got '%.*s', want '%s'; only what quern exported is imported",
+    return qn_fail(s->diag, QN_ERR_FORMAT, s->path,
+                   "line 1: got '%.*s', want '%s'; only what quern exported is imported",
                    (int)(line.length < 40 ? line.length : 40), line.data, FIRST_LINE);
   for (int64_t number = 2; text.length > 0; number++) {
     line = next_line(&text);
-    if (line.length == 0 || line.data[0] == '#') continue;
-    qn_status status = import_line(s, line, number);
-    qn_arena_deinit(&s->arena);
-    QN_TRY(status);
+    QN_TRY(ask(s, number));
+    if (line.length > 0 && line.data[0] != '#') QN_TRY(read_line(s, line, number));
   }
   if (s->bad > 0)
-    return qn_fail(s->diag, QN_ERR_FORMAT, path, "line %lld: %s (%lld bad line%s); nothing was imported: take %s out",
+    return qn_fail(s->diag, QN_ERR_FORMAT, s->path, "line %lld: %s (%lld bad line%s); nothing was imported: take %s out",
                    (long long)s->first_bad, s->why, (long long)s->bad, s->bad > 1 ? "s" : "",
                    s->bad > 1 ? "them" : "it");
   return QN_OK;
 }
 
-qn_status qn_db_import(qn_db *db, const char *path, qn_db_counts *out, qn_diag *diag) {
-  import_state s = {.db = db, .counts = out, .diag = diag};
+// All entries, in a transaction of the caller's.
+static qn_status add_entries(import_state *s) {
+  for (size_t i = 0; i < s->entries.count; i++) {
+    const parsed *p = &s->entries.items[i];
+    bool added;
+    QN_TRY(ask(s, s->lines + (int64_t)i));
+    QN_TRY(qn_db_add(s->db, p->kind, &p->entry, &added, s->diag));
+    ++*(added ? count_of(s->counts, p->kind) : &s->counts->known);
+  }
+  return QN_OK;
+}
+
+static qn_status import_text(import_state *s, qn_str text) {
+  QN_TRY(read_text(s, text));
+  QN_TRY(qn_db_begin(s->db, s->diag));
+  qn_status status = add_entries(s);
+  if (status == QN_OK) return qn_db_commit(s->db, s->diag);
+  qn_db_rollback(s->db);
+  return status;
+}
+
+qn_status qn_db_import(qn_db *db, const char *path, qn_db_import_fn progress, void *context, qn_db_counts *out,
+                       qn_diag *diag) {
+  import_state s = {
+      .db = db, .path = path, .progress = progress, .context = context, .counts = out, .diag = diag};
   char *text;
   size_t size;
   memset(out, 0, sizeof *out);
   QN_TRY(qn_file_read(path, IMPORT_MAX, qn_db_allocator(db), &text, &size, diag));
   qn_arena_init(&s.arena, qn_db_allocator(db));
-  qn_status status = qn_db_begin(db, diag);
-  if (status == QN_OK) {
-    status = import_text(&s, path, (qn_str){text, size});
-    if (status == QN_OK) {
-      status = qn_db_commit(db, diag);
-    } else {
-      qn_db_rollback(db);
-    }
-  }
+  qn_status status = import_text(&s, (qn_str){text, size});
+  if (status != QN_OK) memset(out, 0, sizeof *out);
+  qn_arena_deinit(&s.arena);
   qn_free(qn_db_allocator(db), text, size + 1);
   return status;
 }

@@ -26,13 +26,22 @@ typedef struct qn_tuning_task {
 // or what was checked where it is.
 typedef struct qn_measured {
   qn_verdict verdict;
+  bool cut;  // its time was over before anything was known of it: the verdict means nothing
   char evidence[192];
 } qn_measured;
+static inline bool qn_is_right(const qn_measured *m) { return !m->cut && m->verdict == QN_VERDICT_OK; }
+static inline bool qn_is_bad(const qn_measured *m) { return !m->cut && m->verdict != QN_VERDICT_OK; }
+
+// How a step's threads work.
+typedef struct qn_setting {
+  int threads;  // that take part, at most the task's; 0 = the task's
+  int spin_us;  // how long one that waits spins before it sleeps; -1 = as threads do by themselves
+} qn_setting;
 
 // Candidates of a task have numbers: 0, 1, 2 ... in the order they were given to `prepare` since `begin`. The measurer
 // keeps all of them until `end`, so that any two can be timed against each other; a child process that died is made
-// anew behind it. A status other than OK means that nothing can be measured any more (out of memory, no process to be
-// had), never that a candidate is bad.
+// anew behind it. A status other than OK is never a candidate's doing: NOMEM means that there is no memory for this
+// task, where others may do with less; after the others nothing can be measured any more.
 typedef struct qn_measurer {
   void *self;
   // Takes a task, borrowed until `end`; one at a time.
@@ -45,8 +54,13 @@ typedef struct qn_measurer {
   // was prepared, its result says so (out[0] a's, out[1] b's), the times are 0 and it must not be timed again; otherwise
   // both are OK.
   qn_status (*pair)(void *self, int a, int b, int rounds, double *out_seconds, qn_measured out[2], qn_diag *diag);
+  // Until the task's end, pairs time a under settings[0] and b under settings[1]: a == b compares settings alone.
+  void (*set)(void *self, const qn_setting settings[2]);
   void (*end)(void *self);
   double (*now)(void *self);  // seconds of a clock that never goes back: what budgets are held against
+  // From now on no call goes on beyond `deadline` (of that clock; HUGE_VAL = there is none, as at first): what is not
+  // known by then is cut. A candidate is not to blame for that.
+  void (*limit)(void *self, double deadline);
 } qn_measurer;
 
 #endif

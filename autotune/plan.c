@@ -89,6 +89,56 @@ static qn_status find_mark(qn_db *db, const qn_finished *key, qn_arena *arena, q
   return QN_OK;
 }
 
+static bool is_there(void *context, const qn_finished *mark, const char *rejected) {
+  (void)mark;
+  *(bool *)context = !rejected;
+  return rejected != NULL;
+}
+
+qn_status qn_plan_has_crossovers(qn_db *db, const qn_tuning_key *key, const qn_pkernel *kernel, bool *out,
+                                 qn_diag *diag) {
+  qn_db_filter filter = {.signature = kernel->signature,
+                         .target = key->target,
+                         .fingerprint = key->fingerprint,
+                         .generator = key->generator,
+                         .threads = key->threads,
+                         .exact_rows = true};
+  *out = false;
+  return qn_db_each_finished(db, &filter, is_there, out, diag);
+}
+
+typedef struct bad_record {
+  const char *schedule;
+  qn_arena *arena;
+  const char *reason;
+  bool found;
+} bad_record;
+
+static bool take_bad(void *context, const qn_record *record, const char *rejected) {
+  bad_record *b = context;
+  if (rejected || strcmp(record->schedule, b->schedule) != 0) return true;
+  b->found = true;
+  b->reason = qn_arena_printf(b->arena, "it was found to be bad: %s",
+                              record->evidence && *record->evidence ? record->evidence : qn_verdict_text(record->verdict));
+  return false;
+}
+
+// Did the build that found a winner also find that its code is not right, at whatever time?
+static qn_status find_bad(qn_db *db, const qn_finished *mark, qn_arena *arena, const char **out_reason, qn_diag *diag) {
+  bad_record bad = {.schedule = mark->plan, .arena = arena};
+  qn_db_filter filter = {.signature = mark->signature,
+                         .target = mark->target,
+                         .fingerprint = mark->fingerprint,
+                         .generator = mark->generator,
+                         .threads = mark->threads,
+                         .rows_min = mark->rows_min,
+                         .rows_max = mark->rows_max,
+                         .only_bad = true};
+  QN_TRY(qn_db_each(db, &filter, take_bad, &bad, diag));
+  *out_reason = bad.reason;
+  return bad.found && !bad.reason ? qn_fail_nomem(diag, mark->signature, "a reason") : QN_OK;
+}
+
 qn_status qn_plan_winner(qn_db *db, const qn_tuning_key *key, const qn_pkernel *kernel, int64_t rows_min,
                          int64_t rows_max, qn_arena *arena, qn_winner *out, bool *out_found, const char **out_reason,
                          qn_diag *diag) {
@@ -100,8 +150,10 @@ qn_status qn_plan_winner(qn_db *db, const qn_tuning_key *key, const qn_pkernel *
   if (qn_schedule_parse_line(out->mark.plan, &out->schedule, &parse) != QN_OK ||
       qn_schedule_check(&out->schedule, &parse) != QN_OK) {
     why = parse.text;
-  } else if (!qn_schedule_legal(kernel, rows_min, rows_max, &out->schedule, &why) && !why) {
-    why = "is not legal for the kernel";
+  } else if (!qn_schedule_legal(kernel, rows_min, rows_max, &out->schedule, &why)) {
+    if (!why) why = "is not legal for the kernel";
+  } else {
+    QN_TRY(find_bad(db, &out->mark, arena, &why, diag));
   }
   if (why) {
     *out_found = false;
@@ -200,6 +252,24 @@ static qn_plan_foreign *find_foreign(qn_plan_chooser *c, const qn_pkernel *kerne
   return NULL;
 }
 
+// Can this build's loop passes make a kernel of the schedule? *out_reason (arena) says why not.
+static qn_status try_foreign(qn_plan_chooser *c, const qn_pkernel *kernel, const qn_winner *winner,
+                             const char **out_reason) {
+  qn_arena arena;
+  qn_diag own = {0};
+  const qn_lkernel *tried = NULL;
+  qn_dim extent;
+  qn_arena_init(&arena, c->arena->allocator);
+  qn_status status = qn_schedule_apply(kernel, winner->mark.rows_min, winner->mark.rows_max, &winner->schedule, "tried",
+                                       &arena, &tried, &extent, &own);
+  if (status == QN_OK) status = qn_lkernel_verify(tried, &own);
+  qn_arena_deinit(&arena);
+  if (status == QN_ERR_NOMEM) return qn_fail_nomem(c->diag, kernel->name, "a record");
+  if (status == QN_OK) return QN_OK;
+  *out_reason = qn_arena_printf(c->arena, "another build of quern found it; no kernel can be made of it now: %s", own.text);
+  return *out_reason ? QN_OK : qn_fail_nomem(c->diag, kernel->name, "a reason");
+}
+
 // Another build's winner: *out_reason says why it must not be used.
 static qn_status take_foreign(qn_plan_chooser *c, const qn_pkernel *kernel, const qn_winner *winner,
                               const char **out_reason) {
@@ -207,6 +277,7 @@ static qn_status take_foreign(qn_plan_chooser *c, const qn_pkernel *kernel, cons
   *out_reason = !c->take_foreign         ? "another build of quern found it, and it cannot be checked here"
                 : known && known->denied ? known->reason
                                          : NULL;
+  if (!*out_reason && !known) QN_TRY(try_foreign(c, kernel, winner, out_reason));
   if (*out_reason) return QN_OK;
   c->counts.foreign++;
   qn_plan_foreign f = {.kernel = kernel,

@@ -32,15 +32,31 @@ QN_CHECKED qn_status qn_plan_put_winner(qn_db *db, const qn_tuning_key *key, con
 QN_CHECKED qn_status qn_plan_put_crossovers(qn_db *db, const qn_tuning_key *key, const qn_pkernel *kernel,
                                             const qn_kernel_plan *plan, qn_diag *diag);
 
+// Did a session ask for them? Edited marks do not tell.
+QN_CHECKED qn_status qn_plan_has_crossovers(qn_db *db, const qn_tuning_key *key, const qn_pkernel *kernel, bool *out,
+                                            qn_diag *diag);
+
 typedef struct qn_winner {
   qn_schedule schedule;
   qn_finished mark;  // texts in the arena
 } qn_winner;
 // The winner of a class by the latest mark with the key's fields (generator NULL: of any build). When there is none, or
-// it must not be used, *out_found is false; *out_reason (arena) then says why where there was one, else it is NULL.
+// it must not be used (edited, not legal, found to be bad by any record of the build that found it), *out_found is
+// false; *out_reason (arena) then says why where there was one, else it is NULL.
 QN_CHECKED qn_status qn_plan_winner(qn_db *db, const qn_tuning_key *key, const qn_pkernel *kernel, int64_t rows_min,
                                     int64_t rows_max, qn_arena *arena, qn_winner *out, bool *out_found,
                                     const char **out_reason, qn_diag *diag);
+
+// ---- settings of the machine (settings.c)
+
+// Under what signature the settings for a program with these kernels are kept.
+void qn_settings_signature(const char *const *signatures, size_t count, qn_buf *out);
+// Those of the latest session with the key's fields (generator NULL: of any build). Of *out threads_prefill,
+// threads_decode and spin_us are meant.
+QN_CHECKED qn_status qn_settings_find(qn_db *db, const qn_tuning_key *key, const char *signature,
+                                      qn_machine_knobs *out, bool *out_found, qn_diag *diag);
+
+// ---- choosing
 
 // A winner that another build of quern found: taken, and to be checked once there is code (qn_recheck).
 typedef struct qn_plan_foreign {

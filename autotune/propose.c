@@ -88,6 +88,21 @@ static void fill(pool *p) {
     if (qn_space_mutate(&s->space, &s->rng, &s->incumbent, &drawn)) put(p, &drawn);
 }
 
+// Every schedule that differs from the incumbent in one knob by an octave at most: the last step to a best one is among
+// them.
+static void put_neighbours(pool *p) {
+  qn_search *s = p->search;
+  for (int i = 0; i < s->space.knob_count; i++) {
+    const qn_space_knob *knob = &s->space.knobs[i];
+    for (int choice = 0; choice < knob->count && knob->count > 1; choice++) {
+      qn_schedule near = s->incumbent;
+      qn_space_set(knob, &near, choice);
+      if (qn_schedule_equal(&near, &s->incumbent) || !qn_space_is_legal(&s->space, &near)) continue;
+      if (qn_space_distance(&s->space, &near, &s->incumbent) < 1.01) put(p, &near);
+    }
+  }
+}
+
 // What evolution makes of the best: guessed whatever the model says of them.
 static void put_children(pool *p) {
   qn_search *s = p->search;
@@ -143,6 +158,7 @@ static void remove_entry(pool *p, size_t at) { p->entries.items[at] = p->entries
 // The first batch: by the model, but an octave away from those taken weighs as much as a seventh of the time.
 static void take_by_model(pool *p, int most, qn_schedule *out, int *count) {
   qn_search *s = p->search;
+  s->expected = QN_SEARCH_UNKNOWN;
   while (*count < most && p->entries.count > 0) {
     size_t best = 0;
     double best_score = HUGE_VAL;
@@ -202,19 +218,36 @@ static void thin(pool *p) {
   p->entries.count = SCORED;
 }
 
-const qn_candidate *qn_search_challenger(qn_search *s) {
-  const qn_candidate *best = NULL, *incumbent = qn_search_find(s, &s->incumbent);
-  if (!s->learnt || !incumbent || incumbent->samples == 0) return NULL;
-  double bar = qn_surrogate_guess(s->surrogate, &incumbent->seen).mean, most = s->options.least_gain;
+int qn_search_challengers(qn_search *s, int most, const qn_candidate **out) {
+  const qn_candidate *incumbent = qn_search_find(s, &s->incumbent);
+  double gains[QN_SEARCH_AGAIN];
+  int count = 0;
+  if (!s->learnt || !incumbent || incumbent->samples == 0) return 0;
+  double bar = qn_surrogate_guess(s->surrogate, &incumbent->seen).mean;
   for (size_t i = 0; i < s->candidates.count; i++) {
     const qn_candidate *c = &s->candidates.items[i];
     if (c == incumbent || c->samples == 0 || c->verdict != QN_VERDICT_OK) continue;
     double gain = qn_expected_improvement(qn_surrogate_guess(s->surrogate, &c->seen), bar);
-    if (gain <= most) continue;
-    most = gain;
-    best = c;
+    if (gain <= s->options.least_gain) continue;
+    int at = count < most ? count++ : most;
+    for (; at > 0 && gains[at - 1] < gain; at--) {
+      if (at == most) continue;
+      gains[at] = gains[at - 1];
+      out[at] = out[at - 1];
+    }
+    if (at == most) continue;
+    gains[at] = gain;
+    out[at] = c;
   }
-  return best;
+  return count;
+}
+
+// Timed schedules besides the one it begins with tell something of the others.
+static bool knows_others(const qn_search *s) {
+  for (size_t i = 0; i < s->candidates.count && s->learnt; i++)
+    if (s->candidates.items[i].samples > 0 && !qn_schedule_equal(&s->candidates.items[i].schedule, &s->start))
+      return true;
+  return false;
 }
 
 qn_status qn_search_propose(qn_search *s, int most, qn_schedule *out, int *out_count, qn_diag *diag) {
@@ -228,8 +261,9 @@ qn_status qn_search_propose(qn_search *s, int most, qn_schedule *out, int *out_c
   sort(&p);
   drop_twins(&p);
   drop_hopeless(&p);
-  if (s->learnt) {
+  if (knows_others(s)) {
     thin(&p);
+    put_neighbours(&p);
     put_children(&p);
     sort(&p);
     drop_twins(&p);

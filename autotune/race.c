@@ -48,21 +48,23 @@ void qn_race_add(qn_race *race, double incumbent_s, double candidate_s) {
   if (race->count < QN_RACE_MOST) race->ratios[race->count++] = log(incumbent_s / candidate_s);
 }
 
+int qn_race_count(const qn_race *race) { return race->count + race->count_before; }
+
 double qn_race_mean(const qn_race *race, double deviation) {
-  if (race->count == 0) return 0;
+  if (race->count == 0) return race->mean_before;
   double median = median_of(race->ratios, (size_t)race->count), sum = 0, reach = 3 * deviation;
   for (int i = 0; i < race->count; i++) {
     double from = race->ratios[i] - median;
     sum += median + (from > reach ? reach : from < -reach ? -reach : from);
   }
-  return sum / race->count;
+  return (sum + race->count_before * race->mean_before) / qn_race_count(race);
 }
 
 qn_race_state qn_race_decide(const qn_race *race, double deviation, const qn_race_rules *rules) {
   if (race->count == 0) return QN_RACE_OPEN;
   double gain = log1p(rules->gain), mean = qn_race_mean(race, deviation);
   // ln of the likelihood of these ratios at a mean of `gain`, over that at a mean of 0.
-  double likelihood = race->count * gain / (deviation * deviation) * (mean - 0.5 * gain);
+  double likelihood = qn_race_count(race) * gain / (deviation * deviation) * (mean - 0.5 * gain);
   if (likelihood >= log((1 - rules->false_loss) / rules->false_win)) {
     return race->count >= rules->least ? QN_RACE_WON : QN_RACE_OPEN;
   }

@@ -35,12 +35,15 @@ double qn_noise_deviation(const qn_noise *noise);
 typedef struct qn_race {
   double ratios[QN_RACE_MOST];  // ln(incumbent's time / candidate's): more than 0 = the candidate was faster
   int count;
+  double mean_before;  // of so many pairs of the same two in an earlier race, which count as well
+  int count_before;
 } qn_race;
 
 // Adds a pair; times are more than 0. Pairs beyond QN_RACE_MOST are ignored.
 void qn_race_add(qn_race *race, double incumbent_s, double candidate_s);
-// The mean of the ratios, each drawn to at most three deviations from their median.
+// The mean of the ratios, each drawn to at most three deviations from their median, and of those before; of how many.
 double qn_race_mean(const qn_race *race, double deviation);
+int qn_race_count(const qn_race *race);
 qn_race_state qn_race_decide(const qn_race *race, double deviation, const qn_race_rules *rules);
 // Tells the noise of this race; once for each.
 void qn_noise_learn(qn_noise *noise, const qn_race *race);

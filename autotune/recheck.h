@@ -12,7 +12,7 @@ typedef struct qn_recheck_item {
 } qn_recheck_item;
 
 typedef struct qn_recheck_options {
-  bool quick;      // milliseconds a kernel: one row count and one seed
+  bool quick;      // milliseconds a kernel: as few row counts as run every tile, and one seed
   double limit_s;  // CPU time of one piece of work; 0 = 10
   // Called after every item with its result; false ends it all with CANCELLED. NULL = nobody asks.
   bool (*report)(void *context, size_t item, const qn_measured *result);

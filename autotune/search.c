@@ -29,7 +29,12 @@ qn_status qn_search_create(const qn_tuning_task *task, const qn_schedule *start,
   *out = NULL;
   qn_search *s = qn_alloc_zeroed(allocator, sizeof *s);
   if (!s) return qn_fail_nomem(diag, task->kernel->name, "a search");
-  *s = (qn_search){.allocator = allocator, .task = *task, .options = *options, .start = *start, .incumbent = *start};
+  *s = (qn_search){.allocator = allocator,
+                   .task = *task,
+                   .options = *options,
+                   .start = *start,
+                   .incumbent = *start,
+                   .turn = 1};
   set_defaults(&s->options);
   qn_rng_seed(&s->rng, options->seed);
   qn_status status = qn_space_init(&s->space, task->kernel, task->rows_min, task->rows_max, start, diag);
@@ -82,7 +87,16 @@ static double fast_time(const qn_candidate *c) {
 }
 
 qn_status qn_search_add_known(qn_search *s, const qn_candidate *known, qn_diag *diag) {
-  if (find(s, &known->schedule)) return QN_OK;
+  qn_candidate *before = find(s, &known->schedule);
+  if (before && (before->verdict != QN_VERDICT_OK || known->verdict == QN_VERDICT_OK)) return QN_OK;
+  if (before) {  // it was taken for right once
+    s->counts.verdicts[before->verdict]--;
+    s->counts.verdicts[known->verdict]++;
+    const qn_observation seen = before->seen;
+    *before = *known;
+    before->seen = seen;
+    return QN_OK;
+  }
   qn_candidate own = *known;
   qn_search_look(s, &own.schedule, &own.seen);
   if (was_timed(&own)) {
@@ -116,10 +130,12 @@ typedef struct step {
   qn_search *search;
   const qn_measurer *measurer;
   double deadline;
-  qn_schedule schedules[QN_SEARCH_BATCH + 3];
-  qn_measured results[QN_SEARCH_BATCH + 3];
-  int count, fresh;                  // those from `fresh` on are new candidates
-  int incumbent, start, challenger;  // slots; no challenger: -1
+  qn_schedule schedules[QN_SEARCH_BATCH + QN_SEARCH_AGAIN + 2];
+  qn_measured results[QN_SEARCH_BATCH + QN_SEARCH_AGAIN + 2];
+  int count;
+  int challengers, fresh;            // slots from these on are challengers, and new candidates
+  int incumbent, start;              // slots
+  bool skipped;                      // a candidate was not tried: its time was over
   double *times;                     // of a chunk of pairs
   qn_diag *diag;
 } step;
@@ -127,7 +143,7 @@ typedef struct step {
 enum {
   CHUNK = 64,     // pairs that are timed in one call
   CHEAP = 8,      // pairs at least where one takes less than CHEAP_S
-  CHALLENGE = 4,  // a challenger's race may take so many times what others' may
+  CHALLENGE = 2,  // a challenger's race may take so many times what others' may, whenever it is taken up again
 };
 
 static bool out_of_time(const step *t) {
@@ -170,25 +186,27 @@ static void set_times(qn_candidate *c, double *times, int count) {
   c->spread_s = qn_quantile(times, (size_t)count, 0.75) - qn_quantile(times, (size_t)count, 0.25);
 }
 
-// Pairs of b against a, at most `most` of them and `seconds` long, until the test has an answer or somebody dies.
+// Pairs of b against a, at most `most` of them and `seconds` long, until the test has an answer, somebody dies or the
+// measurer's time is over.
 // b's times go to `out_times` (room for `most`).
 static qn_status run_race(step *t, int a, int b, int most, double seconds, const qn_race_rules *rules, qn_race *race,
                           double *out_times, qn_race_state *out_state) {
   const qn_measurer *m = t->measurer;
   double begin = m->now(m->self), deviation = qn_noise_deviation(&t->search->noise);
+  const int before = race->count;
   *out_state = QN_RACE_OPEN;
   for (int chunk = 1; race->count < most && *out_state == QN_RACE_OPEN;) {
     if (chunk > most - race->count) chunk = most - race->count;
     qn_measured results[2] = {0};
     QN_TRY(m->pair(m->self, a, b, chunk, t->times, results, t->diag));
-    if (results[0].verdict != QN_VERDICT_OK) t->results[a] = results[0];
-    if (results[1].verdict != QN_VERDICT_OK) t->results[b] = results[1];
-    if (results[0].verdict != QN_VERDICT_OK || results[1].verdict != QN_VERDICT_OK) return QN_OK;
+    if (qn_is_bad(&results[0])) t->results[a] = results[0];
+    if (qn_is_bad(&results[1])) t->results[b] = results[1];
+    if (!qn_is_right(&results[0]) || !qn_is_right(&results[1])) return QN_OK;
     for (int i = 0; i < chunk; i++) {
       out_times[race->count] = t->times[2 * i + 1];
       qn_race_add(race, t->times[2 * i], t->times[2 * i + 1]);
     }
-    double spent = m->now(m->self) - begin, each = spent / race->count, left = seconds - spent;
+    double spent = m->now(m->self) - begin, each = spent / (race->count - before), left = seconds - spent;
     // Short calls suffer most from what else the machine does, and cost next to nothing: no hasty answers on them.
     if (race->count >= CHEAP || each > CHEAP_S) *out_state = qn_race_decide(race, deviation, rules);
     if (race->count >= rules->least && (left <= 0 || out_of_time(t))) break;
@@ -213,6 +231,7 @@ static qn_status measure_incumbent(step *t, double *times) {
   qn_race_rules never = {.gain = 0.01, .false_win = 1e-300, .false_loss = 1e-300, .least = 3};
   qn_candidate *c;
   QN_TRY(run_race(t, t->incumbent, t->incumbent, 24, s->options.race_s, &never, &race, times, &state));
+  if (race.count == 0 && qn_is_right(&t->results[t->incumbent])) return QN_OK;  // no time for it
   QN_TRY(add_candidate(s, &t->schedules[t->incumbent], &t->results[t->incumbent], &c, t->diag));
   if (race.count > 0) {
     qn_noise_learn(&s->noise, &race);
@@ -227,16 +246,17 @@ static qn_status measure_incumbent(step *t, double *times) {
   return QN_OK;
 }
 
-// What came of a race becomes the candidate's own.
+// What came of a race becomes the candidate's own. Against the same incumbent as before it was one race in two parts.
 static void learn_race(step *t, qn_candidate *c, const qn_race *race, double *times, double anchor) {
   qn_search *s = t->search;
   double deviation = qn_noise_deviation(&s->noise), mean = qn_race_mean(race, deviation);
-  bool again = c->samples > 0;
+  bool again = c->samples > 0 && race->count_before == 0;
   qn_noise_learn(&s->noise, race);
   set_times(c, times, race->count);
   c->ratio = exp(mean);
-  c->pairs = race->count;
-  double value = anchor - mean, variance = deviation * deviation / race->count;
+  c->pairs = qn_race_count(race);
+  c->against = s->turn;
+  double value = anchor - mean, variance = deviation * deviation / c->pairs;
   if (again) {  // both races tell, each by how long it was
     double old = 1 / c->seen.variance, new = 1 / variance;
     value = (c->seen.value * old + value * new) / (old + new);
@@ -246,28 +266,51 @@ static void learn_race(step *t, qn_candidate *c, const qn_race *race, double *ti
   c->seen.variance = variance;
 }
 
+// A new candidate gets half of a race's time, and more only if it is rather faster than not by then: many are seen
+// once, few for long.
+static qn_status race_slot(step *t, int slot, qn_race *race, double *times, qn_race_state *out_state) {
+  const qn_search *s = t->search;
+  qn_race_rules rules = rules_of(s);
+  double part = s->options.race_s / 2, rest = CHALLENGE * s->options.race_s;
+  if (slot >= t->fresh) {
+    QN_TRY(run_race(t, t->incumbent, slot, QN_RACE_MOST, part, &rules, race, times, out_state));
+    bool worth = race->count > 0 && *out_state == QN_RACE_OPEN && qn_is_right(&t->results[slot]) &&
+                 qn_race_mean(race, qn_noise_deviation(&s->noise)) > 0;
+    if (!worth || out_of_time(t)) return QN_OK;
+    rest = part;
+  }
+  return run_race(t, t->incumbent, slot, QN_RACE_MOST, rest, &rules, race, times, out_state);
+}
+
 static qn_status race_candidate(step *t, int slot, double *times) {
   qn_search *s = t->search;
-  qn_candidate *c;
+  qn_candidate *c = find(s, &t->schedules[slot]);
   qn_race race = {.count = 0};
   qn_race_state state = QN_RACE_OPEN;
-  qn_race_rules rules = rules_of(s);
-  bool right = t->results[slot].verdict == QN_VERDICT_OK;
+  bool right = qn_is_right(&t->results[slot]);
   double anchor = qn_search_best_value(s);
+  if (c && was_timed(c) && c->against == s->turn) {
+    race.mean_before = log(c->ratio);
+    race.count_before = c->pairs;
+  }
   if (right) {
-    double seconds = slot == t->challenger ? CHALLENGE * s->options.race_s : s->options.race_s;
-    QN_TRY(run_race(t, t->incumbent, slot, QN_RACE_MOST, seconds, &rules, &race, times, &state));
-    if (race.count == 0 && t->results[slot].verdict == QN_VERDICT_OK) return QN_OK;  // the incumbent died
+    QN_TRY(race_slot(t, slot, &race, times, &state));
+    if (race.count == 0 && qn_is_right(&t->results[slot])) {  // the incumbent died, or there was no time
+      t->skipped = true;
+      return QN_OK;
+    }
   }
   QN_TRY(add_candidate(s, &t->schedules[slot], &t->results[slot], &c, t->diag));
   if (t->results[slot].verdict == QN_VERDICT_OK) {
     learn_race(t, c, &race, times, anchor);
     if (state == QN_RACE_WON) {
       s->incumbent = c->schedule;
+      s->turn++;
       s->gain_log = 0;  // until it was timed against the start
       s->gain_pairs = 0;
       t->incumbent = slot;
       s->counts.won++;
+      s->counts.step_gain += log(c->ratio);
     }
   }
   tell(s, c);
@@ -276,6 +319,8 @@ static qn_status race_candidate(step *t, int slot, double *times) {
 
 static void back_to_start(step *t) {
   t->incumbent = t->start;
+  t->search->counts.step_gain = 0;
+  t->search->turn++;
   t->search->incumbent = t->search->start;
   t->search->gain_log = 0;
   t->search->gain_pairs = 0;
@@ -287,11 +332,11 @@ static qn_status bury_incumbent(step *t, bool *out_go_on) {
   qn_search *s = t->search;
   qn_candidate *c;
   *out_go_on = true;
-  for (int i = 0; i < 2 && t->results[t->incumbent].verdict != QN_VERDICT_OK; i++) {
+  for (int i = 0; i < 2 && qn_is_bad(&t->results[t->incumbent]); i++) {
     QN_TRY(add_candidate(s, &t->schedules[t->incumbent], &t->results[t->incumbent], &c, t->diag));
     c->samples = 0;
     tell(s, c);
-    *out_go_on = t->incumbent != t->start && t->results[t->start].verdict == QN_VERDICT_OK;
+    *out_go_on = t->incumbent != t->start && !qn_is_bad(&t->results[t->start]);
     back_to_start(t);
   }
   if (!*out_go_on) s->state = QN_SEARCH_BROKEN;
@@ -330,30 +375,42 @@ static qn_status fill_slots(step *t) {
     t->start = t->count;
     add_slot(t, &s->start);
   }
-  t->fresh = t->count;
-  t->challenger = -1;
-  const qn_candidate *challenger = qn_search_challenger(s);
-  if (challenger) {
-    t->challenger = t->count;
-    add_slot(t, &challenger->schedule);
+  t->challengers = t->fresh = t->count;
+  const qn_candidate *incumbent = find(s, &s->incumbent);
+  if (s->task.bound_s > 0 && (!incumbent || !was_timed(incumbent))) {
+    t->skipped = true;  // no batch: it costs a tenth of one to see whether there is anything to gain
+    return QN_OK;
   }
+  const qn_candidate *challengers[QN_SEARCH_AGAIN];
+  int count = qn_search_challengers(s, QN_SEARCH_AGAIN, challengers);
+  for (int i = 0; i < count; i++) add_slot(t, &challengers[i]->schedule);
+  t->fresh = t->count;
   QN_TRY(qn_search_look_ahead(s, t->diag));
   for (int i = 0; i < s->next_count; i++) add_slot(t, &s->next[i]);
   s->ahead = false;
   return QN_OK;
 }
 
+// Is there an incumbent to race against, its own time known?
+static bool has_incumbent(const step *t) {
+  const qn_candidate *incumbent = find(t->search, &t->search->incumbent);
+  return qn_is_right(&t->results[t->incumbent]) && incumbent && was_timed(incumbent);
+}
+
 static qn_status race_all(step *t, double *times) {
   qn_search *s = t->search;
-  bool go_on = false, skipped = false;
+  bool go_on = false;
   int won = s->counts.won;
   QN_TRY(bury_incumbent(t, &go_on));
   if (!go_on) return QN_OK;
-  const qn_candidate *incumbent = find(s, &s->incumbent);
-  if (s->noise.count == 0 || !incumbent || !was_timed(incumbent)) QN_TRY(measure_incumbent(t, times));
-  for (int i = t->fresh; i < t->count; i++) {
-    if (out_of_time(t) && t->results[i].verdict == QN_VERDICT_OK) {
-      skipped = true;
+  if (qn_is_right(&t->results[t->incumbent]) && (s->noise.count == 0 || !has_incumbent(t))) {
+    QN_TRY(measure_incumbent(t, times));
+    QN_TRY(bury_incumbent(t, &go_on));
+    if (!go_on) return QN_OK;
+  }
+  for (int i = t->challengers; i < t->count; i++) {
+    if (!qn_is_bad(&t->results[i]) && (t->results[i].cut || out_of_time(t) || !has_incumbent(t))) {
+      t->skipped = true;
       continue;
     }
     QN_TRY(race_candidate(t, i, times));
@@ -362,8 +419,8 @@ static qn_status race_all(step *t, double *times) {
   }
   if (s->counts.won > won && t->incumbent != t->start) QN_TRY(confirm(t, times));
   QN_TRY(bury_incumbent(t, &go_on));
-  if (skipped) s->codes.count = s->codes_before;  // what was not raced may be proposed again
-  s->idle_steps = s->counts.won > won ? 0 : skipped ? s->idle_steps : s->idle_steps + 1;
+  if (t->skipped) s->codes.count = s->codes_before;  // what was not raced may be proposed again
+  s->idle_steps = s->counts.won > won ? 0 : t->skipped ? s->idle_steps : s->idle_steps + 1;
   s->counts.idle = s->idle_steps;
   return QN_OK;
 }
@@ -392,15 +449,21 @@ qn_status qn_search_look_ahead(qn_search *s, qn_diag *diag) {
 // A bound that a kernel stays below was measured while the machine had other things to do: it says nothing.
 static bool holds(double bound, double seconds) { return bound > 0 && seconds > 0.97 * bound; }
 
-static void set_state(qn_search *s) {
+bool qn_search_is_near_bound(const qn_search *s) {
   double bound = s->task.bound_s;
   const qn_candidate *incumbent = find(s, &s->incumbent);
+  if (!incumbent || !was_timed(incumbent)) return false;
+  return holds(bound, fast_time(incumbent)) && fast_time(incumbent) <= bound * (1 + s->options.within);
+}
+
+static void set_state(qn_search *s) {
+  const qn_candidate *incumbent = find(s, &s->incumbent), *challenger;
   if (s->state == QN_SEARCH_BROKEN || !incumbent || !was_timed(incumbent)) return;
-  if (holds(bound, fast_time(incumbent)) && fast_time(incumbent) <= bound * (1 + s->options.within)) {
+  if (qn_search_is_near_bound(s)) {
     s->state = QN_SEARCH_WITHIN;
   } else if (s->next_count == 0) {
     s->state = QN_SEARCH_EXHAUSTED;
-  } else if (s->idle_steps >= 3 && s->expected < s->options.least_gain) {
+  } else if (s->idle_steps >= 3 && s->expected < s->options.least_gain && !qn_search_challengers(s, 1, &challenger)) {
     s->state = QN_SEARCH_SETTLED;
   }
 }
@@ -409,6 +472,8 @@ qn_status qn_search_step(qn_search *s, const qn_measurer *measurer, double deadl
   step t = {.search = s, .measurer = measurer, .deadline = deadline, .diag = diag};
   double begin = measurer->now(measurer->self);
   size_t bytes = (QN_RACE_MOST + 2 * CHUNK) * sizeof(double);
+  int tried = s->counts.tried;
+  s->counts.step_gain = 0;
   QN_TRY(fill_slots(&t));
   double *times = qn_alloc(s->allocator, bytes);
   if (!times) return qn_fail_nomem(diag, s->task.kernel->name, "times");
@@ -423,6 +488,7 @@ qn_status qn_search_step(qn_search *s, const qn_measurer *measurer, double deadl
   if (status == QN_OK) status = qn_search_learn(s, diag);
   if (status == QN_OK) status = qn_search_look_ahead(s, diag);
   s->counts.steps++;
+  s->counts.step_tried = s->counts.tried - tried;
   s->counts.step_s = measurer->now(measurer->self) - begin;
   s->counts.seconds += s->counts.step_s;
   if (status == QN_OK) set_state(s);
@@ -447,9 +513,8 @@ double qn_search_seconds(const qn_search *s) {
 }
 
 double qn_search_expected(const qn_search *s) {
-  const double unknown = 0.25;  // of a kernel that nothing is known of yet
   const qn_candidate *incumbent = find(s, &s->incumbent);
-  double expected = s->ahead && s->learnt ? s->expected : unknown;
+  double expected = s->ahead ? s->expected : QN_SEARCH_UNKNOWN;
   if (!incumbent || !was_timed(incumbent)) return expected;
   double seconds = fast_time(incumbent), room = holds(s->task.bound_s, seconds) ? 1 - s->task.bound_s / seconds : 1;
   if (room < 0) room = 0;

@@ -21,6 +21,7 @@ typedef struct qn_candidate {
   double times[QN_CANDIDATE_TIMES];  // the latest
   double ratio;                      // incumbent's time over its own when it was raced (1.1 = faster), by `pairs`
   int pairs;
+  int against;                       // in which of a search's incumbents' turns that was, from 1; 0 = in none of them
   qn_observation seen;  // what is learnt from it; only of those that were timed
 } qn_candidate;
 
@@ -55,7 +56,8 @@ QN_CHECKED qn_status qn_search_create(const qn_tuning_task *task, const qn_sched
                                       qn_diag *diag);
 void qn_search_destroy(qn_search *search);  // NULL is harmless
 
-// What an earlier session found of this very task: it is not tried again. Before the first step.
+// What an earlier session found of this very task: it is not tried again. Of several for one schedule the first counts,
+// but one that says that it is bad counts whatever others say. Before the first step.
 QN_CHECKED qn_status qn_search_add_known(qn_search *search, const qn_candidate *known, qn_diag *diag);
 // The winner of an earlier session, among those known: the incumbent to begin with. `gain` is what that session
 // measured in `pairs` (0 = it did not).
@@ -64,14 +66,18 @@ void qn_search_set_incumbent(qn_search *search, const qn_schedule *schedule, dou
 // step.
 void qn_search_add_seed(qn_search *search, const qn_schedule *seed);
 
-// One batch: proposes, prepares, races; ends early at `deadline` (of the measurer's clock).
+// One batch: proposes, prepares, races. Where a bound is known the first step times the start alone, which may be near
+// enough to it. Ends early at `deadline` (of the measurer's clock), and where the measurer cuts
+// it off: candidates of which nothing is known then were not tried.
 QN_CHECKED qn_status qn_search_step(qn_search *search, const qn_measurer *measurer, double deadline, qn_diag *diag);
 
 qn_search_state qn_search_get_state(const qn_search *search);
+// Is what was timed of the incumbent within options.within of the task's bound?
+bool qn_search_is_near_bound(const qn_search *search);
 // Chooses the next batch, so that qn_search_expected tells of it: after a step it is chosen already.
 QN_CHECKED qn_status qn_search_look_ahead(qn_search *search, qn_diag *diag);
-// The share of the kernel's time that the next batch is expected to save; a quarter where nothing is known yet, and
-// once it was timed never more than lies between it and the bound (if that is not beaten already).
+// The share of the kernel's time that the next batch is expected to save; a quarter before a first batch, and once the
+// incumbent was timed never more than lies between it and the bound (if that is not beaten already).
 double qn_search_expected(const qn_search *search);
 // Seconds a call of the incumbent takes: the fastest tenth of what was measured, or the model's prediction before that.
 double qn_search_seconds(const qn_search *search);
@@ -91,6 +97,8 @@ typedef struct qn_search_counts {
   int idle;        // batches since one won
   double seconds;  // of the measurer's clock, in steps
   double step_s;   // of the last step
+  double step_gain;  // what it saved: ln of the incumbent's time before it over that after
+  int step_tried;    // candidates in it
 } qn_search_counts;
 qn_search_counts qn_search_get_counts(const qn_search *search);
 

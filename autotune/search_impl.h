@@ -5,7 +5,9 @@
 #include "autotune/search.h"
 #include "runtime/base/vec.h"
 
-#define QN_SEARCH_SEEDS 8
+#define QN_SEARCH_SEEDS   8
+#define QN_SEARCH_AGAIN   2     // challengers a step at most
+#define QN_SEARCH_UNKNOWN 0.25  // what a first batch is expected to save
 #define QN_SEARCH_BATCH 14  // candidates a step at most: with incumbent and start, and the surrogate's lies
 
 struct qn_search {
@@ -26,7 +28,8 @@ struct qn_search {
   size_t codes_before;  // how many codes there were before the next batch was chosen
   bool ahead;
   qn_noise noise;
-  double expected;  // of the next batch, once `learnt`
+  double expected;  // of the next batch, once `ahead`
+  int turn;         // how many incumbents there were, from 1
   double gain_log;  // ln(start / incumbent), by gain_pairs
   int gain_pairs;
   int idle_steps;  // in turn, in which nothing won
@@ -40,9 +43,9 @@ void qn_search_look(const qn_search *search, const qn_schedule *schedule, qn_obs
 bool qn_search_has(const qn_search *search, const qn_schedule *schedule);
 // The best time known: ln of seconds. Only when something was timed.
 double qn_search_best_value(const qn_search *search);
-// One that was tried and undecided, but that all that is known by now takes for faster than the incumbent: worth a
-// longer race. NULL = none.
-const qn_candidate *qn_search_challenger(qn_search *search);
+// Those that were tried and undecided, but that all that is known by now takes for faster than the incumbent: worth a
+// longer race. The most promising first, at most `most` of them; how many.
+int qn_search_challengers(qn_search *search, int most, const qn_candidate **out);
 // Teaches the surrogate all that was timed.
 QN_CHECKED qn_status qn_search_learn(qn_search *search, qn_diag *diag);
 

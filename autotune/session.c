@@ -17,6 +17,10 @@
 #define LEAST_VALUE 0.0005
 #define KEYS        512
 #define AGAIN       0.6  // what a promise is worth after each batch that did not keep it: others get their turn
+#define SHORT_S     15  // a budget in which a few smaller batches do more than one whole one that may be cut off
+#define SMALL_BATCH 3
+#define TRUST       0.5  // promises of so much in all are believed before anything was seen
+#define LEAST_TRUST 0.02
 #define SAME_SHARE  1.5  // what was set aside is taken up again where it takes so many times the share of the run time
 
 const char *qn_session_end_text(qn_session_end end) {
@@ -112,6 +116,22 @@ static void update_shares(qn_session *s) {
   for (size_t i = 0; i < s->items.count && weights > 0; i++) s->items.items[i].share /= weights;
 }
 
+double qn_session_share_of_step(const qn_session *s, const qn_session_item *of, int p, int64_t *out_rows) {
+  double total = 0, own = 0;
+  for (size_t i = 0; i < s->items.count; i++) {
+    const qn_session_item *item = &s->items.items[i];
+    const qn_tuning_task *task = qn_search_task(item->search);
+    int64_t rows = 0;
+    if (!rows_in(s->program, task->kernel, &phases[p], &rows) || !serves(task, rows)) continue;
+    double seconds = item->calls * seconds_at(s, item, rows);
+    total += seconds;
+    if (item != of) continue;
+    own = seconds;
+    *out_rows = task->kernel->rows == QN_SYM_NONE ? task->rows : rows;
+  }
+  return total > 0 ? own / total : 0;
+}
+
 // Of the kernels that are tuned: what is worth a batch is a part of their time, be it all of a step's or little.
 static double selected_share(const qn_session *s) {
   double share = 0;
@@ -140,7 +160,7 @@ static bool cancelled(void *context) {
   return s->cancelled;
 }
 
-static bool tell(qn_session *s) {
+bool qn_session_tell(qn_session *s) {
   double now = s->measurer->now(s->measurer->self);
   const qn_session_item *item = s->current;
   qn_session_progress progress = {
@@ -163,7 +183,7 @@ static bool tell(qn_session *s) {
 
 static void found(void *context, const qn_search *search, const qn_candidate *candidate) {
   qn_session_found(context, search, candidate);
-  (void)tell(context);
+  (void)qn_session_tell(context);
 }
 
 // A race may take longer where there is more time in all.
@@ -193,6 +213,7 @@ static qn_status add_item(qn_session *s, uint32_t index, const qn_kernel_plan *p
   qn_search_options search = {.machine = &s->machine,
                               .within = s->options->within,
                               .race_s = race_seconds(s->options->budget_s),
+                              .batch = s->options->budget_s < SHORT_S ? SMALL_BATCH : 0,
                               .distinct_code = s->options->distinct_code,
                               .seed = s->options->seed + (index * QN_MAX_VARIANTS + (uint64_t) class) * 7919,
                               .found = found,
@@ -226,6 +247,30 @@ static qn_status add_items(qn_session *s) {
 
 // --- going on
 
+// --- what is expected, and what comes of it
+
+static bool is_first_batch(const qn_session_item *item) { return qn_search_get_counts(item->search).tried <= 1; }
+
+static double trust(const qn_promises *p) {
+  double part = (p->kept + TRUST) / (p->promised + TRUST);
+  return part > 1 ? 1 : part < LEAST_TRUST ? LEAST_TRUST : part;
+}
+
+// The share of its kernel's time that a search's next batch will save, as experience has it.
+static double expected_of(const qn_session *s, const qn_session_item *item) {
+  double expected = qn_search_expected(item->search) * pow(AGAIN, qn_search_get_counts(item->search).idle);
+  return expected * trust(is_first_batch(item) ? &s->first : &s->later);
+}
+
+// After a step that was expected to save so much.
+static void learn_promise(qn_session *s, const qn_session_item *item, bool first, double promised) {
+  qn_search_counts counts = qn_search_get_counts(item->search);
+  qn_promises *p = first ? &s->first : &s->later;
+  if (counts.step_tried < 2) return;  // it only timed what was there
+  p->promised += promised;
+  p->kept += 1 - exp(-fmax(0, counts.step_gain));
+}
+
 // The search whose next batch is worth most, and what it is expected to save of the run time; NULL = all are closed.
 static qn_status choose(qn_session *s, double least, qn_session_item **out, double *out_value) {
   qn_session_item *best = NULL;
@@ -235,13 +280,12 @@ static qn_status choose(qn_session *s, double least, qn_session_item **out, doub
   for (size_t i = 0; i < s->items.count; i++) {
     qn_session_item *item = &s->items.items[i];
     if (!item->selected || item->closed || item->share < SAME_SHARE * item->aside) continue;
-    double value = item->share / whole * qn_search_expected(item->search);
+    double value = item->share / whole * expected_of(s, item);
     // From records more can be told than that it is not known; it takes some milliseconds.
     if (value >= least && item->known > 0 && s->options->budget_s > 0) {
       QN_TRY(qn_search_look_ahead(item->search, s->diag));
-      value = item->share / whole * qn_search_expected(item->search);
+      value = item->share / whole * expected_of(s, item);
     }
-    value *= pow(AGAIN, qn_search_get_counts(item->search).idle);
     if (best && value <= *out_value) continue;
     best = item;
     *out_value = value;
@@ -250,21 +294,45 @@ static qn_status choose(qn_session *s, double least, qn_session_item **out, doub
   return QN_OK;
 }
 
+// There is no memory for this kernel: the others may do with less.
+static qn_status give_up(qn_session *s, qn_session_item *item) {
+  item->end = qn_arena_printf(&s->arena, "not tuned: %s", s->diag->text);
+  if (!item->end) return QN_ERR_NOMEM;
+  *s->diag = (qn_diag){0};
+  item->closed = true;
+  return QN_OK;
+}
+
+// Why the search has ended, or that it goes on.
+static qn_status take_end(qn_session *s, qn_session_item *item) {
+  qn_search_state state = qn_search_get_state(item->search);
+  const qn_candidate *start = qn_search_find(item->search, qn_search_start(item->search));
+  item->closed = state != QN_SEARCH_OPEN;
+  item->end = qn_search_ends[state];
+  if (state != QN_SEARCH_BROKEN || !start) return QN_OK;
+  // One that nobody knows how to feed, or that does not compile, was not found to be wrong.
+  item->broken = start->verdict != QN_VERDICT_FAILED;
+  item->end = qn_arena_printf(&s->arena, "%s: %s", item->broken ? item->end : "the default schedule cannot be tried",
+                              start->evidence);
+  return item->end ? QN_OK : qn_fail_nomem(s->diag, qn_search_task(item->search)->kernel->name, "what is wrong with it");
+}
+
 static qn_status step(qn_session *s, qn_session_item *item) {
   if (!item->begun) QN_TRY(qn_session_seed(item));
   item->begun = true;
   s->current = item;
-  if (!tell(s)) return QN_OK;
+  if (!qn_session_tell(s)) return QN_OK;
+  bool first = is_first_batch(item);
+  double promised = qn_search_expected(item->search) * pow(AGAIN, qn_search_get_counts(item->search).idle);
   qn_status status = qn_search_step(item->search, s->measurer, s->deadline_s, s->diag);
+  learn_promise(s, item, first, promised);
   if (s->db_status != QN_OK) return s->db_status;
   QN_TRY(qn_session_mark(item));  // also of what was found before something failed
+  if (status == QN_ERR_NOMEM) return give_up(s, item);
   QN_TRY(status);
-  double seconds = qn_search_get_counts(item->search).step_s;
-  s->step_s = s->step_s > 0 ? 0.5 * (s->step_s + seconds) : seconds;
-  qn_search_state state = qn_search_get_state(item->search);
-  item->closed = state != QN_SEARCH_OPEN;
-  item->end = qn_search_ends[state];
-  return QN_OK;
+  qn_search_counts counts = qn_search_get_counts(item->search);
+  if (counts.step_tried > 1) s->step_s = s->step_s > 0 ? 0.5 * (s->step_s + counts.step_s) : counts.step_s;
+  return take_end(s, item);
 }
 
 static bool any_aside(const qn_session *s) {
@@ -279,115 +347,17 @@ static qn_status go_on(qn_session *s, qn_session_report *out) {
     double now = s->measurer->now(s->measurer->self);
     qn_session_item *item = NULL;
     QN_TRY(choose(s, least, &item, &out->expected));
-    out->end = !item                                    ? (any_aside(s) ? QN_SESSION_SETTLED : QN_SESSION_DONE)
-               : out->expected < least                  ? QN_SESSION_SETTLED
-               : now + 1.5 * s->step_s >= s->deadline_s ? QN_SESSION_BUDGET
-                                                        : QN_SESSION_CANCELLED;
+    bool over = now + 1.5 * s->step_s + qn_session_settings_reserve(s) >= s->deadline_s;
+    out->end = !item                   ? (any_aside(s) ? QN_SESSION_SETTLED : QN_SESSION_DONE)
+               : out->expected < least ? QN_SESSION_SETTLED
+               : over                  ? QN_SESSION_BUDGET
+                                       : QN_SESSION_CANCELLED;
     for (size_t i = 0; i < s->items.count && out->end == QN_SESSION_SETTLED; i++)
       if (s->items.items[i].selected) QN_TRY(qn_session_set_aside(&s->items.items[i]));
     if (out->end != QN_SESSION_CANCELLED) return QN_OK;
     QN_TRY(step(s, item));
     if (s->cancelled) return QN_OK;
   }
-}
-
-// --- crossover points
-
-typedef struct boundary {
-  qn_session_item *few, *many;  // the class with fewer rows, and the next
-} boundary;
-
-// Is the class for fewer rows the faster one at `rows`? Both schedules are made for all rows of both classes.
-static qn_status few_is_faster(qn_session *s, const boundary *b, int64_t rows, bool *out, bool *out_known) {
-  const qn_measurer *m = s->measurer;
-  qn_tuning_task task = *qn_search_task(b->few->search);
-  task.rows_max = qn_search_task(b->many->search)->rows_max;
-  task.rows = rows;
-  task.bound_s = 0;
-  qn_schedule schedules[2] = {*qn_search_incumbent(b->many->search), *qn_search_incumbent(b->few->search)};
-  qn_measured results[2] = {0};
-  enum { PAIRS = 15 };
-  double times[2 * PAIRS];
-  qn_race race = {.count = 0};
-  *out_known = false;
-  QN_TRY(m->begin(m->self, &task, s->diag));
-  qn_status status = m->prepare(m->self, schedules, 2, results, s->diag);
-  bool right = results[0].verdict == QN_VERDICT_OK && results[1].verdict == QN_VERDICT_OK;
-  if (status == QN_OK && right) {
-    status = m->pair(m->self, 0, 1, PAIRS, times, results, s->diag);
-    right = results[0].verdict == QN_VERDICT_OK && results[1].verdict == QN_VERDICT_OK;
-    for (int i = 0; i < PAIRS && status == QN_OK && right; i++) qn_race_add(&race, times[2 * i], times[2 * i + 1]);
-  }
-  m->end(m->self);
-  *out_known = status == QN_OK && right;
-  *out = *out_known && qn_race_mean(&race, 0.1) > 0;
-  return status;
-}
-
-// The largest of the row counts worth asking at which the class for fewer rows is the faster one, by halving.
-static qn_status find_crossover(qn_session *s, const boundary *b, int64_t *out, bool *out_known) {
-  static const int64_t ladder[] = {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128};
-  const qn_tuning_task *few = qn_search_task(b->few->search), *many = qn_search_task(b->many->search);
-  int low = 0, high = 0;  // ladder[low .. high) may be the last
-  while (low < (int)QN_COUNT(ladder) && ladder[low] < few->rows) low++;
-  high = low;
-  while (high < (int)QN_COUNT(ladder) && ladder[high] < many->rows) high++;
-  int64_t last = few->rows;
-  *out_known = false;
-  while (low < high) {
-    int middle = low + (high - low) / 2;
-    bool faster = false, known = false;
-    QN_TRY(few_is_faster(s, b, ladder[middle], &faster, &known));
-    if (!known) return QN_OK;
-    if (faster) {
-      last = ladder[middle];
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-    *out_known = true;
-  }
-  *out = last;
-  return QN_OK;
-}
-
-// Of the classes of one kernel, in their order from `first` on.
-static qn_status tune_crossovers(qn_session *s, size_t first, size_t count) {
-  const qn_tuning_task *task = qn_search_task(s->items.items[first].search);
-  qn_kernel_plan plan = {.count = (int)count};
-  bool measured = false;
-  for (size_t i = 0; i < count; i++) {
-    const qn_tuning_task *class = qn_search_task(s->items.items[first + i].search);
-    plan.variants[i].rows_min = class->rows_min;
-    plan.variants[i].rows_max = class->rows_max;
-    plan.variants[i].schedule = *qn_search_incumbent(s->items.items[first + i].search);
-  }
-  for (size_t i = 0; i + 1 < count; i++) {
-    boundary b = {&s->items.items[first + i], &s->items.items[first + i + 1]};
-    const qn_tuning_task *few = qn_search_task(b.few->search);
-    bool one = few->rows_min == few->rows_max, begun = b.few->begun || b.many->begun, known = false;
-    int64_t last = 0;
-    if (one || !begun || s->measurer->now(s->measurer->self) + s->step_s >= s->deadline_s) continue;
-    if (!tell(s)) break;
-    QN_TRY(find_crossover(s, &b, &last, &known));
-    if (!known) continue;
-    measured = true;  // also that the default has it right: an earlier session may have found otherwise
-    if (last == plan.variants[i].rows_max) continue;
-    plan.variants[i].rows_max = last;
-    plan.variants[i + 1].rows_min = last + 1;
-    s->crossovers++;
-  }
-  if (!measured || !s->options->db) return QN_OK;
-  return qn_plan_put_crossovers(s->options->db, &s->options->key, task->kernel, &plan, s->diag);
-}
-
-static qn_status all_crossovers(qn_session *s) {
-  for (size_t i = 0, count; i < s->items.count && !s->cancelled; i += count) {
-    for (count = 1; i + count < s->items.count; count++)
-      if (s->items.items[i + count].kernel != s->items.items[i].kernel) break;
-    if (count > 1 && s->items.items[i].selected) QN_TRY(tune_crossovers(s, i, count));
-  }
-  return QN_OK;
 }
 
 // --- the whole
@@ -413,6 +383,7 @@ static void put_result(const qn_session_item *item, qn_session_report *out) {
                            .start = *qn_search_start(item->search),
                            .tuned = *qn_search_incumbent(item->search)};
   snprintf(r->end, sizeof r->end, "%s", item->end);
+  r->broken = item->broken;
   r->gain = qn_search_gain(item->search, &r->pairs);
   r->default_s = r->tuned_s * r->gain;
   r->measured = qn_search_find(item->search, &r->tuned) != NULL;
@@ -432,6 +403,8 @@ static qn_status make_report(qn_session *s, qn_session_report *out) {
     if (s->items.items[i].selected) put_result(&s->items.items[i], out);
   out->seconds = s->measurer->now(s->measurer->self) - s->begin_s;
   out->crossovers = s->crossovers;
+  out->rejected = s->rejected;
+  memcpy(out->first_reason, s->first_reason, sizeof out->first_reason);
   if (s->cancelled) out->end = QN_SESSION_CANCELLED;
   return QN_OK;
 }
@@ -451,14 +424,17 @@ qn_status qn_session_run(const qn_program *program, const qn_measurer *measurer,
   qn_arena_init(&s.arena, allocator);
   s.begin_s = measurer->now(measurer->self);
   s.deadline_s = s.begin_s + own.budget_s;
+  measurer->limit(measurer->self, s.deadline_s);
   qn_status status = add_items(&s);
   if (status == QN_OK) status = go_on(&s, out);
-  if (status == QN_OK && !s.cancelled) status = all_crossovers(&s);
+  if (status == QN_OK && !s.cancelled) status = qn_session_settings(&s, &out->settings, &out->has_settings);
+  if (status == QN_OK && !s.cancelled) status = qn_session_crossovers(&s);
   if (status == QN_ERR_CANCELLED) {  // by the measurer, in the middle of something
     *diag = (qn_diag){0};
     s.cancelled = true;
     status = QN_OK;
   }
+  measurer->limit(measurer->self, HUGE_VAL);
   if (status == QN_OK) status = make_report(&s, out);
   for (size_t i = 0; i < s.items.count; i++) qn_search_destroy(s.items.items[i].search);
   qn_vec_free(allocator, &s.items);

@@ -27,7 +27,8 @@ typedef struct qn_session_result {
   double gain;  // default's time over tuned's, by `pairs`; 1 where those are 0: the same, or never timed in pairs
   int pairs, tried, verdicts[QN_VERDICT_COUNT];
   bool measured;  // it was timed, now or by an earlier session; otherwise times are the model's
-  char end[64];   // why its search ended, or that it goes on
+  bool broken;    // the default schedule itself is wrong, crashes or hangs, which is a bug of quern's
+  char end[256];  // why its search ended, or that it goes on
   qn_schedule start, tuned;
 } qn_session_result;
 
@@ -49,6 +50,10 @@ typedef struct qn_session_report {
   int tried, known;  // candidates in this session; known from earlier ones
   int verdicts[QN_VERDICT_COUNT];
   int crossovers;  // boundaries between classes that were moved
+  bool has_settings;  // of the machine for this program's steps, found now or by an earlier session
+  qn_machine_knobs settings;  // threads_prefill, threads_decode and spin_us of them
+  int rejected;    // records and marks of the database that must not be used
+  char first_reason[256];  // why the first one was, with its kernel
 } qn_session_report;
 void qn_session_report_deinit(qn_session_report *report);
 
@@ -70,9 +75,10 @@ typedef struct qn_session_options {
   void *progress_context;
 } qn_session_options;
 
-// Tunes a program that was lowered and has its memory planned. Errors: ARGUMENT (no kernel matches the pattern), those
-// of the database and of the measurer; what was found before stays in the database. *out is to be given to
-// qn_session_report_deinit in every case.
+// Tunes a program that was lowered and has its memory planned. The measurer is cut off where the budget ends. A kernel
+// for which there is not enough memory is left alone, which its `end` tells. Errors: ARGUMENT (no kernel matches the
+// pattern), those of the database and of the measurer; what was found before stays in the database. *out is to be given
+// to qn_session_report_deinit in every case.
 QN_CHECKED qn_status qn_session_run(const qn_program *program, const qn_measurer *measurer,
                                     const qn_session_options *options, const qn_allocator *allocator,
                                     qn_session_report *out, qn_diag *diag);

@@ -1,4 +1,5 @@
 // What a session reads from the database and writes into it.
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -34,6 +35,15 @@ typedef struct reading {
   qn_status status;
 } reading;
 
+// Of entries that must not be used the session tells how many there are, and what is wrong with the first.
+static void reject(const qn_session_item *item, const char *what, const char *reason) {
+  qn_session *s = item->session;
+  const qn_tuning_task *task = qn_search_task(item->search);
+  if (s->rejected++ > 0) return;
+  snprintf(s->first_reason, sizeof s->first_reason, "%s from %" PRId64 " rows, %s %s", task->kernel->name,
+           task->rows_min, what, reason);
+}
+
 // A record becomes a known candidate; one that does not read is as if it were not there, and is tried again.
 static bool add_record(void *context, const qn_record *record, const char *rejected) {
   reading *r = context;
@@ -44,13 +54,19 @@ static bool add_record(void *context, const qn_record *record, const char *rejec
                         .ratio = 1};
   qn_diag parse = {0};
   const qn_tuning_task *task = qn_search_task(r->item->search);
-  // Times of other row counts, or of attention over another cache, are times of something else.
-  if (record->rows != task->rows || (task->kernel->tile_rows > 0 && record->keys != task->keys)) return true;
-  if (rejected || qn_schedule_parse_line(record->schedule, &known.schedule, &parse) != QN_OK) return true;
-  if (known.verdict == QN_VERDICT_OK && (known.samples < 1 || known.median_s <= 0)) return true;
+  bool ok = known.verdict == QN_VERDICT_OK;
+  if (!rejected && qn_schedule_parse_line(record->schedule, &known.schedule, &parse) != QN_OK) rejected = parse.text;
+  if (rejected) {
+    reject(r->item, "a record:", rejected);
+    return true;
+  }
+  // Times of other row counts, or of attention over another cache, are times of something else. Code that is wrong is
+  // so whatever it was timed at.
+  bool same = record->rows == task->rows && (task->kernel->tile_rows == 0 || record->keys == task->keys);
+  if (ok && (!same || known.samples < 1 || known.median_s <= 0)) return true;
   for (int i = 0; i < record->time_count && i < QN_CANDIDATE_TIMES; i++) known.times[i] = record->times[i];
   if (record->time_count < QN_CANDIDATE_TIMES && record->time_count < known.samples) known.samples = record->time_count;
-  if (known.verdict == QN_VERDICT_OK && known.samples < 1) return true;
+  if (ok && known.samples < 1) return true;
   snprintf(known.evidence, sizeof known.evidence, "%s", record->evidence ? record->evidence : "");
   r->status = qn_search_add_known(r->item->search, &known, r->item->session->diag);
   return r->status == QN_OK;
@@ -59,7 +75,9 @@ static bool add_record(void *context, const qn_record *record, const char *rejec
 static bool is_final(const qn_session_item *item, const qn_finished *mark) {
   const double within = item->session->options->within;
   if (!mark->reason) return false;
-  if (strcmp(mark->reason, qn_search_ends[QN_SEARCH_WITHIN]) == 0) return mark->within <= within;
+  // Near to the roofline as it was known then: a machine that was busy when it was measured seems near to everything.
+  if (strcmp(mark->reason, qn_search_ends[QN_SEARCH_WITHIN]) == 0)
+    return qn_search_task(item->search)->bound_s > 0 ? qn_search_is_near_bound(item->search) : mark->within <= within;
   return strcmp(mark->reason, qn_search_ends[QN_SEARCH_SETTLED]) == 0 ||
          strcmp(mark->reason, qn_search_ends[QN_SEARCH_EXHAUSTED]) == 0;
 }
@@ -78,6 +96,7 @@ qn_status qn_session_resume(qn_session_item *item) {
   const char *reason = NULL;
   QN_TRY(qn_plan_winner(s->options->db, &s->options->key, task->kernel, task->rows_min, task->rows_max, &s->arena,
                         &winner, &found, &reason, s->diag));
+  if (reason) reject(item, "the winner:", reason);
   if (!found) return QN_OK;
   qn_search_set_incumbent(item->search, &winner.schedule, winner.mark.gain, winner.mark.pairs);
   // A mark whose winner has no record that still reads does not close anything.
@@ -100,6 +119,7 @@ qn_status qn_session_resume(qn_session_item *item) {
 enum { NEAREST = 4 };
 
 typedef struct seeds {
+  const qn_session_item *item;
   const qn_tuning_task *task;
   qn_schedule schedules[NEAREST];
   double distances[NEAREST];
@@ -111,8 +131,13 @@ static bool add_seed(void *context, const qn_finished *mark, const char *rejecte
   seeds *s = context;
   qn_diag parse = {0};
   qn_schedule schedule;
-  if (rejected || mark->rows_min != s->task->rows_min || mark->rows_max != s->task->rows_max) return true;
-  if (qn_schedule_parse_line(mark->plan, &schedule, &parse) != QN_OK) return true;
+  if (mark->rows_min != s->task->rows_min || mark->rows_max != s->task->rows_max) return true;
+  if (!rejected && qn_schedule_parse_line(mark->plan, &schedule, &parse) != QN_OK) rejected = parse.text;
+  if (rejected) {
+    bool own = strcmp(mark->signature, s->task->kernel->signature) == 0;  // which was told when it was taken up
+    if (!own) reject(s->item, "the winner for a kernel like it:", rejected);
+    return true;
+  }
   schedule = qn_schedule_fit(s->task->kernel, s->task->rows_max, &schedule);
   double distance = qn_db_distance(mark->signature, s->task->kernel->signature);
   for (int i = 0; i < s->count; i++)
@@ -133,7 +158,7 @@ static bool add_seed(void *context, const qn_finished *mark, const char *rejecte
 qn_status qn_session_seed(qn_session_item *item) {
   qn_session *s = item->session;
   if (!s->options->db) return QN_OK;
-  seeds found = {.task = qn_search_task(item->search)};
+  seeds found = {.item = item, .task = qn_search_task(item->search)};
   qn_db_filter filter = {.family = found.task->kernel->signature};
   QN_TRY(qn_db_each_finished(s->options->db, &filter, add_seed, &found, s->diag));
   for (int i = 0; i < found.count; i++) qn_search_add_seed(item->search, &found.schedules[i]);

@@ -16,6 +16,7 @@ typedef struct qn_session_item {
   bool selected;      // by the pattern
   bool closed;        // nothing more is tried
   bool begun;         // a step was made in this session
+  bool broken;        // its default schedule is wrong
   const char *end;
   double share;
   int known;               // candidates from the database
@@ -24,6 +25,12 @@ typedef struct qn_session_item {
   int64_t marked_when;     // seconds since 1970
   double aside;            // the share at which an earlier session set it aside; 0 = it did not
 } qn_session_item;
+
+// What batches were expected to save in all, and what they did: searches promise too much where little is known, and how
+// much too much is seen as the session goes on.
+typedef struct qn_promises {
+  double promised, kept;
+} qn_promises;
 
 struct qn_session {
   const qn_program *program;
@@ -38,10 +45,26 @@ struct qn_session {
   double begin_s, deadline_s;
   double step_s;  // of a usual step
   double bias;    // measured times over the model's
+  qn_promises first, later;  // of searches' first batches, and of all after them
   bool cancelled;
   qn_status db_status;  // of the first write that failed within a callback
-  int crossovers;
+  int crossovers, rejected;
+  char first_reason[256];  // of the first entry that was rejected
 };
+
+// Tells the caller where the session is; false when it is to end.
+bool qn_session_tell(qn_session *session);
+// Where each kernel's variants take over from each other (crossover.c), once the searches have ended.
+QN_CHECKED qn_status qn_session_crossovers(qn_session *session);
+
+// A search's part of the time of a step that decodes a token, or takes a chunk of a prompt, and the row count that it
+// has there; 0 when its class has none of such steps.
+enum { QN_SESSION_DECODE, QN_SESSION_PROMPT };
+double qn_session_share_of_step(const qn_session *session, const qn_session_item *item, int phase, int64_t *out_rows);
+// The settings for this program's steps (settings.c): those that the database knows, or else the best ones tried.
+QN_CHECKED qn_status qn_session_settings(qn_session *session, qn_machine_knobs *out, bool *out_found);
+// Seconds of the budget that are kept for that; 0 = it is not done.
+double qn_session_settings_reserve(const qn_session *session);
 
 // Keys in the cache while kernels are timed.
 int64_t qn_session_keys(const qn_program *program, const qn_session_options *options);

@@ -159,6 +159,12 @@ static double time_calls(qn_timing *t, qn_kernel_entry entry, int64_t extent, in
   return passed / count;
 }
 
+void qn_timing_set(qn_timing *t, int threads, int spin_us) {
+  int all = qn_threads_created(t->threads);
+  qn_threads_use(t->threads, threads > 0 ? threads : all);
+  qn_threads_set_spin(t->threads, spin_us < 0 ? QN_THREADS_SPIN_NS : (uint64_t)spin_us * 1000);
+}
+
 double qn_timing_measure(qn_timing *t, qn_kernel_entry entry, qn_dim extent) {
   int64_t trips = qn_dim_at(extent, t->inputs->symbols);
   if (trips > QN_WORK_EXTENT_MAX) trips = QN_WORK_EXTENT_MAX;

@@ -1,6 +1,7 @@
 // The parent's side of the worker: what candidates there are, which child has them, and what their deaths mean.
 #include "autotune/worker.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -25,9 +26,12 @@ struct qn_worker {
   qn_child child;
   const qn_program *program;  // that the present child knows
   qn_tuning_task task;
+  qn_setting settings[2];
   bool begun;      // there is a task
   bool child_has;  // and the present child has begun it
   bool doubt;      // a candidate that was found right turned out to be wrong
+  bool cut;        // the deadline came before an answer
+  double deadline;
   QN_VEC(candidate) candidates;
 };
 
@@ -39,6 +43,7 @@ qn_status qn_worker_create(const qn_worker_options *options, const qn_allocator 
   w->allocator = allocator;
   w->options = *options;
   w->child.socket = -1;
+  w->deadline = HUGE_VAL;
   if (w->options.compile_limit_s <= 0) w->options.compile_limit_s = COMPILE_LIMIT_S;
   if (w->options.run_limit_s <= 0) w->options.run_limit_s = RUN_LIMIT_S;
   qn_status status = qn_worker_child_create(&w->options, allocator, &w->template, diag);
@@ -77,11 +82,13 @@ static answer ask(qn_worker *w, qn_worker_command command) {
   qn_worker_shared *s = w->child.shared;
   bool compiles = command == QN_WORKER_PREPARE;
   double limit = compiles ? w->options.compile_limit_s : w->options.run_limit_s;
+  if (command == QN_WORKER_PAIR && w->task.threads > 1) limit *= w->task.threads;  // CPU time is that of all of them
   qn_child_limits limits = {.cpu_s = limit,
                             .wall_s = limit * WALL_FACTOR,
                             .run_stage = compiles ? QN_WORKER_CHECKING : 0,
                             .run_cpu_s = w->options.run_limit_s,
                             .run_wall_s = w->options.run_limit_s * WALL_FACTOR,
+                            .until_s = isfinite(w->deadline) ? fmax(w->deadline, 1e-9) : 0,
                             .cancelled = w->options.cancelled,
                             .context = w->options.cancel_context};
   answer a = {.end = QN_CHILD_DIED};
@@ -92,20 +99,35 @@ static answer ask(qn_worker *w, qn_worker_command command) {
   return a;
 }
 
-static qn_status child_status(const qn_worker *w, qn_diag *diag) {
+// What the child answered. One without memory is not kept: the next task needs what it took.
+static qn_status child_status(qn_worker *w, qn_diag *diag) {
   const qn_worker_shared *s = w->child.shared;
-  return s->status == QN_OK ? QN_OK : qn_fail(diag, s->status, w->task.kernel->name, "%s", s->text);
+  if (s->status == QN_OK) return QN_OK;
+  qn_status status = qn_fail(diag, s->status, w->task.kernel->name, "%s", s->text);
+  if (status == QN_ERR_NOMEM) forget_child(w);
+  return status;
 }
 
 // Of an answer that no candidate is to blame for.
 static qn_status fail_answer(qn_worker *w, const answer *a, qn_diag *diag) {
-  char evidence[192];
-  memcpy(evidence, a->evidence, sizeof evidence);
-  bool cancelled = a->end == QN_CHILD_CANCELLED;
+  const char *name = w->task.kernel->name;
   forget_child(w);
-  if (cancelled) return qn_fail(diag, QN_ERR_CANCELLED, w->task.kernel->name, "cancelled by the caller");
-  return qn_fail(diag, QN_ERR_INTERNAL, w->task.kernel->name, "the process that measures it died before it ran: %s",
-                 evidence);
+  w->cut = w->cut || a->end == QN_CHILD_CUT;
+  switch (a->end) {
+    case QN_CHILD_CUT: return qn_fail(diag, QN_ERR_CANCELLED, name, "its time is over");
+    case QN_CHILD_CANCELLED: return qn_fail(diag, QN_ERR_CANCELLED, name, "cancelled by the caller");
+    case QN_CHILD_KILLED:  // as a system does that runs out of memory
+      return qn_fail(diag, QN_ERR_NOMEM, name, "the process that measures it was killed before it ran: %s", a->evidence);
+    default:
+      return qn_fail(diag, QN_ERR_INTERNAL, name, "the process that measures it died before it ran: %s", a->evidence);
+  }
+}
+
+// A call that the deadline has cut is no failure: what it did not come to says so.
+static qn_status forgive_cut(const qn_worker *w, qn_status status, qn_diag *diag) {
+  if (status != QN_ERR_CANCELLED || !w->cut) return status;
+  *diag = (qn_diag){0};
+  return QN_OK;
 }
 
 // A child that has begun the task.
@@ -133,6 +155,7 @@ static void blame(candidate *c, const answer *a) {
                                    [QN_WORKER_COMPILING] = "while it was compiled: ",
                                    [QN_WORKER_CHECKING] = "while it was checked: ",
                                    [QN_WORKER_TIMING] = "while it was timed: "};
+  c->measured.cut = false;
   c->measured.verdict = a->end == QN_CHILD_HUNG ? QN_VERDICT_HUNG : QN_VERDICT_CRASHED;
   snprintf(c->measured.evidence, sizeof c->measured.evidence, "%s%.150s", at[a->stage], a->evidence);
 }
@@ -166,7 +189,7 @@ static int take_results(qn_worker *w, int *list, int count, bool check) {
       continue;
     }
     if (check || s->results[i].verdict != QN_VERDICT_OK) c->measured = s->results[i];
-    c->loaded = qn_child_is_alive(&w->child) && c->measured.verdict == QN_VERDICT_OK;
+    c->loaded = qn_child_is_alive(&w->child) && qn_is_right(&c->measured);
   }
   return left;
 }
@@ -201,7 +224,7 @@ static qn_status load(qn_worker *w, int *list, int count, bool check, qn_diag *d
       QN_TRY(child_status(w, diag));
       continue;
     }
-    if (a.end == QN_CHILD_CANCELLED) return fail_answer(w, &a, diag);
+    if (a.end == QN_CHILD_CANCELLED || a.end == QN_CHILD_CUT) return fail_answer(w, &a, diag);
     bool again = a.end == QN_CHILD_KILLED && deaths++ < 1;  // perhaps not the candidate's doing
     if (!again && a.stage == QN_WORKER_COMPILING && a.item < 0 && size > 1) {
       alone = true;
@@ -219,6 +242,7 @@ static qn_status begin(void *self, const qn_tuning_task *task, qn_diag *diag) {
   qn_worker *w = self;
   (void)diag;
   w->task = *task;
+  w->settings[0] = w->settings[1] = (qn_setting){.spin_us = -1};
   w->begun = true;
   w->child_has = false;
   w->candidates.count = 0;
@@ -230,6 +254,7 @@ static void end(void *self) {
   w->candidates.count = 0;
   w->begun = false;
   if (!w->child_has || !qn_child_is_alive(&w->child)) return;
+  w->cut = false;
   answer a = ask(w, QN_WORKER_END);
   if (a.end != QN_CHILD_ANSWERED) forget_child(w);
   w->child_has = false;
@@ -240,8 +265,11 @@ static void end(void *self) {
 static qn_status check_again(qn_worker *w, int *list, qn_diag *diag) {
   for (int turn = 0; w->doubt && turn < DOUBTS_MAX; turn++) {
     int count = 0;
-    for (size_t i = 0; i < w->candidates.count; i++)
-      if (w->candidates.items[i].measured.verdict == QN_VERDICT_OK) list[count++] = (int)i;
+    for (size_t i = 0; i < w->candidates.count; i++) {
+      if (!qn_is_right(&w->candidates.items[i].measured)) continue;
+      w->candidates.items[i].measured.cut = true;  // what was found does not count any more
+      list[count++] = (int)i;
+    }
     w->doubt = false;
     QN_TRY(load(w, list, count, true, diag));
   }
@@ -253,13 +281,15 @@ static qn_status prepare(void *self, const qn_schedule *schedules, int count, qn
   size_t first = w->candidates.count, room = first + (size_t)count + 1;
   int *list = qn_alloc(w->allocator, room * sizeof *list);
   bool fits = list != NULL;
+  w->cut = false;
   for (int i = 0; fits && i < count; i++) {
-    candidate c = {.schedule = schedules[i], .measured = {.verdict = QN_VERDICT_FAILED}};
+    candidate c = {.schedule = schedules[i], .measured = {.verdict = QN_VERDICT_FAILED, .cut = true}};
     list[i] = (int)first + i;
     fits = qn_vec_push(w->allocator, &w->candidates, c);
   }
   qn_status status = fits ? load(w, list, count, true, diag) : qn_fail_nomem(diag, w->task.kernel->name, "candidates");
   if (status == QN_OK) status = check_again(w, list, diag);
+  status = forgive_cut(w, status, diag);
   if (status != QN_OK) w->candidates.count = first;
   for (int i = 0; status == QN_OK && i < count; i++) out[i] = w->candidates.items[first + (size_t)i].measured;
   qn_free(w->allocator, list, room * sizeof *list);
@@ -272,14 +302,13 @@ static qn_status load_pair(qn_worker *w, const int pair[2], qn_diag *diag) {
   int list[2], count = 0;
   for (int i = 0; i < 2; i++) {
     const candidate *c = &w->candidates.items[pair[i]];
-    if (!c->loaded && c->measured.verdict == QN_VERDICT_OK && (i == 0 || pair[0] != pair[1])) list[count++] = pair[i];
+    if (!c->loaded && qn_is_right(&c->measured) && (i == 0 || pair[0] != pair[1])) list[count++] = pair[i];
   }
   return load(w, list, count, false, diag);
 }
 
 static bool both_right(const qn_worker *w, const int pair[2]) {
-  return w->candidates.items[pair[0]].measured.verdict == QN_VERDICT_OK &&
-         w->candidates.items[pair[1]].measured.verdict == QN_VERDICT_OK;
+  return qn_is_right(&w->candidates.items[pair[0]].measured) && qn_is_right(&w->candidates.items[pair[1]].measured);
 }
 
 static qn_status time_rounds(qn_worker *w, const int pair[2], int rounds, double *out, qn_diag *diag) {
@@ -289,6 +318,7 @@ static qn_status time_rounds(qn_worker *w, const int pair[2], int rounds, double
     qn_worker_shared *s = w->child.shared;
     s->rounds = rounds - done < QN_WORKER_ROUNDS ? rounds - done : QN_WORKER_ROUNDS;
     memcpy(s->pair, pair, sizeof s->pair);
+    memcpy(s->settings, w->settings, sizeof s->settings);
     answer a = ask(w, QN_WORKER_PAIR);
     if (a.end == QN_CHILD_ANSWERED) {
       QN_TRY(child_status(w, diag));
@@ -296,7 +326,7 @@ static qn_status time_rounds(qn_worker *w, const int pair[2], int rounds, double
       done += s->rounds;
       continue;
     }
-    if (a.end == QN_CHILD_CANCELLED) return fail_answer(w, &a, diag);
+    if (a.end == QN_CHILD_CANCELLED || a.end == QN_CHILD_CUT) return fail_answer(w, &a, diag);
     if (a.end != QN_CHILD_KILLED || deaths++ > 0) {
       if (a.stage != QN_WORKER_TIMING) return fail_answer(w, &a, diag);
       blame(&w->candidates.items[pair[a.item ? 1 : 0]], &a);
@@ -315,11 +345,22 @@ static qn_status pair(void *self, int a, int b, int rounds, double *out_seconds,
                      w->candidates.count - 1);
   }
   memset(out_seconds, 0, 2 * (size_t)rounds * sizeof *out_seconds);
-  QN_TRY(time_rounds(w, numbers, rounds, out_seconds, diag));
-  for (int i = 0; i < 2; i++) out[i] = w->candidates.items[numbers[i]].measured;
-  if (!both_right(w, numbers)) memset(out_seconds, 0, 2 * (size_t)rounds * sizeof *out_seconds);
+  w->cut = false;
+  QN_TRY(forgive_cut(w, time_rounds(w, numbers, rounds, out_seconds, diag), diag));
+  for (int i = 0; i < 2; i++) {
+    out[i] = w->candidates.items[numbers[i]].measured;
+    out[i].cut = out[i].cut || w->cut;
+  }
+  if (w->cut || !both_right(w, numbers)) memset(out_seconds, 0, 2 * (size_t)rounds * sizeof *out_seconds);
   return QN_OK;
 }
+
+static void set(void *self, const qn_setting settings[2]) {
+  qn_worker *w = self;
+  memcpy(w->settings, settings, sizeof w->settings);
+}
+
+static void limit(void *self, double deadline) { ((qn_worker *)self)->deadline = deadline; }
 
 static double now(void *self) {
   struct timespec time;
@@ -329,5 +370,6 @@ static double now(void *self) {
 }
 
 qn_measurer qn_worker_measurer(qn_worker *worker) {
-  return (qn_measurer){.self = worker, .begin = begin, .prepare = prepare, .pair = pair, .end = end, .now = now};
+  return (qn_measurer){
+      .self = worker, .begin = begin, .prepare = prepare, .pair = pair, .set = set, .end = end, .now = now, .limit = limit};
 }

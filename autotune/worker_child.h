@@ -30,6 +30,7 @@ typedef struct qn_worker_shared {
   bool doubt;  // candidates that were right may not be: see qn_check_set_run
   // PAIR
   int pair[2], rounds;
+  qn_setting settings[2];
   double seconds[2 * QN_WORKER_ROUNDS];
   // answer
   qn_status status;

@@ -86,7 +86,8 @@ static qn_status hash_compilation(const char *model, const struct stat *info, co
   int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec,
                        info->st_mtim.tv_nsec, (int64_t)info->st_ino,
                        o->context_tokens,     o->chunk_tokens ? o->chunk_tokens : QUERN_DEFAULT_CHUNK,
-                       o->all_logits,         o->sequences ? o->sequences : 1};
+                       o->all_logits,         o->sequences ? o->sequences : 1,
+                       o->run_threads};
   qn_hasher_update(&hasher, numbers, sizeof numbers);
   *out = qn_hasher_final(&hasher);
   return QN_OK;
@@ -142,8 +143,9 @@ typedef struct loading {
 // Takes what is in the cache; *l->out stays NULL when it has to be compiled.
 static int open_cached(loading *l) {
   if (!quern_cache_has(l->path)) return 0;
-  if (!quern_cache_is_current(l->path, l->compile)) {
-    qn_log(QN_LOG_INFO, "tuning has found other schedules since it was cached: %s", l->path);
+  const char *why = NULL;
+  if (!quern_cache_is_current(l->path, l->compile, &why)) {
+    qn_log(QN_LOG_INFO, "%s since it was cached: %s", why, l->path);
     return 0;
   }
   int code = (int)quern_model_open(l->path, l->open, l->out, &l->error);

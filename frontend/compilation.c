@@ -203,7 +203,7 @@ static qn_status open_model(quern_compilation *c, const char *path) {
 
 void quern_compilation_take_target(quern_compilation *c, size_t index) {
   quern_part *part = &c->parts[c->part_of[index]];
-  part->options.machine = quern_machine_model(&c->targets[index], c->tuned.db, 0);
+  part->options.machine = quern_machine_model(&c->targets[index], c->tuned.db, c->options->run_threads);
   quern_tuned_choose_for(&c->tuned, &c->targets[index], part->pass.graph->max_values, &part->options,
                          &c->evidence[index]);
 }
@@ -248,6 +248,8 @@ static qn_status begin_part(quern_compilation *c, const char *model_path, bool g
 }
 
 qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
+  if (c->options->run_threads < 0)
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "run-threads", "got %d, want 0 or more", c->options->run_threads);
   QN_TRY(parse_targets(c));
   QN_TRY(parse_modes(c));
   int64_t sequences = c->options->sequences ? c->options->sequences : 1;
@@ -268,7 +270,7 @@ qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
   QN_TRY(begin_part(c, model_path, true, &graph_options));
   QN_TRY(quern_compilation_report(c, "optimising the graph", 0, 0));
   if (c->parts[0].gpu) return QN_OK;
-  if (!c->options->schedule) quern_tuned_open(&c->tuned, c->options->tuning_db, 0);
+  if (!c->options->schedule) quern_tuned_open(&c->tuned, c->options->tuning_db, c->options->run_threads);
   size_t first = 0;
   while (c->part_of[first] != 0) first++;
   quern_compilation_take_target(c, first);

@@ -88,6 +88,9 @@ QN_CHECKED qn_status quern_compile_code(quern_compilation *c);
 // For one target; of a GPU with `source_alone` just the text "cuda", without NVRTC.
 QN_CHECKED qn_status quern_compile_target(quern_compilation *c, size_t target, bool source_alone);
 void quern_report_tuning(const quern_compilation *c);
+// Of code for a CPU that could not be made, with this status: where records of another build are to blame they are
+// denied, *out_again is set, and all is forgiven.
+QN_CHECKED qn_status quern_blame_records(quern_compilation *c, size_t target, qn_status status, bool *out_again);
 qn_codegen_options quern_codegen_options(const quern_compilation *c, const qn_target *target);
 
 // --- compile_write.c

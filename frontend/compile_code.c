@@ -70,6 +70,31 @@ static qn_program_plan *plan_of(quern_compilation *c, size_t target) {
   return &c->parts[c->part_of[target]].plans[c->plan_of[target]];
 }
 
+// A target's code of single functions: for quern_tuned_deny_failing.
+typedef struct lone_code {
+  const quern_compilation *c;
+  const qn_target *target;
+} lone_code;
+
+static qn_status make_lone_code(void *context, const qn_lkernel *const *functions, size_t count, qn_diag *diag) {
+  const lone_code *l = context;
+  qn_codegen_options options = {.target = l->target, .threads = 1};
+  qn_code code = {0};
+  QN_TRY(qn_cpu_compile(functions, count, &options, l->c->allocator, &code, diag));
+  qn_code_deinit(&code);
+  return QN_OK;
+}
+
+qn_status quern_blame_records(quern_compilation *c, size_t target, qn_status status, bool *out_again) {
+  lone_code lone = {c, &c->targets[target]};
+  const quern_tuned_maker maker = {&lone, make_lone_code};
+  const qn_program *program = c->parts[c->part_of[target]].pass.program;
+  if (!quern_tuned_deny_failing(&c->tuned, lone.target, program, plan_of(c, target), status, &maker)) return status;
+  *c->diag = (qn_diag){0};
+  *out_again = true;
+  return QN_OK;
+}
+
 static qn_status compile_for_cpu(quern_compilation *c, size_t target) {
   qn_codegen_options options = quern_codegen_options(c, &c->targets[target]);
   const qn_program_plan *plan = plan_of(c, target);
@@ -77,20 +102,28 @@ static qn_status compile_for_cpu(quern_compilation *c, size_t target) {
   return qn_cpu_compile(plan->functions, plan->function_count, &options, c->allocator, &c->codes[target], c->diag);
 }
 
-// Schedules that another build found are checked by their code now, and given up where it is wrong, each for good: the
-// second round has none of those of the first.
+static qn_status compile_or_blame(quern_compilation *c, bool *out_again) {
+  for (size_t i = 0; i < c->target_count && !*out_again; i++) {
+    if (qn_target_is_gpu(&c->targets[i])) continue;
+    qn_status status = compile_for_cpu(c, i);
+    if (status != QN_OK) QN_TRY(quern_blame_records(c, i, status, out_again));
+  }
+  return QN_OK;
+}
+
+// Schedules that another build found are checked by their code now, and given up where it is wrong or cannot be made,
+// each for good: the second round has none of those of the first.
 static qn_status compile_for_cpus(quern_compilation *c) {
   const qn_program *program = c->parts[0].pass.program;
   for (bool again = true; again;) {
     again = false;
-    for (size_t i = 0; i < c->target_count; i++)
-      if (!qn_target_is_gpu(&c->targets[i])) QN_TRY(compile_for_cpu(c, i));
-    for (size_t i = 0; i < c->target_count; i++) {
+    QN_TRY(compile_or_blame(c, &again));
+    for (size_t i = 0; i < c->target_count && !again; i++) {
       bool denied = false;
       if (qn_target_is_gpu(&c->targets[i])) continue;
       QN_TRY(
           quern_tuned_recheck_code(&c->tuned, &c->targets[i], program, plan_of(c, i), &c->codes[i], &denied, c->diag));
-      again = again || denied;
+      if (denied) again = true;
     }
     if (again) QN_TRY(quern_choose_again(c));
   }

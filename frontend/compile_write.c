@@ -41,16 +41,17 @@ static void put_schedules(quern_compilation *c, size_t part_index) {
   }
 }
 
-// What the records say of the kernels for CPUs: 0 when out of memory, which makes a cached artifact a stale one.
-static uint64_t tuning_state(const quern_compilation *c) {
+// What the records say of the kernels for CPUs: nothing when out of memory, which makes a cached artifact a stale one.
+static void put_tuning_state(const quern_compilation *c, qn_buf *out) {
   const qn_program *program = c->parts[0].pass.program;
-  if (c->parts[0].gpu) return QUERN_TUNED_NOTHING;
+  if (c->parts[0].gpu) return;
   const char **signatures = qn_alloc(c->allocator, (program->kernels.count + 1) * sizeof *signatures);
-  if (!signatures) return 0;
+  if (!signatures) return;
   for (size_t i = 0; i < program->kernels.count; i++) signatures[i] = program->kernels.items[i].signature;
-  uint64_t state = quern_tuned_state(&c->tuned, signatures, program->kernels.count);
+  quern_tuned_state state = quern_tuned_get_state(&c->tuned, signatures, program->kernels.count);
   qn_free(c->allocator, signatures, (program->kernels.count + 1) * sizeof *signatures);
-  return state;
+  if (state.records) qn_buf_printf(out, "tuning = %016" PRIx64 "\n", state.records);
+  if (state.machine) qn_buf_printf(out, "machine = %016" PRIx64 "\n", state.machine);
 }
 
 static qn_status make_texts_of(quern_compilation *c, size_t part_index) {
@@ -76,8 +77,7 @@ static qn_status make_texts(quern_compilation *c, const char *model_path) {
   qn_buf_printf(s, "chunk_tokens = %" PRId64 "\ncontext_tokens = %" PRId64 "\n", first->program->max_values[QN_SYM_T],
                 c->context_tokens);
   for (size_t i = 0; i < c->target_count; i++) qn_buf_printf(s, "target = %s\n", c->targets[i].name);
-  uint64_t tuning = tuning_state(c);
-  if (tuning > QUERN_TUNED_NOTHING) qn_buf_printf(s, "tuning = %016" PRIx64 "\n", tuning);
+  put_tuning_state(c, s);
   qn_import_describe(c->import, s);
   quern_put_cost(first->graph, first->program, s);
   for (size_t i = 0; i < c->part_count; i++) QN_TRY(make_texts_of(c, i));

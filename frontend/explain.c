@@ -35,6 +35,7 @@ explanation *explanation_create(void) {
   if (!e) return NULL;
   qn_arena_init(&e->arena, qn_allocator_default());
   e->told.quern = e->told.model = e->told.target = e->told.host = e->told.lacking = e->told.prediction = "";
+  e->told.problem = "";
   e->told.phases = e->phases;
   return e;
 }
@@ -50,6 +51,14 @@ qn_status explain_report(explaining *x, const char *stage, uint64_t done, uint64
   const quern_explain_options *o = x->options;
   if (!o->progress || o->progress(o->progress_context, stage, done, total)) return QN_OK;
   return qn_fail(x->diag, QN_ERR_CANCELLED, "explain", "cancelled by the caller");
+}
+
+qn_status explain_without_database(explaining *x, qn_status status, const qn_diag *problem) {
+  if (status == QN_OK) return QN_OK;
+  const char *told = status == QN_ERR_NOMEM ? NULL : explain_text(x->arena, qn_str_from(problem->text));
+  if (!told) return qn_fail_nomem(x->diag, "explain", "what the tuning database tells");
+  x->e->told.problem = told;
+  return QN_OK;
 }
 
 // ---- what runs

@@ -81,6 +81,9 @@ typedef struct explaining {
   qn_machine_model machine;         // the same for a phase, whose bytes may come from a cache
 } explaining;
 
+// Of a call on the database that failed: what is told without it is still true, so the problem is kept to be told, and
+// all goes on. Only NOMEM stays a failure.
+QN_CHECKED qn_status explain_without_database(explaining *x, qn_status status, const qn_diag *problem);
 qn_status explain_report(explaining *x, const char *stage, uint64_t done, uint64_t total);
 // Takes all samples and rates (explain_measure.c).
 QN_CHECKED qn_status explain_measure(explaining *x);

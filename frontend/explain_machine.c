@@ -8,11 +8,13 @@
 qn_status explain_find_profile(explaining *x) {
   qn_db *db = NULL;
   int64_t when = 0;
+  qn_diag problem = {0};
   if (quern_keeps_nothing(x->options->tuning_db)) return QN_OK;
-  QN_TRY(qn_db_open(x->options->tuning_db, true, qn_allocator_default(), &db, x->diag));
-  qn_status status = quern_machine_stored(db, &x->profile, &when, &x->profile_found, NULL, 0, x->diag);
+  qn_status status = qn_db_open(x->options->tuning_db, true, qn_allocator_default(), &db, &problem);
+  if (status == QN_OK) status = quern_machine_stored(db, &x->profile, &when, &x->profile_found, NULL, 0, &problem);
   qn_db_close(db);
-  return status;
+  if (status != QN_OK) x->profile_found = false;
+  return explain_without_database(x, status, &problem);
 }
 
 static qn_status measure_profile(explaining *x, qn_machine_profile *out) {

@@ -81,7 +81,8 @@ static qn_status look_up(explaining *x, qn_db *db, const char *fingerprint, int6
   if (!kernel) return QN_OK;
   tally t = {.rows = kernel->facts.rows == QN_SYM_NONE ? 0 : kernel->of_rows ? 1 : tokens};
   qn_db_filter filter = {.signature = kernel->facts.signature, .target = x->e->told.target, .fingerprint = fingerprint};
-  if (db) QN_TRY(qn_db_each(db, &filter, add_record, &t, x->diag));
+  qn_diag problem = {0};
+  if (db) QN_TRY(explain_without_database(x, qn_db_each(db, &filter, add_record, &t, &problem), &problem));
   k->tried = t.tried;
   k->failed = t.failed;
   k->tuned_s = t.fastest_s;
@@ -102,8 +103,11 @@ static qn_status look_up_all(explaining *x, qn_db *db, const char *fingerprint) 
 qn_status explain_tuning(explaining *x) {
   qn_db *db = NULL;
   qn_buf fingerprint;
-  if (!quern_keeps_nothing(x->options->tuning_db))
-    QN_TRY(qn_db_open(x->options->tuning_db, true, qn_allocator_default(), &db, x->diag));
+  qn_diag problem = {0};
+  if (!quern_keeps_nothing(x->options->tuning_db)) {
+    qn_status opened = qn_db_open(x->options->tuning_db, true, qn_allocator_default(), &db, &problem);
+    QN_TRY(explain_without_database(x, opened, &problem));
+  }
   qn_buf_init(&fingerprint, qn_allocator_default());
   qn_machine_fingerprint(x->threads, &fingerprint);
   qn_status status = fingerprint.failed ? qn_fail_nomem(x->diag, "explain", "a fingerprint")

@@ -84,7 +84,9 @@ static qn_status link_jit_once(quern_compilation *c, jit_owner *owner, bool *out
   qn_codegen_options options = quern_codegen_options(c, &c->targets[0]);
   QN_TRY(quern_compilation_report(c, "compiling kernels", 0, 1));
   const qn_program_plan *plan = &c->parts[0].plans[0];
-  QN_TRY(qn_jit_create(plan->functions, plan->function_count, &options, &owner->allocator, &owner->jit, c->diag));
+  qn_status status =
+      qn_jit_create(plan->functions, plan->function_count, &options, &owner->allocator, &owner->jit, c->diag);
+  if (status != QN_OK) return quern_blame_records(c, 0, status, out_again);
   owner->entries = calloc(plan->function_count, sizeof *owner->entries);
   if (!owner->entries) return qn_fail_nomem(c->diag, "jit", "kernel entries");
   owner->count = plan->function_count;
@@ -94,7 +96,8 @@ static qn_status link_jit_once(quern_compilation *c, jit_owner *owner, bool *out
 }
 
 static qn_status link_jit(quern_compilation *c, jit_owner *owner) {
-  for (bool again = true; again;) {
+  for (;;) {
+    bool again = false;
     QN_TRY(link_jit_once(c, owner, &again));
     if (!again) break;
     qn_jit_destroy(owner->jit);

@@ -41,6 +41,8 @@ typedef struct quern_tuning_use {
   int rejected, missing;   // records that must not be used; variants without one: the analytic model chose
   char first_reason[256];  // why the first one was rejected, with its kernel
   char problem[256];       // why the database was not used; empty = it was
+  int threads;             // that schedules were chosen for
+  int other_threads;       // where there is no record for these: a number of threads for which there are; 0 = none
 } quern_tuning_use;
 
 // How to compile. Zero-initialise, set size to sizeof(quern_compile_options), then what matters.
@@ -79,6 +81,9 @@ typedef struct quern_compile_options {
   // A file with an Ed25519 private key, as openssl writes it (PEM): the artifact is signed with it, for those who demand
   // that (quern_model_options.signed_by). NULL = not. Of quern_compile and quern_load.
   const char *sign_key;
+  // Threads that the model will be run with: schedules are chosen for so many, and records are those that were found
+  // with so many; 0 = one a core. The artifact runs with any number.
+  int run_threads;
 } quern_compile_options;
 
 // Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
@@ -116,9 +121,14 @@ int quern_load(const char *model_path, const quern_compile_options *compile, con
 // a folder that belongs to somebody else).
 int quern_cache_path(const char *model_path, const quern_compile_options *options, char **out_path, quern_error *error);
 
-// Does the artifact in the cache still say what the records of tuning say? False where compiling anew would give other
-// schedules (options->tuning_db). True when that cannot be told.
-bool quern_cache_is_current(const char *artifact_path, const quern_compile_options *options);
+// Does the artifact in the cache still say what the records of tuning and the measurements of the machine say? False
+// where compiling anew may give other schedules (options->tuning_db): then *out_why (may be NULL) is a clause that tells
+// what has changed, static. True when that cannot be told.
+bool quern_cache_is_current(const char *artifact_path, const quern_compile_options *options, const char **out_why);
+
+// What run_threads is to be for a run with `threads` threads: the same where tuning has found something for so many,
+// else 0, so that all runs share one artifact in the cache. `tuning_db` as in quern_compile_options.
+int quern_tuned_threads(const char *tuning_db, int threads);
 
 typedef struct quern_cache_entry {
   const char *path;   // of the artifact
@@ -164,7 +174,7 @@ typedef struct quern_verify_options {
   size_t size;         // sizeof(quern_verify_options)
   const char *target;  // whose code: its full name; NULL = what would run here
   bool check_weights;  // read all weights too, and compare them with their hash
-  bool quick;          // one row count and one seed a kernel
+  bool quick;          // as few row counts as run every tile of a kernel, and one seed
   double limit_s;      // CPU time of one piece of work, after which code counts as hanging; 0 = 10
   quern_progress_fn progress;
   void *progress_context;
@@ -286,6 +296,12 @@ int quern_machine_get_profile(const quern_machine_options *options, quern_machin
 // and true). `tuning_db` as above. Errors: IO and FORMAT (the database).
 int quern_machine_get_settings(const char *tuning_db, quern_machine_settings *out, bool *out_found, quern_error *error);
 
+// What a session of quern tune found best for the kernels of this model on this machine, instead of what suits it in
+// general: sets threads_prefill, threads_decode and spin_us of *out, and *out_found, or leaves *out as it is.
+// `tuning_db` as above. Errors: IO and FORMAT (the database), NOMEM.
+int quern_model_get_settings(const quern_model *model, const char *tuning_db, quern_machine_settings *out,
+                             bool *out_found, quern_error *error);
+
 // ---- explaining speed ------------------------------------------------------------------------------------------------
 // How far a model is from what this machine could do, and why: every kernel measured in prefill and in decoding, beside
 // its roofline and beside what the compiler's model of the machine says that its time is made of.
@@ -300,7 +316,7 @@ typedef struct quern_explain_options {
   int64_t depth;          // keys before a token that is decoded; 0 = as many as the prompt has
   int repetitions;        // of everything, in turn; 0 = 5
   // Where to look up this machine's profile and what tuning tried: NULL = the user's own database, "none" = nowhere. It is
-  // only read; without a profile in it the machine is measured for a second.
+  // only read; without a profile in it, or when it cannot be read, the machine is measured for a second.
   const char *tuning_db;
   quern_progress_fn progress;
   void *progress_context;
@@ -371,6 +387,7 @@ typedef struct quern_explanation {
   double int8_ops_per_s, fp32_ops_per_s;      // the host's: what bounds are held against
   double target_int8_ops_per_s, target_fp32_ops_per_s;  // what the code's own instructions reach
   double fault_s;                             // of one page fault, without reading from a disk
+  const char *problem;  // why the tuning database was not used; "" = it was. Of this run: no JSON has it
   const quern_phase_report *phases;
   size_t phase_count;
 } quern_explanation;
@@ -392,7 +409,7 @@ const quern_field *quern_explain_fields(quern_explain_level level, size_t *out_c
 
 // Runs the model and explains it. *out is the caller's, to be freed with quern_explanation_free. Errors: UNSUPPORTED (no
 // language model; an artifact that does not tell what its kernels cost), LIMIT (prompt or depth beyond the context),
-// ARGUMENT, CANCELLED, NOMEM, and those of the database.
+// ARGUMENT, CANCELLED, NOMEM. A database that cannot be used is none: see `problem`.
 int quern_explain(quern_model *model, const quern_explain_options *options, const quern_explanation **out,
                   quern_error *error);
 
@@ -423,7 +440,8 @@ void quern_explanation_free(const quern_explanation *explanation);  // NULL is h
 
 // Where a session is.
 typedef struct quern_tune_progress {
-  const char *kernel;          // its name
+  const char *stage;           // what is done before kernels are tuned ("reading the model"); then all else is 0
+  const char *kernel;          // its name; NULL with a stage
   int64_t rows_min, rows_max;  // the class of token counts that it is tuned for (INT64_MAX: no end)
   int task, tasks;             // which of how many, from 1
   int tried;                   // candidates so far
@@ -445,7 +463,7 @@ typedef struct quern_tune_options {
   double within;        // a share: a kernel so near to the roofline is left alone; 0 = 0.05
   const char *pattern;  // tune kernels whose names match (* and ? as in a shell); NULL = all
   const char *tuning_db;  // path of the database; NULL = the user's own; "none" = keep nothing
-  int threads;            // that steps will run with; 0 = one a core
+  int threads;            // that steps will run with, see quern_compile_options.run_threads; 0 = one a core
   int compare_pairs;      // time tuned schedules against others, so many pairs each: see quern_tune_result; 0 = not
   quern_tune_progress_fn progress;
   void *progress_context;
@@ -461,6 +479,7 @@ typedef struct quern_tune_result {
   int pairs;  // that the gain was measured with; 0 = the two are the same, or were never timed in pairs (gain 1)
   int tried, wrong, crashed, hung, failed;  // candidates: all, and those that were not right
   bool measured;                       // false: times are the model's, since nothing was tried yet
+  bool broken;                         // its default schedule is wrong, crashes or hangs: a bug, told in `end`
   const char *end;                     // why its search ended, or that it goes on
   const char *tuned, *standard;        // schedules on one line: the best found, and the default
   // With compare_pairs, measured after tuning in one run: time of the default, and of one middle value for every knob,
@@ -477,11 +496,22 @@ typedef struct quern_tune_report {
   double seconds;        // that it took
   int tried, known;      // candidates in this session, and known from earlier ones
   int crossovers;        // token counts at which one variant takes over from another, moved
+  bool has_settings;     // of the machine, for this model's steps: see quern_model_get_settings
+  int threads_prefill, threads_decode;
+  int64_t spin_us;       // as in quern_session_options
+  int rejected;          // entries of the database that must not be used: edited, not legal, found to be bad later
+  const char *first_reason;  // why the first one was, with its kernel; NULL = there is none
+  int broken;            // kernels whose default schedule is wrong, crashes or hangs
+  int threads;           // that schedules were found for
+  bool usual_threads;    // those are what compile and run take by themselves
   char database[256];    // its path; empty = none
   char untuned[256];     // targets of the artifact that are GPUs, which are not tuned, with commas between them
   void *owned;
 } quern_tune_report;
 void quern_tune_report_free(quern_tune_report *report);  // zeroed is harmless
+// 0, or the code of a bug of quern (10), with what to do in *error, where a session has found the default schedule of a
+// kernel to be wrong: an artifact compiled with it would be, too.
+int quern_tune_verdict(const quern_tune_report *report, quern_error *error);
 
 // Tunes a model file's or an artifact's kernels for CPUs on this machine. Errors: those of compiling, ARGUMENT (no kernel
 // of that name), TARGET (the code does not run here), IO and FORMAT (the database). What was found before an error is kept.
@@ -491,9 +521,11 @@ typedef struct quern_tuning_counts {
   int64_t records, marks, machines;  // candidates, how far kernels were tuned, measured machines
   int64_t rejected, known;           // edited entries left out; of an import: what was there already
 } quern_tuning_counts;
-// The database (NULL = the user's own) as a text file, one entry a line, and back: entries of both are there once.
+// The database (NULL = the user's own) as a text file, one entry a line, and back: entries of both are there once. An
+// import that `progress` (may be NULL) cancels adds nothing.
 int quern_tuning_export(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error);
-int quern_tuning_import(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error);
+int quern_tuning_import(const char *tuning_db, const char *path, quern_progress_fn progress, void *progress_context,
+                        quern_tuning_counts *out, quern_error *error);
 
 // The targets known, one a line with its description. Static text; do not free.
 const char *quern_targets(void);

@@ -1,5 +1,6 @@
 // Tuning for the public API: a model up to its lowered program, then a session whose candidates are made by the code
 // generator in a child process.
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ typedef struct tuning {
   quern_tune_code *code;  // owned
   qn_worker *worker;      // owned
   qn_session_progress latest;
+  int threads;
   double begin_s;
   qn_diag *diag;
 } tuning;
@@ -51,9 +53,22 @@ static double seconds_now(void) {
 
 static bool tell(tuning *t) {
   const qn_session_progress *p = &t->latest;
-  quern_tune_progress told = {p->kernel, p->rows_min, p->rows_max, p->task,  p->tasks,   p->tried,
-                              p->best_s, p->bound_s,  p->gain,     p->share, p->spent_s, p->left_s};
+  quern_tune_progress told = {NULL,       p->kernel,  p->rows_min, p->rows_max, p->task,    p->tasks, p->tried,
+                              p->best_s, p->bound_s, p->gain,     p->share,    p->spent_s, p->left_s};
   return !t->options->progress || !p->kernel || t->options->progress(t->options->progress_context, &told);
+}
+
+// What comes before the session: a quern_progress_fn.
+static bool tell_stage(void *context, const char *stage, uint64_t done, uint64_t total) {
+  const tuning *t = context;
+  const quern_tune_progress told = {.stage = stage};
+  (void)done, (void)total;
+  return !t->options->progress || t->options->progress(t->options->progress_context, &told);
+}
+
+static qn_status report_stage(tuning *t, const char *stage) {
+  if (tell_stage(t, stage, 0, 0)) return QN_OK;
+  return qn_fail(t->diag, QN_ERR_CANCELLED, "tune", "cancelled by the caller");
 }
 
 static bool progress(void *context, const qn_session_progress *now) {
@@ -71,6 +86,7 @@ static qn_status open_model(tuning *t, const char *path) {
   quern_compilation *c = &t->compilation;
   QN_TRY(quern_compilation_open(c, path));
   QN_TRY(quern_compilation_need_cpus(c, "kernels are tuned"));
+  QN_TRY(report_stage(t, "lowering kernels"));
   QN_TRY(qn_run_passes_until(&c->parts[0].pass, "plan_memory"));
   t->program = c->parts[0].pass.program;
   t->target = &c->targets[0];
@@ -83,6 +99,7 @@ static qn_status open_artifact(tuning *t, const char *path) {
   const char *asked = t->compile.target && strcmp(t->compile.target, "host") != 0 ? t->compile.target : NULL;
   const qn_art_code *code = NULL;
   qn_program *program = NULL;
+  QN_TRY(report_stage(t, "reading the artifact"));
   QN_TRY(qn_artifact_open(&t->artifact, path, t->diag));
   t->has_artifact = true;
   quern_artifact_gpus(&t->artifact, t->untuned, sizeof t->untuned);
@@ -103,24 +120,34 @@ static qn_status check_target(const tuning *t) {
 
 // The stored profile of the machine, or a new one where there is time for it. Without one no kernel has a bound, and
 // all else goes on.
-static void know_machine(tuning *t) {
+static qn_status know_machine(tuning *t) {
   const double worth_s = 20;  // a budget that has seconds for it
-  quern_machine_options options = {.size = sizeof options, .tuning_db = t->options->tuning_db, .budget_s = 3};
+  quern_machine_options options = {.size = sizeof options,
+                                   .tuning_db = t->options->tuning_db,
+                                   .budget_s = 3,
+                                   .progress = tell_stage,
+                                   .progress_context = t};
   qn_machine_profile stored;
   int64_t when;
   bool found = false;
   qn_diag unused = {0};
   quern_error error;
   if (t->db && quern_machine_stored(t->db, &stored, &when, &found, NULL, 0, &unused) != QN_OK) found = false;
-  if (!found && t->options->budget_s < worth_s) return;
-  if (quern_machine_get_profile(&options, &t->profile, &error) != 0) t->profile.count = 0;
+  if (!found && t->options->budget_s < worth_s) return QN_OK;
+  int code = quern_machine_get_profile(&options, &t->profile, &error);
+  if (code != 0) t->profile.count = 0;
+  return code == QN_ERR_CANCELLED ? qn_fail(t->diag, QN_ERR_CANCELLED, "tune", "cancelled by the caller") : QN_OK;
 }
 
 static qn_status open_tools(tuning *t) {
-  qn_worker_options worker = {.cancelled = cancelled, .cancel_context = t};
+  // A candidate that hangs must not take a budget with it; one that is slow on a busy machine is no hanging one, since
+  // this is CPU time.
+  const double part = t->options->budget_s / 12;
+  qn_worker_options worker = {
+      .cancelled = cancelled, .cancel_context = t, .run_limit_s = part < 2 ? 2 : part > 10 ? 10 : part};
   if (!quern_keeps_nothing(t->options->tuning_db))
     QN_TRY(qn_db_open(t->options->tuning_db, false, qn_allocator_default(), &t->db, t->diag));
-  know_machine(t);
+  QN_TRY(know_machine(t));
   t->machine = quern_machine_model(t->target, t->db, t->options->threads);
   t->code = quern_tune_code_create(t->target);
   if (!t->code) return qn_fail_nomem(t->diag, "tune", "a code generator");
@@ -139,6 +166,31 @@ void quern_tune_report_free(quern_tune_report *report) {
   if (memory) qn_arena_deinit(&memory->arena);
   free(memory);
   *report = (quern_tune_report){0};
+}
+
+static void put_rows(const quern_tune_result *k, char out[64]) {
+  if (k->rows_max == INT64_MAX) {
+    snprintf(out, 64, "from %" PRId64 " rows", k->rows_min);
+  } else {
+    snprintf(out, 64, "for %" PRId64 " to %" PRId64 " rows", k->rows_min, k->rows_max);
+  }
+}
+
+int quern_tune_verdict(const quern_tune_report *report, quern_error *error) {
+  qn_diag diag = {0};
+  char rows[64];
+  for (size_t i = 0; i < report->count; i++) {
+    const quern_tune_result *k = &report->results[i];
+    if (!k->broken) continue;
+    put_rows(k, rows);
+    return quern_give_error(
+        error, &diag,
+        qn_fail(&diag, QN_ERR_INTERNAL, k->kernel,
+                "%s: %s (%d of the kernels %s so); this is a bug of quern, or this machine computes wrongly: use no "
+                "artifact with this code, and report it with what quern verify says",
+                rows, k->end, report->broken, report->broken > 1 ? "are" : "is"));
+  }
+  return quern_give_error(error, &diag, QN_OK);
 }
 
 static const char *schedule_line(const qn_schedule *schedule, qn_arena *arena) {
@@ -167,6 +219,7 @@ static bool take_result(const qn_session_result *from, qn_arena *arena, quern_tu
                             .hung = from->verdicts[QN_VERDICT_HUNG],
                             .failed = from->verdicts[QN_VERDICT_FAILED],
                             .measured = from->measured,
+                            .broken = from->broken,
                             .end = qn_arena_strdup(arena, from->end),
                             .tuned = schedule_line(&from->tuned, arena),
                             .standard = schedule_line(&from->start, arena)};
@@ -179,8 +232,13 @@ static qn_status compare(tuning *t, const qn_session_options *options, const qn_
   for (size_t i = 0; i < report->count && t->options->compare_pairs > 0; i++) {
     qn_comparison c;
     t->latest.kernel = report->results[i].kernel->name;
-    QN_TRY(
-        qn_compare_result(t->program, &measurer, options, &report->results[i], t->options->compare_pairs, &c, t->diag));
+    qn_status status =
+        qn_compare_result(t->program, &measurer, options, &report->results[i], t->options->compare_pairs, &c, t->diag);
+    if (status == QN_ERR_NOMEM) {  // this one does not fit, which its search found, too
+      *t->diag = (qn_diag){0};
+      continue;
+    }
+    QN_TRY(status);
     out->results[i].over_default = c.over_default;
     out->results[i].over_default_error = c.error_default;
     out->results[i].over_middle = c.over_middle;
@@ -201,12 +259,24 @@ static qn_status take_report(tuning *t, const qn_session_report *from, quern_tun
                              .tried = from->tried,
                              .known = from->known,
                              .crossovers = from->crossovers,
+                             .has_settings = from->has_settings,
+                             .threads_prefill = from->settings.threads_prefill,
+                             .threads_decode = from->settings.threads_decode,
+                             .spin_us = from->settings.spin_us > 0 ? from->settings.spin_us : -1,
+                             .rejected = from->rejected,
+                             .threads = t->threads,
+                             .usual_threads = t->threads == qn_topology_get()->default_threads,
                              .owned = memory};
+  if (from->rejected > 0) {
+    out->first_reason = qn_arena_strdup(&memory->arena, from->first_reason);
+    if (!out->first_reason) return qn_fail_nomem(t->diag, "tune", "a report");
+  }
   if (t->db) snprintf(out->database, sizeof out->database, "%s", qn_db_path(t->db));
   out->results = QN_ARENA_ARRAY(&memory->arena, from->count, quern_tune_result);
   for (size_t i = 0; i < from->count; i++) {
-    if (out->results && take_result(&from->results[i], &memory->arena, &out->results[i])) continue;
-    return qn_fail_nomem(t->diag, "tune", "a report");
+    if (!out->results || !take_result(&from->results[i], &memory->arena, &out->results[i]))
+      return qn_fail_nomem(t->diag, "tune", "a report");
+    out->broken += out->results[i].broken;
   }
   return QN_OK;
 }
@@ -214,7 +284,7 @@ static qn_status take_report(tuning *t, const qn_session_report *from, quern_tun
 // --- the whole
 
 static qn_status run(tuning *t, quern_tune_report *out) {
-  int threads = t->options->threads ? t->options->threads : qn_topology_get()->default_threads;
+  int threads = t->threads = t->options->threads ? t->options->threads : qn_topology_get()->default_threads;
   qn_machine_fingerprint(threads, &t->fingerprint);
   if (t->fingerprint.failed) return qn_fail_nomem(t->diag, "tune", "the machine's fingerprint");
   t->roofline = quern_roofline_of(&t->profile, threads, &t->machine, t->program);
@@ -261,6 +331,9 @@ int quern_tune(const char *path, const quern_tune_options *options, quern_tune_r
   qn_status status = own_options(options, &own, &diag);
   if (status == QN_OK) status = quern_own_options(own.compile, &t.compile, &diag);
   t.compile.tuning_db = "none";  // the defaults are what tuning starts from
+  t.compile.run_threads = own.threads;
+  t.compile.progress = tell_stage;
+  t.compile.progress_context = &t;
   quern_compilation_init(&t.compilation, &t.compile, &diag);
   qn_buf_init(&t.fingerprint, qn_allocator_default());
   if (status == QN_OK) status = tune(&t, path, out);
@@ -276,23 +349,37 @@ int quern_tune(const char *path, const quern_tune_options *options, quern_tune_r
 
 // --- exchange
 
-static int exchange(const char *tuning_db, const char *path, bool export, quern_tuning_counts *out,
-                    quern_error *error) {
+// The caller's progress, for the database's lines.
+typedef struct import_watch {
+  quern_progress_fn progress;
+  void *context;
+} import_watch;
+
+static bool tell_lines(void *context, int64_t done, int64_t lines) {
+  const import_watch *w = context;
+  return !w->progress || w->progress(w->context, "reading records", (uint64_t)done, (uint64_t)lines);
+}
+
+static int exchange(const char *tuning_db, const char *path, bool export, import_watch *watch,
+                    quern_tuning_counts *out, quern_error *error) {
   qn_diag diag = {0};
   qn_db *db = NULL;
   qn_db_counts counts = {0};
   qn_status status = qn_db_open(tuning_db, export, qn_allocator_default(), &db, &diag);
   if (status == QN_OK)
-    status = export ? qn_db_export(db, path, &counts, &diag) : qn_db_import(db, path, &counts, &diag);
+    status = export ? qn_db_export(db, path, &counts, &diag)
+                    : qn_db_import(db, path, tell_lines, watch, &counts, &diag);
   qn_db_close(db);
   *out = (quern_tuning_counts){counts.records, counts.marks, counts.machines, counts.rejected, counts.known};
   return quern_give_error(error, &diag, status);
 }
 
 int quern_tuning_export(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error) {
-  return exchange(tuning_db, path, true, out, error);
+  return exchange(tuning_db, path, true, NULL, out, error);
 }
 
-int quern_tuning_import(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error) {
-  return exchange(tuning_db, path, false, out, error);
+int quern_tuning_import(const char *tuning_db, const char *path, quern_progress_fn watch, void *watch_context,
+                        quern_tuning_counts *out, quern_error *error) {
+  import_watch both = {watch, watch_context};
+  return exchange(tuning_db, path, false, &both, out, error);
 }

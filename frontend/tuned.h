@@ -17,6 +17,7 @@ typedef struct quern_tuned {
   qn_buf fingerprint;
   char path[PATH_MAX];  // asked for; empty = the user's own
   char problem[256];  // why the database cannot be used; empty = it can
+  int other_threads;  // that there are records for, and none for those at hand; 0 = none seen
 } quern_tuned;
 
 // Without a database; the arena is borrowed. To be given to quern_tuned_deinit.
@@ -44,9 +45,23 @@ QN_CHECKED qn_status quern_tuned_recheck_code(quern_tuned *tuned, const qn_targe
                                               const qn_program_plan *plan, const qn_code *code, bool *out_again,
                                               qn_diag *diag);
 
-#define QUERN_TUNED_NOTHING 1  // the state of kernels without records
-// A number for what the records say of kernels with these signatures, on machines like this one, for any target: the
-// same as long as they say the same. 0 when there is no database.
-uint64_t quern_tuned_state(const quern_tuned *tuned, const char *const *signatures, size_t count);
+// What makes machine code of functions, so as to see whether it can; the code is dropped.
+typedef struct quern_tuned_maker {
+  void *context;
+  qn_status (*make)(void *context, const qn_lkernel *const *functions, size_t count, qn_diag *diag);
+} quern_tuned_maker;
+// After code for `plan` of `target` could not be made (`failure`): makes that of schedules that another build found one
+// by one, and denies those for which it fails. True when there were such: schedules have to be chosen again. False: it
+// is no record's doing.
+bool quern_tuned_deny_failing(quern_tuned *tuned, const qn_target *target, const qn_program *program,
+                              const qn_program_plan *plan, qn_status failure, const quern_tuned_maker *maker);
+
+// Numbers for what the database says: the same as long as it says the same, 0 where it says nothing.
+typedef struct quern_tuned_state {
+  bool known;        // there is a database, and it can be read
+  uint64_t records;  // of kernels with these signatures, on machines like this one, for any target
+  uint64_t machine;  // of this machine's speeds, where they enter what schedules are chosen
+} quern_tuned_state;
+quern_tuned_state quern_tuned_get_state(const quern_tuned *tuned, const char *const *signatures, size_t count);
 
 #endif

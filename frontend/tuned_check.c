@@ -30,6 +30,13 @@ static bool is_kernel(const qn_plan_foreign *f, const qn_program *program, size_
   return f->kernel == &program->kernels.items[index];
 }
 
+// Is it the record of this variant?
+static bool is_of(const qn_plan_foreign *f, const qn_target *target, const qn_program *program, size_t kernel,
+                  const qn_pvariant *variant) {
+  return is_for(f, target) && !f->denied && is_kernel(f, program, kernel) &&
+         qn_schedule_equal(&f->schedule, &variant->schedule);
+}
+
 static qn_status add_item(rechecking *r, size_t kernel, const qn_pvariant *variant, qn_kernel_entry entry,
                           qn_plan_foreign *f) {
   const qn_pstep *step = NULL;
@@ -58,9 +65,7 @@ static qn_status add_items(rechecking *r, const qn_target *target, const qn_prog
       const qn_pvariant *variant = &plan->kernels[k].variants[v];
       for (size_t i = 0; i < r->tuned->chooser.foreign.count; i++) {
         qn_plan_foreign *f = &r->tuned->chooser.foreign.items[i];
-        bool same = is_for(f, target) && !f->denied && is_kernel(f, r->program, k) &&
-                    qn_schedule_equal(&f->schedule, &variant->schedule);
-        if (same) QN_TRY(add_item(r, k, variant, entries[function], f));
+        if (is_of(f, target, r->program, k, variant)) QN_TRY(add_item(r, k, variant, entries[function], f));
       }
     }
   }
@@ -119,6 +124,41 @@ qn_status quern_tuned_recheck(quern_tuned *t, const qn_target *target, const qn_
   if (status == QN_OK && r.items.count > 0) status = check_items(&r, out_again);
   qn_arena_deinit(&r.arena);
   return status;
+}
+
+// --- code that cannot be made
+
+// Out of memory, a full disk, a caller that has enough: no function's doing.
+static bool is_of_function(qn_status status) {
+  return status != QN_OK && status != QN_ERR_NOMEM && status != QN_ERR_IO && status != QN_ERR_CANCELLED;
+}
+
+// Denies the records of a variant whose code cannot be made, if there are such.
+static bool deny_variant(quern_tuned *t, const qn_target *target, const qn_program *program, size_t kernel,
+                         const qn_pvariant *variant, const quern_tuned_maker *maker) {
+  bool denied = false;
+  qn_status status = QN_OK;
+  qn_diag own = {0};
+  for (size_t i = 0; i < t->chooser.foreign.count; i++) {
+    qn_plan_foreign *f = &t->chooser.foreign.items[i];
+    if (!is_of(f, target, program, kernel, variant)) continue;
+    if (status == QN_OK) status = maker->make(maker->context, &variant->kernel, 1, &own);
+    if (!is_of_function(status)) return denied;
+    const char *reason = qn_arena_printf(
+        t->chooser.arena, "another build of quern found it; its code does not compile now: %s", own.text);
+    deny(f, reason ? reason : "its code does not compile now", &denied);
+  }
+  return denied;
+}
+
+bool quern_tuned_deny_failing(quern_tuned *t, const qn_target *target, const qn_program *program,
+                              const qn_program_plan *plan, qn_status failure, const quern_tuned_maker *maker) {
+  bool denied = false;
+  if (!is_of_function(failure)) return false;
+  for (size_t k = 0; k < program->kernels.count; k++)
+    for (int v = 0; v < plan->kernels[k].variant_count; v++)
+      denied = deny_variant(t, target, program, k, &plan->kernels[k].variants[v], maker) || denied;
+  return denied;
 }
 
 // --- code of an artifact

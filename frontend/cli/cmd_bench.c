@@ -132,7 +132,7 @@ static int find_device(bench *b) {
   return cli_device_find(o->device, o->libcuda, cpu_options, QN_COUNT(cpu_options), &b->device);
 }
 
-static int read_settings(bench *b) {
+static cli_settings_options settings_options(const bench *b) {
   const bench_options *o = b->options;
   cli_settings_options settings = {.threads = o->threads ? (uint64_t)b->threads.items[0] : 0,
                                    .decode_threads = o->decode_threads,
@@ -145,6 +145,11 @@ static int read_settings(bench *b) {
   for (size_t i = 0; o->threads && i < b->threads.count; i++) {
     if ((uint64_t)b->threads.items[i] < settings.threads) settings.threads = (uint64_t)b->threads.items[i];
   }
+  return settings;
+}
+
+static int read_settings(bench *b) {
+  cli_settings_options settings = settings_options(b);
   return cli_settings_get(&settings, &b->settings);
 }
 
@@ -178,6 +183,7 @@ static int open_model(bench *b, const char *path, char **out_path) {
                        .kv_type = o->kv_type,
                        .template_path = o->template_path,
                        .context = (uint32_t)o->context,
+                       .run_threads = o->threads && b->threads.count == 1 ? (int)b->threads.items[0] : 0,
                        .sequences = (uint32_t)largest(&b->batches),
                        .tuning_db = o->tuning_db,
                        .device = b->device,
@@ -189,6 +195,8 @@ static int open_model(bench *b, const char *path, char **out_path) {
     return cli_fail(QN_ERR_ARGUMENT, path,
                     "is not kept in the cache; compile it (quern compile) and bench the artifact");
   }
+  cli_settings_options settings = settings_options(b);
+  cli_settings_of_model(&settings, b->model, &b->settings);
   b->artifact = *out_path;
   b->context = most_keys(b);
   int64_t most = quern_model_context_max(b->model);

@@ -14,7 +14,7 @@ typedef struct compile_options {
   cli_common common;
   const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder,
       *emit, *nvrtc, *tuning_db, *sign_key;
-  uint64_t context, chunk, sequences, threads;
+  uint64_t context, chunk, sequences, threads, run_threads;
   bool all_logits;
 } compile_options;
 
@@ -53,6 +53,8 @@ static const cli_option options_table[] = {
      "each kernel) for GPUs; or a pass's name (for GPUs gpu_NAME)"},
     {"nvrtc", 0, CLI_TEXT, FIELD(nvrtc), "FILE", 0, 0, NULL, "$QUERN_NVRTC, or where the system or the toolkit has it",
      "libnvrtc of CUDA 12 or 13, which compiles for GPUs"},
+    {"run-threads", 0, CLI_COUNT, FIELD(run_threads), "N", 1, 1024, NULL, "one a core",
+     "that the model will be run with: choose schedules, and records of quern tune, for so many"},
     {"dump-ir", 0, CLI_MAYBE, FIELD(dump_passes), "all|NAME,...", 0, 0, NULL, "all when no names follow",
      "write what each pass makes (and the stages of --emit) as one text file a pass"},
     {"dump-dir", 0, CLI_TEXT, FIELD(dump_folder), "DIR", 0, 0, NULL, "the artifact's path with .ir after it",
@@ -181,6 +183,7 @@ static quern_compile_options how_to_compile(const compile_options *options, cons
       .tuning_db = options->tuning_db,
       .nvrtc = options->nvrtc,
       .sign_key = options->sign_key,
+      .run_threads = (int)options->run_threads,
   };
 }
 

@@ -143,6 +143,7 @@ static int open_model(const explain_options *o, const char *path, const cli_sett
                        .template_path = o->template_path,
                        .huge_pages = settings->huge_pages,
                        .context = (uint32_t)o->context,
+                       .run_threads = (int)o->threads,
                        .quiet = o->common.quiet};
   return run_open(&source, out);
 }
@@ -166,7 +167,10 @@ static int explain_model(const explain_options *o, quern_model *model, const cli
   int code = quern_explain(model, &options, out, &error);
   cli_progress_end(&progress);
   if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
-  return code == 0 ? 0 : cli_fail_with(code, &error);
+  if (code != 0) return cli_fail_with(code, &error);
+  if (*(*out)->problem && !o->common.quiet)
+    fprintf(stderr, "quern: warning: what tuning tried is not told: %s\n", (*out)->problem);
+  return 0;
 }
 
 static int measure_model(const explain_options *o, const char *path, const quern_explanation **out) {
@@ -181,6 +185,7 @@ static int measure_model(const explain_options *o, const char *path, const quern
   int code = cli_settings_get(&wanted, &settings);
   cli_catch_signals();
   if (code == 0) code = open_model(o, path, &settings, &model);
+  if (code == 0) cli_settings_of_model(&wanted, model, &settings);
   if (code == 0) code = explain_model(o, model, &settings, out);
   quern_model_close(model);
   return code;

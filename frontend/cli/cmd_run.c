@@ -461,6 +461,7 @@ static int run_all(run_state *run, const char *path) {
                        .tuning_db = o->tuning_db,
                        .signed_by = o->signed_by,
                        .context = (uint32_t)o->context,
+                       .run_threads = (int)o->threads,
                        .jit = o->jit,
                        .no_cache = o->no_cache,
                        .quiet = o->common.quiet};
@@ -471,6 +472,7 @@ static int run_all(run_state *run, const char *path) {
   if (code != 0) return code;
   if (cli_interrupted()) return cli_interrupt_code();
   tell_device(run);
+  cli_settings_of_model(&settings, run->model, &run->settings);
   run->has_tokenizer = quern_model_has_tokenizer(run->model);
   code = make_prompt(run);
   begin = cli_seconds();

@@ -27,7 +27,7 @@ static const cli_option options_table[] = {
      "what the code is for, which this machine must run"},
     {"db", 0, CLI_TEXT, FIELD(db), "FILE|none", 0, 0, NULL, "the user's own", "the database of records"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a core",
-     "that steps are timed with; compile and run use what was found for one a core"},
+     "that steps are timed with: run --threads N and compile --run-threads N use what was found for so many"},
     {"against", 0, CLI_CHOICE, FIELD(against), NULL, 0, 0, "default|middle", NULL,
      "when done, time every tuned kernel in turns with its default schedule, and with one middle value for every knob"},
     {"pairs", 0, CLI_COUNT, FIELD(pairs), "N", 1, 256, NULL, "24", "of times for --against"},
@@ -38,9 +38,9 @@ static const cli_option options_table[] = {
     {"import", 0, CLI_TEXT, FIELD(import_path), "FILE", 0, 0, NULL, NULL,
      "add the records of such a file; before tuning when a model is given"},
     {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "the model's own, or 4096",
-     "model file: as quern compile takes it, as are the following"},
-    {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256", "tokens of the prompt taken in one step"},
-    {"batch", 0, CLI_COUNT, FIELD(sequences), "N", 1, 4096, NULL, "1", "sequences that decode together"},
+     "of a model file, as quern compile takes it, as are the following; an artifact has its own"},
+    {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256 tokens", "of the prompt taken in one step"},
+    {"batch", 0, CLI_COUNT, FIELD(sequences), "N", 1, 4096, NULL, "one", "sequences that decode together"},
     {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
      "how quantised weights are multiplied"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats", "quantise the float matrices"},
@@ -91,7 +91,12 @@ static int read_within(const char *text, double *out) {
 static int import_records(const tune_options *options) {
   quern_error error = {0};
   quern_tuning_counts counts;
-  int code = quern_tuning_import(options->db, options->import_path, &counts, &error);
+  cli_progress progress;
+  cli_progress_init(&progress, options->common.quiet);
+  cli_catch_signals();
+  int code = quern_tuning_import(options->db, options->import_path, cli_progress_step, &progress, &counts, &error);
+  cli_progress_end(&progress);
+  if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
   if (code != 0) return cli_fail_with(code, &error);
   if (!options->common.quiet) {
     fprintf(stderr, "quern: %lld candidates, %lld marks and %lld machines read from %s, %lld of them known before\n",
@@ -133,6 +138,23 @@ static int tell(const tune_options *options, const quern_tune_report *report, do
   return options->json_path ? write_json(report, options->json_path) : 0;
 }
 
+// What says how to compile makes no sense for what is compiled.
+static int check_artifact(const tune_options *o, const char *path) {
+  const struct {
+    const char *name;
+    bool given;
+  } compiling[] = {{"--ctx", o->context > 0},  {"--chunk", o->chunk > 0}, {"--batch", o->sequences > 0},
+                   {"--numeric", o->numeric},  {"--quant", o->quant},     {"--kv-type", o->kv_type},
+                   {"--template", o->template_path}};
+  if (!quern_is_artifact(path)) return 0;
+  for (size_t i = 0; i < QN_COUNT(compiling); i++) {
+    if (!compiling[i].given) continue;
+    return cli_fail(QN_ERR_ARGUMENT, compiling[i].name,
+                    "is for model files, got the artifact %s; tune the model, or an artifact that was compiled so", path);
+  }
+  return 0;
+}
+
 static int tune(const tune_options *options, const char *path) {
   tune_progress progress;
   quern_tune_report report;
@@ -154,7 +176,8 @@ static int tune(const tune_options *options, const char *path) {
                             .compare_pairs = options->against ? (int)options->pairs : 0,
                             .progress = tune_progress_step,
                             .progress_context = &progress};
-  int code = read_budget(options->budget ? options->budget : "60s", &how.budget_s);
+  int code = check_artifact(options, path);
+  if (code == 0) code = read_budget(options->budget ? options->budget : "60s", &how.budget_s);
   if (code == 0) code = read_within(options->within ? options->within : "5%", &how.within);
   if (code != 0) return code;
   tune_progress_init(&progress, options->common.quiet);
@@ -167,6 +190,7 @@ static int tune(const tune_options *options, const char *path) {
   if (report.untuned[0] && !options->common.quiet)
     fprintf(stderr, "quern: %s: not tuned: code for GPUs (%s)\n", path, report.untuned);
   code = tell(options, &report, how.within);
+  if (code == 0) code = tune_warn(&report);
   if (code == 0 && report.cancelled && cli_interrupted()) code = cli_interrupt_code();
   quern_tune_report_free(&report);
   return code;
@@ -196,6 +220,10 @@ void tune_progress_init(tune_progress *progress, bool quiet) {
 }
 
 static void put_state(const quern_tune_progress *now) {
+  if (now->stage) {
+    fputs(now->stage, stderr);
+    return;
+  }
   fprintf(stderr, "%s rows %s: %d tried, %s", now->kernel, tune_rows(now->rows_min, now->rows_max), now->tried,
           tune_time(now->best_s));
   if (now->gain > 1.0005) fprintf(stderr, ", %.2f x", now->gain);
@@ -207,21 +235,26 @@ bool tune_progress_step(void *context, const quern_tune_progress *now) {
   if (cli_interrupted()) return false;
   if (progress->quiet) return true;
   double time = cli_seconds();
-  bool entered = strcmp(now->kernel, progress->kernel) != 0 || now->rows_min != progress->rows_min;
+  const char *name = now->stage ? now->stage : now->kernel;
+  bool entered = strcmp(name, progress->kernel) != 0 || now->rows_min != progress->rows_min;
   if (progress->terminal && (entered || time - progress->last_draw >= 0.1)) {
     fputs("\r\033[K", stderr);
     put_state(now);
-    fprintf(stderr, ", %.0f s left", now->left_s);
+    if (!now->stage) fprintf(stderr, ", %.0f s left", now->left_s);
     fflush(stderr);
     progress->drawn = true;
     progress->last_draw = time;
   } else if (!progress->terminal && entered) {
-    fprintf(stderr, "quern: %5.1f s: ", now->spent_s);
+    if (now->stage) {
+      fputs("quern: ", stderr);
+    } else {
+      fprintf(stderr, "quern: %5.1f s: ", now->spent_s);
+    }
     put_state(now);
     fputc('\n', stderr);
   }
   if (entered) {
-    snprintf(progress->kernel, sizeof progress->kernel, "%s", now->kernel);
+    snprintf(progress->kernel, sizeof progress->kernel, "%s", name);
     progress->rows_min = now->rows_min;
   }
   return true;

@@ -17,7 +17,7 @@ typedef struct verify_options {
 static const cli_option options_table[] = {
     {"target", 't', CLI_TEXT, FIELD(target), "TARGET", 0, 0, NULL, "what runs here",
      "whose code: a target's full name, as quern inspect -w targets tells it"},
-    {"fast", 0, CLI_FLAG, FIELD(fast), NULL, 0, 0, NULL, NULL, "one row count and one set of inputs a kernel"},
+    {"fast", 0, CLI_FLAG, FIELD(fast), NULL, 0, 0, NULL, NULL, "as few row counts as run all code of a kernel, and one set of inputs"},
     {"check-weights", 0, CLI_FLAG, FIELD(check_weights), NULL, 0, 0, NULL, NULL,
      "read all weights too and compare them with their hash"},
     {"no-run", 0, CLI_FLAG, FIELD(no_run), NULL, 0, 0, NULL, NULL,

@@ -64,6 +64,12 @@ void cli_tell_tuning(const quern_tuning_use *use) {
     fprintf(stderr, "quern: warning: the records of tuning are not used: %s\n", use->problem);
     return;
   }
+  if (use->other_threads > 0) {
+    fprintf(stderr,
+            "quern: note: tuning has found schedules for %d threads, and none for the %d that are compiled for; compile "
+            "--run-threads %d and run --threads %d use them\n",
+            use->other_threads, use->threads, use->other_threads, use->other_threads);
+  }
   if (use->accepted + use->rejected == 0) return;
   fprintf(stderr, "quern: schedules from tuning: %d of %d", use->accepted,
           use->accepted + use->rejected + use->missing);

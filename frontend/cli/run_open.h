@@ -11,6 +11,7 @@ typedef struct run_source {
   const char *tuning_db;                                           // quern_compile_options.tuning_db
   uint32_t context;                                                // to compile for; 0 = the model's own
   int threads;                                                     // to compile with; 0 = one a core
+  int run_threads;                                                 // to run with; 0 = one a core
   uint32_t sequences;                                              // to compile for; 0 = 1
   const char *huge_pages;                                          // a word of RUN_HUGE_PAGES; NULL = madvise
   cli_device device;                                               // where the model is to run

@@ -7,7 +7,7 @@
 // Live progress on stderr: one line that is redrawn on a terminal, a line for each kernel that gets time elsewhere.
 typedef struct tune_progress {
   bool quiet, terminal, drawn;
-  char kernel[96];  // of the last line
+  char kernel[96];  // of the last line, or a stage
   int64_t rows_min;
   double last_draw;  // seconds
 } tune_progress;
@@ -24,6 +24,9 @@ const char *tune_time(double seconds);
 
 // Why the session ended, the table, and what came of candidates.
 void tune_print(const quern_tune_report *report, double within);
+// What the user must know, on stderr: records that were rejected, and default schedules that are wrong. The exit code:
+// 10, a bug of quern, where there are such.
+int tune_warn(const quern_tune_report *report);
 // The report as one JSON object with a newline after it.
 void tune_put_json(const quern_tune_report *report, qn_buf *out);
 

@@ -111,11 +111,28 @@ void tune_print(const quern_tune_report *r, double within) {
   }
   print_bad(r);
   if (r->crossovers > 0) printf("%d token counts at which variants change were moved\n", r->crossovers);
+  if (r->has_settings) {
+    printf("best run with %d threads for prompts, %d for decoding, and waits that spin %lld us: run and bench do so\n",
+           r->threads_prefill, r->threads_decode, r->spin_us < 0 ? 0LL : (long long)r->spin_us);
+  }
   printf("%d candidates tried in %.1f s, %d known from before; it ended because %s", r->tried, r->seconds, r->known,
          r->end);
   if (r->expected > 0 && !r->cancelled) printf(" (the best next batch is expected to save %.2f %%)", 100 * r->expected);
   printf("; kernels within %.0f %% of the roofline are left alone\n", 100 * within);
   if (*r->database) printf("records: %s\n", r->database);
+  if (*r->database && !r->usual_threads)
+    printf("they are for %d threads: quern run --threads %d and quern compile --run-threads %d use them\n", r->threads,
+           r->threads, r->threads);
+}
+
+int tune_warn(const quern_tune_report *r) {
+  if (r->rejected > 0) {
+    fprintf(stderr, "quern: warning: %d entries of the database are not used, the first: %s\n", r->rejected,
+            r->first_reason);
+  }
+  quern_error error = {0};
+  int code = quern_tune_verdict(r, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
 // --- JSON
@@ -138,6 +155,7 @@ static void put_result(cli_json *j, const quern_tune_result *k) {
   cli_json_int(j, "hung", k->hung);
   cli_json_int(j, "failed", k->failed);
   cli_json_text(j, "end", qn_str_from(k->end));
+  if (k->broken) cli_json_text(j, "broken", qn_str_from("the default schedule is wrong, crashes or hangs"));
   cli_json_text(j, "schedule", qn_str_from(k->tuned));
   cli_json_text(j, "default_schedule", qn_str_from(k->standard));
   if (k->over_default > 0) cli_json_precise(j, "over_default", k->over_default);
@@ -155,6 +173,13 @@ void tune_put_json(const quern_tune_report *r, qn_buf *out) {
   cli_json_int(&j, "tried", r->tried);
   cli_json_int(&j, "known", r->known);
   cli_json_int(&j, "crossovers", r->crossovers);
+  if (r->has_settings) {
+    cli_json_int(&j, "threads_prefill", r->threads_prefill);
+    cli_json_int(&j, "threads_decode", r->threads_decode);
+    cli_json_int(&j, "spin_us", r->spin_us < 0 ? 0 : r->spin_us);
+  }
+  cli_json_int(&j, "rejected", r->rejected);
+  cli_json_int(&j, "threads", r->threads);
   cli_json_text(&j, "database", qn_str_from(r->database));
   cli_json_precise(&j, "whole_gain", whole_gain(r));
   double standard = mean_ratio(r, offsetof(quern_tune_result, over_default));

@@ -121,7 +121,10 @@ sed 's/"kernel": /"kettle": /' "$WORK/one.json" >"$WORK/kettle.json"
 wrong 3 "kernel: is not there" "$artifact" --against "$WORK/kettle.json"
 wrong 5 "$WORK/nothing" "$WORK/nothing"
 printf 'not a database, but long enough to be taken for one by its length alone' >"$WORK/bad.db"
-wrong 3 "bad.db" "$artifact" "${quick[@]}" --db "$WORK/bad.db"
+"$QUERN" explain "$artifact" "${quick[@]}" --db "$WORK/bad.db" >"$WORK/text" 2>"$WORK/err" ||
+  fail "a bad database ends it: $(cat "$WORK/err")"
+has "$WORK/err" '^quern: warning: what tuning tried is not told: .*bad.db: got a file of another kind'
+has "$WORK/text" '^decode'
 printf '{"version": 1, "graph": []}' >"$WORK/graph.json"
 "$QUERN" explain -q "$WORK/graph.json" "${quick[@]}" >"$WORK/out" 2>"$WORK/err" && fail "explains a graph without a model"
 

@@ -25,7 +25,10 @@ known() { sed -n 's/.* s, \([0-9]*\) known from before.*/\1/p' report; }
 # ---- a session and the next
 
 "$QUERN" compile -q "$nano" -o before.qn --tuning-db none
-tune --budget 3s --json report.json
+for budget in 3s 12s 60s; do # a batch that the budget cuts off was not tried, which a busy machine needs longer for
+  tune --budget "$budget" --json report.json
+  [ "$(tried)" -eq 0 ] || break
+done
 [ "$(tried)" -gt 0 ] || fail "nothing was tried: $(cat report)"
 says report "it ended because "
 says report "records: $db"
@@ -56,6 +59,15 @@ cmp -s before.txt after.txt || fail "tuning changes bits: $(diff before.txt afte
 [ "$(known)" -gt 0 ] || fail "an artifact's kernels are others than its model's: $(cat report)"
 says progress "a budget of 0 s allows no trial"
 
+# How to compile is said by the model, not by what was compiled from it.
+for option in "--ctx 64" "--chunk 32" "--batch 2" "--numeric f32" "--quant q8_0" "--kv-type f16" "--template x.json"; do
+  code=0
+  # shellcheck disable=SC2086
+  "$QUERN" tune -q after.qn --db none --budget 0 $option >report 2>err || code=$?
+  [ "$code" -eq 2 ] || fail "tune an artifact with $option: exit code $code, want 2: $(cat err)"
+  says err "${option%% *}: is for model files, got the artifact after.qn"
+done
+
 # New records lead run to a new compilation.
 run() { "$QUERN" run "$nano" -p "copy: k q d =" -n 20 "$@" >text 2>err || fail "run $*: $(cat err)"; }
 run --tuning-db fresh.db
@@ -67,6 +79,28 @@ run --tuning-db fresh.db
 says err "tuning has found other schedules since it was cached"
 says err "schedules from tuning: "
 run --tuning-db fresh.db
+says err "quern: from the cache:"
+
+# Records are for a number of threads: runs with so many use them, others keep their own artifact.
+usual=$(sed -n 's/.*"threads": \([0-9]*\).*/\1/p' report.json)
+other=$((usual + 1))
+for budget in 3s 12s 60s; do
+  "$QUERN" tune "$nano" --db threads.db --budget "$budget" --threads "$other" --kernel 'qk_rmsnorm' >report 2>progress ||
+    fail "tune --threads $other: $(cat progress)"
+  [ "$(tried)" -eq 0 ] || break
+done
+says report "they are for $other threads: quern run --threads $other and quern compile --run-threads $other use them"
+"$QUERN" compile "$nano" -o threads.qn --tuning-db threads.db 2>err
+says err "note: tuning has found schedules for $other threads, and none for the $usual that are compiled for"
+"$QUERN" compile "$nano" -o threads.qn --tuning-db threads.db --run-threads "$other" 2>err
+grep -qE '^quern: schedules from tuning: [1-9][0-9]* of [0-9]+$' err || fail "--run-threads uses no records: $(cat err)"
+"$logits" threads.qn >threads.txt
+cmp -s before.txt threads.txt || fail "schedules for other threads change bits"
+run --tuning-db threads.db --threads "$other"
+says err "schedules from tuning: "
+run --tuning-db threads.db
+says err "none for the $usual"
+run --tuning-db threads.db --threads "$other"
 says err "quern: from the cache:"
 
 # ---- export and import
@@ -83,7 +117,9 @@ cmp -s all.txt again.txt || fail "an import loses or changes something"
 started() {
   "$QUERN" tune "$nano" --db killed.db --budget 1h >report 2>progress &
   session=$!
-  for _ in $(seq 1 300); do
+  for _ in $(seq 1 600); do
+    sleep 0.1
+    grep -q ' tried, ' progress || continue # it reads the model still, which can be ended, too
     [ "$("$QUERN" tune --db killed.db --export count.txt -q 2>/dev/null && wc -l <count.txt)" -gt 2 ] 2>/dev/null && return
     sleep 0.1
   done
@@ -143,5 +179,8 @@ db.commit()
 END
   "$QUERN" compile "$nano" -o x.qn --tuning-db edited.db 2>err || fail "compile with edited records: $(cat err)"
   says err "was edited: its checksum does not hold"
+  "$QUERN" tune "$nano" --db edited.db --budget 0 >report 2>err || fail "tune with edited records: $(cat err)"
+  grep -qE '^quern: warning: [1-9][0-9]* entries of the database are not used, the first: qk_.*: was edited' err ||
+    fail "tune says nothing of edited records: $(cat err)"
 fi
 pass

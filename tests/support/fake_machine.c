@@ -3,6 +3,7 @@
 #include "tests/support/fake_machine.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "passes/pass.h"
@@ -47,6 +48,7 @@ void qn_fake_machine_face(qn_fake_machine *m, const qn_tuning_task *task) {
 }
 
 double qn_fake_machine_cost(const qn_fake_machine *m, const qn_schedule *schedule) {
+  if (m->cost) return m->cost(m, schedule);
   double at[QN_SURROGATE_DIMS], best[QN_SURROGATE_DIMS], cost = 0;
   qn_space_point(&m->space, schedule, at);
   qn_space_point(&m->space, &m->planted, best);
@@ -70,6 +72,7 @@ static qn_status begin(void *self, const qn_tuning_task *task, qn_diag *diag) {
   qn_check(!m->begun, "a task begins while another is under way");
   qn_fake_machine_face(m, task);
   m->begun = true;
+  m->settings[0] = m->settings[1] = (qn_setting){.spin_us = -1};
   m->prepared_count = 0;
   return QN_OK;
 }
@@ -80,15 +83,28 @@ static void end(void *self) {
   m->begun = false;
 }
 
+// Lets time pass; false when the deadline comes before all of it has.
+static bool pass(qn_fake_machine *m, double seconds) {
+  bool fits = m->clock + seconds <= m->deadline;
+  if (fits) m->clock += seconds;
+  if (!fits && m->clock < m->deadline) m->clock = m->deadline;
+  return fits;
+}
+
+static void limit(void *self, double deadline) { ((qn_fake_machine *)self)->deadline = deadline; }
+
 static qn_status prepare(void *self, const qn_schedule *schedules, int count, qn_measured *out, qn_diag *diag) {
   qn_fake_machine *m = self;
-  (void)diag;
+  if (m->too_large && m->too_large(&m->task)) return qn_fail_nomem(diag, m->task.kernel->name, "its weights");
   for (int i = 0; i < count; i++) {
     qn_check(m->begun && m->prepared_count < (int)QN_COUNT(m->prepared), "no room for candidates");
     qn_check(qn_space_is_legal(&m->space, &schedules[i]), "an illegal schedule is proposed");
     m->prepared[m->prepared_count++] = schedules[i];
     out[i] = (qn_measured){.verdict = m->judge ? m->judge(&schedules[i]) : QN_VERDICT_OK};
-    m->clock += m->compile_s + m->check_s;
+    bool hangs = m->hangs && m->hangs(&schedules[i]);
+    if (hangs) out[i].verdict = QN_VERDICT_HUNG;
+    if (out[i].verdict != QN_VERDICT_OK) snprintf(out[i].evidence, sizeof out[i].evidence, "planted");
+    out[i].cut = !pass(m, m->compile_s + m->check_s + (hangs ? m->hang_s : 0));
     m->candidates++;
   }
   return QN_OK;
@@ -97,6 +113,17 @@ static qn_status prepare(void *self, const qn_schedule *schedules, int count, qn
 static double normal(qn_rng *rng) {
   double radius = sqrt(-2 * log(1 - qn_rng_unit(rng)));
   return radius * cos(2 * M_PI * qn_rng_unit(rng));
+}
+
+static void set(void *self, const qn_setting settings[2]) {
+  qn_fake_machine *m = self;
+  qn_check(m->begun, "settings without a task");
+  memcpy(m->settings, settings, sizeof m->settings);
+}
+
+static double factor_of(const qn_fake_machine *m, qn_setting setting) {
+  if (m->factor) return m->factor(m, setting);
+  return setting.threads > 0 ? (double)m->task.threads / setting.threads : 1;
 }
 
 static qn_status pair(void *self, int a, int b, int rounds, double *out_seconds, qn_measured out[2], qn_diag *diag) {
@@ -112,8 +139,13 @@ static qn_status pair(void *self, int a, int b, int rounds, double *out_seconds,
   }
   for (int i = 0; i < 2 * rounds; i++) {
     double factor = 1 + m->noise * normal(&m->rng);
-    out_seconds[i] = qn_fake_machine_cost(m, schedules[i % 2]) * (factor > 0.2 ? factor : 0.2);
-    m->clock += out_seconds[i];
+    out_seconds[i] = qn_fake_machine_cost(m, schedules[i % 2]) * factor_of(m, m->settings[i % 2]);
+    out_seconds[i] *= factor > 0.2 ? factor : 0.2;
+    if (!pass(m, out_seconds[i])) {
+      out[0].cut = out[1].cut = true;
+      memset(out_seconds, 0, (size_t)rounds * 2 * sizeof *out_seconds);
+      return QN_OK;
+    }
   }
   m->pairs += rounds;
   return QN_OK;
@@ -126,8 +158,10 @@ void qn_fake_machine_init(qn_fake_machine *m, const qn_machine_model *model, uin
   m->best_s = 1e-3;
   m->compile_s = 0.1;
   m->check_s = 0.01;
+  m->hang_s = 10;
+  m->deadline = HUGE_VAL;
   qn_rng_seed(&m->rng, seed ^ 0xFA4E);
-  m->measurer = (qn_measurer){m, begin, prepare, pair, end, now};
+  m->measurer = (qn_measurer){m, begin, prepare, pair, set, end, now, limit};
 }
 
 qn_machine_model qn_fake_machine_model(void) {

@@ -18,6 +18,13 @@ typedef struct qn_fake_machine {
   qn_verdict (*judge)(const qn_schedule *schedule);
   // Dies when it is timed, not when it is checked; NULL = none.
   bool (*dies)(const qn_schedule *schedule);
+  bool (*hangs)(const qn_schedule *schedule);      // is checked for hang_s, and then found to hang; NULL = none
+  bool (*too_large)(const qn_tuning_task *task);   // there is no memory for it; NULL = none is
+  double (*cost)(const struct qn_fake_machine *machine, const qn_schedule *schedule);  // instead of the surface
+  // What a setting makes of every time, as a factor; NULL = half the threads take twice the time.
+  double (*factor)(const struct qn_fake_machine *machine, qn_setting setting);
+  qn_setting settings[2];
+  double hang_s, deadline;
   qn_rng rng;
   qn_tuning_task task;
   qn_space space;  // of the task

@@ -371,6 +371,21 @@ START_TEST(row_counts) {
     }
     ck_assert_int_eq(qn_check_row_counts(&s, 5, 5, rows), 1);
     ck_assert_int_eq(rows[0], 5);
+    // The quick ones run every tile once.
+    for (int64_t least = 1; least < 200; least += 66) {
+      int64_t quick[QN_CHECK_ROWS_MAX];
+      bool runs[QN_SCHEDULE_MAX_TILES] = {false};
+      int few = qn_check_quick_counts(&s, least, 1000, quick);
+      ck_assert_int_eq(quick[0], least);
+      qn_check(few <= (l == 2 ? 3 : 2), "list %zu from %d rows: %d row counts", l, (int)least, few);
+      for (int i = 0; i < few; i++) {
+        int64_t left = quick[i];
+        for (int tile = 0; tile < s.m_tile_count; left %= s.m_tiles[tile++])
+          runs[tile] = runs[tile] || left >= s.m_tiles[tile];
+      }
+      for (int tile = 0; tile < s.m_tile_count; tile++)
+        qn_check(runs[tile], "list %zu from %d rows: tile %d has nothing to do", l, (int)least, tile);
+    }
   }
 }
 END_TEST

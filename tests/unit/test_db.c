@@ -294,7 +294,7 @@ static qn_db_counts export_to(qn_db *db, const char *path) {
 static qn_db_counts import_from(qn_db *db, const char *path) {
   qn_diag diag = {0};
   qn_db_counts counts;
-  qn_assert_ok(&diag, qn_db_import(db, path, &counts, &diag));
+  qn_assert_ok(&diag, qn_db_import(db, path, NULL, NULL, &counts, &diag));
   return counts;
 }
 
@@ -363,7 +363,7 @@ static void import_fails(const char *good, const char *from, const char *to, con
   free(text);
   qn_diag diag = {0};
   qn_db_counts counts;
-  qn_assert_fails(&diag, QN_ERR_FORMAT, needle, qn_db_import(db, path, &counts, &diag));
+  qn_assert_fails(&diag, QN_ERR_FORMAT, needle, qn_db_import(db, path, NULL, NULL, &counts, &diag));
   ck_assert_int_eq(count(db).records, 0);  // nothing of it, the good lines neither
   qn_db_close(db);
 }
@@ -397,10 +397,52 @@ START_TEST(bad_lines) {
   free(good);
   qn_db_counts counts;
   qn_diag diag = {0};
-  qn_assert_fails(&diag, QN_ERR_IO, "none.txt", qn_db_import(db, qn_test_temp_path("none.txt"), &counts, &diag));
+  qn_assert_fails(&diag, QN_ERR_IO, "none.txt", qn_db_import(db, qn_test_temp_path("none.txt"), NULL, NULL, &counts, &diag));
   diag = (qn_diag){0};
   qn_assert_fails(&diag, QN_ERR_IO, "nowhere", qn_db_export(db, qn_test_temp_path("nowhere/x.txt"), &counts, &diag));
   qn_db_close(db);
+}
+END_TEST
+
+typedef struct watching {
+  qn_db *other;
+  int64_t calls, stop_at, done, lines;
+} watching;
+
+// While lines are read others write at once; `stop_at` counts calls.
+static bool watch(void *context, int64_t done, int64_t lines) {
+  watching *w = context;
+  ck_assert(done >= w->done && done <= lines);
+  w->done = done;
+  w->lines = lines;
+  if (++w->calls == 1) put(w->other, sample(5000));
+  return w->calls != w->stop_at;
+}
+
+// Reading a long file locks nobody out, and who wants no more of it gets none of it.
+START_TEST(imports_are_watched) {
+  enum { ENTRIES = 1500 };
+  const char *path = qn_test_temp_path("long.txt"), *to = qn_test_temp_path("watched.db");
+  qn_db *from = open_db(qn_test_temp_path("long.db"), false), *db = open_db(to, false), *other = open_db(to, false);
+  qn_diag diag = {0};
+  qn_db_counts counts;
+  qn_db_set_patience(other, 0);
+  for (int i = 0; i < ENTRIES; i++) put(from, sample(i));
+  export_to(from, path);
+  for (int stop = 1; stop <= 7; stop += 6) {
+    watching w = {.other = other, .stop_at = stop};
+    qn_assert_fails(&diag, QN_ERR_CANCELLED, "cancelled by the caller; nothing was imported",
+                    qn_db_import(db, path, watch, &w, &counts, &diag));
+    diag = (qn_diag){0};
+    ck_assert_int_eq(count(db).records, 1);  // the other's
+    ck_assert_int_eq(counts.records, 0);
+  }
+  watching w = {.other = other};
+  qn_assert_ok(&diag, qn_db_import(db, path, watch, &w, &counts, &diag));
+  ck_assert_int_eq(counts.records, ENTRIES);
+  ck_assert_int_gt(w.calls, 8);
+  ck_assert_int_eq(w.lines, ENTRIES + 1);
+  qn_db_close(from), qn_db_close(db), qn_db_close(other);
 }
 END_TEST
 
@@ -414,7 +456,7 @@ START_TEST(comments_and_empty_lines) {
 }
 END_TEST
 
-QN_CASE(exchange, two_exports_merged, bad_lines, comments_and_empty_lines)
+QN_CASE(exchange, two_exports_merged, bad_lines, imports_are_watched, comments_and_empty_lines)
 
 // ---- bad databases
 

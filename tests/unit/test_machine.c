@@ -144,19 +144,21 @@ START_TEST(cached_code_is_for_the_machine_as_measured) {
   quern_error error = {0};
   ck_assert_msg(quern_compile(qn_test_source("models/nano/nano.gguf"), artifact, &compile, &error) == 0, "%s",
                 error.text);
-  ck_assert(quern_cache_is_current(artifact, &compile));
+  const char *why = "?";
+  ck_assert(quern_cache_is_current(artifact, &compile, &why) && !why);
   ck_assert_msg(quern_machine_get_profile(&machine, &measured, &error) == 0, "%s", error.text);
   qn_db *db = NULL;
   qn_diag diag = {0};
   qn_assert_ok(&diag, qn_db_open(path, false, qn_allocator_default(), &db, &diag));
   put_quiet(db, measured.fingerprint);
   qn_db_close(db);
-  ck_assert(!quern_cache_is_current(artifact, &compile));
+  ck_assert(!quern_cache_is_current(artifact, &compile, &why));
+  ck_assert_str_eq(why, "the machine was measured anew");
   ck_assert_msg(quern_compile(qn_test_source("models/nano/nano.gguf"), artifact, &compile, &error) == 0, "%s",
                 error.text);
-  ck_assert(quern_cache_is_current(artifact, &compile));
+  ck_assert(quern_cache_is_current(artifact, &compile, NULL));
   compile.tuning_db = "none";
-  ck_assert(quern_cache_is_current(artifact, &compile));  // nobody is asked
+  ck_assert(quern_cache_is_current(artifact, &compile, NULL));  // nobody is asked
 }
 END_TEST
 

@@ -81,10 +81,10 @@ START_TEST(records_as_text) {
   quern_tuning_counts counts;
   quern_machine_settings settings;
   bool found = true;
-  FAILS(QUERN_ERR_IO, "none.txt", quern_tuning_import(db, qn_test_temp_path("none.txt"), &counts, error));
+  FAILS(QUERN_ERR_IO, "none.txt", quern_tuning_import(db, qn_test_temp_path("none.txt"), NULL, NULL, &counts, error));
   OK(quern_tuning_export(db, text, &counts, error));  // made by the import that failed: empty
   ck_assert(counts.records == 0 && counts.machines == 0);
-  OK(quern_tuning_import(db, text, &counts, error));
+  OK(quern_tuning_import(db, text, NULL, NULL, &counts, error));
   ck_assert(counts.records == 0 && counts.rejected == 0);
   OK(quern_machine_get_settings(db, &settings, &found, error));
   ck_assert(!found && settings.pin);

@@ -9,11 +9,11 @@
 #include "tests/support/fake_machine.h"
 #include "tests/support/test.h"
 
-enum { SURFACES = 20 };
+enum { SURFACES = 20, DRAWS = 2 };
 #define BUDGET_S 60.0  // of the fake clock: some 300 candidates at 0.11 s, and their races
-// How much slower than the planted schedule is as good as found: the surfaces' ripple, and what 20 % of noise hides.
-#define NEAR       1.06
-#define NEAR_NOISE 1.06
+// Found is a schedule that takes no more than this share of the planted one's time longer: what quern tune leaves alone
+// (--within 5%). It is the planted one or beside it; the surfaces' ripple alone is 2 %.
+#define NEAR 1.05
 
 typedef struct fixture {
   qn_arena arena;
@@ -57,14 +57,16 @@ static void run_for(fixture *f, qn_search *search, double seconds) {
     qn_assert_ok(&f->diag, qn_search_step(search, m, seconds, &f->diag));
 }
 
-// The found schedule's cost over the planted one's.
-static double distance_after(uint64_t seed, double noise, double *out_seconds) {
+// The found schedule's cost over the planted one's; `draw` chooses the noise and the search's draws.
+static double distance_after(uint64_t seed, int draw, double noise, double *out_seconds) {
   static const int64_t rows[] = {1, 4, 256}, least[] = {1, 2, 9}, most[] = {1, 8, INT64_MAX};
   fixture f;
   setup(&f, seed, noise);
   size_t c = seed % QN_COUNT(rows);
   qn_tuning_task task = qn_fake_task(f.program, qn_fake_matmul(f.program), least[c], most[c], rows[c]);
-  qn_search *search = make(&f, &task, NULL);
+  qn_search_options options = {.seed = seed + 1000 * (uint64_t)draw, .least_gain = 0.001};
+  qn_rng_seed(&f.machine.rng, seed * 31 + (uint64_t)draw);
+  qn_search *search = make(&f, &task, &options);
   run_for(&f, search, BUDGET_S);
   qn_fake_machine_face(&f.machine, &task);
   double distance = qn_fake_machine_cost(&f.machine, qn_search_incumbent(search)) / f.machine.best_s;
@@ -73,9 +75,9 @@ static double distance_after(uint64_t seed, double noise, double *out_seconds) {
     qn_search_counts counts = qn_search_get_counts(search);
     double start = qn_fake_machine_cost(&f.machine, qn_search_start(search)) / f.machine.best_s;
     printf(
-        "surface %2d, noise %.2f: %5.3f (start %5.3f) after %5.1f s, %3d tried, %2d steps, %2d won, state %d, space "
+        "surface %2d/%d, noise %.2f: %5.3f (start %5.3f) after %5.1f s, %3d tried, %2d steps, %2d won, state %d, space "
         "%.0f\n",
-        (int)seed, noise, distance, start, f.machine.clock, counts.tried, counts.steps, counts.won,
+        (int)seed, draw, noise, distance, start, f.machine.clock, counts.tried, counts.steps, counts.won,
         (int)qn_search_get_state(search), qn_space_combinations(&f.machine.space));
   }
   qn_search_destroy(search);
@@ -86,18 +88,24 @@ static double distance_after(uint64_t seed, double noise, double *out_seconds) {
 START_TEST(finds_the_planted_schedule) {
   double seconds;
   for (uint64_t seed = 1; seed <= SURFACES; seed += qn_test_stride(1, 5)) {
-    double distance = distance_after(seed, 0.005, &seconds);
+    double distance = distance_after(seed, 0, 0.005, &seconds);
     qn_check(distance <= NEAR, "surface %d: %.3f of the best", (int)seed, distance);
     qn_check(seconds <= BUDGET_S + 2, "surface %d took %.1f s of its clock", (int)seed, seconds);
   }
 }
 END_TEST
 
+// Of every draw of the noise, not only of one that suits; QUERN_TEST_DRAWS says of how many.
 START_TEST(finds_it_through_noise) {
-  int found = 0;
-  double seconds;
-  for (uint64_t seed = 1; seed <= SURFACES; seed++) found += distance_after(seed, 0.2, &seconds) <= NEAR_NOISE;
-  ck_assert_int_ge(found, 18);
+  const char *draws = getenv("QUERN_TEST_DRAWS");
+  int most = draws ? atoi(draws) : (int)qn_test_stride(DRAWS, 1);
+  for (int draw = 1; draw <= most; draw++) {
+    int found = 0;
+    double seconds;
+    for (uint64_t seed = 1; seed <= SURFACES; seed++) found += distance_after(seed, draw, 0.2, &seconds) <= NEAR;
+    if (getenv("QUERN_TEST_SHOW")) printf("draw %d: %d of %d\n", draw, found, SURFACES);
+    qn_check(found >= 19, "draw %d: %d of %d surfaces", draw, found, SURFACES);
+  }
 }
 END_TEST
 

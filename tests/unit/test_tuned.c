@@ -41,13 +41,15 @@ static void teardown(fixture *f) {
   qn_buf_deinit(&f->fingerprint);
 }
 
-// A mark for one token with another schedule than the default, as a session of that build would leave it.
-static qn_schedule put_mark(fixture *f, const char *generator, const char *plan) {
+// A mark for one token with another schedule than the default, as a session of that build with so many threads would
+// leave it.
+static qn_schedule put_mark_of(fixture *f, const char *generator, int threads, const char *plan) {
   qn_db *db = NULL;
   qn_schedule other = f->standard.variants[0].schedule;
   other.prefetch_bytes = other.prefetch_bytes == 1024 ? 2048 : 1024;
-  qn_tuning_key key = {f->c.targets[0].name, qn_buf_text(&f->fingerprint), generator,
-                       qn_topology_get()->default_threads};
+  f->fingerprint.length = 0;
+  qn_machine_fingerprint(threads, &f->fingerprint);
+  qn_tuning_key key = {f->c.targets[0].name, qn_buf_text(&f->fingerprint), generator, threads};
   qn_assert_ok(&f->diag, qn_db_open(f->db_path, false, qn_test_allocator(), &db, &f->diag));
   if (plan) {
     qn_finished mark = {.signature = f->kernel->signature,
@@ -69,6 +71,10 @@ static qn_schedule put_mark(fixture *f, const char *generator, const char *plan)
   return other;
 }
 
+static qn_schedule put_mark(fixture *f, const char *generator, const char *plan) {
+  return put_mark_of(f, generator, qn_topology_get()->default_threads, plan);
+}
+
 static quern_tuning_use compile(const fixture *f) {
   quern_tuning_use use;
   quern_error error = {0};
@@ -88,11 +94,14 @@ START_TEST(own_records_are_taken) {
   ck_assert_int_gt(use.missing, 0);
   ck_assert_str_eq(use.problem, "");
   put_mark(&f, qn_generator_id, NULL);
-  ck_assert(!quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options));
+  const char *why = NULL;
+  ck_assert(!quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options, &why));
+  ck_assert_str_eq(why, "tuning has found other schedules");
   use = compile(&f);
   ck_assert_int_eq(use.accepted, 1);
   ck_assert_int_eq(use.verified + use.rejected, 0);
-  ck_assert(quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options));
+  ck_assert(quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options, &why));
+  ck_assert_ptr_null(why);
   teardown(&f);
 }
 END_TEST
@@ -107,6 +116,37 @@ START_TEST(records_of_another_build_are_checked_once) {
   use = compile(&f);  // by now it is this build's
   ck_assert_int_eq(use.accepted, 1);
   ck_assert_int_eq(use.verified, 0);
+  teardown(&f);
+}
+END_TEST
+
+// Records are for a number of threads: those that a model is compiled for, else it is told for which there are.
+START_TEST(records_are_for_threads) {
+  fixture f;
+  const int usual = qn_topology_get()->default_threads, other = usual + 1;
+  setup(&f, "threads.db");
+  ck_assert_int_eq(quern_tuned_threads(f.db_path, other), 0);
+  put_mark_of(&f, qn_generator_id, other, NULL);
+  quern_tuning_use use = compile(&f);
+  ck_assert_int_eq(use.accepted + use.rejected, 0);
+  ck_assert_int_eq(use.threads, usual);
+  ck_assert_int_eq(use.other_threads, other);
+  f.options.run_threads = other;
+  use = compile(&f);
+  ck_assert_int_eq(use.accepted, 1);
+  ck_assert_int_eq(use.threads, other);
+  ck_assert_int_eq(use.other_threads, 0);
+  ck_assert(quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options, NULL));
+  // Runs with so many have an artifact of their own in the cache, others share theirs.
+  ck_assert_int_eq(quern_tuned_threads(f.db_path, other), other);
+  ck_assert_int_eq(quern_tuned_threads(f.db_path, other + 1), 0);
+  ck_assert_int_eq(quern_tuned_threads(f.db_path, usual), 0);
+  ck_assert_int_eq(quern_tuned_threads("none", other), 0);
+  quern_error error = {0};
+  f.options.run_threads = -1;
+  ck_assert_int_eq(quern_compile(qn_test_source("models/nano/nano.gguf"), qn_test_temp_path("x.qn"), &f.options, &error),
+                   QN_ERR_ARGUMENT);
+  ck_assert_ptr_nonnull(strstr(error.text, "run-threads: got -1, want 0 or more"));
   teardown(&f);
 }
 END_TEST
@@ -147,6 +187,42 @@ START_TEST(wrong_code_is_given_up) {
   ck_assert_int_eq(f.c.tuned.chooser.counts.rejected, 1);
   ck_assert_ptr_nonnull(strstr(f.c.tuned.chooser.counts.first_reason,
                                "another build of quern found it; its code now computes other bits"));
+  teardown(&f);
+}
+END_TEST
+
+// Fails for one function, whose name is the context.
+static qn_status make_all_but(void *context, const qn_lkernel *const *functions, size_t count, qn_diag *diag) {
+  for (size_t i = 0; i < count; i++)
+    if (strcmp(functions[i]->name, context) == 0) return qn_fail(diag, QN_ERR_UNSUPPORTED, "planted", "no such code");
+  return QN_OK;
+}
+
+// Where code cannot be made, the records of another build that are to blame are given up, with the reason; where they
+// are not, nothing is.
+START_TEST(code_that_cannot_be_made_is_given_up) {
+  fixture f;
+  setup(&f, "unmade.db");
+  qn_schedule other = put_mark(&f, "another build", NULL);
+  (void)choose(&f);
+  qn_program_plan plan;
+  quern_tuned *t = &f.c.tuned;
+  char name[128];
+  snprintf(name, sizeof name, "%s", f.kernel->variants[0].kernel->name);
+  quern_tuned_maker maker = {name, make_all_but}, fine = {"nobody", make_all_but};
+  qn_assert_ok(&f.diag, qn_program_plan_take(f.c.parts[0].pass.program, &plan, &f.diag));
+  const qn_target *target = &f.c.targets[0];
+  ck_assert(!quern_tuned_deny_failing(t, target, f.c.parts[0].pass.program, &plan, QN_ERR_UNSUPPORTED, &fine));
+  ck_assert(!quern_tuned_deny_failing(t, target, f.c.parts[0].pass.program, &plan, QN_ERR_NOMEM, &maker));
+  ck_assert(quern_tuned_deny_failing(t, target, f.c.parts[0].pass.program, &plan, QN_ERR_UNSUPPORTED, &maker));
+  ck_assert(!quern_tuned_deny_failing(t, target, f.c.parts[0].pass.program, &plan, QN_ERR_UNSUPPORTED, &maker));
+  t->chooser.counts = (qn_plan_counts){0};
+  quern_compilation_take_target(&f.c, 0);
+  qn_assert_ok(&f.diag, qn_run_pass(&f.c.parts[0].pass, "schedule"));
+  ck_assert(!qn_schedule_equal(&f.kernel->variants[0].schedule, &other));
+  ck_assert_int_eq(t->chooser.counts.rejected, 1);
+  ck_assert_ptr_nonnull(strstr(t->chooser.counts.first_reason,
+                               "another build of quern found it; its code does not compile now: planted: no such code"));
   teardown(&f);
 }
 END_TEST
@@ -192,6 +268,57 @@ START_TEST(a_bad_database_does_no_harm) {
 }
 END_TEST
 
-QN_CASE(records, own_records_are_taken, records_of_another_build_are_checked_once, wrong_code_is_given_up,
-        records_that_do_not_fit_are_rejected, a_bad_database_does_no_harm)
+// A default schedule that is wrong is a bug of ours, and told as one.
+START_TEST(wrong_defaults_are_told) {
+  quern_tune_result results[] = {{.kernel = "qk_fine", .end = "near enough"},
+                                 {.kernel = "qk_bad",
+                                  .rows_min = 9,
+                                  .rows_max = INT64_MAX,
+                                  .broken = true,
+                                  .end = "the default schedule fails its check: output 0"}};
+  quern_tune_report report = {.results = results, .count = 1};
+  quern_error error = {0};
+  ck_assert_int_eq(quern_tune_verdict(&report, &error), 0);
+  report.count = 2;
+  report.broken = 1;
+  ck_assert_int_eq(quern_tune_verdict(&report, &error), QN_ERR_INTERNAL);
+  ck_assert_msg(strstr(error.text,
+                       "qk_bad: from 9 rows: the default schedule fails its check: output 0 (1 of the kernels is so); "
+                       "this is a bug of quern, or this machine computes wrongly"),
+                "%s", error.text);
+  results[1].rows_max = 12;
+  report.broken = 2;
+  ck_assert_int_eq(quern_tune_verdict(&report, NULL), QN_ERR_INTERNAL);
+  ck_assert_int_eq(quern_tune_verdict(&report, &error), QN_ERR_INTERNAL);
+  ck_assert_msg(strstr(error.text, "for 9 to 12 rows: ") && strstr(error.text, "(2 of the kernels are so)"), "%s",
+                error.text);
+}
+END_TEST
+
+static bool refuse(void *context, const quern_tune_progress *progress) {
+  const char **stage = context;
+  if (!progress->stage || strcmp(progress->stage, *stage) != 0) return true;
+  *stage = "refused";
+  return false;
+}
+
+// A session can be ended before it begins: while the model is read, and while its kernels are made.
+START_TEST(tuning_is_cancelled_while_it_opens) {
+  static const char *const stages[] = {"reading the model", "optimising the graph", "lowering kernels"};
+  for (size_t i = 0; i < QN_COUNT(stages); i++) {
+    const char *stage = stages[i];
+    quern_error error = {0};
+    quern_tune_report report;
+    quern_tune_options options = {
+        .size = sizeof options, .tuning_db = "none", .budget_s = 5, .progress = refuse, .progress_context = &stage};
+    ck_assert_int_eq(quern_tune(qn_test_source("models/nano/nano.gguf"), &options, &report, &error), QN_ERR_CANCELLED);
+    ck_assert_str_eq(stage, "refused");
+    ck_assert_ptr_null(report.results);
+  }
+}
+END_TEST
+
+QN_CASE(records, own_records_are_taken, records_of_another_build_are_checked_once, records_are_for_threads,
+        wrong_code_is_given_up, code_that_cannot_be_made_is_given_up, records_that_do_not_fit_are_rejected,
+        a_bad_database_does_no_harm, tuning_is_cancelled_while_it_opens, wrong_defaults_are_told)
 QN_TEST_MAIN(records)

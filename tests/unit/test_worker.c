@@ -337,6 +337,32 @@ START_TEST(cancelling) {
 }
 END_TEST
 
+// Where the time of all is over, what is going on is cut, and nobody is to blame; what was known before stays known.
+START_TEST(out_of_time) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[3], pair[2];
+  double seconds[4];
+  open_bench(&b, 100);
+  const qn_measurer *m = &b.measurer;
+  qn_schedule schedules[] = {candidate(GOOD), candidate(HANGS), candidate(GOOD)};
+  qn_assert_ok(&diag, m->prepare(m->self, schedules, 1, out, &diag));
+  m->limit(m->self, m->now(m->self) + 2);
+  qn_assert_ok(&diag, m->prepare(m->self, schedules + 1, 2, out + 1, &diag));
+  ck_assert(qn_is_right(&out[0]) && out[1].cut && out[2].cut);
+  m->limit(m->self, m->now(m->self) - 1);
+  qn_assert_ok(&diag, m->pair(m->self, 0, 0, 2, seconds, pair, &diag));
+  ck_assert(pair[0].cut && pair[1].cut && seconds[0] <= 0);
+  qn_assert_ok(&diag, m->prepare(m->self, schedules, 1, out, &diag));
+  ck_assert(out[0].cut);
+  m->limit(m->self, HUGE_VAL);
+  qn_assert_ok(&diag, m->pair(m->self, 0, 0, 2, seconds, pair, &diag));
+  ck_assert(qn_is_right(&pair[0]) && seconds[0] > 0);
+  ck_assert_str_eq(diag.text, "");
+  close_bench(&b);
+}
+END_TEST
+
 // Runs the function in a process of its own; true when it returned 0.
 static bool in_process(int (*function)(void)) {
   pid_t pid = fork();
@@ -563,6 +589,6 @@ END_TEST
 
 QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, hanging,
         not_compiling, crashing_the_compiler, hanging_the_compiler, crashing_when_timed, wrong_at_first)
-QN_CASE(working, turns_of_a_pair, cancelling, refused, signals, killed_parent, unknown_inputs, dying_before,
+QN_CASE(working, turns_of_a_pair, cancelling, out_of_time, refused, signals, killed_parent, unknown_inputs, dying_before,
         out_of_memory)
 QN_TEST_MAIN(plants, working)
