@@ -109,14 +109,16 @@ static bool has_mma(const qn_pkernel *kernel) {
 enum { FEW_TOKENS = 16 };
 
 // Tiles of tensor cores: blocks of 128 rows by 64 tokens, of which a warp has 16 by 64, whose sums fit its registers; half
-// the tokens where two products are summed at a time; few tokens have smaller blocks, of which there are more.
+// the tokens where two products are summed at a time; few tokens have smaller blocks, of which there are more. No block has
+// more warps than there are panels.
 static void choose_tile(const qn_pkernel *kernel, int64_t most, qn_schedule *out) {
   bool few = most <= FEW_TOKENS;
   if (!has_mma(kernel) || (most == 1 && !kernel->halves)) return;
   out->m_tiles[0] = few ? FEW_TOKENS : kernel->products > 1 ? 32 : 64;
   out->m_tiles[1] = 1;
   out->m_tile_count = 2;
-  out->n_block = few ? 4 : 8;
+  int warps = few ? 4 : 8;
+  out->n_block = kernel->panels < warps ? (int)kernel->panels : warps;
 }
 
 // most: the most rows that it will see.
