@@ -136,11 +136,23 @@ static uint64_t live_bytes(const device *d, const qn_pbuf *b, const qn_linterp_b
   return (uint64_t)(d->keys * key) * qn_dtype_size(b->type.dtype);
 }
 
-// What a product's blocks load when each reads its panels and the values of its tokens once.
-static double tile_bytes(const device *d, int64_t extent, const uint64_t bytes[RANGES]) {
-  int64_t each = 1, token_blocks = (d->tokens + each - 1) / each;
-  double panel_blocks = (double)extent / (double)token_blocks;
-  return (double)bytes[WEIGHTS] * (double)token_blocks + (double)bytes[VALUES] * panel_blocks;
+// What a product moves at least when each of its blocks reads its panels' weights and its tokens' values once, and
+// writes its results. The values that are multiplied are the first parameter that is no weight; of quantised ones a
+// format needs sums of 16 or sums of 32 codes, not both. What is read after the product is read once.
+static double tile_bytes(const qn_pkernel *kernel, const qn_gpu_variant *v, int64_t tokens, int64_t extent,
+                         const qn_linterp_buffer *buffers) {
+  const qn_format *format = qn_format_of(kernel->weights);
+  int64_t each = v->rows_each > 0 ? v->rows_each : 1, token_blocks = (tokens + each - 1) / each;
+  double panel_blocks = (double)extent / (double)token_blocks, sum = 0;
+  double used = kernel->input != QN_DTYPE_A8 ? 1 : (format->group_values == 16 ? 44.0 : 40.0) / 48;
+  bool first = true;
+  for (size_t i = 0; i < v->kernel->param_count; i++) {
+    const qn_lbuf *param = v->kernel->params[i];
+    bool input = first && !param->streamed && !param->writable;
+    if (input) first = false;
+    sum += (double)buffers[i].size * (param->streamed ? (double)token_blocks : input ? panel_blocks * used : 1);
+  }
+  return sum;
 }
 
 // What the kernel did to all memory of that name.
@@ -151,6 +163,7 @@ static ps_traffic traffic_of(const char *kernel, const char *name) {
       ps_traffic t = {0};
       if (strcmp(sim.range_name(r), name) != 0 || sim.kernel_traffic(k, r, &t) != 0) continue;
       sum.load_sectors += t.load_sectors;
+      sum.store_sectors += t.store_sectors;
       sum.load_requests += t.load_requests;
       sum.load_requests_128 += t.load_requests_128;
     }
@@ -158,15 +171,16 @@ static ps_traffic traffic_of(const char *kernel, const char *name) {
   return sum;
 }
 
-static void add_launch(device *d, const qn_pkernel *kernel, const qn_gpu_variant *v, int64_t extent,
-                       const uint64_t bytes[RANGES]) {
+static void add_launch(device *d, const qn_pkernel *kernel, const qn_gpu_variant *v, const uint64_t bytes[RANGES],
+                       double model) {
   const char *name = v->kernel->name;
   ps_counters c = sim_counters(name);
-  uint64_t moved[RANGES];
+  uint64_t moved[RANGES], all = 0;
   sums *s = &d->sums;
   for (int r = 0; r < RANGES; r++) {
     ps_traffic t = traffic_of(name, range_names[r]);
     moved[r] = t.load_sectors * 32;
+    all += (t.load_sectors + t.store_sectors) * 32;
     s->bytes[r] += bytes[r];
     s->moved[r] += moved[r];
     if (r == WEIGHTS) s->weight_requests += t.load_requests, s->wide_requests += t.load_requests_128;
@@ -175,12 +189,11 @@ static void add_launch(device *d, const qn_pkernel *kernel, const qn_gpu_variant
   s->least += c.shared_wavefronts_least;
   double conflict = c.shared_wavefronts_least ? (double)c.shared_wavefronts / (double)c.shared_wavefronts_least : 1;
   if (conflict > d->worst_conflict) d->worst_conflict = conflict;
-  double model = tile_bytes(d, extent, bytes);
   if (kernel->is_matmul) {
     s->tensor += c.tensor_operations;
     s->arithmetic += c.arithmetic_operations;
     s->model_bytes += model;
-    s->product_moved += moved[WEIGHTS] + moved[VALUES];
+    s->product_moved += all;
   }
   if (!d->o->kernels) return;
   fprintf(stderr,
@@ -189,7 +202,7 @@ static void add_launch(device *d, const qn_pkernel *kernel, const qn_gpu_variant
           d->sm, d->tokens, name, bytes[WEIGHTS] ? (double)moved[WEIGHTS] / (double)bytes[WEIGHTS] : 0, bytes[WEIGHTS],
           bytes[CACHE] ? (double)moved[CACHE] / (double)bytes[CACHE] : 0, bytes[CACHE], moved[VALUES], bytes[VALUES],
           conflict, (double)c.tensor_operations / (double)(c.tensor_operations + c.arithmetic_operations + 1),
-          (double)(moved[WEIGHTS] + moved[VALUES]) / model, c.instructions);
+          kernel->is_matmul ? (double)all / model : 0, c.instructions);
 }
 
 static void launch(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
@@ -222,7 +235,9 @@ static void launch(void *context, qn_run *run, size_t number, const qn_gpu_varia
   sim_ok(sim.function(&function, d->module, kernel->name));
   sim_ok(sim.set_function_attribute(function, FUNC_SHARED_BYTES, (int)code->shared_bytes));
   sim_ok(sim_run(function, blocks > 0 ? blocks : 1, threads, (unsigned)code->shared_bytes, params));
-  add_launch(d, &program->kernels.items[number], variant, extent, bytes);
+  const qn_pkernel *lowered = &program->kernels.items[number];
+  double model = lowered->is_matmul ? tile_bytes(lowered, variant, symbols[lowered->rows], extent, buffers) : 0;
+  add_launch(d, lowered, variant, bytes, model);
   for (size_t i = 0; i < kernel->param_count; i++) {
     if (kernel->params[i]->writable) sim_download(buffers[i].data, pointers[i], buffers[i].size);
     sim_ok(sim.free(pointers[i]));
@@ -346,22 +361,40 @@ static options parse(int argc, char **argv) {
   return o;
 }
 
+static options given;
+
+// What it uses of the tests' support asserts, which Check wants to be in a test.
+START_TEST(table) {
+  plan p = {.o = &given};
+  sim_open();
+  for_each(given.chips, add_chip, &p);
+  printf(
+      "| chip | model | format | weights | keys and values | loads of 128 bits | spilled bytes | conflicts, decode | "
+      "conflicts, prompt | tensor cores | of the tiles' minimum | registers |\n"
+      "|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+  for_each(given.models, run_name, &p);
+}
+END_TEST
+
 int main(int argc, char **argv) {
-  options o = parse(argc, argv);
-  plan p = {.o = &o};
   qn_diag diag = {0};
   qn_nvrtc *nvrtc = NULL;
+  given = parse(argc, argv);
   if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) {
     fprintf(stderr, "quern-gpu: %s\n", diag.text);
     return (int)diag.status;
   }
   qn_nvrtc_close(nvrtc);
-  sim_open();
-  for_each(o.chips, add_chip, &p);
-  printf(
-      "| chip | model | format | weights | keys and values | loads of 128 bits | spilled bytes | conflicts, decode | "
-      "conflicts, prompt | tensor cores | of the tiles' minimum | registers |\n"
-      "|---|---|---|---|---|---|---|---|---|---|---|---|\n");
-  for_each(o.models, run_name, &p);
-  return 0;
+  const TTest *const tests[] = {table};
+  Suite *suite = suite_create("quern-gpu");
+  TCase *tcase = qn_test_case("table", tests, QN_COUNT(tests));
+  tcase_set_timeout(tcase, 0);
+  suite_add_tcase(suite, tcase);
+  SRunner *runner = srunner_create(suite);
+  srunner_set_fork_status(runner, CK_NOFORK);
+  srunner_run_all(runner, CK_SILENT);
+  int failed = srunner_ntests_failed(runner);
+  if (failed > 0) srunner_print(runner, CK_NORMAL);
+  srunner_free(runner);
+  return failed > 0;
 }

@@ -1,18 +1,24 @@
-// The static guard: kernels of every class and format, as CUDA C++, through NVRTC for each chip, and what ptxas says of
-// them held against limits. Needs NVRTC, no GPU.
+// The static guard: kernels of every class and format, as CUDA C++, through NVRTC for each chip; what ptxas says of
+// them and what their machine code is made of held against limits. Needs NVRTC, no GPU.
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "codegen/cuda/chip.h"
 #include "codegen/cuda/emit.h"
 #include "codegen/cuda/nvrtc.h"
 #include "codegen/cuda/ptxas.h"
+#include "codegen/cuda/sass.h"
 #include "tests/support/graph_run.h"
 #include "tests/support/test.h"
 
 enum {
   MAX_KERNELS = 64,
-  MAX_REGISTERS = 128,         // of a thread: 16 warps of such kernels fit a multiprocessor, four to a scheduler
-  MAX_SHARED_BYTES = 99 << 10  // of a block: what sm_120 has, the least of the four
+  MAX_REGISTERS = 128,          // of a thread: 16 warps of such kernels fit a multiprocessor, four to a scheduler
+  MAX_SHARED_BYTES = 99 << 10,  // of a block: what sm_120 has, the least of the four
+  // What hides the latency of memory in a multiprocessor: warps that it holds at once, or bytes that copies bring
+  // meanwhile.
+  MIN_WARPS = 8,
+  MIN_RING_BYTES = 32 << 10
 };
 
 static const int chips[] = {80, 90, 100, 120};
@@ -37,7 +43,8 @@ static const char layer[] =
     "om = merge_heads o; wo = param $F[256,512]; oo = matmul om wo; h = add x oo; n = layernorm h norm norm eps=1e-5\n"
     "e = gelu n; f = tanh e; output f";
 
-static size_t gather_kernels(qn_run *run, qn_cuda_kernel *out) {
+// out_one: those for one row of a product.
+static size_t gather_kernels(qn_run *run, qn_cuda_kernel *out, bool *out_one) {
   size_t count = 0;
   const qn_program *program = qn_run_program(run);
   for (size_t k = 0; k < program->kernels.count; k++) {
@@ -45,22 +52,77 @@ static size_t gather_kernels(qn_run *run, qn_cuda_kernel *out) {
     const qn_gpu_variant *v = qn_run_gpu_variants(run, k, &variants);
     for (int i = 0; i < variants; i++) {
       ck_assert_uint_lt(count, MAX_KERNELS);
+      out_one[count] = program->kernels.items[k].is_matmul && v[i].rows_max == 1;
       out[count++] = (qn_cuda_kernel){.kernel = v[i].kernel, .schedule = v[i].schedule};
     }
   }
   return count;
 }
 
+// What a kernel's loops say that its machine code must have.
+typedef struct demands {
+  bool copies, tensor_cores, weights_loaded;  // weights_loaded: by lanes for themselves
+} demands;
+
+static bool loads_weights(const qn_lexpr *e) {
+  if (e->op == QN_LX_LOAD && e->u.load.buf->kind == QN_LB_PARAM && e->u.load.buf->streamed) return true;
+  for (size_t i = 0; i < QN_COUNT(e->operands) && e->operands[i]; i++)
+    if (loads_weights(e->operands[i])) return true;
+  return false;
+}
+
+static void add_demands(const qn_lblock *block, demands *out) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (s->kind == QN_LS_FOR) add_demands(&s->u.loop.body, out);
+    if (s->kind == QN_LS_STORE && loads_weights(s->u.store.value)) out->weights_loaded = true;
+    out->copies = out->copies || s->kind == QN_LS_COPY;
+    out->tensor_cores = out->tensor_cores || s->kind == QN_LS_MMA;
+  }
+}
+
+// One row's weights come in copies and in nothing else, and all copies have 128 bits; what is to be done on tensor
+// cores is; nothing is spilled.
+static void check_code(const qn_cuda_kernel *kernel, bool one_row, const qn_nvrtc_code *code, int sm,
+                       const char *label) {
+  enum { OF_128_BITS = QN_SASS_WIDTHS - 1 };
+  qn_sass_report r;
+  qn_diag diag = {0};
+  demands want = {false};
+  const char *name = kernel->kernel->name;
+  qn_assert_ok(&diag, qn_sass_scan(code->cubin, code->cubin_size, name, label, &r, &diag));
+  add_demands(&kernel->kernel->body, &want);
+  int64_t copies = r.count[QN_SASS_LDGSTS], tensor = r.count[QN_SASS_IMMA] + r.count[QN_SASS_HMMA];
+  qn_check(r.count[QN_SASS_LDL] + r.count[QN_SASS_STL] == 0, "%s, %s for sm_%d: local memory is used", label, name, sm);
+  qn_check(!one_row || (want.copies && !want.weights_loaded), "%s, %s for sm_%d: weights that do not come in copies",
+           label, name, sm);
+  qn_check((copies > 0) == want.copies && copies == r.width[QN_SASS_LDGSTS][OF_128_BITS],
+           "%s, %s for sm_%d: %d copies, %d of 128 bits", label, name, sm, (int)copies,
+           (int)r.width[QN_SASS_LDGSTS][OF_128_BITS]);
+  qn_check((tensor > 0) == want.tensor_cores, "%s, %s for sm_%d: %d instructions of tensor cores", label, name, sm,
+           (int)tensor);
+}
+
 static void check_report(const qn_cuda_kernel *kernel, const char *log, int sm, const char *label) {
   qn_ptxas_report r = {0};
   const char *name = kernel->kernel->name;
+  int64_t shared = kernel->shared_bytes;
+  int threads = kernel->schedule.lanes * kernel->schedule.groups;
   qn_check(qn_ptxas_find(log, name, &r), "%s: nothing about %s in\n%s", label, name, log);
   qn_check(r.spill_bytes == 0 && r.stack_bytes == 0, "%s, %s for sm_%d: %d bytes spilled, a stack of %d", label, name,
            sm, (int)r.spill_bytes, (int)r.stack_bytes);
   qn_check(r.registers <= MAX_REGISTERS, "%s, %s for sm_%d: %d registers, want at most %d", label, name, sm,
            (int)r.registers, MAX_REGISTERS);
-  qn_check(kernel->shared_bytes + r.shared_bytes <= MAX_SHARED_BYTES, "%s, %s for sm_%d: %d bytes shared", label, name,
-           sm, (int)(kernel->shared_bytes + r.shared_bytes));
+  qn_check(shared + r.shared_bytes <= MAX_SHARED_BYTES, "%s, %s for sm_%d: %d bytes shared", label, name, sm,
+           (int)(shared + r.shared_bytes));
+  int blocks = qn_chip_occupancy(sm, threads, shared, r.registers, NULL);
+  int warps = blocks * ((threads + QN_GPU_WARP - 1) / QN_GPU_WARP);
+  bool ring = kernel->schedule.stages > 0 && blocks * shared >= MIN_RING_BYTES;
+  if (getenv("QUERN_TEST_SHOW"))
+    printf("%s, %s for sm_%d: %d registers, %d bytes shared, room for %d warps\n", label, name, sm, (int)r.registers,
+           (int)shared, warps);
+  qn_check(warps >= MIN_WARPS || ring,
+           "%s, %s for sm_%d: room for %d warps with %d bytes of shared memory, want %d warps", label, name, sm, warps,
+           (int)(blocks * shared), MIN_WARPS);
 }
 
 // Compiles a program's kernels for every stride-th chip, beginning with number `first`.
@@ -69,19 +131,23 @@ static void check_program(const char *text, const char *format, bool quantize, s
   qn_diag diag = {0};
   qn_nvrtc *nvrtc = NULL;
   qn_cuda_kernel kernels[MAX_KERNELS];
+  bool one_row[MAX_KERNELS];
   qn_buf source;
   snprintf(sizes, sizeof sizes, "F=%s", format);
   snprintf(label, sizeof label, "%s%s", format, quantize ? " int8" : "");
   qn_buf_init(&source, qn_test_allocator());
   qn_run *run = qn_run_create(text, sizes, &(qn_run_options){.quantize_activations = quantize});
-  size_t count = gather_kernels(run, kernels);
+  size_t count = gather_kernels(run, kernels, one_row);
   qn_assert_ok(&diag, qn_cuda_emit(kernels, count, &source, &diag));
   qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
   for (size_t i = first % stride; i < QN_COUNT(chips); i += stride) {
     qn_nvrtc_code code;
     if (!qn_nvrtc_supports(nvrtc, chips[i])) continue;
     qn_assert_ok(&diag, qn_nvrtc_compile(nvrtc, "kernels.cu", qn_buf_text(&source), chips[i], &code, &diag));
-    for (size_t k = 0; k < count; k++) check_report(&kernels[k], code.log, chips[i], label);
+    for (size_t k = 0; k < count; k++) {
+      check_report(&kernels[k], code.log, chips[i], label);
+      check_code(&kernels[k], one_row[k], &code, chips[i], label);
+    }
     qn_nvrtc_code_deinit(&code);
   }
   qn_nvrtc_close(nvrtc);
