@@ -63,4 +63,6 @@ install_prefix() {
   [ -n "$library" ] || fail "no libquern_run.so.0 was installed"
   libdir=$(dirname "$library")
   export PKG_CONFIG_PATH=$libdir/pkgconfig LD_LIBRARY_PATH=$libdir
+  # A sanitizer's dlopen does not look where libquern.so says.
+  if [ ${#sanitize[@]} -gt 0 ]; then LD_LIBRARY_PATH+=:$libdir/quern; fi
 }
