@@ -9,7 +9,7 @@
 #include "tests/support/fake_machine.h"
 #include "tests/support/test.h"
 
-enum { SURFACES = 20, DRAWS = 2 };
+enum { SURFACES = 20, DRAWS = 1 };
 #define BUDGET_S 60.0  // of the fake clock: some 300 candidates at 0.11 s, and their races
 // Found is a schedule that takes no more than this share of the planted one's time longer: what quern tune leaves alone
 // (--within 5%). It is the planted one or beside it; the surfaces' ripple alone is 2 %.
@@ -100,11 +100,12 @@ START_TEST(finds_it_through_noise) {
   const char *draws = getenv("QUERN_TEST_DRAWS");
   int most = draws ? atoi(draws) : (int)qn_test_stride(DRAWS, 1);
   for (int draw = 1; draw <= most; draw++) {
-    int found = 0;
+    int found = 0, all = 0;
     double seconds;
-    for (uint64_t seed = 1; seed <= SURFACES; seed++) found += distance_after(seed, draw, 0.2, &seconds) <= NEAR;
-    if (getenv("QUERN_TEST_SHOW")) printf("draw %d: %d of %d\n", draw, found, SURFACES);
-    qn_check(found >= 19, "draw %d: %d of %d surfaces", draw, found, SURFACES);
+    for (uint64_t seed = 1; seed <= SURFACES; seed += qn_test_stride(1, 5), all++)
+      found += distance_after(seed, draw, 0.2, &seconds) <= NEAR;
+    if (getenv("QUERN_TEST_SHOW")) printf("draw %d: %d of %d\n", draw, found, all);
+    qn_check(found >= all - 1, "draw %d: %d of %d surfaces", draw, found, all);
   }
 }
 END_TEST

@@ -98,7 +98,8 @@ START_TEST(killed_at_any_moment) {
   qn_rng_seed(&rng, 17);
   int kills = 0, all = 0, ended = 0;
   qn_db_counts before = {0};
-  for (uint64_t seed = 1; kills < KILLS; seed++) {
+  const int most = KILLS / (int)qn_test_stride(1, 5);
+  for (uint64_t seed = 1; kills < most; seed++) {
     bool killed = kill_one(&f, seed, (unsigned)(qn_rng_unit(&rng) * 30000));
     int candidates = atomic_load(&shared->candidates);
     qn_db_counts now = count(&f);
