@@ -12,11 +12,12 @@ typedef uint64_t candidate;
 struct qn_sampler {
   const qn_allocator *allocator;  // borrowed
   qn_sampler_options options;
+  qn_sampling settings;  // without a random number
   int32_t n_vocab;
   qn_rng rng;
-  candidate *all, *best;  // (n_vocab) each, owned: by id; what was kept of them. NULL when greedy
-  double *weights;        // (n_vocab), owned: of `best`, not normalised. NULL when greedy
-  double weight_sum;      // of the candidates
+  candidate *all, *best;  // (n_vocab) each, owned: by id; the best of them, then those kept, by id. NULL when greedy
+  int32_t *weights;       // (n_vocab), owned: of `best`. NULL when greedy
+  int64_t weight_sum;     // of the candidates
   int32_t n_best;
   int32_t greedy_id;
   float max_logit;
@@ -55,17 +56,43 @@ qn_status qn_sampler_options_check(const qn_sampler_options *o, qn_diag *diag) {
   return QN_OK;
 }
 
+// ln(x) as the least float whose e^ is at least x, for x in (0, 1]: found by bisection, since libm's differ.
+static float log_of(double x) {
+  float low = -128, high = 0;
+  for (int i = 0; i < 64; i++) {
+    float middle = (low + high) / 2;
+    *((double)qn_sampler_exp(middle) >= x ? &high : &low) = middle;
+  }
+  return high;
+}
+
+static qn_sampling make_settings(const qn_sampler_options *o) {
+  enum { ALL = 1 << 20 };
+  if (o->temperature <= 0)
+    return (qn_sampling){.inverse_temperature = 1, .top_k = 1, .top_p = ALL, .log_min_p = -INFINITY};
+  double inverse = 1 / o->temperature, top_p = o->top_p * ALL + 0.5;
+  inverse = inverse < 0x1p-100 ? 0x1p-100 : inverse > 0x1p100 ? 0x1p100 : inverse;
+  return (qn_sampling){.inverse_temperature = (float)inverse,
+                       .top_k = o->top_k,
+                       .top_p = top_p < 1 ? 1 : (int32_t)top_p,
+                       .log_min_p = o->min_p > 0 ? log_of(o->min_p) : -INFINITY};
+}
+
 // ---- life --------------------------------------------------------------------------------------------------------
 
 qn_status qn_sampler_create(const qn_sampler_options *options, int32_t n_vocab, const qn_allocator *allocator,
                             qn_sampler **out, qn_diag *diag) {
   *out = NULL;
   QN_TRY(qn_sampler_options_check(options, diag));
-  if (n_vocab < 1) return qn_fail(diag, QN_ERR_ARGUMENT, "sampler", "the vocabulary has %d tokens", (int)n_vocab);
+  if (n_vocab < 1 || n_vocab > QN_SAMPLER_VOCAB_MAX) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, "sampler", "the vocabulary has %d tokens, want 1 to %d", (int)n_vocab,
+                   QN_SAMPLER_VOCAB_MAX);
+  }
   qn_sampler *s = qn_alloc_zeroed(allocator, sizeof *s);
   if (s == NULL) return qn_fail_nomem(diag, "sampler", "the sampler");
   s->allocator = allocator;
   s->options = *options;
+  s->settings = make_settings(options);
   s->n_vocab = n_vocab;
   size_t n = (size_t)n_vocab;
   bool draws = options->temperature > 0, penalises = options->repeat_penalty != 1 && options->repeat_last_n > 0;
@@ -143,9 +170,10 @@ static float candidate_logit(candidate c) {
   return logit;
 }
 
-// Probability relative to the most likely token's.
-static double relative(const qn_sampler *s, candidate c) {
-  return qn_sampler_exp((double)candidate_logit(c) - (double)s->max_logit);
+// 2^24 * e^((logit - maximum) * scale) as a whole number.
+static int32_t weight_of(const qn_sampler *s, candidate c, float scale) {
+  float difference = candidate_logit(c) - s->max_logit;
+  return (int32_t)rintf(qn_sampler_exp(difference * scale) * 0x1p24f);
 }
 
 static void sift_down(candidate *heap, size_t count, size_t at) {
@@ -176,48 +204,63 @@ static void select_best(qn_sampler *s, size_t k) {
   }
 }
 
-// How many of the k best top-p and min-p keep; k + 1 when that cannot be told from k. `reach` is top_p times the sum of
-// relative probabilities, or infinity.
-static size_t cut(const qn_sampler *s, size_t k, double reach) {
-  double sum = 0;
-  for (size_t i = 0; i < k; i++) {
-    double probability = relative(s, s->best[i]);
-    if (probability < s->options.min_p) return i;
-    sum += probability;
-    if (sum >= reach) return i + 1;
+// Is the candidate's logit at least that of `limit`?
+static bool is_at_least(candidate c, candidate limit) { return c >> 32 <= limit >> 32; }
+
+// The sum of weights of candidates down to `limit`'s logit.
+static int64_t sum_down_to(const qn_sampler *s, candidate limit) {
+  int64_t sum = 0;
+  for (int32_t i = 0; i < s->n_vocab; i++) {
+    if (is_at_least(s->all[i], limit)) sum += weight_of(s, s->all[i], 1);
   }
-  return k + 1;
+  return sum;
 }
 
-// Fills s->best and returns the count of what top-k, top-p and min-p leave.
+// The first of the k best, in order, with which the weights reach `need`; false when they do not.
+static bool find_reach(const qn_sampler *s, size_t k, int64_t need, candidate *out) {
+  int64_t sum = 0;
+  for (size_t i = 0; i < k; i++) {
+    sum += weight_of(s, s->best[i], 1);
+    if (sum << 20 < need) continue;
+    *out = s->best[i];
+    return true;
+  }
+  return false;
+}
+
+// The last candidate, but for equals, that top-k and top-p leave.
+static candidate find_limit(qn_sampler *s) {
+  size_t n = (size_t)s->n_vocab, k = n;
+  candidate limit = UINT64_MAX;
+  bool some = s->settings.top_k > 0 && (size_t)s->settings.top_k < n, nucleus = s->settings.top_p < 1 << 20;
+  if (some) {
+    k = (size_t)s->settings.top_k;
+    select_best(s, k);
+    limit = s->best[k - 1];
+  }
+  if (!nucleus) return limit;
+  int64_t need = sum_down_to(s, limit) * s->settings.top_p;
+  if (some) {
+    find_reach(s, k, need, &limit);  // else those equal to the last are needed too
+    return limit;
+  }
+  // Without top-k it is not known how many will do: few, mostly.
+  for (k = n < 128 ? n : 128;; k = n / 8 < k ? n : k * 8) {
+    select_best(s, k);
+    if (find_reach(s, k, need, &limit) || k == n) return limit;
+  }
+}
+
+// Fills s->best with what top-k, top-p and min-p leave, by id, and returns their count.
 static size_t keep_candidates(qn_sampler *s) {
-  const qn_sampler_options *o = &s->options;
-  size_t n = (size_t)s->n_vocab, limit = o->top_k > 0 && (size_t)o->top_k < n ? (size_t)o->top_k : n;
-  if (limit == n && o->top_p >= 1 && o->min_p <= 0) {
-    memcpy(s->best, s->all, n * sizeof *s->best);
-    return n;
+  candidate limit = find_limit(s);
+  size_t kept = 0;
+  for (int32_t i = 0; i < s->n_vocab; i++) {
+    candidate c = s->all[i];
+    bool likely = candidate_logit(c) - s->max_logit >= s->settings.log_min_p;
+    if (likely && is_at_least(c, limit)) s->best[kept++] = c;
   }
-  double reach = INFINITY;
-  size_t k = limit;
-  if (limit < n) {
-    select_best(s, limit);
-    double sum = 0;
-    for (size_t i = 0; i < limit; i++) sum += relative(s, s->best[i]);
-    if (o->top_p < 1) reach = o->top_p * sum;
-  } else {
-    double sum = 0;
-    for (size_t i = 0; i < n && o->top_p < 1; i++) sum += relative(s, s->all[i]);
-    if (o->top_p < 1) reach = o->top_p * sum;
-    // Without top-k it is not known how many will do: few, mostly.
-    k = n < 128 ? n : 128;
-    select_best(s, k);
-  }
-  size_t kept;
-  while ((kept = cut(s, k, reach)) > k && k < limit) {
-    k = limit / 8 < k ? limit : k * 8;
-    select_best(s, k);
-  }
-  return kept < k ? kept : k;
+  return kept;
 }
 
 // ---- sampling ----------------------------------------------------------------------------------------------------
@@ -268,7 +311,8 @@ static qn_status check_largest(const qn_sampler *s, qn_diag *diag) {
   return QN_OK;
 }
 
-// The largest logit and its first id, if no logit is NaN. Of blocks, the first with the largest is looked through again.
+// The largest logit and its first id, if no logit is NaN. Of blocks, the first with the largest is looked through
+// again.
 static bool find_first_largest(qn_sampler *s, const float *logits) {
   enum { BLOCK = 1024 };
   int32_t begin = 0;
@@ -315,24 +359,29 @@ qn_status qn_sampler_sample(qn_sampler *s, const float *logits, int32_t *out_id,
     return QN_OK;
   }
   size_t count = keep_candidates(s), chosen = 0;
-  double sum = 0;
+  int64_t sum = 0, passed = 0;
   for (size_t i = 0; i < count; i++) {
-    double scaled = ((double)candidate_logit(s->best[i]) - (double)s->max_logit) / s->options.temperature;
-    s->weights[i] = qn_sampler_exp(scaled);
+    s->weights[i] = weight_of(s, s->best[i], s->settings.inverse_temperature);
     sum += s->weights[i];
   }
   s->n_best = (int32_t)count;
   s->weight_sum = sum;
-  // The first candidate whose cumulated weight passes the draw; rounding must not lead past the last that has any.
-  double draw = qn_rng_unit(&s->rng) * sum, passed = 0;
-  for (size_t i = 0; i < count; i++) {
-    if (s->weights[i] <= 0) continue;
-    chosen = i;
-    passed += s->weights[i];
-    if (passed > draw) break;
-  }
+  qn_sampling settings;
+  qn_sampler_settings(s, &settings);
+  int64_t draw = 0;  // floor(random * sum / 2^48), digit by digit from the lowest
+  for (int digit = 2; digit >= 0; digit--) draw = (settings.random[digit] * sum + draw) >> 16;
+  while ((passed += s->weights[chosen]) <= draw) chosen++;
   *out_id = candidate_id(s->best[chosen]);
   return QN_OK;
+}
+
+bool qn_sampler_needs_logits(const qn_sampler *s) { return s->history != NULL; }
+
+void qn_sampler_settings(qn_sampler *s, qn_sampling *out) {
+  *out = s->settings;
+  if (s->all == NULL) return;  // greedy
+  uint64_t random = qn_rng_next(&s->rng) >> 16;
+  for (int digit = 0; digit < 3; digit++) out->random[digit] = (int32_t)(random >> (32 - 16 * digit) & 0xffff);
 }
 
 int32_t qn_sampler_candidate_count(const qn_sampler *s) { return s->n_best; }
@@ -340,32 +389,27 @@ int32_t qn_sampler_candidate_count(const qn_sampler *s) { return s->n_best; }
 bool qn_sampler_get_candidate(const qn_sampler *s, int32_t index, int32_t *out_id, double *out_probability) {
   if (index < 0 || index >= s->n_best) return false;
   *out_id = s->all == NULL ? s->greedy_id : candidate_id(s->best[index]);
-  *out_probability = s->all == NULL ? 1 : s->weights[index] / s->weight_sum;
+  *out_probability = s->all == NULL ? 1 : (double)s->weights[index] / (double)s->weight_sum;
   return true;
 }
 
 // ---- e^x ---------------------------------------------------------------------------------------------------------
 
-// x = k ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite's two-part ln 2, as in fdlibm), e^r by its Taylor series to r^13,
-// whose first term left out is below 5e-18; even and odd terms apart, for two short chains instead of a long one. No
-// fused multiply-adds (the build forbids them), hence the same everywhere.
-double qn_sampler_exp(double x) {
-  static const double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
-  if (isnan(x)) return x;
-  if (x < -708) return 0;
-  if (x > 709) return INFINITY;
-  double scaled = x * 1.44269504088896338700e+00;
-  int k = (int)(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
-  double r = (x - k * ln2_high) - k * ln2_low, r2 = r * r;
-  double even = 1.0 / 479001600 * r2 + 1.0 / 3628800;
-  double odd = 1.0 / 6227020800 * r2 + 1.0 / 39916800;
-  even = ((even * r2 + 1.0 / 40320) * r2 + 1.0 / 720) * r2 + 1.0 / 24;
-  odd = ((odd * r2 + 1.0 / 362880) * r2 + 1.0 / 5040) * r2 + 1.0 / 120;
-  even = even * r2 + 0.5;
-  odd = odd * r2 + 1.0 / 6;
-  double value = 1 + (r + r2 * (even + r * odd));
-  uint64_t bits = (uint64_t)(k + 1023) << 52;
-  double power;
+// As ir/math.c has it, operator for operator.
+float qn_sampler_exp(float x) {
+  float shifted = fmaf(x, 0x1.715476p+0f, 0x1.8p+23f), n = shifted - 0x1.8p+23f;
+  float r = fmaf(n, -0x1.7f7d1cp-20f, fmaf(n, -0x1.62e4p-1f, x));
+  float slope = fmaf(0x1.6a7baep-10f, r, 0x1.12386ep-7f);
+  slope = fmaf(slope, r, 0x1.555886p-5f);
+  slope = fmaf(slope, r, 0x1.555494p-3f);
+  slope = fmaf(slope, r, 0x1.fffffcp-2f);
+  slope = fmaf(slope, r, 1);
+  float power = fmaf(slope, r, 1);
+  if (!(x >= -0x1.5d589ep+6f)) return 0;
+  uint32_t bits, exponent;
+  memcpy(&bits, &power, sizeof bits);
+  memcpy(&exponent, &shifted, sizeof exponent);
+  bits += exponent << 23;
   memcpy(&power, &bits, sizeof power);
-  return value * power;
+  return power;
 }

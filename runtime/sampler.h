@@ -1,6 +1,7 @@
 // Choosing the next token from logits. The steps, in llama.cpp's order: repetition penalty; then, at temperature 0, the
 // most likely token; otherwise top-k, top-p, min-p, temperature, one random draw. The same logits, options, history and
-// seed give the same token on every machine: only IEEE double arithmetic, no libm.
+// seed give the same token on every machine, and the one that a program's `sample` op chooses: weights are whole
+// numbers made of an exp of f32 multiply-adds. README.md ("A language model's program") says what is chosen.
 #ifndef QN_SAMPLER_H
 #define QN_SAMPLER_H
 
@@ -11,8 +12,9 @@
 
 typedef struct qn_sampler_options {
   double temperature;     // >= 0; 0 is greedy: the largest logit, of equals the lowest id
-  int32_t top_k;          // keep the k largest logits; 0 = all
-  double top_p;           // in (0, 1]: keep the fewest most likely tokens whose probabilities reach it; 1 = all
+  int32_t top_k;          // keep the k largest logits, and those equal to the k-th; 0 = all
+  double top_p;           // in (0, 1]: keep the most likely tokens until their probabilities reach it, and those equal
+                          // to the last; 1 = all
   double min_p;           // in [0, 1]: keep tokens at least this fraction as likely as the most likely one; 0 = all
   double repeat_penalty;  // > 0: logits of tokens seen lately are divided by it (multiplied if negative); 1 = none
   int32_t repeat_last_n;  // how many of the last accepted tokens count as lately, 0 .. 2^20
@@ -24,10 +26,23 @@ qn_sampler_options qn_sampler_options_default(void);
 // ARGUMENT, naming the option, got and want.
 QN_CHECKED qn_status qn_sampler_options_check(const qn_sampler_options *options, qn_diag *diag);
 
+#define QN_SAMPLER_VOCAB_MAX ((1 << 19) - 1)  // sums of weights of at most 2^24 are 43 bits
+
+// What a program's `sample` op takes of the options and a random number: a row of the input `sampling`.
+typedef struct qn_sampling {
+  float inverse_temperature;  // 2^-100 to 2^100
+  int32_t top_k;              // 0 = all
+  int32_t top_p;              // in units of 2^-20; 2^20 = all
+  float log_min_p;            // a token's logit minus the maximum is at least this, -infinity = all
+  int32_t random[3];          // 48 bits in digits of 16, the highest first
+  int32_t reserved;           // 0
+} qn_sampling;
+
 // The state of one sequence: the history of tokens and the random numbers. For one thread at a time.
 typedef struct qn_sampler qn_sampler;
 
-// For logits of `n_vocab` tokens. All memory is taken here (28 bytes a token at most): sampling allocates nothing.
+// For logits of `n_vocab` tokens, at most QN_SAMPLER_VOCAB_MAX. All memory is taken here (24 bytes a token at most):
+// sampling allocates nothing.
 // *out is the caller's. Errors: ARGUMENT, NOMEM.
 QN_CHECKED qn_status qn_sampler_create(const qn_sampler_options *options, int32_t n_vocab,
                                        const qn_allocator *allocator, qn_sampler **out, qn_diag *diag);
@@ -44,12 +59,17 @@ void qn_sampler_accept(qn_sampler *sampler, int32_t id);
 // model code must not give; *out_id is untouched).
 QN_CHECKED qn_status qn_sampler_sample(qn_sampler *sampler, const float *logits, int32_t *out_id, qn_diag *diag);
 
+// True when a token depends on more than its logits and qn_sampler_settings: with a repetition penalty.
+bool qn_sampler_needs_logits(const qn_sampler *sampler);
+// The settings for one token, for whoever chooses it elsewhere; draws the random number that qn_sampler_sample would.
+void qn_sampler_settings(qn_sampler *sampler, qn_sampling *out);
+
 // What the last sample drew from: the count of candidates (1 when greedy), and each with its probability. False when
 // index is not below the count.
 int32_t qn_sampler_candidate_count(const qn_sampler *sampler);
 bool qn_sampler_get_candidate(const qn_sampler *sampler, int32_t index, int32_t *out_id, double *out_probability);
 
-// e^x for x <= 709, within 1 ulp; 0 below -708 (where doubles become subnormal); NaN for NaN.
-double qn_sampler_exp(double x);
+// e^x for x <= 0, with the bits that programs' exp has (ir/math.c); 0 below -87.33, where floats become subnormal.
+float qn_sampler_exp(float x);
 
 #endif
