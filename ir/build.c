@@ -390,6 +390,19 @@ static qn_status shape_attention(const shape_context *c, qn_type *out) {
   return QN_OK;
 }
 
+static qn_status shape_sample(const shape_context *c, qn_type *out) {
+  const qn_type *logits = c->operands[0], *settings = c->operands[1];
+  bool fits =
+      is_f32(logits) && logits->rank == 2 && is_const_from(logits, 1) && logits->dims[1].value < QN_SAMPLE_VOCAB_END;
+  if (!fits) return operand_error(c, 0, "f32[R, vocabulary], vocabulary less than 2^19");
+  bool rows = settings->dtype == QN_DTYPE_I32 && settings->rank == 2 &&
+              qn_dim_equal(settings->dims[0], logits->dims[0]) &&
+              qn_dim_equal(settings->dims[1], qn_dim_const(QN_SAMPLE_SETTINGS));
+  if (!rows) return operand_error(c, 1, "i32[R, 8]");
+  *out = qn_type_make(QN_DTYPE_I32, 1, logits->dims);
+  return QN_OK;
+}
+
 static const shape_fn shape_rules[QN_OP_COUNT] = {
 #define QN_OP(name, text, min, max, attrs, flags, shape, flops, meaning) [QN_OP_##name] = shape_##shape,
 #include "ir/ops.def"

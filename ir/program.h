@@ -11,6 +11,8 @@
 
 #define QN_QUANTIZE_LEAST 0x1p-120f  // a block whose largest magnitude is less has codes 0: 127 / it may overflow
 #define QN_BUFFER_BYTES_MAX ((int64_t)1 << 40)  // of one buffer: sums of thousands of them cannot overflow
+#define QN_SAMPLE_SETTINGS  8          // i32 of a row's settings (runtime/README.md)
+#define QN_SAMPLE_VOCAB_END (1 << 19)  // sums of as many weights of 2^24 at most fit two i32
 #define QN_PAGE_KEYS 64  // keys a KV page holds, which is also the attention chunk of the numeric contract
 
 // How a parameter's bytes are laid out.

@@ -8,7 +8,8 @@
 static bool stands_alone(const qn_node *node) {
   if (node->op == QN_OP_CONCAT && qn_node_int(node, QN_ATTR_AXIS, 0) == 0 && node->type.rank > 1) return true;
   bool symbolic_row = node->op == QN_OP_SOFTMAX && !qn_dim_is_const(node->type.dims[node->type.rank - 1]);
-  return node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX || symbolic_row;
+  bool attention = node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX;
+  return attention || node->op == QN_OP_SAMPLE || symbolic_row;
 }
 
 // The rows a node works on: its leading dimension (of what it writes, for a cache write).
@@ -109,10 +110,11 @@ static qn_status copy_outputs(qn_graph *graph, qn_diag *diag) {
     qn_output *output = &graph->outputs.items[i];
     const qn_node *node = qn_graph_node(graph, output->value);
     const qn_op_info *info = qn_op_get_info(node->op);
-    if (node->type.dtype != QN_DTYPE_F32 || node->op == QN_OP_CACHE || (info->flags & QN_OF_W)) {
+    bool plain = node->type.dtype == QN_DTYPE_F32 || (node->op == QN_OP_SAMPLE && has_own_memory(graph, i));
+    if (!plain || node->op == QN_OP_CACHE || (info->flags & QN_OF_W)) {
       return qn_fail(diag, QN_ERR_UNSUPPORTED, node->loc,
-                     "output '%s': got %s of %s, want f32 values that are no cache", output->name, info->name,
-                     qn_dtype_name(node->type.dtype));
+                     "output '%s': got %s of %s, want f32 values that are no cache, or tokens", output->name,
+                     info->name, qn_dtype_name(node->type.dtype));
     }
     if (has_own_memory(graph, i)) continue;
     qn_type type = node->type;

@@ -28,7 +28,9 @@ typedef struct qn_gpu_variant {
   int64_t rows_min, rows_max;
   qn_gpu_schedule schedule;
   const qn_lkernel *kernel;
-  const qn_lexpr *extent;  // of its parallel loop, groups' iterations; NULL when it has none: one group does it all
+  // Of its parallel loop, groups' iterations, or a number that is no less; 0: the kernel does nothing. NULL when it has
+  // no such loop: one group does it all.
+  const qn_lexpr *extent;
   // Of the extent's symbol an iteration does so many: the extent is a number times ceil(symbol / rows_each).
   int rows_each;
 } qn_gpu_variant;

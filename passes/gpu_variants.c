@@ -121,6 +121,15 @@ static void choose_tile(const qn_pkernel *kernel, int64_t most, qn_schedule *out
   out->n_block = kernel->panels < warps ? (int)kernel->panels : warps;
 }
 
+// Iterations of the parallel loop: where they are no product with a symbol, at most so many.
+static const qn_lexpr *extent_of(qn_lbuild *b, const qn_lkernel *kernel) {
+  const qn_lstmt *loop = kernel->body.first;
+  if (!loop) return qn_lint(b, 0);
+  if (loop->kind != QN_LS_FOR || loop->u.loop.mark != QN_LM_PARALLEL) return NULL;
+  int64_t most = qn_lexpr_range(loop->u.loop.hi).max;
+  return most == INT64_MAX ? loop->u.loop.hi : qn_lint(b, most);
+}
+
 // most: the most rows that it will see.
 static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max, int64_t most,
                               qn_arena *arena, qn_gpu_variant *out, qn_diag *diag) {
@@ -140,8 +149,7 @@ static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_
   choose_ring(copy, &lanes);
   QN_TRY(qn_gpu_pipeline(&loops, NULL, NULL));
   *out = (qn_gpu_variant){.rows_min = rows_min, .rows_max = rows_max, .kernel = copy};
-  const qn_lstmt *loop = copy->body.first;
-  if (loop && loop->kind == QN_LS_FOR && loop->u.loop.mark == QN_LM_PARALLEL) out->extent = loop->u.loop.hi;
+  out->extent = extent_of(&build, copy);
   if (!has_copies(&copy->body)) lanes.stages = lanes.stage_bytes = 0;
   choose_lanes(&build, out->extent, &lanes);
   out->schedule = lanes;

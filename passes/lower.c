@@ -136,6 +136,7 @@ static bool writes_rows(const qn_node *node) {
     case QN_OP_ATTN_MIX:
     case QN_OP_ATTENTION:
     case QN_OP_QUANTIZE:
+    case QN_OP_SAMPLE:
     case QN_OP_CONCAT: return true;
     case QN_OP_SOFTMAX: return !qn_dim_is_const(node->type.dims[node->type.rank - 1]);
     default: return false;
@@ -204,8 +205,9 @@ static qn_id anchor_of(const qn_graph *graph, uint32_t group) {
   return first;
 }
 
-static void kernel_name(const qn_lower *lower, qn_id anchor, char *out, size_t size) {
+static void group_name(const qn_lower *lower, char *out, size_t size) {
   const qn_graph *graph = lower->graph;
+  qn_id anchor = lower->anchor;
   const qn_node *node = qn_graph_node(graph, anchor);
   const char *op = qn_op_get_info(node->op)->name;
   if (node->op == QN_OP_MATMUL) {
@@ -228,6 +230,18 @@ static void kernel_name(const qn_lower *lower, qn_id anchor, char *out, size_t s
   }
 }
 
+static void kernel_name(const qn_lower *lower, char *out, size_t size) {
+  group_name(lower, out, size);
+  size_t length = strlen(out);
+  if (lower->piece) snprintf(out + length, size - length, "_%s", lower->piece);
+}
+
+static const char *kernel_signature(const qn_lower *lower) {
+  const char *signature = qn_lower_signature(lower);
+  if (!signature || !lower->piece) return signature;
+  return qn_arena_printf(lower->program->arena, "%s piece %s", signature, lower->piece);
+}
+
 static void describe_matmul(const qn_lower *lower, const qn_node *first, qn_pkernel *out) {
   const qn_graph *graph = lower->graph;
   const qn_type *weights = &qn_graph_node(graph, first->operands[1])->type;
@@ -243,9 +257,9 @@ static void describe_matmul(const qn_lower *lower, const qn_node *first, qn_pker
 }
 
 // Adds the kernel just written to the program, or finds the equal one that is there.
-static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uint32_t *out_index) {
+static qn_status intern_kernel(qn_lower *lower, uint32_t *out_index) {
   qn_arena *arena = lower->program->arena;
-  const qn_node *node = qn_graph_node(lower->graph, anchor);
+  const qn_node *node = qn_graph_node(lower->graph, lower->anchor);
   qn_buf text;
   qn_buf_init(&text, arena->allocator);
   qn_lkernel_print(lower->build.kernel, &text);
@@ -254,7 +268,7 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
   qn_buf_deinit(&text);
   if (!key) return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel's text");
   uint64_t found = 0;
-  if (qn_map_get(known, (qn_str){key, length}, &found)) {
+  if (qn_map_get(lower->known, (qn_str){key, length}, &found)) {
     *out_index = (uint32_t)found;
     return QN_OK;
   }
@@ -273,9 +287,9 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
     kernel.panels = !even ? 1 : node->type.dims[2].value / QN_TILE_ROWS % 4 == 0 ? 4 : 2;
   }
   if (lower->splits) kernel.rows = lower->rows;
-  kernel.signature = qn_lower_signature(lower);
+  kernel.signature = kernel_signature(lower);
   char name[96];
-  kernel_name(lower, anchor, name, sizeof name);
+  kernel_name(lower, name, sizeof name);
   int twins = 0;
   for (size_t i = 0; i < lower->program->kernels.count; i++) {
     const char *other = lower->program->kernels.items[i].name;
@@ -285,7 +299,7 @@ static qn_status intern_kernel(qn_lower *lower, qn_map *known, qn_id anchor, uin
   kernel.name = twins ? qn_arena_printf(arena, "%s__v%d", name, twins + 1) : qn_arena_strdup(arena, name);
   *out_index = (uint32_t)lower->program->kernels.count;
   if (!kernel.name || !kernel.signature || !qn_vec_push_arena(arena, &lower->program->kernels, kernel) ||
-      !qn_map_put(known, (qn_str){key, length}, *out_index)) {
+      !qn_map_put(lower->known, (qn_str){key, length}, *out_index)) {
     return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel");
   }
   lower->build.kernel->name = kernel.name;
@@ -310,25 +324,59 @@ static qn_status add_step(qn_lower *lower, uint32_t kernel, const char *loc) {
   return QN_OK;
 }
 
-static qn_status lower_group(qn_lower *lower, qn_map *known, uint32_t group) {
-  qn_id anchor = anchor_of(lower->graph, group);
-  const qn_node *node = qn_graph_node(lower->graph, anchor);
-  lower->group = group;
+static void begin_kernel(qn_lower *lower) {
   lower->bindings.count = 0;
   lower->splits = false;
+  lower->tile_rows = lower->run_tokens = 0;
   lower->part = NULL;
   lower->parts = 1;
+  lower->piece = NULL;
   qn_lbuild_init(&lower->build, lower->program->arena, "k");
-  if (node->op == QN_OP_MATMUL) {
-    QN_TRY(qn_lower_matmul_group(lower));
-  } else if (node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX) {
-    QN_TRY(qn_lower_attention_group(lower, anchor));
-  } else {
-    QN_TRY(qn_lower_rows_group(lower));
-  }
+}
+
+// The kernel just written and a step that calls it.
+static qn_status end_kernel(qn_lower *lower) {
+  const qn_node *node = qn_graph_node(lower->graph, lower->anchor);
   if (lower->build.failed) {
     if (lower->pass->diag && lower->pass->diag->status != QN_OK) return lower->pass->diag->status;
     return qn_fail_nomem(lower->pass->diag, node->loc, "a kernel");
+  }
+  QN_TRY(qn_lkernel_verify(lower->build.kernel, lower->pass->diag));
+  uint32_t kernel = 0;
+  QN_TRY(intern_kernel(lower, &kernel));
+  return add_step(lower, kernel, node->loc);
+}
+
+qn_status qn_lower_end_piece(qn_lower *lower, const char *piece) {
+  lower->piece = piece;
+  QN_TRY(end_kernel(lower));
+  begin_kernel(lower);
+  return QN_OK;
+}
+
+qn_status qn_lower_scratch(qn_lower *lower, qn_dtype dtype, qn_dim rows, int64_t pitch, uint32_t *out_buffer) {
+  qn_dim dims[] = {rows, qn_dim_const(pitch)};
+  const qn_node *anchor = qn_graph_node(lower->graph, lower->anchor);
+  qn_node node = {.type = qn_type_make(dtype, 2, dims), .loc = anchor->loc};
+  qn_pbuf p;
+  QN_TRY(arena_buffer(lower, &node, &p));
+  return qn_lower_add_buffer(lower, &p, out_buffer) ? QN_OK
+                                                    : qn_fail_nomem(lower->pass->diag, anchor->loc, "a buffer");
+}
+
+static qn_status lower_group(qn_lower *lower, uint32_t group) {
+  lower->group = group;
+  lower->anchor = anchor_of(lower->graph, group);
+  const qn_node *node = qn_graph_node(lower->graph, lower->anchor);
+  begin_kernel(lower);
+  if (node->op == QN_OP_MATMUL) {
+    QN_TRY(qn_lower_matmul_group(lower));
+  } else if (node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX) {
+    QN_TRY(qn_lower_attention_group(lower, lower->anchor));
+  } else if (node->op == QN_OP_SAMPLE) {
+    QN_TRY(qn_lower_sample(lower, lower->anchor));
+  } else {
+    QN_TRY(qn_lower_rows_group(lower));
   }
   for (qn_id id = 1; id < lower->graph->nodes.count; id++) {  // accumulators and row numbers end with the kernel
     if (qn_graph_node(lower->graph, id)->group != group) continue;
@@ -336,10 +384,7 @@ static qn_status lower_group(qn_lower *lower, qn_map *known, uint32_t group) {
     lower->values[id].stats = NULL;
     lower->values[id].stored = true;
   }
-  QN_TRY(qn_lkernel_verify(lower->build.kernel, lower->pass->diag));
-  uint32_t kernel = 0;
-  QN_TRY(intern_kernel(lower, known, anchor, &kernel));
-  return add_step(lower, kernel, node->loc);
+  return end_kernel(lower);
 }
 
 // Groups in the order of their last nodes, which is an order in which they can run.
@@ -350,10 +395,11 @@ static qn_status lower_groups(qn_lower *lower) {
   for (qn_id id = 1; id < graph->nodes.count; id++) last[qn_graph_node(graph, id)->group] = id;
   qn_map known;
   qn_map_init(&known, lower->pass->allocator);
+  lower->known = &known;
   qn_status status = QN_OK;
   for (qn_id id = 1; id < graph->nodes.count && status == QN_OK; id++) {
     uint32_t group = qn_graph_node(graph, id)->group;
-    if (group && last[group] == id) status = lower_group(lower, &known, group);
+    if (group && last[group] == id) status = lower_group(lower, group);
   }
   qn_map_deinit(&known);
   return status;

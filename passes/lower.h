@@ -4,6 +4,7 @@
 
 #include "ir/format.h"
 #include "passes/pass.h"
+#include "runtime/base/map.h"
 
 // What is known of a graph value while its group's kernel is written.
 typedef struct qn_lvalue {
@@ -27,6 +28,9 @@ typedef struct qn_lower {
   qn_lvalue *values;  // by node id
   // the kernel being written
   uint32_t group;
+  qn_id anchor;        // the node that decides what kind of kernel the group is
+  const char *piece;   // of the group's kernels, where it has several: added to its name; NULL = the last or only one
+  qn_map *known;       // kernels by text
   qn_lbuild build;
   QN_VEC(qn_lparam_binding) bindings;
   int64_t tile_rows, run_tokens;  // of attention; see qn_pkernel
@@ -83,6 +87,17 @@ const qn_lexpr *qn_lower_tile_value(qn_lower *lower, const qn_format *format, co
 
 // The parameter for a program buffer by index.
 qn_lbuf *qn_lower_bind(qn_lower *lower, uint32_t buffer);
+// The same for memory of the program's that the kernel writes; NULL after a failure.
+qn_lbuf *qn_lower_bind_writable(qn_lower *lower, uint32_t buffer);
+// Memory for what the kernels of a group leave each other: `rows` rows of `pitch` (qn_lower_pitch) elements.
+QN_CHECKED qn_status qn_lower_scratch(qn_lower *lower, qn_dtype dtype, qn_dim rows, int64_t pitch,
+                                      uint32_t *out_buffer);
+// How elements lie in memory: of blocks and a8, bytes.
+qn_lmem qn_lower_mem(qn_dtype dtype);
+// Elements from row to row for rows of `width`: whole lines of 16.
+int64_t qn_lower_pitch(int64_t width);
+// Ends the kernel being written, one of several of the group, and begins the next.
+QN_CHECKED qn_status qn_lower_end_piece(qn_lower *lower, const char *piece);
 // Appends a buffer to the program; false when out of memory.
 bool qn_lower_add_buffer(qn_lower *lower, const qn_pbuf *buffer, uint32_t *out_index);
 
@@ -95,6 +110,11 @@ const qn_lexpr *qn_lower_row_elements(qn_lower *lower, const qn_type *type);
 
 // Shapes of loops that many kernels use. `body` gets the index of an element.
 typedef void (*qn_lower_body)(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context);
+// for name in lo..hi; returns its body.
+qn_lblock *qn_lower_loop(qn_lower *lower, qn_lblock *block, const char *name, const qn_lexpr *lo, const qn_lexpr *hi,
+                         qn_lorder order, const qn_lexpr **out_var);
+// What runs where the predicate holds.
+qn_lblock *qn_lower_when(qn_lower *lower, qn_lblock *block, const qn_lexpr *predicate);
 // for i in 0..extent: elementwise, vectorised by the schedule.
 void qn_lower_each(qn_lower *lower, qn_lblock *block, const char *name, int64_t extent, qn_lower_body body,
                    void *context);
@@ -114,6 +134,7 @@ const char *qn_lower_signature(const qn_lower *lower);
 QN_CHECKED qn_status qn_lower_matmul_group(qn_lower *lower);
 QN_CHECKED qn_status qn_lower_rows_group(qn_lower *lower);
 QN_CHECKED qn_status qn_lower_attention_group(qn_lower *lower, qn_id id);
+QN_CHECKED qn_status qn_lower_sample(qn_lower *lower, qn_id id);
 
 // Short names for the makers, for code that writes kernels.
 #define LX_INT(v)                qn_lint(b, (v))

@@ -207,5 +207,6 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
                    (long long)qn_graph_node(lower->graph, a.v_cache)->type.dims[3].value, (long long)a.head_dim);
   }
   a.table = qn_lower_param(lower, node->operands[places + 2]);
-  return fused ? qn_lower_attention_fused(lower, &a) : lower_part(lower, &a);
+  if (!fused) return lower_part(lower, &a);
+  return lower->pass->options->gpu ? qn_lower_attention_split(lower, &a) : qn_lower_attention_fused(lower, &a);
 }

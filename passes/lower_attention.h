@@ -24,7 +24,48 @@ const qn_lexpr *qn_attention_score(qn_lbuild *b, const qn_attention *a, const qn
 const qn_lexpr *qn_attention_first_page(qn_lbuild *b, const qn_attention *a, const qn_lexpr *pos);
 const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *pos);
 
+// What a chunk gave is relative to its own maximum. A maximum as it is subtracted: 0 for -inf, of which nothing may be.
+const qn_lexpr *qn_attention_least(qn_lbuild *b, const qn_lexpr *max);
+// e^(from - to), which scales what is relative to maximum `from` to the larger maximum `to`: 1 where they are equal.
+const qn_lexpr *qn_attention_factor(qn_lbuild *b, const qn_lexpr *from, const qn_lexpr *to);
+// what * factor + part * share, rounded twice.
+const qn_lexpr *qn_attention_merge(qn_lbuild *b, const qn_lexpr *what, const qn_lexpr *factor, const qn_lexpr *part,
+                                   const qn_lexpr *share);
+
+// A run of tokens (lower_attention_run.c) and a KV head, and the chunk of keys that is being visited.
+typedef struct qn_attention_run {
+  const qn_attention *a;
+  const qn_lexpr *kv_head, *first;  // KV head and first token
+  const qn_lexpr *tokens, *rows;    // how many of them; a row is a query head of a token
+  const qn_lexpr *table_row;        // index of the sequence's first block table entry
+  const qn_lbuf *position;          // i32 a row
+  const qn_lbuf *low, *high;        // i32: the least and the largest position
+  const qn_lexpr *chunk, *page;
+} qn_attention_run;
+
+// An element of an i32 local as an index.
+const qn_lexpr *qn_attention_load_index(qn_lbuild *b, const qn_lbuf *local, const qn_lexpr *at);
+// Does a run begin with token run->first? 1 or 0, an index. `most`: tokens of a run.
+const qn_lexpr *qn_attention_begins(qn_lower *lower, const qn_attention_run *run, int64_t most);
+// Sets run->tokens: those from run->first on that make a run, of one sequence, up to the next multiple of `most`.
+void qn_attention_count_tokens(qn_lower *lower, qn_lblock *block, qn_attention_run *run, int64_t most);
+// Fills run->low and run->high.
+void qn_attention_find_positions(qn_lower *lower, qn_lblock *block, qn_attention_run *run);
+// The place in a token's row of element `index` of a row's query head.
+const qn_lexpr *qn_attention_head_element(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *row,
+                                          const qn_lexpr *index);
+// Does the row's token see key `base` + `lane` of the chunk? A predicate, in i32, whose vectors are short.
+const qn_lexpr *qn_attention_is_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *row,
+                                     const qn_lexpr *base, const qn_lexpr *lane);
+// A key's place in the chunk, kept within 0 .. 64; those of the first key that a token at `pos` sees, and one past the
+// last.
+const qn_lexpr *qn_attention_in_chunk(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *key);
+const qn_lexpr *qn_attention_first_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *pos);
+const qn_lexpr *qn_attention_end_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *pos);
+
 // Writes the kernel of a fused `attention` node (lower_attention_fused.c); sets lower->tile_rows and run_tokens.
 QN_CHECKED qn_status qn_lower_attention_fused(qn_lower *lower, const qn_attention *a);
+// Writes its kernels for GPUs (lower_attention_split.c).
+QN_CHECKED qn_status qn_lower_attention_split(qn_lower *lower, const qn_attention *a);
 
 #endif

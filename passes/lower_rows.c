@@ -7,6 +7,22 @@
 
 // --- loops that many kernels use
 
+qn_lblock *qn_lower_loop(qn_lower *lower, qn_lblock *block, const char *name, const qn_lexpr *lo, const qn_lexpr *hi,
+                         qn_lorder order, const qn_lexpr **out_var) {
+  qn_lbuild *b = &lower->build;
+  qn_lvar *var = qn_lvar_new(b, name);
+  qn_lstmt *stmt = qn_lfor(b, block, var, lo, hi, order);
+  *out_var = qn_lref(b, var);
+  return &stmt->u.loop.body;
+}
+
+qn_lblock *qn_lower_when(qn_lower *lower, qn_lblock *block, const qn_lexpr *predicate) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *unused = NULL;
+  const qn_lexpr *times = qn_lop3(b, QN_LX_SELECT, predicate, LX_INT(1), LX_INT(0));
+  return qn_lower_loop(lower, block, "once", LX_INT(0), times, QN_LO_DATA, &unused);
+}
+
 void qn_lower_each(qn_lower *lower, qn_lblock *block, const char *name, int64_t extent, qn_lower_body body,
                    void *context) {
   qn_lbuild *b = &lower->build;

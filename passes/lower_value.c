@@ -14,11 +14,12 @@ int64_t qn_lower_row_width(const qn_type *type) {
 int64_t qn_lower_row_pitch(const qn_type *type) {
   int64_t width = qn_lower_row_width(type);
   if (type->dtype == QN_DTYPE_A8) return width / 2 * 3;  // codes, scales and sums
-  if (type->rank < 2) return 1;
-  return (width + QN_TILE_ROWS - 1) / QN_TILE_ROWS * QN_TILE_ROWS;
+  return type->rank < 2 ? 1 : qn_lower_pitch(width);
 }
 
-static qn_lmem mem_of(qn_dtype dtype) {
+int64_t qn_lower_pitch(int64_t width) { return (width + QN_TILE_ROWS - 1) / QN_TILE_ROWS * QN_TILE_ROWS; }
+
+qn_lmem qn_lower_mem(qn_dtype dtype) {
   switch (dtype) {
     case QN_DTYPE_F32: return QN_LM_F32;
     case QN_DTYPE_F16: return QN_LM_F16;
@@ -50,8 +51,8 @@ static const qn_lexpr *param_elements(qn_lower *lower, const qn_pbuf *buffer) {
   qn_lbuild *b = &lower->build;
   const qn_type *type = &buffer->type;
   if (buffer->kind == QN_PB_WEIGHT) {
-    return LX_INT(
-        (int64_t)(buffer->bytes / qn_lmem_size(buffer->layout == QN_LAYOUT_PLAIN ? QN_LM_F32 : mem_of(type->dtype))));
+    return LX_INT((int64_t)(buffer->bytes /
+                            qn_lmem_size(buffer->layout == QN_LAYOUT_PLAIN ? QN_LM_F32 : qn_lower_mem(type->dtype))));
   }
   if (buffer->kind == QN_PB_CACHE || type->rank == 0) {
     const qn_lexpr *elements = LX_INT(1);
@@ -84,7 +85,7 @@ qn_lbuf *qn_lower_bind(qn_lower *lower, uint32_t buffer) {
   const qn_pbuf *p = &lower->program->buffers.items[buffer];
   char name[32];
   snprintf(name, sizeof name, "%s%zu", prefixes[p->kind], lower->bindings.count);
-  qn_lmem mem = p->kind == QN_PB_WEIGHT && p->layout == QN_LAYOUT_PLAIN ? QN_LM_F32 : mem_of(p->type.dtype);
+  qn_lmem mem = p->kind == QN_PB_WEIGHT && p->layout == QN_LAYOUT_PLAIN ? QN_LM_F32 : qn_lower_mem(p->type.dtype);
   bool streamed = p->kind == QN_PB_WEIGHT && p->layout == QN_LAYOUT_ROWS16;
   qn_lbuf *param = qn_lparam(&lower->build, name, mem, param_elements(lower, p), false, streamed);
   qn_lparam_binding binding = {buffer, param};
@@ -93,6 +94,12 @@ qn_lbuf *qn_lower_bind(qn_lower *lower, uint32_t buffer) {
     return NULL;
   }
   return param;
+}
+
+qn_lbuf *qn_lower_bind_writable(qn_lower *lower, uint32_t buffer) {
+  qn_lbuf *buf = qn_lower_bind(lower, buffer);
+  if (buf) buf->writable = true;
+  return buf;
 }
 
 // The program buffer that holds a value which is in memory.

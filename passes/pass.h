@@ -27,8 +27,9 @@ typedef struct qn_machine_model {
 qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes);
 
 typedef struct qn_pass_options {
-  // For GPUs: schedules are theirs, kernels go through the loop passes of gpu_passes.def, and no steps are linked. What
-  // is said of machine, schedules and `choose` below does not matter then.
+  // For GPUs: tokens are chosen by the program, attention is split by chunks of keys, schedules are theirs, kernels go
+  // through the loop passes of gpu_passes.def, and no steps are linked. What is said of machine, schedules and `choose`
+  // below does not matter then.
   bool gpu;
   qn_machine_model machine;
   bool quantize_activations;  // numeric mode int8: quantised weights meet quantised activations

@@ -45,8 +45,8 @@ static bool is_tiles(const qn_lexpr *e, int rows, qn_symbol *out) {
 // The extent of the parallel loop as a dimension; constant 1 when there is none. With rows above 1 the symbol counts in so
 // many.
 static qn_status parallel_extent(const qn_lkernel *kernel, int rows, qn_dim *out, qn_diag *diag) {
-  *out = qn_dim_const(1);
   const qn_lstmt *loop = kernel->body.first;
+  *out = qn_dim_const(loop ? 1 : 0);
   if (!loop || loop->kind != QN_LS_FOR || loop->u.loop.mark != QN_LM_PARALLEL) return QN_OK;
   const qn_lexpr *hi = loop->u.loop.hi;
   int64_t value = 0;
@@ -69,6 +69,11 @@ static qn_status parallel_extent(const qn_lkernel *kernel, int rows, qn_dim *out
       *out = (qn_dim){hi->operands[i]->u.symbol, value};
       return QN_OK;
     }
+  }
+  qn_lrange range = qn_lexpr_range(hi);
+  if (range.min >= 0 && range.max < INT64_MAX) {  // iterations beyond the loop's own end do nothing
+    *out = qn_dim_const(range.max);
+    return QN_OK;
   }
   return qn_fail(diag, QN_ERR_INTERNAL, kernel->name, "the parallel loop's extent is no constant times a symbol");
 }

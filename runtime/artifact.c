@@ -25,6 +25,7 @@ _Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 688 && sizeof
 #define MAX_EXTENT (INT64_C(1) << 40)
 #define MAX_EXTENT_ROWS (1 << 16)
 #define DTYPE_F32  0u  // qn_dtype of ir/dtype.def
+#define DTYPE_I32  3u
 
 static const char *section_name(uint32_t kind) {
   static const char *const names[] = {"unknown",   "program", "weights", "code",
@@ -242,10 +243,10 @@ static qn_status check_head(const qn_artifact *a, qn_diag *diag) {
 // An output's rows at the largest symbol values lie inside its bytes, so that a host may read them.
 static qn_status check_output(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   const qn_art_buffer *b = &a->buffers[i];
-  if (b->kind != QN_ART_ARENA || b->name == 0 || b->dtype != DTYPE_F32) {
+  if (b->kind != QN_ART_ARENA || b->name == 0 || (b->dtype != DTYPE_F32 && b->dtype != DTYPE_I32)) {
     return bad_program(a, diag,
                    "buffer %" PRIu32 ": got an output of kind %" PRIu32 ", name %" PRIu32
-                   ", dtype %" PRIu32 ", want a named f32 value in the arena",
+                   ", dtype %" PRIu32 ", want a named f32 or i32 value in the arena",
                    i, b->kind, b->name, b->dtype);
   }
   if (b->rank == 0 || b->rank > 2 || (b->rank == 2 && b->symbols[1] != 0)) return QN_OK;

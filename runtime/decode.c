@@ -1,4 +1,4 @@
-// The decoder binds the five inputs of a language-model program once, to arrays of its own, and fills them each step.
+// The decoder binds the inputs of a language-model program once, to arrays of its own, and fills them each step.
 #include "runtime/decode.h"
 
 #include <inttypes.h>
@@ -13,18 +13,30 @@
 enum { SYM_NONE, SYM_T, SYM_R, SYM_P, SYM_B, SYM_G };  // qn_symbol of ir/type.h
 enum { DTYPE_F32 = 0, DTYPE_I32 = 3 };                 // qn_dtype of ir/dtype.def
 
-typedef enum input { INPUT_TOKENS, INPUT_POS, INPUT_SEQ, INPUT_ROWS, INPUT_BLOCK_TABLE, INPUT_COUNT } input;
+typedef enum input {
+  INPUT_TOKENS,
+  INPUT_POS,
+  INPUT_SEQ,
+  INPUT_ROWS,
+  INPUT_SAMPLING,
+  INPUT_BLOCK_TABLE,
+  INPUT_COUNT
+} input;
+
+enum { SETTINGS = sizeof(qn_sampling) / sizeof(int32_t) };  // of a row of `sampling`
 
 // What the program may ask for: i32 with these dimensions.
 static const struct {
   const char *name;
-  uint32_t rank, symbols[2];
+  uint32_t rank, symbols[2], dims[2];
+  const char *shape;
 } inputs[INPUT_COUNT] = {
-    [INPUT_TOKENS] = {"tokens", 1, {SYM_T}},
-    [INPUT_POS] = {"pos", 1, {SYM_T}},
-    [INPUT_SEQ] = {"seq", 1, {SYM_T}},
-    [INPUT_ROWS] = {"rows", 1, {SYM_R}},
-    [INPUT_BLOCK_TABLE] = {"block_table", 2, {SYM_B, SYM_P}},
+    [INPUT_TOKENS] = {"tokens", 1, {SYM_T}, {1}, "[T]"},
+    [INPUT_POS] = {"pos", 1, {SYM_T}, {1}, "[T]"},
+    [INPUT_SEQ] = {"seq", 1, {SYM_T}, {1}, "[T]"},
+    [INPUT_ROWS] = {"rows", 1, {SYM_R}, {1}, "[R]"},
+    [INPUT_SAMPLING] = {"sampling", 2, {SYM_R, SYM_NONE}, {1, SETTINGS}, "[R, 8]"},
+    [INPUT_BLOCK_TABLE] = {"block_table", 2, {SYM_B, SYM_P}, {1, 1}, "[B, P]"},
 };
 
 struct qn_decoder {
@@ -32,9 +44,10 @@ struct qn_decoder {
   const qn_allocator *allocator;       // borrowed
   qn_executor *executor;               // owned
   qn_kv_cache *cache;                  // owned
-  int32_t *arrays[INPUT_BLOCK_TABLE];  // owned: tokens, pos, seq (chunk), rows (max_rows)
+  int32_t *arrays[INPUT_BLOCK_TABLE];  // owned: tokens, pos, seq (chunk), rows (max_rows), sampling (max_rows, 8)
   int64_t *pending;                    // owned: tokens of each sequence in the step that is being made
   const float *logits;                 // of the last step, in the executor's arena
+  const int32_t *tokens;               // that the program chose; NULL when it chooses none
   int64_t pitch, vocab;                // of a row of logits, elements
   int64_t chunk, max_rows;
   int64_t count, rows;  // tokens and wanted rows of this step
@@ -47,16 +60,14 @@ static qn_status check_input(const qn_artifact *a, const qn_art_buffer *b, qn_di
   for (size_t i = 0; i < INPUT_COUNT; i++) {
     if (strcmp(name, inputs[i].name) != 0) continue;
     bool fits = b->dtype == DTYPE_I32 && b->rank == inputs[i].rank;
-    for (uint32_t d = 0; fits && d < b->rank; d++) fits = b->symbols[d] == inputs[i].symbols[d] && b->dims[d] == 1;
+    for (uint32_t d = 0; fits && d < b->rank; d++)
+      fits = b->symbols[d] == inputs[i].symbols[d] && b->dims[d] == inputs[i].dims[d];
     if (fits) return QN_OK;
     return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
-                   "input '%s' has another type or shape than a language model's; want i32 %s", name,
-                   i == INPUT_BLOCK_TABLE ? "[B, P]"
-                   : i == INPUT_ROWS      ? "[R]"
-                                          : "[T]");
+                   "input '%s' has another type or shape than a language model's; want i32 %s", name, inputs[i].shape);
   }
   return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
-                 "got input '%s', want only tokens, pos, seq, rows and block_table: no language model", name);
+                 "got input '%s', want only tokens, pos, seq, rows, sampling and block_table: no language model", name);
 }
 
 static bool has_input(const qn_artifact *a, const char *name) {
@@ -94,6 +105,19 @@ static qn_status find_logits(qn_decoder *d, qn_diag *diag) {
   return QN_OK;
 }
 
+// Where the executor leaves the tokens that the program chose: i32 [R].
+static qn_status find_tokens(qn_decoder *d, qn_diag *diag) {
+  const qn_art_buffer *b = NULL;
+  d->tokens = qn_executor_output(d->executor, "token", &b);
+  if (!has_input(d->artifact, inputs[INPUT_SAMPLING].name)) {
+    d->tokens = NULL;  // an output of the graph's own
+    return QN_OK;
+  }
+  if (d->tokens && b->dtype == DTYPE_I32 && b->rank == 1 && b->symbols[0] == SYM_R && b->dims[0] == 1) return QN_OK;
+  return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
+                 "got input 'sampling' without an output 'token' of i32 [R]: no language model");
+}
+
 // --- creation
 
 static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, int64_t *out_context, qn_diag *diag) {
@@ -117,6 +141,7 @@ static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, 
 }
 
 static size_t array_bytes(const qn_decoder *d, size_t i) {
+  if (i == INPUT_SAMPLING) return (size_t)d->max_rows * sizeof(qn_sampling);
   return ((size_t)(i == INPUT_ROWS ? d->max_rows : d->chunk) + LANES) * sizeof(int32_t);
 }
 
@@ -137,12 +162,17 @@ static qn_status bind_inputs(qn_decoder *d, qn_diag *diag) {
   return qn_kv_cache_bind(d->cache, d->executor, diag);
 }
 
+static void set_row(qn_decoder *d, int64_t row, const qn_sampling *settings) {
+  memcpy(d->arrays[INPUT_SAMPLING] + row * SETTINGS, settings, sizeof *settings);
+}
+
 static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_options *options, qn_diag *diag) {
   QN_TRY(check_program(d->artifact, diag));
   qn_kv_options kv = {.sequences = options->sequences, .pages = options->pages};
   QN_TRY(choose_sizes(d, options, &kv.context, diag));
   QN_TRY(qn_executor_create(d->artifact, threads, &options->executor, d->allocator, &d->executor, diag));
   QN_TRY(find_logits(d, diag));
+  QN_TRY(find_tokens(d, diag));
   kv.memory = qn_executor_memory(d->executor);
   QN_TRY(qn_kv_cache_create(d->artifact, &kv, d->allocator, &d->cache, diag));
   int32_t sequence = 0;
@@ -155,6 +185,8 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   }
   if (!taken) return qn_fail_nomem(diag, d->artifact->path, "a step's inputs");
   QN_TRY(bind_inputs(d, diag));
+  for (int64_t row = 0; row < d->max_rows; row++) set_row(d, row, &(qn_sampling){.inverse_temperature = 1, .top_k = 1});
+  qn_decoder_choose(d, NULL);
   int64_t most[QN_ARTIFACT_SYMBOLS];
   set_symbols(d, d->chunk, d->max_rows, most);
   return qn_executor_reserve(d->executor, most, diag);
@@ -245,12 +277,23 @@ static qn_status run(qn_decoder *d, qn_diag *diag) {
   return status;
 }
 
+bool qn_decoder_chooses(const qn_decoder *d) { return d->tokens != NULL; }
+
+void qn_decoder_choose(qn_decoder *d, const qn_sampling *settings) {
+  if (!d->tokens) return;
+  if (settings) set_row(d, 0, settings);
+  qn_executor_want(d->executor, "token", settings != NULL);
+  qn_executor_want(d->executor, "logits", settings == NULL);
+}
+
+int32_t qn_decoder_token(const qn_decoder *d) { return d->tokens[0]; }
+
 const float *qn_decoder_logits(const qn_decoder *d, size_t index) { return d->logits + (int64_t)index * d->pitch; }
 
 // --- many tokens of one sequence
 
-static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all, bool last,
-                             qn_diag *diag) {
+static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
+                             bool last, qn_diag *diag) {
   size_t most = (size_t)(all ? d->max_rows : d->chunk), vocab = (size_t)d->vocab;
   for (size_t done = 0; done < count;) {
     size_t now = count - done < most ? count - done : most;
@@ -288,7 +331,8 @@ qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens
 
 qn_status qn_decoder_fill(qn_decoder *d, int32_t sequence, int64_t count, qn_diag *diag) {
   QN_TRY(check_sequence(d, sequence, diag));
-  if (count < 0) return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %" PRId64 " keys, want 0 or more", count);
+  if (count < 0)
+    return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %" PRId64 " keys, want 0 or more", count);
   return qn_kv_cache_fill(d->cache, sequence, count, diag);
 }
 

@@ -4,6 +4,7 @@
 #define QN_RUNTIME_DECODE_H
 
 #include "runtime/kv_cache.h"
+#include "runtime/sampler.h"
 
 typedef struct qn_decoder qn_decoder;
 
@@ -68,5 +69,13 @@ typedef struct qn_decoder_item {
 QN_CHECKED qn_status qn_decoder_step(qn_decoder *decoder, const qn_decoder_item *items, size_t count, qn_diag *diag);
 // Logits of the index-th wanted item of the last step: (vocab), borrowed until the decoder's next call.
 const float *qn_decoder_logits(const qn_decoder *decoder, size_t index);
+
+// Does the program choose tokens (README.md)?
+bool qn_decoder_chooses(const qn_decoder *decoder);
+// From now on, with settings (copied): steps leave the token that they choose for the first wanted row, and no logits.
+// NULL: logits again. Nothing happens where the program chooses no tokens.
+void qn_decoder_choose(qn_decoder *decoder, const qn_sampling *settings);
+// The token that the last step chose; -1 where its logits are no numbers. The program must choose tokens.
+int32_t qn_decoder_token(const qn_decoder *decoder);
 
 #endif

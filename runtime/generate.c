@@ -153,9 +153,24 @@ static bool ends_here(generation *g) {
   return cancelled(g);
 }
 
+// Does the program choose the tokens? Then steps bring no logits.
+static bool program_chooses(const generation *g) {
+  return qn_decoder_chooses(g->decoder) && !qn_sampler_needs_logits(g->sampler);
+}
+
+// Before a step whose token is wanted.
+static void tell_settings(generation *g) {
+  qn_sampling settings;
+  if (!program_chooses(g)) return;
+  qn_sampler_settings(g->sampler, &settings);
+  qn_decoder_choose(g->decoder, &settings);
+}
+
 static qn_status sample(generation *g, const float *logits, int32_t *out_id) {
-  qn_diag why = {0};
-  if (qn_sampler_sample(g->sampler, logits, out_id, &why) == QN_OK) return QN_OK;
+  qn_diag why = {.text = "the program chose no token"};
+  bool program = program_chooses(g);
+  if (program && (*out_id = qn_decoder_token(g->decoder)) >= 0) return QN_OK;
+  if (!program && qn_sampler_sample(g->sampler, logits, out_id, &why) == QN_OK) return QN_OK;
   return qn_fail(g->diag, QN_ERR_FORMAT, qn_decoder_path(g->decoder),
                  "the logits are not numbers: the weights may be damaged, try --check-weights (%s)", why.text);
 }
@@ -175,14 +190,15 @@ static qn_status decode(generation *g, const float *logits, uint64_t start) {
     }
     QN_TRY(take_token(g, id, &stop));
     if (stop || ends_here(g)) return QN_OK;
+    tell_settings(g);
     QN_TRY(qn_decoder_eval(g->decoder, g->params->sequence, &id, 1, NULL, &logits, g->diag));
     stats->pending = -1;
     stats->decode_steps++;
   }
 }
 
-// Chunk by chunk; logits are of the last one alone. *out_logits stays NULL when it was cancelled; then, as after an error,
-// the sequence is as before.
+// Chunk by chunk; logits are of the last one alone. *out_logits stays NULL when it was cancelled; then, as after an
+// error, the sequence is as before.
 static qn_status prefill(generation *g, const float **out_logits) {
   const qn_generate_params *p = g->params;
   size_t chunk = (size_t)qn_decoder_chunk(g->decoder);
@@ -192,6 +208,7 @@ static qn_status prefill(generation *g, const float **out_logits) {
     size_t count = p->prompt_count - done < chunk ? p->prompt_count - done : chunk;
     if (cancelled(g)) break;
     const float **logits = done + count == p->prompt_count ? out_logits : NULL;
+    if (logits) tell_settings(g);
     status = qn_decoder_eval(g->decoder, p->sequence, p->prompt + done, count, NULL, logits, g->diag);
   }
   if (status != QN_OK || !*out_logits) qn_decoder_truncate(g->decoder, p->sequence, before);
@@ -250,6 +267,7 @@ qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sam
   if (status == QN_OK) {
     qn_executor_hold(qn_decoder_executor(decoder));
     status = prefill_and_decode(&g);
+    qn_decoder_choose(decoder, NULL);
     qn_executor_release(qn_decoder_executor(decoder));
   }
   if (tokenizer) {

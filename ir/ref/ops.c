@@ -265,6 +265,72 @@ static qn_status attention(const op_context *c, qn_arena *arena) {
   return QN_OK;
 }
 
+// --- sampling
+
+enum { INVERSE_TEMPERATURE, TOP_K, TOP_P, LOG_MIN_P, RANDOM };
+
+static double float_setting(const double *settings, int word) {
+  int32_t bits = (int32_t)settings[word];
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return (double)value;
+}
+
+static double maximum(const double *x, int64_t n) {
+  double max = -INFINITY;
+  for (int64_t i = 0; i < n; i++) max = isnan(x[i]) ? x[i] : x[i] > max ? x[i] : max;
+  return max;
+}
+
+static double weight(double x, double max, double scale) { return nearbyint(0x1p24 * exp((x - max) * scale)); }
+
+// How many values are at least x[i], and the sum of their weights.
+static void sum_from(const double *x, int64_t n, double least, double max, double *out_count, double *out_weight) {
+  *out_count = *out_weight = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (x[i] < least) continue;
+    *out_count += 1;
+    *out_weight += weight(x[i], max, 1);
+  }
+}
+
+// The larger of the k-th largest value and the one down to which top_p of the weights lie.
+static double threshold(const double *x, int64_t n, double max, const double *settings) {
+  double least = -INFINITY, count = 0, sum = 0, whole = 0;
+  for (int64_t i = 0; i < n && settings[TOP_K] > 0; i++) {
+    sum_from(x, n, x[i], max, &count, &sum);
+    if (count >= settings[TOP_K] && x[i] > least) least = x[i];
+  }
+  if (settings[TOP_P] >= 0x1p20) return least;
+  double reached = least;
+  sum_from(x, n, least, max, &count, &whole);
+  for (int64_t i = 0; i < n; i++) {
+    sum_from(x, n, x[i] > least ? x[i] : least, max, &count, &sum);
+    if (sum * 0x1p20 >= settings[TOP_P] * whole && x[i] > reached) reached = x[i];
+  }
+  return reached;
+}
+
+static double draw_token(const double *x, int64_t n, const double *settings) {
+  double max = maximum(x, n), passed = 0, whole = 0;
+  if (!isfinite(max)) return -1;
+  double least = threshold(x, n, max, settings), scale = float_setting(settings, INVERSE_TEMPERATURE);
+  double random = (settings[RANDOM] * 0x1p32 + settings[RANDOM + 1] * 0x1p16 + settings[RANDOM + 2]) * 0x1p-48;
+  double log_min_p = float_setting(settings, LOG_MIN_P);
+  for (int64_t i = 0; i < n; i++) whole += x[i] >= least && x[i] - max >= log_min_p ? weight(x[i], max, scale) : 0;
+  for (int64_t i = 0; i < n; i++) {
+    passed += x[i] >= least && x[i] - max >= log_min_p ? weight(x[i], max, scale) : 0;
+    if (passed > floor(random * whole)) return (double)i;
+  }
+  return -1;
+}
+
+static void sample(const op_context *c) {
+  int64_t n = last(c->in[0]);
+  for (int64_t i = 0; i < c->out->count; i++)
+    c->out->values[i] = draw_token(c->in[0]->values + i * n, n, c->in[1]->values + i * QN_SAMPLE_SETTINGS);
+}
+
 qn_status qn_ref_op(const qn_node *node, const qn_ref_tensor *const *operands, qn_ref_tensor *out, qn_arena *arena,
                     qn_diag *diag) {
   op_context c = {node, operands, out, diag};
@@ -293,6 +359,7 @@ qn_status qn_ref_op(const qn_node *node, const qn_ref_tensor *const *operands, q
     case QN_OP_ATTN_SCORES: attn_scores(&c); break;
     case QN_OP_ATTN_MIX: attn_mix(&c); break;
     case QN_OP_ATTENTION: return attention(&c, arena);
+    case QN_OP_SAMPLE: sample(&c); break;
     default:
       return qn_fail(diag, QN_ERR_INTERNAL, node->loc, "the oracle has no formula for %s",
                      qn_op_get_info(node->op)->name);

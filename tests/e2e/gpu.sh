@@ -40,6 +40,14 @@ grep -qE '^quern: on cuda:0, .* \(sm_[0-9]+\), (PTX|machine code) of cuda:sm_80$
 for part in '"device": {"id": "cuda:0", "name": "' '"chip": "sm_' '"code": "' '"target": "cuda:sm_80"' '"threads": 0'; do
   grep -qF "$part" "$WORK/json" || fail "no $part in $(cat "$WORK/json")"
 done
+# Drawn tokens: the device's choice is the host's, also where a penalty leaves it to the host.
+for options in "--temp 1 --seed 7" "--temp 2 --top-k 0 --top-p 0.9 --min-p 0 --seed 3" "--temp 1 --seed 7 --repeat-penalty 1.3"; do
+  # shellcheck disable=SC2086
+  "$QUERN" run -q "$WORK/both.qn" "${run[@]}" $options >"$WORK/drawn" || fail "$options on the CPU ends with $?"
+  # shellcheck disable=SC2086
+  "$QUERN" run -q "$WORK/both.qn" "${run[@]}" $options --device cuda >"$WORK/got" || fail "$options on the GPU ends with $?"
+  cmp "$WORK/got" "$WORK/drawn" >&2 || fail "$options: another text on the GPU"
+done
 # A model file: compiled for the device's chip, and from the cache the second time.
 for remark in 'for cuda:sm_80, to be cached at' 'from the cache'; do
   "$QUERN" run "$model" "${run[@]}" --device cuda -c 64 >"$WORK/got" 2>"$WORK/err" || fail "a model file: $(cat "$WORK/err")"

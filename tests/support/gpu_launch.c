@@ -53,7 +53,7 @@ void qn_gpu_launch_kernel(qn_gpu_device *d, const qn_lkernel *kernel, const qn_l
   for (size_t i = 0; i < kernel->param_count; i++) {
     const qn_lbuf *param = kernel->params[i];
     pointers[i] = sim_upload(buffers[i].data, buffers[i].size);
-    const char *label = param->streamed ? "streamed" : param->writable ? "out" : "in";
+    const char *label = param->streamed ? "streamed" : param->writable ? "out" : param->name[0] == 'c' ? "cache" : "in";
     ck_assert_int_eq(sim.label(pointers[i], buffers[i].size, label), 0);
     params[i] = &pointers[i];
   }

@@ -20,7 +20,7 @@ typedef struct qn_gpu_device {
 // The kernels through NVRTC into a module; sets what they need of shared memory.
 void qn_gpu_load(qn_gpu_device *device);
 // One launch, after sim_start: buffers are brought there and back, so that an access beyond one is a fault, and labelled
-// "streamed", "out" or "in". context: a qn_gpu_device; its kernels are loaded the first time.
+// "streamed", "out", "cache" or "in". context: a qn_gpu_device; its kernels are loaded the first time.
 void qn_gpu_launch(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
                    const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent);
 // A loaded kernel, with these buffers.

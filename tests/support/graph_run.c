@@ -194,6 +194,7 @@ static void compile(qn_run *run, const char *text, const char *sizes) {
   qn_pass_options options = {
       .machine = qn_machine_model_plain(run->target.vector_bytes, run->target.vector_registers, run->target.dots,
                                         run->target.cache_bytes),
+      .gpu = run->options.gpu,
       .quantize_activations = run->options.quantize_activations,
       .half_activations = run->options.half_activations,
       .forced_schedule = run->options.schedule};
@@ -355,6 +356,25 @@ static int64_t vocabulary(const qn_run *run) {
   return size == INT64_MAX ? 1 : size;
 }
 
+// A row of a sample op's settings: see runtime/README.md. Each row has others.
+static double sampling_word(int64_t row, int64_t word) {
+  static const struct {
+    float inverse_temperature;
+    int32_t top_k, top_p;
+    float log_min_p;
+  } kinds[] = {{1, 1, 1 << 20, -INFINITY}, {1, 0, 1 << 20, -INFINITY}, {1.25f, 7, 996147, -3},
+               {0.5f, 0, 629146, -INFINITY}, {2, 3, 1 << 20, -INFINITY}, {1, 90, 900000, -INFINITY},
+               {4, 0, 1 << 20, -1.5f}};
+  int32_t bits = 0;
+  size_t kind = (size_t)row % QN_COUNT(kinds);
+  if (word == 1) return kinds[kind].top_k;
+  if (word == 2) return kinds[kind].top_p;
+  if (word == 0) memcpy(&bits, &kinds[kind].inverse_temperature, sizeof bits);
+  if (word == 3) memcpy(&bits, &kinds[kind].log_min_p, sizeof bits);
+  if (word >= 4 && word < 7 && kind > 0) return floor(unit("random", row, word, 0) * 0x1p16);
+  return bits;
+}
+
 // Element i of an input, `width` to a row.
 static double input_element(const qn_run *run, const char *name, const qn_type *type, int64_t i, int64_t width) {
   int64_t tokens = run->symbols[QN_SYM_T], row = i / width;
@@ -363,6 +383,7 @@ static double input_element(const qn_run *run, const char *name, const qn_type *
   if (strcmp(name, "seq") == 0) return run->token_sequence[i];
   if (strcmp(name, "rows") == 0) return (double)(run->symbols[QN_SYM_R] == tokens ? i : tokens - 1 - i);
   if (strcmp(name, "block_table") == 0) return page_of(run, (int)row, (int)(i % width));
+  if (strcmp(name, "sampling") == 0) return sampling_word(row, i % width);
   if (type->dtype == QN_DTYPE_I32) {
     return floor(unit(name, run->token_sequence[i], run->token_pos[i], 0) * (double)vocabulary(run));
   }
@@ -545,7 +566,8 @@ static void run_kernel(qn_run *run, qn_run_engine engine, const chosen *c, const
     qn_jit_kernel(run->jit, function_index(run->program, step->kernel, c->variant))(pointers, run->symbols, begin, end);
   } else if (engine == QN_RUN_LAUNCH) {
     int64_t extent = c->gpu->extent ? elements_of(c->gpu->extent, run->symbols) : 1;
-    run->options.launch(run->options.launch_context, run, step->kernel, c->gpu, bound, run->symbols, extent);
+    if (extent > 0)
+      run->options.launch(run->options.launch_context, run, step->kernel, c->gpu, bound, run->symbols, extent);
   } else {
     bool whole = begin == 0 && end == trips;
     qn_status status =
@@ -575,8 +597,11 @@ static void read_output(const qn_run *run, const qn_pbuf *p, const uint8_t *data
   for (int64_t i = 0; i < out->count; i++) {
     int64_t row = i / width, column = i % width;
     float value = 0;
-    memcpy(&value, data + (row * (padded ? p->row_pitch : width) + column) * 4, sizeof value);
-    out->values[i] = (double)value;
+    int32_t integer = 0;
+    const uint8_t *at = data + (row * (padded ? p->row_pitch : width) + column) * 4;
+    memcpy(&value, at, sizeof value);
+    memcpy(&integer, at, sizeof integer);
+    out->values[i] = p->type.dtype == QN_DTYPE_I32 ? (double)integer : (double)value;
   }
 }
 

@@ -18,8 +18,8 @@ static void check_near(const char *kernel, const char *what, double counted, uin
            (unsigned long long)seen, least, most);
 }
 
-// What predictions stand on (passes/gpu_count.h), beside what the simulator saw of the launch. Compilers may do less than
-// is counted, where they see that two products read the same values; sectors are those of the first groups.
+// What predictions stand on (passes/gpu_count.h), beside what the simulator saw of the launch. Compilers may do less
+// than is counted, where they see that two products read the same values; sectors are those of the first groups.
 static void check_counts(const qn_gpu_variant *v, const qn_linterp_buffer *buffers, const int64_t *symbols) {
   enum { ENOUGH = 4096 };  // instructions: of small launches what goes on around the work is most
   qn_arena arena;
@@ -73,10 +73,11 @@ static const scenario runs = {3,
                                {.spans = {{1, 6, 3}, {1, 5, 1}, {0, 67, 5}, {1, 9, 1}}},
                                {.spans = {{2, 121, 1}}}}};
 
-static void check_program(const char *text, const char *sizes, bool quantize, const scenario *s, int sm) {
+static void check_launched(const char *text, const char *sizes, bool quantize, const scenario *s, int sm,
+                           qn_run_launch_fn launched) {
   char label[160], target[16];
   qn_gpu_device d = {.sm = sm};
-  qn_run_options options = {.quantize_activations = quantize, .launch = launch, .launch_context = &d};
+  qn_run_options options = {.quantize_activations = quantize, .gpu = true, .launch = launched, .launch_context = &d};
   qn_run *run = qn_run_create(text, sizes, &options);
   const qn_run_output *outputs[2][QN_COUNT(s->steps)];
   snprintf(target, sizeof target, "sm_%d", sm);
@@ -93,6 +94,10 @@ static void check_program(const char *text, const char *sizes, bool quantize, co
       qn_run_compare_bits(&outputs[1][i][o], &outputs[0][i][o], label);
   }
   qn_run_destroy(run);
+}
+
+static void check_program(const char *text, const char *sizes, bool quantize, const scenario *s, int sm) {
+  check_launched(text, sizes, quantize, s, sm, launch);
 }
 
 static const char products[] =
@@ -164,6 +169,27 @@ START_TEST(attention) {
   check_program(fused, "H=3 J=1 C=7 F=bf16 W=66 S=2", false, &runs, 100);
   check_program(fused, "H=9 J=3 C=24 F=f32 W=5 S=0", false, &runs, 120);
   check_program(parts, "H=4 J=2 C=16 F=f16 W=9 S=3", false, &runs, 90);
+}
+END_TEST
+
+static const scenario long_sequences = {
+    2, 5, {300, 4}, {{.spans = {{0, 300, 1}}}, {.spans = {{1, 4, 1}, {0, 301, 1}}}, {.spans = {{0, 302, 9}}}}};
+
+// Split among groups, and more tokens than are.
+START_TEST(attention_of_long_sequences) {
+  static const char text[] = "max P=5; " ATTENTION_INPUTS
+                             "s = attn_scores q kw pos seq block_table scale=0.3 window=$W\n"
+                             "p = softmax s; o = attn_mix p vw pos seq block_table; output o";
+  check_launched(text, "H=8 J=2 C=64 F=f16 W=0", false, &long_sequences, 90, qn_gpu_launch);
+  check_launched(text, "H=2 J=2 C=128 F=f32 W=100", false, &long_sequences, 120, qn_gpu_launch);
+}
+END_TEST
+
+// How often loops run depends on the values here, which counting does not know.
+START_TEST(sampling) {
+  static const char text[] = "x = input f32[T,$V]; sampling = input i32[T,8]; a = sample x sampling; output a";
+  check_launched(text, "V=1000", false, &rows, 80, qn_gpu_launch);
+  check_launched(text, "V=20000", false, &rows, 100, qn_gpu_launch);
 }
 END_TEST
 
@@ -245,12 +271,56 @@ START_TEST(a_row_reads_each_weight_once) {
 }
 END_TEST
 
+// The launch, with what the kernels that read caches moved of them counted.
+static void count_cache(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
+                        const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
+  weights *w = context;
+  sim.counters_reset();
+  qn_gpu_launch(&w->on, run, number, variant, buffers, symbols, extent);
+  ps_traffic t = {0};
+  for (size_t k = 0; k < sim.kernel_count(); k++) {
+    for (size_t r = 0; strcmp(sim.kernel_name(k), variant->kernel->name) == 0 && r < sim.range_count(); r++) {
+      bool of_cache = strcmp(sim.range_name(r), "cache") == 0 && sim.kernel_traffic(k, r, &t) == 0;
+      if (of_cache) w->sectors += t.load_sectors;
+    }
+  }
+}
+
+// A token's attention moves each key and value once for all query heads that share them.
+START_TEST(a_token_reads_each_key_once) {
+  static const char text[] = "max T=16 P=10; " ATTENTION_INPUTS
+                             "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s; o = attn_mix p vw pos "
+                             "seq block_table; output o";
+  static const struct {
+    const char *sizes;
+    int bytes;  // of a key and a value, all heads
+  } cases[] = {{"H=8 J=2 C=64 F=f16", 2 * 2 * 64 * 2},
+               {"H=3 J=1 C=80 F=bf16", 2 * 80 * 2},
+               {"H=2 J=2 C=64 F=f32", 2 * 2 * 64 * 4}};
+  for (size_t i = 0; i < QN_COUNT(cases); i += qn_test_stride(1, 3)) {
+    enum { KEYS = 640 };
+    weights w = {.on = {.sm = 90}, .bytes = KEYS * (uint64_t)cases[i].bytes};
+    qn_run_options options = {.gpu = true, .launch = count_cache, .launch_context = &w};
+    qn_run *run = qn_run_create(text, cases[i].sizes, &options);
+    sim_start("sm_90");
+    qn_run_begin(run, 1, 10, (int[]){KEYS - 1});
+    qn_run_execute(run, QN_RUN_LAUNCH, &(qn_run_step){.spans = {{0, KEYS - 1, 1}}});
+    double ratio = (double)w.sectors * 32 / (double)w.bytes;
+    qn_check(ratio >= 1 && ratio <= 1.03, "%s: %llu sectors moved for %llu bytes of keys and values", cases[i].sizes,
+             (unsigned long long)w.sectors, (unsigned long long)w.bytes);
+    qn_run_destroy(run);
+  }
+}
+END_TEST
+
 static TCase *kernels(void) {
   qn_diag diag = {0};
   qn_nvrtc *nvrtc = NULL;
   if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
   qn_nvrtc_close(nvrtc);
-  const TTest *const tests[] = {products_of_every_format, rows_of_every_class, attention, a_row_reads_each_weight_once};
+  const TTest *const tests[] = {
+      products_of_every_format,     rows_of_every_class,        attention, attention_of_long_sequences, sampling,
+      a_row_reads_each_weight_once, a_token_reads_each_key_once};
   return qn_test_case("kernels", tests, QN_COUNT(tests));
 }
 

@@ -1,6 +1,6 @@
 // Each pass of passes.def on small graphs: tests/golden/graph_passes/<pass>/*.txt, a graph and what the pass leaves, or
-// its error. Comment lines before the graph set options: "# int8" quantises activations, "# machine 32 16" are the bytes
-// and the number of the target's vector registers, "# schedule lanes=4 ..." forces one.
+// its error. Comment lines before the graph set options: "# int8" quantises activations, "# gpu" is for GPUs,
+// "# machine 32 16" are the bytes and the number of the target's vector registers, "# schedule lanes=4 ..." forces one.
 // Passes after `lower` start from the graph that `lower` takes; a program prints without kernels, but after `lower`,
 // and with schedules after `schedule`.
 #include <stdio.h>
@@ -22,6 +22,7 @@ static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *sc
     at += length + 1;
     options->quantize_activations |= strcmp(line, "# int8") == 0;
     options->half_activations |= strcmp(line, "# half") == 0;
+    options->gpu |= strcmp(line, "# gpu") == 0;
     sscanf(line, "# machine %d %d", &vector_bytes, &vector_registers);
     if (strncmp(line, "# schedule ", 11) != 0) continue;
     for (char *c = line + 11; *c; c++) *c = *c == ' ' ? '\n' : *c;
@@ -99,9 +100,11 @@ END_TEST
 
 // Every pass, with each allocation failing in turn.
 static qn_status run_all(const qn_allocator *allocator, void *text) {
+  bool gpu = strstr(text, "logits") != NULL;
   qn_arena arena;
   qn_diag diag = {0};
-  qn_pass_options options = {.machine = qn_machine_model_plain(64, 32, 0, 0), .quantize_activations = true};
+  qn_pass_options options = {
+      .gpu = gpu, .machine = qn_machine_model_plain(64, 32, 0, 0), .quantize_activations = true};
   qn_arena_init(&arena, allocator);
   qn_pass_context context = {.arena = &arena, .allocator = allocator, .options = &options, .diag = &diag};
   qn_status status = qn_graph_from_text(text, NULL, &arena, &context.graph, &diag);
@@ -124,7 +127,10 @@ START_TEST(failing_allocations) {
       "block_table\n"
       "a = concat o o2 axis=1; f = softmax a; y = merge_heads f; g = gather_rows y rows; w = param f32[64]; l = "
       "layernorm g w w eps=1\n"
-      "z = input f32[3,4]; z2 = concat z z axis=0; output l z2 z"};
+      "z = input f32[3,4]; z2 = concat z z axis=0; output l z2 z",
+      "q = input f32[T,4,8]; d = cache kind=k index=0 f32[G,2,8,64]; c = cache kind=v index=0 f32[G,2,64,8]\n"
+      "s = attn_scores q d pos seq block_table scale=1 window=7; p = softmax s; o = attn_mix p c pos seq block_table\n"
+      "y = merge_heads o; w = param f32[40,32]; g = gather_rows y rows; logits = matmul g w; output logits"};
   for (size_t i = 0; i < QN_COUNT(texts); i++) qn_test_failing_allocations(run_all, (void *)texts[i]);
 }
 END_TEST

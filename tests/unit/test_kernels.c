@@ -110,6 +110,23 @@ static void check_program(const kernel_case *c, const char *sizes, bool quantize
   qn_run_destroy(run);
 }
 
+// The program for GPUs: its kernels as mapped to lanes have the bits of the program for CPUs.
+static void check_gpu_program(const kernel_case *c, const char *sizes) {
+  const scenario *s = c->scenario;
+  qn_run *cpu = qn_run_create(c->text, sizes, NULL),
+         *gpu = qn_run_create(c->text, sizes, &(qn_run_options){.gpu = true});
+  const qn_run_output *want[QN_COUNT(s->steps)], *got[QN_COUNT(s->steps)];
+  char label[160];
+  run_steps(cpu, s, QN_RUN_PLAIN, want);
+  run_steps(gpu, s, QN_RUN_LANES, got);
+  for (int i = 0; s->steps[i].spans[0].count; i++) {
+    snprintf(label, sizeof label, "%.60s... %s, step %d: for GPUs", c->text, sizes ? sizes : "", i);
+    for (size_t o = 0; o < qn_run_output_count(cpu); o++) qn_run_compare_bits(&got[i][o], &want[i][o], label);
+  }
+  qn_run_destroy(cpu);
+  qn_run_destroy(gpu);
+}
+
 static void check_cases(const kernel_case *cases, size_t count) {
   for (size_t i = 0; i < count; i++) {
     if (!cases[i].sizes[0]) check_program(&cases[i], NULL, false);
@@ -385,6 +402,22 @@ static const kernel_case attention[] = {
      RMS},
 };
 
+// ---- sampling -------------------------------------------------------------------------------------------------
+
+static const kernel_case sampling[] = {
+    {"x = input f32[T,$V]; sampling = input i32[T,8]; a = sample x sampling; output a",
+     {"V=1", "V=64", "V=65", "V=700"},
+     &row_classes,
+     1e-9,
+     OWN},
+    // With values that are none.
+    {"s = input f32[T,$V]; sampling = input i32[T,8]; a = sample s sampling; output a",
+     {"V=1", "V=3", "V=70"},
+     &row_classes,
+     1e-9,
+     OWN},
+};
+
 // ---- products and tables --------------------------------------------------------------------------------------
 
 // Each format at N of 1 and panels of 16 and one row more or less; K odd for floats, blocks of 32 else. The table is
@@ -581,6 +614,15 @@ START_TEST(rotation_ops) { check_cases(rotations, QN_COUNT(rotations)); }
 END_TEST
 START_TEST(attention_ops) { check_cases(attention, QN_COUNT(attention)); }
 END_TEST
+START_TEST(attention_for_gpus) {
+  for (size_t i = 0, turn = 0; i < QN_COUNT(attention); i++) {
+    for (int j = 0; attention[i].sizes[j]; j++, turn++)
+      if (turn % qn_test_stride(3, 7) == 0) check_gpu_program(&attention[i], attention[i].sizes[j]);
+  }
+}
+END_TEST
+START_TEST(sampling_ops) { check_cases(sampling, QN_COUNT(sampling)); }
+END_TEST
 
 START_TEST(every_format) {
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
@@ -624,7 +666,8 @@ static const struct {
   const kernel_case *cases;
   size_t count;
 } tables[] = {{elementwise, QN_COUNT(elementwise)}, {row_ops, QN_COUNT(row_ops)},     {shapes, QN_COUNT(shapes)},
-              {rotations, QN_COUNT(rotations)},     {attention, QN_COUNT(attention)}, {fused, QN_COUNT(fused)}};
+              {rotations, QN_COUNT(rotations)},     {attention, QN_COUNT(attention)}, {fused, QN_COUNT(fused)},
+              {sampling, QN_COUNT(sampling)}};
 
 START_TEST(every_op_has_a_case) {
   bool seen[QN_OP_COUNT] = {false};
@@ -641,6 +684,6 @@ START_TEST(every_op_has_a_case) {
 END_TEST
 
 QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops, rotation_ops, attention_ops,
-        fused_products, float_layers, quantised_layers)
+        attention_for_gpus, sampling_ops, fused_products, float_layers, quantised_layers)
 QN_CASE(formats, every_format, every_format_by_tokens)
 QN_TEST_MAIN(kernels, formats)
