@@ -153,9 +153,11 @@ static bool ends_here(generation *g) {
   return cancelled(g);
 }
 
-// Does the program choose the tokens? Then steps bring no logits.
+// Does the program choose the tokens? Then steps bring no logits. It takes every logit for a token's, and a model may have
+// more of them than there are tokens: then the host chooses.
 static bool program_chooses(const generation *g) {
-  return qn_decoder_chooses(g->decoder) && !qn_sampler_needs_logits(g->sampler);
+  return qn_decoder_chooses(g->decoder) && !qn_sampler_needs_logits(g->sampler) &&
+         qn_sampler_vocab(g->sampler) == qn_decoder_vocab(g->decoder);
 }
 
 // Before a step whose token is wanted.

@@ -375,6 +375,8 @@ qn_status qn_sampler_sample(qn_sampler *s, const float *logits, int32_t *out_id,
   return QN_OK;
 }
 
+int32_t qn_sampler_vocab(const qn_sampler *s) { return s->n_vocab; }
+
 bool qn_sampler_needs_logits(const qn_sampler *s) { return s->history != NULL; }
 
 void qn_sampler_settings(qn_sampler *s, qn_sampling *out) {

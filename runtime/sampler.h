@@ -59,6 +59,7 @@ void qn_sampler_accept(qn_sampler *sampler, int32_t id);
 // model code must not give; *out_id is untouched).
 QN_CHECKED qn_status qn_sampler_sample(qn_sampler *sampler, const float *logits, int32_t *out_id, qn_diag *diag);
 
+int32_t qn_sampler_vocab(const qn_sampler *sampler);  // n_vocab of its creation
 // True when a token depends on more than its logits and qn_sampler_settings: with a repetition penalty.
 bool qn_sampler_needs_logits(const qn_sampler *sampler);
 // The settings for one token, for whoever chooses it elsewhere; draws the random number that qn_sampler_sample would.
