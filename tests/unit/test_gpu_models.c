@@ -153,11 +153,11 @@ static const char *stories;
 static int64_t tokens(int64_t plain) { return plain / (int64_t)qn_test_stride(1, 4) + 1; }
 
 START_TEST(stories260k) {
-  if (stories) check_model(stories, "int8", tokens(16));
+  if (stories) check_model(stories, "int8", tokens(8));
 }
 END_TEST
 
-START_TEST(nano) { check_model(qn_test_source("models/nano/nano.gguf"), "int8", tokens(4)); }
+START_TEST(nano) { check_model(qn_test_source("models/nano/nano.gguf"), "int8", tokens(3)); }
 END_TEST
 
 START_TEST(stories_without_int8) {
