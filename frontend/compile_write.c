@@ -4,6 +4,7 @@
 
 #include "frontend/compilation.h"
 #include "frontend/compile.h"
+#include "frontend/import/gguf.h"
 #include "frontend/kernel_facts.h"
 
 // A line of the summary, whose value may come from anybody.
@@ -126,5 +127,7 @@ qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_
                            .progress = quern_compilation_pack_progress,
                            .progress_context = c};
   QN_TRY(qn_artifact_write(writer, &spec, c->allocator, c->diag));
+  const qn_gguf *gguf = qn_import_gguf(c->import);
+  if (gguf) QN_TRY(qn_gguf_check(gguf, c->diag));  // zeros in place of weights must not become a model
   return c->has_key ? sign(c, writer, spec.signature_offset) : QN_OK;
 }

@@ -253,6 +253,7 @@ static qn_status describe_model(const inspection *to, const part_list *parts) {
     begin_part(parts, (inspect_part)part, to->out);
     status = put_model_part(&model, (inspect_part)part);
   }
+  if (status == QN_OK && model.gguf) status = qn_gguf_check(model.gguf, to->diag);
   qn_gguf_close(model.gguf);
   return status;
 }

@@ -20,6 +20,7 @@ _Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 688 && sizeof
 
 #define ALIGNMENT  64u
 #define MAX_CACHES 8192u                // compared with each other
+enum { MAX_SECTIONS = 1024 };
 #define MAX_PLANS  1024u                // as many as there may be sections
 #define MAX_BYTES  (UINT64_C(1) << 48)  // of anything that will be allocated
 #define MAX_EXTENT (INT64_C(1) << 40)
@@ -128,7 +129,6 @@ static qn_status check_hash(const qn_artifact *a, uint32_t at, qn_diag *diag) {
 }
 
 static qn_status check_sections(const qn_artifact *a, qn_diag *diag) {
-  enum { MAX_SECTIONS = 1024 };
   if (a->section_count > MAX_SECTIONS) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path, "got %" PRIu32 " sections, want at most %d", a->section_count,
                    MAX_SECTIONS);
@@ -136,11 +136,31 @@ static qn_status check_sections(const qn_artifact *a, qn_diag *diag) {
   uint64_t end = sizeof(qn_art_header) + a->section_count * sizeof(qn_art_section);
   for (uint32_t i = 0; i < a->section_count; i++) {
     QN_TRY(check_section(a, i, end, diag));
-    bool hashed = a->sections[i].kind != QN_SECTION_WEIGHTS && a->sections[i].kind != QN_SECTION_SIGNATURE;
-    if (hashed) QN_TRY(check_hash(a, i, diag));
     end = a->sections[i].offset + a->sections[i].size;
   }
+  for (uint32_t i = 0; i < a->section_count; i++) {
+    bool hashed = a->sections[i].kind != QN_SECTION_WEIGHTS && a->sections[i].kind != QN_SECTION_SIGNATURE;
+    if (hashed) QN_TRY(check_hash(a, i, diag));
+  }
   return QN_OK;
+}
+
+// Takes all but the weights into memory before anything is checked, so that what was checked is what is used, whatever
+// becomes of the file. Where the weights are is checked here; a table that says nonsense is refused later.
+static qn_status keep_all_but_weights(qn_artifact *a, qn_diag *diag) {
+  const qn_art_header *header = (const qn_art_header *)(const void *)a->mapping.data;
+  size_t size = a->mapping.size, begin = size, end = size;
+  if (size < sizeof *header) return QN_OK;
+  size_t most = (size - sizeof *header) / sizeof(qn_art_section), count = header->section_count;
+  const qn_art_section *sections = (const qn_art_section *)(const void *)(header + 1);
+  for (size_t i = 0; i < count && i < most && i < MAX_SECTIONS; i++) {
+    qn_art_section s = sections[i];
+    if (s.kind != QN_SECTION_WEIGHTS || s.offset > size || s.size > size - s.offset) continue;
+    begin = (size_t)s.offset;
+    end = begin + (size_t)s.size;
+    break;
+  }
+  return qn_mapping_keep_but(&a->mapping, begin, end, a->path, diag);
 }
 
 // --- program
@@ -552,6 +572,7 @@ static qn_status check_all(qn_artifact *a, qn_diag *diag) {
   if ((uintptr_t)a->mapping.data % QN_ARTIFACT_PAGE != 0) {
     return qn_fail(diag, QN_ERR_ARGUMENT, a->path, "got a mapping that does not begin at a page");
   }
+  QN_TRY(keep_all_but_weights(a, diag));
   QN_TRY(check_header(a, diag));
   QN_TRY(check_sections(a, diag));
   size_t size = 0;
@@ -643,7 +664,10 @@ const qn_art_slice *qn_artifact_plan(const qn_artifact *artifact, uint32_t plan,
 
 qn_status qn_artifact_check_weights(const qn_artifact *artifact, qn_diag *diag) {
   for (uint32_t i = 0; i < artifact->section_count; i++) {
-    if (artifact->sections[i].kind == QN_SECTION_WEIGHTS) QN_TRY(check_hash(artifact, i, diag));
+    if (artifact->sections[i].kind != QN_SECTION_WEIGHTS) continue;
+    qn_status status = check_hash(artifact, i, diag);
+    QN_TRY(qn_mapping_check(&artifact->mapping, artifact->path, diag));
+    if (status != QN_OK) return status;
   }
   return QN_OK;
 }

@@ -205,7 +205,7 @@ qn_status qn_executor_run(qn_executor *e, const int64_t symbols[QN_ARTIFACT_SYMB
   uint64_t start = qn_executor_now_ns();
   QN_TRY(e->class->run(e, symbols, kind, diag));
   e->run_ns += qn_executor_now_ns() - start;
-  return QN_OK;
+  return qn_mapping_check(&e->artifact->mapping, e->artifact->path, diag);  // weights that were lost read as zeros
 }
 
 void qn_executor_times(const qn_executor *e, uint64_t *out_kernel_ns, uint64_t *out_run_ns) {

@@ -51,6 +51,7 @@ static qn_status choose_target(quern_model *model, const quern_model_options *op
 static qn_status open_device(quern_model *model, const quern_model_options *options, qn_diag *diag) {
   qn_cuda_open_options how = {.device = options->device, .library = options->libcuda, .target = options->target};
   QN_TRY(qn_cuda_open(&model->artifact, &how, &model->allocator, &model->cuda, diag));
+  QN_TRY(qn_mapping_check(&model->file.mapping, model->path, diag));
   memcpy(model->target, qn_cuda_code(model->cuda)->target, sizeof model->target);
   return QN_OK;
 }

@@ -486,6 +486,7 @@ quern_status quern_session_restore_file(quern_session *session, int32_t sequence
   session->step_rows = 0;
   qn_status status = need_sequence(session, sequence, &diag);
   if (status == QN_OK) status = qn_mapping_open(&mapping, path, &diag);
+  if (status == QN_OK) status = qn_mapping_keep_but(&mapping, mapping.size, mapping.size, path, &diag);
   if (status == QN_OK)
     status = qn_decoder_restore(session->decoder, sequence, mapping.data, mapping.size, path, &diag);
   qn_mapping_close(&mapping);

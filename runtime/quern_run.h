@@ -115,6 +115,9 @@ typedef struct quern_model_options {
 // An artifact holds machine code: opening it is no danger, evaluating with it is running that code. Open only those of
 // people whose programs you would run, or that are signed by them.
 // On a GPU the weights and the code are copied there, once for all sessions.
+// While a model is open the process has a handler of SIGBUS, which the system sends when a mapped file shrinks: evaluating
+// then ends with IO. It answers only for the library's own mappings and hands on anything else to the handler that was
+// there before; a host that installs one later must do the same. It is gone when the last model is closed.
 // Errors: IO, FORMAT (also code that the GPU's driver finds damaged, and what is not signed by signed_by), UNSUPPORTED
 // (another format version), TARGET (no code that runs here, no driver, no device), ARGUMENT (no such target or device; the
 // text lists them), NOMEM (also of the GPU).

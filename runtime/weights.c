@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "runtime/topology.h"
 
@@ -51,12 +52,14 @@ static qn_status map_hugetlb(const qn_artifact *a, void **out, size_t *out_size,
                  meminfo("HugePages_Free"), pages, page / 1024, pages);
 }
 
-// Piece by piece, so that the file's pages do not stay in memory beside the copy.
+// Piece by piece, so that the file's pages do not stay in memory beside the copy. Whole pages: behind the weights comes
+// what is kept (qn_mapping_keep_but).
 static void copy_weights(const qn_artifact *a, uint8_t *to) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
   for (size_t at = 0; at < a->weights_size; at += COPY_BYTES) {
     size_t left = a->weights_size - at, count = left < COPY_BYTES ? left : COPY_BYTES;
     memcpy(to + at, a->weights + at, count);
-    madvise((void *)(uintptr_t)(a->weights + at), count, MADV_DONTNEED);
+    madvise((void *)(uintptr_t)(a->weights + at), count - count % page, MADV_DONTNEED);
   }
 }
 
@@ -81,5 +84,5 @@ qn_status qn_weights_place(qn_artifact *a, qn_huge_pages how, qn_diag *diag) {
   copy_weights(a, to);
   mprotect(memory, size, PROT_READ);
   a->weights = to;
-  return QN_OK;
+  return qn_mapping_check(&a->mapping, a->path, diag);
 }

@@ -401,6 +401,8 @@ static qn_status open_bytes(qn_gguf **out, const uint8_t *data, size_t size, qn_
   qn_map_init(&file->tensor_index, allocator);
   file->base.name = qn_arena_strdup(&file->arena, name);
   qn_status status = file->base.name == NULL ? qn_fail_nomem(diag, name, "the file's name") : parse(file, diag);
+  qn_status lost = qn_gguf_check(&file->base, diag);  // says more than what the zeros led to
+  if (lost != QN_OK) status = lost;
   if (status != QN_OK) {
     qn_gguf_close(&file->base);
     return status;
@@ -420,6 +422,10 @@ qn_status qn_gguf_open_memory(qn_gguf **out, const void *data, size_t size, cons
                               const qn_allocator *allocator, qn_diag *diag) {
   *out = NULL;
   return open_bytes(out, data, size, (qn_mapping){0}, name, allocator, diag);
+}
+
+qn_status qn_gguf_check(const qn_gguf *gguf, qn_diag *diag) {
+  return qn_mapping_check(&qn_gguf_file_of(gguf)->mapping, gguf->name, diag);
 }
 
 void qn_gguf_close(qn_gguf *gguf) {

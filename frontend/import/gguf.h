@@ -91,6 +91,8 @@ QN_CHECKED qn_status qn_gguf_open(qn_gguf **out, const char *path, const qn_allo
 // The same over `size` bytes at `data` (may be NULL when size is 0), which stay the caller's and must outlive *out.
 QN_CHECKED qn_status qn_gguf_open_memory(qn_gguf **out, const void *data, size_t size, const char *name,
                                          const qn_allocator *allocator, qn_diag *diag);
+// IO when the file lost bytes since it was opened: what was read of it meanwhile is worth nothing.
+QN_CHECKED qn_status qn_gguf_check(const qn_gguf *gguf, qn_diag *diag);
 void qn_gguf_close(qn_gguf *gguf);  // NULL is harmless
 
 // NULL when there is no such key / tensor.

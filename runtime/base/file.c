@@ -1,12 +1,14 @@
 // Files by way of the operating system: mappings, whole reads, and writes that appear whole or not at all.
 #include "runtime/base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -71,10 +73,51 @@ qn_status qn_mapping_open_fd(qn_mapping *mapping, int fd, const char *name, qn_d
   if (data == MAP_FAILED) return fail_errno(diag, name, "map", errno);
   mapping->data = data;
   mapping->size = (size_t)info.st_size;
+  mapping->guard = qn_guard_open(data, mapping->size);
+  if (mapping->guard) return QN_OK;
+  qn_mapping_close(mapping);
+  return qn_fail_nomem(diag, name, "a mapping");
+}
+
+// Memory with the same bytes in place of the file's pages [begin, end), which are whole ones; the last page may be
+// longer than the file.
+static qn_status keep_pages(qn_mapping *mapping, size_t begin, size_t end, const char *name, qn_diag *diag) {
+  if (begin >= end) return QN_OK;
+  size_t count = (end < mapping->size ? end : mapping->size) - begin;
+  void *memory = mmap(NULL, end - begin, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return qn_fail_nomem(diag, name, "the file's head");
+  memcpy(memory, mapping->data + begin, count);
+  void *place = (void *)(uintptr_t)(mapping->data + begin);
+  if (mprotect(memory, end - begin, PROT_READ) == 0 &&
+      mremap(memory, end - begin, end - begin, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place) {
+    return QN_OK;
+  }
+  munmap(memory, end - begin);
+  return qn_fail_nomem(diag, name, "the file's head");
+}
+
+qn_status qn_mapping_keep_but(qn_mapping *mapping, size_t begin, size_t end, const char *name, qn_diag *diag) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), all = qn_align_up(mapping->size, page);
+  begin = qn_align_up(begin, page);
+  end -= end % page;
+  if (end < begin) begin = end = all;
+  QN_TRY(keep_pages(mapping, 0, begin, name, diag));
+  QN_TRY(keep_pages(mapping, end, all, name, diag));
+  QN_TRY(qn_mapping_check(mapping, name, diag));
+  if (mapping->guard) qn_guard_narrow(mapping->guard, mapping->data + begin, end - begin);
   return QN_OK;
 }
 
+qn_status qn_mapping_check(const qn_mapping *mapping, const char *name, qn_diag *diag) {
+  if (!qn_guard_lost(mapping->guard)) return QN_OK;
+  return qn_fail(diag, QN_ERR_IO, name,
+                 "the file lost bytes while it was in use, want all %zu: it became shorter or its disk failed; replace "
+                 "files by renaming others into their place, not by writing into them",
+                 mapping->size);
+}
+
 void qn_mapping_close(qn_mapping *mapping) {
+  qn_guard_close(mapping->guard);
   if (mapping->data) munmap((void *)(uintptr_t)mapping->data, mapping->size);
   *mapping = (qn_mapping){0};
 }
@@ -142,6 +185,8 @@ qn_status qn_file_read(const char *path, size_t most, const qn_allocator *alloca
 // ---------------------------------------------------------------------------------------------------------------
 // Writing
 
+#define TEMPORARY ".tmp."  // between a path and what makes the name of a file that is being written
+
 // The place that a path means: a symbolic link's target, so that the rename replaces that and not the link.
 // NULL when out of memory.
 static char *final_path(const char *path) {
@@ -153,6 +198,53 @@ static char *final_path(const char *path) {
   return strdup(path);
 }
 
+// Holds the new file as long as it is open, which tells others (remove_orphans) that somebody writes it; a process that
+// is killed lets go. False when it is theirs already: somebody took it for an orphan before it was held. File systems
+// without locks leave orphans.
+static bool hold(int fd) {
+  struct stat info;
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) return errno != EWOULDBLOCK;
+  return fstat(fd, &info) == 0 && info.st_nlink > 0;
+}
+
+static void remove_orphan(int folder, const char *name) {
+  struct stat info, now;
+  int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+  if (fd < 0) return;
+  bool orphan = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0;
+  // The name may mean another file by now.
+  if (orphan && fstatat(folder, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_ino == info.st_ino)
+    unlinkat(folder, name, 0);
+  close(fd);
+}
+
+// ".tmp.<pid>.<number>", as open_temporary has it.
+static bool is_temporary_suffix(const char *text) {
+  if (strncmp(text, TEMPORARY, sizeof TEMPORARY - 1) != 0) return false;
+  text += sizeof TEMPORARY - 1;
+  size_t pid = strspn(text, "0123456789");
+  if (pid == 0 || text[pid] != '.') return false;
+  text += pid + 1;
+  size_t number = strspn(text, "0123456789");
+  return number > 0 && text[number] == '\0';
+}
+
+// Removes what writers of the same path left there that were killed. What cannot be removed stays.
+static void remove_orphans(const char *path) {
+  const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+  size_t length = strlen(base);
+  char *name = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+  DIR *folder = name ? opendir(name) : NULL;
+  const struct dirent *entry;
+  free(name);
+  if (!folder) return;
+  while ((entry = readdir(folder)) != NULL) {
+    if (strncmp(entry->d_name, base, length) == 0 && is_temporary_suffix(entry->d_name + length))
+      remove_orphan(dirfd(folder), entry->d_name);
+  }
+  closedir(folder);
+}
+
 // Opens a new file beside writer->path under a name that no other process or thread uses.
 static qn_status open_temporary(qn_file_writer *writer) {
   static atomic_uint counter;
@@ -160,11 +252,14 @@ static qn_status open_temporary(qn_file_writer *writer) {
   writer->temporary_path = malloc(size);
   if (!writer->temporary_path) return qn_fail_nomem(writer->diag, writer->path, "a file name");
   for (int attempt = 0; attempt < 100; attempt++) {
-    snprintf(writer->temporary_path, size, "%s.tmp.%ld.%u", writer->path, (long)getpid(),
+    snprintf(writer->temporary_path, size, "%s" TEMPORARY "%ld.%u", writer->path, (long)getpid(),
              atomic_fetch_add(&counter, 1));
     writer->fd = open(writer->temporary_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (writer->fd >= 0) return QN_OK;
-    if (errno != EEXIST) break;
+    if (writer->fd >= 0 && hold(writer->fd)) return QN_OK;
+    if (writer->fd < 0 && errno != EEXIST) break;
+    if (writer->fd >= 0) close(writer->fd);
+    writer->fd = -1;
+    errno = EEXIST;
   }
   return fail_errno(writer->diag, writer->path, "create", errno);
 }
@@ -185,6 +280,7 @@ qn_status qn_file_writer_open(qn_file_writer *writer, const char *path, qn_diag 
   }
   writer->path = final_path(path);
   if (!writer->path) return qn_fail_nomem(diag, path, "a file name");
+  remove_orphans(writer->path);
   qn_status status = open_temporary(writer);
   if (status != QN_OK) finish(writer);
   return status;
@@ -248,13 +344,16 @@ qn_status qn_file_writer_commit(qn_file_writer *writer) {
   if (!writer->path)
     return qn_fail(writer->diag, QN_ERR_INTERNAL, "file writer", "commit of a writer that is not open");
   if (writer->temporary_path) {
-    // Network file systems report a full disk only here. After EINTR the descriptor is closed all the same.
-    if (put_on_disk(writer->fd) != 0) status = fail_errno(writer->diag, writer->path, "write", errno);
+    // Network file systems report a full disk only at close. After EINTR the descriptor is closed all the same. The copy
+    // holds the file until it has its name.
+    int held = fcntl(writer->fd, F_DUPFD_CLOEXEC, 0);
+    if (held < 0 || put_on_disk(writer->fd) != 0) status = fail_errno(writer->diag, writer->path, "write", errno);
     if (close(writer->fd) != 0 && errno != EINTR && status == QN_OK) {
       status = fail_errno(writer->diag, writer->path, "write", errno);
     } else if (status == QN_OK && rename(writer->temporary_path, writer->path) != 0) {
       status = fail_errno(writer->diag, writer->path, "put the finished file in place", errno);
     }
+    if (held >= 0) close(held);
     writer->fd = -1;
     if (status != QN_OK) unlink(writer->temporary_path);
   }

@@ -7,17 +7,25 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/diag.h"
+#include "runtime/base/guard.h"
 
 // A read-only private mapping of a whole file.
 typedef struct qn_mapping {
   const uint8_t *data;  // owned by the mapping
   size_t size;          // bytes
+  qn_guard *guard;      // owned by the mapping; NULL = memory that no file is behind
 } qn_mapping;
 
-// Maps `path`. An empty file, a directory and whatever cannot be mapped are errors.
+// Maps `path`. An empty file, a directory and whatever cannot be mapped are errors. Bytes that the file loses later read
+// as zeros, in every thread (guard.h says how): who has read them asks qn_mapping_check.
 QN_CHECKED qn_status qn_mapping_open(qn_mapping *mapping, const char *path, qn_diag *diag);
 // Maps an open descriptor (a memfd, say); `name` is for messages. The descriptor stays the caller's.
 QN_CHECKED qn_status qn_mapping_open_fd(qn_mapping *mapping, int fd, const char *name, qn_diag *diag);
+// Takes all bytes but [begin, end) into memory, where the file's fate does not reach them; these stay the file's, as far as
+// they are whole pages. The addresses stay. Errors: NOMEM; IO when the file has lost bytes by then.
+QN_CHECKED qn_status qn_mapping_keep_but(qn_mapping *mapping, size_t begin, size_t end, const char *name, qn_diag *diag);
+// IO when bytes were lost while the mapping was open: the file shrank or its disk failed.
+QN_CHECKED qn_status qn_mapping_check(const qn_mapping *mapping, const char *name, qn_diag *diag);
 void qn_mapping_close(qn_mapping *mapping);
 
 // Reads all of a file into memory from `allocator`, with a NUL after it (free *out_size + 1 bytes). path "-" is
@@ -27,7 +35,8 @@ QN_CHECKED qn_status qn_file_read(const char *path, size_t most, const qn_alloca
 #define QN_TEXT_MAX     ((size_t)1 << 30)  // `most` for prompts and JSON
 #define QN_SCHEDULE_MAX ((size_t)1 << 20)  // `most` for schedules, which people write
 
-// A file written beside its final place and renamed into it by commit; abandoned (and removed) by any other end.
+// A file written beside its final place and renamed into it by commit; abandoned (and removed) by any other end. What a
+// killed process left is removed by the next writer of the same path.
 typedef struct qn_file_writer {
   int fd;
   char *path;            // owned: the final path

