@@ -15,11 +15,36 @@ static void find_line(const char *text, const char *at, size_t *out_line, size_t
   }
 }
 
+// A value takes some 70 bytes of memory and may take 2 in the text: a file of a gigabyte must not take all of the machine.
+// Numbers of weights may be in base64.
+enum { MAX_VALUES = 1 << 23 };
+
+// Is the text's number of values, as its commas and brackets tell, within bounds?
+static bool is_bounded(const char *text, size_t length) {
+  size_t values = 1;
+  bool in_string = false;
+  for (size_t i = 0; i < length && values <= MAX_VALUES; i++) {
+    if (in_string && text[i] == '\\') {
+      i++;
+    } else if (text[i] == '"') {
+      in_string = !in_string;
+    } else if (!in_string) {
+      values += text[i] == ',' || text[i] == '[' || text[i] == '{';
+    }
+  }
+  return values <= MAX_VALUES;
+}
+
 qn_status qn_json_parse(const qn_json *json, const char *text, size_t length, cJSON **out) {
   const char *end = text;
   if (length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {  // a byte order mark
     text += 3;
     length -= 3;
+  }
+  *out = NULL;
+  if (!is_bounded(text, length)) {
+    return qn_fail(json->diag, QN_ERR_LIMIT, json->file, "got more than %d values; give large data in base64 or in a file",
+                   MAX_VALUES);
   }
   *out = cJSON_ParseWithLengthOpts(text, length + 1, &end, true);
   if (*out) return QN_OK;

@@ -18,6 +18,14 @@ static void mark_cut(char *text, size_t capacity) {
   memcpy(text + end, "...", 4);
 }
 
+// Names and texts of hostile files go into messages, and those to terminals.
+static void mask_controls(char *text) {
+  for (; *text; text++) {
+    unsigned char c = (unsigned char)*text;
+    if ((c < ' ' && c != '\n' && c != '\t') || c == 0x7F) *text = '?';
+  }
+}
+
 qn_status qn_fail(qn_diag *diag, qn_status status, const char *where, const char *format, ...) {
   if (!diag || diag->status != QN_OK) return status;
   diag->status = status;
@@ -33,6 +41,7 @@ qn_status qn_fail(qn_diag *diag, qn_status status, const char *where, const char
     va_end(args);
   }
   if (used >= sizeof diag->text) mark_cut(diag->text, sizeof diag->text);
+  mask_controls(diag->text);
   return status;
 }
 

@@ -55,6 +55,14 @@ START_TEST(fail_without_a_place) {
 }
 END_TEST
 
+// What a hostile file is named, or holds, does not steer a terminal.
+START_TEST(fail_masks_control_bytes) {
+  qn_diag diag = {0};
+  (void)qn_fail(&diag, QN_ERR_FORMAT, "\x1b[2J.gguf", "got '%s'\n\tof \xc3\xa9\x7f", "\r\a");
+  ck_assert_str_eq(diag.text, "?[2J.gguf: got '?" "?'\n\tof \xc3\xa9?");
+}
+END_TEST
+
 START_TEST(fail_cuts_long_text_between_characters) {
   for (size_t length = 1000; length < 1040; length++) {
     char text[2100] = {0};
@@ -73,6 +81,7 @@ START_TEST(fail_cuts_long_text_between_characters) {
 END_TEST
 
 QN_CASE(diag, status_names_are_distinct_words, fail_keeps_the_first_error, fail_without_a_place,
+        fail_masks_control_bytes,
         fail_cuts_long_text_between_characters)
 
 // ---- allocators and arena -------------------------------------------------------------------------------------
@@ -593,6 +602,26 @@ START_TEST(writer_leaves_nothing_when_abandoned) {
 }
 END_TEST
 
+// What a killed process left is no one's; what somebody still writes is theirs, and names of other kinds are, too.
+START_TEST(writer_removes_orphans) {
+  qn_diag diag = {0};
+  qn_file_writer first, second;
+  const char *path = qn_test_temp_path("orphans");
+  static const char *const orphans[] = {"orphans.tmp.1.0", "orphans.tmp.999999999.12"};
+  static const char *const others[] = {"orphans.tmp.1", "orphans.tmp.x.1", "orphans.tmp.1.2.3", "orphans2.tmp.1.0"};
+  qn_assert_ok(&diag, qn_file_writer_open(&first, path, &diag));
+  for (size_t i = 0; i < QN_COUNT(orphans); i++) qn_test_write_file(qn_test_temp_path(orphans[i]), "x", 1);
+  for (size_t i = 0; i < QN_COUNT(others); i++) qn_test_write_file(qn_test_temp_path(others[i]), "x", 1);
+  qn_assert_ok(&diag, qn_file_writer_open(&second, path, &diag));
+  for (size_t i = 0; i < QN_COUNT(orphans); i++) ck_assert_int_ne(access(qn_test_temp_path(orphans[i]), F_OK), 0);
+  for (size_t i = 0; i < QN_COUNT(others); i++) ck_assert_int_eq(access(qn_test_temp_path(others[i]), F_OK), 0);
+  qn_assert_ok(&diag, qn_file_writer_write(&first, "1", 1));
+  qn_assert_ok(&diag, qn_file_writer_commit(&first));
+  qn_assert_ok(&diag, qn_file_writer_write(&second, "2", 1));
+  qn_assert_ok(&diag, qn_file_writer_commit(&second));
+}
+END_TEST
+
 START_TEST(writer_refuses_bad_places) {
   qn_diag diag = {0};
   qn_file_writer writer;
@@ -670,7 +699,8 @@ END_TEST
 
 QN_CASE(files, mapping_reads_a_file, mapping_refuses_what_is_no_file, file_read_reads_all,
         file_read_refuses_what_is_no_file_or_too_long, file_read_reads_standard_input,
-        writer_puts_a_file_in_place_at_commit, writer_leaves_nothing_when_abandoned, writer_refuses_bad_places,
+        writer_puts_a_file_in_place_at_commit, writer_leaves_nothing_when_abandoned, writer_removes_orphans,
+        writer_refuses_bad_places,
         writer_follows_a_symbolic_link, writer_tells_when_there_is_no_room, writer_into_memory,
         folders_are_made_with_parents)
 

@@ -184,6 +184,23 @@ START_TEST(test_hostile) {
 }
 END_TEST
 
+// So many values that reading them would take gigabytes.
+START_TEST(test_too_many_values) {
+  enum { VALUES = (1 << 23) + 1 };
+  qn_buf text, out;
+  qn_buf_init(&text, qn_test_allocator());
+  qn_buf_init(&out, qn_test_allocator());
+  qn_buf_puts(&text, "{\"quern_graph\": 1, \"name\": \"\\\",[{\", \"graph\": [0");
+  char more[1 << 16];
+  for (size_t i = 0; i < sizeof more; i += 2) memcpy(more + i, ",0", 2);
+  for (size_t i = 0; i < (size_t)VALUES * 2; i += sizeof more) qn_buf_append(&text, more, sizeof more);
+  answer((qn_str){text.data, text.length}, &out);
+  ck_assert_msg(strncmp(qn_buf_text(&out), "limit: case: got more than 8388608 values", 41) == 0, "%s", qn_buf_text(&out));
+  qn_buf_deinit(&text);
+  qn_buf_deinit(&out);
+}
+END_TEST
+
 // The deepest that is allowed: chains of params, each in a nested expression.
 START_TEST(test_deepest) {
   qn_buf text, out;
@@ -274,5 +291,5 @@ START_TEST(test_memory) { qn_test_failing_allocations(parse_failing, NULL); }
 END_TEST
 
 QN_CASE(golden, test_template_errors, test_graph_errors, test_graphs)
-QN_CASE(templates, test_readme, test_builtin, test_hostile, test_deepest, test_base64, test_reserved, test_memory)
+QN_CASE(templates, test_readme, test_builtin, test_hostile, test_too_many_values, test_deepest, test_base64, test_reserved, test_memory)
 QN_TEST_MAIN(golden, templates)
