@@ -8,8 +8,7 @@
 
 #include "runtime/decode.h"
 #include "tests/support/fake_model.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/support/fuzz.h"
 
 static void require(bool condition, const char *what) {
   if (condition) return;
@@ -113,7 +112,49 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   return 0;
 }
 
-#ifndef QN_LIBFUZZER
+static void add_code(qn_test_artifact *a) {
+  static const uint8_t image[64];
+  static const uint64_t offsets[QN_FAKE_KERNELS] = {0, 8, 16, 63};
+  static const float weights[32] = {1, 2, 3};
+  static const qn_art_launch launch = {.lanes = 32, .groups = 4};
+  static qn_test_artifact gpu;
+  qn_test_artifact_init(&gpu);
+  gpu.head.machine = QN_ART_GPU;
+  qn_test_artifact_weight(&gpu, "w", weights, sizeof weights);
+  qn_test_artifact_kernel(&gpu, "k", 1, 0);
+  qn_test_artifact_variant(&gpu, 0, 0, 0, 7);
+  qn_test_artifact_step(&gpu, 0, false, (const uint32_t[]){0});
+  qn_test_artifact_code(a, "plain", "", 0, image, sizeof image, offsets);
+  qn_test_artifact_code(a, "other", "neon,dotprod", 1, image, sizeof image, offsets);
+  qn_test_artifact_weight(a, "w", weights, sizeof weights);
+  qn_test_artifact_cuda(a, "cuda:sm_80", "sm_80", 1, "cubinPTX", 5, 4, &launch);
+  a->second = &gpu;
+}
+
+void fuzz_seeds(fuzz_take_fn take, void *context) {
+  qn_buf file;
+  qn_fake_model_build(&(qn_fake_options){.tokenizer = true, .max_p = 8}, add_code, &file);
+  take(context, file.data, file.length);
+  qn_buf_deinit(&file);
+}
+
+#ifdef QN_LIBFUZZER
+QN_FUZZ_MAIN(NULL, 0)
+
+// Mostly with a size and checksums that fit, so that the checks behind them are met.
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned seed);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned seed) {
+  size = LLVMFuzzerMutate(data, size, most);
+  if (seed % 8 == 0) return size;
+  if (size >= sizeof(qn_art_header)) {
+    uint64_t file_size = size;
+    memcpy(data + offsetof(qn_art_header, file_size), &file_size, sizeof file_size);
+  }
+  qn_test_artifact_rehash(data, size);
+  return size;
+}
+#else
 
 static uint64_t random_state = 1;
 
@@ -155,25 +196,6 @@ static void fuzz(const uint8_t *seed, size_t size, long runs) {
     LLVMFuzzerTestOneInput(data, length);
   }
   free(data);
-}
-
-static void add_code(qn_test_artifact *a) {
-  static const uint8_t image[64];
-  static const uint64_t offsets[QN_FAKE_KERNELS] = {0, 8, 16, 63};
-  static const float weights[32] = {1, 2, 3};
-  static const qn_art_launch launch = {.lanes = 32, .groups = 4};
-  static qn_test_artifact gpu;
-  qn_test_artifact_init(&gpu);
-  gpu.head.machine = QN_ART_GPU;
-  qn_test_artifact_weight(&gpu, "w", weights, sizeof weights);
-  qn_test_artifact_kernel(&gpu, "k", 1, 0);
-  qn_test_artifact_variant(&gpu, 0, 0, 0, 7);
-  qn_test_artifact_step(&gpu, 0, false, (const uint32_t[]){0});
-  qn_test_artifact_code(a, "plain", "", 0, image, sizeof image, offsets);
-  qn_test_artifact_code(a, "other", "neon,dotprod", 1, image, sizeof image, offsets);
-  qn_test_artifact_weight(a, "w", weights, sizeof weights);
-  qn_test_artifact_cuda(a, "cuda:sm_80", "sm_80", 1, "cubinPTX", 5, 4, &launch);
-  a->second = &gpu;
 }
 
 int main(int argc, char **argv) {

@@ -7,8 +7,7 @@
 
 #include "frontend/import/gguf.h"
 #include "frontend/import/gguf_write.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/support/fuzz.h"
 
 static void require(bool condition, const char *what) {
   if (condition) return;
@@ -91,17 +90,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   return 0;
 }
 
-#ifndef QN_LIBFUZZER
-
-static uint64_t random_state = 1;
-
-static uint64_t random_below(uint64_t limit) {
-  random_state ^= random_state >> 12;
-  random_state ^= random_state << 25;
-  random_state ^= random_state >> 27;
-  return (random_state * 0x2545f4914f6cdd1du >> 16) % limit;
-}
-
 // A file with every value type and a few tensors, so that mutations reach every branch.
 static uint8_t *make_seed(size_t *out_size) {
   static const uint8_t nested[] = {9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0,   1,
@@ -132,6 +120,26 @@ static uint8_t *make_seed(size_t *out_size) {
   require(status == QN_OK, "the seed cannot be written");
   qn_gguf_writer_destroy(writer);
   return data;
+}
+
+void fuzz_seeds(fuzz_take_fn take, void *context) {
+  size_t size;
+  uint8_t *seed = make_seed(&size);
+  take(context, seed, size);
+  qn_free(qn_allocator_default(), seed, size);
+}
+
+#ifdef QN_LIBFUZZER
+QN_FUZZ_MAIN(NULL, 0)
+#else
+
+static uint64_t random_state = 1;
+
+static uint64_t random_below(uint64_t limit) {
+  random_state ^= random_state >> 12;
+  random_state ^= random_state << 25;
+  random_state ^= random_state >> 27;
+  return (random_state * 0x2545f4914f6cdd1du >> 16) % limit;
 }
 
 // Changes 1 to 4 places of data (size > 0); gives the size that is to be read, at most size.

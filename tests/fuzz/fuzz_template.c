@@ -10,8 +10,7 @@
 #include "frontend/import/import.h"
 #include "frontend/import/instantiate.h"
 #include "runtime/base/file.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/support/fuzz.h"
 
 static void require(bool condition, const char *what) {
   if (condition) return;
@@ -51,8 +50,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   return 0;
 }
 
-#ifndef QN_LIBFUZZER
-
 static const char graph_seed[] =
     "{\"quern_graph\": 1, \"name\": \"g\", \"params\": {\"n\": {\"value\": 2, \"max\": 9}, \"m\": {\"default\": \"n * "
     "4\"},"
@@ -76,6 +73,16 @@ static const char graph_seed[] =
     " \"else\": [{\"set\": \"y\", \"op\": \"mul\", \"args\": [\"h\", \"= sqrt(m)\"]}]}]},"
     " {\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"y\", \"p\"], \"shape\": [\"T\", 2]}, {\"output\": \"y\", "
     "\"value\": \"y\"}]}";
+
+void fuzz_seeds(fuzz_take_fn take, void *context) {
+  take(context, graph_seed, strlen(graph_seed));
+  for (size_t i = 0; i < qn_builtin_template_count; i++)
+    take(context, qn_builtin_templates[i].text, strlen(qn_builtin_templates[i].text));
+}
+
+#ifdef QN_LIBFUZZER
+QN_FUZZ_MAIN(NULL, 0)
+#else
 
 static uint64_t random_state = 1;
 
