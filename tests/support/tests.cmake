@@ -99,11 +99,24 @@ foreach(source IN LISTS unit_tests)
   quern_test(${name} unit ${name})
 endforeach()
 
+# All rooms' default allocator is the test's own there.
+target_link_options(test_alloc_sweep PRIVATE -Wl,--wrap=qn_allocator_default)
+
+# A library that is put before the system's own (LD_PRELOAD) and has its calls fail: tests/e2e/faults.sh.
+add_library(faults MODULE tests/support/preload/faults.c)
+target_link_libraries(faults PRIVATE ${CMAKE_DL_LIBS})
+set_target_properties(faults PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+
 file(GLOB fuzz_tests CONFIGURE_DEPENDS tests/fuzz/fuzz_*.c)
 foreach(source IN LISTS fuzz_tests)
   get_filename_component(name ${source} NAME_WE)
   quern_test_program(${name} ${source})
-  quern_test(${name} fuzz ${name})
+  file(GLOB corpus CONFIGURE_DEPENDS tests/fuzz/corpus/${name}/*)
+  quern_test(${name} fuzz ${name} ${corpus})
+  if(QUERN_FUZZ)
+    target_compile_definitions(${name} PRIVATE QN_LIBFUZZER)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  endif()
 endforeach()
 
 # tests/bench/<name>_main.c becomes quern-<name>.
