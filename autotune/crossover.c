@@ -108,15 +108,11 @@ static qn_status find(boundary *b, int64_t *out, bool *out_known) {
   return QN_OK;
 }
 
-static bool was_timed(const qn_session_item *item) {
-  return qn_search_find(item->search, qn_search_incumbent(item->search)) != NULL;
-}
-
 // Worth asking: something of it changed in this session, or nobody has asked so far.
 static bool is_open(const boundary *b, bool asked) {
   const qn_session *s = b->session;
   const qn_tuning_task *few = qn_search_task(b->few->search);
-  if (few->rows_min == few->rows_max || !was_timed(b->few) || !was_timed(b->many)) return false;
+  if (few->rows_min == few->rows_max || !qn_session_is_timed(b->few) || !qn_session_is_timed(b->many)) return false;
   if (asked && !b->few->begun && !b->many->begun) return false;
   return s->measurer->now(s->measurer->self) + s->step_s < s->deadline_s;
 }

@@ -175,7 +175,7 @@ static qn_status move_crossovers(qn_plan_chooser *c, const qn_pkernel *kernel, q
   for (int i = 0; i + 1 < plan->count; i++) {
     char *end;
     long long rows = strtoll(at, &end, 10);
-    if (end == at || rows < moved.variants[i].rows_min) return QN_OK;
+    if (end == at || rows < moved.variants[i].rows_min || rows == INT64_MAX) return QN_OK;
     moved.variants[i].rows_max = rows;
     moved.variants[i + 1].rows_min = rows + 1;
     at = end;

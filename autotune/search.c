@@ -326,20 +326,25 @@ static void back_to_start(step *t) {
   t->search->gain_pairs = 0;
 }
 
-// The incumbent does not pass its check any more, or died while it was timed: back to the start. False when that is
-// dead too.
-static qn_status bury_incumbent(step *t, bool *out_go_on) {
-  qn_search *s = t->search;
+static qn_status bury(step *t, int slot) {
   qn_candidate *c;
-  *out_go_on = true;
-  for (int i = 0; i < 2 && qn_is_bad(&t->results[t->incumbent]); i++) {
-    QN_TRY(add_candidate(s, &t->schedules[t->incumbent], &t->results[t->incumbent], &c, t->diag));
-    c->samples = 0;
-    tell(s, c);
-    *out_go_on = t->incumbent != t->start && !qn_is_bad(&t->results[t->start]);
+  QN_TRY(add_candidate(t->search, &t->schedules[slot], &t->results[slot], &c, t->diag));
+  c->samples = 0;
+  tell(t->search, c);
+  return QN_OK;
+}
+
+// The incumbent does not pass its check any more, or died while it was timed: back to the start. False when that is
+// dead, whoever leads.
+static qn_status bury_dead(step *t, bool *out_go_on) {
+  *out_go_on = !qn_is_bad(&t->results[t->start]);
+  if (t->incumbent != t->start && qn_is_bad(&t->results[t->incumbent])) {
+    QN_TRY(bury(t, t->incumbent));
     back_to_start(t);
   }
-  if (!*out_go_on) s->state = QN_SEARCH_BROKEN;
+  if (*out_go_on) return QN_OK;
+  QN_TRY(bury(t, t->start));
+  t->search->state = QN_SEARCH_BROKEN;
   return QN_OK;
 }
 
@@ -401,11 +406,11 @@ static qn_status race_all(step *t, double *times) {
   qn_search *s = t->search;
   bool go_on = false;
   int won = s->counts.won;
-  QN_TRY(bury_incumbent(t, &go_on));
+  QN_TRY(bury_dead(t, &go_on));
   if (!go_on) return QN_OK;
   if (qn_is_right(&t->results[t->incumbent]) && (s->noise.count == 0 || !has_incumbent(t))) {
     QN_TRY(measure_incumbent(t, times));
-    QN_TRY(bury_incumbent(t, &go_on));
+    QN_TRY(bury_dead(t, &go_on));
     if (!go_on) return QN_OK;
   }
   for (int i = t->challengers; i < t->count; i++) {
@@ -414,11 +419,13 @@ static qn_status race_all(step *t, double *times) {
       continue;
     }
     QN_TRY(race_candidate(t, i, times));
-    QN_TRY(bury_incumbent(t, &go_on));
+    QN_TRY(bury_dead(t, &go_on));
     if (!go_on) return QN_OK;
   }
-  if (s->counts.won > won && t->incumbent != t->start) QN_TRY(confirm(t, times));
-  QN_TRY(bury_incumbent(t, &go_on));
+  // Also one that another build has found: its code was checked then, and nothing timed.
+  bool unconfirmed = s->counts.won > won || (s->gain_pairs == 0 && has_incumbent(t));
+  if (t->incumbent != t->start && unconfirmed) QN_TRY(confirm(t, times));
+  QN_TRY(bury_dead(t, &go_on));
   if (t->skipped) s->codes.count = s->codes_before;  // what was not raced may be proposed again
   s->idle_steps = s->counts.won > won ? 0 : t->skipped ? s->idle_steps : s->idle_steps + 1;
   s->counts.idle = s->idle_steps;

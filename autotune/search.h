@@ -84,7 +84,7 @@ double qn_search_seconds(const qn_search *search);
 const qn_tuning_task *qn_search_task(const qn_search *search);
 const qn_schedule *qn_search_start(const qn_search *search);
 const qn_schedule *qn_search_incumbent(const qn_search *search);
-// The candidate whose schedule that is; NULL when it was not timed.
+// The candidate whose schedule that is, be it bad; NULL when it was not tried.
 const qn_candidate *qn_search_find(const qn_search *search, const qn_schedule *schedule);
 // The start's time over the incumbent's, in *out_pairs (may be NULL) of them: 1 and 0 while they are the same, or were
 // never timed in pairs. Times of different moments are not held against each other.

@@ -61,8 +61,9 @@ static bool serves(const qn_tuning_task *task, int64_t rows) {
   return task->kernel->rows == QN_SYM_NONE || (task->rows_min <= rows && rows <= task->rows_max);
 }
 
-static bool is_measured(const qn_session_item *item) {
-  return qn_search_find(item->search, qn_search_incumbent(item->search)) != NULL;
+bool qn_session_is_timed(const qn_session_item *item) {
+  const qn_candidate *c = qn_search_find(item->search, qn_search_incumbent(item->search));
+  return c && c->verdict == QN_VERDICT_OK && c->samples > 0;
 }
 
 // How much longer kernels take than the model says, by those that were measured: what is not measured is held to that,
@@ -74,7 +75,7 @@ static double bias_of_model(const qn_session *s) {
     const qn_session_item *item = &s->items.items[i];
     const qn_tuning_task *task = qn_search_task(item->search);
     qn_prediction said;
-    if (!is_measured(item)) continue;
+    if (!qn_session_is_timed(item)) continue;
     qn_schedule_predict(task->kernel, task->rows, qn_search_incumbent(item->search), &s->machine, &said);
     sum += log(qn_search_seconds(item->search) / said.seconds);
     count++;
@@ -86,7 +87,7 @@ static double bias_of_model(const qn_session *s) {
 static double seconds_at(const qn_session *s, const qn_session_item *item, int64_t rows) {
   const qn_tuning_task *task = qn_search_task(item->search);
   const qn_schedule *schedule = qn_search_incumbent(item->search);
-  double seconds = qn_search_seconds(item->search) * (is_measured(item) ? 1 : s->bias);
+  double seconds = qn_search_seconds(item->search) * (qn_session_is_timed(item) ? 1 : s->bias);
   if (rows == task->rows) return seconds;
   qn_prediction here, there;
   qn_schedule_predict(task->kernel, rows, schedule, &s->machine, &here);
@@ -386,7 +387,7 @@ static void put_result(const qn_session_item *item, qn_session_report *out) {
   r->broken = item->broken;
   r->gain = qn_search_gain(item->search, &r->pairs);
   r->default_s = r->tuned_s * r->gain;
-  r->measured = qn_search_find(item->search, &r->tuned) != NULL;
+  r->measured = qn_session_is_timed(item);
   memcpy(r->verdicts, counts.verdicts, sizeof r->verdicts);
   out->tried += counts.tried - item->known;
   out->known += item->known;

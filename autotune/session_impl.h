@@ -57,6 +57,8 @@ bool qn_session_tell(qn_session *session);
 // Where each kernel's variants take over from each other (crossover.c), once the searches have ended.
 QN_CHECKED qn_status qn_session_crossovers(qn_session *session);
 
+// Was the incumbent timed, now or by an earlier session, and is it right?
+bool qn_session_is_timed(const qn_session_item *item);
 // A search's part of the time of a step that decodes a token, or takes a chunk of a prompt, and the row count that it
 // has there; 0 when its class has none of such steps.
 enum { QN_SESSION_DECODE, QN_SESSION_PROMPT };

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "tests/support/fake_machine.h"
 #include "tests/support/test.h"
@@ -296,8 +297,41 @@ START_TEST(a_wrong_default_is_told) {
     const qn_session_result *r = &f.report.results[i];
     if (r->tried > 0) ck_assert_str_eq(r->end, "the default schedule fails its check: planted");
     ck_assert(r->broken == (r->tried > 0));
+    ck_assert(!r->measured);
   }
   ck_assert_int_gt(f.report.verdicts[QN_VERDICT_WRONG], 0);
+  teardown(&f);
+}
+END_TEST
+
+static qn_schedule found_wrong;
+
+static qn_verdict one_wrong(const qn_schedule *s) {
+  return qn_schedule_equal(s, &found_wrong) ? QN_VERDICT_WRONG : QN_VERDICT_OK;
+}
+
+// Also one that is found out once another schedule leads, which is none the worse for it.
+START_TEST(a_wrong_default_is_told_whoever_leads) {
+  fixture f;
+  setup(&f, "default.db");
+  f.options.budget_s = 20;
+  run(&f);
+  size_t at = 0;
+  while (at < f.report.count && (f.report.results[at].pairs == 0 || strcmp(f.report.results[at].end, "under way") != 0))
+    at++;
+  ck_assert_uint_lt(at, f.report.count);
+  const qn_session_result before = f.report.results[at];
+  found_wrong = before.start;
+  f.machine.judge = one_wrong;
+  f.options.pattern = before.kernel->name;
+  run(&f);
+  const qn_session_result *r = NULL;
+  for (size_t i = 0; i < f.report.count; i++)
+    if (f.report.results[i].rows_min == before.rows_min) r = &f.report.results[i];
+  ck_assert_ptr_nonnull(r);
+  ck_assert(r->broken && r->measured);
+  ck_assert_str_eq(r->end, "the default schedule fails its check: planted");
+  ck_assert(qn_schedule_equal(&r->tuned, &before.tuned));
   teardown(&f);
 }
 END_TEST
@@ -354,6 +388,8 @@ START_TEST(plans_come_from_records) {
                              .evidence = &evidence,
                              .diag = &f.diag};
   int matched = 0;
+  const qn_kernel_plan none = {.count = 3, .variants = {{.rows_max = 1}, {.rows_max = INT64_MAX}}};
+  qn_assert_ok(&f.diag, qn_plan_put_crossovers(f.db, &f.options.key, qn_fake_matmul(f.program), &none, &f.diag));
   for (size_t i = 0; i < f.report.count; i++) {
     const qn_session_result *r = &f.report.results[i];
     qn_kernel_plan plan;
@@ -481,7 +517,7 @@ static double even(const qn_fake_machine *m, const qn_schedule *s) {
 }
 
 // What an earlier session found for one class: it came to its end with these tiles.
-static void put_found(fixture *f, const qn_pkernel *kernel, const qn_kernel_plan *plan, int v, int tile) {
+static qn_schedule put_found(fixture *f, const qn_pkernel *kernel, const qn_kernel_plan *plan, int v, int tile) {
   static const double times[] = {1e-3, 1e-3, 1e-3};
   qn_tuning_key *key = &f->options.key;
   int64_t least = plan->variants[v].rows_min, most = plan->variants[v].rows_max;
@@ -509,14 +545,40 @@ static void put_found(fixture *f, const qn_pkernel *kernel, const qn_kernel_plan
   qn_assert_ok(&f->diag, qn_db_put(f->db, &record, &f->diag));
   qn_assert_ok(&f->diag, qn_plan_put_winner(f->db, key, kernel, least, most, &schedule, &end, &f->diag));
   qn_buf_deinit(&line);
+  return schedule;
 }
+
+// A winner that was checked when another build's record was taken, and never timed against the default: the session does
+// so before it goes on.
+START_TEST(winners_of_others_are_confirmed) {
+  fixture f;
+  setup(&f, "unconfirmed.db");
+  f.machine.cost = crossing;
+  const qn_pkernel *kernel = qn_fake_matmul(f.program);
+  qn_kernel_plan standard = qn_schedule_default(kernel, f.program->max_values[QN_SYM_T], &f.model);
+  qn_plan_end end = {.reason = "found by another build, and checked"};
+  for (int v = 1; v < standard.count; v++) {
+    qn_schedule found = put_found(&f, kernel, &standard, v, v == 2 ? 8 : 2);
+    end.when = time(NULL) + 10;  // later than what put_found says
+    qn_assert_ok(&f.diag, qn_plan_put_winner(f.db, &f.options.key, kernel, standard.variants[v].rows_min,
+                                             standard.variants[v].rows_max, &found, &end, &f.diag));
+  }
+  f.options.pattern = kernel->name;
+  run(&f);
+  for (size_t i = 0; i < f.report.count; i++) {
+    const qn_session_result *r = &f.report.results[i];
+    qn_check(r->pairs > 0 || qn_schedule_equal(&r->tuned, &r->start), "a winner that nobody timed");
+  }
+  teardown(&f);
+}
+END_TEST
 
 // A session over a kernel whose searches have ended, which has only its crossovers to find. The boundary's rows.
 static int64_t find_boundary(fixture *f) {
   const qn_pkernel *kernel = qn_fake_matmul(f->program);
   qn_kernel_plan plan, standard = qn_schedule_default(kernel, f->program->max_values[QN_SYM_T], &f->model);
   ck_assert_int_eq(standard.count, 3);
-  for (int v = 0; v < standard.count; v++) put_found(f, kernel, &standard, v, v == 2 ? 8 : v == 1 ? 2 : 1);
+  for (int v = 0; v < standard.count; v++) (void)put_found(f, kernel, &standard, v, v == 2 ? 8 : v == 1 ? 2 : 1);
   f->options.pattern = kernel->name;
   run(f);
   ck_assert_int_eq(f->report.tried, 0);
@@ -634,9 +696,10 @@ END_TEST
 
 QN_CASE(sessions, tunes_what_matters, second_session_has_nothing_to_do, interrupted_session_goes_on, budgets_hold,
         near_the_roofline_it_stops, marks_hold_for_the_roofline_of_now, kernels_by_pattern)
-QN_CASE(candidates, bad_candidates_are_recorded_and_never_win, a_wrong_default_is_told,
+QN_CASE(candidates, bad_candidates_are_recorded_and_never_win, a_wrong_default_is_told, a_wrong_default_is_told_whoever_leads,
         a_kernel_that_cannot_be_tried_is_told, hanging_candidates_do_not_overrun, too_large_a_kernel_is_left_alone)
-QN_CASE(records, plans_come_from_records, other_machines_are_seeds, bad_verdicts_win)
+QN_CASE(records, plans_come_from_records, other_machines_are_seeds, bad_verdicts_win,
+        winners_of_others_are_confirmed)
 QN_CASE(crossovers, crossovers_are_found_through_noise, crossovers_stay_where_nothing_speaks_against_them,
         settings_are_found_through_noise)
 QN_TEST_MAIN(sessions, candidates, records, crossovers)
