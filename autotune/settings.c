@@ -181,6 +181,12 @@ static qn_finished key_of(const qn_session *s, const char *signature) {
                        .threads = key->threads};
 }
 
+// Fewer threads than steps have by themselves, or all: none of a step would have more.
+static bool is_for(const qn_tuning_key *key, const qn_machine_knobs *knobs) {
+  return knobs->threads_decode >= 1 && knobs->threads_decode <= knobs->threads_prefill &&
+         knobs->threads_prefill <= key->threads;
+}
+
 qn_status qn_settings_find(qn_db *db, const qn_tuning_key *key, const char *signature, qn_machine_knobs *out,
                            bool *out_found, qn_diag *diag) {
   qn_finished wanted = {.signature = signature,
@@ -199,7 +205,7 @@ qn_status qn_settings_find(qn_db *db, const qn_tuning_key *key, const char *sign
     int length = snprintf(lines, sizeof lines, "%s", mark.plan);
     for (char *c = lines; *c; c++) *c = *c == ';' ? '\n' : *c;
     *out_found = length < (int)sizeof lines &&
-                 qn_machine_knobs_parse("settings", qn_str_from(lines), out, &parsing) == QN_OK;
+                 qn_machine_knobs_parse("settings", qn_str_from(lines), out, &parsing) == QN_OK && is_for(key, out);
   }
   qn_arena_deinit(&arena);
   return status;

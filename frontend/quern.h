@@ -297,9 +297,10 @@ int quern_machine_get_profile(const quern_machine_options *options, quern_machin
 int quern_machine_get_settings(const char *tuning_db, quern_machine_settings *out, bool *out_found, quern_error *error);
 
 // What a session of quern tune found best for the kernels of this model on this machine, instead of what suits it in
-// general: sets threads_prefill, threads_decode and spin_us of *out, and *out_found, or leaves *out as it is.
-// `tuning_db` as above. Errors: IO and FORMAT (the database), NOMEM.
-int quern_model_get_settings(const quern_model *model, const char *tuning_db, quern_machine_settings *out,
+// general: sets threads_prefill, threads_decode and spin_us of *out, and *out_found, or leaves *out as it is. It is what
+// was found for a session of `threads` threads (0 = one a core) and for no other number. `tuning_db` as above. Errors: IO
+// and FORMAT (the database), NOMEM.
+int quern_model_get_settings(const quern_model *model, const char *tuning_db, int threads, quern_machine_settings *out,
                              bool *out_found, quern_error *error);
 
 // ---- explaining speed ------------------------------------------------------------------------------------------------

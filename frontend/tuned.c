@@ -103,7 +103,9 @@ void quern_tuned_report(const quern_tuned *t, quern_tuning_use *out) {
 
 // The latest marks of one signature, in any order.
 typedef struct latest {
-  uint64_t keys[64];  // hashes of whom a mark is for, each once
+  uint64_t keys[64];     // hashes of whom a mark is for, each once
+  uint64_t winners[64];  // the same with the mark's plan
+  bool bad[64];          // a record says so of the winner
   int count;
   uint64_t state;
 } latest;
@@ -112,24 +114,47 @@ static void hash_text(qn_hasher *hasher, const char *text) {
   qn_hasher_update(hasher, text ? text : "", text ? strlen(text) + 1 : 1);
 }
 
+// Whom an entry is for.
+static qn_hasher hash_key(const char *signature, const char *target, const char *generator, int64_t rows_min,
+                          int64_t rows_max) {
+  qn_hasher hasher;
+  int64_t rows[] = {rows_min, rows_max};
+  qn_hasher_init(&hasher, 1);
+  hash_text(&hasher, signature);
+  hash_text(&hasher, target);
+  hash_text(&hasher, generator);
+  qn_hasher_update(&hasher, rows, sizeof rows);
+  return hasher;
+}
+
 // Called with the latest first.
 static bool add_mark(void *context, const qn_finished *mark, const char *rejected) {
   latest *l = context;
-  qn_hasher hasher;
-  int64_t rows[] = {mark->rows_min, mark->rows_max};
-  qn_hasher_init(&hasher, 1);
-  hash_text(&hasher, mark->signature);
-  hash_text(&hasher, mark->target);
-  hash_text(&hasher, mark->generator);
-  qn_hasher_update(&hasher, rows, sizeof rows);
+  qn_hasher hasher = hash_key(mark->signature, mark->target, mark->generator, mark->rows_min, mark->rows_max);
   uint64_t key = qn_hasher_final(&hasher);
   for (int i = 0; i < l->count; i++)
     if (l->keys[i] == key) return true;
   if (l->count == (int)QN_COUNT(l->keys)) return false;
-  l->keys[l->count++] = key;
+  l->keys[l->count] = key;
   hash_text(&hasher, mark->plan);
+  l->winners[l->count++] = qn_hasher_final(&hasher);
   hash_text(&hasher, rejected);
   l->state += qn_hasher_final(&hasher);
+  return true;
+}
+
+// A winner that its build found to be bad later is none (qn_plan_winner), though its mark is the latest.
+static bool add_bad(void *context, const qn_record *record, const char *rejected) {
+  latest *l = context;
+  qn_hasher hasher =
+      hash_key(record->signature, record->target, record->generator, record->rows_min, record->rows_max);
+  hash_text(&hasher, record->schedule);
+  uint64_t winner = qn_hasher_final(&hasher);
+  for (int i = 0; i < l->count && !rejected; i++) {
+    if (l->winners[i] != winner || l->bad[i]) continue;
+    l->bad[i] = true;
+    l->state += qn_hash64(&winner, sizeof winner, 1);
+  }
   return true;
 }
 
@@ -153,6 +178,8 @@ quern_tuned_state quern_tuned_get_state(const quern_tuned *t, const char *const 
     qn_db_filter filter = {
         .signature = signatures[i], .fingerprint = t->chooser.key.fingerprint, .threads = t->chooser.key.threads};
     if (qn_db_each_finished(t->db, &filter, add_mark, &l, &unused) != QN_OK) return (quern_tuned_state){0};
+    filter.only_bad = true;
+    if (l.count > 0 && qn_db_each(t->db, &filter, add_bad, &l, &unused) != QN_OK) return (quern_tuned_state){0};
     state.records += l.state;
   }
   return state;
@@ -280,7 +307,7 @@ static qn_status find_settings(const quern_model *model, const quern_tuned *t, q
   return QN_OK;
 }
 
-int quern_model_get_settings(const quern_model *model, const char *tuning_db, quern_machine_settings *out,
+int quern_model_get_settings(const quern_model *model, const char *tuning_db, int threads, quern_machine_settings *out,
                              bool *out_found, quern_error *error) {
   quern_tuned tuned;
   qn_arena arena;
@@ -288,7 +315,7 @@ int quern_model_get_settings(const quern_model *model, const char *tuning_db, qu
   *out_found = false;
   qn_arena_init(&arena, qn_allocator_default());
   quern_tuned_init(&tuned, &arena);
-  quern_tuned_open(&tuned, tuning_db, 0);
+  quern_tuned_open(&tuned, tuning_db, threads);
   qn_status status = tuned.db        ? find_settings(model, &tuned, &arena, out, out_found, &diag)
                      : *tuned.problem ? qn_fail(&diag, QN_ERR_IO, "settings", "%s", tuned.problem)
                                       : QN_OK;

@@ -196,7 +196,8 @@ static int open_model(bench *b, const char *path, char **out_path) {
                     "is not kept in the cache; compile it (quern compile) and bench the artifact");
   }
   cli_settings_options settings = settings_options(b);
-  cli_settings_of_model(&settings, b->model, &b->settings);
+  // Of several numbers of threads none has its own: they are compared under the machine's.
+  if (!o->threads || b->threads.count == 1) cli_settings_of_model(&settings, b->model, &b->settings);
   b->artifact = *out_path;
   b->context = most_keys(b);
   int64_t most = quern_model_context_max(b->model);

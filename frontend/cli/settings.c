@@ -52,7 +52,7 @@ int cli_settings_get(const cli_settings_options *o, cli_settings *out) {
 void cli_settings_of_model(const cli_settings_options *o, const quern_model *model, cli_settings *settings) {
   quern_machine_settings tuned = {0};
   bool found = false;
-  if (quern_model_get_settings(model, o->tuning_db, &tuned, &found, NULL) != 0 || !found) return;
+  if (quern_model_get_settings(model, o->tuning_db, (int)o->threads, &tuned, &found, NULL) != 0 || !found) return;
   if (o->threads == 0) settings->threads = tuned.threads_prefill;
   if (o->threads == 0 && o->decode_threads == 0) settings->decode_threads = tuned.threads_decode;
   if (o->decode_threads > 0 && settings->threads > 0 && settings->threads < settings->decode_threads)

@@ -112,13 +112,15 @@ void tune_print(const quern_tune_report *r, double within) {
   print_bad(r);
   if (r->crossovers > 0) printf("%d token counts at which variants change were moved\n", r->crossovers);
   if (r->has_settings) {
-    printf("best run with %d threads for prompts, %d for decoding, and waits that spin %lld us: run and bench do so\n",
-           r->threads_prefill, r->threads_decode, r->spin_us < 0 ? 0LL : (long long)r->spin_us);
+    printf("best run with %d threads for prompts, %d for decoding, and waits that spin %lld us%s\n", r->threads_prefill,
+           r->threads_decode, r->spin_us < 0 ? 0LL : (long long)r->spin_us,
+           *r->database && r->usual_threads ? ": run and bench do so"
+                                            : ": --threads, --decode-threads and --spin of run and bench say so");
   }
   printf("%d candidates tried in %.1f s, %d known from before; it ended because %s", r->tried, r->seconds, r->known,
          r->end);
   if (r->expected > 0 && !r->cancelled) printf(" (the best next batch is expected to save %.2f %%)", 100 * r->expected);
-  printf("; kernels within %.0f %% of the roofline are left alone\n", 100 * within);
+  printf("; kernels within %g %% of the roofline are left alone\n", 100 * within);
   if (*r->database) printf("records: %s\n", r->database);
   if (*r->database && !r->usual_threads)
     printf("they are for %d threads: quern run --threads %d and quern compile --run-threads %d use them\n", r->threads,

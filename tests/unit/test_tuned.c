@@ -106,6 +106,105 @@ START_TEST(own_records_are_taken) {
 }
 END_TEST
 
+// What is compiled into an artifact of the cache, and found to be bad since.
+START_TEST(winners_found_to_be_bad_make_artifacts_stale) {
+  fixture f;
+  setup(&f, "bad.db");
+  qn_schedule other = put_mark(&f, qn_generator_id, NULL);
+  quern_tuning_use use = compile(&f);
+  ck_assert_int_eq(use.accepted, 1);
+  ck_assert(quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options, NULL));
+  qn_db *db = NULL;
+  qn_buf line;
+  qn_buf_init(&line, qn_test_allocator());
+  qn_schedule_put_line(&other, &line);
+  qn_record bad = {.signature = f.kernel->signature,
+                   .target = f.c.targets[0].name,
+                   .fingerprint = qn_buf_text(&f.fingerprint),
+                   .generator = qn_generator_id,
+                   .threads = qn_topology_get()->default_threads,
+                   .rows_min = f.standard.variants[0].rows_min,
+                   .rows_max = f.standard.variants[0].rows_max,
+                   .schedule = qn_buf_text(&line),
+                   .verdict = QN_VERDICT_HUNG};
+  qn_assert_ok(&f.diag, qn_db_open(f.db_path, false, qn_test_allocator(), &db, &f.diag));
+  qn_assert_ok(&f.diag, qn_db_put(db, &bad, &f.diag));
+  const char *why = NULL;
+  ck_assert(!quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options, &why));
+  ck_assert_str_eq(why, "tuning has found other schedules");
+  use = compile(&f);
+  ck_assert_int_eq(use.accepted, 0);
+  ck_assert_int_eq(use.rejected, 1);
+  ck_assert(quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options, NULL));
+  bad.schedule = "m_tiles = 1";  // which is nobody's winner
+  bad.when = 1;
+  qn_assert_ok(&f.diag, qn_db_put(db, &bad, &f.diag));
+  ck_assert(quern_cache_is_current(qn_test_temp_path("out.qn"), &f.options, NULL));
+  qn_db_close(db);
+  qn_buf_deinit(&line);
+  teardown(&f);
+}
+END_TEST
+
+// Settings for the model, as a session with so many threads would leave them.
+static void put_settings(fixture *f, int threads, const char *plan, int64_t when) {
+  const qn_program *program = f->part->pass.program;
+  const char *signatures[256];
+  qn_db *db = NULL;
+  qn_buf signature;
+  ck_assert_uint_le(program->kernels.count, QN_COUNT(signatures));
+  for (size_t i = 0; i < program->kernels.count; i++) signatures[i] = program->kernels.items[i].signature;
+  qn_buf_init(&signature, qn_test_allocator());
+  qn_settings_signature(signatures, program->kernels.count, &signature);
+  f->fingerprint.length = 0;
+  qn_machine_fingerprint(threads, &f->fingerprint);
+  qn_finished mark = {.signature = qn_buf_text(&signature),
+                      .target = f->c.targets[0].name,
+                      .fingerprint = qn_buf_text(&f->fingerprint),
+                      .generator = qn_generator_id,
+                      .threads = threads,
+                      .plan = plan,
+                      .reason = "settings",
+                      .when = when};
+  qn_assert_ok(&f->diag, qn_db_open(f->db_path, false, qn_test_allocator(), &db, &f->diag));
+  qn_assert_ok(&f->diag, qn_db_set_finished(db, &mark, &f->diag));
+  qn_db_close(db);
+  qn_buf_deinit(&signature);
+}
+
+START_TEST(settings_are_for_threads) {
+  static const char *const impossible[] = {
+      "threads_prefill = 4096; threads_decode = 1; spin_us = 10",
+      "threads_prefill = 1; threads_decode = 2; spin_us = 10",
+      "threads_prefill = 1; threads_decode = 0; spin_us = 10",
+      "threads_prefill = 1; threads_decode = 1; spin_us = soon",
+  };
+  fixture f;
+  quern_model *model = NULL;
+  quern_machine_settings settings = {.spin_us = 7};
+  bool found = true;
+  const int usual = qn_topology_get()->default_threads, other = usual + 1;
+  setup(&f, "settings.db");
+  (void)compile(&f);
+  ck_assert_int_eq(quern_model_open(qn_test_temp_path("out.qn"), NULL, &model, NULL), 0);
+  put_settings(&f, other, "threads_prefill = 1; threads_decode = 1; spin_us = 200", 1);
+  ck_assert_int_eq(quern_model_get_settings(model, f.db_path, 0, &settings, &found, NULL), 0);
+  ck_assert(!found);
+  ck_assert_int_eq(settings.spin_us, 7);
+  ck_assert_int_eq(quern_model_get_settings(model, f.db_path, other, &settings, &found, NULL), 0);
+  ck_assert(found);
+  ck_assert_int_eq(settings.spin_us, 200);
+  ck_assert_int_eq(settings.threads_decode, 1);
+  for (size_t i = 0; i < QN_COUNT(impossible); i++) {
+    put_settings(&f, other, impossible[i], 2 + (int64_t)i);
+    ck_assert_int_eq(quern_model_get_settings(model, f.db_path, other, &settings, &found, NULL), 0);
+    ck_assert(!found);
+  }
+  quern_model_close(model);
+  teardown(&f);
+}
+END_TEST
+
 START_TEST(records_of_another_build_are_checked_once) {
   fixture f;
   setup(&f, "another.db");
@@ -319,6 +418,7 @@ START_TEST(tuning_is_cancelled_while_it_opens) {
 END_TEST
 
 QN_CASE(records, own_records_are_taken, records_of_another_build_are_checked_once, records_are_for_threads,
+        winners_found_to_be_bad_make_artifacts_stale, settings_are_for_threads,
         wrong_code_is_given_up, code_that_cannot_be_made_is_given_up, records_that_do_not_fit_are_rejected,
         a_bad_database_does_no_harm, tuning_is_cancelled_while_it_opens, wrong_defaults_are_told)
 QN_TEST_MAIN(records)
