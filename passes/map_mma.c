@@ -1,11 +1,11 @@
 // map_mma: products of many tokens become tiles of mma, which blocks of several warps do together.
 //
 //   the parallel loop   a block of panels for a block of tokens an iteration: m_tiles' first tokens (a multiple of 8) and
-//                       n_block warps of n_tile panels each
+//                       n_block warps of n_tile panels each, or fewer where shared memory does not hold what they read
 //   lane loops          what was done for each element of a panel's row and a token is done by the lane that has the
 //                       element in its part of C (qn_lmma in ir/loop.h), for all tiles of its warp
 //   mma                 loops of dot4 over a word of codes and one of activations
-//   shared rows         what a reduction reads of each token (mma_stage.c)
+//   shared rows         what a reduction reads of each token and each panel (mma_stage.c)
 //
 // requires: a kernel as lowering made it, no marks. Others than products of many tokens with integer sums stay as they
 // are, for map_lanes.
@@ -22,7 +22,8 @@ qn_mma_local *qn_mma_local_of(const qn_mma_mapper *m, const qn_lbuf *buf) {
 }
 
 static bool is_by(const qn_lexpr *e, const qn_mma_mapper *m, bool row) {
-  if (e->op == QN_LX_VAR) return row ? e->u.var == m->n || e->u.var == m->l : e->u.var == m->t || e->u.var == m->token;
+  if (e->op == QN_LX_VAR && row) return e->u.var == m->n || e->u.var == m->l || e->u.var == m->panel;
+  if (e->op == QN_LX_VAR) return e->u.var == m->t || e->u.var == m->token;
   if (e->op != QN_LX_LOAD) return false;
   const qn_mma_local *local = qn_mma_local_of(m, e->u.load.buf);
   return local && (row ? local->by_row : local->by_token);
@@ -135,13 +136,17 @@ static const qn_lexpr *quarter_of(qn_lbuild *b, const qn_lvar *lane) {
   return qn_lop2(b, QN_LX_MOD, qn_lref(b, lane), qn_lint(b, 4));
 }
 
+static const qn_lexpr *panel_in_block(const element *e) {
+  qn_lbuild *b = e->m->b;
+  const qn_lexpr *warp = qn_lop2(b, QN_LX_DIV, qn_lref(b, e->lane), qn_lint(b, QN_MMA_WARP));
+  return qn_lop2(b, QN_LX_ADD, qn_lop2(b, QN_LX_MUL, warp, qn_lint(b, e->m->tile.panels)), qn_lint(b, e->panel));
+}
+
 static const qn_lexpr *panel_of(const element *e) {
   const qn_mma_mapper *m = e->m;
   qn_lbuild *b = m->b;
-  const qn_lexpr *warp = qn_lop2(b, QN_LX_DIV, qn_lref(b, e->lane), qn_lint(b, QN_MMA_WARP));
-  const qn_lexpr *first = qn_lop2(b, QN_LX_ADD, m->first_panel, qn_lop2(b, QN_LX_MUL, warp, qn_lint(b, m->tile.panels)));
-  const qn_lexpr *panel = qn_lop2(b, QN_LX_ADD, first, qn_lint(b, e->panel));
-  bool whole = m->panels % (m->tile.warps * m->tile.panels) == 0;
+  const qn_lexpr *panel = qn_lop2(b, QN_LX_ADD, m->first_panel, panel_in_block(e));
+  bool whole = m->panels % qn_mma_block_panels(&m->tile) == 0;
   return e->clamped && !whole ? qn_lop2(b, QN_LX_MIN, panel, qn_lint(b, m->panels - 1)) : panel;
 }
 
@@ -174,6 +179,7 @@ static const qn_lexpr *place_node(qn_lbuild *b, const qn_lexpr *node, void *cont
     if (node->u.var == e->m->l) return e->row;
     if (node->u.var == e->m->t) return token_of(e);
     if (node->u.var == e->m->token) return e->token;
+    if (node->u.var == e->m->panel) return panel_in_block(e);
   }
   const qn_mma_local *local = node->op == QN_LX_LOAD ? qn_mma_local_of(e->m, node->u.load.buf) : NULL;
   return local ? qn_lload(b, local->to, node->u.load.mem, own_index(e, local), 1) : node;
@@ -241,7 +247,7 @@ static void map_plain_store(qn_mma_mapper *m, const qn_lstmt *s, qn_lblock *to) 
 static void map_param_store(qn_mma_mapper *m, const qn_lstmt *s, int panel, int tile, qn_lblock *to) {
   qn_lbuild *b = m->b;
   qn_lstmt *loop = lane_loop(m, to);
-  bool whole = m->panels % (m->tile.warps * m->tile.panels) == 0;
+  bool whole = m->panels % qn_mma_block_panels(&m->tile) == 0;
   for (int column = 0; column < 2 && !b->failed; column++) {
     element e = element_of(m, loop->u.loop.var, panel, 0, tile, column);
     e.clamped = false;
@@ -273,13 +279,33 @@ static void store_own(qn_lbuild *b, qn_lblock *to, const qn_lbuf *own, const qn_
   qn_lstore(b, to, own, QN_LM_I32, qn_lop2(b, QN_LX_ADD, first, qn_lint(b, number)), value);
 }
 
-// Word `step` of the lane of a panel's half.
-static const qn_lexpr *word_of_a(element *e, const qn_mma_words *words, int step) {
-  qn_lbuild *b = e->m->b;
-  const qn_lexpr *quarter = quarter_of(b, e->lane);
-  const qn_lexpr *word = words->weight ? qn_mma_half_word(e->m, words, e->half, step, quarter, quad_of(b, e->lane))
-                                       : qn_mma_word(e->m, words, 1, step, quarter);
-  return at_element(e, word);
+// The lane's two words `step` of a panel, of its rows of the first half and of the second. Of integers, the lanes of lines 2
+// and 3 take the second half's first: lines 0 and 2 lie in the same banks of shared memory, and their halves do not.
+static void store_words_of_a(qn_mma_mapper *m, const qn_mma_words *words, const qn_lbuf *a, const qn_lvar *lane, int panel,
+                             int step, qn_lblock *to) {
+  qn_lbuild *b = m->b;
+  const qn_lexpr *quarter = quarter_of(b, lane), *late = qn_lop2(b, QN_LX_DIV, quarter, qn_lint(b, 2)), *word[2];
+  for (int i = 0; i < 2; i++) {
+    element e = element_of(m, lane, panel, i, 0, 0);
+    if (words->weight) {
+      word[i] = at_element(&e, qn_mma_half_word(m, words, i, step, quarter, quad_of(b, lane)));
+      continue;
+    }
+    const qn_lexpr *half = qn_lop2(b, QN_LX_MOD, qn_lop2(b, QN_LX_ADD, late, qn_lint(b, i)), qn_lint(b, 2));
+    e.row = qn_lop2(b, QN_LX_ADD, quad_of(b, lane), qn_lop2(b, QN_LX_MUL, half, qn_lint(b, QN_MMA_ROWS / 2)));
+    word[i] = at_element(&e, qn_mma_word(m, words, 1, step, quarter));
+  }
+  if (!words->weight && !b->failed) {
+    const qn_lexpr *early = qn_lop2(b, QN_LX_LT, quarter, qn_lint(b, 2));
+    qn_lbuf *taken = qn_llocal(b, to, "taken", QN_LM_I32, 2);
+    for (int i = 0; i < 2; i++) qn_lstore(b, to, taken, QN_LM_I32, qn_lint(b, i), word[i]);
+    const qn_lexpr *first = qn_lload(b, taken, QN_LM_I32, qn_lint(b, 0), 1);
+    const qn_lexpr *second = qn_lload(b, taken, QN_LM_I32, qn_lint(b, 1), 1);
+    word[0] = qn_lop3(b, QN_LX_SELECT, early, first, second);
+    word[1] = qn_lop3(b, QN_LX_SELECT, early, second, first);
+  }
+  int at = panel * qn_lmma_each(words->kind, QN_MMA_OF_A) + step * 2;
+  for (int i = 0; i < 2 && !b->failed; i++) store_own(b, to, a, lane, at + i, word[i]);
 }
 
 static const qn_lexpr *word_of_b(element *e, const qn_mma_words *words, int step, qn_lblock *to) {
@@ -307,10 +333,8 @@ static fragments load_fragments(qn_mma_mapper *m, const qn_mma_words *words, qn_
   f.b->each = m->tile.tiles * b_each;
   qn_lstmt *loop = lane_loop(m, to);
   const qn_lvar *lane = loop->u.loop.var;
-  for (int i = 0; i < f.a->each && !b->failed; i++) {
-    element e = element_of(m, lane, i / a_each, i % a_each % 2, 0, 0);
-    store_own(b, &loop->u.loop.body, f.a, lane, i, word_of_a(&e, words, i % a_each / 2));
-  }
+  for (int i = 0; i < f.a->each / 2 && !b->failed; i++)
+    store_words_of_a(m, words, f.a, lane, i / (a_each / 2), i % (a_each / 2), &loop->u.loop.body);
   for (int i = 0; i < f.b->each && !b->failed; i++) {
     element e = element_of(m, lane, 0, 0, i / b_each, 0);
     e.token = qn_lop2(b, QN_LX_ADD, quad_of(b, lane), qn_lint(b, i / b_each * QN_MMA_COLUMNS));
@@ -401,13 +425,45 @@ static qn_mma_tile tile_of(const qn_schedule *schedule) {
   return (qn_mma_tile){schedule->n_block, schedule->n_tile, schedule->m_tiles[0] / QN_MMA_COLUMNS};
 }
 
+// Shares the shared memory of a block out to the product's reductions. Blocks have fewer warps where the shortest pieces
+// would not fit otherwise; where they never do, lanes load for themselves (qn_mma_stage).
+static void choose_warps(qn_mma_mapper *m, const qn_lblock *product) {
+  enum { SHARED_BYTES = 99 << 10 };  // that all chips give a block
+  int warps = m->tile.warps;
+  for (; m->tile.warps > 0; m->tile.warps /= 2) {
+    int64_t least = 0;
+    int reductions = 0;
+    for (const qn_lstmt *s = product->first; s; s = s->next) {
+      if (s->kind != QN_LS_FOR || s->u.loop.order != QN_LO_REDUCE) continue;
+      int64_t each = qn_mma_stage_least(m, s);
+      if (each > least) least = each;
+      reductions += each > 0;
+    }
+    m->stage_bytes = reductions > 0 ? SHARED_BYTES / reductions : 0;
+    if (least <= m->stage_bytes) return;
+  }
+  m->tile.warps = warps;
+}
+
+// A variable that stands for rows of the block in shared memory.
+static qn_lvar *row_var(qn_lbuild *b, const char *name, int64_t count) {
+  qn_lvar *var = qn_lvar_new(b, name);
+  if (!var) return NULL;
+  var->lo = 0;
+  var->hi = count;
+  var->bounded = true;
+  return var;
+}
+
 qn_status qn_pass_map_mma(qn_loop_pass_context *context) {
   qn_lbuild *b = context->build;
   qn_mma_mapper m = {.b = b, .tile = tile_of(context->schedule)};
   qn_lblock *top = &b->kernel->body, *product = NULL;
   if (m.tile.tiles > 0 && context->schedule->parallel) product = find_product(&m, top);
   if (!product) return qn_loop_pass_end(context, "map_mma");
-  int tokens = qn_mma_block_tokens(&m.tile), panels = m.tile.warps * m.tile.panels;
+  qn_join_reductions(b, product);  // what products of one input read of a token is staged once then
+  choose_warps(&m, product);
+  int tokens = qn_mma_block_tokens(&m.tile), panels = qn_mma_block_panels(&m.tile);
   const qn_lexpr *panel_blocks = qn_lint(b, (m.panels + panels - 1) / panels);
   const qn_lexpr *up = qn_lop2(b, QN_LX_ADD, m.tokens, qn_lint(b, tokens - 1));
   const qn_lexpr *token_blocks = qn_lop2(b, QN_LX_DIV, up, qn_lint(b, tokens));
@@ -415,16 +471,13 @@ qn_status qn_pass_map_mma(qn_loop_pass_context *context) {
   qn_lvar *var = qn_lvar_new(b, "n");
   qn_lstmt *blocks =
       qn_lfor(b, &mapped, var, qn_lint(b, 0), qn_lop2(b, QN_LX_MUL, token_blocks, panel_blocks), QN_LO_DATA);
-  m.token = qn_lvar_new(b, "t");
+  m.token = row_var(b, "t", tokens);
+  m.panel = row_var(b, "panel", panels);
   if (b->failed) return qn_loop_pass_end(context, "map_mma");
-  m.token->lo = 0;
-  m.token->hi = tokens;
-  m.token->bounded = true;
   blocks->u.loop.mark = QN_LM_PARALLEL;
   const qn_lexpr *at = qn_lref(b, var);
   m.first_panel = qn_lop2(b, QN_LX_MUL, qn_lop2(b, QN_LX_MOD, at, panel_blocks), qn_lint(b, panels));
   m.first_token = qn_lop2(b, QN_LX_MUL, qn_lop2(b, QN_LX_DIV, at, panel_blocks), qn_lint(b, tokens));
-  qn_join_reductions(b, product);  // what products of one input read of a token is staged once then
   map_block(&m, product, &blocks->u.loop.body);
   *top = mapped;
   return qn_loop_pass_end(context, "map_mma");

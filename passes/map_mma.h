@@ -22,16 +22,18 @@ typedef struct qn_mma_mapper {
   qn_lbuild *b;
   qn_mma_tile tile;
   const qn_lvar *n, *t, *l;  // panel, token and row of the kernel as lowered
-  qn_lvar *token;            // stands for a token of the block, from 0 on, where rows of the block are in shared memory
+  qn_lvar *token, *panel;    // stand for those of the block, from 0 on, where what is read of them is in shared memory
   bool pairs;                // lanes have rows 2 * (lane / 4) and the next, and not lane / 4 and that + 8
   int64_t panels;
   const qn_lexpr *tokens;                     // how many there are
   const qn_lexpr *first_panel, *first_token;  // of the block
+  int64_t stage_bytes;                        // of shared memory that a reduction may have
   QN_VEC(qn_mma_local) locals;                // arena
 } qn_mma_mapper;
 
 static inline int qn_mma_lanes(const qn_mma_tile *tile) { return tile->warps * QN_MMA_WARP; }
 static inline int qn_mma_block_tokens(const qn_mma_tile *tile) { return tile->tiles * QN_MMA_COLUMNS; }
+static inline int qn_mma_block_panels(const qn_mma_tile *tile) { return tile->warps * tile->panels; }
 
 qn_mma_local *qn_mma_local_of(const qn_mma_mapper *m, const qn_lbuf *buf);
 bool qn_mma_by_row(const qn_mma_mapper *m, const qn_lexpr *e);    // does it depend on the row,
@@ -61,9 +63,11 @@ const qn_lexpr *qn_mma_half_word(qn_mma_mapper *m, const qn_mma_words *words, in
 const qn_lexpr *qn_mma_half_value(qn_mma_mapper *m, const qn_mma_words *words, int half, int step,
                                   const qn_lexpr *quarter);
 
-// What a reduction of constant extent reads of each token comes through shared memory, a piece of the reduction after the
-// other (mma_stage.c). Appends the loop over the pieces to `to`; its body then holds the copying, and *out_loop, the
-// reduction cut to a piece, reads what was copied and belongs at its end. NULL: nothing is staged, `loop` is as it was.
+// What a reduction of constant extent reads of each token and of each panel comes through shared memory, a piece of the
+// reduction after the other (mma_stage.c). Appends the loop over the pieces to `to`; its body then holds the copying, and
+// the reduction cut to a piece, reads what was copied and belongs at its end. NULL: nothing is staged, `loop` is as it was.
 qn_lblock *qn_mma_stage(qn_mma_mapper *m, qn_lstmt *loop, qn_lblock *to);
+// Bytes of shared memory that the reduction's shortest pieces take with m's tile; 0 = nothing is staged.
+int64_t qn_mma_stage_least(qn_mma_mapper *m, const qn_lstmt *loop);
 
 #endif

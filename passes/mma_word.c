@@ -33,7 +33,7 @@ static bool is_halves(const qn_mma_mapper *m, const qn_lstmt *s, qn_mma_words *o
   out->activation = round->u.store.value;
   out->sum = add->u.store.buf;
   qn_lmem mem = out->weight->u.load.mem;
-  if (mem != half->mem || out->weight->u.load.buf->mem != mem || (mem != QN_LM_F16 && mem != QN_LM_BF16)) return false;
+  if (mem != half->mem || (mem != QN_LM_F16 && mem != QN_LM_BF16)) return false;
   out->kind = mem == QN_LM_F16 ? QN_MMA_F16_K16 : QN_MMA_BF16_K16;
   return out->trips == HALVES && !qn_mma_by_token(m, out->weight) && !qn_mma_by_row(m, out->activation);
 }

@@ -277,14 +277,12 @@ static void count_product(void *context, qn_run *run, size_t number, const qn_gp
 }
 
 // Prefill products: most of the arithmetic is mma's, the rest applies scales, twice as often where a group has 16 values,
-// and minima where there are some. Weights are a larger part of what a block of two products reads; numbers of a byte a row
-// are half a sector and asked for by two halves of a panel, and blocks whose parts are no whole sectors are moved in more.
+// and minima where there are some. All that a block reads comes once and in whole sectors, but where shared memory holds so
+// few blocks that a token's scales of a piece are half a sector.
 static void count_format(const qn_format *format, const char *text, bool two) {
   char sizes[32];
   bool sixteen = format->group_values == 16, slow = sixteen && format->min_at >= 0;
-  bool bytes = format->sub_scale.bits > 0 || format->scale_kind == QN_SCALE_E8M0;
-  bool apart = qn_format_tile(format, QN_TILE_ROWS).part_bytes % 32 != 0 || format->scale_kind == QN_SCALE_E8M0;
-  double most = two && bytes ? 1.5 : apart ? 1.25 : 1.2, share = two ? 0.89 : 0.9;
+  double most = 1.06, share = two ? 0.89 : 0.9;
   counted c = {.on = {.sm = 90}, .used = (sixteen ? 44.0 : 40.0) / 48};
   snprintf(sizes, sizeof sizes, "F=%s", format->name);
   qn_run_options options = {.quantize_activations = true, .launch = count_product, .launch_context = &c};
