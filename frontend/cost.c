@@ -111,6 +111,8 @@ quern_kernel_cost quern_step_cost(const qn_graph *graph, const qn_program *progr
 void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *out) {
   quern_kernel_cost sum = {0};
   for (size_t i = 0; i < program->steps.count; i++) {
+    // The steps of an op in several kernels follow each other, and each is told of as the whole.
+    if (i > 0 && program->steps.items[i].group == program->steps.items[i - 1].group) continue;
     quern_kernel_cost c = quern_step_cost(graph, program, &program->steps.items[i]);
 #define X(field, meaning) sum.field += c.field;
     QUERN_KERNEL_COSTS(X)

@@ -77,6 +77,31 @@ static const predict_variant *variant_for(const predict_kernel *k, int64_t rows)
   return NULL;
 }
 
+static double least(double a, double b) { return a < b ? a : b; }
+
+// What must come from memory in a call: what it loads of weights, keys and values, but each of them once. An op in
+// several kernels, as attention, is told of as a whole with each of them, of which some may have nothing to do: so that
+// no more is told than is counted, and who loads none of its keys does not compute with them.
+static double add_cost(const predict_kernel *k, const predict_variant *v, const qn_gpu_counts *counts,
+                       const explain_chunk *chunk, quern_kernel_report *out) {
+  quern_kernel_report cost = {0};
+  double far = 0, near = 0, n = (double)k->told.steps;
+  explain_add_cost(&k->told, chunk, &cost);
+  for (size_t i = 0; i < v->kernel->param_count; i++) {
+    const qn_gpu_traffic *t = &counts->params[i];
+    *(k->params[i].far ? &far : &near) += n * (t->load_bytes + t->store_bytes);
+  }
+  double memory = least(cost.memory_bytes, far);
+  out->calls += cost.calls;
+  out->memory_bytes += memory;
+  out->value_bytes += least(cost.value_bytes, near);
+  if (cost.memory_bytes > 0 && far == 0) return 0;
+  out->int8_ops += cost.int8_ops;
+  out->fp32_ops += cost.fp32_ops;
+  out->other_ops += cost.other_ops;
+  return memory / n;
+}
+
 // Adds what the kernel's calls in one step take.
 static qn_status add_chunk(predicting *p, const predict_kernel *k, const explain_chunk *chunk,
                            quern_kernel_report *out) {
@@ -86,15 +111,14 @@ static qn_status add_chunk(predicting *p, const predict_kernel *k, const explain
   step_inputs inputs;
   qn_gpu_counts counts;
   predict_time time;
-  double before = out->memory_bytes, n = (double)k->told.steps;
-  explain_add_cost(&k->told, chunk, out);
+  double n = (double)k->told.steps;
   QN_TRY(make_inputs(p, chunk, &inputs));
   qn_gpu_param *params = QN_ARENA_ARRAY(p->arena, v->kernel->param_count, qn_gpu_param);
   if (!params) return qn_fail_nomem(p->diag, "predict", "a kernel's parameters");
   for (size_t i = 0; i < v->kernel->param_count; i++) params[i] = bind(&k->params[i], &inputs);
   QN_TRY(qn_gpu_count(v->kernel, &v->schedule, params, inputs.symbols, p->arena, &counts, p->diag));
-  QN_TRY(
-      predict_launch(&p->chip, v, &counts, v->kernel->param_count, (out->memory_bytes - before) / n, &time, p->diag));
+  double memory = add_cost(k, v, &counts, chunk, out);
+  QN_TRY(predict_launch(&p->chip, v, &counts, v->kernel->param_count, memory, &time, p->diag));
   out->bandwidth_s += n * time.bandwidth_s;
   out->cache_s += n * time.cache_s;
   out->issue_s += n * time.issue_s;

@@ -6,6 +6,10 @@
 enum {
   ENOUGH_LOOKS = 8,       // at the sectors of one access, whose mean stands for all others
   LOOP_INSTRUCTIONS = 3,  // of a loop's iteration: add, compare, jump
+  // LLVM makes copies of a small loop's body, so many at most and of so many instructions, whose loads then go
+  // together.
+  MOST_COPIES = 8,
+  COPIES_INSTRUCTIONS = 75,
   WARP_INSTRUCTIONS = 16  // of a warp before it does anything: parameters, numbers of group and lane
 };
 
@@ -97,6 +101,7 @@ static void count_work(counter *c, const qn_count_work *w, const doing *d) {
 // ---- the walk ---------------------------------------------------------------------------------------------------
 
 static qn_gpu_path walk_block(counter *c, const qn_lblock *block);
+static void walk_statements(counter *c, const qn_lblock *block, qn_gpu_path *path, qn_gpu_path *wait);
 
 static void add_path(qn_gpu_path *into, const qn_gpu_path *from, double times) {
   into->memory += from->memory * times;
@@ -222,8 +227,9 @@ static void leave(counter *c, qn_gpu_path *path) {
 static uint32_t first_lanes(int64_t count) { return count >= QN_GPU_WARP ? UINT32_MAX : (1u << count) - 1; }
 
 // A loop whose iterations the lanes share out: `lanes` at a time, of which a warp does a chunk. Where iterations differ
-// chunks are walked one by one, else the first stands for all.
-static qn_gpu_path walk_lanes(counter *c, const qn_lstmt *loop, int64_t lo, int64_t hi) {
+// chunks are walked one by one, else the first stands for all. What each lane does once is as if there were no loop:
+// its loads are under way with those around it, in `wait`.
+static qn_gpu_path walk_lanes(counter *c, const qn_lstmt *loop, int64_t lo, int64_t hi, qn_gpu_path *wait) {
   bool exact = qn_count_is_exact(&c->s, loop);
   int64_t trips = hi - lo, chunk = c->s.lanes, passes = (trips + c->lanes - 1) / c->lanes;
   int64_t chunks = c->lanes < QN_GPU_WARP ? passes : (trips + QN_GPU_WARP - 1) / QN_GPU_WARP;
@@ -238,7 +244,11 @@ static qn_gpu_path walk_lanes(counter *c, const qn_lstmt *loop, int64_t lo, int6
     c->mask = first_lanes(active);
     c->requests = exact ? 1 : (double)trips / (double)active;
     c->warps = exact ? part : part * (double)chunks;
-    qn_gpu_path once = walk_block(c, &loop->u.loop.body);
+    qn_gpu_path once = {0};
+    if (passes == 1)
+      walk_statements(c, &loop->u.loop.body, &once, wait);
+    else
+      once = walk_block(c, &loop->u.loop.body);
     take_longest(&longest, &once);
   }
   add_path(&path, &longest, (double)passes);
@@ -270,6 +280,24 @@ static bool lane_trips(counter *c, const qn_lstmt *loop, int64_t *out_lo, int64_
 }
 
 // A loop that each lane walks by itself, or all of them together: one iteration after another where they differ.
+static bool holds_loops(const qn_lblock *block) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (s->kind == QN_LS_FOR && (s->u.loop.mark != QN_LM_LANE || holds_loops(&s->u.loop.body))) return true;
+  }
+  return false;
+}
+
+// Loads that are under way at the same time: of the copies of an innermost loop's body, where nothing in it waits.
+static void overlap(const qn_lstmt *loop, qn_gpu_path *body, int64_t trips) {
+  double copies = COPIES_INSTRUCTIONS / (body->instructions + 1);
+  if (body->barriers > 0 || body->copies > 0 || copies <= 1 || holds_loops(&loop->u.loop.body)) return;
+  if (copies > MOST_COPIES) copies = MOST_COPIES;
+  if (copies > (double)trips) copies = (double)trips;
+  body->memory /= copies;
+  body->cache /= copies;
+  body->shared /= copies;
+}
+
 static qn_gpu_path walk_serial(counter *c, const qn_lstmt *loop, int64_t lo, int64_t trips, double mean) {
   bool exact = qn_count_is_exact(&c->s, loop);
   qn_gpu_path path = {0};
@@ -284,31 +312,32 @@ static qn_gpu_path walk_serial(counter *c, const qn_lstmt *loop, int64_t lo, int
     c->s.frames[c->s.depth - 1].value = lo + i;
     c->s.frames[c->s.depth - 1].first = i == 0;
     qn_gpu_path once = walk_block(c, &loop->u.loop.body);
+    overlap(loop, &once, trips);
     add_path(&path, &once, exact ? 1 : (double)trips);
   }
   leave(c, &path);
   return path;
 }
 
-static qn_gpu_path walk_loop(counter *c, const qn_lstmt *loop) {
-  qn_gpu_path path = {0}, wait = {0}, inner = {0};
+static void walk_loop(counter *c, const qn_lstmt *loop, qn_gpu_path *path, qn_gpu_path *wait) {
+  qn_gpu_path inner = {0};
   int64_t lo = 0, hi = 0;
-  count_statement(c, loop, &path, &wait);
-  finish_loads(&path, &wait);
+  bool lane = loop->u.loop.mark == QN_LM_LANE && c->lanes > 1;
+  count_statement(c, loop, path, wait);
   if (c->in_lanes) {
     double mean = 0;
     uint32_t all = c->mask, mask = 0;
-    if (!lane_trips(c, loop, &lo, &hi, &mean, &mask)) return path;
+    if (!lane_trips(c, loop, &lo, &hi, &mean, &mask)) return;
+    finish_loads(path, wait);
     c->mask = mask;
     if (mask) inner = walk_serial(c, loop, lo, hi, mean);
     c->mask = all;
   } else {
-    bool lane = loop->u.loop.mark == QN_LM_LANE && c->lanes > 1;
-    if (!bounds_of(c, loop, &lo, &hi) || hi <= lo) return path;
-    inner = lane ? walk_lanes(c, loop, lo, hi) : walk_serial(c, loop, lo, hi - lo, (double)(hi - lo));
+    if (!bounds_of(c, loop, &lo, &hi) || hi <= lo) return;
+    if (!lane || hi - lo > c->lanes) finish_loads(path, wait);
+    inner = lane ? walk_lanes(c, loop, lo, hi, wait) : walk_serial(c, loop, lo, hi - lo, (double)(hi - lo));
   }
-  add_path(&path, &inner, 1);
-  return path;
+  add_path(path, &inner, 1);
 }
 
 static void forget_local(qn_count_state *s, const qn_lbuf *buf) {
@@ -323,39 +352,40 @@ static void count_mma(counter *c, const qn_lstmt *stmt) {
   *(integers ? &c->out->tensor_int8_ops : &c->out->tensor_f16_ops) += c->times * c->warps * each;
 }
 
-static qn_gpu_path walk_block(counter *c, const qn_lblock *block) {
-  qn_gpu_path path = {0}, wait = {0};
+// `wait` gets the loads that are under way at the end.
+static void walk_statements(counter *c, const qn_lblock *block, qn_gpu_path *path, qn_gpu_path *wait) {
   for (const qn_lstmt *stmt = block->first; stmt && !c->s.failed; stmt = stmt->next) {
-    bool is_wait = stmt->kind == QN_LS_FOR || stmt->kind == QN_LS_BARRIER || stmt->kind == QN_LS_WAIT;
-    if (is_wait) finish_loads(&path, &wait);
     switch (stmt->kind) {
-      case QN_LS_FOR: {
-        qn_gpu_path inner = walk_loop(c, stmt);
-        add_path(&path, &inner, 1);
-        break;
-      }
+      case QN_LS_FOR: walk_loop(c, stmt, path, wait); break;
       case QN_LS_STORE:
-        count_statement(c, stmt, &path, &wait);
+        count_statement(c, stmt, path, wait);
         store_local(c, stmt);
         break;
       case QN_LS_LOCAL: forget_local(&c->s, stmt->u.local.buf); break;
       case QN_LS_BARRIER:
-        path.barriers += 1;
-        count_statement(c, stmt, &path, &wait);
+        finish_loads(path, wait);
+        path->barriers += 1;
+        count_statement(c, stmt, path, wait);
         break;
       case QN_LS_WAIT:
-        path.copies += 1.0 / (stmt->u.wait.groups + 1);
-        count_statement(c, stmt, &path, &wait);
+        finish_loads(path, wait);
+        path->copies += 1.0 / (stmt->u.wait.groups + 1);
+        count_statement(c, stmt, path, wait);
         break;
       case QN_LS_MMA:
         count_mma(c, stmt);
-        count_statement(c, stmt, &path, &wait);
+        count_statement(c, stmt, path, wait);
         break;
       case QN_LS_COPY:
       case QN_LS_COMMIT:
-      case QN_LS_PREFETCH: count_statement(c, stmt, &path, &wait); break;
+      case QN_LS_PREFETCH: count_statement(c, stmt, path, wait); break;
     }
   }
+}
+
+static qn_gpu_path walk_block(counter *c, const qn_lblock *block) {
+  qn_gpu_path path = {0}, wait = {0};
+  walk_statements(c, block, &path, &wait);
   finish_loads(&path, &wait);
   return path;
 }

@@ -12,8 +12,8 @@
 
 // What is known of a parameter beforehand.
 typedef struct qn_gpu_param {
-  const int32_t
-      *data;  // borrowed; of an input that bounds or places depend on (positions, block tables); NULL = unknown
+  // Of an input that bounds or places depend on (positions, block tables); borrowed, NULL = not known.
+  const int32_t *data;
   size_t count;
   bool far;  // weights, keys and values: from memory, where other values are in the second cache
 } qn_gpu_param;
@@ -24,10 +24,10 @@ typedef struct qn_gpu_traffic {
   double store_bytes, store_sectors;
 } qn_gpu_traffic;
 
-// What one group of lanes does in a row: rounds of loads from memory, from the second cache and from shared memory
-// that wait for those before them, barriers, and instructions of one of its warps. `copies`, which go on beside all
-// that, counts waits for asynchronous ones, of which several are under way at a time: each as that part of a load from
-// memory.
+// What one group of lanes does in a row: rounds of loads from memory, from the second cache and from shared memory that
+// wait for those before them (parts of one where iterations of a loop wait together), barriers, and instructions of one of
+// its warps. `copies`, which go on beside all that, counts waits for asynchronous ones, of which several are under way at a
+// time: each as that part of a load from memory.
 typedef struct qn_gpu_path {
   double memory, cache, shared, barriers, instructions, copies;
 } qn_gpu_path;

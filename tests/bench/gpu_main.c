@@ -79,6 +79,8 @@ static void read_log(device *d, const char *log) {
     qn_ptxas_report r;
     ck_assert(qn_ptxas_find(log, d->kernels[i].kernel->name, &r));
     d->spills += r.spill_bytes;
+    if (r.spill_bytes > 0)
+      fprintf(stderr, "sm_%d: %s spills %d bytes\n", d->sm, d->kernels[i].kernel->name, (int)r.spill_bytes);
     if (r.registers > d->registers) d->registers = r.registers;
   }
 }
@@ -269,14 +271,19 @@ static void run_step(device *d, qn_run *run, int first, int count) {
   qn_run_execute(run, QN_RUN_LAUNCH, &(qn_run_step){.spans = {{0, first, count}}});
 }
 
-static void run_model(const options *o, const qn_synth_model *m, const char *format, const int *chips, size_t count) {
-  char sizes[256], target[16];
+// `name`: of a format, and "+half" after it for that numeric mode.
+static void run_model(const options *o, const qn_synth_model *m, const char *name, const int *chips, size_t count) {
+  char sizes[256], target[16], format[32];
   device d = {.o = o};
   qn_dtype dtype;
-  ck_assert_msg(qn_dtype_parse(qn_str_from(format), &dtype), "no format '%s'", format);
+  const char *plus = strchr(name, '+');
+  bool half = plus && strcmp(plus, "+half") == 0;
+  snprintf(format, sizeof format, "%.*s", (int)strcspn(name, "+"), name);
+  ck_assert_msg(qn_dtype_parse(qn_str_from(format), &dtype) && (half || !plus), "no format '%s'", name);
   sizes_of(m, format, o->prompt, o->depth, sizes, sizeof sizes);
+  bool integers = qn_dtype_is_block(dtype);
   qn_run_options run_options = {
-      .quantize_activations = qn_dtype_is_block(dtype), .launch = launch, .launch_context = &d};
+      .gpu = true, .quantize_activations = integers, .half_activations = half, .launch = launch, .launch_context = &d};
   qn_run *run = qn_run_create(layer, sizes, &run_options);
   for (size_t i = 0; i < count; i++) {
     d = (device){.o = o, .sm = chips[i]};
@@ -286,7 +293,7 @@ static void run_model(const options *o, const qn_synth_model *m, const char *for
     sums decode = d.sums;
     double conflict = d.worst_conflict;
     run_step(&d, run, 0, o->prompt);
-    put_row(&d, m->name, format, &decode, &d.sums, conflict);
+    put_row(&d, m->name, name, &decode, &d.sums, conflict);
   }
   qn_run_destroy(run);
 }
@@ -329,10 +336,10 @@ static void run_name(void *context, const char *item) {
 
 static options parse(int argc, char **argv) {
   options o = {.models = "tinyllama-1.1b,llama-3.2-1b",
-               .formats = "f16,q8_0,q4_0,q4_k",
+               .formats = "q8_0,q4_0,q4_k,f16+half",
                .chips = "sm_80,sm_90,sm_100,sm_120",
                .prompt = 64,
-               .depth = 300};
+               .depth = 1000};
   for (int i = 1; i < argc; i++) {
     const char *value = i + 1 < argc ? argv[i + 1] : "";
     bool taken = true;

@@ -100,7 +100,7 @@ static void check_phase(const quern_explanation *e, const quern_phase_report *p)
     const quern_kernel_report *k = &p->kernels[i];
     double largest = fmax(fmax(k->bandwidth_s, k->cache_s), fmax(k->issue_s, k->latency_s));
     qn_check(k->calls > 0 && k->seconds > 0 && isfinite(k->seconds), "%s", k->kernel);
-    qn_check(k->bound_s > 0 && k->bound_s <= k->seconds, "%s on %s: bound %g, time %g", k->kernel, e->host, k->bound_s,
+    qn_check(k->bound_s >= 0 && k->bound_s <= k->seconds, "%s on %s: bound %g, time %g", k->kernel, e->host, k->bound_s,
              k->seconds);
     qn_check(k->seconds >= largest && k->seconds >= k->sync_s && k->seconds == k->predicted_s, "%s", k->kernel);
     qn_check(k->wait_s == 0 && k->fault_s == 0 && k->unexplained_s == 0 && k->fallback_s == 0, "%s", k->kernel);
