@@ -131,7 +131,7 @@ START_TEST(interpreted_tiles) { check_tiles(0); }
 END_TEST
 
 START_TEST(simulated_tiles) {
-  for (size_t i = 0; i < QN_COUNT(chips); i += qn_test_stride(1, 2)) check_tiles(chips[i]);  // both front ends
+  for (size_t i = 0; i < QN_COUNT(chips); i += qn_test_stride(2, 2)) check_tiles(chips[i]);  // both front ends
 }
 END_TEST
 
@@ -177,7 +177,7 @@ START_TEST(products_of_every_format) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
     if (!format || format->block_values == 1) continue;
     turn++;
-    if (turn % qn_test_stride(5, 13) != 0) continue;
+    if (turn % qn_test_stride(6, 13) != 0) continue;
     char shape[64];
     int k = format->block_values > 32 ? 512 : turn % 2 ? 96 : 320;
     snprintf(shape, sizeof shape, shapes[turn % QN_COUNT(shapes)], k);
@@ -225,7 +225,7 @@ START_TEST(halves) {
     const char *shape;
   } cases[] = {{QN_DTYPE_F16, "N=33 V=5 K=80"}, {QN_DTYPE_BF16, "N=17 V=31 K=37"}, {QN_DTYPE_F16, "N=17 V=144 K=37"},
                {QN_DTYPE_BF16, "N=17 V=5 K=7"}, {QN_DTYPE_BF16, "N=130 V=5 K=96"}};
-  for (size_t i = 0; i < QN_COUNT(cases); i += qn_test_stride(1, 4))
+  for (size_t i = 0; i < QN_COUNT(cases); i += qn_test_stride(2, 4))
     check_halves(qn_format_of(cases[i].dtype), cases[i].shape, chips[i % QN_COUNT(chips)]);
 }
 END_TEST

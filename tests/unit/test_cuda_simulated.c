@@ -117,7 +117,7 @@ START_TEST(products_of_every_format) {
     int kind = format->block_values == 1 ? 0 : format->block_values > 32 ? 2 : 1;
     for (int quantize = 0; quantize <= (kind > 0); quantize++, turn++) {
       char sizes[64];
-      if ((turn + (size_t)dtype / 2) % qn_test_stride(3, 9) != 0) continue;
+      if ((turn + (size_t)dtype / 2) % qn_test_stride(5, 9) != 0) continue;
       snprintf(sizes, sizeof sizes, "F=%s %s", format->name, shapes[kind][turn % 2]);
       check_program(products, sizes, quantize, &rows, chips[turn % QN_COUNT(chips)]);
     }
@@ -246,7 +246,7 @@ START_TEST(a_row_reads_each_weight_once) {
       "c = matmul x u; m = mul g c; t = input f32[T,2816]; v = param $F[32,2816]; z = matmul t v; output m z";
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
-    if (!format || (size_t)dtype % qn_test_stride(3, 5) != 0) continue;
+    if (!format || (size_t)dtype % qn_test_stride(5, 5) != 0) continue;
     char sizes[32];
     weights w = {.on = {.sm = 90}};
     snprintf(sizes, sizeof sizes, "F=%s", format->name);
