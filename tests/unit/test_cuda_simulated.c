@@ -297,7 +297,7 @@ START_TEST(a_token_reads_each_key_once) {
   } cases[] = {{"H=8 J=2 C=64 F=f16", 2 * 2 * 64 * 2},
                {"H=3 J=1 C=80 F=bf16", 2 * 80 * 2},
                {"H=2 J=2 C=64 F=f32", 2 * 2 * 64 * 4}};
-  for (size_t i = 0; i < QN_COUNT(cases); i += qn_test_stride(1, 3)) {
+  for (size_t i = 0; i < QN_COUNT(cases); i += qn_test_stride(2, 3)) {
     enum { KEYS = 640 };
     weights w = {.on = {.sm = 90}, .bytes = KEYS * (uint64_t)cases[i].bytes};
     qn_run_options options = {.gpu = true, .launch = count_cache, .launch_context = &w};
