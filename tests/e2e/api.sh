@@ -76,8 +76,8 @@ exports() {
 }
 exports libquern_run.so runtime/quern_run.h
 exports libquern.so $headers
-nm -D --defined-only "$QUERN_BUILD/libquern_run.so" | grep -q 'quern_model_open@@QUERN_RUN_0.1$' || fail "libquern_run.so has no versions"
-nm -D --defined-only "$QUERN_BUILD/libquern.so" | grep -q 'quern_compile@@QUERN_0.1$' || fail "libquern.so has no versions"
+nm -D --defined-only "$QUERN_BUILD/libquern_run.so" | grep 'quern_model_open@@QUERN_RUN_0.1$' >/dev/null || fail "libquern_run.so has no versions"
+nm -D --defined-only "$QUERN_BUILD/libquern.so" | grep 'quern_compile@@QUERN_0.1$' >/dev/null || fail "libquern.so has no versions"
 
 # ---- what the runtime needs, and its size
 

@@ -75,7 +75,7 @@ wrong 4 "lxama" compile bad.gguf -o out/x.qn
 grep -q 'bad.gguf.*llama' stderr || fail "an unknown architecture: the known ones are not told: $(cat stderr)"
 # Names with control bytes do not reach the terminal.
 patch bad.gguf "$at" 'l\x1b[2J'
-wrong 4 'l\x1b[2J' compile bad.gguf -o out/x.qn
+wrong 4 "'l?[2J'" compile bad.gguf -o out/x.qn
 
 # The pre-tokenizer's name: after the key, 4 bytes of type and 8 of length.
 at=$(($(find_text good.gguf tokenizer.ggml.pre) + 18 + 12))

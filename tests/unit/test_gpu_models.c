@@ -105,7 +105,7 @@ static void speak(const char *path, const char *device, int64_t chunk, int64_t m
   OK(quern_session_eval_all(session, 0, prompt, count, out->logits, &error));
   for (size_t i = 0; i < QN_COUNT(samplers); i++) {
     quern_session_reset(session, 0);
-    generate(session, prompt, count, (size_t)chunk, i == 0 ? most : most / 2, device != NULL, &samplers[i], out);
+    generate(session, prompt, count, (size_t)chunk, i == 0 ? most : (most + 1) / 2, device != NULL, &samplers[i], out);
   }
   keep(session);
   quern_device_info on;
@@ -137,7 +137,7 @@ static void check_model(const char *model, const char *numeric, int64_t most) {
   speech want, got;
   OK(quern_compile(model, path, &options, &error));
   speak(path, NULL, 0, most, &want);
-  ck_assert_int_eq((int)want.count, (int)(most + most / 2 * 2));
+  ck_assert_int_eq((int)want.count, (int)(most + (most + 1) / 2 * 2));
   static const int64_t chunks[] = {0, 2};
   for (size_t i = 0; i < QN_COUNT(chunks); i++) {
     speak(path, "cuda", chunks[i], most, &got);
