@@ -26,8 +26,10 @@ const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *pos);
 
 // What a chunk gave is relative to its own maximum. A maximum as it is subtracted: 0 for -inf, of which nothing may be.
 const qn_lexpr *qn_attention_least(qn_lbuild *b, const qn_lexpr *max);
-// e^(from - to), which scales what is relative to maximum `from` to the larger maximum `to`: 1 where they are equal.
-const qn_lexpr *qn_attention_factor(qn_lbuild *b, const qn_lexpr *from, const qn_lexpr *to);
+// The maximum of the chunks so far, that of the chunk, and the larger of them: e^(the smaller - the larger).
+const qn_lexpr *qn_attention_power(qn_lbuild *b, const qn_lexpr *old, const qn_lexpr *own, const qn_lexpr *now);
+// What scales what is relative to `from`, one of these maxima, to the larger, `to`: the power, 1 where they are equal.
+const qn_lexpr *qn_attention_factor(qn_lbuild *b, const qn_lexpr *from, const qn_lexpr *to, const qn_lexpr *power);
 // what * factor + part * share, rounded twice.
 const qn_lexpr *qn_attention_merge(qn_lbuild *b, const qn_lexpr *what, const qn_lexpr *factor, const qn_lexpr *part,
                                    const qn_lexpr *share);

@@ -21,12 +21,14 @@ typedef struct fused_context {
   const qn_lbuf *score;               // 64 a row; then the weights
   const qn_lbuf *max, *sum, *factor,
       *share;                 // one a row; what is there, and the chunk's part, are scaled by the latter
+  const qn_lbuf *aside;       // i32: by how much the tiles of shared keys miss `out`, if they must not add to it
+  int64_t beyond;             // elements of `out` that are the rows'; there are as many again
   const qn_lexpr *next_page;  // of the chunk after this one, or this one's again
   // the element being written: of `row`, `base` + `lane`
   const qn_lexpr *row, *base, *lane;
   const qn_lexpr *key_lo, *key_hi;  // of add_values
   bool fresh;                       // add_values begins the chunk's part
-  bool ahead;                       // add_values asks for the next chunk's keys
+  bool shared;                      // add_values is of keys that all rows see
 } fused_context;
 
 typedef void (*fused_body)(qn_lower *lower, qn_lblock *block, fused_context *c);
@@ -180,12 +182,14 @@ static void softmax_row(qn_lower *lower, qn_lblock *block, fused_context *c) {
   const qn_lexpr *zero = LX_INT(0);
   const qn_lbuf *top = qn_lower_reduce(lower, block, QN_PAGE_KEYS, QN_LX_MAX, -INFINITY, score_element, c);
   const qn_lbuf *own = qn_llocal(b, block, "own", QN_LM_F32, 1), *next = qn_llocal(b, block, "next", QN_LM_F32, 1);
+  const qn_lbuf *less = qn_llocal(b, block, "less", QN_LM_F32, 1);
   const qn_lexpr *old = LX_LOAD(c->max, QN_LM_F32, c->row), *now = LX_LOAD(next, QN_LM_F32, zero);
-  const qn_lexpr *chunk = LX_LOAD(own, QN_LM_F32, zero);
+  const qn_lexpr *chunk = LX_LOAD(own, QN_LM_F32, zero), *power = LX_LOAD(less, QN_LM_F32, zero);
   qn_lstore(b, block, own, QN_LM_F32, zero, LX_LOAD(top, QN_LM_F32, zero));
   qn_lstore(b, block, next, QN_LM_F32, zero, qn_lop2(b, QN_LX_MAX, chunk, old));
-  qn_lstore(b, block, c->factor, QN_LM_F32, c->row, qn_attention_factor(b, old, now));
-  qn_lstore(b, block, c->share, QN_LM_F32, c->row, qn_attention_factor(b, chunk, now));
+  qn_lstore(b, block, less, QN_LM_F32, zero, qn_attention_power(b, old, chunk, now));
+  qn_lstore(b, block, c->factor, QN_LM_F32, c->row, qn_attention_factor(b, old, now, power));
+  qn_lstore(b, block, c->share, QN_LM_F32, c->row, qn_attention_factor(b, chunk, now, power));
   qn_lstore(b, block, c->max, QN_LM_F32, c->row, now);
   c->base = qn_attention_least(b, chunk);
   qn_lower_lanes(lower, block, QN_PAGE_KEYS, true, make_weight, c);
@@ -213,6 +217,12 @@ static void value_link(qn_lower *lower, const fused_context *c, const qn_lexpr *
   *out_right = LX_LOAD(pool, pool->mem, qn_attention_pool_index(b, c->run.a, c->run.page, c->run.kv_head, at));
 }
 
+// An element of what the chunks so far and this one's part give.
+static const qn_lexpr *merged(qn_lbuild *b, const fused_context *c, const qn_lexpr *at, const qn_lexpr *part) {
+  return qn_attention_merge(b, LX_LOAD(c->out, QN_LM_F32, at), LX_LOAD(c->factor, QN_LM_F32, c->row), part,
+                            LX_LOAD(c->share, QN_LM_F32, c->row));
+}
+
 // part += weight * value for keys key_lo .. key_hi - 1, in order.
 static void add_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
@@ -224,18 +234,20 @@ static void add_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
                                .lo = c->key_lo,
                                .hi = c->key_hi,
                                .link = value_link,
-                               .ahead = c->ahead ? c->run.a->k_cache : 0,
+                               .ahead = c->shared ? c->run.a->k_cache : 0,
                                .ahead_page = c->next_page});
-  qn_lstore(b, block, c->part, QN_LM_F32, at, LX_LOAD(acc, QN_LM_F32, zero));
+  const qn_lexpr *part = LX_LOAD(acc, QN_LM_F32, zero);
+  qn_lstore(b, block, c->part, QN_LM_F32, at, part);
+  if (!c->shared) return;
+  const qn_lexpr *aside = qn_attention_load_index(b, c->aside, zero);
+  qn_lstore(b, block, c->out, QN_LM_F32, LX_ADD(at, aside), merged(b, c, at, part));
 }
 
 static void merge_part(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
   qn_lbuild *b = &lower->build;
   const fused_context *c = context;
   const qn_lexpr *at = head_at(b, c, index);
-  qn_lstore(b, block, c->out, QN_LM_F32, at,
-            qn_attention_merge(b, LX_LOAD(c->out, QN_LM_F32, at), LX_LOAD(c->factor, QN_LM_F32, c->row),
-                               LX_LOAD(c->part, QN_LM_F32, at), LX_LOAD(c->share, QN_LM_F32, c->row)));
+  qn_lstore(b, block, c->out, QN_LM_F32, at, merged(b, c, at, LX_LOAD(c->part, QN_LM_F32, at)));
 }
 
 // Keys lo .. hi - 1 for the rows of token j alone.
@@ -244,7 +256,7 @@ static void values_of_token(qn_lower *lower, qn_lblock *block, fused_context *c,
   qn_lbuild *b = &lower->build;
   c->key_lo = lo;
   c->key_hi = hi;
-  c->fresh = c->ahead = false;
+  c->fresh = c->shared = false;
   tile(lower, qn_lower_when(lower, block, qn_lop2(b, QN_LX_LT, lo, hi)), LX_MUL(j, LX_INT(c->run.a->group)),
        LX_INT(c->run.a->group), c->run.a->head_dim, c, add_values);
 }
@@ -254,6 +266,25 @@ static const qn_lexpr *tokens_apart(qn_lbuild *b, const fused_context *c) {
   return qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LT, LX_INT(1), c->run.tokens), c->run.tokens, LX_INT(0));
 }
 
+// Where all tokens of the run see the same keys of the chunk, the tiles of shared keys have the whole of a part in
+// registers, and add it to what is there at once. Else what they add lands beyond the rows of `out`, where nobody
+// reads: stores that depend on a predicate are slow on some CPUs.
+static void choose_place(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0);
+  const qn_lexpr *low = qn_attention_load_index(b, c->run.low, zero);
+  const qn_lexpr *high = qn_attention_load_index(b, c->run.high, zero);
+  const qn_lexpr *end = qn_attention_end_seen(b, &c->run, low), *last = qn_attention_end_seen(b, &c->run, high);
+  const qn_lexpr *whole = qn_lop2(b, QN_LX_EQ, end, last);
+  if (c->run.a->window > 0) {
+    const qn_lexpr *begin = qn_attention_first_seen(b, &c->run, low),
+                   *first = qn_attention_first_seen(b, &c->run, high);
+    whole = qn_lop2(b, QN_LX_AND, whole, qn_lop2(b, QN_LX_EQ, begin, first));
+  }
+  qn_lstore(b, block, c->aside, QN_LM_I32, zero,
+            qn_lop3(b, QN_LX_SELECT, whole, qn_li32(b, 0), qn_li32(b, (int32_t)c->beyond)));
+}
+
 // Keys that all tokens of the run see are shared by all rows; those before (where there is a window) and after them
 // are visited by the rows that see them. Others have weight 0, but 0 times what a page held before may be NaN.
 static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
@@ -261,6 +292,7 @@ static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   const qn_lexpr *zero = LX_INT(0), *j = NULL, *group = LX_INT(c->run.a->group);
   const qn_lexpr *lo = qn_attention_first_seen(b, &c->run, qn_attention_load_index(b, c->run.high, zero));
   const qn_lexpr *hi = qn_attention_end_seen(b, &c->run, qn_attention_load_index(b, c->run.low, zero));
+  choose_place(lower, block, c);
   if (c->run.a->window > 0) {
     tile(lower, block, zero, c->run.rows, c->run.a->head_dim, c, start_part);
     qn_lblock *before = qn_lower_loop(lower, block, "j", zero, tokens_apart(b, c), QN_LO_DATA, &j);
@@ -271,12 +303,14 @@ static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   c->key_lo = lo;
   c->key_hi = hi;
   c->fresh = c->run.a->window <= 0;
-  c->ahead = true;
+  c->shared = true;
   tile(lower, block, zero, c->run.rows, c->run.a->head_dim, c, add_values);
   qn_lblock *after = qn_lower_loop(lower, block, "j", zero, tokens_apart(b, c), QN_LO_DATA, &j);
   const qn_lexpr *pos = qn_attention_load_index(b, c->run.position, LX_MUL(j, group));
   values_of_token(lower, after, c, j, qn_lop2(b, QN_LX_MAX, lo, hi), qn_attention_end_seen(b, &c->run, pos));
-  qn_lblock *rows = qn_lower_loop(lower, block, "r", zero, c->run.rows, QN_LO_DATA, &c->row);
+  qn_lblock *apart =
+      qn_lower_when(lower, block, qn_lop2(b, QN_LX_LT, zero, qn_attention_load_index(b, c->aside, zero)));
+  qn_lblock *rows = qn_lower_loop(lower, apart, "r", zero, c->run.rows, QN_LO_DATA, &c->row);
   qn_lower_lanes(lower, rows, c->run.a->head_dim, true, merge_part, c);
 }
 
@@ -345,13 +379,15 @@ static void run_of_tokens(qn_lower *lower, qn_lblock *block, fused_context *c, i
   c->run.high = qn_llocal(b, block, "high", QN_LM_I32, 1);
   c->run.position = qn_llocal(b, block, "position", QN_LM_I32, rows);
   c->query = qn_llocal(b, block, "query", QN_LM_F32, rows * c->run.a->head_dim);
-  c->out = qn_llocal(b, block, "out", QN_LM_F32, rows * c->run.a->head_dim);
+  c->beyond = rows * c->run.a->head_dim;
+  c->out = qn_llocal(b, block, "out", QN_LM_F32, 2 * c->beyond);
   c->part = qn_llocal(b, block, "part", QN_LM_F32, rows * c->run.a->head_dim);
   c->score = qn_llocal(b, block, "score", QN_LM_F32, rows * QN_PAGE_KEYS);
   c->max = qn_llocal(b, block, "max", QN_LM_F32, rows);
   c->sum = qn_llocal(b, block, "sum", QN_LM_F32, rows);
   c->factor = qn_llocal(b, block, "factor", QN_LM_F32, rows);
   c->share = qn_llocal(b, block, "share", QN_LM_F32, rows);
+  c->aside = qn_llocal(b, block, "aside", QN_LM_I32, 1);
   qn_attention_find_positions(lower, block, &c->run);
   start_rows(lower, block, c);
   chunks(lower, block, c);

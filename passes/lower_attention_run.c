@@ -8,8 +8,11 @@ const qn_lexpr *qn_attention_least(qn_lbuild *b, const qn_lexpr *max) {
   return qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_EQ, max, LX_F32(-INFINITY)), LX_F32(0), max);
 }
 
-const qn_lexpr *qn_attention_factor(qn_lbuild *b, const qn_lexpr *from, const qn_lexpr *to) {
-  const qn_lexpr *power = qn_lop1(b, QN_LX_EXP, LX_SUB(from, to));
+const qn_lexpr *qn_attention_power(qn_lbuild *b, const qn_lexpr *old, const qn_lexpr *own, const qn_lexpr *now) {
+  return qn_lop1(b, QN_LX_EXP, LX_SUB(qn_lop2(b, QN_LX_MIN, old, own), now));
+}
+
+const qn_lexpr *qn_attention_factor(qn_lbuild *b, const qn_lexpr *from, const qn_lexpr *to, const qn_lexpr *power) {
   return qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_EQ, from, to), LX_F32(1), power);
 }
 

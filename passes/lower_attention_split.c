@@ -407,7 +407,7 @@ static void write_parts(qn_lower *lower, tile_context *c) {
 
 typedef struct merge_context {
   const qn_lbuf *max, *sum, *out;  // f32 (1) each
-  const qn_lbuf *next, *factor, *share;
+  const qn_lbuf *next, *power, *factor, *share;
   const qn_lexpr *head, *element;
 } merge_context;
 
@@ -421,9 +421,11 @@ static void merge_link(qn_lower *lower, qn_lblock *block, tile_context *c, const
   const qn_lexpr *top = f32_at(b, c->tops, at), *sum = f32_at(b, c->sums, at), *part = f32_at(b, c->parts, part_place);
   const qn_lexpr *old = f32_at(b, m->max, zero), *now = f32_at(b, m->next, zero);
   const qn_lexpr *factor = f32_at(b, m->factor, zero), *share = f32_at(b, m->share, zero);
+  const qn_lexpr *power = f32_at(b, m->power, zero);
   qn_lstore(b, block, m->next, QN_LM_F32, zero, qn_lop2(b, QN_LX_MAX, top, old));
-  qn_lstore(b, block, m->factor, QN_LM_F32, zero, qn_attention_factor(b, old, now));
-  qn_lstore(b, block, m->share, QN_LM_F32, zero, qn_attention_factor(b, top, now));
+  qn_lstore(b, block, m->power, QN_LM_F32, zero, qn_attention_power(b, old, top, now));
+  qn_lstore(b, block, m->factor, QN_LM_F32, zero, qn_attention_factor(b, old, now, power));
+  qn_lstore(b, block, m->share, QN_LM_F32, zero, qn_attention_factor(b, top, now, power));
   qn_lstore(b, block, m->max, QN_LM_F32, zero, now);
   qn_lstore(b, block, m->sum, QN_LM_F32, zero, qn_attention_merge(b, f32_at(b, m->sum, zero), factor, sum, share));
   qn_lstore(b, block, m->out, QN_LM_F32, zero, qn_attention_merge(b, f32_at(b, m->out, zero), factor, part, share));
@@ -440,7 +442,7 @@ static void write_merge(qn_lower *lower, tile_context *c) {
   m.head = LX_MOD(h, heads);
   const qn_lexpr *pos = qn_attention_token_index(lower, a->pos, c->token);
   block = qn_lower_loop(lower, block, "element", zero, LX_INT(a->head_dim), QN_LO_DATA, &m.element);
-  const qn_lbuf **locals[] = {&m.max, &m.sum, &m.out, &m.next, &m.factor, &m.share};
+  const qn_lbuf **locals[] = {&m.max, &m.sum, &m.out, &m.next, &m.power, &m.factor, &m.share};
   for (size_t i = 0; i < QN_COUNT(locals); i++) *locals[i] = qn_llocal(b, block, "merged", QN_LM_F32, 1);
   qn_lstore(b, block, m.max, QN_LM_F32, zero, LX_F32(-INFINITY));
   qn_lstore(b, block, m.sum, QN_LM_F32, zero, LX_F32(0));
@@ -466,11 +468,13 @@ static void chunk_of_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   const qn_lexpr *row = NULL, *zero = LX_INT(0);
   begin_chunk(lower, block, c);
   qn_lblock *rows = each(lower, block, c, c->run.rows, &row);
-  const qn_lbuf *next = qn_llocal(b, rows, "next", QN_LM_F32, 1);
+  const qn_lbuf *next = qn_llocal(b, rows, "next", QN_LM_F32, 1), *less = qn_llocal(b, rows, "less", QN_LM_F32, 1);
+  const qn_lexpr *power = f32_at(b, less, zero);
   const qn_lexpr *own = f32_at(b, c->own, row), *old = f32_at(b, c->max, row), *now = f32_at(b, next, zero);
   qn_lstore(b, rows, next, QN_LM_F32, zero, qn_lop2(b, QN_LX_MAX, own, old));
-  qn_lstore(b, rows, c->factor, QN_LM_F32, row, qn_attention_factor(b, old, now));
-  qn_lstore(b, rows, c->share, QN_LM_F32, row, qn_attention_factor(b, own, now));
+  qn_lstore(b, rows, less, QN_LM_F32, zero, qn_attention_power(b, old, own, now));
+  qn_lstore(b, rows, c->factor, QN_LM_F32, row, qn_attention_factor(b, old, now, power));
+  qn_lstore(b, rows, c->share, QN_LM_F32, row, qn_attention_factor(b, own, now, power));
   qn_lstore(b, rows, c->max, QN_LM_F32, row, now);
   qn_lstore(b, rows, c->sum, QN_LM_F32, row,
             qn_attention_merge(b, f32_at(b, c->sum, row), f32_at(b, c->factor, row), reduced(b, c, row),

@@ -10,11 +10,13 @@
 
 enum { ROWS = 6 };
 
-// Runs the program's kernels as lowered on these logits (rows, vocab) and settings.
-static void run_op(const qn_program *program, float *logits, int vocab, qn_sampling *settings, int32_t *out_tokens) {
+// Runs the program's kernels as lowered on these logits (rows, vocab) and settings; `rows` at most those that the
+// program has room for.
+static void run_op(const qn_program *program, float *logits, int rows, int vocab, qn_sampling *settings,
+                   int32_t *out_tokens) {
   qn_diag diag = {0};
   void *memory[16];
-  int64_t symbols[QN_SYM_COUNT] = {[QN_SYM_R] = ROWS};
+  int64_t symbols[QN_SYM_COUNT] = {[QN_SYM_R] = rows};
   ck_assert_uint_le(program->buffers.count, QN_COUNT(memory));
   for (size_t i = 0; i < program->buffers.count; i++) memory[i] = calloc(1, (size_t)program->buffers.items[i].bytes);
   for (size_t s = 0; s < program->steps.count; s++) {
@@ -25,14 +27,15 @@ static void run_op(const qn_program *program, float *logits, int vocab, qn_sampl
       const qn_pbuf *buffer = &program->buffers.items[step->buffers[p]];
       bool of_logits = buffer->kind == QN_PB_INPUT && buffer->type.dtype == QN_DTYPE_F32;
       bound[p] = (qn_linterp_buffer){memory[step->buffers[p]], (size_t)buffer->bytes};
-      if (of_logits) bound[p] = (qn_linterp_buffer){logits, (size_t)ROWS * (size_t)vocab * sizeof *logits};
-      if (buffer->kind == QN_PB_INPUT && !of_logits) bound[p] = (qn_linterp_buffer){settings, ROWS * sizeof *settings};
+      if (of_logits) bound[p] = (qn_linterp_buffer){logits, (size_t)rows * (size_t)vocab * sizeof *logits};
+      if (buffer->kind == QN_PB_INPUT && !of_logits)
+        bound[p] = (qn_linterp_buffer){settings, (size_t)rows * sizeof *settings};
     }
     qn_assert_ok(&diag, qn_lkernel_interpret(kernel, bound, symbols, 0, INT64_MAX, qn_test_allocator(), &diag));
   }
   for (size_t i = 0; i < program->buffers.count; i++) {
     if (program->buffers.items[i].name && strcmp(program->buffers.items[i].name, "token") == 0)
-      memcpy(out_tokens, memory[i], ROWS * sizeof *out_tokens);
+      memcpy(out_tokens, memory[i], (size_t)rows * sizeof *out_tokens);
     free(memory[i]);
   }
 }
@@ -42,7 +45,7 @@ static float made_up_logit(qn_test_random *random, int kind) {
   switch (kind) {
     case 0: return (float)(u * 20);
     case 1: return (float)u;             // a large nucleus
-    case 2: return (float)(int)(u * 4);  // many equal ones, zeros of both signs
+    case 2: return (float)trunc(u * 4);  // many equal ones, zeros of both signs
     default: return u < 0 ? -INFINITY : (float)(u * u * 9);
   }
 }
@@ -80,7 +83,7 @@ static void check_vocabulary(int vocab, size_t turns) {
       qn_assert_ok(&diag, qn_sampler_sample(sampler, x, &want[row], &diag));
       qn_sampler_destroy(sampler);
     }
-    run_op(qn_run_program(run), logits, vocab, settings, got);
+    run_op(qn_run_program(run), logits, ROWS, vocab, settings, got);
     for (size_t row = 0; row < ROWS; row++)
       qn_check(got[row] == want[row], "vocabulary of %d, case %zu: the op chose %d, the sampler %d", vocab,
                turn * ROWS + row, (int)got[row], (int)want[row]);
@@ -99,6 +102,30 @@ END_TEST
 START_TEST(a_large_vocabulary) { check_vocabulary(20001, 1); }
 END_TEST
 
+// The largest sums there may be: of all tokens of the largest vocabulary, all as likely.
+START_TEST(the_largest_sums) {
+  static const struct {
+    int32_t random[3], want;
+  } draws[] = {{{0, 0, 0}, 0}, {{0x8000, 0, 0}, 262143}, {{0xffff, 0xffff, 0xffff}, 524286}};
+  enum { VOCAB = QN_SAMPLER_VOCAB_MAX };
+  qn_run *run = qn_run_create(
+      "max R=1; x = input f32[R,524287]; sampling = input i32[R,8]; token = sample x sampling\n"
+      "output token",
+      NULL, NULL);
+  float *logits = malloc(VOCAB * sizeof *logits);
+  for (int i = 0; i < VOCAB; i++) logits[i] = -3;
+  for (size_t i = 0; i < QN_COUNT(draws); i += qn_test_stride(1, 2)) {
+    qn_sampling settings = {.inverse_temperature = 1, .top_p = 1 << 20, .log_min_p = -INFINITY};
+    int32_t got = -1;
+    memcpy(settings.random, draws[i].random, sizeof settings.random);
+    run_op(qn_run_program(run), logits, 1, VOCAB, &settings, &got);
+    qn_check(got == draws[i].want, "draw %zu: token %d, want %d", i, (int)got, (int)draws[i].want);
+  }
+  free(logits);
+  qn_run_destroy(run);
+}
+END_TEST
+
 START_TEST(no_token_of_bad_logits) {
   static const float bad[ROWS] = {NAN, -NAN, INFINITY, -INFINITY, 0, -INFINITY};
   qn_run *run = qn_run_create(
@@ -113,7 +140,7 @@ START_TEST(no_token_of_bad_logits) {
     for (int i = 0; i < 70; i++) logits[row * 70 + i] = row == 3 ? -INFINITY : row == 5 && i != 69 ? -INFINITY : 1;
     logits[row * 70 + 66] = bad[row];
   }
-  run_op(qn_run_program(run), logits, 70, settings, got);
+  run_op(qn_run_program(run), logits, ROWS, 70, settings, got);
   for (int row = 0; row < ROWS; row++) {
     int want = row == 4 ? 0 : row == 5 ? 69 : -1;
     qn_check(got[row] == want, "row %d: token %d, want %d", row, (int)got[row], want);
@@ -122,5 +149,5 @@ START_TEST(no_token_of_bad_logits) {
 }
 END_TEST
 
-QN_CASE(sampling, the_same_tokens, a_large_vocabulary, no_token_of_bad_logits)
+QN_CASE(sampling, the_same_tokens, a_large_vocabulary, the_largest_sums, no_token_of_bad_logits)
 QN_TEST_MAIN(sampling)

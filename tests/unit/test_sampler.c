@@ -330,6 +330,25 @@ START_TEST(known_cuts) {
 }
 END_TEST
 
+// The largest sums that there may be, times top_p's units, fit.
+START_TEST(the_largest_vocabulary) {
+  enum { VOCAB = QN_SAMPLER_VOCAB_MAX };
+  float *logits = malloc(VOCAB * sizeof *logits);
+  for (int i = 0; i < VOCAB; i++) logits[i] = 7;
+  qn_sampler_options options = plain_options();
+  options.top_p = 0.999999;
+  qn_sampler *sampler = create(options, VOCAB);
+  int32_t chosen = sample(sampler, logits), id = -1;
+  double probability = 0;
+  ck_assert(chosen >= 0 && chosen < VOCAB);
+  ck_assert_int_eq(qn_sampler_candidate_count(sampler), VOCAB);  // equals of the last one are kept
+  ck_assert(qn_sampler_get_candidate(sampler, VOCAB - 1, &id, &probability) && id == VOCAB - 1);
+  ck_assert(probability == 1.0 / VOCAB);
+  qn_sampler_destroy(sampler);
+  free(logits);
+}
+END_TEST
+
 // ---- draws -------------------------------------------------------------------------------------------------------
 
 START_TEST(draws_follow_probabilities) {
@@ -494,7 +513,7 @@ END_TEST
 
 QN_CASE(numbers, rng_known_values, rng_unit_is_uniform, exp_is_that_of_programs)
 QN_CASE(choosing, greedy, greedy_in_every_place, greedy_in_large_vocabularies, bad_logits, repetition_penalty,
-        options_keep_what_they_say, known_cuts)
+        options_keep_what_they_say, known_cuts, the_largest_vocabulary)
 QN_CASE(drawing, draws_follow_probabilities, draws_repeat, settings_for_elsewhere, sampling_allocates_nothing)
 QN_CASE(errors, options_are_checked, allocations_may_fail)
 QN_TEST_MAIN(numbers, choosing, drawing, errors)
