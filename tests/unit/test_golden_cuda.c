@@ -57,7 +57,7 @@ START_TEST(sources) { qn_golden_check("tests/golden/cuda", "//", answer, NULL); 
 END_TEST
 
 static qn_status emit_once(const qn_allocator *allocator, void *context) {
-  qn_cuda_kernel kernel = {.kernel = context, .schedule = {16, 2}};
+  qn_cuda_kernel kernel = {.kernel = context, .schedule = {.lanes = 16, .groups = 2}};
   qn_diag diag = {0};
   qn_buf out;
   qn_buf_init(&out, allocator);
