@@ -70,7 +70,7 @@ static void crashes(void *const *buffers, const int64_t *symbols, int64_t begin,
 }
 static void hangs(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   (void)buffers, (void)symbols, (void)begin, (void)end;
-  for (volatile int i = 0;;) i++;
+  for (volatile unsigned i = 0;;) i++;
 }
 static void late_crash(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   if (symbols[QN_SYM_T] == 31) abort();
