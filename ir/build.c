@@ -322,6 +322,8 @@ static qn_status shape_rope_table(const shape_context *c, qn_type *out) {
   if (!is_i32_rows(c->operands[0])) return operand_error(c, 0, "i32[T]");
   if (dims < 2 || dims % 2 != 0) return attr_error(c, QN_ATTR_DIMS, "an even number of 2 or more");
   if (!(spec_attr(c->spec, QN_ATTR_THETA)->value.f > 0)) return attr_error(c, QN_ATTR_THETA, "more than 0");
+  const qn_attr *scale = spec_attr(c->spec, QN_ATTR_SCALE);
+  if (scale && !(scale->value.f > 0)) return attr_error(c, QN_ATTR_SCALE, "more than 0");
   if (c->spec->operand_count == 2 && !is_vector(c->operands[1], qn_dim_const(dims / 2))) {
     return operand_error(c, 1, "f32[dims/2]");
   }
@@ -354,10 +356,17 @@ static qn_status check_query(const shape_context *c, const qn_type *q, int cache
   return QN_OK;
 }
 
+// The optional last operand of attention: a slope a query head.
+static qn_status check_slopes(const shape_context *c, int at) {
+  bool fits = c->spec->operand_count <= at || is_vector(c->operands[at], c->operands[0]->dims[1]);
+  return fits ? QN_OK : operand_error(c, at, "f32[heads]");
+}
+
 static qn_status shape_attn_scores(const shape_context *c, qn_type *out) {
   const qn_type *q = c->operands[0];
   QN_TRY(check_query(c, q, 1));
   QN_TRY(check_places(c, 2, q->dims[0]));
+  QN_TRY(check_slopes(c, 5));
   qn_dim dims[] = {q->dims[0], q->dims[1], {QN_SYM_P, QN_PAGE_KEYS}};
   *out = qn_type_make(QN_DTYPE_F32, 3, dims);
   return QN_OK;
@@ -385,6 +394,7 @@ static qn_status shape_attention(const shape_context *c, qn_type *out) {
     return operand_error(c, 2, "a V cache with the K cache's heads");
   }
   QN_TRY(check_places(c, 3, q->dims[0]));
+  QN_TRY(check_slopes(c, 6));
   qn_dim dims[] = {q->dims[0], q->dims[1], v->dims[3]};
   *out = qn_type_make(QN_DTYPE_F32, 3, dims);
   return QN_OK;

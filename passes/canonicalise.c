@@ -1,6 +1,7 @@
 // canonicalise: one spelling of each thing, so that later passes have fewer patterns to know.
 // Requires: a valid graph. Keeps: every value. Does: views of views become one view or none, scalar and vector operands
-// of commutative ops come second, slices of everything and products with 1 go away.
+// of commutative ops come second, slices of everything and products with 1 go away, and so do optional attributes that
+// say what their absence says.
 #include <string.h>
 
 #include "passes/pass.h"
@@ -13,9 +14,29 @@ static bool is_one(const qn_node *node) {
   return node->op == QN_OP_CONST && qn_node_float(node, QN_ATTR_VALUE, 0) == 1.0;
 }
 
+// Is it an optional attribute that says no more than its absence?
+static bool says_nothing(const qn_attr *attr, const qn_op_info *info) {
+  if (!(info->optional_attrs & (1u << attr->id))) return false;
+  switch (attr->id) {
+    case QN_ATTR_WINDOW: return attr->value.i == 0;
+    case QN_ATTR_SOFTCAP: return attr->value.f == 0;
+    case QN_ATTR_SCALE: return attr->value.f == 1;
+    default: return false;
+  }
+}
+
+static void drop_attrs(qn_node_spec *spec) {
+  int kept = 0;
+  for (int i = 0; i < spec->attr_count; i++) {
+    if (!says_nothing(&spec->attrs[i], qn_op_get_info(spec->op))) spec->attrs[kept++] = spec->attrs[i];
+  }
+  spec->attr_count = kept;
+}
+
 static qn_status canonicalise_node(qn_rewriter *r, qn_id id, qn_id *out) {
   qn_node_spec spec;
   QN_TRY(qn_rewrite_spec(r, id, &spec));
+  drop_attrs(&spec);
   const qn_node *first = spec.operand_count > 0 ? qn_graph_node(r->to, spec.operands[0]) : NULL;
   const qn_node *second = spec.operand_count > 1 ? qn_graph_node(r->to, spec.operands[1]) : NULL;
   if (spec.op == QN_OP_ADD || spec.op == QN_OP_MUL) {

@@ -16,11 +16,14 @@ static qn_status fuse_node(qn_rewriter *r, qn_id id, qn_id *out) {
     const qn_type *v = &qn_graph_node(r->from, mix->operands[1])->type;
     bool same_heads = same_places && qn_dim_equal(k->dims[1], v->dims[1]);
     if (same_heads && qn_dim_equal(q->dims[2], mix->type.dims[2])) {
-      qn_node_spec spec = {
-          .op = QN_OP_ATTENTION, .operand_count = 6, .loc = mix->loc, .attr_count = scores->attr_count};
-      const qn_id old[6] = {scores->operands[0], scores->operands[1], mix->operands[1],
-                            mix->operands[2],    mix->operands[3],    mix->operands[4]};
-      for (int i = 0; i < 6; i++) spec.operands[i] = r->map[old[i]];
+      // beside the operands of both, V; slopes, where there are any, last
+      qn_node_spec spec = {.op = QN_OP_ATTENTION,
+                           .operand_count = scores->operand_count + 1,
+                           .loc = mix->loc,
+                           .attr_count = scores->attr_count};
+      for (int i = 0; i < spec.operand_count; i++) {
+        spec.operands[i] = r->map[i == 2 ? mix->operands[1] : scores->operands[i < 2 ? i : i - 1]];
+      }
       for (int i = 0; i < scores->attr_count; i++) spec.attrs[i] = scores->attrs[i];
       return qn_graph_add(r->to, &spec, out, r->diag);
     }

@@ -25,12 +25,18 @@ const qn_lexpr *qn_attention_pool_index(qn_lbuild *b, const qn_attention *a, con
   return LX_ADD(LX_MUL(LX_ADD(LX_MUL(page, LX_INT(a->kv_heads)), kv_head), LX_INT(a->head_dim * QN_PAGE_KEYS)), at);
 }
 
-const qn_lexpr *qn_attention_score(qn_lbuild *b, const qn_attention *a, const qn_lexpr *dot, const qn_lexpr *seen) {
+const qn_lexpr *qn_attention_score(qn_lower *lower, const qn_attention *a, const qn_lexpr *dot, const qn_lexpr *head,
+                                   const qn_lexpr *distance, const qn_lexpr *seen) {
+  qn_lbuild *b = &lower->build;
   double softcap = qn_node_float(a->node, QN_ATTR_SOFTCAP, 0);
   const qn_lexpr *score = LX_MUL(dot, LX_F32((float)qn_node_float(a->node, QN_ATTR_SCALE, 1)));
   if (softcap > 0) {
     const qn_lexpr *ratio = LX_DIV(score, LX_F32((float)softcap));
     score = LX_MUL(LX_F32((float)softcap), qn_lop1(b, QN_LX_TANH, ratio));
+  }
+  if (a->slopes) {
+    const qn_lexpr *slope = qn_lower_value(lower, a->slopes, (qn_lplace){NULL, head});
+    score = LX_FMA(slope, qn_lop1(b, QN_LX_TO_F32, distance), score);
   }
   return qn_lop3(b, QN_LX_SELECT, seen, score, LX_F32(-INFINITY));
 }
@@ -74,7 +80,8 @@ static void finish_scores(qn_lower *lower, qn_lblock *block, const qn_lexpr *ind
     seen = qn_lop2(b, QN_LX_AND, seen, qn_lop2(b, QN_LX_LT, LX_SUB(c->pos, LX_INT(c->a->window)), key));
   }
   qn_lstore(b, block, c->scores, QN_LM_F32, index,
-            qn_attention_score(b, c->a, LX_LOAD(c->scores, QN_LM_F32, index), seen));
+            qn_attention_score(lower, c->a, LX_LOAD(c->scores, QN_LM_F32, index), c->head,
+                               qn_lop1(b, QN_LX_TO_I32, LX_SUB(key, c->pos)), seen));
 }
 
 // scores[0..64) of a chunk: one chain along head_dim each.
@@ -186,6 +193,7 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
   const qn_node *node = qn_graph_node(lower->graph, id);
   bool fused = node->op == QN_OP_ATTENTION;
   int places = fused ? 3 : 2;  // pos, seq, block_table
+  bool sloped = node->op != QN_OP_ATTN_MIX && node->operand_count == places + 4;
   qn_attention a = {
       .node = node,
       .q = node->op == QN_OP_ATTN_MIX ? 0 : node->operands[0],
@@ -195,6 +203,7 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
                                               : 0,
       .pos = node->operands[places],
       .seq = node->operands[places + 1],
+      .slopes = sloped ? node->operands[places + 3] : 0,
       .window = qn_node_int(node, QN_ATTR_WINDOW, 0),
   };
   const qn_type *pool = &qn_graph_node(lower->graph, a.k_cache ? a.k_cache : a.v_cache)->type;

@@ -7,6 +7,7 @@
 typedef struct qn_attention {
   const qn_node *node;
   qn_id q, k_cache, v_cache, pos, seq;  // q and a cache are 0 where the op has none
+  qn_id slopes;                         // f32 (heads); 0 = none
   const qn_lbuf *table;                 // block table, i32 (B, P)
   int64_t kv_heads, head_dim;
   int64_t group;   // query heads that share a KV head
@@ -18,8 +19,10 @@ const qn_lexpr *qn_attention_token_index(qn_lower *lower, qn_id id, const qn_lex
 // Index of element `at` of (page, kv head) in a pool of pages of [kv_heads, head_dim * 64].
 const qn_lexpr *qn_attention_pool_index(qn_lbuild *b, const qn_attention *a, const qn_lexpr *page,
                                         const qn_lexpr *kv_head, const qn_lexpr *at);
-// Scaled, soft-capped; -inf where `seen` (a predicate) is false.
-const qn_lexpr *qn_attention_score(qn_lbuild *b, const qn_attention *a, const qn_lexpr *dot, const qn_lexpr *seen);
+// A key's score for a query head: scaled, soft-capped; with slopes, of a key `distance` (i32) after the token, which is
+// before it where it is negative; -inf where `seen` (a predicate) is false.
+const qn_lexpr *qn_attention_score(qn_lower *lower, const qn_attention *a, const qn_lexpr *dot, const qn_lexpr *head,
+                                   const qn_lexpr *distance, const qn_lexpr *seen);
 // The first page that a token at `pos` sees, and the one after the last.
 const qn_lexpr *qn_attention_first_page(qn_lbuild *b, const qn_attention *a, const qn_lexpr *pos);
 const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *pos);
@@ -59,6 +62,9 @@ const qn_lexpr *qn_attention_head_element(qn_lbuild *b, const qn_attention_run *
 // Does the row's token see key `base` + `lane` of the chunk? A predicate, in i32, whose vectors are short.
 const qn_lexpr *qn_attention_is_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *row,
                                      const qn_lexpr *base, const qn_lexpr *lane);
+// qn_attention_score of that key for the row.
+const qn_lexpr *qn_attention_row_score(qn_lower *lower, const qn_attention_run *run, const qn_lexpr *dot,
+                                       const qn_lexpr *row, const qn_lexpr *base, const qn_lexpr *lane);
 // A key's place in the chunk, kept within 0 .. 64; those of the first key that a token at `pos` sees, and one past the
 // last.
 const qn_lexpr *qn_attention_in_chunk(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *key);

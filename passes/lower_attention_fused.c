@@ -154,8 +154,7 @@ static void make_score(qn_lower *lower, qn_lblock *block, fused_context *c) {
                                .ahead = c->run.a->v_cache,
                                .ahead_page = c->run.page});
   qn_lstore(b, block, c->score, QN_LM_F32, score_at(b, c, LX_ADD(c->base, c->lane)),
-            qn_attention_score(b, c->run.a, LX_LOAD(acc, QN_LM_F32, zero),
-                               qn_attention_is_seen(b, &c->run, c->row, c->base, c->lane)));
+            qn_attention_row_score(lower, &c->run, LX_LOAD(acc, QN_LM_F32, zero), c->row, c->base, c->lane));
 }
 
 // ---- softmax ----------------------------------------------------------------------------------------------------

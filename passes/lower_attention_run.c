@@ -37,6 +37,16 @@ const qn_lexpr *qn_attention_is_seen(qn_lbuild *b, const qn_attention_run *run, 
   return qn_lop2(b, QN_LX_AND, seen, qn_lop2(b, QN_LX_LT, before, key));
 }
 
+const qn_lexpr *qn_attention_row_score(qn_lower *lower, const qn_attention_run *run, const qn_lexpr *dot,
+                                       const qn_lexpr *row, const qn_lexpr *base, const qn_lexpr *lane) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *head = LX_ADD(LX_MUL(run->kv_head, LX_INT(run->a->group)), LX_MOD(row, LX_INT(run->a->group)));
+  const qn_lexpr *key = LX_ADD(LX_MUL(run->chunk, LX_INT(QN_PAGE_KEYS)), base);
+  const qn_lexpr *before = LX_SUB(i32_of(b, key), LX_LOAD(run->position, QN_LM_I32, row));
+  return qn_attention_score(lower, run->a, dot, head, LX_ADD(before, i32_of(b, lane)),
+                            qn_attention_is_seen(b, run, row, base, lane));
+}
+
 const qn_lexpr *qn_attention_in_chunk(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *key) {
   const qn_lexpr *at = LX_SUB(key, LX_MUL(run->chunk, LX_INT(QN_PAGE_KEYS)));
   return qn_lop2(b, QN_LX_MIN, qn_lop2(b, QN_LX_MAX, at, LX_INT(0)), LX_INT(QN_PAGE_KEYS));

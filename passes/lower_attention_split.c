@@ -184,9 +184,9 @@ static void make_scores(qn_lower *lower, qn_lblock *block, tile_context *c) {
   start_lane(lower, body, c, &l, 0);
   chain(lower, body, c, zero, LX_INT(head_dim_of(c)), score_link, &l);
   for (int64_t i = 0; i < c->lane_rows; i++) {
-    const qn_lexpr *row = row_of(b, &l, i), *seen = qn_attention_is_seen(b, &c->run, row, zero, l.column);
+    const qn_lexpr *row = row_of(b, &l, i);
     qn_lstore(b, body, c->score, QN_LM_F32, score_at(b, row, l.column),
-              qn_attention_score(b, c->run.a, f32_at(b, l.acc, LX_INT(i)), seen));
+              qn_attention_row_score(lower, &c->run, f32_at(b, l.acc, LX_INT(i)), row, zero, l.column));
   }
 }
 

@@ -251,7 +251,10 @@ static const qn_lexpr *rope_table_element(qn_lower *lower, qn_id id, const qn_no
       qn_lop1(b, QN_LX_TO_F32, qn_lower_value(lower, node->operands[0], (qn_lplace){NULL, place.row}));
   const qn_lexpr *angle = LX_MUL(pos, frequency);
   const qn_lexpr *is_cos = qn_lop2(b, QN_LX_LT, place.flat, LX_INT(half));
-  return qn_lop3(b, QN_LX_SELECT, is_cos, qn_lop1(b, QN_LX_COS, angle), qn_lop1(b, QN_LX_SIN, angle));
+  const qn_lexpr *wave =
+      qn_lop3(b, QN_LX_SELECT, is_cos, qn_lop1(b, QN_LX_COS, angle), qn_lop1(b, QN_LX_SIN, angle));
+  double scale = qn_node_float(node, QN_ATTR_SCALE, 1);
+  return scale == 1 ? wave : LX_MUL(wave, LX_F32((float)scale));
 }
 
 const qn_lexpr *qn_lower_value(qn_lower *lower, qn_id id, qn_lplace place) {

@@ -156,13 +156,13 @@ static void matmul(const op_context *c) {
 
 static void rope_table(const op_context *c) {
   int64_t dims = last(c->out);
-  double theta = qn_node_float(c->node, QN_ATTR_THETA, 0);
+  double theta = qn_node_float(c->node, QN_ATTR_THETA, 0), scale = qn_node_float(c->node, QN_ATTR_SCALE, 1);
   for (int64_t i = 0; i < c->out->count; i++) {
     int64_t f = i % dims % (dims / 2);
     double frequency = pow(theta, -2.0 * (double)f / (double)dims);
     if (c->node->operand_count == 2) frequency /= c->in[1]->values[f];
     double angle = c->in[0]->values[i / dims] * frequency;
-    c->out->values[i] = i % dims < dims / 2 ? cos(angle) : sin(angle);
+    c->out->values[i] = scale * (i % dims < dims / 2 ? cos(angle) : sin(angle));
   }
 }
 
@@ -218,7 +218,9 @@ static double score(const op_context *c, int64_t t, int64_t head, int64_t key, i
   }
   sum *= qn_node_float(c->node, QN_ATTR_SCALE, 1);
   double cap = qn_node_float(c->node, QN_ATTR_SOFTCAP, 0);
-  return cap > 0 ? cap * tanh(sum / cap) : sum;
+  if (cap > 0) sum = cap * tanh(sum / cap);
+  if (c->node->operand_count == first_place + 3) return sum;
+  return sum + c->in[first_place + 3]->values[head] * ((double)key - c->in[first_place]->values[t]);
 }
 
 static void attn_scores(const op_context *c) {

@@ -321,6 +321,12 @@ static const kernel_case rotations[] = {
      &token_counts,
      5e-6,
      RMS},
+    {"f = param f32[3]; t = rope_table pos dims=6 theta=100 scale=1.25; u = rope_table pos f dims=6 theta=50 scale=0.5\n"
+     "output t u",
+     {0},
+     &row_classes,
+     5e-6,
+     RMS},
     {"x = input f32[T,$W]; x3 = split_heads x heads=$N; t = rope_table pos dims=$D theta=100\n"
      "a = rope x3 t kind=pairs; b = rope x3 t kind=halves; k = const 0.5; c = mul a k; d = merge_heads b; e = add d x\n"
      "output c e b",
@@ -374,6 +380,25 @@ static const kernel_case attention[] = {
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=9 J=3 C=24 F=f32 W=0", "H=8 J=4 C=8 F=f32 W=67", "H=3 J=3 C=80 F=f32 W=0", "H=4 J=1 C=64 F=f32 W=9"},
      &runs,
+     1e-5,
+     RMS},
+    // A slope a head, whole and in its parts, by itself and beside a window and a cap; one that is computed.
+    {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw pos seq block_table w scale=0.3 window=$W softcap=$S\n"
+                      "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=3 J=3 C=16 F=f32 W=0 S=0", "H=6 J=2 C=24 F=f32 W=67 S=3", "H=5 J=1 C=8 F=f32 W=0 S=0"},
+     &sequences,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "w = param f32[$H]; u = neg w; s = attn_scores q kw pos seq block_table u scale=0.3\n"
+                      "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=12 J=4 C=16 F=f32", "H=7 J=7 C=80 F=f32"},
+     &runs,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw pos seq block_table w scale=0.3 softcap=5; p = softmax s\n"
+                      "o = attn_mix p vw pos seq block_table; output o p",
+     {"H=4 J=2 C=16 F=f32"},
+     &sequences,
      1e-5,
      RMS},
     // Keys and values rounded to 11 and to 8 bits.
