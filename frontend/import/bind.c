@@ -10,6 +10,7 @@
 
 enum { UNKNOWN, EVALUATING, DONE };  // a param's state
 enum { MAX_DEPTH = 16 };             // params that wait for one another; each may hold a deep expression on the stack
+enum { MAX_LIST = 1 << 14, MAX_COMPUTED = 1 << 20 };  // values of a param, and of a weight that is computed
 #define MAX_DIMENSION ((int64_t)1 << 40)
 
 static qn_status evaluate_param(qn_place *place, size_t index, qn_diag *diag);
@@ -31,21 +32,54 @@ static qn_status scope_name(void *context, const char *where, qn_str name, qn_va
   qn_binding *b = place->binding;
   qn_value value;
   size_t index;
-  for (int i = 0; i < place->count; i++) {
+  for (int i = place->count - 1; i >= 0; i--) {
     if (!qn_str_is(name, place->frames[i].name)) continue;
-    if (out) *out = qn_value_int(place->frames[i].value);
+    if (out) *out = place->frames[i].value;
     return QN_OK;
   }
   if (qn_str_is(name, "arch")) {
     value = qn_value_text(qn_str_from(b->source.architecture));
   } else {
     if (qn_template_find(b->t, name, &index) != QN_NAME_PARAM) return fail_index(b, where, name, diag);
+    if (b->t->params.items[index].list) {
+      return qn_fail(diag, QN_ERR_FORMAT, where, "got '%.*s', which is a list: want %.*s[index]", QN_STR_ARGS(name),
+                     QN_STR_ARGS(name));
+    }
     if (!out) return QN_OK;
     QN_TRY(evaluate_param(place, index, diag));
     value = b->values[index];
   }
   if (out) *out = value;
   return QN_OK;
+}
+
+static qn_status scope_item(void *context, const char *where, qn_str name, int64_t item, qn_value *out, qn_diag *diag) {
+  qn_place *place = context;
+  qn_binding *b = place->binding;
+  size_t index;
+  if (qn_template_find(b->t, name, &index) != QN_NAME_PARAM || !b->t->params.items[index].list) {
+    return fail_index(b, where, name, diag);
+  }
+  if (!out) return QN_OK;
+  QN_TRY(evaluate_param(place, index, diag));
+  if (item < 0 || item >= b->lists[index].count) {
+    return qn_fail(diag, QN_ERR_FORMAT, where, "got %.*s[%" PRId64 "], want an index of 0 to %" PRId64,
+                   QN_STR_ARGS(name), item, b->lists[index].count - 1);
+  }
+  *out = b->lists[index].items[item];
+  return QN_OK;
+}
+
+void qn_place_push(qn_place *place, const char *name, const char *label, qn_value value) {
+  place->frames[place->count].name = name;
+  place->frames[place->count].label = label;
+  place->frames[place->count++].value = value;
+}
+
+// Are the weight's values computed here, not read?
+static bool is_computed(const qn_place *place, const qn_template_weight *weight) {
+  qn_world world = place->binding->source.world;
+  return weight->each[world] && !weight->names[world];
 }
 
 // The tensor as the file has it, for sizes that nothing else states; its shape is checked where the graph uses it.
@@ -55,7 +89,9 @@ static qn_status look_at(qn_place *place, const char *where, const qn_template_w
   const char *name;
   bool found = false;
   QN_TRY(tensor_name(place, where, weight, &name, diag));
-  if (weight->data) return qn_fail(diag, QN_ERR_FORMAT, where, "the size of '%s' is in its shape", weight->name);
+  if (weight->data || is_computed(place, weight)) {
+    return qn_fail(diag, QN_ERR_FORMAT, where, "the size of '%s' is in its shape", weight->name);
+  }
   if (name) QN_TRY(source->find_tensor(source->context, name, &found, out, diag));
   return found ? QN_OK : fail_missing(place->binding, weight, where, name, diag);
 }
@@ -79,7 +115,9 @@ static qn_status scope_weight(void *context, const char *where, qn_str function,
   return QN_OK;
 }
 
-qn_scope qn_place_scope(qn_place *place) { return (qn_scope){place, scope_name, scope_weight}; }
+qn_scope qn_place_scope(qn_place *place) {
+  return (qn_scope){place, scope_name, scope_item, scope_weight};
+}
 
 // `text` with its placeholders filled in, in the arena.
 static qn_status expand(qn_place *place, const char *where, const char *text, const char **out, qn_diag *diag) {
@@ -152,6 +190,18 @@ static qn_status evaluate_text(qn_place *place, const qn_template_param *p, cons
   return QN_OK;
 }
 
+// What the model has under a key: of a list, the value whose number the place knows.
+static qn_status look_up(qn_place *place, const qn_template_param *p, const char *key, bool *out_found, qn_value *out,
+                         qn_diag *diag) {
+  const qn_model_source *source = &place->binding->source;
+  if (!p->list) return source->find_key(source->context, key, p->kind, out_found, out, diag);
+  int64_t want = place->binding->lists[p - place->binding->t->params.items].count, count = -1;
+  QN_TRY(source->find_item(source->context, key, p->kind, place->frames[0].value.i, out_found, &count, out, diag));
+  if (!*out_found || count < 0 || count == want) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, value_place(place, p, key),
+                 "got a list of %" PRId64 " values, want %" PRId64 " = %s (param %s)", count, want, p->list, p->name);
+}
+
 static qn_status find_value(qn_place *place, const qn_template_param *p, const char **out_where, qn_value *out,
                             qn_diag *diag) {
   const qn_model_source *source = &place->binding->source;
@@ -163,7 +213,7 @@ static qn_status find_value(qn_place *place, const qn_template_param *p, const c
     QN_TRY(expand(place, p->path, pattern, &key, diag));
     place->binding->keys[p - place->binding->t->params.items] = key;
     *out_where = value_place(place, p, key);
-    QN_TRY(source->find_key(source->context, key, p->kind, &found, out, diag));
+    QN_TRY(look_up(place, p, key, &found, out, diag));
   }
   if (found) return QN_OK;
   if (!p->otherwise) {
@@ -175,6 +225,26 @@ static qn_status find_value(qn_place *place, const qn_template_param *p, const c
   }
   *out_where = p->path;
   return evaluate_text(place, p, p->otherwise, out, diag);
+}
+
+static qn_status evaluate_one(qn_place *outside, const qn_template_param *p, qn_value *out, qn_diag *diag) {
+  const char *where;
+  QN_TRY(find_value(outside, p, &where, out, diag));
+  return check_param(where, p, out, diag);
+}
+
+// Each value of a list; its number is known as j.
+static qn_status evaluate_list(qn_place *outside, const qn_template_param *p, qn_value_list *out, qn_diag *diag) {
+  qn_scope scope = qn_place_scope(outside);
+  QN_TRY(qn_expression_int(p->path, p->list, &scope, 1, MAX_LIST, &out->count, diag));
+  out->items = QN_ARENA_ARRAY(outside->binding->arena, (size_t)out->count, qn_value);
+  if (!out->items) return qn_fail_nomem(diag, p->path, "a list");
+  for (int64_t j = 0; j < out->count; j++) {
+    qn_place_push(outside, "j", NULL, qn_value_int(j));
+    QN_TRY(evaluate_one(outside, p, &out->items[j], diag));
+    outside->count--;
+  }
+  return QN_OK;
 }
 
 static qn_status evaluate_param(qn_place *place, size_t index, qn_diag *diag) {
@@ -190,12 +260,9 @@ static qn_status evaluate_param(qn_place *place, size_t index, qn_diag *diag) {
   b->states[index] = EVALUATING;
   b->depth++;
   qn_place outside = {.binding = b};  // indexes are not known in params
-  qn_value value;
-  const char *where;
-  QN_TRY(find_value(&outside, p, &where, &value, diag));
-  QN_TRY(check_param(where, p, &value, diag));
+  QN_TRY(p->list ? evaluate_list(&outside, p, &b->lists[index], diag)
+                 : evaluate_one(&outside, p, &b->values[index], diag));
   b->depth--;
-  b->values[index] = value;
   b->states[index] = DONE;
   return QN_OK;
 }
@@ -234,9 +301,12 @@ qn_status qn_binding_init(qn_binding *binding, const qn_template *t, const qn_mo
   *binding = (qn_binding){.t = t, .source = *source, .arena = arena};
   qn_map_init(&binding->tensor_index, arena->allocator);
   binding->values = QN_ARENA_ARRAY(arena, t->params.count, qn_value);
+  binding->lists = QN_ARENA_ARRAY(arena, t->params.count, qn_value_list);
   binding->states = QN_ARENA_ARRAY(arena, t->params.count, uint8_t);
   binding->keys = QN_ARENA_ARRAY(arena, t->params.count, const char *);
-  if (!binding->values || !binding->states || !binding->keys) return qn_fail_nomem(diag, source->name, "params");
+  if (!binding->values || !binding->lists || !binding->states || !binding->keys) {
+    return qn_fail_nomem(diag, source->name, "params");
+  }
   qn_place place = {.binding = binding};
   for (size_t i = 0; i < t->params.count; i++) QN_TRY(evaluate_param(&place, i, diag));
   QN_TRY(check_refusals(binding, diag));
@@ -251,8 +321,8 @@ void qn_binding_deinit(qn_binding *binding) { qn_map_deinit(&binding->tensor_ind
 static qn_status tensor_name(qn_place *place, const char *where, const qn_template_weight *weight, const char **out,
                              qn_diag *diag) {
   const char *pattern = weight->names[place->binding->source.world];
-  *out = weight->data ? weight->name : NULL;
-  if (weight->data || !pattern) return QN_OK;
+  *out = weight->data || is_computed(place, weight) ? weight->name : NULL;
+  if (*out || !pattern) return QN_OK;
   return expand(place, where, pattern, out, diag);
 }
 
@@ -261,7 +331,7 @@ qn_status qn_binding_has(qn_place *place, const char *where, const qn_template_w
   const qn_model_source *source = &place->binding->source;
   const char *name;
   QN_TRY(tensor_name(place, where, weight, &name, diag));
-  *out = weight->data || (name && source->has_tensor(source->context, name));
+  *out = weight->data || is_computed(place, weight) || (name && source->has_tensor(source->context, name));
   return QN_OK;
 }
 
@@ -329,6 +399,51 @@ static qn_status fail_missing(const qn_binding *b, const qn_template_weight *wei
                  weight->path);
 }
 
+// Element number j of a computed weight.
+static qn_status compute_element(const qn_binding *b, const qn_template_weight *weight, qn_place *place, int64_t j,
+                                 float *out, qn_diag *diag) {
+  double number;
+  qn_scope scope = qn_place_scope(place);
+  QN_TRY(qn_expression_number(weight->path, weight->each[b->source.world], &scope, &number, diag));
+  *out = (float)number;
+  if (isfinite(*out)) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, weight->path, "element %" PRId64 " is %g, want a number that f32 can hold", j,
+                 number);
+}
+
+// Fills `out` with the elements: expressions of their number j and, where there is a tensor, of its `value`.
+static qn_status compute_all(qn_binding *b, const qn_template_weight *weight, const qn_tensor_data *from, float *out,
+                             qn_diag *diag) {
+  int64_t count = from->dims[0];
+  double *values = from->data ? qn_alloc(b->arena->allocator, (size_t)count * sizeof *values) : NULL;
+  if (from->data && !values) return qn_fail_nomem(diag, weight->path, "a weight's values");
+  if (values) qn_format_row_to_f64(from->format, count, from->data, values);
+  qn_status status = QN_OK;
+  for (int64_t j = 0; j < count && status == QN_OK; j++) {
+    qn_place place = {.binding = b};
+    qn_place_push(&place, "j", NULL, qn_value_int(j));
+    if (values) qn_place_push(&place, "value", NULL, qn_value_float(values[j]));
+    status = compute_element(b, weight, &place, j, &out[j], diag);
+  }
+  qn_free(b->arena->allocator, values, (size_t)count * sizeof *values);
+  return status;
+}
+
+// Replaces a vector, which has no data where it is no file's, by the computed one, f32 in the arena.
+static qn_status compute_each(qn_binding *b, const qn_template_weight *weight, qn_tensor_data *data, qn_diag *diag) {
+  int64_t count = data->dims[0];
+  if (count > MAX_COMPUTED) {
+    return qn_fail(diag, QN_ERR_LIMIT, weight->path, "got %" PRId64 " values to compute, want at most %d", count,
+                   MAX_COMPUTED);
+  }
+  float *values = QN_ARENA_ARRAY(b->arena, (size_t)count, float);
+  if (!values) return qn_fail_nomem(diag, weight->path, "a weight's values");
+  QN_TRY(compute_all(b, weight, data, values, diag));
+  data->format = qn_format_of(QN_DTYPE_F32);
+  data->data = values;
+  return QN_OK;
+}
+
 // The weight's tensor, checked; *out_found false when there is none.
 static qn_status find_tensor(qn_place *place, const char *where, const qn_template_weight *weight, bool *out_found,
                              qn_bound_tensor *out, qn_diag *diag) {
@@ -339,6 +454,11 @@ static qn_status find_tensor(qn_place *place, const char *where, const qn_templa
     out->data = (qn_tensor_data){.format = qn_format_of(QN_DTYPE_F32), .rank = weight->rank, .data = weight->data};
     return evaluate_shape(place, weight, out->data.dims, diag);
   }
+  if (is_computed(place, weight)) {
+    *out_found = true;
+    out->data.rank = weight->rank;
+    return evaluate_shape(place, weight, out->data.dims, diag);
+  }
   if (out->name) QN_TRY(source->find_tensor(source->context, out->name, out_found, &out->data, diag));
   return *out_found ? check_shape(place, weight, out->name, &out->data, diag) : QN_OK;
 }
@@ -346,13 +466,19 @@ static qn_status find_tensor(qn_place *place, const char *where, const qn_templa
 qn_status qn_binding_weight(qn_place *place, const char *where, const qn_template_weight *weight,
                             const qn_bound_tensor **out, qn_diag *diag) {
   qn_binding *b = place->binding;
-  qn_bound_tensor tensor = {0};
-  bool found;
+  qn_bound_tensor tensor = {.weight = weight};
+  bool found, computed = weight->each[b->source.world] != NULL;
+  uint64_t index;
   QN_TRY(find_tensor(place, where, weight, &found, &tensor, diag));
   if (!found) return fail_missing(b, weight, where, tensor.name, diag);
+  if (computed && qn_map_get(&b->tensor_index, qn_str_from(tensor.name), &index) &&
+      b->tensors.items[index].weight == weight) {
+    *out = &b->tensors.items[index];  // computed once
+    return QN_OK;
+  }
+  if (computed) QN_TRY(compute_each(b, weight, &tensor.data, diag));
   tensor.target = tensor.data.format;
   tensor.keep = weight->keep;
-  uint64_t index;
   if (!qn_map_get(&b->tensor_index, qn_str_from(tensor.name), &index)) {
     index = b->tensors.count;
     if (!qn_vec_push_arena(b->arena, &b->tensors, tensor) ||
@@ -364,19 +490,28 @@ qn_status qn_binding_weight(qn_place *place, const char *where, const qn_templat
   bool same = (*out)->data.rank == tensor.data.rank && (*out)->data.data == tensor.data.data &&
               memcmp((*out)->data.dims, tensor.data.dims, sizeof tensor.data.dims) == 0;
   if (same) return QN_OK;
-  return qn_fail(diag, QN_ERR_FORMAT, weight->path, "tensor '%s' is bound to two weights of different shapes",
+  return qn_fail(diag, QN_ERR_FORMAT, weight->path, "tensor '%s' is bound to two weights of different shapes or values",
                  tensor.name);
 }
 
 // --- for the importer
 
+static void describe_value(const qn_value *value, qn_buf *out) {
+  if (value->kind == QN_VALUE_TEXT) {
+    qn_put_one_line(out, value->text);
+  } else {
+    qn_value_print(value, out);
+  }
+}
+
 void qn_binding_describe(const qn_binding *binding, qn_buf *out) {
   for (size_t i = 0; i < binding->t->params.count; i++) {
     qn_buf_printf(out, "%s = ", binding->t->params.items[i].name);
-    if (binding->values[i].kind == QN_VALUE_TEXT) {
-      qn_put_one_line(out, binding->values[i].text);
-    } else {
-      qn_value_print(&binding->values[i], out);
+    bool list = binding->t->params.items[i].list != NULL;
+    int64_t count = list ? binding->lists[i].count : 1;
+    for (int64_t j = 0; j < count; j++) {
+      if (j > 0) qn_buf_puts(out, ", ");
+      describe_value(list ? &binding->lists[i].items[j] : &binding->values[i], out);
     }
     qn_buf_putc(out, '\n');
   }

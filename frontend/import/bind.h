@@ -15,6 +15,10 @@ typedef struct qn_model_source {
   // The value under a metadata key, as `kind` wants it (BOOL: 0 or 1). A text is borrowed until the source ends.
   qn_status (*find_key)(void *context, const char *key, qn_param_kind kind, bool *out_found, qn_value *out,
                         qn_diag *diag);
+  // The same of a key whose value may be a list: number `index` of *out_count values, untouched where there are fewer;
+  // *out_count is -1 for a key with one value, which stands for all.
+  qn_status (*find_item)(void *context, const char *key, qn_param_kind kind, int64_t index, bool *out_found,
+                         int64_t *out_count, qn_value *out, qn_diag *diag);
   // dims are row-major, rank as in the file.
   qn_status (*find_tensor)(void *context, const char *name, bool *out_found, qn_tensor_data *out, qn_diag *diag);
   bool (*has_tensor)(void *context, const char *name);  // the same without looking at the tensor
@@ -23,17 +27,25 @@ typedef struct qn_model_source {
 // A weight that the graph uses.
 typedef struct qn_bound_tensor {
   const char *name;         // arena: the tensor's name in the file, or the weight's own
+  const qn_template_weight *weight;
   qn_tensor_data data;      // rank and dims as the template has them; in the file's format
   const qn_format *target;  // what the graph computes with: the file's format, or another after qn_requantize_plan
   bool keep;                // the template's word
   const char *kept;         // after a plan: why target is the file's format; static
 } qn_bound_tensor;
 
+// The values of a param that is a list.
+typedef struct qn_value_list {
+  qn_value *items;
+  int64_t count;
+} qn_value_list;
+
 typedef struct qn_binding {
   const qn_template *t;             // borrowed
   qn_model_source source;           // what it points at is borrowed
   qn_arena *arena;                  // borrowed
   qn_value *values;                 // one a param
+  qn_value_list *lists;             // the same, of those that are lists
   const char **keys;                // the metadata key each reads; NULL = none
   uint8_t *states;                  // of their evaluation
   int depth;                        // params being evaluated, one for another
@@ -48,17 +60,19 @@ QN_CHECKED qn_status qn_binding_init(qn_binding *binding, const qn_template *t, 
                                      qn_arena *arena, qn_diag *diag);
 void qn_binding_deinit(qn_binding *binding);
 
-#define QN_MAX_FRAMES 8
+#define QN_MAX_FRAMES 10
 
-// Where in the graph an expression is evaluated: the repeats around it.
+// Where in the graph an expression is evaluated: the repeats around it, and other names that are known there.
 typedef struct qn_place {
   qn_binding *binding;
   int count;
   struct {
-    const char *name, *label;
-    int64_t value;
+    const char *name, *label;  // label NULL: no repeat's
+    qn_value value;
   } frames[QN_MAX_FRAMES];
 } qn_place;
+// Makes a name known.
+void qn_place_push(qn_place *place, const char *name, const char *label, qn_value value);
 qn_scope qn_place_scope(qn_place *place);
 
 // Whether a weight is in the model, here. Does not bind it.

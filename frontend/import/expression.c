@@ -158,6 +158,33 @@ static qn_status call_floor(const parser *p, size_t at, const qn_value *args, qn
   return QN_OK;
 }
 
+static qn_status call_ceil(const parser *p, size_t at, const qn_value *args, qn_value *out) {
+  qn_value below = args[0];
+  if (args[0].kind == QN_VALUE_FLOAT) below.f = -args[0].f;
+  QN_TRY(call_floor(p, at, &below, out));
+  if (args[0].kind == QN_VALUE_FLOAT) out->i = -out->i;
+  return QN_OK;
+}
+
+static qn_status call_abs(const parser *p, size_t at, const qn_value *args, qn_value *out) {
+  qn_value zero = qn_value_int(0);
+  if (as_double(&args[0]) < 0) return arithmetic(p, at, '-', &zero, &args[0], out);
+  *out = args[0];
+  return QN_OK;
+}
+
+static qn_status call_pow(const parser *p, size_t at, const qn_value *args, qn_value *out) {
+  return give_float(p, at, pow(as_double(&args[0]), as_double(&args[1])), out);
+}
+
+static qn_status call_exp(const parser *p, size_t at, const qn_value *args, qn_value *out) {
+  return give_float(p, at, exp(as_double(&args[0])), out);
+}
+
+static qn_status call_log(const parser *p, size_t at, const qn_value *args, qn_value *out) {
+  return give_float(p, at, log(as_double(&args[0])), out);
+}
+
 static qn_status call_min(const parser *p, size_t at, const qn_value *args, qn_value *out) {
   (void)p, (void)at;
   *out = as_double(&args[0]) <= as_double(&args[1]) ? args[0] : args[1];
@@ -177,8 +204,9 @@ typedef struct function {
 } function;
 
 static const function functions[] = {
-    {"sqrt", 1, call_root}, {"floor", 1, call_floor}, {"min", 2, call_min}, {"max", 2, call_max},
-    {"has", 1, NULL},       {"rows", 1, NULL},        {"cols", 1, NULL},
+    {"sqrt", 1, call_root},   {"pow", 2, call_pow},   {"exp", 1, call_exp}, {"log", 1, call_log},
+    {"floor", 1, call_floor}, {"ceil", 1, call_ceil}, {"abs", 1, call_abs}, {"min", 2, call_min},
+    {"max", 2, call_max},     {"has", 1, NULL},       {"rows", 1, NULL},    {"cols", 1, NULL},
 };
 
 static const function *find_function(qn_str name) {
@@ -222,15 +250,42 @@ static qn_status parse_call(parser *p, size_t at, const function *f, qn_value *o
   return p->skip ? QN_OK : f->call(p, at, args, out);
 }
 
+static qn_status fail_function(const parser *p, size_t at, qn_str name) {
+  qn_buf known;
+  qn_buf_init(&known, qn_allocator_default());
+  for (size_t i = 0; i < QN_COUNT(functions); i++) {
+    qn_buf_printf(&known, "%s%s", i == 0 ? "" : i + 1 < QN_COUNT(functions) ? ", " : " or ", functions[i].name);
+  }
+  qn_status status = fail_at(p, at, "got the function '%.*s', want %s", QN_STR_ARGS(name), qn_buf_text(&known));
+  qn_buf_deinit(&known);
+  return status;
+}
+
+// name[index]
+static qn_status parse_item(parser *p, qn_str name, qn_value *out) {
+  qn_value index = qn_value_int(0);
+  QN_TRY(want(p, "["));
+  size_t at = p->at;
+  if (++p->depth > MAX_DEPTH) return fail(p, "nested more than %d deep", MAX_DEPTH);
+  QN_TRY(parse_ternary(p, &index));
+  p->depth--;
+  QN_TRY(want(p, "]"));
+  if (!p->skip && index.kind != QN_VALUE_INT) {
+    return fail_at(p, at, "got %s as an index, want an integer", kind_name(&index));
+  }
+  return p->scope->item(p->scope->context, p->where, name, index.i, p->skip ? NULL : out, p->diag);
+}
+
 static qn_status parse_name(parser *p, qn_value *out) {
   size_t at = p->at;
   qn_str name = take_name(p);
   if (peek(p) == '(') {
     const function *f = find_function(name);
     if (f) return parse_call(p, at, f, out);
-    return fail_at(p, at, "got the function '%.*s', want sqrt, floor, min, max, has, rows or cols", QN_STR_ARGS(name));
+    return fail_function(p, at, name);
   }
   if (!qn_expression_is_name(name)) return fail_at(p, at, "got a name of %zu characters, want at most 64", name.length);
+  if (peek(p) == '[') return parse_item(p, name, out);
   return p->scope->name(p->scope->context, p->where, name, p->skip ? NULL : out, p->diag);
 }
 

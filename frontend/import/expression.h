@@ -1,6 +1,7 @@
-// The small expressions of architecture templates ("heads * head_dim", "1 / sqrt(head_dim)", "has(attn_q_bias)") and
-// texts with expressions in braces ("blk.{i}.attn_q.weight"). Evaluated straight from the text; models/README.md has
-// the grammar. Templates may come from anybody: depth is bounded, integers are overflow-checked, results are finite.
+// The small expressions of architecture templates ("heads * head_dim", "1 / sqrt(head_dim)", "has(attn_q_bias)",
+// "kinds[i] == 'full'") and texts with expressions in braces ("blk.{i}.attn_q.weight"). Evaluated straight from the
+// text; models/README.md has the grammar. Templates may come from anybody: depth is bounded, integers are
+// overflow-checked, results are finite.
 #ifndef QN_IMPORT_EXPRESSION_H
 #define QN_IMPORT_EXPRESSION_H
 
@@ -24,11 +25,13 @@ static inline qn_value qn_value_text(qn_str text) { return (qn_value){.kind = QN
 // 64, 0.125, pairs
 void qn_value_print(const qn_value *value, qn_buf *out);
 
-// What names mean. Both functions fail when there is no such thing; with `out` NULL they check that alone.
+// What names mean. The functions fail when there is no such thing; with `out` NULL they check that alone.
 typedef struct qn_scope {
   void *context;
   // The value of a parameter or an index.
   qn_status (*name)(void *context, const char *where, qn_str name, qn_value *out, qn_diag *diag);
+  // name[index], of a parameter that is a list; with `out` NULL the index says nothing.
+  qn_status (*item)(void *context, const char *where, qn_str name, int64_t index, qn_value *out, qn_diag *diag);
   // has(weight), rows(weight), cols(weight): `function` is one of these three words.
   qn_status (*weight)(void *context, const char *where, qn_str function, qn_str weight, qn_value *out, qn_diag *diag);
 } qn_scope;

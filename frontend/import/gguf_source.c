@@ -1,6 +1,7 @@
 // Keys and tensors of a GGUF file for binding.
 #include "frontend/import/gguf_source.h"
 
+#include <math.h>
 #include <string.h>
 
 // Some files give a number for each layer. They are one number when all are equal; else a template cannot say them.
@@ -40,6 +41,43 @@ static qn_status find_key(void *context, const char *key, qn_param_kind kind, bo
   return QN_OK;
 }
 
+static qn_status find_item(void *context, const char *key, qn_param_kind kind, int64_t index, bool *out_found,
+                           int64_t *out_count, qn_value *out, qn_diag *diag) {
+  qn_gguf *gguf = context;
+  const qn_gguf_kv *kv = gguf ? qn_gguf_find(gguf, key) : NULL;
+  *out_count = -1;
+  if (!kv || kv->value.type != QN_GGUF_ARRAY) return find_key(context, key, kind, out_found, out, diag);
+  *out_found = true;
+  *out = qn_value_int(0);
+  *out_count = kv->value.count > INT64_MAX ? INT64_MAX : (int64_t)kv->value.count;
+  if (index >= *out_count) return QN_OK;
+  qn_gguf_value item = {0};
+  qn_gguf_cursor cursor = qn_gguf_items(&kv->value);
+  for (int64_t i = 0; i <= index; i++) {
+    if (!qn_gguf_next(&cursor, &item)) break;
+  }
+  bool good = false, flag = false;
+  static const char *const wants[] = {"integers", "numbers", "bools", "strings"};
+  switch (kind) {
+    case QN_PARAM_INT: good = qn_gguf_value_int(&item, &out->i); break;
+    case QN_PARAM_FLOAT:
+      out->kind = QN_VALUE_FLOAT;
+      good = qn_gguf_value_float(&item, &out->f) && isfinite(out->f);
+      break;
+    case QN_PARAM_BOOL:
+      good = qn_gguf_value_bool(&item, &flag);
+      out->i = flag;
+      break;
+    case QN_PARAM_TEXT:
+      out->kind = QN_VALUE_TEXT;
+      good = qn_gguf_value_string(&item, &out->text);
+      break;
+  }
+  if (good) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, gguf->name, "key '%s': value %lld of the list is of another type, want %s", key,
+                 (long long)index, wants[kind]);
+}
+
 static bool has_tensor(void *context, const char *name) {
   const qn_gguf *gguf = context;
   return gguf && qn_gguf_find_tensor(gguf, name);
@@ -63,6 +101,7 @@ qn_model_source qn_gguf_source(qn_gguf *gguf, const char *name, const char *arch
                            .architecture = architecture,
                            .world = QN_WORLD_GGUF,
                            .find_key = find_key,
+                           .find_item = find_item,
                            .find_tensor = find_tensor,
                            .has_tensor = has_tensor};
 }

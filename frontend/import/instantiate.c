@@ -152,7 +152,8 @@ static const char *make_loc(runner *r, const char *name) {
   qn_buf text;
   qn_buf_init(&text, r->arena->allocator);
   for (int i = 0; i < r->place.count; i++) {
-    qn_buf_printf(&text, "%s %" PRId64 ": ", r->place.frames[i].label, r->place.frames[i].value);
+    if (!r->place.frames[i].label) continue;
+    qn_buf_printf(&text, "%s %" PRId64 ": ", r->place.frames[i].label, r->place.frames[i].value.i);
   }
   qn_buf_puts(&text, name);
   const char *loc = text.failed ? NULL : qn_arena_strdup(r->arena, qn_buf_text(&text));
@@ -183,14 +184,11 @@ static qn_status run_repeat(runner *r, const qn_statement *s) {
   qn_scope scope = qn_place_scope(&r->place);
   int64_t count;
   QN_TRY(qn_expression_int(s->path, s->count, &scope, 0, MAX_REPEATS, &count, r->diag));
-  int frame = r->place.count++;
   for (int64_t i = 0; i < count; i++) {
-    r->place.frames[frame].name = s->index;
-    r->place.frames[frame].label = s->label;
-    r->place.frames[frame].value = i;
+    qn_place_push(&r->place, s->index, s->label, qn_value_int(i));
     QN_TRY(run_list(r, &s->body));
+    r->place.count--;
   }
-  r->place.count--;
   return QN_OK;
 }
 
@@ -231,6 +229,7 @@ static qn_status run_list(runner *r, const qn_statement_list *list) {
 qn_status qn_instantiate(qn_binding *binding, const qn_instantiate_options *options, qn_arena *arena, qn_graph **out,
                          qn_diag *diag) {
   runner r = {.binding = binding, .options = options, .arena = arena, .place = {.binding = binding}, .diag = diag};
+  qn_place_push(&r.place, "compiled_context", NULL, qn_value_int(options->context_tokens));
   r.graph = qn_graph_create(arena, binding->t->name);
   if (!r.graph) return qn_fail_nomem(diag, binding->t->file, "a graph");
   memcpy(r.graph->max_values, options->max_values, sizeof r.graph->max_values);

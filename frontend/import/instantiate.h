@@ -8,6 +8,7 @@
 typedef struct qn_instantiate_options {
   qn_dtype kv_dtype;                 // what "kv" stands for: F32, F16 or BF16
   int64_t max_values[QN_SYM_COUNT];  // copied into the graph
+  int64_t context_tokens;            // the most tokens of a sequence: "compiled_context" in statements
 } qn_instantiate_options;
 
 // The graph is verified and lives in `arena`, which is not the binding's. Errors name the template's statement, the

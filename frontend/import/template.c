@@ -36,7 +36,7 @@ bool qn_template_parse_symbol(const char *text, qn_dim *out) {
 }
 
 bool qn_template_is_reserved(const char *name) {
-  static const char *const words[] = {"arch", "kv", "true", "false"};
+  static const char *const words[] = {"arch", "kv", "true", "false", "compiled_context"};
   qn_dim dim;
   if (qn_template_parse_symbol(name, &dim)) return true;
   for (size_t i = 0; i < QN_COUNT(words); i++) {
@@ -110,12 +110,14 @@ static qn_status read_param_sources(reader *r, const cJSON *item, const char *pa
 }
 
 static qn_status read_param(reader *r, const cJSON *item, const char *path) {
-  static const char *const keys[] = {"gguf", "hf", "kind", "value", "default", "min", "max", "note", NULL};
+  static const char *const keys[] = {"gguf", "hf",  "kind", "list", "value", "default",
+                                     "min",  "max", "note", NULL};
   qn_template_param p = {.path = qn_json_where(&r->json, path)};
   QN_TRY(qn_json_object(&r->json, item, path, keys));
   p.name = qn_arena_strdup(r->json.arena, item->string);
   if (!p.name) return fail_nomem(r);
   QN_TRY(read_param_kind(r, item, path, &p.kind));
+  QN_TRY(qn_json_get_expression(&r->json, item, path, "list", &p.list));
   QN_TRY(read_param_sources(r, item, path, &p));
   const cJSON *min = qn_json_get(item, "min"), *max = qn_json_get(item, "max");
   p.has_min = min != NULL;
@@ -151,9 +153,25 @@ static qn_status read_shape(reader *r, const cJSON *item, const char *path, cons
   return QN_OK;
 }
 
+// "each": one expression for all worlds, or one a world.
+static qn_status read_each(reader *r, const cJSON *item, const char *path, qn_template_weight *w) {
+  static const char *const worlds[] = {"gguf", "hf", NULL};
+  const cJSON *each = qn_json_get(item, "each");
+  const char *each_path = qn_json_key_path(&r->json, path, "each");
+  if (!each) return QN_OK;
+  if (cJSON_IsObject(each)) QN_TRY(qn_json_object(&r->json, each, each_path, worlds));
+  for (int i = 0; i < QN_WORLD_COUNT; i++) {
+    const cJSON *own = cJSON_IsObject(each) ? qn_json_get(each, world_names[i]) : each;
+    if (own) QN_TRY(qn_json_expression(&r->json, own, each_path, &w->each[i]));
+  }
+  if (w->rank == 1) return QN_OK;
+  return qn_json_fail(&r->json, QN_ERR_FORMAT, each_path, "got a shape of %d dimensions, want one: a vector is computed",
+                      w->rank);
+}
+
 static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
-  static const char *const keys[] = {"gguf", "hf", "shape", "optional", "keep", "note", NULL};
-  static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep", "note", "data", "base64", NULL};
+  static const char *const keys[] = {"gguf", "hf", "shape", "optional", "keep", "each", "note", NULL};
+  static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep", "each", "note", "data", "base64", NULL};
   qn_template_weight w = {.path = qn_json_where(&r->json, path)};
   QN_TRY(qn_json_object(&r->json, item, path, r->t->is_graph ? graph_keys : keys));
   w.name = qn_arena_strdup(r->json.arena, item->string);
@@ -169,8 +187,10 @@ static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   const cJSON *keep = qn_json_get(item, "keep");
   if (keep) QN_TRY(qn_json_bool(&r->json, keep, qn_json_key_path(&r->json, path, "keep"), &w.keep));
   QN_TRY(qn_graph_json_read_data(&r->json, item, path, &w));
-  bool named = w.names[QN_WORLD_GGUF] || w.names[QN_WORLD_HF];
-  if (named == (w.data != NULL)) {
+  QN_TRY(read_each(r, item, path, &w));
+  bool named = w.names[QN_WORLD_GGUF] || w.names[QN_WORLD_HF], computed = w.each[QN_WORLD_GGUF] || w.each[QN_WORLD_HF];
+  if (w.data && computed) return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "got both values and each, want one");
+  if (named == (w.data != NULL) && !computed) {
     return qn_json_fail(
         &r->json, QN_ERR_FORMAT, path, "got %s, want %s",
         named ? "a tensor name and values" : "neither a tensor name nor values",

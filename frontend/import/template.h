@@ -23,6 +23,7 @@ typedef struct qn_template_param {
   const char *keys[QN_WORLD_COUNT];    // metadata key with {placeholders}; NULL = none in that world
   const char *values[QN_WORLD_COUNT];  // fixed value (expression; for TEXT a text with placeholders); NULL = none
   const char *otherwise;               // when the key is not there; NULL = it must be
+  const char *list;                    // how many values it has (expression), each by its number j; NULL = one
   bool has_min, has_max;
   double min, max;
 } qn_template_param;
@@ -34,6 +35,8 @@ typedef struct qn_template_weight {
   const char *shape[QN_MAX_RANK];  // row-major: the last varies fastest
   bool optional;
   bool keep;          // stays in the file's format when the model is quantised
+  // Its values, an expression of the number j and, where that world has a tensor, of its `value`; NULL = as they are.
+  const char *each[QN_WORLD_COUNT];
   const float *data;  // the values themselves (graphs); NULL = in the model file
   size_t data_count;
 } qn_template_weight;

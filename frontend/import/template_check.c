@@ -4,22 +4,35 @@
 
 #include "frontend/import/template.h"
 
-enum { MAX_FRAMES = 8 };
+enum { MAX_FRAMES = 8, MAX_INDEXES = MAX_FRAMES + 3 };
 
 typedef struct checker {
   qn_template *t;
   qn_diag *diag;
-  const char *indexes[MAX_FRAMES];  // of the repeats around the current statement
-  int index_count;
+  const char *indexes[MAX_INDEXES];  // of the repeats around the current statement, and what else is known here
+  int index_count, frames;
   qn_scope scope;
 } checker;
+
+// Is the name a list of values?
+static bool is_list(const qn_template *t, qn_str name) {
+  size_t index = 0;
+  return qn_template_find(t, name, &index) == QN_NAME_PARAM && t->params.items[index].list;
+}
 
 static qn_status check_name(void *context, const char *where, qn_str name, qn_value *out, qn_diag *diag) {
   const checker *c = context;
   (void)out;  // always NULL here
-  if (qn_str_is(name, "arch") || qn_template_find(c->t, name, NULL) == QN_NAME_PARAM) return QN_OK;
   for (int i = 0; i < c->index_count; i++) {
     if (qn_str_is(name, c->indexes[i])) return QN_OK;
+  }
+  if (is_list(c->t, name)) {
+    return qn_fail(c->diag, QN_ERR_FORMAT, where, "got '%.*s', which is a list: want %.*s[index]", QN_STR_ARGS(name),
+                   QN_STR_ARGS(name));
+  }
+  if (qn_str_is(name, "arch") || qn_template_find(c->t, name, NULL) == QN_NAME_PARAM) return QN_OK;
+  if (qn_str_is(name, "compiled_context")) {
+    return qn_fail(c->diag, QN_ERR_FORMAT, where, "compiled_context is known in statements only");
   }
   static const char *const hints[] = {"want a param",
                                       "want a param",
@@ -29,6 +42,16 @@ static qn_status check_name(void *context, const char *where, qn_str name, qn_va
                                       "it is the index of a repeat and known in its body only"};
   return qn_fail(diag, QN_ERR_FORMAT, where, "got the unknown name '%.*s' in an expression: %s", QN_STR_ARGS(name),
                  hints[qn_template_find(c->t, name, NULL)]);
+}
+
+static qn_status check_item(void *context, const char *where, qn_str name, int64_t index, qn_value *out,
+                            qn_diag *diag) {
+  const checker *c = context;
+  (void)index;
+  (void)out;
+  if (is_list(c->t, name)) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, where, "got %.*s[...], want the name of a param with \"list\"",
+                 QN_STR_ARGS(name));
 }
 
 static qn_status check_weight(void *context, const char *where, qn_str function, qn_str weight, qn_value *out,
@@ -48,13 +71,35 @@ static qn_status check_text(checker *c, const char *where, const char *text) {
   return text ? qn_text_expand(where, text, &c->scope, NULL, c->diag) : QN_OK;
 }
 
+// The value of a param, and of each number of a list, which is known as j.
+static qn_status check_value(checker *c, const qn_template_param *p, const char *value) {
+  if (p->list) c->indexes[c->index_count++] = "j";
+  qn_status status = p->kind == QN_PARAM_TEXT ? check_text(c, p->path, value) : check_expression(c, p->path, value);
+  if (p->list) c->index_count--;
+  return status;
+}
+
 static qn_status check_param(checker *c, const qn_template_param *p) {
-  bool is_text = p->kind == QN_PARAM_TEXT;
+  QN_TRY(check_expression(c, p->path, p->list));
   for (int w = 0; w < QN_WORLD_COUNT; w++) {
     QN_TRY(check_text(c, p->path, p->keys[w]));
-    QN_TRY(is_text ? check_text(c, p->path, p->values[w]) : check_expression(c, p->path, p->values[w]));
+    QN_TRY(check_value(c, p, p->values[w]));
   }
-  return is_text ? check_text(c, p->path, p->otherwise) : check_expression(c, p->path, p->otherwise);
+  return check_value(c, p, p->otherwise);
+}
+
+// A computed weight's elements: of their number j, and of the file's value where it has one.
+static qn_status check_each(checker *c, const qn_template_weight *w) {
+  for (int world = 0; world < QN_WORLD_COUNT; world++) {
+    if (c->t->is_graph && world != QN_WORLD_GGUF) continue;
+    c->indexes[0] = "j";
+    c->indexes[1] = "value";
+    c->index_count = w->names[world] ? 2 : 1;
+    qn_status status = check_expression(c, w->path, w->each[world]);
+    c->index_count = 0;
+    if (status != QN_OK) return status;
+  }
+  return QN_OK;
 }
 
 static qn_status check_shape(checker *c, const char *where, int rank, const char *const *shape) {
@@ -76,6 +121,7 @@ static qn_status check_weights(checker *c) {
                        w->shape[d]);
       }
     }
+    QN_TRY(check_each(c, w));
   }
   return QN_OK;
 }
@@ -125,7 +171,7 @@ static qn_status check_op(checker *c, const qn_statement *s) {
 
 static qn_status check_repeat(checker *c, const qn_statement *s) {
   QN_TRY(check_expression(c, s->path, s->count));
-  if (c->index_count == MAX_FRAMES) return qn_fail(c->diag, QN_ERR_FORMAT, s->path, "repeats nested too deep");
+  if (c->frames == MAX_FRAMES) return qn_fail(c->diag, QN_ERR_FORMAT, s->path, "repeats nested too deep");
   for (int i = 0; i < c->index_count; i++) {
     if (strcmp(c->indexes[i], s->index) == 0) {
       return qn_fail(c->diag, QN_ERR_FORMAT, s->path, "the index '%s' is that of a repeat around this one", s->index);
@@ -135,7 +181,9 @@ static qn_status check_repeat(checker *c, const qn_statement *s) {
     QN_TRY(qn_template_declare(c->t, s->path, s->index, QN_NAME_INDEX, 0, c->diag));
   }
   c->indexes[c->index_count++] = s->index;
+  c->frames++;
   QN_TRY(check_list(c, &s->body));
+  c->frames--;
   c->index_count--;
   return QN_OK;
 }
@@ -159,7 +207,7 @@ static qn_status check_list(checker *c, const qn_statement_list *list) {
 
 qn_status qn_template_check(qn_template *t, qn_diag *diag) {
   checker c = {.t = t, .diag = diag};
-  c.scope = (qn_scope){&c, check_name, check_weight};
+  c.scope = (qn_scope){&c, check_name, check_item, check_weight};
   for (size_t i = 0; i < t->params.count; i++) QN_TRY(check_param(&c, &t->params.items[i]));
   QN_TRY(check_weights(&c));
   QN_TRY(check_expression(&c, t->max_context_path, t->max_context));
@@ -168,5 +216,6 @@ qn_status qn_template_check(qn_template *t, qn_diag *diag) {
     QN_TRY(check_expression(&c, refusal->path, refusal->condition));
     QN_TRY(check_text(&c, refusal->path, refusal->message));
   }
+  c.indexes[c.index_count++] = "compiled_context";
   return check_list(&c, &t->body);
 }

@@ -4,7 +4,8 @@
 #include "frontend/import/expression.h"
 #include "tests/support/test.h"
 
-// hidden = 64, heads = 8, eps = 0.5, kind = 'pairs', big = 2^62; a weight w of 5 rows and 7 columns, no weight absent.
+// hidden = 64, heads = 8, eps = 0.5, kind = 'pairs', big = 2^62; a list kinds of 'full' and 'part'; a weight w of 5 rows
+// and 7 columns, no weight absent.
 static qn_status scope_name(void *context, const char *where, qn_str name, qn_value *out, qn_diag *diag) {
   static const struct {
     const char *name;
@@ -26,6 +27,16 @@ static qn_status scope_name(void *context, const char *where, qn_str name, qn_va
   return qn_fail(diag, QN_ERR_FORMAT, where, "unknown name '%.*s'", QN_STR_ARGS(name));
 }
 
+static qn_status scope_item(void *context, const char *where, qn_str name, int64_t index, qn_value *out,
+                            qn_diag *diag) {
+  (void)context;
+  if (!qn_str_is(name, "kinds")) return qn_fail(diag, QN_ERR_FORMAT, where, "'%.*s' is no list", QN_STR_ARGS(name));
+  if (!out) return QN_OK;
+  if (index < 0 || index > 1) return qn_fail(diag, QN_ERR_FORMAT, where, "no item %lld", (long long)index);
+  *out = qn_value_text(index == 0 ? QN_STR("full") : QN_STR("part"));
+  return QN_OK;
+}
+
 static qn_status scope_weight(void *context, const char *where, qn_str function, qn_str weight, qn_value *out,
                               qn_diag *diag) {
   (void)context;
@@ -37,7 +48,7 @@ static qn_status scope_weight(void *context, const char *where, qn_str function,
   return QN_OK;
 }
 
-static const qn_scope scope = {NULL, scope_name, scope_weight};
+static const qn_scope scope = {NULL, scope_name, scope_item, scope_weight};
 
 // The value as text, or the error's.
 static const char *value_of(const char *text) {
@@ -98,6 +109,20 @@ START_TEST(test_values) {
       {"floor(2.7)", "2"},
       {"floor(-2.5)", "-3"},
       {"floor(3)", "3"},
+      {"ceil(2.1)", "3"},
+      {"ceil(-2.5)", "-2"},
+      {"ceil(3)", "3"},
+      {"abs(-3)", "3"},
+      {"abs(eps)", "0.5 float"},
+      {"abs(-eps)", "0.5 float"},
+      {"pow(2, 10)", "1024 float"},
+      {"pow(4, -eps)", "0.5 float"},
+      {"exp(0)", "1 float"},
+      {"log(exp(2))", "2 float"},
+      {"floor(log(heads) / log(2) + 1e-9)", "3"},
+      {"kinds[0]", "full"},
+      {"kinds[ heads - 7 ] == 'part'", "1"},
+      {"heads > 7 ? kinds[1] : kinds[7]", "part"},
       {"min(3, eps)", "0.5 float"},
       {"max(heads, hidden)", "64"},
       {"has(w)", "1"},
@@ -152,7 +177,8 @@ START_TEST(test_errors) {
       {"1 ? 2", "here: in '1 ? 2', column 6: got the end, want ':'"},
       {"headz", "here: unknown name 'headz'"},
       {"0 && headz", "here: unknown name 'headz'"},
-      {"cos(1)", "here: in 'cos(1)', column 1: got the function 'cos', want sqrt, floor, min, max, has, rows or cols"},
+      {"cos(1)", "here: in 'cos(1)', column 1: got the function 'cos', want sqrt, pow, exp, log, floor, ceil, abs, min, max, "
+                 "has, rows or cols"},
       {"min(1)", "here: in 'min(1)', column 6: got ')', want ','"},
       {"has(1)", "here: in 'has(1)', column 5: has wants the name of a weight"},
       {"has(nothing)", "here: unknown weight"},
@@ -170,6 +196,13 @@ START_TEST(test_errors) {
       {"1e300 * 1e300", "here: in '1e300 * 1e300', column 7: got a result that is not a finite number"},
       {"1.2.3", "here: in '1.2.3', column 1: got '1.2.3', want a number"},
       {"1e", "here: in '1e', column 1: got '1e', want a number"},
+      {"pow(0 - 1, eps)", "here: in 'pow(0 - 1, eps)', column 1: got a result that is not a finite number"},
+      {"log(0)", "here: in 'log(0)', column 1: got a result that is not a finite number"},
+      {"kinds[0", "here: in 'kinds[0', column 8: got the end, want ']'"},
+      {"kinds[eps]", "here: in 'kinds[eps]', column 7: got a fraction as an index, want an integer"},
+      {"kinds[kind]", "here: in 'kinds[kind]', column 7: got a text as an index, want an integer"},
+      {"kinds[2]", "here: no item 2"},
+      {"heads[0]", "here: 'heads' is no list"},
       {"sqrt(0 - 1)", "here: in 'sqrt(0 - 1)', column 1: square root of a negative number"},
       {"floor(1e30)", "here: in 'floor(1e30)', column 1: got a result beyond 64 bits"},
       {"kind + 1", "here: in 'kind + 1', column 6: got the text 'pairs', want a number"},
@@ -188,7 +221,7 @@ END_TEST
 
 // Nesting is bounded whatever it is made of; long flat expressions are not nested.
 START_TEST(test_depth) {
-  static const char *const openers[] = {"(", "-", "!", "sqrt(", "1 ? 1 : ", "1 ? ", "max(1, "};
+  static const char *const openers[] = {"(", "-", "!", "sqrt(", "1 ? 1 : ", "1 ? ", "max(1, ", "kinds["};
   for (size_t i = 0; i < QN_COUNT(openers); i++) {
     qn_buf text;
     qn_diag diag = {0};
@@ -237,7 +270,7 @@ END_TEST
 // The check looks at every name, in branches that would not be taken too, and evaluates nothing.
 START_TEST(test_check) {
   int lookups = 0;
-  const qn_scope counting = {&lookups, scope_name, scope_weight};
+  const qn_scope counting = {&lookups, scope_name, scope_item, scope_weight};
   qn_diag diag = {0};
   qn_assert_ok(&diag, qn_expression_check("here", "0 ? hidden / 0 : heads + rows(absent)", &counting, &diag));
   ck_assert_int_eq(lookups, 2);

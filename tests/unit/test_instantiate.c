@@ -498,6 +498,74 @@ START_TEST(test_own_template) {
 }
 END_TEST
 
+// Params that are lists, from lists and from single values of each type; a vector of which each value is changed.
+static const char list_template[] =
+    "{\"quern_template\": 1, \"name\": \"own\", \"extends\": \"llama\", \"gguf\": [\"llama\"],"
+    " \"params\": {\"ints\": {\"list\": 3, \"gguf\": \"{arch}.ints\", \"max\": 9},"
+    "   \"floats\": {\"kind\": \"float\", \"list\": 3, \"gguf\": \"{arch}.floats\"},"
+    "   \"bools\": {\"kind\": \"bool\", \"list\": 3, \"gguf\": \"{arch}.bools\"},"
+    "   \"texts\": {\"kind\": \"text\", \"list\": 3, \"gguf\": \"{arch}.texts\"},"
+    "   \"one\": {\"list\": 3, \"gguf\": \"{arch}.block_count\"}, \"none\": {\"list\": 3, \"gguf\": \"none\", \"default\": \"j + ints[j]\"}},"
+    " \"weights\": {\"output_norm\": {\"gguf\": \"output_norm.weight\", \"shape\": [\"hidden\"], \"each\": {\"gguf\": \"2 * value + j\"}}}}";
+
+static void add_lists(qn_gguf_writer *w, const uint32_t *ints, uint64_t count) {
+  const qn_str texts[] = {QN_STR("a"), QN_STR("b\n"), QN_STR("")};
+  qn_gguf_writer_add_array(w, "llama.ints", QN_GGUF_U32, ints, count);
+  qn_gguf_writer_add_array(w, "llama.floats", QN_GGUF_F32, (float[]){0.5f, -1, 2}, 3);
+  qn_gguf_writer_add_array(w, "llama.bools", QN_GGUF_BOOL, (uint8_t[]){1, 0, 1}, 3);
+  qn_gguf_writer_add_strings(w, "llama.texts", texts, 3);
+}
+static void add_good_lists(qn_gguf_writer *w) { add_lists(w, (uint32_t[]){1, 2, 3}, 3); }
+static void add_short_list(qn_gguf_writer *w) { add_lists(w, (uint32_t[]){1, 2}, 2); }
+static void add_no_list(qn_gguf_writer *w) { add_lists(w, (uint32_t[]){1}, 0); }
+static void add_large_value(qn_gguf_writer *w) { add_lists(w, (uint32_t[]){1, 2, 10}, 3); }
+static void add_wrong_type(qn_gguf_writer *w) {
+  qn_gguf_writer_add_array(w, "llama.ints", QN_GGUF_F32, (float[]){1, 2, 3}, 3);
+}
+static void add_infinity(qn_gguf_writer *w) {
+  qn_gguf_writer_add_array(w, "llama.ints", QN_GGUF_U32, (uint32_t[]){1, 2, 3}, 3);
+  qn_gguf_writer_add_array(w, "llama.floats", QN_GGUF_F32, (float[]){0.5f, INFINITY, 2}, 3);
+}
+
+START_TEST(test_lists) {
+  static const struct {
+    void (*add)(qn_gguf_writer *w);
+    const char *want;
+  } cases[] = {
+      {add_short_list, "key 'llama.ints': got a list of 2 values, want 3 = 3 (param ints)"},
+      {add_no_list, "key 'llama.ints': got a list of 0 values, want 3 = 3 (param ints)"},
+      {add_large_value, "key 'llama.ints': got 10, want a number of 0 to 9 (param ints)"},
+      {add_wrong_type, "key 'llama.ints': value 0 of the list is of another type, want integers"},
+      {add_infinity, "key 'llama.floats': value 1 of the list is of another type, want numbers"},
+      {NULL, "key 'llama.ints' is missing"},
+  };
+  qn_import_options options = {.template_path = write_text("own.json", list_template)};
+  qn_diag diag = {0};
+  qn_import *import = NULL;
+  qn_tensor_data before, after;
+  qn_assert_ok(&diag, qn_import_open(make_model(&(edit){.add_keys = add_good_lists}), &options, qn_test_allocator(),
+                                     &import, &diag));
+  qn_buf text;
+  qn_buf_init(&text, qn_test_allocator());
+  qn_import_describe(import, &text);
+  ck_assert_ptr_nonnull(strstr(qn_buf_text(&text), "\nints = 1, 2, 3\nfloats = 0.5, -1, 2\nbools = 1, 0, 1\n"
+                                                   "texts = a, b\\x0a, \none = 1, 1, 1\nnone = 1, 3, 5\n"));
+  qn_buf_deinit(&text);
+  qn_weight_source weights = qn_import_weights(import);
+  qn_import *plain_import = open_model(&(edit){0});
+  qn_weight_source plain_weights = qn_import_weights(plain_import);
+  qn_assert_ok(&diag, weights.find(weights.context, "output_norm.weight", &after, &diag));
+  qn_assert_ok(&diag, plain_weights.find(plain_weights.context, "output_norm.weight", &before, &diag));
+  for (int j = 0; j < 64; j++)
+    ck_assert(((const float *)after.data)[j] == 2 * ((const float *)before.data)[j] + (float)j);
+  qn_import_close(plain_import);
+  qn_import_close(import);
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    path_fails(make_model(&(edit){.add_keys = cases[i].add}), options.template_path, QN_ERR_FORMAT, cases[i].want);
+  }
+}
+END_TEST
+
 // A graph of the user's own with weights in the JSON and in a GGUF file beside it.
 static const char graph_text[] =
     "\xef\xbb\xbf {\"quern_graph\": 1, \"name\": \"norm\", \"weights_file\": \"model.gguf\","
@@ -566,5 +634,5 @@ END_TEST
 
 QN_CASE(good, test_models_verify, test_golden, test_nano, test_weights, test_tolerated, test_optional)
 QN_CASE(wrong, test_keys, test_refusals, test_tensors, test_graph_options, test_positions)
-QN_CASE(files, test_recognition, test_own_template, test_own_graph, test_memory)
+QN_CASE(files, test_recognition, test_own_template, test_lists, test_own_graph, test_memory)
 QN_TEST_MAIN(good, wrong, files)

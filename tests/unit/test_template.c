@@ -150,7 +150,7 @@ START_TEST(test_builtin) {
                                           qn_builtin_template_text, &arena, &diag));
     snprintf(file, sizeof file, "%s.json", t.name);
     ck_assert_str_eq(file, builtin->name);
-    ck_assert_uint_ge(t.matches[QN_WORLD_GGUF].count, 1);
+    ck_assert_uint_ge(t.matches[QN_WORLD_GGUF].count + t.matches[QN_WORLD_HF].count, 1);
     ck_assert(!t.is_graph);
     qn_template_deinit(&t);
     qn_arena_deinit(&arena);
