@@ -142,30 +142,45 @@ static uint64_t mix(uint64_t seed, uint64_t a, uint64_t b) {
   return qn_hash64(words, sizeof words, 7);
 }
 
-// How many rows what index parameter `by` chooses a row of has: the least of all that it is part of the index of.
+// How many rows what index parameter `by` chooses a row of has (or, where it stands in an index by itself, values in a
+// row): the least of all that it is part of the index of.
 typedef struct lookup {
   const qn_inputs *in;
-  const qn_lbuf *by;
-  const qn_lbuf *into;  // while an index is walked: whose
+  const qn_lbuf *by, *held;  // held: a local that a value of it is kept in; NULL = none
+  const qn_lbuf *into;       // while an index is walked: whose
+  bool scaled, cut;     // on the way from there: multiplied; divided, or a remainder taken
   bool positions;       // by is the positions: of what it indexes, tables of the model count alone
   int64_t rows;
 } lookup;
 
-static void find_lookups(lookup *l, const qn_lexpr *e) {
-  if (e->op == QN_LX_LOAD) {
-    if (e->u.load.buf == l->by && l->into && l->into->kind == QN_LB_PARAM) {
-      const qn_pbuf *p = l->in->subject.params[l->into->param_index];
-      bool table = p->kind == QN_PB_WEIGHT || p->kind == QN_PB_ARENA;
-      int64_t rows = p->type.rank > 0 ? qn_dim_at(p->type.dims[0], l->in->symbols) : 1;
-      if ((table || !l->positions) && rows < l->rows) l->rows = rows;
-    }
-    const qn_lbuf *outer = l->into;
-    l->into = e->u.load.buf;
-    find_lookups(l, e->operands[0]);
-    l->into = outer;
-    return;
+static int64_t choices(const lookup *l) {
+  int64_t elements = INT64_MAX;
+  if (l->into->kind == QN_LB_LOCAL) {
+    bool plain = !l->scaled && !l->cut && qn_lexpr_is_int(l->into->elements, &elements);
+    return plain ? elements : INT64_MAX;
   }
+  const qn_pbuf *p = l->in->subject.params[l->into->param_index];
+  bool table = p->kind == QN_PB_WEIGHT || p->kind == QN_PB_ARENA;
+  if (l->positions && !table) return INT64_MAX;
+  bool in_row = p->kind == QN_PB_ARENA && p->type.rank == 2 && !l->scaled && !l->cut;
+  if (in_row && qn_row_width(&p->type, l->in->symbols) > 1) return qn_row_width(&p->type, l->in->symbols);
+  return p->type.rank > 0 ? qn_dim_at(p->type.dims[0], l->in->symbols) : 1;
+}
+
+static void find_lookups(lookup *l, const qn_lexpr *e) {
+  const lookup outer = *l;
+  if (e->op == QN_LX_LOAD) {
+    bool by = e->u.load.buf == l->by || (l->held && e->u.load.buf == l->held);
+    if (by && l->into && choices(l) < l->rows) l->rows = choices(l);
+    l->into = e->u.load.buf;
+    l->scaled = l->cut = false;
+  }
+  l->scaled = l->scaled || e->op == QN_LX_MUL;
+  l->cut = l->cut || e->op == QN_LX_DIV || e->op == QN_LX_MOD;
   for (int i = 0; i < qn_lop_info_of(e->op)->operands; i++) find_lookups(l, e->operands[i]);
+  l->into = outer.into;
+  l->scaled = outer.scaled;
+  l->cut = outer.cut;
 }
 
 static void find_lookups_in(lookup *l, const qn_lblock *block) {
@@ -176,6 +191,7 @@ static void find_lookups_in(lookup *l, const qn_lblock *block) {
       find_lookups_in(l, &s->u.loop.body);
     } else if (s->kind == QN_LS_STORE) {
       l->into = s->u.store.buf;
+      l->scaled = l->cut = false;
       find_lookups(l, s->u.store.index);
       l->into = NULL;
       find_lookups(l, s->u.store.value);
@@ -183,8 +199,21 @@ static void find_lookups_in(lookup *l, const qn_lblock *block) {
   }
 }
 
+// The local that takes values of the buffer as they are.
+static const qn_lbuf *find_held(const qn_lblock *block, const qn_lbuf *by) {
+  const qn_lbuf *held = NULL;
+  for (const qn_lstmt *s = block->first; s && !held; s = s->next) {
+    if (s->kind == QN_LS_FOR) held = find_held(&s->u.loop.body, by);
+    if (s->kind != QN_LS_STORE || s->u.store.buf->kind != QN_LB_LOCAL) continue;
+    const qn_lexpr *value = s->u.store.value;
+    if (value->op == QN_LX_LOAD && value->u.load.buf == by) held = s->u.store.buf;
+  }
+  return held;
+}
+
 static int64_t rows_looked_up(const qn_inputs *in, size_t param, bool positions) {
   lookup l = {.in = in, .by = in->subject.plain->params[param], .positions = positions, .rows = INT32_MAX};
+  if (!positions) l.held = find_held(&in->subject.plain->body, l.by);
   find_lookups_in(&l, &in->subject.plain->body);
   return l.rows;
 }
@@ -254,12 +283,19 @@ static int32_t page_of(const tokens *t, int64_t sequence, int64_t page) {
 
 static void put_i32(uint8_t *at, int32_t value) { memcpy(at, &value, sizeof value); }
 
+// A choice of experts: every second seed of checks chooses among two, so that many rows have the same.
+static int64_t choices_of_rows(const filling *f, const qn_pbuf *p, int64_t rows) {
+  bool few = f->use == QN_INPUTS_CHECK && f->in->seed % 2 && p->kind == QN_PB_ARENA && p->type.rank == 2;
+  return few && rows > 2 ? 2 : rows;
+}
+
 static void fill_indices(filling *f, size_t param) {
   const qn_inputs *in = f->in;
   const qn_pbuf *p = in->subject.params[param];
   const tokens *t = &f->tokens;
   qn_guarded *g = &in->buffers[param];
-  int64_t count = (int64_t)(g->size / sizeof(int32_t)), rows = rows_looked_up(in, param, false);
+  int64_t count = (int64_t)(g->size / sizeof(int32_t));
+  int64_t rows = choices_of_rows(f, p, rows_looked_up(in, param, false));
   for (int64_t i = 0; i < count; i++) {
     int32_t value = (int32_t)(mix(in->seed, param, (uint64_t)i) % (uint64_t)(rows > 0 ? rows : 1));
     if (is_input(p, "pos") && i < t->count) value = t->pos[i];
@@ -267,6 +303,58 @@ static void fill_indices(filling *f, size_t param) {
     if (is_input(p, "block_table")) value = page_of(t, i / t->pages, i % t->pages);
     if (i == 0 && is_input(p, "tokens")) value = (int32_t)(rows - 1);
     put_i32(g->data + i * 4, value);
+  }
+}
+
+
+// Whether the parameter is the order of rows by what parameter `ids` chooses for them (expert_order in ir/ops.def).
+static bool is_order(const qn_inputs *in, size_t param, size_t ids) {
+  const qn_pbuf *p = in->subject.params[param], *q = in->subject.params[ids];
+  if (p->kind != QN_PB_ARENA || p->type.dtype != QN_DTYPE_I32 || p->type.rank != 1) return false;
+  if (q->kind != QN_PB_ARENA || q->type.dtype != QN_DTYPE_I32 || q->type.rank != 2) return false;
+  if (in->subject.plain->params[param]->writable || in->subject.plain->params[ids]->writable) return false;
+  int64_t rows = qn_dim_at(q->type.dims[0], in->symbols), width = qn_row_width(&q->type, in->symbols), numbers = 0;
+  bool counted = !__builtin_mul_overflow(rows, 2 * width, &numbers);
+  return counted && numbers == qn_dim_at(p->type.dims[0], in->symbols) && q->row_pitch >= width &&
+         numbers <= (int64_t)(in->buffers[param].size / 4) && rows * q->row_pitch <= (int64_t)(in->buffers[ids].size / 4);
+}
+
+static int32_t get_i32(const uint8_t *at) {
+  int32_t value;
+  memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// Rows in an order, and which expert each of them has.
+typedef struct ordering {
+  uint8_t *out;  // two i32 a place
+  const uint8_t *ids;
+  int64_t width, pitch;  // of a row of the ids
+} ordering;
+
+static int32_t expert_of(const ordering *o, int64_t row) {
+  return get_i32(o->ids + (row / o->width * o->pitch + row % o->width) * 4);
+}
+
+static int32_t expert_at(const ordering *o, int64_t place) { return expert_of(o, get_i32(o->out + place * 8)); }
+
+// Sorts by insertion, which keeps the order of equals: there are as many rows as a step has.
+static void fill_order(filling *f, size_t param, size_t ids) {
+  const qn_pbuf *q = f->in->subject.params[ids];
+  ordering o = {f->in->buffers[param].data, f->in->buffers[ids].data, qn_row_width(&q->type, f->in->symbols), q->row_pitch};
+  int64_t count = qn_dim_at(q->type.dims[0], f->in->symbols) * o.width;
+  for (int64_t row = 0, at; row < count; row++) {
+    for (at = row; at > 0 && expert_at(&o, at - 1) > expert_of(&o, row); at--)
+      put_i32(o.out + at * 8, get_i32(o.out + (at - 1) * 8));
+    put_i32(o.out + at * 8, (int32_t)row);
+  }
+  for (int64_t place = count - 1, end = count; place >= 0; place--) {  // end: of the rows of the place's expert
+    bool first = place == 0 || expert_at(&o, place - 1) != expert_at(&o, place);
+    put_i32(o.out + place * 8 + 4, 0);
+    if (!first) continue;
+    for (int64_t at = place; at < end; at += QN_EXPERT_RUN)
+      put_i32(o.out + at * 8 + 4, (int32_t)(end - at < QN_EXPERT_RUN ? end - at : QN_EXPERT_RUN));
+    end = place;
   }
 }
 
@@ -421,6 +509,10 @@ static qn_status make_buffers(filling *f, const qn_inputs *weights_of) {
     QN_TRY(qn_guarded_create(size, &in->buffers[i], f->diag));
     QN_TRY(check_type(in, i, f->diag));
     QN_TRY(fill_param(f, i));
+  }
+  for (size_t i = 0; i < in->count; i++) {
+    for (size_t ids = 0; ids < in->count; ids++)
+      if (is_order(in, i, ids)) fill_order(f, i, ids);
   }
   return QN_OK;
 }

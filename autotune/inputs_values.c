@@ -195,10 +195,9 @@ qn_status qn_inputs_fill_weight(const qn_pbuf *w, uint64_t seed, qn_inputs_use u
   const qn_format *f = qn_format_of(w->type.dtype);
   uint32_t rows = w->layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
   size_t panel = 0, all = 0;
-  bool sized = f && w->type.rank == 2 && w->type.dims[0].value > 0 && w->type.dims[1].value > 0 &&
-               qn_format_tile_bytes(f, rows, rows, w->type.dims[1].value, &panel) &&
-               qn_format_tile_bytes(f, rows, w->type.dims[0].value, w->type.dims[1].value, &all);
-  if (!sized || all != size) {
+  int64_t k = w->type.rank >= 2 ? w->type.dims[w->type.rank - 1].value : 0;
+  bool sized = f && k > 0 && qn_format_tile_bytes(f, rows, rows, k, &panel) && qn_weight_bytes(&w->type, w->layout, &all);
+  if (!sized || all != size || all == 0) {
     return qn_fail(diag, QN_ERR_UNSUPPORTED, name, "got %zu bytes for a weight whose layout takes %zu", size, all);
   }
   int64_t panels = (int64_t)(size / panel), unique = (int64_t)(UNIQUE_BYTES / panel);
@@ -206,7 +205,7 @@ qn_status qn_inputs_fill_weight(const qn_pbuf *w, uint64_t seed, qn_inputs_use u
   if (unique > UNIQUE_PANELS) unique = UNIQUE_PANELS;
   if (unique > panels) unique = panels;
   uint8_t *made = qn_alloc(allocator, panel * (size_t)unique);
-  bool filled = made && make_panels(f, rows, unique, w->type.dims[1].value, seed, use, made, allocator);
+  bool filled = made && make_panels(f, rows, unique, k, seed, use, made, allocator);
   stream s = stream_of(seed, 77);
   int64_t last = -1;
   for (int64_t p = 0; filled && p < panels; p++) {  // neighbours differ, and what follows whom does too

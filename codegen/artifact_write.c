@@ -95,6 +95,16 @@ static qn_status text_section(writing *w, uint32_t kind, const void *data, size_
 
 // --- weights
 
+// The (n, k) matrices of a tensor, one after another, each padded to whole panels; `size` bytes in all.
+static void pack_matrices(const qn_tensor_data *tensor, uint32_t rows, int64_t matrices, int64_t n, int64_t k, uint8_t *out,
+                          size_t size) {
+  size_t row_bytes = (size_t)k / tensor->format->block_values * tensor->format->block_bytes;
+  for (int64_t i = 0; i < matrices; i++) {
+    const uint8_t *from = (const uint8_t *)tensor->data + (size_t)(i * n) * row_bytes;
+    qn_format_pack(tensor->format, rows, n, k, from, 0, n, out + size / (size_t)matrices * (size_t)i);
+  }
+}
+
 // One source tensor of a weight buffer in the buffer's layout, padded to whole panels.
 static qn_status pack_source(writing *w, const qn_pbuf *p, const char *name, uint8_t **out, size_t *out_size, int64_t *out_rows) {
   qn_tensor_data tensor;
@@ -103,6 +113,7 @@ static qn_status pack_source(writing *w, const qn_pbuf *p, const char *name, uin
   for (int i = 0; i + 1 < tensor.rank; i++) n *= tensor.dims[i];
   int64_t want_k = p->type.rank ? p->type.dims[p->type.rank - 1].value : 1;
   bool plain = p->layout == QN_LAYOUT_PLAIN;
+  int64_t matrices = plain || n % qn_weight_matrices(&p->type) ? 1 : qn_weight_matrices(&p->type);
   bool concat_vector = plain && p->type.rank == 1 && p->source_count > 1;
   if ((k != want_k && !concat_vector) || (!plain && tensor.format->dtype != p->type.dtype)) {
     return qn_fail(w->diag, QN_ERR_FORMAT, name, "got %s with rows of %" PRId64 ", want %s with rows of %" PRId64,
@@ -110,14 +121,16 @@ static qn_status pack_source(writing *w, const qn_pbuf *p, const char *name, uin
   }
   uint32_t rows = p->layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
   size_t size = 0;
-  bool sized = plain ? qn_size_mul((size_t)n * sizeof(float), (size_t)k, &size) : qn_format_tile_bytes(tensor.format, rows, n, k, &size);
+  bool sized = plain ? qn_size_mul((size_t)n * sizeof(float), (size_t)k, &size)
+                     : qn_format_tile_bytes(tensor.format, rows, n / matrices, k, &size) &&
+                           qn_size_mul(size, (size_t)matrices, &size);
   uint8_t *data = sized ? qn_alloc(w->allocator, size) : NULL;
   if (!data) return qn_fail_nomem(w->diag, name, "a packed weight");
   *out = data;
   *out_size = size;
   *out_rows = n;
   if (!plain) {
-    qn_format_pack(tensor.format, rows, n, k, tensor.data, 0, n, data);
+    pack_matrices(&tensor, rows, matrices, n / matrices, k, data, size);
     return QN_OK;
   }
   double *row = qn_alloc(w->allocator, (size_t)k * sizeof *row);
@@ -148,8 +161,10 @@ static qn_status write_weight(writing *w, const qn_pbuf *p) {
     QN_TRY(status);
     rows += source_rows;
   }
-  if (p->layout != QN_LAYOUT_PLAIN && rows != p->type.dims[0].value) {
-    return qn_fail(w->diag, QN_ERR_FORMAT, p->name, "got %" PRId64 " rows, want %" PRId64, rows, p->type.dims[0].value);
+  int64_t want_rows = 1;
+  for (int d = 0; d + 1 < p->type.rank; d++) want_rows *= p->type.dims[d].value;
+  if (p->layout != QN_LAYOUT_PLAIN && rows != want_rows) {
+    return qn_fail(w->diag, QN_ERR_FORMAT, p->name, "got %" PRId64 " rows, want %" PRId64, rows, want_rows);
   }
   uint64_t written = w->writer->offset - start;
   if (written > p->bytes) {

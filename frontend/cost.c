@@ -26,9 +26,10 @@ static void add_for(counted_for what, uint64_t token_each, uint64_t *token, uint
 
 static const int64_t one_of_each[QN_SYM_COUNT] = {0, 1, 1, 1, 1, 1};
 
-static void count_matmul(const qn_graph *g, const qn_node *node, quern_kernel_cost *c) {
-  const qn_type *x = &qn_graph_node(g, node->operands[0])->type, *w = &qn_graph_node(g, node->operands[1])->type;
-  uint64_t macs = constant(w->dims[0]) * constant(w->dims[1]) * (uint64_t)x->dims[0].value;
+// Of the rows that come out: of experts, those that each token has.
+static void count_product(const qn_graph *g, const qn_node *node, quern_kernel_cost *c) {
+  const qn_type *x = &qn_graph_node(g, node->operands[0])->type, *y = &node->type;
+  uint64_t macs = constant(y->dims[1]) * constant(x->dims[1]) * (uint64_t)y->dims[0].value;
   bool integer = x->dtype == QN_DTYPE_A8, row = x->dims[0].symbol == QN_SYM_R;
   *(row ? integer ? &c->int8_macs_row : &c->f32_macs_row : integer ? &c->int8_macs_token : &c->f32_macs_token) += macs;
 }
@@ -45,7 +46,8 @@ static void count_node(const qn_graph *g, qn_id id, quern_kernel_cost *c) {
   const qn_type *type = &node->type;
   size_t bytes = 0;
   switch (node->op) {
-    case QN_OP_MATMUL: count_matmul(g, node, c); return;
+    case QN_OP_MATMUL:
+    case QN_OP_EXPERT_MATMUL: count_product(g, node, c); return;
     case QN_OP_EMBED: {
       const qn_type *table = &qn_graph_node(g, node->operands[0])->type;
       const qn_format *format = qn_format_of(table->dtype);
@@ -81,10 +83,13 @@ static uint64_t value_bytes(const qn_type *type) {
   return (uint64_t)elements * qn_dtype_size(type->dtype);
 }
 
-// Weights that a step reads whole: a table that is only looked up is not among them, unless a product reads it too.
+// Weights that a step reads whole: a table that is only looked up is not among them, unless a product reads it too. Of
+// experts those that one token has.
 static void count_buffer(const qn_pkernel *kernel, const qn_pbuf *buffer, bool of_rows, quern_kernel_cost *c) {
   bool lookup = buffer->layout == QN_LAYOUT_ROWS1 || (buffer->layout == QN_LAYOUT_ROWS16 && !kernel->is_matmul);
-  if (buffer->kind == QN_PB_WEIGHT && !lookup) c->weight_bytes += buffer->bytes;
+  bool experts = kernel->experts > 0 && buffer->layout == QN_LAYOUT_ROWS16;
+  uint64_t all = experts ? (uint64_t)kernel->experts : 1, read = experts ? (uint64_t)kernel->chosen : 1;
+  if (buffer->kind == QN_PB_WEIGHT && !lookup) c->weight_bytes += buffer->bytes / all * read;
   if (buffer->kind != QN_PB_ARENA && buffer->kind != QN_PB_INPUT) return;
   counted_for what = what_for(&buffer->type);
   if (what == FOR_TOKEN && of_rows) what = FOR_ROW;  // of all tokens' values those that it gathers

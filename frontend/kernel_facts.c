@@ -27,6 +27,8 @@ static const fact facts[] = {
     FACT(input, DTYPE, QN_DTYPE_COUNT - 1),
     FACT(tile_rows, COUNT, INT32_MAX),
     FACT(run_tokens, COUNT, INT32_MAX),
+    FACT(experts, COUNT, QN_EXPERTS_MAX),
+    FACT(chosen, COUNT, QN_EXPERTS_MAX),
 };
 
 static const struct {

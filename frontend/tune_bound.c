@@ -19,7 +19,8 @@ quern_roofline quern_roofline_of(const quern_machine_profile *p, int threads, co
   return r;
 }
 
-// Weights that a call reads whole, once each: a table that is only looked up is not among them.
+// Weights that a call reads, once each: a table that is only looked up is not among them, and of experts those are that
+// its rows may be thought to have.
 static double streamed_bytes(const qn_tuning_task *task) {
   double bytes = 0;
   if (!task->kernel->is_matmul) return 0;
@@ -29,7 +30,8 @@ static double streamed_bytes(const qn_tuning_task *task) {
     for (size_t j = 0; j < i; j++) again = again || task->step->buffers[j] == task->step->buffers[i];
     if (buffer->kind == QN_PB_WEIGHT && buffer->layout == QN_LAYOUT_ROWS16 && !again) bytes += (double)buffer->bytes;
   }
-  return bytes;
+  const qn_pkernel *k = task->kernel;
+  return k->experts ? bytes * qn_expert_share(k->experts, k->chosen, (double)task->rows) : bytes;
 }
 
 // Of the smallest cache that holds so many bytes.

@@ -413,6 +413,89 @@ static qn_status shape_sample(const shape_context *c, qn_type *out) {
   return QN_OK;
 }
 
+// Places that a top_k finds among `width` values; 0 = of any width.
+static bool is_places(const shape_context *c, int i, int64_t width) {
+  const qn_node *node = qn_graph_node(c->graph, c->spec->operands[i]);
+  if (node->op != QN_OP_TOP_K) return false;
+  return width == 0 || qn_graph_node(c->graph, node->operands[0])->type.dims[1].value == width;
+}
+
+// A row for each element of a value [T, k], which can be counted.
+static qn_dim rows_of_elements(const qn_type *type) {
+  return (qn_dim){type->dims[0].symbol, type->dims[0].value * type->dims[1].value};
+}
+
+static bool is_rows_of_f32(const qn_type *x) { return is_f32(x) && x->rank == 2 && is_const_from(x, 1); }
+
+static qn_status shape_top_k(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0];
+  int64_t count = spec_int(c, QN_ATTR_K);
+  if (!is_rows_of_f32(x)) return operand_error(c, 0, "f32[T, width]");
+  if (count < 1 || count > x->dims[1].value) return attr_error(c, QN_ATTR_K, "1 to the width");
+  qn_dim dims[] = {x->dims[0], qn_dim_const(count)};
+  *out = qn_type_make(QN_DTYPE_I32, 2, dims);
+  return QN_OK;
+}
+
+static qn_status shape_pick(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0], *places = c->operands[1];
+  if (!is_rows_of_f32(x)) return operand_error(c, 0, "f32[T, width]");
+  if (!is_places(c, 1, x->dims[1].value) || !qn_dim_equal(places->dims[0], x->dims[0])) {
+    return operand_error(c, 1, "a top_k of operand 0's rows and width");
+  }
+  *out = *places;
+  out->dtype = QN_DTYPE_F32;
+  return QN_OK;
+}
+
+static qn_status shape_expert_order(const shape_context *c, qn_type *out) {
+  if (!is_places(c, 0, 0)) return operand_error(c, 0, "a top_k");
+  const qn_node *top = qn_graph_node(c->graph, c->spec->operands[0]);
+  if (qn_graph_node(c->graph, top->operands[0])->type.dims[1].value > QN_EXPERTS_MAX) {
+    return operand_error(c, 0, "a top_k among at most 4096 values");
+  }
+  qn_dim numbers = rows_of_elements(c->operands[0]);
+  if (__builtin_mul_overflow(numbers.value, 2, &numbers.value)) return operand_error(c, 0, "fewer rows");
+  *out = qn_type_make(QN_DTYPE_I32, 1, &numbers);
+  return QN_OK;
+}
+
+static qn_status shape_expert_matmul(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0], *w = c->operands[1], *ids = c->operands[2];
+  if (x->rank != 2 || (!is_f32(x) && x->dtype != QN_DTYPE_A8)) return operand_error(c, 0, "f32 or a8 [T, K] or [kT, K]");
+  bool param = qn_graph_node(c->graph, c->spec->operands[1])->op == QN_OP_PARAM;
+  if (!param || w->rank != 3 || !qn_dim_equal(w->dims[2], x->dims[1])) {
+    return operand_error(c, 1, "a parameter [E, N, K] with operand 0's K");
+  }
+  if (w->dims[0].value > QN_EXPERTS_MAX) return operand_error(c, 1, "at most 4096 experts");
+  if (x->dtype == QN_DTYPE_A8 && qn_format_of(w->dtype)->block_values == 1) {
+    return operand_error(c, 1, "a format with blocks");
+  }
+  if (!is_places(c, 2, w->dims[0].value)) return operand_error(c, 2, "a top_k among as many values as there are experts");
+  qn_dim rows = rows_of_elements(ids);
+  if (!qn_dim_equal(x->dims[0], ids->dims[0]) && !qn_dim_equal(x->dims[0], rows)) {
+    return operand_error(c, 0, "a row for each token, or for each expert of a token");
+  }
+  if (c->spec->operand_count == 4) {
+    const qn_node *order = qn_graph_node(c->graph, c->spec->operands[3]);
+    bool fits = order->op == QN_OP_EXPERT_ORDER && order->operands[0] == c->spec->operands[2];
+    if (!fits) return operand_error(c, 3, "the expert_order of operand 2");
+  }
+  qn_dim dims[] = {rows, w->dims[1]};
+  *out = qn_type_make(QN_DTYPE_F32, 2, dims);
+  return QN_OK;
+}
+
+static qn_status shape_expert_mix(const shape_context *c, qn_type *out) {
+  const qn_type *y = c->operands[0], *weights = c->operands[1];
+  if (!is_rows_of_f32(y)) return operand_error(c, 0, "f32[kT, width]");
+  bool fits = is_rows_of_f32(weights) && qn_dim_equal(rows_of_elements(weights), y->dims[0]);
+  if (!fits) return operand_error(c, 1, "f32[T, k] where operand 0 has kT rows");
+  qn_dim dims[] = {weights->dims[0], y->dims[1]};
+  *out = qn_type_make(QN_DTYPE_F32, 2, dims);
+  return QN_OK;
+}
+
 static const shape_fn shape_rules[QN_OP_COUNT] = {
 #define QN_OP(name, text, min, max, attrs, flags, shape, flops, meaning) [QN_OP_##name] = shape_##shape,
 #include "ir/ops.def"

@@ -3,6 +3,7 @@
 
 #include "ir/program.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -155,6 +156,11 @@ uint32_t *qn_graph_count_uses(const qn_graph *graph, qn_arena *arena) {
   return uses;
 }
 
+double qn_expert_share(int64_t experts, int64_t chosen, double tokens) {
+  if (experts < 1 || chosen >= experts) return 1;
+  return 1 - pow(1 - (double)chosen / (double)experts, tokens);
+}
+
 static double value_bytes(const qn_type *type, const int64_t *symbol_values) {
   int64_t elements = 0;
   if (!qn_type_elements(type, symbol_values, &elements)) return 0;
@@ -162,6 +168,15 @@ static double value_bytes(const qn_type *type, const int64_t *symbol_values) {
   const qn_format *format = qn_format_of(type->dtype);
   if (format) return (double)elements * format->block_bytes / format->block_values;
   return (double)elements * (double)qn_dtype_size(type->dtype);
+}
+
+// The part of its experts that a product reads.
+static double share_read(const qn_graph *graph, const qn_node *node, const int64_t *symbol_values) {
+  const qn_type *w = &qn_graph_node(graph, node->operands[1])->type;
+  const qn_type *ids = &qn_graph_node(graph, node->operands[2])->type;
+  qn_dim tokens = ids->dims[0];
+  double count = (double)tokens.value * (qn_dim_is_const(tokens) ? 1 : (double)symbol_values[tokens.symbol]);
+  return qn_expert_share(w->dims[0].value, ids->dims[1].value, count);
 }
 
 qn_cost qn_node_cost(const qn_graph *graph, qn_id id, const int64_t symbol_values[QN_SYM_COUNT]) {
@@ -175,6 +190,9 @@ qn_cost qn_node_cost(const qn_graph *graph, qn_id id, const int64_t symbol_value
   const qn_type *first = node->operand_count > 0 ? &qn_graph_node(graph, node->operands[0])->type : NULL;
   if (strcmp(rule, "matmul") == 0) {
     cost.flops = 2.0 * (double)elements * (double)first->dims[first->rank - 1].value;
+  } else if (strcmp(rule, "top_k") == 0 || strcmp(rule, "expert_mix") == 0) {
+    const qn_type *weights = node->op == QN_OP_TOP_K ? first : &qn_graph_node(graph, node->operands[1])->type;
+    cost.flops = 2.0 * (double)elements * (double)weights->dims[1].value;
   } else if (strcmp(rule, "attn_scores") == 0) {
     cost.flops = 2.0 * (double)elements * (double)first->dims[2].value;
   } else if (strcmp(rule, "attn_mix") == 0 || strcmp(rule, "attention") == 0) {
@@ -185,7 +203,9 @@ qn_cost qn_node_cost(const qn_graph *graph, qn_id id, const int64_t symbol_value
   }
   for (int i = 0; i < node->operand_count; i++) {
     if ((flags & QN_OF_W) && i == 0) continue;  // a cache is written at a few places, not read
-    cost.bytes_read += value_bytes(&qn_graph_node(graph, node->operands[i])->type, symbol_values);
+    const qn_type *type = &qn_graph_node(graph, node->operands[i])->type;
+    bool experts = node->op == QN_OP_EXPERT_MATMUL && i == 1;
+    cost.bytes_read += value_bytes(type, symbol_values) * (experts ? share_read(graph, node, symbol_values) : 1);
   }
   cost.bytes_written = (flags & QN_OF_W) ? value_bytes(&qn_graph_node(graph, node->operands[1])->type, symbol_values)
                                          : value_bytes(&node->type, symbol_values);

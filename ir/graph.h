@@ -48,6 +48,8 @@ typedef struct qn_op_info {
 } qn_op_info;
 const qn_op_info *qn_op_get_info(qn_op op);
 bool qn_op_parse(qn_str text, qn_op *out);
+// Does the op multiply rows by the transpose of a weight, its operand 1?
+static inline bool qn_op_is_product(qn_op op) { return op == QN_OP_MATMUL || op == QN_OP_EXPERT_MATMUL; }
 const char *qn_attr_name(qn_attr_id id);
 qn_attr_kind qn_attr_get_kind(qn_attr_id id);
 bool qn_attr_parse(qn_str text, qn_attr_id *out);
@@ -110,6 +112,9 @@ QN_CHECKED qn_status qn_infer_type(const qn_graph *graph, const qn_node_spec *sp
 bool qn_graph_is_stack(const qn_graph *graph, const qn_node *node);
 // The value behind views that only rename elements (a view with a group of its own copies).
 qn_id qn_graph_base(const qn_graph *graph, qn_id id);
+
+// Which part of `experts` experts' weights a step of `tokens` tokens reads when each has `chosen` of them, any as likely.
+double qn_expert_share(int64_t experts, int64_t chosen, double tokens);
 
 // Uses of each value (operands and outputs), array of nodes.count from the arena; NULL when out of memory.
 uint32_t *qn_graph_count_uses(const qn_graph *graph, qn_arena *arena);

@@ -19,6 +19,24 @@ bool qn_layout_parse(const char *text, qn_layout *out) {
   return false;
 }
 
+int64_t qn_weight_matrices(const qn_type *type) {
+  int64_t count = 1;
+  for (int i = 0; i + 2 < type->rank; i++) count *= type->dims[i].value;
+  return count;
+}
+
+bool qn_weight_bytes(const qn_type *type, qn_layout layout, size_t *out) {
+  const qn_format *format = qn_format_of(type->dtype);
+  uint32_t rows = layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
+  if (!format || layout == QN_LAYOUT_PLAIN || type->rank < 2) return false;
+  if (!qn_format_tile_bytes(format, rows, type->dims[type->rank - 2].value, type->dims[type->rank - 1].value, out))
+    return false;
+  for (int i = 0; i + 2 < type->rank; i++) {
+    if (type->dims[i].value < 0 || !qn_size_mul(*out, (size_t)type->dims[i].value, out)) return false;
+  }
+  return true;
+}
+
 const char *qn_link_name(qn_link link) {
   static const char *const names[QN_LINK_COUNT] = {
       [QN_LINK_NONE] = "none", [QN_LINK_PROLOGUE] = "prologue", [QN_LINK_CHAINED] = "chained"};

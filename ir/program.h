@@ -13,6 +13,8 @@
 #define QN_BUFFER_BYTES_MAX ((int64_t)1 << 40)  // of one buffer: sums of thousands of them cannot overflow
 #define QN_SAMPLE_SETTINGS  8          // i32 of a row's settings (runtime/README.md)
 #define QN_SAMPLE_VOCAB_END (1 << 19)  // sums of as many weights of 2^24 at most fit two i32
+#define QN_EXPERTS_MAX      4096       // experts of a product: ordering rows by them takes a number for each on the stack
+#define QN_EXPERT_RUN       256        // rows of an expert that are done together at most
 #define QN_PAGE_KEYS 64  // keys a KV page holds, which is also the attention chunk of the numeric contract
 
 // How a parameter's bytes are laid out.
@@ -24,6 +26,11 @@ typedef enum qn_layout {
 } qn_layout;
 const char *qn_layout_name(qn_layout layout);
 bool qn_layout_parse(const char *text, qn_layout *out);
+// Bytes of a parameter of this type in a tile layout: an (N, K) matrix, or several one after another, their numbers in the
+// dimensions before N. false on overflow, or when the type has no such layout.
+bool qn_weight_bytes(const qn_type *type, qn_layout layout, size_t *out);
+// How many matrices those are.
+int64_t qn_weight_matrices(const qn_type *type);
 
 typedef enum qn_pbuf_kind {
   QN_PB_ARENA,   // an intermediate value, or an output of the program when `name` is set
@@ -87,6 +94,8 @@ typedef struct qn_pkernel {
   int products;             // matmul: products of one input that it does together (gate and up are 2)
   qn_dtype weights, input;  // matmul: element types of the first product's operands
   bool halves;              // matmul: some product has the attribute of that name
+  // matmul of experts: how many there are, and how many each token has; 0 of others. panels are then those of one.
+  int64_t experts, chosen;
   const struct qn_kernel_work *work;  // arena: what it does, counted for the cost model (passes/cost.h)
   // Attention: rows (query heads) that a token has in a tile, and tokens that share one; 0 for other kernels. panels
   // then divides the numbers of panels of all its loops.

@@ -35,7 +35,8 @@ static qn_status verify_stage(const qn_graph *graph, qn_id id, qn_graph_stage st
     return qn_fail(diag, QN_ERR_FORMAT, node->loc, "%s: got group %u, want at most %u", info->name, node->group,
                    graph->group_count);
   }
-  if (stage == QN_STAGE_IMPORTED && (node->op == QN_OP_QUANTIZE || node->group)) {
+  bool made_by_passes = node->op == QN_OP_QUANTIZE || node->op == QN_OP_EXPERT_ORDER;
+  if (stage == QN_STAGE_IMPORTED && (made_by_passes || node->group)) {
     return qn_fail(diag, QN_ERR_FORMAT, node->loc, "%s: got %s, which only passes may make", info->name,
                    node->group ? "a group" : "this op");
   }

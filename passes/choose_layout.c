@@ -31,7 +31,7 @@ qn_status qn_pass_choose_layout(qn_pass_context *context) {
       const qn_node *operand = qn_graph_node(g, base);
       bool packed = operand->op == QN_OP_PARAM || qn_graph_is_stack(g, operand);
       if (!packed || qn_graph_is_stack(g, node)) continue;  // a stack is laid out, not its parts
-      bool streamed = node->op == QN_OP_MATMUL && i == 1, looked_up = node->op == QN_OP_EMBED && i == 0;
+      bool streamed = qn_op_is_product(node->op) && i == 1, looked_up = node->op == QN_OP_EMBED && i == 0;
       want(wanted, base, streamed ? ROWS16 : looked_up ? ROWS1 : PLAIN);
     }
   }

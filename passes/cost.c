@@ -201,11 +201,30 @@ static double stream_speed(const qn_machine_model *m, const qn_schedule *s, bool
   return all / sqrt(sqrt(1 + asked * asked * asked * asked));  // what cores ask for at once, as far as memory has it
 }
 
-// Weights, activations and results of a product that come from a core's own caches once more.
-static double product_cycles(const qn_pkernel *kernel, const qn_schedule *s, const qn_machine_model *m, double rows,
-                             double token_tiles) {
+// What a product is done in: once for all rows, or once for each expert that some rows have.
+typedef struct product_part {
+  double experts;           // how often; 1 where there are none
+  double rows;              // each time
+  double weight_bytes;      // each time
+  double row_bytes;         // of the input, for a row
+} product_part;
+
+static product_part part_of(const qn_pkernel *kernel, double rows) {
   const qn_kernel_work *work = kernel->work;
-  double panel = (double)work->streamed_bytes / (double)kernel->panels * s->n_tile, row = (double)work->row_read_bytes;
+  product_part p = {1, rows, (double)work->streamed_bytes, (double)work->row_read_bytes};
+  if (kernel->experts == 0) return p;
+  double pairs = rows * (double)kernel->chosen;
+  p.experts = (double)kernel->experts * qn_expert_share(kernel->experts, kernel->chosen, rows);
+  p.rows = pairs / p.experts;
+  p.weight_bytes /= (double)kernel->experts;
+  p.row_bytes = (double)kernel->k * (kernel->input == QN_DTYPE_A8 ? 1.5 : 4);  // ir/dtype.def
+  return p;
+}
+
+// Weights, activations and results of a product that come from a core's own caches once more.
+static double product_cycles(const qn_pkernel *kernel, const qn_schedule *s, const qn_machine_model *m,
+                             const product_part *part, double token_tiles) {
+  double rows = part->rows, panel = part->weight_bytes / (double)kernel->panels * s->n_tile, row = part->row_bytes;
   double tiles = (double)kernel->panels / s->n_tile, block = s->n_block < tiles ? s->n_block : tiles;
   double tile_rows = rows / token_tiles, all_rows = rows * row;
   double cycles = again_cycles(m, (token_tiles - 1) * panel * tiles, panel * block + tile_rows * row);
@@ -239,21 +258,24 @@ static void predict_product(const qn_pkernel *kernel, double rows, const qn_sche
                             qn_prediction *out) {
   const qn_kernel_work *work = kernel->work;
   const qn_work_nest *nest = &work->nests[s->dots][0];
+  product_part part = part_of(kernel, rows);
   tile_cost sum = {0, 0, 0};
-  double token_tiles = 1, tiles = (double)kernel->panels / s->n_tile;
-  nest_cycles(m, s, nest, rows, &sum, &token_tiles);
-  double units = ceil(tiles / s->n_block);
+  double token_tiles = 1, tiles = (double)kernel->panels / s->n_tile, weights = part.experts * part.weight_bytes;
+  nest_cycles(m, s, nest, ceil(part.rows), &sum, &token_tiles);
+  sum.issue *= part.experts;
+  sum.waiting *= part.experts;
+  double units = ceil(tiles / s->n_block) * ceil(part.experts);
   int cores = s->parallel && units > 1 ? m->cores : 1;
   double core_cycles = m->cycles_per_s * cores;
   out->registers = sum.registers;
   out->issue_s = sum.issue / core_cycles;
   out->latency_s = sum.waiting / core_cycles;
-  out->cache_s = product_cycles(kernel, s, m, rows, token_tiles) / core_cycles;
-  out->memory_s = (double)work->streamed_bytes / stream_speed(m, s, false, cores) +
+  out->cache_s = part.experts * product_cycles(kernel, s, m, &part, token_tiles) / core_cycles;
+  out->memory_s = weights / stream_speed(m, s, false, cores) +
                   rows * (double)(work->row_read_bytes + work->row_write_bytes) /
                       (m->l3_bytes_per_cycle * core_cycles);
-  out->bytes = (double)work->streamed_bytes + rows * (double)(work->row_read_bytes + work->row_write_bytes);
-  out->macs = rows * (double)kernel->panels * QN_TILE_ROWS * (double)kernel->k * kernel->products;
+  out->bytes = weights + rows * (double)(work->row_read_bytes + work->row_write_bytes);
+  out->macs = part.experts * part.rows * (double)kernel->panels * QN_TILE_ROWS * (double)kernel->k * kernel->products;
   // Weights come from memory for the first tile of tokens; the others find them in a cache.
   double first = 1 / token_tiles, work_s = out->issue_s + out->latency_s;
   const double cache_shows = 0.15;  // however much else there is to do

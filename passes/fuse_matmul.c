@@ -25,6 +25,15 @@ static bool is_padded(const grower *g, qn_id id) {
   return node->type.rank == 2 && qn_fuse_computes(&g->fuse, id);
 }
 
+// May the product be made in one loop with the anchor: of the same rows, by weights of the same experts?
+static bool walks_along(const grower *g, const qn_node *node) {
+  if (node->op != g->anchor->op || node->operand_count != g->anchor->operand_count) return false;
+  for (int i = 0; i < node->operand_count; i++) {
+    if (i != 1 && node->operands[i] != g->anchor->operands[i]) return false;
+  }
+  return true;
+}
+
 #define MAX_DEPTH 32  // of what joins at once: a graph may be as deep as somebody likes
 
 // Can operand `id` of a joining op be had: from memory, or by joining too?
@@ -35,7 +44,7 @@ static bool pull(grower *g, qn_id id, qn_id first, int depth) {
   qn_id base = qn_graph_base(g->fuse.graph, id);
   if (!qn_fuse_computes(&g->fuse, base) || base < first) return is_padded(g, id);
   if (base != id || g->fuse.uses[id] != 1 || node->group || !fits(g, node)) return false;
-  bool same_input = node->op == QN_OP_MATMUL && node->operands[0] == g->anchor->operands[0];
+  bool same_input = qn_op_is_product(node->op) && walks_along(g, node);
   if (!same_input && !(qn_op_get_info(node->op)->flags & QN_OF_E)) return false;
   g->trial[id] = true;
   for (int i = 0; !same_input && i < node->operand_count; i++) {
@@ -81,7 +90,7 @@ qn_status qn_pass_fuse_matmul(qn_pass_context *context) {
   g.trial = QN_ARENA_ARRAY(context->arena, graph->nodes.count, bool);
   if (!g.member || !g.trial) return qn_fail_nomem(context->diag, graph->name, "groups");
   for (qn_id id = 1; id < graph->nodes.count; id++) {
-    if (qn_graph_node(graph, id)->op != QN_OP_MATMUL || qn_graph_node(graph, id)->group) continue;
+    if (!qn_op_is_product(qn_graph_node(graph, id)->op) || qn_graph_node(graph, id)->group) continue;
     grow(&g, id);
     graph->group_count++;
     for (qn_id member = id; member < graph->nodes.count; member++) {

@@ -4,7 +4,7 @@
 // Loops are known by the base name of their variable (what stands before a '$'):
 //   t  tokens (rows of activations)        n  panels of 16 output rows      l  the 16 lanes of a panel or partial sum
 //   i  elements of an elementwise loop     k, kb  the reduction axis and its blocks
-//   g  the lines of a block
+//   g  the lines of a block                pair  places of the order of rows by expert
 #ifndef QN_PASSES_LOOP_PASS_H
 #define QN_PASSES_LOOP_PASS_H
 

@@ -16,6 +16,28 @@ bool qn_loop_const_trips(qn_lbuild *b, const qn_lstmt *loop, int64_t *out_trips)
   return true;
 }
 
+// The number of iterations.
+static const qn_lexpr *trips_of(qn_lbuild *b, const qn_lstmt *loop) {
+  return qn_lop2(b, QN_LX_MAX, qn_lop2(b, QN_LX_SUB, loop->u.loop.hi, loop->u.loop.lo), qn_lint(b, 0));
+}
+
+void qn_loop_collapse(qn_lbuild *b, qn_lstmt *outer, qn_lstmt *inner) {
+  const qn_lexpr *width = trips_of(b, inner), *count = trips_of(b, outer);
+  const qn_lexpr *outer_lo = outer->u.loop.lo, *inner_lo = inner->u.loop.lo;
+  const qn_lvar *old_outer = outer->u.loop.var, *old_inner = inner->u.loop.var;
+  qn_lvar *var = qn_lvar_new(b, old_outer->name);
+  if (b->failed) return;
+  outer->u.loop.var = var;
+  qn_lfor_set_bounds(outer, qn_lint(b, 0), qn_lop2(b, QN_LX_MUL, count, width));
+  const qn_lexpr *at = qn_lref(b, var);
+  const qn_lexpr *row = qn_lop2(b, QN_LX_ADD, qn_lop2(b, QN_LX_DIV, at, width), outer_lo);
+  const qn_lexpr *column = qn_lop2(b, QN_LX_ADD, qn_lop2(b, QN_LX_MOD, at, width), inner_lo);
+  qn_lblock body = inner->u.loop.body;
+  qn_lblock_replace(b, &body, old_outer, row);
+  qn_lblock_replace(b, &body, old_inner, column);
+  outer->u.loop.body = body;
+}
+
 bool qn_lexpr_any(const qn_lexpr *e, qn_lexpr_test fn, const void *context) {
   if (fn(e, context)) return true;
   for (size_t i = 0; i < QN_COUNT(e->operands) && e->operands[i]; i++) {
@@ -24,31 +46,28 @@ bool qn_lexpr_any(const qn_lexpr *e, qn_lexpr_test fn, const void *context) {
   return false;
 }
 
+bool qn_lstmt_any(const qn_lstmt *s, qn_lexpr_test fn, const void *context) {
+  switch (s->kind) {
+    case QN_LS_FOR:
+      return qn_lexpr_any(s->u.loop.lo, fn, context) || qn_lexpr_any(s->u.loop.hi, fn, context) ||
+             qn_lblock_any(&s->u.loop.body, fn, context);
+    case QN_LS_STORE:
+      return qn_lexpr_any(s->u.store.index, fn, context) || qn_lexpr_any(s->u.store.value, fn, context);
+    case QN_LS_PREFETCH: return qn_lexpr_any(s->u.prefetch.index, fn, context);
+    case QN_LS_COPY:
+      return qn_lexpr_any(s->u.copy.to_index, fn, context) || qn_lexpr_any(s->u.copy.from_index, fn, context);
+    case QN_LS_LOCAL:
+    case QN_LS_BARRIER:
+    case QN_LS_COMMIT:
+    case QN_LS_WAIT:
+    case QN_LS_MMA: break;
+  }
+  return false;
+}
+
 bool qn_lblock_any(const qn_lblock *block, qn_lexpr_test fn, const void *context) {
   for (const qn_lstmt *s = block->first; s; s = s->next) {
-    switch (s->kind) {
-      case QN_LS_FOR:
-        if (qn_lexpr_any(s->u.loop.lo, fn, context) || qn_lexpr_any(s->u.loop.hi, fn, context) ||
-            qn_lblock_any(&s->u.loop.body, fn, context)) {
-          return true;
-        }
-        break;
-      case QN_LS_STORE:
-        if (qn_lexpr_any(s->u.store.index, fn, context) || qn_lexpr_any(s->u.store.value, fn, context)) return true;
-        break;
-      case QN_LS_PREFETCH:
-        if (qn_lexpr_any(s->u.prefetch.index, fn, context)) return true;
-        break;
-      case QN_LS_COPY:
-        if (qn_lexpr_any(s->u.copy.to_index, fn, context)) return true;
-        if (qn_lexpr_any(s->u.copy.from_index, fn, context)) return true;
-        break;
-      case QN_LS_LOCAL:
-      case QN_LS_BARRIER:
-      case QN_LS_COMMIT:
-      case QN_LS_WAIT:
-      case QN_LS_MMA: break;
-    }
+    if (qn_lstmt_any(s, fn, context)) return true;
   }
   return false;
 }

@@ -11,10 +11,14 @@ bool qn_loop_const_bounds(const qn_lstmt *loop, int64_t *out_lo, int64_t *out_hi
 // hi - lo when that is a constant (negative counts as 0). `b` makes the difference: T + 1 - T is 1.
 bool qn_loop_const_trips(qn_lbuild *b, const qn_lstmt *loop, int64_t *out_trips);
 
+// Makes one loop of `outer` and of `inner`, which is all its body and whose bounds do not depend on it.
+void qn_loop_collapse(qn_lbuild *b, qn_lstmt *outer, qn_lstmt *inner);
+
 // Some node of e for which fn holds?
 typedef bool (*qn_lexpr_test)(const qn_lexpr *e, const void *context);
 bool qn_lexpr_any(const qn_lexpr *e, qn_lexpr_test fn, const void *context);
-// Some expression of the block (indices, values, bounds, those of nested statements) with such a node?
+// Some expression of the statement, or block (indices, values, bounds, those of nested statements), with such a node?
+bool qn_lstmt_any(const qn_lstmt *stmt, qn_lexpr_test fn, const void *context);
 bool qn_lblock_any(const qn_lblock *block, qn_lexpr_test fn, const void *context);
 bool qn_lexpr_is_vector(const qn_lexpr *e, const void *context);  // more than one lane; context is not used
 

@@ -42,9 +42,7 @@ static qn_status weight_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *ou
     sized = qn_type_elements(&p.type, ones, &elements) && qn_size_mul((size_t)elements, sizeof(float), &bytes);
     bytes = qn_align_up(bytes, QN_TILE_ROWS * sizeof(float));  // lanes past the end read zeros
   } else {
-    uint32_t rows = p.layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
-    sized = p.type.rank == 2 &&
-            qn_format_tile_bytes(qn_format_of(p.type.dtype), rows, p.type.dims[0].value, p.type.dims[1].value, &bytes);
+    sized = qn_weight_bytes(&p.type, p.layout, &bytes);
   }
   if (!sized)
     return qn_fail(diag, QN_ERR_LIMIT, node->loc, "the packed size of this weight overflows or has no layout");
@@ -137,10 +135,18 @@ static bool writes_rows(const qn_node *node) {
     case QN_OP_ATTENTION:
     case QN_OP_QUANTIZE:
     case QN_OP_SAMPLE:
+    case QN_OP_TOP_K:
+    case QN_OP_EXPERT_ORDER:
+    case QN_OP_EXPERT_MIX:
     case QN_OP_CONCAT: return true;
     case QN_OP_SOFTMAX: return !qn_dim_is_const(node->type.dims[node->type.rank - 1]);
     default: return false;
   }
+}
+
+// Is the operand read many times over, so that it is worth computing once?
+static bool reads_often(const qn_node *node, int i) {
+  return (node->op == QN_OP_TOP_K && i == 0) || (node->op == QN_OP_EXPERT_MIX && i == 1);
 }
 
 // What an element's expression may grow to before a part of it goes to memory.
@@ -160,7 +166,8 @@ static qn_status find_materialised(qn_lower *lower) {
       const qn_node *node = qn_graph_node(graph, base);
       bool direct = user->op == QN_OP_KV_WRITE && user->operands[1] == base;
       bool rotated = node->op == QN_OP_ROPE && !direct;  // pairs are stored, not read element by element
-      if (node->group && (node->group != user->group || rotated)) lower->values[base].materialised = true;
+      bool needed = node->group != user->group || rotated || reads_often(user, i);
+      if (node->group && needed) lower->values[base].materialised = true;
       sizes[id] += lower->values[base].materialised ? 1 : sizes[base];
     }
     bool large = sizes[id] > MAX_EXPRESSION && user->op != QN_OP_KV_WRITE;
@@ -197,7 +204,7 @@ static qn_id anchor_of(const qn_graph *graph, uint32_t group) {
     const qn_node *node = qn_graph_node(graph, id);
     if (node->group != group) continue;
     if (!first) first = id;
-    if (node->op == QN_OP_MATMUL || node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES ||
+    if (qn_op_is_product(node->op) || node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES ||
         node->op == QN_OP_ATTN_MIX) {
       return id;
     }
@@ -210,11 +217,13 @@ static void group_name(const qn_lower *lower, char *out, size_t size) {
   qn_id anchor = lower->anchor;
   const qn_node *node = qn_graph_node(graph, anchor);
   const char *op = qn_op_get_info(node->op)->name;
-  if (node->op == QN_OP_MATMUL) {
+  if (qn_op_is_product(node->op)) {
     const qn_type *x = &qn_graph_node(graph, node->operands[0])->type,
                   *w = &qn_graph_node(graph, node->operands[1])->type;
-    snprintf(out, size, "qk_matmul_%s_%s_n%" PRId64 "_k%" PRId64, qn_dtype_name(w->dtype), qn_dtype_name(x->dtype),
-             w->dims[0].value, w->dims[1].value);
+    int length = snprintf(out, size, "qk_%s_%s_%s", op, qn_dtype_name(w->dtype), qn_dtype_name(x->dtype));
+    if (w->rank == 3) length += snprintf(out + length, size - (size_t)length, "_e%" PRId64, w->dims[0].value);
+    snprintf(out + length, size - (size_t)length, "_n%" PRId64 "_k%" PRId64, w->dims[w->rank - 2].value,
+             w->dims[w->rank - 1].value);
     return;
   }
   if (node->op == QN_OP_ATTENTION) {
@@ -245,12 +254,16 @@ static const char *kernel_signature(const qn_lower *lower) {
 static void describe_matmul(const qn_lower *lower, const qn_node *first, qn_pkernel *out) {
   const qn_graph *graph = lower->graph;
   const qn_type *weights = &qn_graph_node(graph, first->operands[1])->type;
-  out->k = weights->dims[1].value;
+  out->k = weights->dims[weights->rank - 1].value;
+  if (first->op == QN_OP_EXPERT_MATMUL) {
+    out->experts = weights->dims[0].value;
+    out->chosen = qn_graph_node(graph, first->operands[2])->type.dims[1].value;
+  }
   out->weights = weights->dtype;
   out->input = qn_graph_node(graph, first->operands[0])->type.dtype;
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(graph, id);
-    bool product = node->group == lower->group && node->op == QN_OP_MATMUL;
+    bool product = node->group == lower->group && qn_op_is_product(node->op);
     out->products += product;
     out->halves = out->halves || (product && qn_node_attr(node, QN_ATTR_HALVES));
   }
@@ -272,7 +285,7 @@ static qn_status intern_kernel(qn_lower *lower, uint32_t *out_index) {
     *out_index = (uint32_t)found;
     return QN_OK;
   }
-  bool matmul = node->op == QN_OP_MATMUL;
+  bool matmul = qn_op_is_product(node->op);
   qn_pkernel kernel = {.plain = lower->build.kernel, .is_matmul = matmul, .rows = QN_SYM_NONE};
   if (matmul) {
     kernel.rows = node->type.dims[0].symbol;
@@ -369,8 +382,10 @@ static qn_status lower_group(qn_lower *lower, uint32_t group) {
   lower->anchor = anchor_of(lower->graph, group);
   const qn_node *node = qn_graph_node(lower->graph, lower->anchor);
   begin_kernel(lower);
-  if (node->op == QN_OP_MATMUL) {
+  if (qn_op_is_product(node->op)) {
     QN_TRY(qn_lower_matmul_group(lower));
+  } else if (node->op == QN_OP_EXPERT_ORDER) {
+    QN_TRY(qn_lower_expert_order(lower, lower->anchor));
   } else if (node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX) {
     QN_TRY(qn_lower_attention_group(lower, lower->anchor));
   } else if (node->op == QN_OP_SAMPLE) {

@@ -136,6 +136,21 @@ QN_CHECKED qn_status qn_lower_rows_group(qn_lower *lower);
 QN_CHECKED qn_status qn_lower_attention_group(qn_lower *lower, qn_id id);
 QN_CHECKED qn_status qn_lower_sample(qn_lower *lower, qn_id id);
 
+// --- experts (lower_experts.c)
+// The rows that one iteration of a product of experts does, for one panel: pairs of a token and an expert that it has.
+typedef struct qn_lower_run {
+  const qn_lexpr *expert;      // whose weights
+  const qn_lexpr *begin, *end;  // of the order's places
+} qn_lower_run;
+// Appends what finds the run that begins at place `at` of the order, if one does, to `block`. node: an expert_matmul.
+qn_lower_run qn_lower_expert_run(qn_lower *lower, qn_lblock *block, const qn_node *node, const qn_lexpr *at);
+// The row at a place of the order, an index; computed in `block`.
+const qn_lexpr *qn_lower_expert_row(qn_lower *lower, qn_lblock *block, const qn_node *node, const qn_lexpr *place);
+QN_CHECKED qn_status qn_lower_expert_order(qn_lower *lower, qn_id id);
+// Writes a row of top_k, or of expert_mix, to its memory.
+void qn_lower_top_k_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row);
+void qn_lower_expert_mix_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row);
+
 // Short names for the makers, for code that writes kernels.
 #define LX_INT(v)                qn_lint(b, (v))
 #define LX_F32(v)                qn_lf32(b, (v))

@@ -1,5 +1,6 @@
-// Lowering of groups around one or more matmuls of one input: panels of 16 output rows, tokens, lanes, and for each
-// element one chain along K in order (the numeric contract); then the elementwise ops that follow.
+// Lowering of groups around one or more products of one input: panels of 16 output rows, tokens, lanes, and for each
+// element one chain along K in order (the numeric contract); then the elementwise ops that follow. Products of experts
+// go through the places of their order; where a run of one expert's rows begins, an iteration does the run.
 #include "passes/lower.h"
 
 typedef struct matmul_context {
@@ -172,6 +173,7 @@ static void widened_group(qn_lower *lower, qn_lblock *block, const matmul_contex
   }
 }
 
+// panel: of the weight; row: of the input.
 static void chain(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *panel, const qn_lexpr *row,
                   const qn_lexpr *lane) {
   qn_lbuild *b = &lower->build;
@@ -184,7 +186,7 @@ static void chain(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *p
                       .panel = panel,
                       .lane = lane,
                       .row = row,
-                      .k_size = w->dims[1].value};
+                      .k_size = w->dims[w->rank - 1].value};
   if (!c.w) return;
   c.acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
   qn_lstore(b, block, c.acc, QN_LM_F32, LX_INT(0), LX_F32(0));
@@ -198,31 +200,57 @@ static void chain(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *p
   lower->values[id].expr = LX_LOAD(c.acc, QN_LM_F32, LX_INT(0));
 }
 
-qn_status qn_lower_matmul_group(qn_lower *lower) {
+// An element of the product that is being written, and what it is made of.
+typedef struct element {
+  const qn_lexpr *row, *column;             // of the result
+  const qn_lexpr *panel, *input_row, *lane;  // of the weight, of the input
+} element;
+
+// The loops over panels, rows and lanes; the innermost one's body.
+static qn_lblock *dense_loops(qn_lower *lower, const qn_node *node, int64_t panels, element *out) {
   qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0), *all = qn_ldim(b, node->type.dims[0]);
+  qn_lblock *block = qn_lower_loop(lower, &b->kernel->body, "n", zero, LX_INT(panels), QN_LO_DATA, &out->panel);
+  block = qn_lower_loop(lower, block, "t", zero, all, QN_LO_DATA, &out->row);
+  block = qn_lower_loop(lower, block, "l", zero, LX_INT(QN_TILE_ROWS), QN_LO_DATA, &out->lane);
+  out->input_row = out->row;
+  out->column = LX_ADD(LX_MUL(out->panel, LX_INT(QN_TILE_ROWS)), out->lane);
+  return block;
+}
+
+// The same, in a loop over places of the order, of rows by expert.
+static qn_lblock *expert_loops(qn_lower *lower, const qn_node *node, int64_t panels, element *out) {
+  qn_lbuild *b = &lower->build;
+  const qn_type *x = &qn_graph_node(lower->graph, node->operands[0])->type;
+  const qn_lexpr *zero = LX_INT(0), *all = qn_ldim(b, node->type.dims[0]), *place = NULL, *n = NULL, *t = NULL;
+  qn_lblock *block = qn_lower_loop(lower, &b->kernel->body, "pair", zero, all, QN_LO_DATA, &place);
+  block = qn_lower_loop(lower, block, "n", zero, LX_INT(panels), QN_LO_DATA, &n);
+  qn_lower_run run = qn_lower_expert_run(lower, block, node, place);
+  block = qn_lower_loop(lower, block, "t", run.begin, run.end, QN_LO_DATA, &t);
+  out->row = qn_lower_expert_row(lower, block, node, t);
+  out->input_row = LX_DIV(out->row, LX_INT(node->type.dims[0].value / x->dims[0].value));
+  block = qn_lower_loop(lower, block, "l", zero, LX_INT(QN_TILE_ROWS), QN_LO_DATA, &out->lane);
+  out->panel = LX_ADD(LX_MUL(run.expert, LX_INT(panels)), n);
+  out->column = LX_ADD(LX_MUL(n, LX_INT(QN_TILE_ROWS)), out->lane);
+  return block;
+}
+
+qn_status qn_lower_matmul_group(qn_lower *lower) {
   const qn_graph *graph = lower->graph;
-  const qn_node *first = NULL;
-  for (qn_id id = 1; id < graph->nodes.count && !first; id++) {
-    const qn_node *node = qn_graph_node(graph, id);
-    if (node->group == lower->group && node->op == QN_OP_MATMUL) first = node;
-  }
+  const qn_node *first = qn_graph_node(graph, lower->anchor);
   int64_t panels = (first->type.dims[1].value + QN_TILE_ROWS - 1) / QN_TILE_ROWS;
-  qn_lvar *n = qn_lvar_new(b, "n"), *t = qn_lvar_new(b, "t"), *l = qn_lvar_new(b, "l");
-  qn_lstmt *outer = qn_lfor(b, &b->kernel->body, n, LX_INT(0), LX_INT(panels), QN_LO_DATA);
-  qn_lstmt *tokens =
-      outer ? qn_lfor(b, &outer->u.loop.body, t, LX_INT(0), qn_ldim(b, first->type.dims[0]), QN_LO_DATA) : NULL;
-  qn_lstmt *lanes = tokens ? qn_lfor(b, &tokens->u.loop.body, l, LX_INT(0), LX_INT(QN_TILE_ROWS), QN_LO_DATA) : NULL;
-  if (!lanes) return qn_fail_nomem(lower->pass->diag, first->loc, "a kernel");
-  qn_lblock *block = &lanes->u.loop.body;
-  const qn_lexpr *row = qn_lref(b, t), *lane = qn_lref(b, l);
-  const qn_lexpr *column = LX_ADD(LX_MUL(qn_lref(b, n), LX_INT(QN_TILE_ROWS)), lane);
+  element e = {0};
+  qn_lblock *block = first->op == QN_OP_EXPERT_MATMUL ? expert_loops(lower, first, panels, &e)
+                                                      : dense_loops(lower, first, panels, &e);
+  if (lower->build.failed) return qn_fail_nomem(lower->pass->diag, first->loc, "a kernel");
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(graph, id);
-    if (node->group == lower->group && node->op == QN_OP_MATMUL) chain(lower, block, id, qn_lref(b, n), row, lane);
+    bool product = node->group == lower->group && qn_op_is_product(node->op);
+    if (product) chain(lower, block, id, e.panel, e.input_row, e.lane);
   }
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     if (qn_graph_node(graph, id)->group != lower->group || !lower->values[id].materialised) continue;
-    qn_lplace place = {row, column};
+    qn_lplace place = {e.row, e.column};
     qn_lower_store(lower, block, id, place, qn_lower_value(lower, id, place));
   }
   return QN_OK;

@@ -346,14 +346,14 @@ static void store_element(qn_lower *lower, qn_lblock *block, const qn_lexpr *ind
   qn_lower_store(lower, block, c->id, place, value);
 }
 
-// Does the value's expression hold a lookup in a packed table?
-static bool uses_embed(const qn_lower *lower, qn_id id) {
+// Does the value's expression hold a lookup in a packed table, or places that are values?
+static bool looks_up(const qn_lower *lower, qn_id id) {
   const qn_node *node = qn_graph_node(lower->graph, id);
   bool view = (qn_op_get_info(node->op)->flags & QN_OF_V) != 0;
   if ((node->group != lower->group && !view) || lower->values[id].stored) return false;
-  if (node->op == QN_OP_EMBED) return true;
+  if (node->op == QN_OP_EMBED || node->op == QN_OP_PICK) return true;
   for (int i = 0; i < node->operand_count; i++) {
-    if (uses_embed(lower, node->operands[i])) return true;
+    if (looks_up(lower, node->operands[i])) return true;
   }
   return false;
 }
@@ -375,7 +375,7 @@ static void store_rows(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
   const qn_type *type =
       node->op == QN_OP_KV_WRITE ? &qn_graph_node(lower->graph, node->operands[1])->type : &node->type;
   store_context c = {.id = id, .x = node->op == QN_OP_KV_WRITE ? node->operands[1] : id, .row = row, .base = LX_INT(0)};
-  const char *name = uses_embed(lower, id) ? "e" : "i";  // lookups in packed tables do not vectorise
+  const char *name = looks_up(lower, id) ? "e" : "i";  // these do not vectorise
   if (type->rank > 1 && !qn_dim_is_const(type->dims[type->rank - 1])) {
     store_symbolic_rows(lower, block, type, &c);
     return;
@@ -517,6 +517,10 @@ static void lower_node(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
     rope_row(lower, block, id, row);
   } else if (node->op == QN_OP_CONCAT) {
     concat_rows(lower, block, id, row);
+  } else if (node->op == QN_OP_TOP_K) {
+    qn_lower_top_k_row(lower, block, id, row);
+  } else if (node->op == QN_OP_EXPERT_MIX) {
+    qn_lower_expert_mix_row(lower, block, id, row);
   } else if (node->op == QN_OP_KV_WRITE) {
     const qn_node *x = qn_graph_node(lower->graph, node->operands[1]);
     if (x->group != lower->group) store_rows(lower, block, id, row);  // else written where x is computed

@@ -275,6 +275,10 @@ const qn_lexpr *qn_lower_value(qn_lower *lower, qn_id id, qn_lplace place) {
       const qn_lexpr *row = qn_lower_value(lower, node->operands[1], (qn_lplace){NULL, place.row});
       return qn_lower_value(lower, node->operands[0], (qn_lplace){qn_lop1(b, QN_LX_TO_INDEX, row), place.flat});
     }
+    case QN_OP_PICK: {
+      const qn_lexpr *at = qn_lower_value(lower, node->operands[1], place);
+      return qn_lower_value(lower, node->operands[0], (qn_lplace){place.row, qn_lop1(b, QN_LX_TO_INDEX, at)});
+    }
     case QN_OP_EMBED: {
       const qn_lexpr *token = qn_lower_value(lower, node->operands[1], (qn_lplace){NULL, place.row});
       return qn_lower_weight(lower, node->operands[0], qn_lop1(b, QN_LX_TO_INDEX, token), place.flat);

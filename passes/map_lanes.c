@@ -80,28 +80,6 @@ static void lift_data_loops(qn_lblock *block) {
 
 // ---- one loop of several ----------------------------------------------------------------------------------------
 
-// The number of iterations.
-static const qn_lexpr *trips_of(qn_lbuild *b, const qn_lstmt *loop) {
-  return qn_lop2(b, QN_LX_MAX, qn_lop2(b, QN_LX_SUB, loop->u.loop.hi, loop->u.loop.lo), qn_lint(b, 0));
-}
-
-// Makes one loop of `outer` and of `inner`, which is all its body and whose bounds do not depend on it.
-static void collapse(qn_lbuild *b, qn_lstmt *outer, qn_lstmt *inner) {
-  const qn_lexpr *width = trips_of(b, inner), *count = trips_of(b, outer);
-  const qn_lexpr *outer_lo = outer->u.loop.lo, *inner_lo = inner->u.loop.lo;
-  const qn_lvar *old_outer = outer->u.loop.var, *old_inner = inner->u.loop.var;
-  qn_lvar *var = qn_lvar_new(b, old_outer->name);
-  if (b->failed) return;
-  outer->u.loop.var = var;
-  qn_lfor_set_bounds(outer, qn_lint(b, 0), qn_lop2(b, QN_LX_MUL, count, width));
-  const qn_lexpr *at = qn_lref(b, var);
-  const qn_lexpr *row = qn_lop2(b, QN_LX_ADD, qn_lop2(b, QN_LX_DIV, at, width), outer_lo);
-  const qn_lexpr *column = qn_lop2(b, QN_LX_ADD, qn_lop2(b, QN_LX_MOD, at, width), inner_lo);
-  qn_lblock body = inner->u.loop.body;
-  qn_lblock_replace(b, &body, old_outer, row);
-  qn_lblock_replace(b, &body, old_inner, column);
-  outer->u.loop.body = body;
-}
 
 static bool can_collapse(const qn_lstmt *outer, const qn_lstmt *inner) {
   return inner && is_wide(inner) && !bounds_use(inner, outer->u.loop.var) && has_fixed_bounds(inner, outer);
@@ -132,7 +110,7 @@ static void map_loop(qn_lbuild *b, qn_lstmt *loop) {
     return;
   }
   for (qn_lstmt *inner = only_statement(&loop->u.loop.body); can_collapse(loop, inner) && !b->failed;) {
-    collapse(b, loop, inner);
+    qn_loop_collapse(b, loop, inner);
     inner = only_statement(&loop->u.loop.body);
   }
   if (holds_wide(&loop->u.loop.body)) {
@@ -164,7 +142,7 @@ static bool starts_at_zero(const qn_lstmt *loop) {
 static void map_groups(qn_lbuild *b, qn_lstmt *loop) {
   for (qn_lstmt *inner = only_statement(&loop->u.loop.body); can_collapse(loop, inner) && !b->failed;) {
     if (!starts_at_zero(inner) || !has_plain_product(loop, inner) || !holds_wide(&inner->u.loop.body)) break;
-    collapse(b, loop, inner);
+    qn_loop_collapse(b, loop, inner);
     inner = only_statement(&loop->u.loop.body);
   }
   if (!b->failed) map_block(b, &loop->u.loop.body);

@@ -5,7 +5,7 @@
 // Mode half: besides, every matmul by f16 or bf16 weights gets the attribute `halves`. Its input is rounded to their type,
 // and the sum of each 16 products is added to the sum of those before in f32. Tensor cores make the sums of 16, in an order
 // and with roundings that are the chip's; elsewhere they are made in order. So results do not depend on batch, chunks or
-// schedule, but they do, in the last bits, on the chip.
+// schedule, but they do, in the last bits, on the chip. Products of experts are made as in the other modes.
 #include "ir/format.h"
 #include "passes/pass.h"
 
@@ -28,11 +28,12 @@ static qn_status quantize_node(qn_rewriter *r, qn_id id, qn_id *out) {
   const modes *mode = r->context;
   qn_id *quantized = mode->quantized;
   const qn_node *node = qn_graph_node(r->from, id);
-  if (node->op != QN_OP_MATMUL) return qn_rewrite_keep(r, id, out);
+  if (!qn_op_is_product(node->op)) return qn_rewrite_keep(r, id, out);
   qn_id x = node->operands[0];
   const qn_format *format = qn_format_of(qn_graph_node(r->from, node->operands[1])->type.dtype);
   if (qn_graph_node(r->from, x)->type.dtype != QN_DTYPE_F32) return qn_rewrite_keep(r, id, out);
-  if (mode->halves && is_16_bit(format->dtype) && !qn_node_attr(node, QN_ATTR_HALVES)) return halve_node(r, id, out);
+  bool halved = mode->halves && node->op == QN_OP_MATMUL && is_16_bit(format->dtype);
+  if (halved && !qn_node_attr(node, QN_ATTR_HALVES)) return halve_node(r, id, out);
   if (!quantized || format->block_values == 1) return qn_rewrite_keep(r, id, out);
   if (!quantized[x]) {
     qn_node_spec spec = {

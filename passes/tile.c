@@ -91,18 +91,24 @@ static void write_cut(qn_lbuild *b, cut *c, qn_lblock *block, qn_lstmt *loop) {
   qn_lblock_remove(block, loop);
 }
 
-// Are loops over tokens all that the block holds?
-static bool holds_token_loops(const qn_lblock *block) {
-  for (const qn_lstmt *s = block->first; s; s = s->next) {
-    if (!qn_loop_is(s, "t") || s->u.loop.order != QN_LO_DATA) return false;
-  }
-  return block->first != NULL;
+static bool is_token_loop(const qn_lstmt *s) { return qn_loop_is(s, "t") && s->u.loop.order == QN_LO_DATA; }
+
+static bool is_var(const qn_lexpr *e, const void *var) { return e->op == QN_LX_VAR && e->u.var == var; }
+
+// Are loops over tokens all that the block holds, after what does not depend on `panel` (which tokens there are)?
+static bool holds_token_loops(const qn_lblock *block, const qn_lvar *panel) {
+  const qn_lstmt *s = block->first;
+  while (s && !is_token_loop(s) && !qn_lstmt_any(s, is_var, panel)) s = s->next;
+  if (!s) return false;
+  while (s && is_token_loop(s)) s = s->next;
+  return !s;
 }
 
-// Puts a loop lo..hi between each loop of `tokens` and its body, in which base + the new variable replaces `old`.
+// Puts a loop lo..hi between each loop over tokens and its body, in which base + the new variable replaces `old`.
 static void loop_within(qn_lbuild *b, qn_lblock *tokens, const qn_lvar *old, const qn_lexpr *base, const qn_lexpr *hi,
                         qn_lmark mark) {
   for (qn_lstmt *s = tokens->first; s && !b->failed; s = s->next) {
+    if (!is_token_loop(s)) continue;
     qn_lblock out = {0};
     qn_lvar *var = qn_lvar_new(b, "n");
     qn_lstmt *walk = qn_lfor(b, &out, var, qn_lint(b, 0), hi, QN_LO_DATA);
@@ -121,13 +127,13 @@ static void block_panels(qn_lbuild *b, qn_lstmt *loop, int width) {
   qn_lstmt *tile = body->first;
   int64_t lo = 0, tiles = 0;
   if (!qn_loop_const_bounds(loop, &lo, &tiles) || lo != 0 || tiles < 2) return;
-  if (qn_loop_is(tile, "n") && !tile->next && holds_token_loops(&tile->u.loop.body)) {
+  if (qn_loop_is(tile, "n") && !tile->next && holds_token_loops(&tile->u.loop.body, tile->u.loop.var)) {
     loop_within(b, &tile->u.loop.body, tile->u.loop.var, qn_lint(b, 0), tile->u.loop.hi, tile->u.loop.mark);
     qn_lblock_splice(&tile->u.loop.body, body, tile);
     qn_lblock_remove(body, tile);
   }
-  if (b->failed || !holds_token_loops(body)) return;
   const qn_lvar *old = loop->u.loop.var;
+  if (b->failed || !holds_token_loops(body, old)) return;
   qn_lvar *blocks = qn_lvar_new(b, "n");
   if (b->failed) return;
   loop->u.loop.var = blocks;

@@ -308,8 +308,8 @@ static qn_status requantize(qn_import *import, const qn_bound_tensor *tensor, qn
                            .asked = options->format,
                            .to = tensor->target,
                            .kept = tensor->kept,
-                           .rows = tensor->data.dims[0],
-                           .k = tensor->data.dims[1]};
+                           .rows = qn_requantize_rows(&tensor->data),
+                           .k = tensor->data.dims[tensor->data.rank - 1]};
   *out = tensor->data;
   if (!tensor->kept) {
     size_t size;
@@ -337,7 +337,7 @@ static qn_status find_weight(void *context, const char *name, qn_tensor_data *ou
   bool found = false;
   if (qn_map_get(&import->binding.tensor_index, qn_str_from(name), &index)) {
     const qn_bound_tensor *tensor = &import->binding.tensors.items[index];
-    if (import->quantize.format && tensor->data.rank == 2) return requantize(import, tensor, out, diag);
+    if (import->quantize.format && tensor->data.rank >= 2) return requantize(import, tensor, out, diag);
     *out = tensor->data;
     return QN_OK;
   }

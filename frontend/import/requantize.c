@@ -45,14 +45,14 @@ qn_status qn_requantize_parse(const char *text, const qn_format **out, qn_diag *
 
 // Why a bound tensor stays as it is; NULL when it may be quantised as far as it alone says.
 static const char *own_reason(const qn_bound_tensor *tensor) {
-  if (tensor->data.rank != 2) return "no matrix";
+  if (tensor->data.rank < 2) return "no matrix";
   if (!qn_dtype_is_float(tensor->data.format->dtype)) return "quantised already";
   return tensor->keep ? "kept by its template" : NULL;
 }
 
 // Does the node take its operand i as rows of weights, in any format?
 static bool takes_weights(const qn_node *node, int i) {
-  return (node->op == QN_OP_MATMUL && i == 1) || (node->op == QN_OP_EMBED && i == 0);
+  return (qn_op_is_product(node->op) && i == 1) || (node->op == QN_OP_EMBED && i == 0);
 }
 
 void qn_requantize_plan(qn_binding *binding, const qn_graph *graph, const qn_format *format) {
@@ -74,7 +74,7 @@ void qn_requantize_plan(qn_binding *binding, const qn_graph *graph, const qn_for
   for (size_t i = 0; i < binding->tensors.count; i++) {
     qn_bound_tensor *tensor = &binding->tensors.items[i];
     if (tensor->kept) continue;
-    tensor->target = qn_quantize_format_for(format, tensor->data.dims[1]);
+    tensor->target = qn_quantize_format_for(format, tensor->data.dims[tensor->data.rank - 1]);
     if (tensor->target == tensor->data.format) tensor->kept = "has the format";
   }
 }
@@ -186,10 +186,16 @@ static qn_status run_bands(band *b, worker *workers, int count, int64_t rows, in
   return QN_OK;
 }
 
+int64_t qn_requantize_rows(const qn_tensor_data *tensor) {
+  int64_t rows = 1;
+  for (int d = 0; d + 1 < tensor->rank; d++) rows *= tensor->dims[d];
+  return rows;
+}
+
 qn_status qn_requantize_matrix(const qn_tensor_data *from, const qn_format *to, const char *name,
                                const qn_requantize_options *options, const qn_allocator *allocator, void *out,
                                qn_requantized *result, qn_diag *diag) {
-  int64_t rows = from->dims[0], k = from->dims[1], band_rows = BAND_VALUES / k + 1;
+  int64_t rows = qn_requantize_rows(from), k = from->dims[from->rank - 1], band_rows = BAND_VALUES / k + 1;
   int count = thread_count(options);
   worker workers[MAX_THREADS];
   qn_arena arena;

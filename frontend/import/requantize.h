@@ -37,8 +37,10 @@ void qn_requantize_list(qn_buf *out);
 // length can be instead (qn_quantize_format_for). All others stay.
 void qn_requantize_plan(qn_binding *binding, const qn_graph *graph, const qn_format *format);
 
-// The bytes of a matrix in `to`'s file layout, from its own: `out` holds qn_format_file_bytes of them. Fills the sums
-// and the maximum of *result, which do not depend on the threads. CANCELLED; FORMAT: see qn_quantize_row.
+// Rows of a tensor of at least two dimensions: of a matrix, or of several one after another.
+int64_t qn_requantize_rows(const qn_tensor_data *tensor);
+// The bytes of a matrix, or of several, in `to`'s file layout, from its own: `out` holds qn_format_file_bytes of all
+// rows. Fills the sums and the maximum of *result, which do not depend on the threads. CANCELLED; FORMAT: see qn_quantize_row.
 QN_CHECKED qn_status qn_requantize_matrix(const qn_tensor_data *from, const qn_format *to, const char *name,
                                           const qn_requantize_options *options, const qn_allocator *allocator,
                                           void *out, qn_requantized *result, qn_diag *diag);

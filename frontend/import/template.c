@@ -329,8 +329,8 @@ static qn_status read_op_name(reader *r, const cJSON *item, const char *path, qn
   const char *instead = *out == QN_OP_PARAM      ? "list the weight under weights and use its name"
                         : *out == QN_OP_INPUT    ? "list the input under inputs and use its name"
                         : *out == QN_OP_CONST    ? "write the number as an argument"
-                        : *out == QN_OP_QUANTIZE ? "the compiler adds it"
-                                                 : NULL;
+                        : *out == QN_OP_QUANTIZE || *out == QN_OP_EXPERT_ORDER ? "the compiler adds it"
+                                                                               : NULL;
   if (instead)
     return qn_json_fail(&r->json, QN_ERR_FORMAT, op_path, "got '%s', which is not written: %s", name, instead);
   return QN_OK;

@@ -267,6 +267,75 @@ static qn_status attention(const op_context *c, qn_arena *arena) {
   return QN_OK;
 }
 
+// --- experts
+
+// NaN is above all, then the larger value; of equal ones the first.
+static bool comes_before(double a, int64_t at_a, double b, int64_t at_b) {
+  if (isnan(a) != isnan(b)) return isnan(a);
+  if (!isnan(a) && a != b) return a > b;
+  return at_a < at_b;
+}
+
+static void top_k(const op_context *c) {
+  int64_t width = last(c->in[0]), count = last(c->out);
+  for (int64_t i = 0; i < c->out->count; i++) {
+    const double *x = c->in[0]->values + i / count * width;
+    int64_t before = i % count ? (int64_t)c->out->values[i - 1] : -1, best = -1;
+    for (int64_t e = 0; e < width; e++) {
+      if (before >= 0 && !comes_before(x[before], before, x[e], e)) continue;
+      if (best < 0 || comes_before(x[e], e, x[best], best)) best = e;
+    }
+    c->out->values[i] = (double)best;
+  }
+}
+
+static void pick(const op_context *c) {
+  int64_t width = last(c->in[0]), count = last(c->out);
+  for (int64_t i = 0; i < c->out->count; i++) {
+    c->out->values[i] = c->in[0]->values[i / count * width + (int64_t)c->in[1]->values[i]];
+  }
+}
+
+static void expert_order(const op_context *c) {
+  const double *ids = c->in[0]->values;
+  int64_t rows = c->in[0]->count, place = 0;
+  for (int64_t expert = 0; place < rows; expert++) {
+    int64_t first = place, end;
+    for (int64_t row = 0; row < rows; row++) {
+      if ((int64_t)ids[row] == expert) c->out->values[2 * place++] = (double)row;
+    }
+    for (end = place, place = first; place < end; place++) {
+      int64_t left = end - place;
+      bool begins = (place - first) % QN_EXPERT_RUN == 0;
+      c->out->values[2 * place + 1] = !begins ? 0 : (double)(left < QN_EXPERT_RUN ? left : QN_EXPERT_RUN);
+    }
+  }
+}
+
+static void expert_matmul(const op_context *c) {
+  const qn_ref_tensor *x = c->in[0], *w = c->in[1], *ids = c->in[2];
+  int64_t k = last(x), n = last(c->out);
+  for (int64_t i = 0; i < c->out->count; i++) {
+    int64_t row = i / n, expert = (int64_t)ids->values[row], rows_each = ids->count / dim(x, 0);
+    const double *a = x->values + row / rows_each * k, *b = w->values + (expert * n + i % n) * k;
+    double sum = 0;
+    for (int64_t j = 0; j < k; j++) sum += a[j] * b[j];
+    c->out->values[i] = sum;
+  }
+}
+
+static void expert_mix(const op_context *c) {
+  int64_t width = last(c->out), count = last(c->in[1]);
+  for (int64_t i = 0; i < c->out->count; i++) {
+    int64_t t = i / width;
+    double sum = 0;
+    for (int64_t j = 0; j < count; j++) {
+      sum += c->in[1]->values[t * count + j] * c->in[0]->values[(t * count + j) * width + i % width];
+    }
+    c->out->values[i] = sum;
+  }
+}
+
 // --- sampling
 
 enum { INVERSE_TEMPERATURE, TOP_K, TOP_P, LOG_MIN_P, RANDOM };
@@ -355,6 +424,11 @@ qn_status qn_ref_op(const qn_node *node, const qn_ref_tensor *const *operands, q
     case QN_OP_EMBED:
     case QN_OP_GATHER_ROWS: return take_rows(&c, operands[0], operands[1]);
     case QN_OP_MATMUL: matmul(&c); break;
+    case QN_OP_TOP_K: top_k(&c); break;
+    case QN_OP_PICK: pick(&c); break;
+    case QN_OP_EXPERT_ORDER: expert_order(&c); break;
+    case QN_OP_EXPERT_MATMUL: expert_matmul(&c); break;
+    case QN_OP_EXPERT_MIX: expert_mix(&c); break;
     case QN_OP_ROPE_TABLE: rope_table(&c); break;
     case QN_OP_ROPE: rope(&c); break;
     case QN_OP_KV_WRITE: kv_write(&c); break;

@@ -181,9 +181,13 @@ static uint8_t *pack(qn_run *run, const qn_pbuf *buffer) {
     }
     uint32_t rows = buffer->layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
     size_t size = 0;
-    ck_assert(qn_format_tile_bytes(p->format, rows, p->n, p->k, &size) && at + size <= buffer->bytes);
-    qn_format_pack(p->format, rows, p->n, p->k, p->data, 0, p->n, out + at);
-    at += size;
+    int64_t matrices = buffer->type.rank == 3 ? buffer->type.dims[0].value : 1, n = p->n / matrices;
+    ck_assert(qn_format_tile_bytes(p->format, rows, n, p->k, &size));
+    for (int64_t m = 0; m < matrices; m++, at += size) {
+      ck_assert_uint_le(at + size, buffer->bytes);
+      size_t from = (size_t)(m * n * p->k / p->format->block_values) * p->format->block_bytes;
+      qn_format_pack(p->format, rows, n, p->k, p->data + from, 0, n, out + at);
+    }
   }
   return out;
 }

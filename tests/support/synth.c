@@ -11,16 +11,20 @@
 #include "tests/support/synth_vocabulary.h"
 
 // name, architecture, hidden, layers, heads, KV heads, head_dim, ffn, vocab, context, theta, eps, tied, bias, llama3,
-// vocabulary
+// vocabulary, experts, of which used, norms of queries and keys
 static const qn_synth_model models[] = {
-    {"tinyllama-1.1b", "llama", 2048, 22, 32, 4, 64, 5632, 32000, 2048, 1e4f, 1e-5f, false, false, false, "spm"},
-    {"llama-3.2-1b", "llama", 2048, 16, 32, 8, 64, 8192, 128256, 131072, 5e5f, 1e-5f, true, false, true, "llama-3"},
-    {"smollm2-135m", "llama", 576, 30, 9, 3, 64, 1536, 49152, 8192, 1e5f, 1e-5f, true, false, false, "smollm"},
-    {"qwen2.5-0.5b", "qwen2", 896, 24, 14, 2, 64, 4864, 151936, 32768, 1e6f, 1e-6f, true, true, false, "qwen2"},
-    {"gpt2", "gpt2", 768, 12, 12, 12, 64, 3072, 50257, 1024, 0.0f, 1e-5f, true, true, false, "gpt-2"},
-    {"tiny-llama-test", "llama", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-5f, false, false, false, "spm"},
-    {"tiny-qwen2-test", "qwen2", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-6f, true, true, false, "spm"},
-    {"tiny-gpt2-test", "gpt2", 64, 2, 4, 4, 16, 256, 512, 64, 0.0f, 1e-5f, true, true, false, "spm"},
+    {"tinyllama-1.1b", "llama", 2048, 22, 32, 4, 64, 5632, 32000, 2048, 1e4f, 1e-5f, false, false, false, "spm", 0, 0, false},
+    {"llama-3.2-1b", "llama", 2048, 16, 32, 8, 64, 8192, 128256, 131072, 5e5f, 1e-5f, true, false, true, "llama-3", 0, 0, false},
+    {"smollm2-135m", "llama", 576, 30, 9, 3, 64, 1536, 49152, 8192, 1e5f, 1e-5f, true, false, false, "smollm", 0, 0, false},
+    {"qwen2.5-0.5b", "qwen2", 896, 24, 14, 2, 64, 4864, 151936, 32768, 1e6f, 1e-6f, true, true, false, "qwen2", 0, 0, false},
+    {"gpt2", "gpt2", 768, 12, 12, 12, 64, 3072, 50257, 1024, 0.0f, 1e-5f, true, true, false, "gpt-2", 0, 0, false},
+    {"olmoe-1b-7b", "olmoe", 2048, 16, 16, 16, 128, 1024, 50304, 4096, 1e4f, 1e-5f, false, false, false, "gpt-2", 64, 8, true},
+    // As many weights as a token of the former meets, in one feed-forward.
+    {"olmoe-dense", "llama", 2048, 16, 16, 16, 128, 8192, 50304, 4096, 1e4f, 1e-5f, false, false, false, "gpt-2", 0, 0, false},
+    {"tiny-llama-test", "llama", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-5f, false, false, false, "spm", 0, 0, false},
+    {"tiny-qwen2-test", "qwen2", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-6f, true, true, false, "spm", 0, 0, false},
+    {"tiny-gpt2-test", "gpt2", 64, 2, 4, 4, 16, 256, 512, 64, 0.0f, 1e-5f, true, true, false, "spm", 0, 0, false},
+    {"tiny-olmoe-test", "olmoe", 64, 2, 4, 2, 16, 96, 512, 256, 1e4f, 1e-5f, false, false, false, "spm", 6, 2, true},
 };
 
 const qn_synth_model *qn_synth_at(size_t index) { return index < QN_COUNT(models) ? &models[index] : NULL; }
@@ -158,8 +162,9 @@ static qn_status random_rows(void *context, int64_t row_begin, int64_t row_end, 
 
 // ---- tensors -----------------------------------------------------------------------------------------------------
 
-static void add_random(builder *b, const char *name, const qn_format *format, int64_t k, int64_t rows, float mean,
-                       float deviation) {
+// `rows` rows of k, in as many matrices as there are `experts`; 0 = no such dimension.
+static void add_random_of(builder *b, const char *name, const qn_format *format, int64_t k, int64_t rows, int64_t experts,
+                          float mean, float deviation) {
   random_tensor *tensor = QN_ARENA_NEW(&b->arena, random_tensor);
   char *copy = name == NULL ? NULL : qn_arena_strdup(&b->arena, name);
   if (tensor == NULL || copy == NULL) {
@@ -169,13 +174,19 @@ static void add_random(builder *b, const char *name, const qn_format *format, in
   *tensor = (random_tensor){.b = b,
                             .format = format,
                             .name = copy,
-                            .rows = rows,
+                            .rows = experts > 0 ? rows * experts : rows,
                             .k = k,
                             .mean = mean,
                             .deviation = deviation,
                             .seed = splitmix(b->options->seed + b->tensor_count++)};
-  int64_t dims[2] = {k, rows};
-  qn_gguf_writer_add_tensor_rows(b->writer, copy, format, rows == 1 ? 1 : 2, dims, random_rows, tensor);
+  int64_t dims[3] = {k, rows, experts};
+  int rank = experts > 0 ? 3 : rows == 1 ? 1 : 2;
+  qn_gguf_writer_add_tensor_rows(b->writer, copy, format, rank, dims, random_rows, tensor);
+}
+
+static void add_random(builder *b, const char *name, const qn_format *format, int64_t k, int64_t rows, float mean,
+                       float deviation) {
+  add_random_of(b, name, format, k, rows, 0, mean, deviation);
 }
 
 // A (rows, k) matrix in the type's format, or, where the mix prefers it, in its better one; in what fits rows of k
@@ -217,6 +228,27 @@ static void add_linear(builder *b, int layer, const char *weight, const char *bi
   if (bias != NULL) add_vector(b, block_name(b, layer, bias), rows, 0.0f, 0.02f);
 }
 
+// A matrix (rows, k) of each expert.
+static void add_experts(builder *b, int layer, const char *weight, int64_t k, int64_t rows, float gain) {
+  const qn_format *format = qn_quantize_format_for(qn_format_of(b->options->type->format), k);
+  add_random_of(b, block_name(b, layer, weight), format, k, rows, b->model->experts, 0.0f, gain / sqrtf((float)k));
+}
+
+static void add_feed_forward(builder *b, int layer, float residual_gain) {
+  const qn_synth_model *m = b->model;
+  if (m->experts == 0) {
+    add_linear(b, layer, "ffn_gate.weight", NULL, m->hidden, m->ffn, 1.0f);
+    add_linear(b, layer, "ffn_up.weight", NULL, m->hidden, m->ffn, 1.0f);
+    add_linear(b, layer, "ffn_down.weight", NULL, m->ffn, m->hidden, residual_gain);
+    return;
+  }
+  add_random(b, block_name(b, layer, "ffn_gate_inp.weight"), qn_format_of(QN_DTYPE_F32), m->hidden, m->experts, 0.0f,
+             1.0f / sqrtf((float)m->hidden));
+  add_experts(b, layer, "ffn_gate_exps.weight", m->hidden, m->ffn, 1.0f);
+  add_experts(b, layer, "ffn_up_exps.weight", m->hidden, m->ffn, 1.0f);
+  add_experts(b, layer, "ffn_down_exps.weight", m->ffn, m->hidden, residual_gain);
+}
+
 static void add_llama_block(builder *b, int layer, float residual_gain) {
   const qn_synth_model *m = b->model;
   int64_t q = (int64_t)m->heads * m->head_dim, kv = (int64_t)m->kv_heads * m->head_dim;
@@ -224,11 +256,13 @@ static void add_llama_block(builder *b, int layer, float residual_gain) {
   add_linear(b, layer, "attn_q.weight", m->qkv_bias ? "attn_q.bias" : NULL, m->hidden, q, 1.0f);
   add_linear(b, layer, "attn_k.weight", m->qkv_bias ? "attn_k.bias" : NULL, m->hidden, kv, 1.0f);
   add_linear(b, layer, "attn_v.weight", m->qkv_bias ? "attn_v.bias" : NULL, m->hidden, kv, 1.0f);
+  if (m->qk_norm) {
+    add_vector(b, block_name(b, layer, "attn_q_norm.weight"), q, 1.0f, 0.05f);
+    add_vector(b, block_name(b, layer, "attn_k_norm.weight"), kv, 1.0f, 0.05f);
+  }
   add_linear(b, layer, "attn_output.weight", NULL, q, m->hidden, residual_gain);
   add_norm(b, layer, "ffn_norm.weight", NULL);
-  add_linear(b, layer, "ffn_gate.weight", NULL, m->hidden, m->ffn, 1.0f);
-  add_linear(b, layer, "ffn_up.weight", NULL, m->hidden, m->ffn, 1.0f);
-  add_linear(b, layer, "ffn_down.weight", NULL, m->ffn, m->hidden, residual_gain);
+  add_feed_forward(b, layer, residual_gain);
 }
 
 static void add_gpt2_block(builder *b, int layer, float residual_gain) {
@@ -309,6 +343,10 @@ static void add_parameters(builder *b) {
   qn_gguf_writer_add_f32(
       w, arch_key(b, learned_positions ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
       m->epsilon);
+  if (m->experts > 0) {
+    qn_gguf_writer_add_u32(w, arch_key(b, "expert_count"), (uint32_t)m->experts);
+    qn_gguf_writer_add_u32(w, arch_key(b, "expert_used_count"), (uint32_t)m->experts_used);
+  }
   if (learned_positions) return;
   qn_gguf_writer_add_u32(w, arch_key(b, "rope.dimension_count"), (uint32_t)m->head_dim);
   qn_gguf_writer_add_f32(w, arch_key(b, "rope.freq_base"), m->rope_theta);

@@ -9,7 +9,7 @@
 // A decoder's shape: one line of the table in synth.c.
 typedef struct qn_synth_model {
   const char *name;          // "llama-3.2-1b"
-  const char *architecture;  // GGUF's word: "llama", "qwen2", "gpt2"
+  const char *architecture;  // GGUF's word: "llama", "qwen2", "gpt2", "olmoe"
   int hidden, layers, heads, kv_heads, head_dim, ffn, vocab, context;
   float rope_theta;  // 0: learned positions
   float epsilon;
@@ -17,6 +17,8 @@ typedef struct qn_synth_model {
   bool qkv_bias;
   bool llama3_rope;        // rope_freqs.weight with Llama 3's factors 32, 1, 4, 8192
   const char *vocabulary;  // a line of synth_vocabulary.c
+  int experts, experts_used;  // ffn is then that of one; 0 = none
+  bool qk_norm;               // of all of a token's queries, and of its keys
 } qn_synth_model;
 
 // What a file's matrices are: of one format, or a mix of two.

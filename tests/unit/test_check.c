@@ -104,6 +104,17 @@ static const char layer[] =
 START_TEST(a_layer) { check_all(layer, "F=q8_0 C=f16", true, 2); }
 END_TEST
 
+// Choices, and orders by them, are legal ones; with few experts there are runs that all tiles of tokens do.
+START_TEST(experts) {
+  check_all("max T=40 R=40; x = input f32[T,64]; t = exp x; wr = param f32[6,64]; r = matmul x wr; i = top_k r k=2\n"
+            "p = pick r i; g = softmax p; w1 = param $F[6,32,64]; w3 = param $F[6,32,64]; a = expert_matmul x w1 i; s = "
+            "silu a\n"
+            "u = expert_matmul x w3 i; m = mul s u; w2 = param $F[6,33,32]; d = expert_matmul m w2 i; y = expert_mix d g\n"
+            "j = top_k t k=3; b = pick x j; output y b",
+            "F=q4_0", true, 4);
+}
+END_TEST
+
 // What is made up is legal for every format: the interpreter reads all kinds of rows. Code of some formats too.
 START_TEST(formats) {
   static const char text[] =
@@ -466,7 +477,7 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(right, a_layer, formats, other_kernels)
+QN_CASE(right, a_layer, experts, formats, other_kernels)
 QN_CASE(faults, wrong_values, wrong_places)
 QN_CASE(inputs, indices, guards, row_counts, unnamed_positions, types_that_do_not_fit, out_of_memory)
 QN_TEST_MAIN(right, faults, inputs)

@@ -12,6 +12,9 @@
   "kc = cache kind=k index=0 f32[G,2,16,64]; vc = cache kind=v index=0 f32[G,2,64,16]; " \
   "q = input f32[T,4,16]; q3 = input f32[T,3,16]; x = input f32[T,2,16]; p = input f32[T,4,64P]; "
 
+#define EXPERTS \
+  "r = input f32[T,4]; i = top_k r k=2; x = input f32[T,8]; w = param f32[4,9,8]; v = param f32[9,8]; r3 = input f32[T,2,4]; "
+
 static const struct {
   const char *text, *message;
 } build_errors[] = {
@@ -132,6 +135,41 @@ static const struct {
     {"t = rope_table pos dims=6 theta=10; x = input f32[T,2,4]; y = rope x t kind=pairs",
      "y: rope: operand 1: got f32[T,6], want f32[T, dims], dims at most head_dim"},
     {"t = input f32[T,3]; x = input f32[T,2,4]; y = rope x t kind=pairs", "y: rope: operand 1: got f32[T,3]"},
+    // experts
+    {"x = input f32[T,2,4]; y = top_k x k=1", "y: top_k: operand 0: got f32[T,2,4], want f32[T, width]"},
+    {"x = input f32[T,4]; y = top_k x k=5", "y: top_k: attribute k: got 5, want 1 to the width"},
+    {"x = input f32[T,4]; y = top_k x k=0", "y: top_k: attribute k: got 0, want 1 to the width"},
+    {"x = input f32[T]; i = input i32[T,2]; y = pick x i", "y: pick: operand 0: got f32[T], want f32[T, width]"},
+    {"x = input f32[T,4]; i = input i32[T,2]; y = pick x i",
+     "y: pick: operand 1: got i32[T,2], want a top_k of operand 0's rows and width"},
+    {"x = input f32[T,4]; z = input f32[T,5]; i = top_k z k=2; y = pick x i", "y: pick: operand 1: got i32[T,2]"},
+    {"x = input f32[T,4]; z = input f32[R,4]; i = top_k z k=2; y = pick x i", "y: pick: operand 1: got i32[R,2]"},
+    {"i = input i32[T,2]; y = expert_order i", "y: expert_order: operand 0: got i32[T,2], want a top_k"},
+    {"x = input f32[T,4097]; i = top_k x k=2; y = expert_order i",
+     "y: expert_order: operand 0: got i32[T,2], want a top_k among at most 4096 values"},
+    {"x = input f32[2305843009213693952T,2]; i = top_k x k=2; y = expert_order i",
+     "y: expert_order: operand 0: got i32[2305843009213693952T,2], want fewer rows"},
+    {EXPERTS "y = expert_matmul r3 w i", "y: expert_matmul: operand 0: got f32[T,2,4], want f32 or a8 [T, K] or [kT, K]"},
+    {EXPERTS "y = expert_matmul x v i",
+     "y: expert_matmul: operand 1: got f32[9,8], want a parameter [E, N, K] with operand 0's K"},
+    {EXPERTS "z = input f32[4,9,8]; y = expert_matmul x z i",
+     "y: expert_matmul: operand 1: got f32[4,9,8], want a parameter [E, N, K]"},
+    {EXPERTS "z = input f32[T,7]; y = expert_matmul z w i", "y: expert_matmul: operand 1: got f32[4,9,8]"},
+    {EXPERTS "z = param f32[4097,9,8]; y = expert_matmul x z i", "want at most 4096 experts"},
+    {EXPERTS "z = input f32[T,32]; q = quantize z; u = param f32[4,9,32]; y = expert_matmul q u i",
+     "y: expert_matmul: operand 1: got f32[4,9,32], want a format with blocks"},
+    {EXPERTS "j = input i32[T,2]; y = expert_matmul x w j",
+     "y: expert_matmul: operand 2: got i32[T,2], want a top_k among as many values as there are experts"},
+    {EXPERTS "u = param f32[5,9,8]; y = expert_matmul x u i", "y: expert_matmul: operand 2: got i32[T,2]"},
+    {EXPERTS "z = input f32[3T,8]; y = expert_matmul z w i",
+     "y: expert_matmul: operand 0: got f32[3T,8], want a row for each token, or for each expert of a token"},
+    {EXPERTS "j = top_k r k=3; o = expert_order j; y = expert_matmul x w i o",
+     "y: expert_matmul: operand 3: got i32[6T], want the expert_order of operand 2"},
+
+    {"x = input f32[T]; g = input f32[T,2]; y = expert_mix x g",
+     "y: expert_mix: operand 0: got f32[T], want f32[kT, width]"},
+    {"x = input f32[T,4]; g = input f32[T,2]; y = expert_mix x g",
+     "y: expert_mix: operand 1: got f32[T,2], want f32[T, k] where operand 0 has kT rows"},
     // caches and attention
     {CACHES "y = kv_write kc x pos seq block_table kind=q", "y: kv_write: attribute kind: got 'q', want k or v"},
     {CACHES "y = kv_write kc x pos seq block_table kind=v",

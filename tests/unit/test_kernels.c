@@ -563,6 +563,69 @@ static const kernel_case fused[] = {
      RMS},
 };
 
+// ---- experts ----------------------------------------------------------------------------------------------------
+
+// Rows of one expert that are more than one run holds, and less than one tile.
+static const scenario crowds = {
+    1, 1, {0}, {{.spans = {{0, 0, 1}}}, {.spans = {{0, 1, 300}}, .threads = 2}, {.spans = {{0, 301, 3}}, .threads = 3}}};
+
+// The places are seen by what else stands there; special values are NaN, infinities, zeros of both signs, and equal ones.
+static const kernel_case experts[] = {
+    {"x = input f32[T,$D]; y = input f32[T,$D]; i = top_k x k=$C; a = pick x i; b = pick y i; c = softmax x; d = pick c i\n"
+     "e = softmax a; k = const 2.5; f = mul d k; output a b d e f",
+     {"D=1 C=1", "D=5 C=2", "D=64 C=8", "D=17 C=17"},
+     &token_counts,
+     1e-6,
+     OWN},
+    {"s = input f32[T,$D]; y = input f32[T,$D]; i = top_k s k=$C; a = pick s i; b = pick y i; output a b",
+     {"D=3 C=3", "D=40 C=7"},
+     &token_counts,
+     1e-6,
+     OWN},
+    // Of what is computed where it is chosen from, and rows that are constant.
+    {"x = input f32[T,12]; y = tanh x; i = top_k y k=3; a = pick y i; z = input f32[3,7]; j = top_k z k=2; b = pick z j\n"
+     "output a b",
+     {0},
+     &row_classes,
+     1e-6,
+     OWN},
+    // Sums of what experts gave: of values that the host gives, and of one that all tokens have.
+    {"y0 = input f32[T,$W]; y = reshape y0 f32[$R,$D]; g = input f32[T,$K]; a = expert_mix y g; h = input f32[T,1]\n"
+     "x = input f32[T,$D]; b = expert_mix x h; c = add a b; output a c",
+     {"K=2 R=2T D=5 W=10", "K=8 R=8T D=33 W=264", "K=1 R=T D=16 W=16"},
+     &row_classes,
+     1e-6,
+     RMS},
+    // Of magnitudes other experts would be chosen. One product, as it is; with what follows it; of rows that each expert has of its own.
+    {"q = input f32[T,$K]; r = input f32[T,$E]; i = top_k r k=$C; w = param $F[$E,$N,$K]; a = expert_matmul q w i\n"
+     "b = param f32[$N]; v = param $F[$E,$N,$K]; c = expert_matmul q v i; d = add c b; e = tanh d; q0 = input f32[T,$W]\n"
+     "p = reshape q0 f32[$R,$K]; f = expert_matmul p w i; output a e f",
+     {"F=f32 E=3 C=2 N=17 K=5 R=2T W=10", "F=f16 E=7 C=3 N=33 K=8 R=3T W=24", "F=q8_0 E=4 C=4 N=16 K=64 R=4T W=256",
+      "F=q4_0 E=9 C=1 N=48 K=32 R=T W=32", "F=q4_k E=2 C=1 N=5 K=256 R=T W=256", "F=mxfp4 E=3 C=2 N=15 K=96 R=2T W=192"},
+     &row_classes,
+     1e-5,
+     RMS},
+    {"max T=304 R=304; q = input f32[T,$K]; r = input f32[T,2]; i = top_k r k=1; w = param $F[2,$N,$K]\n"
+     "a = expert_matmul q w i; output a",
+     {"F=f32 N=17 K=7", "F=q8_0 N=32 K=32"},
+     &crowds,
+     1e-5,
+     RMS},
+};
+
+// A layer's feed-forward: normalised over all experts and over those chosen, gate and up in one kernel, an expert for all.
+static const char mixture[] =
+    "q = input f32[T,64]; wr = param f32[$E,64]; r = matmul q wr; i = top_k r k=$C; p = pick r i; g = softmax p\n"
+    "w1 = param $F[$E,96,64]; w3 = param $F[$E,96,64]; w2 = param $F[$E,64,96]; a = expert_matmul q w1 i; s = silu a\n"
+    "u = expert_matmul q w3 i; m = mul s u; d = expert_matmul m w2 i; o = expert_mix d g; y = add q o\n"
+    "n = param f32[64]; z = rmsnorm y n eps=1e-5; sm = softmax r; h = pick sm i; o2 = expert_mix d h\n"
+    "wg = param f32[1,64]; t = matmul q wg; t1 = sigmoid t; wd = param $F[64,64]; sh = matmul q wd; o3 = expert_mix sh t1\n"
+    "y2 = add o2 o3; output y z y2";
+static const kernel_case mixtures[] = {
+    {mixture, {"F=f32 E=5 C=2", "F=q8_0 E=8 C=3"}, &row_classes, 1e-5, RMS},
+    {mixture, {"F=q8_0 E=5 C=2", "F=q4_0 E=16 C=4"}, &row_classes, 3e-2, MEAN},
+};
+
 // ---- whole layers ---------------------------------------------------------------------------------------------
 
 // Llama: RMSNorm, grouped heads, RoPE, gated feed-forward, tied head.
@@ -684,6 +747,18 @@ static void check_quantised_cases(const kernel_case *cases, size_t count) {
 
 START_TEST(fused_products) { check_quantised_cases(fused, QN_COUNT(fused)); }
 END_TEST
+START_TEST(expert_ops) { check_cases(experts, QN_COUNT(experts)); }
+END_TEST
+// Inputs named q quantise exactly.
+START_TEST(quantised_experts) {
+  for (size_t i = 0; i < QN_COUNT(experts); i++) {
+    for (int j = 0; experts[i].sizes[j]; j++)
+      if (strstr(experts[i].sizes[j], "F=q8_0")) check_program(&experts[i], experts[i].sizes[j], true);
+  }
+  check_cases(mixtures, 1);
+  check_quantised_cases(&mixtures[1], 1);
+}
+END_TEST
 START_TEST(float_layers) { check_cases(layers, QN_COUNT(layers)); }
 END_TEST
 START_TEST(quantised_layers) { check_quantised_cases(quantised, 1); }
@@ -694,6 +769,7 @@ static const struct {
   size_t count;
 } tables[] = {{elementwise, QN_COUNT(elementwise)}, {row_ops, QN_COUNT(row_ops)},     {shapes, QN_COUNT(shapes)},
               {rotations, QN_COUNT(rotations)},     {attention, QN_COUNT(attention)}, {fused, QN_COUNT(fused)},
+              {experts, QN_COUNT(experts)},
               {sampling, QN_COUNT(sampling)}};
 
 START_TEST(every_op_has_a_case) {
@@ -712,5 +788,6 @@ END_TEST
 
 QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops, rotation_ops, attention_ops,
         attention_for_gpus, sampling_ops, fused_products, float_layers, quantised_layers)
+QN_CASE(mixtures_of_experts, expert_ops, quantised_experts)
 QN_CASE(formats, every_format, every_format_by_tokens)
-QN_TEST_MAIN(kernels, formats)
+QN_TEST_MAIN(kernels, mixtures_of_experts, formats)

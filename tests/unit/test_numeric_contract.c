@@ -8,28 +8,38 @@
 #include "tests/support/graph_run.h"
 #include "tests/support/test.h"
 
-static const char layer[] =
-    "max T=32 R=32\n"
-    "embd = param $F[40,32]; norm = param f32[32]; x = embed embd tokens; table = rope_table pos dims=8 theta=10000\n"
-    "a = rmsnorm x norm eps=1e-5; wq = param $F[32,32]; wk = param $F[16,32]; wv = param $F[16,32]\n"
-    "q = matmul a wq; k = matmul a wk; v = matmul a wv\n"
-    "q3 = split_heads q heads=4; k3 = split_heads k heads=2; v3 = split_heads v heads=2\n"
-    "qr = rope q3 table kind=pairs; kr = rope k3 table kind=pairs\n"
-    "kc = cache kind=k index=0 f16[G,2,8,64]; vc = cache kind=v index=0 f16[G,2,64,8]\n"
-    "kw = kv_write kc kr pos seq block_table kind=k; vw = kv_write vc v3 pos seq block_table kind=v\n"
-    "s = attn_scores qr kw pos seq block_table scale=0.35; p = softmax s; o = attn_mix p vw pos seq block_table\n"
-    "om = merge_heads o; wo = param $F[32,32]; oo = matmul om wo; h = add x oo\n"
-    "norm2 = param f32[32]; b = rmsnorm h norm2 eps=1e-5; wg = param $F[96,32]; wu = param $F[96,32]\n"
-    "wd = param $F[32,96]; g = matmul b wg; gs = silu g; u = matmul b wu; gu = mul gs u; d = matmul gu wd; y = add h "
-    "d\n"
-    "last = gather_rows y rows; norm3 = param f32[32]; l = rmsnorm last norm3 eps=1e-5; logits = matmul l embd\n"
-    "output logits";
+#define ATTENTION                                                                                                     \
+  "max T=32 R=32\n"                                                                                                   \
+  "embd = param $F[40,32]; norm = param f32[32]; x = embed embd tokens; table = rope_table pos dims=8 theta=10000\n"  \
+  "a = rmsnorm x norm eps=1e-5; wq = param $F[32,32]; wk = param $F[16,32]; wv = param $F[16,32]\n"                   \
+  "q = matmul a wq; k = matmul a wk; v = matmul a wv\n"                                                               \
+  "q3 = split_heads q heads=4; k3 = split_heads k heads=2; v3 = split_heads v heads=2\n"                              \
+  "qr = rope q3 table kind=pairs; kr = rope k3 table kind=pairs\n"                                                    \
+  "kc = cache kind=k index=0 f16[G,2,8,64]; vc = cache kind=v index=0 f16[G,2,64,8]\n"                                \
+  "kw = kv_write kc kr pos seq block_table kind=k; vw = kv_write vc v3 pos seq block_table kind=v\n"                  \
+  "s = attn_scores qr kw pos seq block_table scale=0.35; p = softmax s; o = attn_mix p vw pos seq block_table\n"      \
+  "om = merge_heads o; wo = param $F[32,32]; oo = matmul om wo; h = add x oo\n"                                       \
+  "norm2 = param f32[32]; b = rmsnorm h norm2 eps=1e-5\n"
+#define HEAD                                                                                                       \
+  "y = add h d; last = gather_rows y rows; norm3 = param f32[32]; l = rmsnorm last norm3 eps=1e-5; logits = "       \
+  "matmul l embd\n"                                                                                                \
+  "output logits"
+static const char layer[] = ATTENTION
+    "wg = param $F[96,32]; wu = param $F[96,32]; wd = param $F[32,96]; g = matmul b wg; gs = silu g; u = matmul b wu\n"
+    "gu = mul gs u; d = matmul gu wd\n" HEAD;
+// Eight experts, of which a token has three.
+static const char mixture[] = ATTENTION
+    "wr = param f32[8,32]; r = matmul b wr; i = top_k r k=3; pr = pick r i; share = softmax pr\n"
+    "wg = param $F[8,96,32]; wu = param $F[8,96,32]; wd = param $F[8,32,96]; g = expert_matmul b wg i; gs = silu g\n"
+    "u = expert_matmul b wu i; gu = mul gs u; e = expert_matmul gu wd i; d = expert_mix e share\n" HEAD;
 
 typedef struct mode {
   const char *sizes;
   bool quantize;
+  const char *layer;
 } mode;
-static const mode modes[] = {{"F=q8_0", true}, {"F=f32", false}, {"F=q4_0", true}, {"F=q4_1", false}};
+static const mode modes[] = {
+    {"F=q8_0", true, layer}, {"F=q4_0", true, mixture}, {"F=f32", false, layer}, {"F=q4_1", false, mixture}};
 
 // Compiling takes long: the first few.
 static size_t compiled_modes(void) { return QN_COUNT(modes) / qn_test_stride(2, 4); }
@@ -99,7 +109,7 @@ static void compare(const logits *got, const logits *want, const char *label) {
 
 // What everything is compared with: the kernels as lowered, all tokens in one step.
 static void compute_plain(const mode *m, logits *out) {
-  qn_run *run = qn_run_create(layer, m->sizes, &(qn_run_options){.quantize_activations = m->quantize});
+  qn_run *run = qn_run_create(m->layer, m->sizes, &(qn_run_options){.quantize_activations = m->quantize});
   compute(run, QN_RUN_PLAIN, &cuttings[0], 1, 2, out);
   qn_run_destroy(run);
 }
@@ -123,7 +133,7 @@ static void check_schedules(qn_run_engine engine, size_t mode_count, size_t firs
       qn_diag diag = {0};
       qn_schedule schedule;
       qn_assert_ok(&diag, qn_schedule_parse("schedule", qn_str_from(schedules[i]), &schedule, &diag));
-      qn_run *run = qn_run_create(layer, modes[m].sizes,
+      qn_run *run = qn_run_create(modes[m].layer, modes[m].sizes,
                                   &(qn_run_options){.quantize_activations = modes[m].quantize, .schedule = &schedule});
       char label[80];
       snprintf(label, sizeof label, "%s, schedule %zu, engine %d", modes[m].sizes, i, (int)engine);
@@ -152,7 +162,7 @@ static void check_target(const char *name) {
   for (size_t m = 0; m < compiled_modes(); m++) {
     logits want, got;
     compute_plain(&modes[m], &want);
-    qn_run *run = qn_run_create(layer, modes[m].sizes,
+    qn_run *run = qn_run_create(modes[m].layer, modes[m].sizes,
                                 &(qn_run_options){.quantize_activations = modes[m].quantize, .target = name});
     compute(run, QN_RUN_JIT, &cuttings[2], 2, 2, &got);
     compare(&got, &want, name);
@@ -214,7 +224,7 @@ START_TEST(threads_cuts_and_pages) {
     logits want, got;
     compute_plain(&modes[m], &want);
     for (int order = 0; order < 2; order++) {
-      qn_run *run = qn_run_create(layer, modes[m].sizes,
+      qn_run *run = qn_run_create(modes[m].layer, modes[m].sizes,
                                   &(qn_run_options){.quantize_activations = modes[m].quantize, .page_order = order});
       for (size_t i = 0; i <= QN_COUNT(cuttings); i++) {
         const cutting *c = i < QN_COUNT(cuttings) ? &cuttings[i] : &singly;

@@ -107,6 +107,25 @@ START_TEST(test_other_architectures) {
 }
 END_TEST
 
+START_TEST(test_experts) {
+  qn_synth_options options = {
+      .model = qn_synth_find("tiny-olmoe-test"), .type = qn_synth_type_find("q8_0"), .layers = 1, .seed = 5};
+  model_file file = make(&options);
+  qn_diag diag = {0};
+  int64_t used;
+  qn_assert_ok(&diag, qn_gguf_get_int(file.gguf, "olmoe.expert_used_count", 1, 6, &used, &diag));
+  ck_assert_int_eq(used, 2);
+  ck_assert_uint_eq(file.gguf->tensor_count, 12 + 3);
+  expect_tensor(file.gguf, "blk.0.attn_k_norm.weight", QN_DTYPE_F32, 32, 1, 1.0, 0.05);
+  expect_tensor(file.gguf, "blk.0.ffn_gate_inp.weight", QN_DTYPE_F32, 64, 6, 0.0, 0.125);
+  expect_tensor(file.gguf, "blk.0.ffn_gate_exps.weight", QN_DTYPE_Q8_0, 64, 6 * 96, 0.0, 0.125);
+  expect_tensor(file.gguf, "blk.0.ffn_down_exps.weight", QN_DTYPE_Q8_0, 96, 6 * 64, 0.0, sqrt(0.5 / 96.0));
+  const qn_gguf_tensor *tensor = qn_gguf_find_tensor(file.gguf, "blk.0.ffn_up_exps.weight");
+  ck_assert(tensor->n_dims == 3 && tensor->dims[0] == 64 && tensor->dims[1] == 96 && tensor->dims[2] == 6);
+  discard(file);
+}
+END_TEST
+
 START_TEST(test_llama3_factors) {
   qn_synth_model model = *qn_synth_find("tiny-llama-test");
   model.head_dim = 64;
@@ -274,6 +293,6 @@ START_TEST(test_out_of_memory) {
 }
 END_TEST
 
-QN_CASE(synth, test_llama, test_other_architectures, test_llama3_factors, test_vocabulary, test_bpe_vocabulary,
+QN_CASE(synth, test_llama, test_other_architectures, test_experts, test_llama3_factors, test_vocabulary, test_bpe_vocabulary,
         test_types, test_seeds, test_out_of_memory)
 QN_TEST_MAIN(synth)
