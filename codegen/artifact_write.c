@@ -11,7 +11,8 @@
 
 typedef struct writing {
   qn_file_writer *writer;
-  qn_artifact_spec *spec;
+  const qn_artifact_spec *spec;
+  uint64_t *signature_offset;  // out
   const qn_allocator *allocator;
   qn_diag *diag;
   qn_art_section sections[MAX_SECTIONS];
@@ -247,6 +248,16 @@ static qn_status write_weights(writing *w) {
   return QN_OK;
 }
 
+qn_status qn_artifact_write_weights(qn_file_writer *writer, const qn_artifact_spec *spec, const qn_allocator *allocator,
+                                    uint64_t *out_offset, uint64_t *out_size, uint64_t *out_hash, qn_diag *diag) {
+  writing w = {.writer = writer, .spec = spec, .allocator = allocator, .diag = diag};
+  QN_TRY(write_weights(&w));
+  *out_offset = w.sections[0].offset;
+  *out_size = w.sections[0].size;
+  *out_hash = w.sections[0].hash;
+  return QN_OK;
+}
+
 // --- program
 
 typedef struct strings {
@@ -429,12 +440,13 @@ static qn_status write_signature(writing *w) {
   QN_TRY(text_section(w, QN_SECTION_SIGNATURE, &record, sizeof record));
   qn_art_section *section = &w->sections[w->section_count - 1];
   section->hash = 0;
-  w->spec->signature_offset = section->offset + offsetof(qn_art_signature, signature);
+  *w->signature_offset = section->offset + offsetof(qn_art_signature, signature);
   return QN_OK;
 }
 
 qn_status qn_artifact_write(qn_file_writer *writer, qn_artifact_spec *spec, const qn_allocator *allocator, qn_diag *diag) {
-  writing w = {.writer = writer, .spec = spec, .allocator = allocator, .diag = diag};
+  writing w = {.writer = writer, .spec = spec, .signature_offset = &spec->signature_offset, .allocator = allocator,
+               .diag = diag};
   static const uint8_t table_space[sizeof(qn_art_header) + MAX_SECTIONS * sizeof(qn_art_section)];
   QN_TRY(qn_file_writer_write(writer, table_space, sizeof table_space));
   QN_TRY(write_weights(&w));

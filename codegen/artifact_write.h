@@ -61,6 +61,12 @@ typedef struct qn_artifact_spec {
 // program's arena; NULL when out of memory.
 const qn_lkernel **qn_program_variants(const qn_program *program, size_t *out_count);
 
+// Writes the packed weights alone, from the next page of `writer` on, and sets their offsets in the programs from there.
+// *out_hash is what an artifact's section of them would have.
+QN_CHECKED qn_status qn_artifact_write_weights(qn_file_writer *writer, const qn_artifact_spec *spec,
+                                               const qn_allocator *allocator, uint64_t *out_offset, uint64_t *out_size,
+                                               uint64_t *out_hash, qn_diag *diag);
+
 // Writes everything through `writer`, which the caller opens, commits or abandons.
 QN_CHECKED qn_status qn_artifact_write(qn_file_writer *writer, qn_artifact_spec *spec, const qn_allocator *allocator,
                                        qn_diag *diag);

@@ -8,12 +8,14 @@
 
 #include "codegen/codegen.h"
 #include "codegen/cpu/host.h"
+#include "codegen/object_file.h"
 
 #define LIBRARY "libquern_llvm.so"  // beside the program, or where the system looks for libraries
 
 // Typed like the functions that this file defines.
 static struct generator {
   __typeof__(&qn_cpu_compile) compile;
+  __typeof__(&qn_cpu_driver) driver;
   __typeof__(&qn_jit_create) jit_create;
   __typeof__(&qn_jit_kernel) jit_kernel;
   __typeof__(&qn_jit_destroy) jit_destroy;
@@ -38,6 +40,7 @@ static void load(void) {
     return;
   }
   bool found = find(library, "qn_cpu_compile", &generator.compile) &&
+               find(library, "qn_cpu_driver", &generator.driver) &&
                find(library, "qn_jit_create", &generator.jit_create) &&
                find(library, "qn_jit_kernel", &generator.jit_kernel) &&
                find(library, "qn_jit_destroy", &generator.jit_destroy) &&
@@ -63,6 +66,13 @@ qn_status qn_cpu_compile(const qn_lkernel *const *kernels, size_t count, const q
   *out = (qn_code){0};
   QN_TRY(need_generator(diag));
   return generator.compile(kernels, count, options, allocator, out, diag);
+}
+
+qn_status qn_cpu_driver(const qn_driver *driver, const qn_codegen_options *options, const qn_allocator *allocator,
+                        uint8_t **out, size_t *out_size, qn_diag *diag) {
+  *out = NULL;
+  QN_TRY(need_generator(diag));
+  return generator.driver(driver, options, allocator, out, out_size, diag);
 }
 
 qn_status qn_jit_create(const qn_lkernel *const *kernels, size_t count, const qn_codegen_options *options,

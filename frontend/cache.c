@@ -64,39 +64,53 @@ static qn_status hash_targets(qn_hasher *hasher, const char *list, qn_diag *diag
   return QN_OK;
 }
 
-// What the artifact depends on, with the defaults in place of what is not given.
-static qn_status hash_compilation(const char *model, const struct stat *info, const quern_compile_options *o,
-                                  uint64_t *out, qn_diag *diag) {
-  qn_hasher hasher;
+// What an artifact depends on beside the model, with the defaults in place of what is not given.
+static qn_status hash_options(qn_hasher *hasher, const quern_compile_options *o, qn_diag *diag) {
   const qn_format *quant = NULL;
   if (o->quant) QN_TRY(qn_requantize_parse(o->quant, &quant, diag));
-  qn_hasher_init(&hasher, QN_ARTIFACT_VERSION);
-  QN_TRY(hash_targets(&hasher, o->target, diag));
+  QN_TRY(hash_targets(hasher, o->target, diag));
   const char *texts[] = {QUERN_VERSION,
                          quern_build_id(),
-                         model,
                          o->numeric_mode ? o->numeric_mode : QUERN_DEFAULT_NUMERIC,
                          o->kv_type ? o->kv_type : QUERN_DEFAULT_KV_TYPE,
                          o->schedule,
                          quant ? quant->name : NULL,
                          o->tuning_db,
                          o->sign_key};
-  for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(&hasher, texts[i]);
-  if (o->template_path) QN_TRY(hash_file(&hasher, o->template_path, diag));
-  int64_t numbers[] = {info->st_size,         info->st_mtim.tv_sec,
-                       info->st_mtim.tv_nsec, (int64_t)info->st_ino,
-                       o->context_tokens,     o->chunk_tokens ? o->chunk_tokens : QUERN_DEFAULT_CHUNK,
-                       o->all_logits,         o->sequences ? o->sequences : 1,
+  for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(hasher, texts[i]);
+  if (o->template_path) QN_TRY(hash_file(hasher, o->template_path, diag));
+  int64_t numbers[] = {o->context_tokens, o->chunk_tokens ? o->chunk_tokens : QUERN_DEFAULT_CHUNK,
+                       o->all_logits,     o->sequences ? o->sequences : 1,
                        o->run_threads};
-  qn_hasher_update(&hasher, numbers, sizeof numbers);
-  *out = qn_hasher_final(&hasher);
+  qn_hasher_update(hasher, numbers, sizeof numbers);
   return QN_OK;
+}
+
+static void hash_model_file(qn_hasher *hasher, const char *path, const struct stat *info) {
+  int64_t numbers[] = {info->st_size, info->st_mtim.tv_sec, info->st_mtim.tv_nsec, (int64_t)info->st_ino};
+  hash_text(hasher, path);
+  qn_hasher_update(hasher, numbers, sizeof numbers);
+}
+
+// The artifact's path by what the hasher has taken, in the folder, which is there then. What of the name may be part of
+// a file's stays: a file name may have 255 bytes, of which the writer's temporary one wants some more.
+static qn_status put_path(const char *name, const qn_hasher *hasher, char **out, qn_diag *diag) {
+  qn_buf path;
+  qn_buf_init(&path, qn_allocator_default());
+  qn_status status = quern_cache_folder_make(&path, diag);
+  qn_buf_putc(&path, '/');
+  for (size_t i = 0; i < 100 && name[i]; i++) qn_buf_putc(&path, name[i] == '/' ? '_' : name[i]);
+  qn_buf_printf(&path, "-%016" PRIx64 ".qn", qn_hasher_final(hasher));
+  if (status == QN_OK && !(*out = path.failed ? NULL : strdup(qn_buf_text(&path))))
+    status = qn_fail_nomem(diag, "cache", "a path");
+  qn_buf_deinit(&path);
+  return status;
 }
 
 static qn_status cache_path(const char *model_path, const quern_compile_options *o, char **out, qn_diag *diag) {
   struct stat info;
   char head[4];
-  uint64_t hash = 0;
+  qn_hasher hasher;
   char *real = realpath(model_path, NULL);
   if (!real || stat(real, &info) != 0) {
     free(real);
@@ -106,17 +120,22 @@ static qn_status cache_path(const char *model_path, const quern_compile_options 
     free(real);
     return QN_OK;
   }
-  qn_buf path;
-  qn_buf_init(&path, qn_allocator_default());
-  qn_status status = hash_compilation(real, &info, o, &hash, diag);
-  if (status == QN_OK) status = quern_cache_folder_make(&path, diag);
-  // A file name may have 255 bytes, of which the writer's temporary one wants some more.
-  qn_buf_printf(&path, "/%.100s-%016" PRIx64 ".qn", strrchr(real, '/') + 1, hash);
-  if (status == QN_OK && !(*out = path.failed ? NULL : strdup(qn_buf_text(&path))))
-    status = qn_fail_nomem(diag, "cache", "a path");
-  qn_buf_deinit(&path);
+  qn_hasher_init(&hasher, QN_ARTIFACT_VERSION);
+  hash_model_file(&hasher, real, &info);
+  qn_status status = hash_options(&hasher, o, diag);
+  if (status == QN_OK) status = put_path(strrchr(real, '/') + 1, &hasher, out, diag);
   free(real);
   return status;
+}
+
+// Of a graph that was built in code: what it is, and its weights' bytes.
+static qn_status graph_path(const quern_graph *graph, const quern_compile_options *o, char **out, qn_diag *diag) {
+  qn_hasher hasher;
+  QN_TRY(quern_built_check(graph, o, diag));
+  qn_hasher_init(&hasher, QN_ARTIFACT_VERSION + 1);  // no model file's
+  QN_TRY(quern_built_hash(graph, &hasher, diag));
+  QN_TRY(hash_options(&hasher, o, diag));
+  return put_path(quern_built_name(graph), &hasher, out, diag);
 }
 
 int quern_cache_path(const char *model_path, const quern_compile_options *options, char **out_path,
@@ -132,8 +151,9 @@ int quern_cache_path(const char *model_path, const quern_compile_options *option
 // --- opening
 
 typedef struct loading {
-  const char *model_path;
-  char *path;  // owned: of the artifact
+  const char *model_path;    // or the graph's name
+  const quern_graph *built;  // NULL = a model file
+  char *path;                // owned: of the artifact
   const quern_compile_options *compile;
   const quern_model_options *open;
   quern_model **out;
@@ -165,7 +185,8 @@ static int open_cached(loading *l) {
 static int compile(loading *l) {
   const char *target = l->compile->target ? l->compile->target : "host";
   qn_log(QN_LOG_INFO, "compiling %s for %s, to be cached at %s", l->model_path, target, l->path);
-  int code = quern_compile(l->model_path, l->path, l->compile, &l->error);
+  int code = l->built ? quern_graph_compile(l->built, l->path, l->compile, &l->error)
+                      : quern_compile(l->model_path, l->path, l->compile, &l->error);
   if (code == 0) code = (int)quern_model_open(l->path, l->open, l->out, &l->error);
   if (code != 0) return code;
   uint64_t most = 0;
@@ -213,6 +234,19 @@ static int compile_once(loading *l, qn_diag *diag) {
   return code;
 }
 
+// Gives what is at l->path, compiled where it has to be.
+static int load(loading *l, quern_error *error) {
+  qn_diag diag = {0};
+  int code = open_cached(l);
+  if (code == 0 && !*l->out) code = compile_once(l, &diag);
+  free(l->path);
+  if (code != 0 && diag.status == QN_OK) {  // the text is that of the function that failed
+    if (error) *error = l->error;
+    return code;
+  }
+  return quern_give_error(error, &diag, (qn_status)code);
+}
+
 int quern_load(const char *model_path, const quern_compile_options *compile_options,
                const quern_model_options *open_options, quern_model **out, quern_error *error) {
   quern_compile_options own;
@@ -225,13 +259,16 @@ int quern_load(const char *model_path, const quern_compile_options *compile_opti
     status = qn_fail(&diag, QN_ERR_UNSUPPORTED, model_path,
                      "is not cached, got no GGUF file; use quern_compile or quern_jit");
   }
-  if (status != QN_OK) return quern_give_error(error, &diag, status);
-  int code = open_cached(&l);
-  if (code == 0 && !*out) code = compile_once(&l, &diag);
-  free(l.path);
-  if (code != 0 && diag.status == QN_OK) {  // the text is that of the function that failed
-    if (error) *error = l.error;
-    return code;
-  }
-  return quern_give_error(error, &diag, (qn_status)code);
+  return status == QN_OK ? load(&l, error) : quern_give_error(error, &diag, status);
+}
+
+int quern_graph_load(const quern_graph *graph, const quern_compile_options *options, const quern_model_options *open,
+                     quern_model **out, quern_error *error) {
+  quern_compile_options own;
+  qn_diag diag = {0};
+  *out = NULL;
+  loading l = {.model_path = quern_built_name(graph), .built = graph, .compile = &own, .open = open, .out = out};
+  qn_status status = quern_own_options(options, &own, &diag);
+  if (status == QN_OK) status = graph_path(graph, &own, &l.path, &diag);
+  return status == QN_OK ? load(&l, error) : quern_give_error(error, &diag, status);
 }

@@ -216,6 +216,30 @@ static void dump_gpu_pass(void *context, const char *pass, const char *text, siz
   part->dump_to->dump(part->dump_to->dump_context, name, text, length);
 }
 
+// --- a model file, or a graph built in code
+
+const char *quern_compilation_name(const quern_compilation *c) {
+  return c->built ? quern_built_name(c->built) : qn_import_model_name(c->import);
+}
+
+const char *quern_compilation_architecture(const quern_compilation *c) {
+  return c->built ? "graph" : qn_import_architecture(c->import);
+}
+
+int64_t quern_compilation_vocab_size(const quern_compilation *c) {
+  return c->built ? quern_built_vocab_size(c->built) : qn_import_vocab_size(c->import);
+}
+
+qn_weight_source quern_compilation_weights(const quern_compilation *c) {
+  return c->built ? quern_built_weights(c->built) : qn_import_weights(c->import);
+}
+
+static qn_status make_graph(quern_compilation *c, const char *model_path, const qn_import_graph_options *options,
+                            qn_graph **out) {
+  if (c->built) return quern_built_copy(c->built, &c->arena, out, c->diag);
+  return name_model(c, model_path, qn_import_graph(c->import, options, &c->arena, out, c->diag));
+}
+
 static qn_status begin_part(quern_compilation *c, const char *model_path, bool gpu,
                             const qn_import_graph_options *graph_options) {
   size_t index = c->part_count;
@@ -240,32 +264,43 @@ static qn_status begin_part(quern_compilation *c, const char *model_path, bool g
     part->options.dump_context = part;
   }
   qn_graph *graph = NULL;
-  QN_TRY(name_model(c, model_path, qn_import_graph(c->import, graph_options, &c->arena, &graph, c->diag)));
+  QN_TRY(make_graph(c, model_path, graph_options, &graph));
   QN_TRY(qn_graph_verify(graph, QN_STAGE_IMPORTED, c->diag));
   part->pass = (qn_pass_context){
       .arena = &c->arena, .allocator = c->allocator, .options = &part->options, .graph = graph, .diag = c->diag};
   return QN_OK;
 }
 
-qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
-  if (c->options->run_threads < 0)
-    return qn_fail(c->diag, QN_ERR_ARGUMENT, "run-threads", "got %d, want 0 or more", c->options->run_threads);
-  QN_TRY(parse_targets(c));
-  QN_TRY(parse_modes(c));
+// Opens the model file and says how large its graph's steps are to be.
+static qn_status open_file(quern_compilation *c, const char *model_path, qn_import_graph_options *out) {
   int64_t sequences = c->options->sequences ? c->options->sequences : 1;
-  qn_import_graph_options graph_options = {.max_sequences = sequences};
-  QN_TRY(parse_kv_type(c, &graph_options.kv_dtype));
+  *out = (qn_import_graph_options){.max_sequences = sequences};
+  QN_TRY(parse_kv_type(c, &out->kv_dtype));
   QN_TRY(parse_quant(c));
   QN_TRY(open_model(c, model_path));
   QN_TRY(name_model(c, model_path, qn_import_quantize(c->import, &c->quantize, c->diag)));
   int64_t own = qn_import_context(c->import);
-  graph_options.context_tokens = c->options->context_tokens ? c->options->context_tokens : own ? own : DEFAULT_CONTEXT;
-  graph_options.chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens : QUERN_DEFAULT_CHUNK;
-  c->context_tokens = graph_options.context_tokens;
-  if (graph_options.chunk_tokens > graph_options.context_tokens)
-    graph_options.chunk_tokens = graph_options.context_tokens;
-  graph_options.max_rows =
-      c->options->all_logits || sequences > graph_options.chunk_tokens ? graph_options.chunk_tokens : sequences;
+  out->context_tokens = c->options->context_tokens ? c->options->context_tokens : own ? own : DEFAULT_CONTEXT;
+  out->chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens : QUERN_DEFAULT_CHUNK;
+  c->context_tokens = out->context_tokens;
+  if (out->chunk_tokens > out->context_tokens) out->chunk_tokens = out->context_tokens;
+  out->max_rows = c->options->all_logits || sequences > out->chunk_tokens ? out->chunk_tokens : sequences;
+  return QN_OK;
+}
+
+static qn_status open_built(quern_compilation *c) {
+  QN_TRY(quern_built_check(c->built, c->options, c->diag));
+  c->context_tokens = quern_built_context(c->built);
+  return QN_OK;
+}
+
+qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
+  qn_import_graph_options graph_options = {0};
+  if (c->options->run_threads < 0)
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "run-threads", "got %d, want 0 or more", c->options->run_threads);
+  QN_TRY(parse_targets(c));
+  QN_TRY(parse_modes(c));
+  QN_TRY(c->built ? open_built(c) : open_file(c, model_path, &graph_options));
   QN_TRY(begin_part(c, model_path, false, &graph_options));
   QN_TRY(begin_part(c, model_path, true, &graph_options));
   QN_TRY(quern_compilation_report(c, "optimising the graph", 0, 0));

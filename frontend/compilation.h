@@ -3,6 +3,7 @@
 #define QUERN_FRONTEND_COMPILATION_H
 
 #include "codegen/artifact_write.h"
+#include "frontend/builder.h"
 #include "frontend/import/import.h"
 #include "frontend/quern.h"
 #include "frontend/tuned.h"
@@ -34,7 +35,8 @@ typedef struct quern_compilation {
   const quern_compile_options *options;
   qn_diag *diag;
   qn_arena arena;
-  qn_import *import;
+  qn_import *import;         // owned; NULL where a graph was built in code
+  const quern_graph *built;  // borrowed; set before opening, NULL = a model file
   qn_target targets[QUERN_MAX_TARGETS];
   size_t target_count;
   int64_t context_tokens;
@@ -71,9 +73,15 @@ qn_machine_model quern_machine_model(const qn_target *target, qn_db *db, int thr
 // Points the passes at a target, a CPU: its machine, and what records say of it.
 void quern_compilation_take_target(quern_compilation *c, size_t index);
 
-// Opens the model and makes a verified graph for each part, whose pass.graph it is; targets are there then, and options,
-// those of the first target that is a CPU.
+// Opens the model, or takes the graph that was built (`model_path` is its name then), and makes a verified graph for each
+// part, whose pass.graph it is; targets are there then, and options, those of the first target that is a CPU.
 QN_CHECKED qn_status quern_compilation_open(quern_compilation *c, const char *model_path);
+// What came from the model file or the graph that was built: its name, its kind ("llama", "graph"), the width of "logits"
+// (0 = no language model), and its tensors.
+const char *quern_compilation_name(const quern_compilation *c);
+const char *quern_compilation_architecture(const quern_compilation *c);
+int64_t quern_compilation_vocab_size(const quern_compilation *c);
+qn_weight_source quern_compilation_weights(const quern_compilation *c);
 // Refuses targets that are GPUs, for what only CPUs do (`what`: "the JIT makes code").
 QN_CHECKED qn_status quern_compilation_need_cpus(const quern_compilation *c, const char *what);
 
@@ -94,6 +102,9 @@ QN_CHECKED qn_status quern_blame_records(quern_compilation *c, size_t target, qn
 qn_codegen_options quern_codegen_options(const quern_compilation *c, const qn_target *target);
 
 // --- compile_write.c
+
+// After weights were packed: IO where the model file lost bytes, since zeros in place of weights must not become a model.
+QN_CHECKED qn_status quern_compilation_check_weights(const quern_compilation *c);
 
 // Writes the artifact, with the code that was made.
 QN_CHECKED qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_file_writer *writer,

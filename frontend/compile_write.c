@@ -69,8 +69,8 @@ static qn_status make_texts(quern_compilation *c, const char *model_path) {
   qn_buf *s = &c->summary;
   const qn_pass_context *first = &c->parts[0].pass;
   put_value(s, "quern", QUERN_VERSION);
-  put_value(s, "model", qn_import_model_name(c->import));
-  put_value(s, "architecture", qn_import_architecture(c->import));
+  put_value(s, "model", quern_compilation_name(c));
+  put_value(s, "architecture", quern_compilation_architecture(c));
   put_value(s, "source", model_path);
   put_value(s, "numeric_mode", c->half_activations ? "half" : c->quantize_activations ? "int8" : "f32");
   put_value(s, "kv_type", c->options->kv_type ? c->options->kv_type : QUERN_DEFAULT_KV_TYPE);
@@ -79,7 +79,7 @@ static qn_status make_texts(quern_compilation *c, const char *model_path) {
                 c->context_tokens);
   for (size_t i = 0; i < c->target_count; i++) qn_buf_printf(s, "target = %s\n", c->targets[i].name);
   put_tuning_state(c, s);
-  qn_import_describe(c->import, s);
+  if (c->import) qn_import_describe(c->import, s);
   quern_put_cost(first->graph, first->program, s);
   for (size_t i = 0; i < c->part_count; i++) QN_TRY(make_texts_of(c, i));
   return s->failed ? qn_fail_nomem(c->diag, model_path, "the artifact's summary") : QN_OK;
@@ -94,6 +94,11 @@ static qn_status sign(quern_compilation *c, qn_file_writer *writer, uint64_t off
   qn_status status = qn_signature_make(&c->key, mapping.data, mapping.size, signature, c->diag);
   qn_mapping_close(&mapping);
   return status == QN_OK ? qn_file_writer_write_at(writer, offset, signature, sizeof signature) : status;
+}
+
+qn_status quern_compilation_check_weights(const quern_compilation *c) {
+  const qn_gguf *gguf = c->import ? qn_import_gguf(c->import) : NULL;
+  return gguf ? qn_gguf_check(gguf, c->diag) : QN_OK;
 }
 
 qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_file_writer *writer, bool with_code) {
@@ -112,7 +117,7 @@ qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_
                                         .graph_text = qn_buf_text(&part->graph_text),
                                         .kernels_text = qn_buf_text(&part->kernels_text)};
   }
-  qn_weight_source weights = qn_import_weights(c->import);
+  qn_weight_source weights = quern_compilation_weights(c);
   qn_artifact_spec spec = {.programs = programs,
                            .program_count = c->part_count,
                            .weights = &weights,
@@ -121,13 +126,12 @@ qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_
                            .tokenizer = c->tokenizer.length ? c->tokenizer.data : NULL,
                            .tokenizer_size = c->tokenizer.length,
                            .summary = qn_buf_text(&c->summary),
-                           .vocab_size = (uint32_t)qn_import_vocab_size(c->import),
+                           .vocab_size = (uint32_t)quern_compilation_vocab_size(c),
                            .context_tokens = (uint32_t)c->context_tokens,
                            .public_key = c->has_key ? c->key.public_key : NULL,
                            .progress = quern_compilation_pack_progress,
                            .progress_context = c};
   QN_TRY(qn_artifact_write(writer, &spec, c->allocator, c->diag));
-  const qn_gguf *gguf = qn_import_gguf(c->import);
-  if (gguf) QN_TRY(qn_gguf_check(gguf, c->diag));  // zeros in place of weights must not become a model
+  QN_TRY(quern_compilation_check_weights(c));
   return c->has_key ? sign(c, writer, spec.signature_offset) : QN_OK;
 }

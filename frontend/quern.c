@@ -52,16 +52,27 @@ static qn_status compile_to_file(quern_compilation *c, const char *model_path, c
   return status;
 }
 
-int quern_compile(const char *model_path, const char *out_path, const quern_compile_options *options,
-                  quern_error *error) {
+static int compile(const char *model_path, const quern_graph *built, const char *out_path,
+                   const quern_compile_options *options, quern_error *error) {
   quern_compile_options own;
   qn_diag diag = {0};
   quern_compilation c;
   qn_status status = quern_own_options(options, &own, &diag);
   quern_compilation_init(&c, &own, &diag);
+  c.built = built;
   if (status == QN_OK) status = compile_to_file(&c, model_path, out_path);
   quern_compilation_deinit(&c);
   return quern_give_error(error, &diag, status);
+}
+
+int quern_compile(const char *model_path, const char *out_path, const quern_compile_options *options,
+                  quern_error *error) {
+  return compile(model_path, NULL, out_path, options, error);
+}
+
+int quern_graph_compile(const quern_graph *graph, const char *out_path, const quern_compile_options *options,
+                        quern_error *error) {
+  return compile(quern_built_name(graph), graph, out_path, options, error);
 }
 
 // --- JIT: the artifact lies in an anonymous memory file without code, which comes from LLJIT
@@ -144,16 +155,27 @@ static qn_status compile_to_memory(quern_compilation *c, const char *model_path,
   return status;
 }
 
-int quern_jit(const char *model_path, const quern_compile_options *options, quern_model **out, quern_error *error) {
+static int jit(const char *model_path, const quern_graph *built, const quern_compile_options *options,
+               quern_model **out, quern_error *error) {
   quern_compile_options own;
   qn_diag diag = {0};
   quern_compilation c;
   *out = NULL;
   qn_status status = quern_own_options(options, &own, &diag);
   quern_compilation_init(&c, &own, &diag);
+  c.built = built;
   if (status == QN_OK) status = compile_to_memory(&c, model_path, out);
   quern_compilation_deinit(&c);
   return quern_give_error(error, &diag, status);
+}
+
+int quern_jit(const char *model_path, const quern_compile_options *options, quern_model **out, quern_error *error) {
+  return jit(model_path, NULL, options, out, error);
+}
+
+int quern_graph_jit(const quern_graph *graph, const quern_compile_options *options, quern_model **out,
+                    quern_error *error) {
+  return jit(quern_built_name(graph), graph, options, out, error);
 }
 
 // --- files and lists

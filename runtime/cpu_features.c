@@ -35,18 +35,8 @@ static const struct feature {
   unsigned bit;
   state state;
 } features[] = {
-    {"sse2", LEAF_1_EDX, 26, STATE_SSE},        {"sse3", LEAF_1_ECX, 0, STATE_SSE},
-    {"ssse3", LEAF_1_ECX, 9, STATE_SSE},        {"sse4.1", LEAF_1_ECX, 19, STATE_SSE},
-    {"sse4.2", LEAF_1_ECX, 20, STATE_SSE},      {"popcnt", LEAF_1_ECX, 23, STATE_SSE},
-    {"movbe", LEAF_1_ECX, 22, STATE_SSE},       {"lzcnt", LEAF_EXT_ECX, 5, STATE_SSE},
-    {"bmi", LEAF_7_EBX, 3, STATE_SSE},          {"bmi2", LEAF_7_EBX, 8, STATE_SSE},
-    {"avx", LEAF_1_ECX, 28, STATE_YMM},         {"f16c", LEAF_1_ECX, 29, STATE_YMM},
-    {"fma", LEAF_1_ECX, 12, STATE_YMM},         {"avx2", LEAF_7_EBX, 5, STATE_YMM},
-    {"avxvnni", LEAF_7_1_EAX, 4, STATE_YMM},    {"avx512f", LEAF_7_EBX, 16, STATE_ZMM},
-    {"avx512dq", LEAF_7_EBX, 17, STATE_ZMM},    {"avx512cd", LEAF_7_EBX, 28, STATE_ZMM},
-    {"avx512bw", LEAF_7_EBX, 30, STATE_ZMM},    {"avx512vl", LEAF_7_EBX, 31, STATE_ZMM},
-    {"avx512vbmi", LEAF_7_ECX, 1, STATE_ZMM},   {"avx512vnni", LEAF_7_ECX, 11, STATE_ZMM},
-    {"avx512bf16", LEAF_7_1_EAX, 5, STATE_ZMM}, {"avx512fp16", LEAF_7_EDX, 23, STATE_ZMM},
+#define QN_X86_FEATURE(name, leaf, bit, state) {name, leaf, bit, state},
+#include "runtime/base/cpu_features.def"
 };
 
 static state saved_state(uint32_t leaf_1_ecx) {
@@ -74,13 +64,12 @@ static void detect(bool *present) {
 
 #elif defined(__aarch64__)
 
-// Bits of AT_HWCAP and AT_HWCAP2 in the kernel's arch/arm64/include/uapi/asm/hwcap.h.
 static const struct feature {
   const char *name;
   unsigned word, bit;
 } features[] = {
-    {"neon", 0, 1},     {"fullfp16", 0, 10}, {"dotprod", 0, 20}, {"sve", 0, 22},
-    {"fp16fml", 0, 23}, {"sve2", 1, 1},      {"i8mm", 1, 13},    {"bf16", 1, 14},
+#define QN_A64_FEATURE(name, word, bit) {name, word, bit},
+#include "runtime/base/cpu_features.def"
 };
 
 static void detect(bool *present) {

@@ -34,8 +34,7 @@ _Static_assert((int)QUERN_HUGE_PAGES_MADVISE == (int)QN_HUGE_PAGES_MADVISE &&
                "the public choices of pages are the internal ones");
 _Static_assert(sizeof((quern_error *)0)->text == sizeof((qn_diag *)0)->text, "error texts are copied whole");
 
-// Ends a public function.
-static quern_status finish(qn_status status, const qn_diag *diag, quern_error *error) {
+quern_status qn_model_finish(qn_status status, const qn_diag *diag, quern_error *error) {
   if (error) {
     error->code = (int)status;
     if (status == QN_OK) {
@@ -45,6 +44,10 @@ static quern_status finish(qn_status status, const qn_diag *diag, quern_error *e
     }
   }
   return (quern_status)status;
+}
+
+static quern_status finish(qn_status status, const qn_diag *diag, quern_error *error) {
+  return qn_model_finish(status, diag, error);
 }
 
 // ---- the host's messages
@@ -267,17 +270,21 @@ quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, s
 
 #define MAX_SPIN_US 1000000
 
+qn_status qn_model_threads(const quern_model *model, int threads, bool no_pin, int64_t spin_us, qn_threads **out,
+                           qn_diag *diag) {
+  if (spin_us < -1 || spin_us > MAX_SPIN_US)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "spin_us", "got %lld, want -1 to %d", (long long)spin_us, MAX_SPIN_US);
+  QN_TRY(qn_threads_create(threads, !no_pin, &model->allocator, out, diag));
+  if (spin_us != 0) qn_threads_set_spin(*out, spin_us < 0 ? 0 : (uint64_t)spin_us * 1000);
+  return QN_OK;
+}
+
 static qn_status create_threads(quern_session *session, const quern_session_options *options, qn_diag *diag) {
-  QN_TRY(qn_threads_create(options->threads, !options->no_pin, &session->model->allocator, &session->threads, diag));
+  QN_TRY(qn_model_threads(session->model, options->threads, options->no_pin, options->spin_us, &session->threads, diag));
   int created = qn_threads_created(session->threads);
   if (options->decode_threads < 0 || options->decode_threads > created)
     return qn_fail(diag, QN_ERR_ARGUMENT, "decode_threads", "got %d, want 1 to the %d threads, or 0 for all",
                    options->decode_threads, created);
-  if (options->spin_us < -1 || options->spin_us > MAX_SPIN_US)
-    return qn_fail(diag, QN_ERR_ARGUMENT, "spin_us", "got %lld, want -1 to %d", (long long)options->spin_us,
-                   MAX_SPIN_US);
-  if (options->spin_us != 0)
-    qn_threads_set_spin(session->threads, options->spin_us < 0 ? 0 : (uint64_t)options->spin_us * 1000);
   session->decode_threads = options->decode_threads ? options->decode_threads : created;
   return QN_OK;
 }

@@ -372,6 +372,77 @@ typedef struct quern_stats {
 quern_status quern_generate(quern_session *session, const quern_generate_params *params, quern_stats *out_stats,
                             quern_error *error);
 
+// ---- programs on the host's own tensors -----------------------------------------------------------------------------
+// What a model computes, a language model or not, is a program with inputs and outputs that have names: a graph in JSON
+// or one that was built in code (quern.h) says which. A runner calls it on the host's own memory. Any number of runners
+// may be on one model, each for one thread at a time; it brings worker threads of its own. Results do not depend on
+// their number.
+
+// Sizes that are known only when a program runs, by the letters that types have for them. Those that no tensor of a
+// program has are not looked at.
+typedef struct quern_sizes {
+  int64_t tokens;      // T: rows of a step, most of all
+  int64_t rows;        // R: rows whose results are wanted
+  int64_t pages;       // P: pages of 64 keys that a sequence may have
+  int64_t sequences;   // B
+  int64_t pool_pages;  // G: pages that a cache has for all sequences
+} quern_sizes;
+
+typedef enum quern_tensor_kind { QUERN_TENSOR_INPUT, QUERN_TENSOR_OUTPUT, QUERN_TENSOR_CACHE } quern_tensor_kind;
+
+// A tensor of a program: an input, an output or a cache of keys or values. Row-major: the last dimension is the nearest.
+typedef struct quern_tensor {
+  quern_tensor_kind kind;
+  const char *name;   // of a cache "k" or "v"
+  const char *dtype;  // "f32" or "i32"; of caches "f16" and "bf16", too
+  int32_t layer;      // of a cache; else 0
+  int32_t rank;       // 0 to 4
+  int64_t dims[4];    // a number of elements, or, with a symbol, of times that its value is taken
+  char symbols[4];    // 'T', 'R', 'P', 'B' or 'G' of quern_sizes; 0 = none
+} quern_tensor;
+// The index-th tensor that the model's program has with the host; false after the last.
+bool quern_model_tensor(const quern_model *model, size_t index, quern_tensor *out_tensor);
+// The largest sizes that it was compiled for; 0 = any.
+void quern_model_sizes_max(const quern_model *model, quern_sizes *out_sizes);
+
+typedef struct quern_runner quern_runner;
+
+typedef struct quern_runner_options {
+  size_t size;         // sizeof(quern_runner_options)
+  int threads;         // these three as in quern_session_options
+  bool no_pin;
+  int64_t spin_us;
+  // Pages of every cache, which the runner takes, zeroed, and keeps from run to run: the largest pool_pages of a run.
+  // 0 = none, for programs without caches; ARGUMENT where there are some.
+  int64_t pool_pages;
+} quern_runner_options;
+
+// *out_runner is the caller's; `model` must outlive it. Memory for the largest sizes is taken here (and becomes physical
+// as it is used). Errors: ARGUMENT, LIMIT, NOMEM (also of the GPU).
+quern_status quern_runner_create(quern_model *model, const quern_runner_options *options, quern_runner **out_runner,
+                                 quern_error *error);
+void quern_runner_destroy(quern_runner *runner);  // NULL is harmless
+
+// Binds an input: `data` is the host's, dense and row-major in the input's type, borrowed until it is bound anew, and read
+// by each run; `bytes` of it may be read. Integers that say where something is (ids of tokens, rows, positions, pages)
+// must be within what they index: the program does not look. Errors: ARGUMENT (no such input: the text lists them).
+quern_status quern_runner_bind_input(quern_runner *runner, const char *name, const void *data, size_t bytes,
+                                     quern_error *error);
+// Binds an output: each run ends by writing it to `data`, dense and row-major. NULL: no longer, and then it is read by
+// quern_runner_output alone. Errors: ARGUMENT (no such output: the text lists them).
+quern_status quern_runner_bind_output(quern_runner *runner, const char *name, void *data, size_t bytes,
+                                      quern_error *error);
+
+// Runs the program. Every input must be bound; what is bound must be as large as the sizes say. Takes no memory on the
+// CPU. After an error, outputs are undefined. Errors: ARGUMENT (something is not bound), LIMIT (a size is negative or
+// beyond what the program was compiled for; bound memory is too small), IO (the artifact's file lost bytes), INTERNAL (a
+// kernel faulted on a GPU: then the runner is of no more use).
+quern_status quern_runner_run(quern_runner *runner, const quern_sizes *sizes, quern_error *error);
+
+// Where the last run left an output, without a copy: its rows (of all dimensions but the first), *out_row_bytes apart, which
+// is more than a row has where rows are padded. Valid until the next run. NULL when there is no such output.
+const void *quern_runner_output(const quern_runner *runner, const char *name, size_t *out_row_bytes);
+
 // ---- profiles -------------------------------------------------------------------------------------------------------
 
 // One kernel call of the program, summed over all steps so far, on the session's calling thread.

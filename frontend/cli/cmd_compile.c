@@ -13,7 +13,7 @@
 typedef struct compile_options {
   cli_common common;
   const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder,
-      *emit, *nvrtc, *tuning_db, *sign_key;
+      *emit, *nvrtc, *tuning_db, *sign_key, *name, *weights;
   uint64_t context, chunk, sequences, threads, run_threads;
   bool all_logits;
 } compile_options;
@@ -21,7 +21,7 @@ typedef struct compile_options {
 #define FIELD(name) offsetof(compile_options, name)
 static const cli_option options_table[] = {
     {"output", 'o', CLI_TEXT, FIELD(out_path), "FILE", 0, 0, NULL, NULL,
-     "the artifact to write; wanted. With --emit the text, where - (the default) is standard output"},
+     "the artifact to write; wanted. With --emit the text, where - (the default) is standard output, or the object file"},
     {"target", 't', CLI_TEXT, FIELD(target), "T[,T...]", 0, 0, NULL, "host",
      "what to compile for: names from the list "
      "below; the artifact holds code for all of them"},
@@ -49,8 +49,13 @@ static const cli_option options_table[] = {
      "make the artifact able to give the logits of every prompt token"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a core", "to compile with"},
     {"emit", 0, CLI_TEXT, FIELD(emit), "STAGE", 0, 0, NULL, NULL,
-     "write one stage's text and no artifact: mlir, llvm or asm of code for CPUs; cuda, ptx or ptxas (what that says of "
-     "each kernel) for GPUs; or a pass's name (for GPUs gpu_NAME)"},
+     "write something else than an artifact: object, a relocatable file to link into a C program, with its header beside it; "
+     "or one stage's text: mlir, llvm or asm of code for CPUs; cuda, ptx or ptxas (what that says of each kernel) for GPUs; "
+     "or a pass's name (for GPUs gpu_NAME)"},
+    {"name", 0, CLI_TEXT, FIELD(name), "NAME", 0, 0, NULL, "the model's name",
+     "with --emit=object: a C identifier that names in the header begin with"},
+    {"weights", 0, CLI_TEXT, FIELD(weights), "FILE", 0, 0, NULL, "weights are in the object file",
+     "with --emit=object: write the weights to a file of their own, which the program gives to each call"},
     {"nvrtc", 0, CLI_TEXT, FIELD(nvrtc), "FILE", 0, 0, NULL, "$QUERN_NVRTC, or where the system or the toolkit has it",
      "libnvrtc of CUDA 12 or 13, which compiles for GPUs"},
     {"run-threads", 0, CLI_COUNT, FIELD(run_threads), "N", 1, 1024, NULL, "one a core",
@@ -216,6 +221,27 @@ static int emit(const compile_options *options, const char *model_path, const ch
   return code;
 }
 
+// --emit=object
+static int emit_object(const compile_options *options, const char *model_path, const char *schedule) {
+  cli_progress progress;
+  quern_tuning_use use = {0};
+  quern_error error = {0};
+  cli_progress_init(&progress, options->common.quiet);
+  quern_compile_options how = how_to_compile(options, schedule, &progress);
+  quern_object_options object = {.size = sizeof object, .name = options->name, .weights_path = options->weights};
+  how.tuning_use = &use;
+  cli_catch_signals();
+  int code = quern_compile_object(model_path, options->out_path, &object, &how, &error);
+  cli_progress_end(&progress);
+  if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
+  if (code != 0) return cli_fail_with(code, &error);
+  if (options->common.quiet) return 0;
+  cli_tell_tuning(&use);
+  fprintf(stderr, "quern: %s compiled into the object file %s in %.1f s; its header tells how to call it\n", model_path,
+          options->out_path, cli_progress_seconds(&progress));
+  return 0;
+}
+
 static int compile(const compile_options *options, const char *model_path, const char *schedule) {
   cli_progress progress;
   dump d = {0};
@@ -253,8 +279,12 @@ static int run(void *context, const char *model_path) {
   const compile_options *options = context;
   if (options->emit && (options->dump_passes || options->dump_folder))
     return cli_fail(QN_ERR_ARGUMENT, "--emit", "got --dump-ir too, which goes with an artifact; want one of them");
-  if (!options->out_path && !options->emit)
-    return cli_fail(QN_ERR_ARGUMENT, "compile", "got no -o FILE, want the artifact to write");
+  bool object = options->emit && strcmp(options->emit, "object") == 0;
+  if (!object && (options->name || options->weights))
+    return cli_fail(QN_ERR_ARGUMENT, options->name ? "--name" : "--weights", "goes with --emit=object alone");
+  if (!options->out_path && (object || !options->emit))
+    return cli_fail(QN_ERR_ARGUMENT, "compile", "got no -o FILE, want the %s to write",
+                    object ? "object file" : "artifact");
   if (options->out_path && !*options->out_path)
     return cli_fail(QN_ERR_ARGUMENT, "--output", "got an empty name, want the file to write");
   if (quern_is_artifact(model_path)) {
@@ -265,7 +295,9 @@ static int run(void *context, const char *model_path) {
   }
   char *schedule = NULL;
   int code = options->schedule_path ? read_schedule(options->schedule_path, &schedule) : 0;
-  if (code == 0 && options->emit) {
+  if (code == 0 && object) {
+    code = emit_object(options, model_path, schedule);
+  } else if (code == 0 && options->emit) {
     code = emit(options, model_path, schedule);
   } else if (code == 0) {
     code = compile(options, model_path, schedule);
