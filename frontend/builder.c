@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -373,14 +374,18 @@ static void put_op(qn_op op, qn_buf *out) {
   qn_buf_printf(out, ": %s\n", info->meaning);
 }
 
+static qn_buf ops_text;  // filled once; lives as long as the process
+
+static void list_ops(void) {
+  qn_buf_init(&ops_text, qn_allocator_default());
+  for (int op = 0; op < QN_OP_COUNT; op++)
+    if (is_for_hosts((qn_op)op)) put_op((qn_op)op, &ops_text);
+}
+
 const char *quern_graph_ops(void) {
-  static qn_buf text;  // filled once; lives as long as the process
-  if (!text.data) {
-    qn_buf_init(&text, qn_allocator_default());
-    for (int op = 0; op < QN_OP_COUNT; op++)
-      if (is_for_hosts((qn_op)op)) put_op((qn_op)op, &text);
-  }
-  return qn_buf_text(&text);
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, list_ops);
+  return qn_buf_text(&ops_text);
 }
 
 // --- quantising

@@ -90,6 +90,14 @@ grep -q 'qk_matmul' "$WORK/stage" || fail "--emit=asm: $(head -3 "$WORK/stage")"
 wrong 2 "got 'nonsense', want one of: canonicalise, " compile -q "$model" --emit=nonsense
 wrong 2 "got 'cuda', which is of GPUs, and no such target; name one (cuda:sm_90)" compile -q "$model" --emit=cuda
 wrong 2 "--emit: got --dump-ir too" compile -q "$model" --emit=asm --dump-ir
+"$QUERN" compile -q "$QUERN_SOURCE/frontend/examples/embed.json" --emit=object -o "$WORK/e.o" --weights "$WORK/e.weights" ||
+  fail "--emit=object ends with $?"
+grep -q "int scaled_norm_run(const scaled_norm_args \*args);" "$WORK/e.h" && [ "$(stat -c %s "$WORK/e.weights")" -gt 4096 ] ||
+  fail "--emit=object: $(cat "$WORK/e.h")"
+wrong 2 "got no -o FILE, want the object file" compile -q "$model" --emit=object
+wrong 2 "--name: goes with --emit=object alone" compile -q "$model" -o "$WORK/n.qn" --name n
+wrong 2 "--weights: goes with --emit=object alone" compile -q "$model" --emit=asm --weights "$WORK/w"
+wrong 2 "name: got '1', want a C identifier" compile -q "$model" --emit=object -o "$WORK/n.o" --name 1
 wrong 5 "no-folder/stage" compile -q "$model" --emit=asm -o "$WORK/no-folder/stage"
 wrong 2 "is an artifact already" compile "$artifact" -o "$WORK/x.qn"
 # Only an artifact, or an empty file, is replaced: not a template, nor a model behind a link.

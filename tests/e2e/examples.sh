@@ -82,6 +82,33 @@ try "$model" "$WORK/tuned.qn" 0
 grep -q '^schedules from tuning: 0 of [1-9]' "$WORK/out" || fail "tune.c: $(cat "$WORK/out")"
 [ "$("$QUERN" run -q "$WORK/tuned.qn" -p 'copy: k q d =' -n 20)" = " k q d" ] || fail "what tune.c compiled does not run"
 
+# ---- a graph built in code: compiled in the process, and from the cache
+
+build "$QUERN_CC" jit.c quern -std=c11 -D_GNU_SOURCE -lm
+try
+grep -qE "^3 rows of 64 values, the largest error [0-9.e-]+: right$" "$WORK/out" || fail "jit.c: $(cat "$WORK/out")"
+for round in 1 2; do
+  try "$WORK/graphs"
+  grep -q ": right$" "$WORK/out" || fail "jit.c with a cache, round $round: $(cat "$WORK/out")"
+  [ "$(find "$WORK/graphs" -name "gated_mlp-*.qn" | wc -l)" -eq 1 ] || fail "jit.c: $(find "$WORK/graphs")"
+done
+build "$QUERN_CXX" jit.cpp quern -std=c++17
+try
+[ "$(grep -c "sum 1.0000$" "$WORK/out")" -eq 3 ] || fail "jit.cpp: $(cat "$WORK/out")"
+
+# ---- an object file, in a program that has nothing else of quern in it
+
+"$QUERN" compile -q "$examples/embed.json" --emit=object --name scaled -o scaled.o || fail "--emit=object ends with $?"
+"$QUERN_CC" -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror "${sanitize[@]}" "$examples/embed.c" scaled.o -I. -pthread -o example \
+  2>"$WORK/err" || fail "embed.c: $(cat "$WORK/err")"
+built+=(embed.c embed.json)
+try
+[ "$(grep -c "^-0.4082 -0.8165$" "$WORK/out")" -eq 5 ] || fail "embed.c: $(cat "$WORK/out")"
+ldd "$WORK/example" | grep -qi quern && fail "embed.c loads a library of quern"
+printf "#include \"scaled.h\"\n#include \"scaled.h\"\nint main() { return scaled_run(nullptr) == 2 ? 0 : 1; }\n" >embed.cpp
+"$QUERN_CXX" -std=c++17 -pedantic -Wall -Wextra -Werror "${sanitize[@]}" embed.cpp scaled.o -o example || fail "an object file in C++"
+try
+
 # ---- none was forgotten
 
 for file in "$examples"/*; do

@@ -29,6 +29,7 @@ void qn_built_deinit(qn_built *b) {
   for (size_t i = 0; i < b->count; i++) {
     free(b->tensors[i].values);
     free(b->tensors[i].ids);
+    free(b->tensors[i].data);
   }
 }
 
@@ -86,11 +87,11 @@ quern_value qn_built_blocks(qn_built *b, const char *name, const char *format, i
   qn_dtype dtype;
   qn_built_tensor *t = qn_built_values(b, name, (size_t)rows * (size_t)columns);
   FAILS(QUERN_ERR_LIMIT, "got room for 0 bytes", quern_quantize(format, rows, columns, t->values, NULL, 0, &bytes, error));
-  uint8_t *data = malloc(bytes + 1);
+  uint8_t *data = t->data = malloc(bytes + 1);
   OK(quern_quantize(format, rows, columns, t->values, data + 1, bytes, &again, error));
   ck_assert_uint_eq(bytes, again);
   snprintf(type, sizeof type, "%s[%d,%d]", format, rows, columns);
-  quern_value value = ADD(quern_graph_weight(b->graph, name, type, data + 1, bytes, QUERN_COPY, error));
+  quern_value value = ADD(quern_graph_weight(b->graph, name, type, data + 1, bytes, QUERN_BORROW, error));
   ck_assert(qn_dtype_parse(qn_str_from(format), &dtype));
   row_bytes = bytes / (size_t)rows;
   double *row = calloc((size_t)columns, sizeof *row);
@@ -99,7 +100,6 @@ quern_value qn_built_blocks(qn_built *b, const char *name, const char *format, i
     for (int c = 0; c < columns; c++) t->values[r * columns + c] = (float)row[c];
   }
   free(row);
-  free(data);
   return value;
 }
 

@@ -32,6 +32,7 @@ typedef struct qn_built_tensor {
   size_t count;
   float *values;  // owned; of a weight in blocks: what the blocks stand for
   int32_t *ids;   // owned, of integers: instead
+  uint8_t *data;  // owned, of a weight in blocks: an odd address is borrowed of it
 } qn_built_tensor;
 
 enum { QN_BUILT_TENSORS = 16 };
@@ -48,7 +49,7 @@ void qn_built_deinit(qn_built *b);
 qn_built_tensor *qn_built_values(qn_built *b, const char *name, size_t count);
 qn_built_tensor *qn_built_integers(qn_built *b, const char *name, size_t count);
 const qn_built_tensor *qn_built_find(const qn_built *b, const char *name);
-// Weights: a matrix, borrowed; a vector of values around 1, copied; a matrix in a block format, copied from an odd address.
+// Weights: a matrix, borrowed; a vector of values around 1, copied; a matrix in another format, borrowed at an odd address.
 quern_value qn_built_matrix(qn_built *b, const char *name, int rows, int columns);
 quern_value qn_built_vector(qn_built *b, const char *name, int size);
 quern_value qn_built_blocks(qn_built *b, const char *name, const char *format, int rows, int columns);

@@ -104,7 +104,7 @@ START_TEST(ops_of_all_kinds) {
   rows->ids[0] = 4, rows->ids[1] = 1;
   quern_value id = qn_built_input(&b, "ids", "i32[T]");
   quern_value row = qn_built_input(&b, "rows", "i32[R]");
-  quern_value x = qn_built_apply(&b, "embed", qn_built_matrix(&b, "table", TABLE, W), id);
+  quern_value x = qn_built_apply(&b, "embed", qn_built_blocks(&b, "table", "f16", TABLE, W), id);
   x = qn_built_op(&b, "layernorm", OPERANDS(x, qn_built_vector(&b, "w", W), qn_built_vector(&b, "b", W)), ATTRS({"eps", 1e-6, NULL}), NULL);
   x = qn_built_apply(&b, "gather_rows", x, row);
   OK(quern_graph_type(b.graph, x, type, sizeof type, error));
