@@ -14,6 +14,7 @@
 #include "frontend/cache.h"
 #include "frontend/compilation.h"
 #include "frontend/compile.h"
+#include "frontend/import/model_files.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/cpu_features.h"
@@ -86,10 +87,26 @@ static qn_status hash_options(qn_hasher *hasher, const quern_compile_options *o,
   return QN_OK;
 }
 
-static void hash_model_file(qn_hasher *hasher, const char *path, const struct stat *info) {
-  int64_t numbers[] = {info->st_size, info->st_mtim.tv_sec, info->st_mtim.tv_nsec, (int64_t)info->st_ino};
-  hash_text(hasher, path);
-  qn_hasher_update(hasher, numbers, sizeof numbers);
+// The files of the model, by their identities: their contents are too large to be read for this. They may be links that
+// stand beside each other only in this path's folder.
+static qn_status hash_model(qn_hasher *hasher, const char *model, qn_model_kind kind, qn_diag *diag) {
+  qn_arena arena;
+  qn_path_list files;
+  qn_arena_init(&arena, qn_allocator_default());
+  qn_status status = qn_model_files(model, kind, &arena, &files, diag);
+  for (size_t i = 0; status == QN_OK && i < files.count; i++) {
+    struct stat info;
+    if (stat(files.items[i], &info) != 0) {
+      status = qn_fail(diag, QN_ERR_IO, files.items[i], "cannot be read: %m; check the path");
+      break;
+    }
+    int64_t numbers[] = {info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec, (int64_t)info.st_ino};
+    const char *slash = strrchr(files.items[i], '/');
+    if (files.count > 1) hash_text(hasher, slash ? slash + 1 : files.items[i]);  // one alone may be a link
+    qn_hasher_update(hasher, numbers, sizeof numbers);
+  }
+  qn_arena_deinit(&arena);
+  return status;
 }
 
 // The artifact's path by what the hasher has taken, in the folder, which is there then. What of the name may be part of
@@ -108,21 +125,18 @@ static qn_status put_path(const char *name, const qn_hasher *hasher, char **out,
 }
 
 static qn_status cache_path(const char *model_path, const quern_compile_options *o, char **out, qn_diag *diag) {
-  struct stat info;
-  char head[4];
+  qn_model_kind kind;
   qn_hasher hasher;
   char *real = realpath(model_path, NULL);
-  if (!real || stat(real, &info) != 0) {
-    free(real);
-    return qn_fail(diag, QN_ERR_IO, model_path, "cannot be read: %m; check the path");
-  }
-  if (quern_file_head(real, head, sizeof head) != sizeof head || memcmp(head, "GGUF", sizeof head) != 0) {
+  if (!real) return qn_fail(diag, QN_ERR_IO, model_path, "cannot be read: %m; check the path");
+  if (qn_recognise(real, &kind, NULL) != QN_OK || kind == QN_MODEL_JSON) {
     free(real);
     return QN_OK;
   }
   qn_hasher_init(&hasher, QN_ARTIFACT_VERSION);
-  hash_model_file(&hasher, real, &info);
-  qn_status status = hash_options(&hasher, o, diag);
+  hash_text(&hasher, real);
+  qn_status status = hash_model(&hasher, model_path, kind, diag);
+  if (status == QN_OK) status = hash_options(&hasher, o, diag);
   if (status == QN_OK) status = put_path(strrchr(real, '/') + 1, &hasher, out, diag);
   free(real);
   return status;
@@ -257,7 +271,7 @@ int quern_load(const char *model_path, const quern_compile_options *compile_opti
   if (status == QN_OK) status = cache_path(model_path, &own, &l.path, &diag);
   if (status == QN_OK && !l.path) {
     status = qn_fail(&diag, QN_ERR_UNSUPPORTED, model_path,
-                     "is not cached, got no GGUF file; use quern_compile or quern_jit");
+                     "is not cached, got neither a GGUF file nor a model's folder; use quern_compile or quern_jit");
   }
   return status == QN_OK ? load(&l, error) : quern_give_error(error, &diag, status);
 }

@@ -4,7 +4,6 @@
 
 #include "frontend/compilation.h"
 #include "frontend/compile.h"
-#include "frontend/import/gguf.h"
 #include "frontend/kernel_facts.h"
 
 // A line of the summary, whose value may come from anybody.
@@ -97,8 +96,7 @@ static qn_status sign(quern_compilation *c, qn_file_writer *writer, uint64_t off
 }
 
 qn_status quern_compilation_check_weights(const quern_compilation *c) {
-  const qn_gguf *gguf = c->import ? qn_import_gguf(c->import) : NULL;
-  return gguf ? qn_gguf_check(gguf, c->diag) : QN_OK;
+  return c->import ? qn_import_check(c->import, c->diag) : QN_OK;
 }
 
 qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_file_writer *writer, bool with_code) {

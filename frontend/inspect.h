@@ -1,4 +1,5 @@
-// quern_inspect's two halves: what is asked of both kinds of file, and the half for artifacts (inspect_artifact.c).
+// quern_inspect's parts: what is asked of both kinds of file, the half for artifacts (inspect_artifact.c) and that for
+// models (inspect_model.c).
 #ifndef QUERN_FRONTEND_INSPECT_H
 #define QUERN_FRONTEND_INSPECT_H
 
@@ -21,6 +22,7 @@ typedef enum inspect_part {
   INSPECT_CHECK,  // an artifact's weights against their hash
   INSPECT_PART_COUNT
 } inspect_part;
+extern const char *const inspect_part_names[INSPECT_PART_COUNT];
 
 typedef struct inspection {
   const char *path;
@@ -34,6 +36,15 @@ typedef struct inspect_artifact inspect_artifact;
 QN_CHECKED qn_status inspect_artifact_open(const inspection *to, inspect_artifact **out);
 QN_CHECKED qn_status inspect_artifact_part(inspect_artifact *artifact, inspect_part part);
 void inspect_artifact_close(inspect_artifact *artifact);  // NULL is harmless
+
+// The same of a model: a file or a folder.
+typedef struct inspect_model inspect_model;
+QN_CHECKED qn_status inspect_model_open(const inspection *to, inspect_model **out);
+bool inspect_model_has(const inspect_model *model, inspect_part part);  // those of `all` are these
+QN_CHECKED qn_status inspect_model_part(inspect_model *model, inspect_part part);
+// IO when its files lost bytes meanwhile.
+QN_CHECKED qn_status inspect_model_check(const inspect_model *model);
+void inspect_model_close(inspect_model *model);  // NULL is harmless
 
 // "12.3 MiB"; below 10 KiB the bytes. Text of at most 32 bytes in `out`, which is returned.
 const char *inspect_size(uint64_t bytes, char out[32]);

@@ -86,7 +86,8 @@ typedef struct quern_compile_options {
   int run_threads;
 } quern_compile_options;
 
-// Compiles a model file (GGUF, or a graph in JSON) into an artifact at out_path, which appears whole or not at all. A
+// Compiles a model (a folder of the Hugging Face world, with config.json and safetensors files; a GGUF file; a graph in
+// JSON) into an artifact at out_path, which appears whole or not at all. A
 // file that is there already is replaced only when it is empty or an artifact itself.
 // Returns 0, or an error code with the text in *error (may be NULL).
 int quern_compile(const char *model_path, const char *out_path, const quern_compile_options *options,
@@ -109,15 +110,15 @@ bool quern_is_artifact(const char *path);
 // deleted at any time, and processes may use it at the same time. Those not used for the longest time go when all
 // together take more than $QUERN_CACHE_LIMIT ("20G"; "0" = no limit; without it 32 GiB).
 
-// Opens a GGUF file's artifact from the cache, compiled into it first where it is not there or no longer right. Names of
+// Opens a model's artifact from the cache, compiled into it first where it is not there or no longer right. Names of
 // files, and that it compiles, go to the log (quern_log_set). `compile` and `open` may be NULL. Close *out with
-// quern_model_close. Errors: those of quern_compile and quern_model_open; UNSUPPORTED for another kind of file.
+// quern_model_close. Errors: those of quern_compile and quern_model_open; UNSUPPORTED for what is not to be cached.
 int quern_load(const char *model_path, const quern_compile_options *compile, const quern_model_options *open,
                quern_model **out, quern_error *error);
 
-// The path in the cache for a model compiled with these options: keyed on the file's identity (path, size, time), the
+// The path in the cache for a model compiled with these options: keyed on its files' identities (path, size, time), the
 // options, the host and this build of quern; the folder is there then. Caller frees with free(). NULL without an error
-// for what is not to be cached: anything but GGUF, since a graph in JSON has weights elsewhere. Errors: IO (no such file;
+// for what is not to be cached: a graph in JSON, which has weights elsewhere, and what is no model. Errors: IO (no such file;
 // a folder that belongs to somebody else).
 int quern_cache_path(const char *model_path, const quern_compile_options *options, char **out_path, quern_error *error);
 

@@ -58,7 +58,7 @@ static const cli_option options_table[] = {
 
 static const char details[] =
     "Measures a model: the time to load it, to evaluate prompts (TTFT: until the first token is there) and\n"
-    "from token to token (TPOT). FILE is an artifact or a GGUF file, which is compiled into the cache as\n"
+    "from token to token (TPOT). FILE is an artifact or a model, which is compiled into the cache as\n"
     "quern run does. The machine is measured in the same run, by kernels compiled like the model's:\n"
     "  MBU   bytes of weights and of keys and values that a step reads, as part of what memory gives\n"
     "  MFU   time that the multiply-adds would take at the peaks of dot4 and fma, as part of what they take\n"

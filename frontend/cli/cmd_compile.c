@@ -67,8 +67,9 @@ static const cli_option options_table[] = {
 };
 
 static const char details[] =
-    "Compiles a model (GGUF, or a graph in JSON) into one file that holds machine code, weights and\n"
-    "tokenizer, for quern run or for programs that use libquern_run. The file appears whole or not at all.\n"
+    "Compiles a model (a folder with config.json and safetensors files, a GGUF file, or a graph in JSON) into\n"
+    "one file that holds machine code, weights and tokenizer, for quern run or for programs that use\n"
+    "libquern_run. The file appears whole or not at all.\n"
     "A file that is there already is replaced only when it is an artifact.\n";
 
 static const char *more_text(void) {

@@ -57,7 +57,7 @@ static const cli_option options_table[] = {
 static const char details[] =
     "Runs a prompt and decodes tokens after it, times every kernel, and holds each against the roofline: no\n"
     "kernel is faster than its bytes at the read bandwidth, nor than its operations at the peaks, all measured\n"
-    "in the same run. FILE is an artifact or a GGUF file, which is compiled into the cache as quern run does.\n"
+    "in the same run. FILE is an artifact or a model, which is compiled into the cache as quern run does.\n"
     "  of bound     the roofline's time as part of the measured one\n"
     "  limited by   the largest part of the time, of what was measured (waiting for other threads, page faults)\n"
     "               and what the compiler's model of this machine says of the kernel's code\n"

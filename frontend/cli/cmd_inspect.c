@@ -17,7 +17,9 @@ static const cli_option options_table[] = {
      "read all weights of an artifact and compare them with their hash (the other sections always are)"},
 };
 
-static const char details[] = "Tells what is in an artifact (OUT.qn) or in a model file (GGUF, or a graph in JSON).\n";
+static const char details[] =
+    "Tells what is in an artifact (OUT.qn) or in a model (a folder with config.json and safetensors files,\n"
+    "a GGUF file, a graph in JSON).\n";
 
 static const char *parts_text(void) {
   return "Parts:\n"

@@ -49,7 +49,7 @@ static const cli_option options_table[] = {
 };
 
 static const char details[] =
-    "Tries schedules for the kernels of a model (GGUF, or a graph in JSON) or of an artifact, on this machine:\n"
+    "Tries schedules for the kernels of a model (folder, GGUF, graph in JSON) or of an artifact, on this machine:\n"
     "each candidate is compiled, checked against the oracle and timed in turns with the best so far, in a\n"
     "process of its own. Time goes to the kernel with the most to gain. What is found is kept at once, and\n"
     "quern compile and quern run use it by themselves; results never change, only speed. Ctrl-C ends the\n"

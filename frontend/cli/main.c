@@ -142,7 +142,7 @@ const cli_command *cli_find_command(const char *name) {
 }
 
 int cli_unknown_command(const char *name) {
-  const char *near = cli_nearest(name, QN_COUNT(commands) + 1, command_name, NULL);
+  const char *near = qn_nearest(name, QN_COUNT(commands) + 1, command_name, NULL);
   if (near) return cli_fail(QN_ERR_ARGUMENT, "quern", "unknown command '%s'; did you mean %s?", name, near);
   return cli_fail(QN_ERR_ARGUMENT, "quern", "unknown command '%s'; see quern --help", name);
 }

@@ -25,41 +25,6 @@ const cli_option *cli_option_at(const cli_command *command, size_t i) {
 
 // --- messages
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-
-// Levenshtein's distance; names longer than the table count as far away.
-static size_t distance(const char *a, const char *b) {
-  size_t row[NAME_SIZE + 1], length = strlen(b);
-  if (length > NAME_SIZE) return NAME_SIZE;
-  for (size_t j = 0; j <= length; j++) row[j] = j;
-  for (size_t i = 0; a[i]; i++) {
-    size_t corner = row[0];
-    row[0] = i + 1;
-    for (size_t j = 1; j <= length; j++) {
-      size_t changed = corner + (a[i] != b[j - 1]);
-      corner = row[j];
-      row[j] = smaller(changed, smaller(row[j], row[j - 1]) + 1);
-    }
-  }
-  return row[length];
-}
-
-const char *cli_nearest(const char *got, size_t count, const char *(*name)(const void *context, size_t i),
-                        const void *context) {
-  const char *best = NULL;
-  size_t best_distance = 3, length = strlen(got);
-  for (size_t i = 0; i < count; i++) {
-    const char *candidate = name(context, i);
-    size_t shorter = smaller(length, strlen(candidate)), d = distance(got, candidate);
-    if (shorter >= 2 && strncmp(got, candidate, shorter) == 0) d = smaller(d, 2);  // --temperature for --temp
-    if (d < best_distance && d < strlen(candidate)) {
-      best = candidate;
-      best_distance = d;
-    }
-  }
-  return best;
-}
-
 static const char *option_name(const void *command, size_t i) { return cli_option_at(command, i)->name; }
 
 static int unknown_option(const cli_command *command, const char *word) {
@@ -67,7 +32,7 @@ static int unknown_option(const cli_command *command, const char *word) {
   snprintf(name, sizeof name, "%s", word + strspn(word, "-"));
   name[strcspn(name, "=")] = '\0';
   const char *near = NULL;
-  if (word[1] == '-') near = cli_nearest(name, command->option_count + QN_COUNT(common_options), option_name, command);
+  if (word[1] == '-') near = qn_nearest(name, command->option_count + QN_COUNT(common_options), option_name, command);
   if (near) {
     return cli_fail(QN_ERR_ARGUMENT, command->name, "unknown option '%s'; did you mean --%s?", word, near);
   }

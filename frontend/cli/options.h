@@ -68,9 +68,6 @@ const cli_option *cli_option_at(const cli_command *command, size_t i);
 void cli_print_wrapped(const char *text, size_t indent, size_t column, FILE *to);
 // The help of one command.
 void cli_print_help(const cli_command *command, FILE *to);
-// The name nearest to `got` among `count` names that name(context, i) gives; NULL when none is near.
-const char *cli_nearest(const char *got, size_t count, const char *(*name)(const void *context, size_t i),
-                        const void *context);
 
 // A decimal number without sign and the like; false when it is none or does not fit.
 bool cli_read_count(const char *text, uint64_t *out);

@@ -135,7 +135,7 @@ static int open_uncached(const run_source *s, quern_model **out) {
   snprintf(folder, sizeof folder, "%s/quern-XXXXXX", base && *base ? base : "/tmp");
   if (!mkdtemp(folder)) return cli_fail(QN_ERR_IO, folder, "cannot create the folder: %s", strerror(errno));
   snprintf(path, sizeof path, "%s/model.qn", folder);
-  remark(s, s->no_cache ? "compiling" : "compiling anew (only GGUF files are cached)", s->path);
+  remark(s, s->no_cache ? "compiling" : "compiling anew (graphs in JSON are not cached)", s->path);
   int code = compile_to(s, path);
   if (code == 0) code = open_compiled(s, path, out);
   unlink(path);

@@ -79,7 +79,13 @@ void qn_place_push(qn_place *place, const char *name, const char *label, qn_valu
 // Are the weight's values computed here, not read?
 static bool is_computed(const qn_place *place, const qn_template_weight *weight) {
   qn_world world = place->binding->source.world;
-  return weight->each[world] && !weight->names[world];
+  return weight->each[world] && weight->names[world].count == 0;
+}
+
+static void swap_dims(qn_tensor_data *matrix) {
+  int64_t rows = matrix->dims[1];
+  matrix->dims[1] = matrix->dims[0];
+  matrix->dims[0] = rows;
 }
 
 // The tensor as the file has it, for sizes that nothing else states; its shape is checked where the graph uses it.
@@ -93,7 +99,9 @@ static qn_status look_at(qn_place *place, const char *where, const qn_template_w
     return qn_fail(diag, QN_ERR_FORMAT, where, "the size of '%s' is in its shape", weight->name);
   }
   if (name) QN_TRY(source->find_tensor(source->context, name, &found, out, diag));
-  return found ? QN_OK : fail_missing(place->binding, weight, where, name, diag);
+  if (!found) return fail_missing(place->binding, weight, where, name, diag);
+  if (weight->transposed[source->world] && out->rank == 2) swap_dims(out);
+  return QN_OK;
 }
 
 static qn_status scope_weight(void *context, const char *where, qn_str function, qn_str name, qn_value *out,
@@ -202,19 +210,47 @@ static qn_status look_up(qn_place *place, const qn_template_param *p, const char
                  "got a list of %" PRId64 " values, want %" PRId64 " = %s (param %s)", count, want, p->list, p->name);
 }
 
+static bool same_value(const qn_value *a, const qn_value *b) {
+  if (a->kind != b->kind) return false;
+  if (a->kind == QN_VALUE_TEXT) return qn_str_equal(a->text, b->text);
+  return a->kind == QN_VALUE_INT ? a->i == b->i : a->f == b->f;
+}
+
+// The value under the first of the param's keys that is there; *out_key is it, or the first of all where none is. Others
+// that are there must say the same.
+static qn_status find_in_model(qn_place *place, const qn_template_param *p, const char **out_key, bool *out_found,
+                               qn_value *out, qn_diag *diag) {
+  qn_binding *b = place->binding;
+  const qn_text_list *keys = &p->keys[b->source.world];
+  *out_key = NULL;
+  *out_found = false;
+  for (size_t i = 0; i < keys->count; i++) {
+    const char *key;
+    bool found;
+    qn_value value;
+    QN_TRY(expand(place, p->path, keys->items[i], &key, diag));
+    if (!qn_map_put(&b->keys, qn_str_from(key), 1)) return qn_fail_nomem(diag, p->path, "a key");
+    QN_TRY(look_up(place, p, key, &found, &value, diag));
+    if (found && *out_found && !same_value(&value, out)) {
+      return qn_fail(diag, QN_ERR_FORMAT, b->source.name, "keys '%s' and '%s' differ, want one of them alone (%s)",
+                     *out_key, key, p->path);
+    }
+    if (found && !*out_found) *out = value;
+    if (!*out_key || (found && !*out_found)) *out_key = key;
+    *out_found |= found;
+  }
+  return QN_OK;
+}
+
 static qn_status find_value(qn_place *place, const qn_template_param *p, const char **out_where, qn_value *out,
                             qn_diag *diag) {
   const qn_model_source *source = &place->binding->source;
-  const char *pattern = p->keys[source->world], *key = NULL;
-  bool found = false;
+  const char *key;
+  bool found;
   *out_where = p->path;
   if (p->values[source->world]) return evaluate_text(place, p, p->values[source->world], out, diag);
-  if (pattern) {
-    QN_TRY(expand(place, p->path, pattern, &key, diag));
-    place->binding->keys[p - place->binding->t->params.items] = key;
-    *out_where = value_place(place, p, key);
-    QN_TRY(look_up(place, p, key, &found, out, diag));
-  }
+  QN_TRY(find_in_model(place, p, &key, &found, out, diag));
+  *out_where = value_place(place, p, key);
   if (found) return QN_OK;
   if (!p->otherwise) {
     if (!key) {
@@ -300,30 +336,41 @@ qn_status qn_binding_init(qn_binding *binding, const qn_template *t, const qn_mo
                           qn_diag *diag) {
   *binding = (qn_binding){.t = t, .source = *source, .arena = arena};
   qn_map_init(&binding->tensor_index, arena->allocator);
+  qn_map_init(&binding->keys, arena->allocator);
   binding->values = QN_ARENA_ARRAY(arena, t->params.count, qn_value);
   binding->lists = QN_ARENA_ARRAY(arena, t->params.count, qn_value_list);
   binding->states = QN_ARENA_ARRAY(arena, t->params.count, uint8_t);
-  binding->keys = QN_ARENA_ARRAY(arena, t->params.count, const char *);
-  if (!binding->values || !binding->lists || !binding->states || !binding->keys) {
-    return qn_fail_nomem(diag, source->name, "params");
-  }
+  if (!binding->values || !binding->lists || !binding->states) return qn_fail_nomem(diag, source->name, "params");
   qn_place place = {.binding = binding};
   for (size_t i = 0; i < t->params.count; i++) QN_TRY(evaluate_param(&place, i, diag));
   QN_TRY(check_refusals(binding, diag));
   return find_context(binding, diag);
 }
 
-void qn_binding_deinit(qn_binding *binding) { qn_map_deinit(&binding->tensor_index); }
+void qn_binding_deinit(qn_binding *binding) {
+  qn_map_deinit(&binding->tensor_index);
+  qn_map_deinit(&binding->keys);
+}
 
 // --- weights
 
-// The name that the graph's parameter gets; NULL when this world has none for it.
+// The name that the graph's parameter gets, that of the tensor: of several names the first that is there, or the first of
+// all; NULL when this world has none for it.
 static qn_status tensor_name(qn_place *place, const char *where, const qn_template_weight *weight, const char **out,
                              qn_diag *diag) {
-  const char *pattern = weight->names[place->binding->source.world];
-  *out = weight->data || is_computed(place, weight) ? weight->name : NULL;
-  if (*out || !pattern) return QN_OK;
-  return expand(place, where, pattern, out, diag);
+  const qn_model_source *source = &place->binding->source;
+  const qn_text_list *names = &weight->names[source->world];
+  bool own = weight->data || is_computed(place, weight);
+  *out = own ? weight->name : NULL;
+  for (size_t i = 0; i < names->count && !own; i++) {
+    const char *name;
+    QN_TRY(expand(place, where, names->items[i], &name, diag));
+    if (!*out) *out = name;
+    if (names->count == 1 || !source->has_tensor(source->context, name)) continue;
+    *out = name;
+    break;
+  }
+  return QN_OK;
 }
 
 qn_status qn_binding_has(qn_place *place, const char *where, const qn_template_weight *weight, bool *out,
@@ -430,17 +477,40 @@ static qn_status compute_all(qn_binding *b, const qn_template_weight *weight, co
 }
 
 // Replaces a vector, which has no data where it is no file's, by the computed one, f32 in the arena.
-static qn_status compute_each(qn_binding *b, const qn_template_weight *weight, qn_tensor_data *data, qn_diag *diag) {
+static qn_status compute_each(qn_binding *b, const qn_template_weight *weight, qn_bound_tensor *tensor, qn_diag *diag) {
+  qn_tensor_data *data = &tensor->data;
   int64_t count = data->dims[0];
+  void *made = NULL;
+  size_t made_bytes = 0;
   if (count > MAX_COMPUTED) {
     return qn_fail(diag, QN_ERR_LIMIT, weight->path, "got %" PRId64 " values to compute, want at most %d", count,
                    MAX_COMPUTED);
   }
   float *values = QN_ARENA_ARRAY(b->arena, (size_t)count, float);
   if (!values) return qn_fail_nomem(diag, weight->path, "a weight's values");
-  QN_TRY(compute_all(b, weight, data, values, diag));
+  if (weight->names[b->source.world].count && !data->data) {
+    QN_TRY(qn_binding_load(b, tensor, b->arena->allocator, &made, &made_bytes, diag));
+    data->data = made;
+  }
+  qn_status status = compute_all(b, weight, data, values, diag);
+  qn_free(b->arena->allocator, made, made_bytes);
+  QN_TRY(status);
   data->format = qn_format_of(QN_DTYPE_F32);
   data->data = values;
+  return QN_OK;
+}
+
+// The file's matrix as the graph sees it: the other way round.
+static qn_status turn_around(qn_place *place, qn_bound_tensor *tensor, qn_diag *diag) {
+  qn_tensor_data *data = &tensor->data;
+  if (data->rank != 2 || data->format->block_values != 1) {
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, place->binding->source.name,
+                   "tensor '%s' is stored transposed, got %s of %d dimensions, want a matrix of floats", tensor->name,
+                   data->format->name, data->rank);
+  }
+  swap_dims(data);
+  data->data = NULL;
+  tensor->transposed = true;
   return QN_OK;
 }
 
@@ -460,6 +530,7 @@ static qn_status find_tensor(qn_place *place, const char *where, const qn_templa
     return evaluate_shape(place, weight, out->data.dims, diag);
   }
   if (out->name) QN_TRY(source->find_tensor(source->context, out->name, out_found, &out->data, diag));
+  if (*out_found && weight->transposed[source->world]) QN_TRY(turn_around(place, out, diag));
   return *out_found ? check_shape(place, weight, out->name, &out->data, diag) : QN_OK;
 }
 
@@ -476,7 +547,7 @@ qn_status qn_binding_weight(qn_place *place, const char *where, const qn_templat
     *out = &b->tensors.items[index];  // computed once
     return QN_OK;
   }
-  if (computed) QN_TRY(compute_each(b, weight, &tensor.data, diag));
+  if (computed) QN_TRY(compute_each(b, weight, &tensor, diag));
   tensor.target = tensor.data.format;
   tensor.keep = weight->keep;
   if (!qn_map_get(&b->tensor_index, qn_str_from(tensor.name), &index)) {
@@ -488,10 +559,81 @@ qn_status qn_binding_weight(qn_place *place, const char *where, const qn_templat
   }
   *out = &b->tensors.items[index];
   bool same = (*out)->data.rank == tensor.data.rank && (*out)->data.data == tensor.data.data &&
+              (*out)->transposed == tensor.transposed &&
               memcmp((*out)->data.dims, tensor.data.dims, sizeof tensor.data.dims) == 0;
   if (same) return QN_OK;
   return qn_fail(diag, QN_ERR_FORMAT, weight->path, "tensor '%s' is bound to two weights of different shapes or values",
                  tensor.name);
+}
+
+// --- bytes that are made
+
+// (rows, columns) → (columns, rows), of elements of `size` bytes; in tiles, so that lines of both are used whole.
+static void transpose(const uint8_t *from, int64_t rows, int64_t columns, size_t size, uint8_t *to) {
+  enum { TILE = 32 };
+  for (int64_t r0 = 0; r0 < rows; r0 += TILE) {
+    for (int64_t c0 = 0; c0 < columns; c0 += TILE) {
+      for (int64_t r = r0; r < rows && r < r0 + TILE; r++) {
+        for (int64_t c = c0; c < columns && c < c0 + TILE; c++) {
+          memcpy(to + (size_t)(c * rows + r) * size, from + (size_t)(r * columns + c) * size, size);
+        }
+      }
+    }
+  }
+}
+
+// Bytes of a tensor in its format; false when there are more than memory has.
+static bool tensor_bytes(const qn_tensor_data *data, size_t *out) {
+  int64_t rows = 1;
+  for (int d = 0; d + 1 < data->rank; d++) {
+    if (__builtin_mul_overflow(rows, data->dims[d], &rows)) return false;
+  }
+  return qn_format_file_bytes(data->format, rows, data->dims[data->rank - 1], out);
+}
+
+// The bytes of what the file has: `from`, or made by the source where that is NULL.
+static qn_status put_bytes(const qn_binding *binding, const qn_bound_tensor *tensor, const void *from, size_t size,
+                           const qn_allocator *allocator, void *out, qn_diag *diag) {
+  const qn_model_source *source = &binding->source;
+  const int64_t *dims = tensor->data.dims;
+  void *made = NULL;
+  if (!from && !tensor->transposed) return source->load_tensor(source->context, tensor->name, out, diag);
+  if (!from) {
+    if (!(made = qn_alloc(allocator, size))) return qn_fail_nomem(diag, tensor->name, "its bytes");
+    qn_status status = source->load_tensor(source->context, tensor->name, made, diag);
+    if (status != QN_OK) {
+      qn_free(allocator, made, size);
+      return status;
+    }
+    from = made;
+  }
+  if (tensor->transposed) {
+    transpose(from, dims[1], dims[0], tensor->data.format->block_bytes, out);
+  } else {
+    memcpy(out, from, size);
+  }
+  qn_free(allocator, made, size);
+  return QN_OK;
+}
+
+qn_status qn_binding_load(const qn_binding *binding, const qn_bound_tensor *tensor, const qn_allocator *allocator,
+                          void **out, size_t *out_size, qn_diag *diag) {
+  const qn_model_source *source = &binding->source;
+  qn_tensor_data stored;
+  bool found;
+  size_t size;
+  *out = NULL;
+  QN_TRY(source->find_tensor(source->context, tensor->name, &found, &stored, diag));
+  if (!found) return qn_fail(diag, QN_ERR_FORMAT, source->name, "tensor '%s' is missing", tensor->name);
+  if (!tensor_bytes(&tensor->data, &size) || !(*out = qn_alloc(allocator, size))) {
+    return qn_fail_nomem(diag, tensor->name, "its bytes");
+  }
+  *out_size = size;
+  qn_status status = put_bytes(binding, tensor, stored.data, size, allocator, *out, diag);
+  if (status == QN_OK) return QN_OK;
+  qn_free(allocator, *out, size);
+  *out = NULL;
+  return status;
 }
 
 // --- for the importer
@@ -518,13 +660,10 @@ void qn_binding_describe(const qn_binding *binding, qn_buf *out) {
 }
 
 bool qn_binding_reads_key(const qn_binding *binding, qn_str key) {
-  for (size_t i = 0; i < binding->t->params.count; i++) {
-    if (binding->keys[i] && qn_str_is(key, binding->keys[i])) return true;
-  }
-  return false;
+  return qn_map_get(&binding->keys, key, NULL);
 }
 
-static bool matches(const char *pattern, qn_str name) {
+bool qn_pattern_matches(const char *pattern, qn_str name) {
   const char *star = NULL;  // the last '*' passed, which takes characters up to `taken`
   size_t at = 0, taken = 0;
   while (at < name.length) {
@@ -551,7 +690,7 @@ qn_status qn_binding_ignores(qn_binding *binding, const qn_text_list *patterns, 
   for (size_t i = 0; i < patterns->count && !*out; i++) {
     const char *pattern;
     QN_TRY(expand(&place, binding->t->file, patterns->items[i], &pattern, diag));
-    *out = matches(pattern, name);
+    *out = qn_pattern_matches(pattern, name);
   }
   return QN_OK;
 }

@@ -7,6 +7,7 @@
 #include "frontend/import/template.h"
 
 // A model's metadata and tensors. Errors are for what is there and wrong; what is not there is *out_found = false.
+// Tensors whose data is NULL are not in the files as they are wanted: load_tensor makes their bytes.
 typedef struct qn_model_source {
   void *context;
   const char *name;          // for messages: the file
@@ -22,13 +23,21 @@ typedef struct qn_model_source {
   // dims are row-major, rank as in the file.
   qn_status (*find_tensor)(void *context, const char *name, bool *out_found, qn_tensor_data *out, qn_diag *diag);
   bool (*has_tensor)(void *context, const char *name);  // the same without looking at the tensor
+  // Writes the bytes of a tensor that find_tensor gave without data: as many as its format and dims take. NULL when all
+  // have data.
+  qn_status (*load_tensor)(void *context, const char *name, void *out, qn_diag *diag);
+  // The i-th of the keys that say how the model computes, and the i-th tensor's name; false after the last. An empty
+  // name is none.
+  bool (*key_at)(void *context, size_t i, qn_str *out);
+  bool (*tensor_at)(void *context, size_t i, qn_str *out);
 } qn_model_source;
 
 // A weight that the graph uses.
 typedef struct qn_bound_tensor {
   const char *name;         // arena: the tensor's name in the file, or the weight's own
   const qn_template_weight *weight;
-  qn_tensor_data data;      // rank and dims as the template has them; in the file's format
+  qn_tensor_data data;      // rank and dims as the template has them; in the file's format. data NULL: it is to be made
+  bool transposed;          // the file has the two dims the other way round; data is NULL then
   const qn_format *target;  // what the graph computes with: the file's format, or another after qn_requantize_plan
   bool keep;                // the template's word
   const char *kept;         // after a plan: why target is the file's format; static
@@ -46,7 +55,7 @@ typedef struct qn_binding {
   qn_arena *arena;                  // borrowed
   qn_value *values;                 // one a param
   qn_value_list *lists;             // the same, of those that are lists
-  const char **keys;                // the metadata key each reads; NULL = none
+  qn_map keys;                      // the metadata keys that params read
   uint8_t *states;                  // of their evaluation
   int depth;                        // params being evaluated, one for another
   QN_VEC(qn_bound_tensor) tensors;  // in the order of first use
@@ -82,11 +91,18 @@ QN_CHECKED qn_status qn_binding_has(qn_place *place, const char *where, const qn
 QN_CHECKED qn_status qn_binding_weight(qn_place *place, const char *where, const qn_template_weight *weight,
                                        const qn_bound_tensor **out, qn_diag *diag);
 
+// The bytes of a tensor whose data is NULL, from `allocator`: *out_size of them, in data's format and shape. They are the
+// caller's.
+QN_CHECKED qn_status qn_binding_load(const qn_binding *binding, const qn_bound_tensor *tensor,
+                                     const qn_allocator *allocator, void **out, size_t *out_size, qn_diag *diag);
+
 // "key = value" lines of all params.
 void qn_binding_describe(const qn_binding *binding, qn_buf *out);
 // True when a metadata key is one that a param reads.
 bool qn_binding_reads_key(const qn_binding *binding, qn_str key);
-// Whether a name fits one of the patterns: '*' stands for any characters, {placeholders} of params are filled in.
+// Whether a name fits a pattern, in which '*' stands for any characters.
+bool qn_pattern_matches(const char *pattern, qn_str name);
+// Whether a name fits one of the patterns; {placeholders} of params are filled in.
 QN_CHECKED qn_status qn_binding_ignores(qn_binding *binding, const qn_text_list *patterns, qn_str name, bool *out,
                                         qn_diag *diag);
 

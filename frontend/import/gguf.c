@@ -248,9 +248,19 @@ static qn_status read_kvs(reader *r, qn_gguf_file *file) {
   return QN_OK;
 }
 
+// Of a split model: how many parts there are, and which this is.
+static qn_status read_split_keys(qn_gguf_file *file, qn_diag *diag) {
+  qn_gguf *gguf = &file->base;
+  int64_t parts = 1;
+  if (qn_gguf_find(gguf, "split.count")) QN_TRY(qn_gguf_get_int(gguf, "split.count", 0, 65535, &parts, diag));
+  gguf->part_count = parts > 1 ? (size_t)parts : 1;
+  if (parts <= 1) return QN_OK;
+  return qn_gguf_get_int(gguf, "split.no", 0, parts - 1, &file->part, diag);
+}
+
 // Keys that say how to read the rest of the file.
 static qn_status read_layout_keys(qn_gguf *gguf, qn_diag *diag) {
-  int64_t alignment = QN_GGUF_DEFAULT_ALIGNMENT, parts = 1;
+  int64_t alignment = QN_GGUF_DEFAULT_ALIGNMENT;
   const qn_gguf_kv *kv = qn_gguf_find(gguf, "general.alignment");
   char where[QN_GGUF_PLACE_BYTES];
   if (kv != NULL) {
@@ -261,18 +271,6 @@ static qn_status read_layout_keys(qn_gguf *gguf, qn_diag *diag) {
     }
   }
   gguf->alignment = (uint32_t)alignment;
-  kv = qn_gguf_find(gguf, "split.count");
-  if (kv != NULL) {
-    QN_TRY(qn_gguf_get_int(gguf, "split.count", 0, INT64_MAX, &parts, diag));
-    if (parts > 1) {
-      qn_gguf_place(gguf->name, "key", kv->key, true, kv->value.offset, where);
-      return qn_fail(diag, QN_ERR_UNSUPPORTED, where,
-                     "the file is one of %" PRId64
-                     " parts of a split model, which is not supported; want the whole model in one file "
-                     "(llama-gguf-split --merge joins parts)",
-                     parts);
-    }
-  }
   return QN_OK;
 }
 
@@ -368,6 +366,7 @@ static qn_status place_tensors(reader *r, qn_gguf *gguf) {
                      tensor->size_bytes, end, r->size, begin <= r->size ? " (is it truncated?)" : "");
     }
     tensor->offset = begin;
+    tensor->data = r->data + begin;
   }
   r->kind = NULL;
   return QN_OK;
@@ -379,6 +378,7 @@ static qn_status parse(qn_gguf_file *file, qn_diag *diag) {
   reader r = {.file_name = file->base.name, .data = file->data, .size = file->base.file_bytes, .diag = diag};
   QN_TRY(read_header(&r, &file->base));
   QN_TRY(read_kvs(&r, file));
+  QN_TRY(read_split_keys(file, diag));
   QN_TRY(read_layout_keys(&file->base, diag));
   QN_TRY(read_tensors(&r, file));
   return place_tensors(&r, &file->base);
@@ -411,26 +411,47 @@ static qn_status open_bytes(qn_gguf **out, const uint8_t *data, size_t size, qn_
   return QN_OK;
 }
 
-qn_status qn_gguf_open(qn_gguf **out, const char *path, const qn_allocator *allocator, qn_diag *diag) {
+qn_status qn_gguf_open_part(qn_gguf **out, const char *path, const qn_allocator *allocator, qn_diag *diag) {
   qn_mapping mapping = {0};
   *out = NULL;
   QN_TRY(qn_mapping_open(&mapping, path, diag));
   return open_bytes(out, mapping.data, mapping.size, mapping, path, allocator, diag);
 }
 
+qn_status qn_gguf_open(qn_gguf **out, const char *path, const qn_allocator *allocator, qn_diag *diag) {
+  QN_TRY(qn_gguf_open_part(out, path, allocator, diag));
+  qn_status status = (*out)->part_count > 1 ? qn_gguf_join_parts(qn_gguf_file_of(*out), diag) : QN_OK;
+  if (status == QN_OK) return QN_OK;
+  qn_gguf_close(*out);
+  *out = NULL;
+  return status;
+}
+
 qn_status qn_gguf_open_memory(qn_gguf **out, const void *data, size_t size, const char *name,
                               const qn_allocator *allocator, qn_diag *diag) {
   *out = NULL;
-  return open_bytes(out, data, size, (qn_mapping){0}, name, allocator, diag);
+  QN_TRY(open_bytes(out, data, size, (qn_mapping){0}, name, allocator, diag));
+  if ((*out)->part_count == 1) return QN_OK;
+  qn_status status = qn_fail(diag, QN_ERR_UNSUPPORTED, name,
+                             "is one of %zu parts of a split model, which only files can be", (*out)->part_count);
+  qn_gguf_close(*out);
+  *out = NULL;
+  return status;
 }
 
 qn_status qn_gguf_check(const qn_gguf *gguf, qn_diag *diag) {
-  return qn_mapping_check(&qn_gguf_file_of(gguf)->mapping, gguf->name, diag);
+  const qn_gguf_file *file = qn_gguf_file_of(gguf);
+  QN_TRY(qn_mapping_check(&file->mapping, gguf->name, diag));
+  for (size_t i = 0; file->others && i + 1 < gguf->part_count; i++) {
+    if (file->others[i]) QN_TRY(qn_gguf_check(file->others[i], diag));
+  }
+  return QN_OK;
 }
 
 void qn_gguf_close(qn_gguf *gguf) {
   if (gguf == NULL) return;
   qn_gguf_file *file = qn_gguf_file_of(gguf);
+  for (size_t i = 0; file->others && i + 1 < gguf->part_count; i++) qn_gguf_close(file->others[i]);
   qn_map_deinit(&file->tensor_index);
   qn_map_deinit(&file->kv_index);
   qn_arena_deinit(&file->arena);

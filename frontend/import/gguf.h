@@ -58,7 +58,8 @@ typedef struct qn_gguf_tensor {
   uint32_t type;                   // ggml type number, known to quern or not
   int n_dims;                      // 1..4
   int64_t dims[QN_GGUF_MAX_DIMS];  // each > 0; dims[0] varies fastest (K of a matmul); unused ones are 1
-  uint64_t offset;                 // of the data in the file, a multiple of the alignment
+  uint64_t offset;                 // of the data in its file, a multiple of the alignment
+  const uint8_t *data;             // borrowed: the same as an address
   uint64_t size_bytes;             // 0 when the type is not supported; use qn_gguf_tensor_view
 } qn_gguf_tensor;
 
@@ -71,24 +72,27 @@ typedef struct qn_gguf_view {
   int64_t rows, k;  // k = dims[0]; rows = the product of the other dims
 } qn_gguf_view;
 
-// An open file. Fields are for reading only; instances come from qn_gguf_open alone (there is more behind them).
+// An open file, or all parts of a split model. Fields are for reading only; instances come from qn_gguf_open alone (there is more behind them).
 typedef struct qn_gguf {
   const char *name;      // for messages: the path it was opened from
   uint32_t version;      // 2 or 3
   uint32_t alignment;    // of tensor data, bytes
-  uint64_t file_bytes;   // size of the file
-  uint64_t data_offset;  // where tensor data begins
+  uint64_t file_bytes;   // size of the file; of all parts
+  uint64_t data_offset;  // where tensor data begins (in the first part)
+  size_t part_count;     // files that the model is split into; 1 = it is not
   size_t kv_count, tensor_count;
   qn_gguf_kv *kvs;          // in file order
   qn_gguf_tensor *tensors;  // in file order
 } qn_gguf;
 
 // Maps and checks `path`. On success *out is owned by the caller, to be closed; on failure it is NULL. The file must
-// not be changed or truncated while it is open (the mapping would see it).
-// Errors: IO (cannot be mapped), FORMAT (corrupt; the text names byte, key or tensor), UNSUPPORTED (version 1,
-// big-endian, one part of a split model), NOMEM.
+// not be changed or truncated while it is open (the mapping would see it). Of a split model it is the first part,
+// "NAME-00001-of-00003.gguf", and the others are beside it: keys are the first part's, tensors those of all.
+// Errors: IO (cannot be mapped), FORMAT (corrupt; the text names byte, key or tensor; parts that are missing or do not
+// belong together), UNSUPPORTED (version 1, big-endian), ARGUMENT (a part that is not the first), NOMEM.
 QN_CHECKED qn_status qn_gguf_open(qn_gguf **out, const char *path, const qn_allocator *allocator, qn_diag *diag);
 // The same over `size` bytes at `data` (may be NULL when size is 0), which stay the caller's and must outlive *out.
+// UNSUPPORTED for a part of a split model.
 QN_CHECKED qn_status qn_gguf_open_memory(qn_gguf **out, const void *data, size_t size, const char *name,
                                          const qn_allocator *allocator, qn_diag *diag);
 // IO when the file lost bytes since it was opened: what was read of it meanwhile is worth nothing.

@@ -15,7 +15,13 @@ typedef struct qn_gguf_file {
   const uint8_t *data;            // borrowed: the whole file, base.file_bytes long
   qn_arena arena;                 // owns kvs, tensors, name and what the array getters hand out
   qn_map kv_index, tensor_index;  // name → position in base.kvs / base.tensors
+  int64_t part;                   // of a split model: which it is, from 0
+  qn_gguf **others;               // owned: its other parts, base.part_count - 1 of them; arena
 } qn_gguf_file;
+
+// Opens a file as one part of a model (gguf.c); opens the other parts and adds their tensors (gguf_split.c).
+QN_CHECKED qn_status qn_gguf_open_part(qn_gguf **out, const char *path, const qn_allocator *allocator, qn_diag *diag);
+QN_CHECKED qn_status qn_gguf_join_parts(qn_gguf_file *first, qn_diag *diag);
 
 static inline qn_gguf_file *qn_gguf_file_of(const qn_gguf *gguf) { return (qn_gguf_file *)(uintptr_t)gguf; }
 

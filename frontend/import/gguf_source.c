@@ -95,6 +95,28 @@ static qn_status find_tensor(void *context, const char *name, bool *out_found, q
   return QN_OK;
 }
 
+// "<architecture>.key" in a file that says what its architecture is.
+static bool key_at(void *context, size_t i, qn_str *out) {
+  const qn_gguf *gguf = context;
+  const qn_gguf_kv *kv = gguf ? qn_gguf_find(gguf, "general.architecture") : NULL;
+  qn_str architecture, key;
+  if (!gguf || i >= gguf->kv_count) return false;
+  *out = (qn_str){0};
+  if (!kv || !qn_gguf_value_string(&kv->value, &architecture)) return true;
+  key = gguf->kvs[i].key;
+  bool own = key.length > architecture.length && memcmp(key.data, architecture.data, architecture.length) == 0 &&
+             key.data[architecture.length] == '.';
+  if (own) *out = key;
+  return true;
+}
+
+static bool tensor_at(void *context, size_t i, qn_str *out) {
+  const qn_gguf *gguf = context;
+  if (!gguf || i >= gguf->tensor_count) return false;
+  *out = gguf->tensors[i].name;
+  return true;
+}
+
 qn_model_source qn_gguf_source(qn_gguf *gguf, const char *name, const char *architecture) {
   return (qn_model_source){.context = gguf,
                            .name = name,
@@ -103,63 +125,7 @@ qn_model_source qn_gguf_source(qn_gguf *gguf, const char *name, const char *arch
                            .find_key = find_key,
                            .find_item = find_item,
                            .find_tensor = find_tensor,
-                           .has_tensor = has_tensor};
-}
-
-// A name from the file for a message: bytes that are not printable ASCII replaced.
-static const char *clean(qn_str name, char out[96]) {
-  size_t length = name.length < 90 ? name.length : 90;
-  for (size_t i = 0; i < length; i++) out[i] = name.data[i] >= ' ' && name.data[i] <= '~' ? name.data[i] : '?';
-  out[length] = 0;
-  return out;
-}
-
-static qn_status check_keys(const qn_gguf *gguf, qn_binding *binding, qn_diag *diag) {
-  const char *architecture = binding->source.architecture;
-  size_t prefix = strlen(architecture);
-  for (size_t i = 0; i < gguf->kv_count; i++) {
-    qn_str key = gguf->kvs[i].key;
-    if (key.length <= prefix || memcmp(key.data, architecture, prefix) != 0 || key.data[prefix] != '.') continue;
-    bool known = qn_binding_reads_key(binding, key);
-    if (!known) QN_TRY(qn_binding_ignores(binding, &binding->t->ignored_keys, key, &known, diag));
-    if (known) continue;
-    char name[96];
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, gguf->name,
-                   "the template %s does not know the key '%s': this is a variant of '%s' that quern would compute "
-                   "wrongly; use a template of your own that describes it (or ignores the key)",
-                   binding->t->file, clean(key, name), architecture);
-  }
-  return QN_OK;
-}
-
-// Lists at most five tensors that the graph does not use; *out_count is of all.
-static qn_status list_unused(const qn_gguf *gguf, qn_binding *binding, qn_buf *list, size_t *out_count, qn_diag *diag) {
-  *out_count = 0;
-  for (size_t i = 0; i < gguf->tensor_count; i++) {
-    qn_str tensor = gguf->tensors[i].name;
-    bool known = qn_map_get(&binding->tensor_index, tensor, NULL);
-    char name[96];
-    if (!known) QN_TRY(qn_binding_ignores(binding, &binding->t->ignored_weights, tensor, &known, diag));
-    if (known) continue;
-    if (*out_count < 5) qn_buf_printf(list, "%s'%s'", *out_count ? ", " : "", clean(tensor, name));
-    if (*out_count == 5) qn_buf_puts(list, ", ...");
-    ++*out_count;
-  }
-  return QN_OK;
-}
-
-qn_status qn_gguf_source_check_unread(const qn_gguf *gguf, qn_binding *binding, qn_diag *diag) {
-  QN_TRY(check_keys(gguf, binding, diag));
-  qn_buf list;
-  size_t count;
-  qn_buf_init(&list, qn_allocator_default());
-  qn_status status = list_unused(gguf, binding, &list, &count, diag);
-  if (status == QN_OK && count) {
-    status = qn_fail(diag, QN_ERR_UNSUPPORTED, gguf->name,
-                     "the template %s does not use %zu tensor%s of the file (%s): this is a variant of '%s' that quern "
-                     "would compute wrongly; use a template of your own that describes it (or ignores them)",
-                     binding->t->file, count, count == 1 ? "" : "s", qn_buf_text(&list), binding->source.architecture);
-  }
-  qn_buf_deinit(&list);
-  return status;
+                           .has_tensor = has_tensor,
+                           .key_at = key_at,
+                           .tensor_at = tensor_at};
 }

@@ -335,7 +335,7 @@ qn_status qn_gguf_tensor_view(const qn_gguf *gguf, const qn_gguf_tensor *tensor,
   }
   int64_t rows = tensor->dims[1] * tensor->dims[2] * tensor->dims[3];
   *out = (qn_gguf_view){.format = format,
-                        .data = qn_gguf_file_of(gguf)->data + tensor->offset,
+                        .data = tensor->data,
                         .size_bytes = (size_t)tensor->size_bytes,
                         .row_bytes = (size_t)tensor->size_bytes / (size_t)rows,
                         .rows = rows,

@@ -2,94 +2,30 @@
 #include "frontend/import/import.h"
 
 #include <inttypes.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "frontend/import/find_template.h"
 #include "frontend/import/gguf.h"
 #include "frontend/import/gguf_source.h"
+#include "frontend/import/hf_source.h"
 #include "frontend/import/instantiate.h"
-#include "runtime/base/file.h"
-
-enum { PEEK_BYTES = 64 };
+#include "frontend/import/recognise.h"
+#include "frontend/import/unread.h"
 
 struct qn_import {
   const qn_allocator *allocator;  // borrowed
   qn_arena arena;                 // template, binding, texts
-  qn_gguf *gguf;                  // owned; NULL for a graph without a weights file
+  qn_gguf *gguf;                  // owned; NULL for a graph without a weights file, and for hf
+  qn_hf_model hf;                 // owned; name NULL: none
   qn_template t;
   qn_binding binding;
   const char *architecture, *model_name;  // arena
   int64_t vocab_size;
   qn_requantize_options quantize;  // format NULL: nothing is quantised
-  void *quantized;                 // owned: the bytes of the tensor that was found last
-  size_t quantized_bytes;
+  void *made, *quantized;          // owned: the bytes of the tensor that was found last
+  size_t made_bytes, quantized_bytes;
 };
-
-// --- built-in templates
-
-const char *qn_builtin_template_text(const char *name) {
-  size_t length = strlen(name);
-  for (size_t i = 0; i < qn_builtin_template_count; i++) {
-    const qn_builtin_template *builtin = &qn_builtin_templates[i];
-    if (strncmp(builtin->name, name, length) == 0 && strcmp(builtin->name + length, ".json") == 0) return builtin->text;
-  }
-  return NULL;
-}
-
-static bool template_matches(const qn_template *t, const char *architecture) {
-  const qn_text_list *list = &t->matches[QN_WORLD_GGUF];
-  for (size_t i = 0; i < list->count; i++) {
-    if (strcmp(list->items[i], architecture) == 0) return true;
-  }
-  return false;
-}
-
-// Parses the built-in template for the architecture into import->t.
-static qn_status find_builtin(qn_import *import, const char *path, qn_diag *diag) {
-  qn_buf known;
-  qn_buf_init(&known, import->allocator);
-  qn_status status = QN_OK;
-  bool found = false;
-  for (size_t i = 0; status == QN_OK && !found && i < qn_builtin_template_count; i++) {
-    const qn_builtin_template *builtin = &qn_builtin_templates[i];
-    qn_template_deinit(&import->t);
-    status = qn_template_parse(&import->t, builtin->name, builtin->text, strlen(builtin->text),
-                               qn_builtin_template_text, &import->arena, diag);
-    found = status == QN_OK && template_matches(&import->t, import->architecture);
-    for (size_t n = 0; status == QN_OK && n < import->t.matches[QN_WORLD_GGUF].count; n++) {
-      qn_buf_printf(&known, "%s%s", known.length ? ", " : "", import->t.matches[QN_WORLD_GGUF].items[n]);
-    }
-  }
-  if (status == QN_OK && !found) {
-    status = qn_fail(diag, QN_ERR_UNSUPPORTED, path,
-                     "got the architecture '%.60s', want one of %s; or describe it in a template of your own",
-                     import->architecture, qn_buf_text(&known));
-  }
-  qn_buf_deinit(&known);
-  return status;
-}
-
-// Reads a JSON file and parses it as a template or graph into import->t.
-static qn_status read_template(qn_import *import, const char *path, qn_diag *diag) {
-  char *text;
-  size_t size;
-  QN_TRY(qn_file_read(path, QN_TEXT_MAX, import->allocator, &text, &size, diag));
-  qn_status status = qn_template_parse(&import->t, path, text, size, qn_builtin_template_text, &import->arena, diag);
-  qn_free(import->allocator, text, size + 1);
-  return status;
-}
-
-static qn_status find_template(qn_import *import, const char *path, const char *template_path, qn_diag *diag) {
-  if (!template_path) return find_builtin(import, path, diag);
-  QN_TRY(read_template(import, template_path, diag));
-  if (import->t.is_graph) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, template_path, "is a graph, want a template (\"quern_template\": 1)");
-  }
-  if (template_matches(&import->t, import->architecture)) return QN_OK;
-  return qn_fail(diag, QN_ERR_ARGUMENT, template_path,
-                 "is not for the architecture '%.60s' of %s; add it to the template's \"gguf\" list if it is",
-                 import->architecture, path);
-}
 
 // --- making the graph
 
@@ -142,6 +78,19 @@ static qn_status set_text(qn_import *import, const char **out, qn_str text, qn_d
   return *out ? QN_OK : qn_fail_nomem(diag, "import", "a name");
 }
 
+static qn_status find_template(qn_import *import, const char *path, qn_world world, const qn_import_options *options,
+                               qn_diag *diag) {
+  const qn_model_identity model = {path, world, import->architecture};
+  return qn_find_template(&import->t, &model, options ? options->template_path : NULL, &import->arena, diag);
+}
+
+// Binds the template to the model and makes its graph, of which nothing may be left over.
+static qn_status bind_model(qn_import *import, const qn_model_source *source, qn_diag *diag) {
+  QN_TRY(qn_binding_init(&import->binding, &import->t, source, &import->arena, diag));
+  QN_TRY(try_graph(import, NULL, diag));
+  return qn_check_unread(&import->binding, diag);
+}
+
 static qn_status open_gguf(qn_import *import, const char *path, const qn_import_options *options, qn_diag *diag) {
   qn_str text;
   QN_TRY(qn_gguf_open(&import->gguf, path, import->allocator, diag));
@@ -150,14 +99,31 @@ static qn_status open_gguf(qn_import *import, const char *path, const qn_import_
   bool named = qn_gguf_find(import->gguf, "general.name") &&
                qn_gguf_get_string(import->gguf, "general.name", &text, NULL) == QN_OK && text.length > 0;
   QN_TRY(set_text(import, &import->model_name, named ? text : qn_str_from(base_name(path)), diag));
-  QN_TRY(find_template(import, path, options ? options->template_path : NULL, diag));
+  QN_TRY(find_template(import, path, QN_WORLD_GGUF, options, diag));
   if (import->gguf->tensor_count == 0) {
     return qn_fail(diag, QN_ERR_FORMAT, path, "has no tensors (a vocabulary only?), want a model's weights");
   }
   qn_model_source source = qn_gguf_source(import->gguf, path, import->architecture);
-  QN_TRY(qn_binding_init(&import->binding, &import->t, &source, &import->arena, diag));
-  QN_TRY(try_graph(import, NULL, diag));
-  return qn_gguf_source_check_unread(import->gguf, &import->binding, diag);
+  return bind_model(import, &source, diag);
+}
+
+// The last part of the folder's real path: what people call the model.
+static qn_status name_after_folder(qn_import *import, qn_diag *diag) {
+  char *real = realpath(import->hf.folder, NULL);
+  const char *name = base_name(real ? real : import->hf.folder);
+  qn_status status = set_text(import, &import->model_name, qn_str_from(*name ? name : "/"), diag);
+  free(real);
+  return status;
+}
+
+static qn_status open_hf(qn_import *import, const char *path, const qn_import_options *options, qn_diag *diag) {
+  qn_model_source source;
+  QN_TRY(qn_hf_model_open(&import->hf, path, &import->arena, diag));
+  QN_TRY(qn_hf_source_open(&import->hf, &source, diag));
+  import->architecture = source.architecture;
+  QN_TRY(name_after_folder(import, diag));
+  QN_TRY(find_template(import, path, QN_WORLD_HF, options, diag));
+  return bind_model(import, &source, diag);
 }
 
 // The GGUF file that a graph names, beside it.
@@ -174,7 +140,11 @@ static qn_status open_graph(qn_import *import, const char *path, const qn_import
     return qn_fail(diag, QN_ERR_ARGUMENT, path, "is a graph in JSON and needs no template; got the template %s",
                    options->template_path);
   }
-  QN_TRY(read_template(import, path, diag));
+  const char *name = base_name(path);
+  if (strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors.index.json") == 0) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, path, "is one of the files of a model; give the folder that it is in");
+  }
+  QN_TRY(qn_read_template(&import->t, path, &import->arena, diag));
   if (!import->t.is_graph) {
     return qn_fail(diag, QN_ERR_ARGUMENT, path,
                    "is an architecture template, want a model: give a model file, and this "
@@ -188,64 +158,24 @@ static qn_status open_graph(qn_import *import, const char *path, const qn_import
   return try_graph(import, NULL, diag);
 }
 
-// --- recognising
-
-typedef enum file_kind { FILE_GGUF, FILE_JSON, FILE_OTHER } file_kind;
-
-static bool begins(const uint8_t *data, size_t size, const char *magic, size_t length) {
-  return size >= length && memcmp(data, magic, length) == 0;
-}
-
-#define GGUF_ADVICE "; convert the model to GGUF (llama.cpp's convert_hf_to_gguf.py)"
-
-// What a file that is no model of ours seems to be, and what to do.
-static const char *name_other(const uint8_t *d, size_t size) {
-  if (begins(d, size, "quern\r\n\032", 8)) return "is compiled already, want a model file: run it as it is";
-  if (begins(d, size, "PK\003\004", 4)) return "is a zip archive or a PyTorch checkpoint, want GGUF" GGUF_ADVICE;
-  if (size >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
-    return "is a Python pickle (an old PyTorch checkpoint), want GGUF" GGUF_ADVICE;
-  if (begins(d, size, "\x89HDF", 4)) return "is an HDF5 file, want GGUF" GGUF_ADVICE;
-  if (begins(d, size, "tjgg", 4) || begins(d, size, "lmgg", 4) || begins(d, size, "fmgg", 4) ||
-      begins(d, size, "algg", 4)) {
-    return "is a GGML file from before GGUF, want GGUF; get a newer file or convert the original model";
-  }
-  if (size >= 9 && d[8] == '{' && d[6] == 0 && d[7] == 0) return "is a safetensors file, want GGUF" GGUF_ADVICE;
-  if (size >= 3 && d[0] == 0x08 && d[1] >= 1 && d[1] < 32 &&
-      (d[2] == 0x12 || d[2] == 0x1a || d[2] == 0x22 || d[2] == 0x3a)) {
-    return "is an ONNX model, want GGUF; convert the model it was made from, or describe the graph in JSON "
-           "(models/README.md)";
-  }
-  return "is neither GGUF nor a graph in JSON (by its first bytes)";
-}
-
-static qn_status recognise(const char *path, file_kind *out, qn_diag *diag) {
-  qn_mapping mapping;
-  QN_TRY(qn_mapping_open(&mapping, path, diag));
-  const uint8_t *data = mapping.data;
-  size_t size = mapping.size < PEEK_BYTES ? mapping.size : PEEK_BYTES, at = 0;
-  if (begins(data, size, "\xef\xbb\xbf", 3)) at = 3;
-  while (at < size && memchr(" \t\r\n", data[at], 4)) at++;
-  *out = begins(data, size, "GGUF", 4) ? FILE_GGUF : at < size && data[at] == '{' ? FILE_JSON : FILE_OTHER;
-  const char *other = *out == FILE_OTHER ? name_other(data, size) : NULL;
-  qn_mapping_close(&mapping);
-  return other ? qn_fail(diag, QN_ERR_UNSUPPORTED, path, "%s", other) : QN_OK;
-}
-
 // --- public
 
 qn_status qn_import_open(const char *path, const qn_import_options *options, const qn_allocator *allocator,
                          qn_import **out, qn_diag *diag) {
-  file_kind kind;
+  qn_model_kind kind;
   *out = NULL;
-  QN_TRY(recognise(path, &kind, diag));
+  QN_TRY(qn_recognise(path, &kind, diag));
   qn_import *import = qn_alloc_zeroed(allocator, sizeof *import);
   if (!import) return qn_fail_nomem(diag, path, "an import");
   import->allocator = allocator;
   qn_arena_init(&import->arena, allocator);
   qn_map_init(&import->t.names, allocator);
   qn_map_init(&import->binding.tensor_index, allocator);
-  qn_status status =
-      kind == FILE_GGUF ? open_gguf(import, path, options, diag) : open_graph(import, path, options, diag);
+  qn_map_init(&import->binding.keys, allocator);
+  qn_map_init(&import->hf.config.index, allocator);
+  qn_status status = kind == QN_MODEL_GGUF   ? open_gguf(import, path, options, diag)
+                     : kind == QN_MODEL_JSON ? open_graph(import, path, options, diag)
+                                             : open_hf(import, path, options, diag);
   if (status == QN_OK) {
     *out = import;
   } else {
@@ -259,6 +189,8 @@ void qn_import_close(qn_import *import) {
   qn_binding_deinit(&import->binding);
   qn_template_deinit(&import->t);
   qn_gguf_close(import->gguf);
+  qn_hf_model_close(&import->hf);
+  qn_free(import->allocator, import->made, import->made_bytes);
   qn_free(import->allocator, import->quantized, import->quantized_bytes);
   qn_arena_deinit(&import->arena);
   qn_free(import->allocator, import, sizeof *import);
@@ -300,7 +232,7 @@ qn_status qn_import_quantize(qn_import *import, const qn_requantize_options *opt
   return try_graph(import, NULL, diag);  // as it will be: ops may refuse the new formats
 }
 
-// A tensor in its target's format, and what became of it to the caller's report.
+// A tensor in its target's format, from *out as the file has it, and what became of it to the caller's report.
 static qn_status requantize(qn_import *import, const qn_bound_tensor *tensor, qn_tensor_data *out, qn_diag *diag) {
   const qn_requantize_options *options = &import->quantize;
   qn_requantized result = {.name = tensor->name,
@@ -310,7 +242,6 @@ static qn_status requantize(qn_import *import, const qn_bound_tensor *tensor, qn
                            .kept = tensor->kept,
                            .rows = qn_requantize_rows(&tensor->data),
                            .k = tensor->data.dims[tensor->data.rank - 1]};
-  *out = tensor->data;
   if (!tensor->kept) {
     size_t size;
     qn_free(import->allocator, import->quantized, import->quantized_bytes);
@@ -320,7 +251,7 @@ static qn_status requantize(qn_import *import, const qn_bound_tensor *tensor, qn
       return qn_fail_nomem(diag, tensor->name, "its quantised bytes");
     }
     import->quantized_bytes = size;
-    QN_TRY(qn_requantize_matrix(&tensor->data, tensor->target, tensor->name, options, import->allocator,
+    QN_TRY(qn_requantize_matrix(out, tensor->target, tensor->name, options, import->allocator,
                                 import->quantized, &result, diag));
     out->format = tensor->target;
     out->data = import->quantized;
@@ -329,20 +260,34 @@ static qn_status requantize(qn_import *import, const qn_bound_tensor *tensor, qn
   return QN_OK;
 }
 
+// The tensor with its bytes, made where the file has others.
+static qn_status load(qn_import *import, const qn_bound_tensor *tensor, qn_tensor_data *out, qn_diag *diag) {
+  *out = tensor->data;
+  if (out->data) return QN_OK;
+  qn_free(import->allocator, import->made, import->made_bytes);
+  import->made = NULL;
+  QN_TRY(qn_binding_load(&import->binding, tensor, import->allocator, &import->made, &import->made_bytes, diag));
+  out->data = import->made;
+  return QN_OK;
+}
+
 // A qn_weight_source's function. Tensors that the graph uses have its shapes; others are given as the file has them.
 static qn_status find_weight(void *context, const char *name, qn_tensor_data *out, qn_diag *diag) {
   qn_import *import = context;
   const qn_model_source *source = &import->binding.source;
+  qn_bound_tensor unused = {.name = name};
+  const qn_bound_tensor *tensor = &unused;
   uint64_t index;
-  bool found = false;
+  bool found = true;
   if (qn_map_get(&import->binding.tensor_index, qn_str_from(name), &index)) {
-    const qn_bound_tensor *tensor = &import->binding.tensors.items[index];
-    if (import->quantize.format && tensor->data.rank >= 2) return requantize(import, tensor, out, diag);
-    *out = tensor->data;
-    return QN_OK;
+    tensor = &import->binding.tensors.items[index];
+  } else {
+    QN_TRY(source->find_tensor(source->context, name, &found, &unused.data, diag));
   }
-  QN_TRY(source->find_tensor(source->context, name, &found, out, diag));
-  return found ? QN_OK : qn_fail(diag, QN_ERR_FORMAT, source->name, "tensor '%s' is missing", name);
+  if (!found) return qn_fail(diag, QN_ERR_FORMAT, source->name, "tensor '%s' is missing", name);
+  QN_TRY(load(import, tensor, out, diag));
+  if (import->quantize.format && tensor != &unused && out->rank >= 2) return requantize(import, tensor, out, diag);
+  return QN_OK;
 }
 
 qn_weight_source qn_import_weights(qn_import *import) { return (qn_weight_source){import, find_weight}; }
@@ -352,6 +297,13 @@ const char *qn_import_model_name(const qn_import *import) { return import->model
 int64_t qn_import_context(const qn_import *import) { return import->binding.context; }
 int64_t qn_import_vocab_size(const qn_import *import) { return import->vocab_size; }
 qn_gguf *qn_import_gguf(qn_import *import) { return import->gguf; }
+const char *qn_import_folder(const qn_import *import) { return import->hf.folder; }
+
+qn_status qn_import_check(const qn_import *import, qn_diag *diag) {
+  if (import->gguf) QN_TRY(qn_gguf_check(import->gguf, diag));
+  return import->hf.files ? qn_safetensors_check(import->hf.files, diag) : QN_OK;
+}
+
 void qn_import_describe(const qn_import *import, qn_buf *out) { qn_binding_describe(&import->binding, out); }
 
 void qn_put_one_line(qn_buf *out, qn_str text) {

@@ -13,9 +13,9 @@ typedef struct qn_import_options {
   const char *template_path;  // use this template; NULL = the built-in one that matches the file's architecture
 } qn_import_options;
 
-// Recognises the file by its content (GGUF, or our graph JSON), binds the template, checks that every weight the
-// template names is there with its shape. Errors name file, key or tensor, got and want; an unknown architecture lists
-// the known ones.
+// Recognises the model by its content (GGUF, our graph JSON, a folder of the Hugging Face world or a safetensors file
+// of one), binds the template, checks that every weight the template names is there with its shape. Errors name file, key
+// or tensor, got and want; an unknown architecture lists the known ones.
 QN_CHECKED qn_status qn_import_open(const char *path, const qn_import_options *options, const qn_allocator *allocator,
                                     qn_import **out, qn_diag *diag);
 void qn_import_close(qn_import *import);
@@ -37,15 +37,18 @@ QN_CHECKED qn_status qn_import_graph(qn_import *import, const qn_import_graph_op
 // until close. Errors: ones of the graph with the formats that matrices get.
 QN_CHECKED qn_status qn_import_quantize(qn_import *import, const qn_requantize_options *options, qn_diag *diag);
 
-// The tensors by the names that PARAM nodes carry. What they point at is valid until close; that of a quantised one,
-// until the next is found.
+// The tensors by the names that PARAM nodes carry. What they point at is valid until close; that of one that is made
+// (quantised, converted, transposed), until the next is found.
 qn_weight_source qn_import_weights(qn_import *import);
 
 const char *qn_import_architecture(const qn_import *import);  // "llama"
-const char *qn_import_model_name(const qn_import *import);    // general.name, or the file's
+const char *qn_import_model_name(const qn_import *import);    // general.name, or the file's or folder's
 int64_t qn_import_context(const qn_import *import);           // the model's own context; 0 = not stated
 int64_t qn_import_vocab_size(const qn_import *import);        // width of "logits"; 0 = no language model
 qn_gguf *qn_import_gguf(qn_import *import);                   // the GGUF behind it (vocabulary); NULL = none
+const char *qn_import_folder(const qn_import *import);        // of a model of the Hugging Face world; NULL = another
+// IO when the model's files lost bytes since they were opened: what was read of them meanwhile is worth nothing.
+QN_CHECKED qn_status qn_import_check(const qn_import *import, qn_diag *diag);
 // "key = value" lines of the bound parameters, for the artifact's summary.
 void qn_import_describe(const qn_import *import, qn_buf *out);
 // A text from a model file as part of such a line: control bytes, newlines among them, become \xNN.

@@ -92,6 +92,21 @@ static qn_status read_param_value(reader *r, const cJSON *item, const char *path
                                : qn_json_expression(&r->json, item, path, out);
 }
 
+static qn_status read_texts(reader *r, const cJSON *list, const char *path, qn_text_list *out);
+
+// One text or a list of them, under a key that may be missing.
+static qn_status read_names(reader *r, const cJSON *item, const char *path, const char *key, qn_text_list *out) {
+  const cJSON *names = qn_json_get(item, key);
+  const char *names_path = qn_json_key_path(&r->json, path, key), *text;
+  if (!names) return QN_OK;
+  if (cJSON_IsArray(names)) {
+    QN_TRY(qn_json_array(&r->json, names, names_path, 1, MAX_ENTRIES));
+    return read_texts(r, names, names_path, out);
+  }
+  QN_TRY(qn_json_text(&r->json, names, names_path, &text));
+  return qn_vec_push_arena(r->json.arena, out, text) ? QN_OK : fail_nomem(r);
+}
+
 static qn_status read_param_sources(reader *r, const cJSON *item, const char *path, qn_template_param *p) {
   const cJSON *value = qn_json_get(item, "value"), *otherwise = qn_json_get(item, "default");
   const char *value_path = qn_json_key_path(&r->json, path, "value");
@@ -99,9 +114,9 @@ static qn_status read_param_sources(reader *r, const cJSON *item, const char *pa
   if (cJSON_IsObject(value)) QN_TRY(qn_json_object(&r->json, value, value_path, worlds));
   for (int w = 0; w < QN_WORLD_COUNT; w++) {
     const cJSON *own = cJSON_IsObject(value) ? qn_json_get(value, world_names[w]) : value;
-    QN_TRY(qn_json_get_text(&r->json, item, path, world_names[w], &p->keys[w]));
+    QN_TRY(read_names(r, item, path, world_names[w], &p->keys[w]));
     if (own) QN_TRY(read_param_value(r, own, value_path, p->kind, &p->values[w]));
-    if (p->keys[w] && p->values[w]) {
+    if (p->keys[w].count && p->values[w]) {
       return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "got both a value and a %s key, want one", world_names[w]);
     }
   }
@@ -169,15 +184,34 @@ static qn_status read_each(reader *r, const cJSON *item, const char *path, qn_te
                       w->rank);
 }
 
+// "transposed": ["hf"], the worlds whose files hold the matrix the other way round.
+static qn_status read_transposed(reader *r, const cJSON *item, const char *path, qn_template_weight *w) {
+  qn_text_list worlds = {0};
+  const char *list_path = qn_json_key_path(&r->json, path, "transposed");
+  QN_TRY(read_texts(r, qn_json_get(item, "transposed"), list_path, &worlds));
+  for (size_t i = 0; i < worlds.count; i++) {
+    int world = 0;
+    while (world < QN_WORLD_COUNT && strcmp(world_names[world], worlds.items[i]) != 0) world++;
+    if (world == QN_WORLD_COUNT) {
+      return qn_json_fail(&r->json, QN_ERR_FORMAT, list_path, "got '%.20s', want gguf or hf", worlds.items[i]);
+    }
+    w->transposed[world] = true;
+  }
+  if (worlds.count && w->rank != 2) {
+    return qn_json_fail(&r->json, QN_ERR_FORMAT, list_path, "is for matrices, got %d dimensions", w->rank);
+  }
+  return QN_OK;
+}
+
 static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
-  static const char *const keys[] = {"gguf", "hf", "shape", "optional", "keep", "each", "note", NULL};
+  static const char *const keys[] = {"gguf", "hf", "shape", "optional", "keep", "transposed", "each", "note", NULL};
   static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep", "each", "note", "data", "base64", NULL};
   qn_template_weight w = {.path = qn_json_where(&r->json, path)};
   QN_TRY(qn_json_object(&r->json, item, path, r->t->is_graph ? graph_keys : keys));
   w.name = qn_arena_strdup(r->json.arena, item->string);
   if (!w.name) return fail_nomem(r);
   for (int i = 0; i < QN_WORLD_COUNT; i++) {
-    QN_TRY(qn_json_get_text(&r->json, item, path, world_names[i], &w.names[i]));
+    QN_TRY(read_names(r, item, path, world_names[i], &w.names[i]));
   }
   const char *shape_path = qn_json_key_path(&r->json, path, "shape");
   QN_TRY(read_shape(r, qn_json_get(item, "shape"), shape_path, w.shape, &w.rank));
@@ -187,8 +221,10 @@ static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   const cJSON *keep = qn_json_get(item, "keep");
   if (keep) QN_TRY(qn_json_bool(&r->json, keep, qn_json_key_path(&r->json, path, "keep"), &w.keep));
   QN_TRY(qn_graph_json_read_data(&r->json, item, path, &w));
+  QN_TRY(read_transposed(r, item, path, &w));
   QN_TRY(read_each(r, item, path, &w));
-  bool named = w.names[QN_WORLD_GGUF] || w.names[QN_WORLD_HF], computed = w.each[QN_WORLD_GGUF] || w.each[QN_WORLD_HF];
+  bool named = w.names[QN_WORLD_GGUF].count || w.names[QN_WORLD_HF].count;
+  bool computed = w.each[QN_WORLD_GGUF] || w.each[QN_WORLD_HF];
   if (w.data && computed) return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "got both values and each, want one");
   if (named == (w.data != NULL) && !computed) {
     return qn_json_fail(

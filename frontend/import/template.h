@@ -17,10 +17,12 @@ typedef enum qn_param_kind { QN_PARAM_INT, QN_PARAM_FLOAT, QN_PARAM_BOOL, QN_PAR
 
 // In all structs: pointers are the arena's, `path` is where in the JSON, "file: params.heads" (for messages).
 
+typedef QN_VEC(const char *) qn_text_list;
+
 typedef struct qn_template_param {
   const char *name, *path;
   qn_param_kind kind;
-  const char *keys[QN_WORLD_COUNT];    // metadata key with {placeholders}; NULL = none in that world
+  qn_text_list keys[QN_WORLD_COUNT];   // metadata keys with {placeholders}, the first that is there counts
   const char *values[QN_WORLD_COUNT];  // fixed value (expression; for TEXT a text with placeholders); NULL = none
   const char *otherwise;               // when the key is not there; NULL = it must be
   const char *list;                    // how many values it has (expression), each by its number j; NULL = one
@@ -30,13 +32,14 @@ typedef struct qn_template_param {
 
 typedef struct qn_template_weight {
   const char *name, *path;
-  const char *names[QN_WORLD_COUNT];  // tensor name with {placeholders}; NULL = none in that world
+  qn_text_list names[QN_WORLD_COUNT];  // tensor names with {placeholders}, the first that is there counts
   int rank;
   const char *shape[QN_MAX_RANK];  // row-major: the last varies fastest
   bool optional;
   bool keep;          // stays in the file's format when the model is quantised
   // Its values, an expression of the number j and, where that world has a tensor, of its `value`; NULL = as they are.
   const char *each[QN_WORLD_COUNT];
+  bool transposed[QN_WORLD_COUNT];  // a matrix that this world's files hold as [columns in, rows out]
   const float *data;  // the values themselves (graphs); NULL = in the model file
   size_t data_count;
 } qn_template_weight;
@@ -100,8 +103,6 @@ struct qn_statement {
   // OUTPUT
   const char *output, *value;
 };
-
-typedef QN_VEC(const char *) qn_text_list;
 
 typedef struct qn_template {
   qn_arena *arena;   // borrowed

@@ -79,10 +79,15 @@ static qn_status check_value(checker *c, const qn_template_param *p, const char 
   return status;
 }
 
+static qn_status check_texts(checker *c, const char *where, const qn_text_list *list) {
+  for (size_t i = 0; i < list->count; i++) QN_TRY(check_text(c, where, list->items[i]));
+  return QN_OK;
+}
+
 static qn_status check_param(checker *c, const qn_template_param *p) {
   QN_TRY(check_expression(c, p->path, p->list));
   for (int w = 0; w < QN_WORLD_COUNT; w++) {
-    QN_TRY(check_text(c, p->path, p->keys[w]));
+    QN_TRY(check_texts(c, p->path, &p->keys[w]));
     QN_TRY(check_value(c, p, p->values[w]));
   }
   return check_value(c, p, p->otherwise);
@@ -94,7 +99,7 @@ static qn_status check_each(checker *c, const qn_template_weight *w) {
     if (c->t->is_graph && world != QN_WORLD_GGUF) continue;
     c->indexes[0] = "j";
     c->indexes[1] = "value";
-    c->index_count = w->names[world] ? 2 : 1;
+    c->index_count = w->names[world].count ? 2 : 1;
     qn_status status = check_expression(c, w->path, w->each[world]);
     c->index_count = 0;
     if (status != QN_OK) return status;
@@ -127,7 +132,7 @@ static qn_status check_weights(checker *c) {
 }
 
 static qn_status check_weight_use(checker *c, const char *where, const qn_template_weight *w) {
-  for (int i = 0; i < QN_WORLD_COUNT; i++) QN_TRY(check_text(c, where, w->names[i]));
+  for (int i = 0; i < QN_WORLD_COUNT; i++) QN_TRY(check_texts(c, where, &w->names[i]));
   return check_shape(c, where, w->rank, w->shape);
 }
 

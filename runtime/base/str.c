@@ -178,3 +178,40 @@ void qn_buf_put_f32(qn_buf *buf, float value) {
 }
 
 const char *qn_buf_text(const qn_buf *buf) { return buf->data ? buf->data : ""; }
+
+enum { NEAR_SIZE = 64 };  // bytes of the longest name that can be near another
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+// Levenshtein's distance; names longer than the table count as far away.
+static size_t distance(const char *a, const char *b) {
+  size_t row[NEAR_SIZE + 1], length = strlen(b);
+  if (length > NEAR_SIZE) return NEAR_SIZE;
+  for (size_t j = 0; j <= length; j++) row[j] = j;
+  for (size_t i = 0; a[i]; i++) {
+    size_t corner = row[0];
+    row[0] = i + 1;
+    for (size_t j = 1; j <= length; j++) {
+      size_t changed = corner + (a[i] != b[j - 1]);
+      corner = row[j];
+      row[j] = smaller(changed, smaller(row[j], row[j - 1]) + 1);
+    }
+  }
+  return row[length];
+}
+
+const char *qn_nearest(const char *got, size_t count, const char *(*name)(const void *context, size_t i),
+                       const void *context) {
+  const char *best = NULL;
+  size_t best_distance = 3, length = strlen(got);
+  for (size_t i = 0; i < count; i++) {
+    const char *candidate = name(context, i);
+    size_t shorter = smaller(length, strlen(candidate)), d = distance(got, candidate);
+    if (shorter >= 2 && strncmp(got, candidate, shorter) == 0) d = smaller(d, 2);  // --temperature for --temp
+    if (d < best_distance && d < strlen(candidate)) {
+      best = candidate;
+      best_distance = d;
+    }
+  }
+  return best;
+}

@@ -48,4 +48,8 @@ void qn_buf_put_f64(qn_buf *buf, double value);
 void qn_buf_put_f32(qn_buf *buf, float value);
 const char *qn_buf_text(const qn_buf *buf);  // never NULL
 
+// The name nearest to `got` among `count` names that name(context, i) gives; NULL when none is near.
+const char *qn_nearest(const char *got, size_t count, const char *(*name)(const void *context, size_t i),
+                       const void *context);
+
 #endif

@@ -74,7 +74,7 @@ run "from the cache"
 # A graph in JSON has its weights in another file: it is not cached.
 echo '{"quern_graph": 1}' >"$WORK/graph.json"
 "$QUERN" run "$WORK/graph.json" -p x 2>"$WORK/err" && fail "half a graph runs"
-grep -q "^quern: compiling anew (only GGUF files are cached) $WORK/graph.json" "$WORK/err" || fail "$(cat "$WORK/err")"
+grep -q "^quern: compiling anew (graphs in JSON are not cached) $WORK/graph.json" "$WORK/err" || fail "$(cat "$WORK/err")"
 cached 3
 
 # Four at once, with an empty cache.

@@ -522,9 +522,15 @@ START_TEST(test_layout_keys) {
   refuse(finish(writer), QN_ERR_FORMAT, "key 'general.alignment': got a string, want an integer");
   writer = new_writer();
   qn_gguf_writer_add_int(writer, "split.count", QN_GGUF_U16, 3);
-  refuse(finish(writer), QN_ERR_UNSUPPORTED,
-         "key 'split.count' (byte 47): the file is one of 3 parts of a split model, which is not supported; want the "
-         "whole model in one file");
+  refuse(finish(writer), QN_ERR_FORMAT, "key 'split.no': the key is missing");
+  writer = new_writer();
+  qn_gguf_writer_add_int(writer, "split.count", QN_GGUF_U16, 3);
+  qn_gguf_writer_add_int(writer, "split.no", QN_GGUF_U16, 3);
+  refuse(finish(writer), QN_ERR_FORMAT, "key 'split.no'");
+  writer = new_writer();
+  qn_gguf_writer_add_int(writer, "split.count", QN_GGUF_U16, 3);
+  qn_gguf_writer_add_int(writer, "split.no", QN_GGUF_U16, 0);
+  refuse(finish(writer), QN_ERR_UNSUPPORTED, "is one of 3 parts of a split model, which only files can be");
 }
 END_TEST
 

@@ -322,6 +322,7 @@ static void add_softcap(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.at
 static void add_value_length(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.value_length", 8); }
 static void add_encoder(qn_gguf_writer *w) { qn_gguf_writer_add_bool(w, "llama.attention.causal", false); }
 static void add_mamba(qn_gguf_writer *w) { qn_gguf_writer_add_text(w, "general.architecture", "mamba"); }
+static void add_unknown(qn_gguf_writer *w) { qn_gguf_writer_add_text(w, "general.architecture", "lama"); }
 
 // What the templates do not describe is refused by its name: no file is computed wrongly in silence.
 START_TEST(test_refusals) {
@@ -341,7 +342,9 @@ START_TEST(test_refusals) {
       {"llama.attention.head_count_kv", add_three_kv, "4 query heads cannot share 3 KV heads evenly"},
       {"llama.attention.head_count_kv", add_varied_heads,
        "key 'llama.attention.head_count_kv' differs by layer (2 in the first, 4 in layer 1)"},
-      {"general.architecture", add_mamba, "got the architecture 'mamba', want one of gpt2, llama, qwen2"},
+      {"general.architecture", add_mamba, "got the architecture 'mamba' (Mamba, a state space model), want a transformer"},
+      {"general.architecture", add_unknown, "got the architecture 'lama', want one of "},
+      {"general.architecture", add_unknown, " (the nearest is llama); or describe it in a template of your own"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     fails(&(edit){.drop_key = cases[i].drop, .add_keys = cases[i].add}, QN_ERR_UNSUPPORTED, cases[i].want);
@@ -448,15 +451,14 @@ START_TEST(test_recognition) {
     size_t size;
     const char *want;
   } cases[] = {
-      {"PK\003\004data.pkl", 12, "is a zip archive or a PyTorch checkpoint, want GGUF; convert the model to GGUF"},
+      {"PK\003\004data.pkl", 12, "is a zip archive or a PyTorch checkpoint (a pickle, which runs code when it is read), want GGUF or safetensors"},
       {"\x80\002}q", 4, "is a Python pickle"},
       {"\x89HDF\r\n", 6, "is an HDF5 file"},
       {"tjgg\003\0\0\0", 8, "is a GGML file from before GGUF"},
-      {"\x40\0\0\0\0\0\0\0{\"a\"", 12, "is a safetensors file, want GGUF"},
       {"\x08\x07\x12\x04onnx", 8, "is an ONNX model"},
       {"quern\r\n\032\1\0\0\0", 12, "is compiled already"},
-      {"hello", 5, "is neither GGUF nor a graph in JSON"},
-      {" \n", 2, "is neither GGUF nor a graph in JSON"},
+      {"hello", 5, "is neither GGUF nor safetensors nor a graph in JSON"},
+      {" \n", 2, "is neither GGUF nor safetensors nor a graph in JSON"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     const char *path = qn_test_temp_path("file");
@@ -467,7 +469,10 @@ START_TEST(test_recognition) {
   path_fails(write_text("file", "GGUF"), NULL, QN_ERR_FORMAT, "file");
   path_fails(write_text("file", " {\"model_type\": \"llama\"}"), NULL, QN_ERR_FORMAT, "got neither \"quern_template\"");
   path_fails(qn_test_temp_path("absent"), NULL, QN_ERR_IO, "absent: cannot open");
-  path_fails(qn_test_temp_dir(), NULL, QN_ERR_IO, "is a folder");
+  path_fails(qn_test_temp_path(""), NULL, QN_ERR_FORMAT, "has no config.json; want a model's folder");
+  const char *alone = qn_test_temp_path("alone.safetensors");
+  qn_test_write_file(alone, "\x40\0\0\0\0\0\0\0{\"a\"", 12);
+  path_fails(alone, NULL, QN_ERR_FORMAT, "has no config.json");
 }
 END_TEST
 
