@@ -3,7 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -58,6 +58,8 @@ static qn_status note_file(listing *seen, const char *name, qn_arena *arena, qn_
   return QN_OK;
 }
 
+static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
 static qn_status list_folder(const char *path, listing *seen, qn_arena *arena, qn_diag *diag) {
   *seen = (listing){0};
   DIR *folder = opendir(path);
@@ -67,6 +69,7 @@ static qn_status list_folder(const char *path, listing *seen, qn_arena *arena, q
     status = note_file(seen, entry->d_name, arena, diag);
   }
   closedir(folder);
+  if (seen->safetensors.count) qsort(seen->safetensors.items, seen->safetensors.count, sizeof(const char *), by_name);
   return status;
 }
 

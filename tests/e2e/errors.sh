@@ -39,7 +39,7 @@ find_text() { LC_ALL=C grep -obUaF -m 1 -e "$2" "$1" | head -n 1 | cut -d: -f1; 
 # ---- model files
 
 wrong 5 "no-such.gguf" compile no-such.gguf -o out/x.qn
-wrong 5 "out: is a folder" compile out -o out/x.qn
+wrong 3 "out: has no config.json; want a model's folder" compile out -o out/x.qn
 : >empty.gguf
 wrong 3 "empty.gguf: the file is empty" compile empty.gguf -o out/x.qn
 echo 'This is no model.' >text.gguf
