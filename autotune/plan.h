@@ -49,8 +49,8 @@ QN_CHECKED qn_status qn_plan_winner(qn_db *db, const qn_tuning_key *key, const q
 
 // ---- settings of the machine (settings.c)
 
-// Under what signature the settings for a program with these kernels are kept.
-void qn_settings_signature(const char *const *signatures, size_t count, qn_buf *out);
+// Under what signature something of a whole program with these kernels ("settings") is kept.
+void qn_program_signature(const char *what, const char *const *signatures, size_t count, qn_buf *out);
 // Those of the latest session with the key's fields (generator NULL: of any build). Of *out threads_prefill,
 // threads_decode and spin_us are meant.
 QN_CHECKED qn_status qn_settings_find(qn_db *db, const qn_tuning_key *key, const char *signature,

@@ -468,6 +468,8 @@ static void set_state(qn_search *s) {
   if (s->state == QN_SEARCH_BROKEN || !incumbent || !was_timed(incumbent)) return;
   if (qn_search_is_near_bound(s)) {
     s->state = QN_SEARCH_WITHIN;
+  } else if (!s->ahead) {
+    return;  // nobody knows of a next batch
   } else if (s->next_count == 0) {
     s->state = QN_SEARCH_EXHAUSTED;
   } else if (s->idle_steps >= 3 && s->expected < s->options.least_gain && !qn_search_challengers(s, 1, &challenger)) {
@@ -493,7 +495,8 @@ qn_status qn_search_step(qn_search *s, const qn_measurer *measurer, double deadl
   }
   qn_free(s->allocator, times, bytes);
   if (status == QN_OK) status = qn_search_learn(s, diag);
-  if (status == QN_OK) status = qn_search_look_ahead(s, diag);
+  // Which takes part of a second on a busy machine; the next session does it, if there is to be one.
+  if (status == QN_OK && !out_of_time(&t)) status = qn_search_look_ahead(s, diag);
   s->counts.steps++;
   s->counts.step_tried = s->counts.tried - tried;
   s->counts.step_s = measurer->now(measurer->self) - begin;

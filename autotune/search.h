@@ -74,7 +74,8 @@ QN_CHECKED qn_status qn_search_step(qn_search *search, const qn_measurer *measur
 qn_search_state qn_search_get_state(const qn_search *search);
 // Is what was timed of the incumbent within options.within of the task's bound?
 bool qn_search_is_near_bound(const qn_search *search);
-// Chooses the next batch, so that qn_search_expected tells of it: after a step it is chosen already.
+// Chooses the next batch, so that qn_search_expected tells of it: after a step it is chosen already, unless time was
+// over.
 QN_CHECKED qn_status qn_search_look_ahead(qn_search *search, qn_diag *diag);
 // The share of the kernel's time that the next batch is expected to save; a quarter before a first batch, and once the
 // incumbent was timed never more than lies between it and the bound (if that is not beaten already).

@@ -283,7 +283,7 @@ static qn_status choose(qn_session *s, double least, qn_session_item **out, doub
     if (!item->selected || item->closed || item->share < SAME_SHARE * item->aside) continue;
     double value = item->share / whole * expected_of(s, item);
     // From records more can be told than that it is not known; it takes some milliseconds.
-    if (value >= least && item->known > 0 && s->options->budget_s > 0) {
+    if (value >= least && item->known > 0 && s->measurer->now(s->measurer->self) < s->deadline_s) {
       QN_TRY(qn_search_look_ahead(item->search, s->diag));
       value = item->share / whole * expected_of(s, item);
     }
@@ -427,7 +427,11 @@ qn_status qn_session_run(const qn_program *program, const qn_measurer *measurer,
   s.deadline_s = s.begin_s + own.budget_s;
   measurer->limit(measurer->self, s.deadline_s);
   qn_status status = add_items(&s);
+  if (status == QN_OK) status = qn_session_recall(&s);
+  const qn_promises known = s.first, known_later = s.later;
   if (status == QN_OK) status = go_on(&s, out);
+  bool learned = s.first.promised != known.promised || s.later.promised != known_later.promised;
+  if (status == QN_OK && learned) status = qn_session_remember(&s);
   if (status == QN_OK && !s.cancelled) status = qn_session_settings(&s, &out->settings, &out->has_settings);
   if (status == QN_OK && !s.cancelled) status = qn_session_crossovers(&s);
   if (status == QN_ERR_CANCELLED) {  // by the measurer, in the middle of something

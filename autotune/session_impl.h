@@ -68,6 +68,14 @@ QN_CHECKED qn_status qn_session_settings(qn_session *session, qn_machine_knobs *
 // Seconds of the budget that are kept for that; 0 = it is not done.
 double qn_session_settings_reserve(const qn_session *session);
 
+// What sessions keep of a whole program (experience.c): the signature of `what` ("settings") for this session's program,
+// appended; the key of a mark with it.
+QN_CHECKED qn_status qn_session_signature(const qn_session *session, const char *what, qn_buf *out);
+qn_finished qn_program_mark(const qn_tuning_key *key, const char *signature);
+// How searches' promises were kept in earlier sessions over these kernels, into session->first and later; and writes it.
+QN_CHECKED qn_status qn_session_recall(qn_session *session);
+QN_CHECKED qn_status qn_session_remember(qn_session *session);
+
 // Keys in the cache while kernels are timed.
 int64_t qn_session_keys(const qn_program *program, const qn_session_options *options);
 

@@ -1,13 +1,11 @@
 // The machine-wide knobs of a session: with how many threads this model's steps are best done, and how long a thread
 // that waits spins. Its heaviest kernels are timed, with the schedules that were found, under other settings in turns
 // with the usual ones; what they say together, by their shares of a step, decides.
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "autotune/session_impl.h"
-#include "runtime/base/hash.h"
 
 #define ENOUGH_LOSS 0.02  // fewer threads that lose no more leave cores, and power, to others
 #define LEAST_GAIN  0.01  // of another time to spin
@@ -156,31 +154,6 @@ static int best_spin(const trial *t, int usual) {
 
 // --- keeping
 
-void qn_settings_signature(const char *const *signatures, size_t count, qn_buf *out) {
-  uint64_t hash = 0;  // whatever their order
-  for (size_t i = 0; i < count; i++) hash += qn_hash64(signatures[i], strlen(signatures[i]), 1);
-  qn_buf_printf(out, "settings of %zu kernels %016" PRIx64, count, hash);
-}
-
-static qn_status signature_of(const qn_session *s, qn_buf *out) {
-  size_t count = s->program->kernels.count;
-  const char **signatures = qn_alloc(s->allocator, (count + 1) * sizeof *signatures);
-  if (!signatures) return qn_fail_nomem(s->diag, "tune", "settings");
-  for (size_t i = 0; i < count; i++) signatures[i] = s->program->kernels.items[i].signature;
-  qn_settings_signature(signatures, count, out);
-  qn_free(s->allocator, signatures, (count + 1) * sizeof *signatures);
-  return out->failed ? qn_fail_nomem(s->diag, "tune", "settings") : QN_OK;
-}
-
-static qn_finished key_of(const qn_session *s, const char *signature) {
-  const qn_tuning_key *key = &s->options->key;
-  return (qn_finished){.signature = signature,
-                       .target = key->target,
-                       .fingerprint = key->fingerprint,
-                       .generator = key->generator,
-                       .threads = key->threads};
-}
-
 // Fewer threads than steps have by themselves, or all: none of a step would have more.
 static bool is_for(const qn_tuning_key *key, const qn_machine_knobs *knobs) {
   return knobs->threads_decode >= 1 && knobs->threads_decode <= knobs->threads_prefill &&
@@ -189,12 +162,7 @@ static bool is_for(const qn_tuning_key *key, const qn_machine_knobs *knobs) {
 
 qn_status qn_settings_find(qn_db *db, const qn_tuning_key *key, const char *signature, qn_machine_knobs *out,
                            bool *out_found, qn_diag *diag) {
-  qn_finished wanted = {.signature = signature,
-                        .target = key->target,
-                        .fingerprint = key->fingerprint,
-                        .generator = key->generator,
-                        .threads = key->threads},
-              mark;
+  qn_finished wanted = qn_program_mark(key, signature), mark;
   qn_arena arena;
   qn_diag parsing = {0};
   char lines[512];
@@ -212,7 +180,7 @@ qn_status qn_settings_find(qn_db *db, const qn_tuning_key *key, const char *sign
 }
 
 static qn_status keep(qn_session *s, const char *signature, const qn_machine_knobs *knobs) {
-  qn_finished mark = key_of(s, signature);
+  qn_finished mark = qn_program_mark(&s->options->key, signature);
   qn_buf plan;
   qn_buf_init(&plan, s->allocator);
   qn_buf_printf(&plan, "threads_prefill = %d; threads_decode = %d; spin_us = %d", knobs->threads_prefill,
@@ -259,7 +227,7 @@ qn_status qn_session_settings(qn_session *s, qn_machine_knobs *out, bool *out_fo
   qn_buf signature;
   bool known = false;
   qn_buf_init(&signature, s->allocator);
-  qn_status status = signature_of(s, &signature);
+  qn_status status = qn_session_signature(s, "settings", &signature);
   *out_found = false;
   if (status == QN_OK && s->options->db)
     status = qn_settings_find(s->options->db, &s->options->key, qn_buf_text(&signature), out, out_found, s->diag);

@@ -283,6 +283,13 @@ static qn_status take_report(tuning *t, const qn_session_report *from, quern_tun
 
 // --- the whole
 
+// Of a budget, what is left for the end: the report, and taking the worker and the model down (a large model's pages are
+// given back one by one).
+static double closing_seconds(double budget_s) {
+  const double most_s = 0.4;
+  return fmin(most_s, budget_s / 100);
+}
+
 static qn_status run(tuning *t, quern_tune_report *out) {
   int threads = t->threads = t->options->threads ? t->options->threads : qn_topology_get()->default_threads;
   qn_machine_fingerprint(threads, &t->fingerprint);
@@ -294,7 +301,7 @@ static qn_status run(tuning *t, quern_tune_report *out) {
       .machine = &t->machine,
       .key = {t->target->name, qn_buf_text(&t->fingerprint), qn_generator_id, threads},
       .db = t->db,
-      .budget_s = fmax(0, t->options->budget_s - (seconds_now() - t->begin_s)),
+      .budget_s = fmax(0, t->options->budget_s - closing_seconds(t->options->budget_s) - (seconds_now() - t->begin_s)),
       .within = t->options->within,
       .pattern = t->options->pattern,
       .distinct_code = true,

@@ -295,7 +295,7 @@ static qn_status find_settings(const quern_model *model, const quern_tuned *t, q
   const char **signatures = read_signatures(&model->artifact, arena, &count);
   if (!signatures) return qn_fail_nomem(diag, model->path, "its kernels");
   qn_buf_init(&signature, arena->allocator);
-  qn_settings_signature(signatures, count, &signature);
+  qn_program_signature("settings", signatures, count, &signature);
   qn_tuning_key key = {quern_model_target(model), t->chooser.key.fingerprint, NULL, t->chooser.key.threads};
   qn_status status = signature.failed ? qn_fail_nomem(diag, model->path, "its kernels")
                                       : qn_settings_find(t->db, &key, qn_buf_text(&signature), &knobs, out_found, diag);

@@ -157,6 +157,47 @@ END_TEST
 
 static bool long_tile(const qn_schedule *s) { return s->m_tiles[0] > 4; }
 
+// What a session left untouched since nothing speaks for it, the next one leaves alone as well: it knows as much.
+START_TEST(what_a_session_learned_the_next_one_knows) {
+  fixture f;
+  setup(&f, "experience.db");
+  f.options.least_value = 0.005;
+  run(&f);
+  int untouched = 0;
+  for (size_t i = 0; i < f.report.count; i++) untouched += f.report.results[i].tried == 0;
+  ck_assert_int_eq(f.report.end, QN_SESSION_SETTLED);
+  ck_assert_int_gt(untouched, 0);
+  for (int again = 0; again < 2; again++) {
+    run(&f);
+    ck_assert_int_eq(f.report.tried, 0);
+    ck_assert_int_eq(f.report.end, QN_SESSION_SETTLED);
+  }
+  teardown(&f);
+}
+END_TEST
+
+// Choosing a next batch takes time, too: a search whose time is over leaves it alone, and says nothing of its end.
+START_TEST(no_next_batch_is_chosen_when_time_is_over) {
+  fixture f;
+  setup(&f, NULL);
+  const qn_pkernel *kernel = qn_fake_matmul(f.program);
+  qn_kernel_plan plan = qn_schedule_default(kernel, f.program->max_values[QN_SYM_T], &f.model);
+  qn_tuning_task task = qn_fake_task(f.program, kernel, plan.variants[0].rows_min, plan.variants[0].rows_max, 1);
+  qn_search_options options = {.machine = &f.model, .seed = 1};
+  qn_search *search = NULL;
+  qn_assert_ok(&f.diag, qn_search_create(&task, &plan.variants[0].schedule, &options, qn_test_allocator(), &search,
+                                         &f.diag));
+  qn_assert_ok(&f.diag, qn_search_step(search, &f.machine.measurer, 1e-9, &f.diag));
+  ck_assert_double_eq(qn_search_expected(search), 0.25);  // as of one that has none
+  ck_assert_int_eq(qn_search_get_state(search), QN_SEARCH_OPEN);
+  qn_assert_ok(&f.diag, qn_search_step(search, &f.machine.measurer, HUGE_VAL, &f.diag));
+  ck_assert_int_gt(qn_search_get_counts(search).tried, 2);
+  ck_assert_double_ne(qn_search_expected(search), 0.25);
+  qn_search_destroy(search);
+  teardown(&f);
+}
+END_TEST
+
 // Candidates that hang take their time, but none that there is not: the session ends with its budget.
 START_TEST(hanging_candidates_do_not_overrun) {
   fixture f;
@@ -694,8 +735,9 @@ START_TEST(other_machines_are_seeds) {
 }
 END_TEST
 
-QN_CASE(sessions, tunes_what_matters, second_session_has_nothing_to_do, interrupted_session_goes_on, budgets_hold,
-        near_the_roofline_it_stops, marks_hold_for_the_roofline_of_now, kernels_by_pattern)
+QN_CASE(sessions, tunes_what_matters, second_session_has_nothing_to_do, what_a_session_learned_the_next_one_knows,
+        interrupted_session_goes_on, budgets_hold, no_next_batch_is_chosen_when_time_is_over, near_the_roofline_it_stops,
+        marks_hold_for_the_roofline_of_now, kernels_by_pattern)
 QN_CASE(candidates, bad_candidates_are_recorded_and_never_win, a_wrong_default_is_told, a_wrong_default_is_told_whoever_leads,
         a_kernel_that_cannot_be_tried_is_told, hanging_candidates_do_not_overrun, too_large_a_kernel_is_left_alone)
 QN_CASE(records, plans_come_from_records, other_machines_are_seeds, bad_verdicts_win,

@@ -155,7 +155,7 @@ static void put_settings(fixture *f, int threads, const char *plan, int64_t when
   ck_assert_uint_le(program->kernels.count, QN_COUNT(signatures));
   for (size_t i = 0; i < program->kernels.count; i++) signatures[i] = program->kernels.items[i].signature;
   qn_buf_init(&signature, qn_test_allocator());
-  qn_settings_signature(signatures, program->kernels.count, &signature);
+  qn_program_signature("settings", signatures, program->kernels.count, &signature);
   f->fingerprint.length = 0;
   qn_machine_fingerprint(threads, &f->fingerprint);
   qn_finished mark = {.signature = qn_buf_text(&signature),
