@@ -130,7 +130,7 @@ typedef struct passed {
 
 static passed time_job(job *j, uint32_t extent) {
   int threads = qn_threads_count(j->threads);
-  qn_work_reset(&j->work, extent, threads);
+  qn_work_reset(&j->work, extent, j->threads);
   atomic_store(&j->own_ns, 0);
   double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID), wall = seconds(CLOCK_MONOTONIC);
   qn_threads_run(j->threads, walk, j);

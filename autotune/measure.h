@@ -36,6 +36,7 @@ static inline bool qn_is_bad(const qn_measured *m) { return !m->cut && m->verdic
 typedef struct qn_setting {
   int threads;  // that take part, at most the task's; 0 = the task's
   int spin_us;  // how long one that waits spins before it sleeps; -1 = as threads do by themselves
+  int grain;    // as in qn_threads_set_grain; 0 = the same
 } qn_setting;
 
 // Candidates of a task have numbers: 0, 1, 2 ... in the order they were given to `prepare` since `begin`. The measurer

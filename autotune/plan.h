@@ -52,7 +52,7 @@ QN_CHECKED qn_status qn_plan_winner(qn_db *db, const qn_tuning_key *key, const q
 // Under what signature something of a whole program with these kernels ("settings") is kept.
 void qn_program_signature(const char *what, const char *const *signatures, size_t count, qn_buf *out);
 // Those of the latest session with the key's fields (generator NULL: of any build). Of *out threads_prefill,
-// threads_decode and spin_us are meant.
+// threads_decode, spin_us and grain are meant.
 QN_CHECKED qn_status qn_settings_find(qn_db *db, const qn_tuning_key *key, const char *signature,
                                       qn_machine_knobs *out, bool *out_found, qn_diag *diag);
 

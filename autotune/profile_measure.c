@@ -160,7 +160,7 @@ static void measure_meetings(measurement *m, int index) {
   qn_machine_profile *p = m->profile;
   int threads = qn_threads_count(m->threads);
   if (threads > 1) keep_least(&p->barrier_s[index], time_run(&all, meet) / MEETINGS);
-  qn_work_reset(&all.work, PIECES, threads);
+  qn_work_reset(&all.work, PIECES, m->threads);
   all.work.shares = PIECES;  // a piece is one iteration
   keep_least(&p->piece_s[index], time_run(&all, take_pieces) * threads / PIECES);
   if (index != p->count - 1) return;

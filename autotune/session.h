@@ -51,7 +51,7 @@ typedef struct qn_session_report {
   int verdicts[QN_VERDICT_COUNT];
   int crossovers;  // boundaries between classes that were moved
   bool has_settings;  // of the machine for this program's steps, found now or by an earlier session
-  qn_machine_knobs settings;  // threads_prefill, threads_decode and spin_us of them
+  qn_machine_knobs settings;  // threads_prefill, threads_decode, spin_us and grain of them
   int rejected;    // records and marks of the database that must not be used
   char first_reason[256];  // why the first one was, with its kernel
 } qn_session_report;

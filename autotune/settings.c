@@ -1,5 +1,5 @@
-// The machine-wide knobs of a session: with how many threads this model's steps are best done, and how long a thread
-// that waits spins. Its heaviest kernels are timed, with the schedules that were found, under other settings in turns
+// The machine-wide knobs of a session: with how many threads this model's steps are best done, how long a thread that
+// waits spins, and in how large pieces threads take their work. Its heaviest kernels are timed, with the schedules that were found, under other settings in turns
 // with the usual ones; what they say together, by their shares of a step, decides.
 #include <math.h>
 #include <stdio.h>
@@ -8,9 +8,9 @@
 #include "autotune/session_impl.h"
 
 #define ENOUGH_LOSS 0.02  // fewer threads that lose no more leave cores, and power, to others
-#define LEAST_GAIN  0.01  // of another time to spin
+#define LEAST_GAIN  0.01  // of another time to spin or grain
 #define SURE        2.5   // standard errors
-#define MOST_S      0.3   // of one kernel under one setting
+#define MOST_S      0.2   // of one kernel under one setting
 enum { MOST_KERNELS = 5, MOST_SETTINGS = 12, ROUNDS = 24, CHUNK = 4 };
 
 // One kind of step, and what is tried for it. The logarithms of ratios are of the usual setting's time over another's.
@@ -27,8 +27,8 @@ typedef struct trial {
   double covered;  // the share of those that were timed
 } trial;
 
-static void add_setting(trial *t, int threads, int spin_us) {
-  if (t->count < MOST_SETTINGS) t->settings[t->count++] = (qn_setting){threads, spin_us};
+static void add_setting(trial *t, qn_setting setting) {
+  if (t->count < MOST_SETTINGS) t->settings[t->count++] = setting;
 }
 
 static void choose_items(trial *t) {
@@ -53,7 +53,7 @@ static void choose_items(trial *t) {
 // One kernel under one setting, in turns with the usual one.
 static qn_status time_setting(trial *t, int setting, qn_race *out, bool *out_right) {
   const qn_measurer *m = t->session->measurer;
-  const qn_setting usual = {0, -1}, pair[2] = {usual, t->settings[setting]};
+  const qn_setting usual = {.spin_us = -1}, pair[2] = {usual, t->settings[setting]};
   double begin = m->now(m->self);
   m->set(m->self, pair);
   *out_right = true;
@@ -126,7 +126,8 @@ static qn_status run_trial(trial *t, bool *out_known) {
 
 // Halves of all threads, down to one.
 static void add_threads(trial *t) {
-  for (int threads = t->session->options->key.threads / 2; threads >= 1; threads /= 2) add_setting(t, threads, -1);
+  for (int threads = t->session->options->key.threads / 2; threads >= 1; threads /= 2)
+    add_setting(t, (qn_setting){.threads = threads, .spin_us = -1});
 }
 
 // The fewest threads that surely lose next to nothing; `all` where none do.
@@ -150,6 +151,29 @@ static int best_spin(const trial *t, int usual) {
     spin = t->settings[i].spin_us;
   }
   return spin;
+}
+
+// Where the trial has this grain.
+static int find_grain(const trial *t, int grain) {
+  int i = 0;
+  while (i < t->count && t->settings[i].grain != grain) i++;
+  return i;
+}
+
+// The grain that is surely the best of decoding and prompts, which count alike; `usual` where none is.
+static int best_grain(const trial *decode, const trial *prompt, const int *grains, size_t count, int usual) {
+  double best = LEAST_GAIN;
+  int grain = usual;
+  for (size_t i = 0; i < count; i++) {
+    int d = find_grain(decode, grains[i]), p = find_grain(prompt, grains[i]);
+    if (d == decode->count || p == prompt->count) continue;
+    double mean = 0.5 * (decode->mean[d] + prompt->mean[p]);
+    double deviation = 0.5 * sqrt(decode->variance[d] + prompt->variance[p]);
+    if (mean - SURE * deviation < best) continue;
+    best = mean - SURE * deviation;
+    grain = grains[i];
+  }
+  return grain;
 }
 
 // --- keeping
@@ -183,8 +207,8 @@ static qn_status keep(qn_session *s, const char *signature, const qn_machine_kno
   qn_finished mark = qn_program_mark(&s->options->key, signature);
   qn_buf plan;
   qn_buf_init(&plan, s->allocator);
-  qn_buf_printf(&plan, "threads_prefill = %d; threads_decode = %d; spin_us = %d", knobs->threads_prefill,
-                knobs->threads_decode, knobs->spin_us);
+  qn_buf_printf(&plan, "threads_prefill = %d; threads_decode = %d; spin_us = %d; grain = %d",
+                knobs->threads_prefill, knobs->threads_decode, knobs->spin_us, knobs->grain);
   mark.plan = qn_buf_text(&plan);
   mark.reason = "settings";
   qn_status status = plan.failed ? qn_fail_nomem(s->diag, "tune", "settings")
@@ -196,15 +220,20 @@ static qn_status keep(qn_session *s, const char *signature, const qn_machine_kno
 // --- the whole
 
 static qn_status try_settings(qn_session *s, qn_machine_knobs *out, bool *out_known) {
-  static const int spins[] = {0, 10, 200, 1000};
-  int all = s->options->key.threads, usual = qn_machine_knobs_plain().spin_us;
+  static const int spins[] = {0, 10, 200, 1000}, grains[] = {1, 8};
+  const qn_machine_knobs usual = qn_machine_knobs_plain();
+  int all = s->options->key.threads;
   trial decode = {.session = s, .phase = QN_SESSION_DECODE}, prompt = {.session = s, .phase = QN_SESSION_PROMPT};
   *out_known = false;
   *out = qn_machine_knobs_plain();
   if (all < 2) return QN_OK;  // nobody waits for anybody
   add_threads(&decode);
   add_threads(&prompt);
-  for (size_t i = 0; i < QN_COUNT(spins); i++) add_setting(&decode, 0, spins[i]);
+  for (size_t i = 0; i < QN_COUNT(spins); i++) add_setting(&decode, (qn_setting){.spin_us = spins[i]});
+  for (size_t i = 0; i < QN_COUNT(grains); i++) {
+    add_setting(&decode, (qn_setting){.spin_us = -1, .grain = grains[i]});
+    add_setting(&prompt, (qn_setting){.spin_us = -1, .grain = grains[i]});
+  }
   bool known[2] = {false, false};
   QN_TRY(run_trial(&decode, &known[0]));
   QN_TRY(run_trial(&prompt, &known[1]));
@@ -212,14 +241,15 @@ static qn_status try_settings(qn_session *s, qn_machine_knobs *out, bool *out_kn
   out->threads_decode = fewest_threads(&decode, all);
   out->threads_prefill = fewest_threads(&prompt, all);
   if (out->threads_prefill < out->threads_decode) out->threads_prefill = out->threads_decode;
-  out->spin_us = best_spin(&decode, usual);
+  out->spin_us = best_spin(&decode, usual.spin_us);
+  out->grain = best_grain(&decode, &prompt, grains, QN_COUNT(grains), usual.grain);
   return QN_OK;
 }
 
 double qn_session_settings_reserve(const qn_session *s) {
-  const double least_s = 10, most_s = 4;  // too short a session has better things to do
+  const double least_s = 10, most_s = 5;  // too short a session has better things to do
   if (s->options->budget_s < least_s || s->options->pattern || s->options->key.threads < 2) return 0;
-  double reserve = s->options->budget_s / 20;
+  double reserve = s->options->budget_s / 15;
   return reserve < most_s ? reserve : most_s;
 }
 

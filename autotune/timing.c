@@ -151,7 +151,7 @@ static double now(void) {
 
 static double time_calls(qn_timing *t, qn_kernel_entry entry, int64_t extent, int count) {
   calls c = {t, entry, t->next, count};
-  for (int i = 0; i < count; i++) qn_work_reset(&t->works[i], (uint32_t)extent, qn_threads_count(t->threads));
+  for (int i = 0; i < count; i++) qn_work_reset(&t->works[i], (uint32_t)extent, t->threads);
   double begin = now();
   qn_threads_run(t->threads, walk, &c);
   double passed = now() - begin;
@@ -159,10 +159,11 @@ static double time_calls(qn_timing *t, qn_kernel_entry entry, int64_t extent, in
   return passed / count;
 }
 
-void qn_timing_set(qn_timing *t, int threads, int spin_us) {
+void qn_timing_set(qn_timing *t, qn_setting setting) {
   int all = qn_threads_created(t->threads);
-  qn_threads_use(t->threads, threads > 0 ? threads : all);
-  qn_threads_set_spin(t->threads, spin_us < 0 ? QN_THREADS_SPIN_NS : (uint64_t)spin_us * 1000);
+  qn_threads_use(t->threads, setting.threads > 0 ? setting.threads : all);
+  qn_threads_set_spin(t->threads, setting.spin_us < 0 ? QN_THREADS_SPIN_NS : (uint64_t)setting.spin_us * 1000);
+  qn_threads_set_grain(t->threads, setting.grain > 0 ? setting.grain : QN_THREADS_GRAIN);
 }
 
 double qn_timing_measure(qn_timing *t, qn_kernel_entry entry, qn_dim extent) {

@@ -4,6 +4,7 @@
 #define QN_AUTOTUNE_TIMING_H
 
 #include "autotune/inputs.h"
+#include "autotune/measure.h"
 #include "runtime/executor.h"
 
 typedef struct qn_timing qn_timing;
@@ -20,9 +21,8 @@ typedef struct qn_timing_options {
 QN_CHECKED qn_status qn_timing_create(const qn_subject *subject, const qn_timing_options *options,
                                       const qn_allocator *allocator, qn_timing **out, qn_diag *diag);
 void qn_timing_destroy(qn_timing *timing);  // NULL is harmless
-// How the next measurements' threads work: how many take part (at most those it was made with; 0 = all), and for how many
-// microseconds one that waits spins (-1 = as threads do by themselves).
-void qn_timing_set(qn_timing *timing, int threads, int spin_us);
+// How the next measurements' threads work; the task's threads are those it was made with.
+void qn_timing_set(qn_timing *timing, qn_setting setting);
 // Seconds of one call, from a millisecond of them or one that takes longer.
 double qn_timing_measure(qn_timing *timing, qn_kernel_entry entry, qn_dim extent);
 // Copies of what is read from memory that calls take in turn; 1 = it stays in the cache.

@@ -178,7 +178,7 @@ static qn_status time_pair(qn_worker_child *c, qn_worker_shared *s, qn_diag *dia
       int which = (round + turn) % 2;
       const qn_compiled *code = &c->code.items[s->pair[which]];
       qn_flight_note(&s->flight, QN_WORKER_TIMING, which);
-      qn_timing_set(c->timing, s->settings[which].threads, s->settings[which].spin_us);
+      qn_timing_set(c->timing, s->settings[which]);
       s->seconds[2 * round + which] = qn_timing_measure(c->timing, code->entry, code->extent);
     }
   }

@@ -177,6 +177,7 @@ static qn_status open_session(runs *r, bool faults) {
                                    .decode_threads = x->options->decode_threads,
                                    .no_pin = x->options->no_pin,
                                    .spin_us = x->options->spin_us,
+                                   .grain = x->options->grain,
                                    .context = keys,
                                    .profile = true,
                                    .profile_faults = faults};

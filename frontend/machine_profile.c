@@ -92,7 +92,8 @@ static quern_machine_settings settings_of(const qn_machine_knobs *knobs) {
                                   .threads_decode = knobs->threads_decode,
                                   .pin = knobs->pin != 0,
                                   .huge_pages = (quern_huge_pages)knobs->huge_pages,
-                                  .spin_us = knobs->spin_us > 0 ? knobs->spin_us : -1};
+                                  .spin_us = knobs->spin_us > 0 ? knobs->spin_us : -1,
+                                  .grain = knobs->grain};
 }
 
 static void put_topology(quern_machine_profile *out) {

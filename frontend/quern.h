@@ -363,12 +363,13 @@ typedef struct quern_cache {
   int cores;       // that share one
 } quern_cache;
 
-// What suits this machine, whatever the model. In a session: threads, decode_threads, no_pin, spin_us.
+// What suits this machine, whatever the model. In a session: threads, decode_threads, no_pin, spin_us, grain.
 typedef struct quern_machine_settings {
   int threads_prefill, threads_decode;
   bool pin;
   quern_huge_pages huge_pages;
-  int64_t spin_us;  // as in quern_session_options
+  int64_t spin_us;  // these two as in quern_session_options
+  int grain;
 } quern_machine_settings;
 
 #define QUERN_MACHINE_CACHES 5
@@ -425,7 +426,7 @@ int quern_machine_get_profile(const quern_machine_options *options, quern_machin
 int quern_machine_get_settings(const char *tuning_db, quern_machine_settings *out, bool *out_found, quern_error *error);
 
 // What a session of quern tune found best for the kernels of this model on this machine, instead of what suits it in
-// general: sets threads_prefill, threads_decode and spin_us of *out, and *out_found, or leaves *out as it is. It is what
+// general: sets threads_prefill, threads_decode, spin_us and grain of *out, and *out_found, or leaves *out as it is. It is what
 // was found for a session of `threads` threads (0 = one a core) and for no other number. `tuning_db` as above. Errors: IO
 // and FORMAT (the database), NOMEM.
 int quern_model_get_settings(const quern_model *model, const char *tuning_db, int threads, quern_machine_settings *out,
@@ -449,6 +450,7 @@ typedef struct quern_explain_options {
   const char *tuning_db;
   quern_progress_fn progress;
   void *progress_context;
+  int grain;  // as in quern_session_options
 } quern_explain_options;
 
 // A kernel in one phase: sums over all its calls there. Seconds are medians, of what runs on the wall.
@@ -627,7 +629,8 @@ typedef struct quern_tune_report {
   int crossovers;        // token counts at which one variant takes over from another, moved
   bool has_settings;     // of the machine, for this model's steps: see quern_model_get_settings
   int threads_prefill, threads_decode;
-  int64_t spin_us;       // as in quern_session_options
+  int64_t spin_us;       // these two as in quern_session_options
+  int grain;
   int rejected;          // entries of the database that must not be used: edited, not legal, found to be bad later
   const char *first_reason;  // why the first one was, with its kernel; NULL = there is none
   int broken;            // kernels whose default schedule is wrong, crashes or hangs

@@ -263,6 +263,7 @@ static qn_status take_report(tuning *t, const qn_session_report *from, quern_tun
                              .threads_prefill = from->settings.threads_prefill,
                              .threads_decode = from->settings.threads_decode,
                              .spin_us = from->settings.spin_us > 0 ? from->settings.spin_us : -1,
+                             .grain = from->settings.grain,
                              .rejected = from->rejected,
                              .threads = t->threads,
                              .usual_threads = t->threads == qn_topology_get()->default_threads,

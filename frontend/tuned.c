@@ -304,6 +304,7 @@ static qn_status find_settings(const quern_model *model, const quern_tuned *t, q
   out->threads_prefill = knobs.threads_prefill;
   out->threads_decode = knobs.threads_decode;
   out->spin_us = knobs.spin_us > 0 ? knobs.spin_us : -1;
+  out->grain = knobs.grain;
   return QN_OK;
 }
 

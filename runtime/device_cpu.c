@@ -443,8 +443,7 @@ static qn_status run(qn_executor *base, const int64_t *symbols, qn_run_kind kind
   cpu_executor *e = (cpu_executor *)base;
   qn_threads_use(e->threads, kind == QN_RUN_STEP ? e->decode_threads : qn_threads_created(e->threads));
   QN_TRY(resolve(e, symbols, diag));
-  int thread_count = qn_threads_count(e->threads);
-  for (uint32_t i = 0; i < e->phase_count; i++) qn_work_reset(&e->works[i], e->phases[i].units, thread_count);
+  for (uint32_t i = 0; i < e->phase_count; i++) qn_work_reset(&e->works[i], e->phases[i].units, e->threads);
   qn_threads_run(e->threads, walk, e);
   return QN_OK;
 }

@@ -47,7 +47,7 @@ QN_CHECKED qn_status qn_model_open_mapping(qn_mapping mapping, const char *name,
                                            const qn_allocator *allocator, quern_model **out, qn_diag *diag);
 void qn_model_close(quern_model *model);  // NULL is harmless
 // Threads for a session or a runner on the CPU, as their options say. Errors: ARGUMENT, LIMIT, NOMEM.
-QN_CHECKED qn_status qn_model_threads(const quern_model *model, int threads, bool no_pin, int64_t spin_us,
+QN_CHECKED qn_status qn_model_threads(const quern_model *model, int threads, bool no_pin, int64_t spin_us, int grain,
                                       qn_threads **out, qn_diag *diag);
 // Ends a public function: *error (may be NULL) becomes what the diagnosis says.
 quern_status qn_model_finish(qn_status status, const qn_diag *diag, quern_error *error);

@@ -269,18 +269,23 @@ quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, s
 // ---- sessions
 
 #define MAX_SPIN_US 1000000
+#define MAX_GRAIN   64
 
-qn_status qn_model_threads(const quern_model *model, int threads, bool no_pin, int64_t spin_us, qn_threads **out,
-                           qn_diag *diag) {
+qn_status qn_model_threads(const quern_model *model, int threads, bool no_pin, int64_t spin_us, int grain,
+                           qn_threads **out, qn_diag *diag) {
+  if (grain < 0 || grain > MAX_GRAIN)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "grain", "got %d, want 1 to %d, or 0", grain, MAX_GRAIN);
   if (spin_us < -1 || spin_us > MAX_SPIN_US)
     return qn_fail(diag, QN_ERR_ARGUMENT, "spin_us", "got %lld, want -1 to %d", (long long)spin_us, MAX_SPIN_US);
   QN_TRY(qn_threads_create(threads, !no_pin, &model->allocator, out, diag));
   if (spin_us != 0) qn_threads_set_spin(*out, spin_us < 0 ? 0 : (uint64_t)spin_us * 1000);
+  if (grain != 0) qn_threads_set_grain(*out, grain);
   return QN_OK;
 }
 
 static qn_status create_threads(quern_session *session, const quern_session_options *options, qn_diag *diag) {
-  QN_TRY(qn_model_threads(session->model, options->threads, options->no_pin, options->spin_us, &session->threads, diag));
+  QN_TRY(qn_model_threads(session->model, options->threads, options->no_pin, options->spin_us, options->grain,
+                          &session->threads, diag));
   int created = qn_threads_created(session->threads);
   if (options->decode_threads < 0 || options->decode_threads > created)
     return qn_fail(diag, QN_ERR_ARGUMENT, "decode_threads", "got %d, want 1 to the %d threads, or 0 for all",

@@ -214,6 +214,9 @@ typedef struct quern_session_options {
   int64_t spin_us;
   bool profile_faults;  // CPU, with profile: count every kernel's page faults, too, a system call each
   bool check_kernels;   // GPU: wait for every kernel, so that an error names the one that it is of; slow
+  // CPU: of what is left of a kernel's work a thread takes its even share divided by this: 1 to 64, 0 = 2. Small numbers
+  // are few large pieces, large ones even out what threads get where cores differ or are busy. No result depends on it.
+  int grain;
 } quern_session_options;
 
 // *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical
@@ -409,9 +412,10 @@ typedef struct quern_runner quern_runner;
 
 typedef struct quern_runner_options {
   size_t size;         // sizeof(quern_runner_options)
-  int threads;         // these three as in quern_session_options
+  int threads;         // these four as in quern_session_options
   bool no_pin;
   int64_t spin_us;
+  int grain;
   // Pages of every cache, which the runner takes, zeroed, and keeps from run to run: the largest pool_pages of a run.
   // 0 = none, for programs without caches; ARGUMENT where there are some.
   int64_t pool_pages;

@@ -162,7 +162,8 @@ static qn_status create(quern_runner *r, const quern_runner_options *options, qn
   quern_model *model = r->model;
   r->pool_pages = options->pool_pages;
   if (!model->cuda)
-    QN_TRY(qn_model_threads(model, options->threads, options->no_pin, options->spin_us, &r->threads, diag));
+    QN_TRY(qn_model_threads(model, options->threads, options->no_pin, options->spin_us, options->grain,
+                            &r->threads, diag));
   qn_executor_options how = {.cuda = model->cuda, .target = model->target, .jit_entries = model->jit.entries};
   QN_TRY(qn_executor_create(&model->artifact, r->threads, &how, &model->allocator, &r->executor, diag));
   r->bindings = qn_alloc_zeroed(&model->allocator, bindings_bytes(r));

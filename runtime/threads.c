@@ -44,6 +44,7 @@ struct qn_threads {
   int count;  // that take part in runs, at most `created`
   int created;
   bool pin;
+  uint32_t grain;
   _Atomic uint64_t spin_ns;  // 0 where threads outnumber cores: who spins keeps the one it waits for from running
   // Workers from `keep` on leave at the end of a run, to wait for `rejoin`. Of those who wait, the ones before `wanted`
   // go on with the next run. They are two: who was called must come even if the next run sends it away again.
@@ -173,6 +174,7 @@ qn_status qn_threads_create(int count, bool pin, const qn_allocator *allocator, 
   threads->count = threads->created = count;
   atomic_init(&threads->keep, count);
   threads->pin = pin && count > 1 && count <= machine->cores;
+  threads->grain = QN_THREADS_GRAIN;
   atomic_init(&threads->spin_ns, count <= machine->cpus ? QN_THREADS_SPIN_NS : 0);
   threads->workers = qn_alloc_zeroed(allocator, worker_bytes(count));
   qn_status status = QN_OK;
@@ -203,6 +205,8 @@ int qn_threads_created(const qn_threads *threads) { return threads->created; }
 void qn_threads_set_spin(qn_threads *threads, uint64_t spin_ns) {
   if (threads->created <= qn_topology_get()->cpus) atomic_store(&threads->spin_ns, spin_ns);
 }
+
+void qn_threads_set_grain(qn_threads *threads, int grain) { threads->grain = (uint32_t)grain; }
 
 static void do_nothing(void *context, int thread, int thread_count) { (void)context, (void)thread, (void)thread_count; }
 
@@ -256,13 +260,11 @@ void qn_threads_barrier(qn_threads *threads) {
 // Guided self-scheduling (Polychronopoulos and Kuck 1987): a thread takes a part of what is left. The first pieces are
 // large, so that memory is read in long runs; the last are single iterations, so that all threads end at about the same
 // time, and one that lost its core leaves little behind.
-#define SHARES_A_THREAD 2
-
-void qn_work_reset(qn_work *work, uint32_t extent, int thread_count) {
+void qn_work_reset(qn_work *work, uint32_t extent, const qn_threads *threads) {
   atomic_store_explicit(&work->next, 0, memory_order_relaxed);
   atomic_store_explicit(&work->done, 0, memory_order_relaxed);
   work->extent = extent;
-  work->shares = thread_count > 1 ? (uint32_t)thread_count * SHARES_A_THREAD : 1;
+  work->shares = threads->count > 1 ? (uint32_t)threads->count * threads->grain : 1;
 }
 
 bool qn_work_take(qn_work *work, int64_t *begin, int64_t *end) {

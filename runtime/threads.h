@@ -29,6 +29,10 @@ void qn_threads_use(qn_threads *threads, int count);
 // the CPUs, since there who waits keeps the one it waits for from running.
 void qn_threads_set_spin(qn_threads *threads, uint64_t spin_ns);
 #define QN_THREADS_SPIN_NS 40000  // without that
+// Of what is left of a loop a thread takes its even share divided by `grain`, from the works reset after this on: 1 makes
+// few large pieces, more make balance better and cost more visits. By the caller, between runs; 1 or more.
+void qn_threads_set_grain(qn_threads *threads, int grain);
+#define QN_THREADS_GRAIN 2  // without that
 // Runs fn on every thread and returns when all have finished.
 void qn_threads_run(qn_threads *threads, qn_thread_fn fn, void *context);
 // Binds the calling thread to core 0 (with pin) until it releases; may be nested. Around many runs, not around each: it
@@ -48,8 +52,8 @@ typedef struct qn_work {
 } qn_work;
 #define QN_WORK_EXTENT_MAX INT32_MAX
 
-// Before the run, by one thread: extent (0 .. QN_WORK_EXTENT_MAX) iterations for thread_count threads.
-void qn_work_reset(qn_work *work, uint32_t extent, int thread_count);
+// Before the run, by one thread: extent (0 .. QN_WORK_EXTENT_MAX) iterations for the threads that take part.
+void qn_work_reset(qn_work *work, uint32_t extent, const qn_threads *threads);
 // The next piece, [*begin, *end); false when all is taken.
 bool qn_work_take(qn_work *work, int64_t *begin, int64_t *end);
 // `count` iterations that were taken are finished.

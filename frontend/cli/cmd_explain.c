@@ -158,6 +158,7 @@ static int explain_model(const explain_options *o, quern_model *model, const cli
                                    .decode_threads = settings->decode_threads,
                                    .no_pin = settings->no_pin,
                                    .spin_us = settings->spin_us,
+                                   .grain = settings->grain,
                                    .prompt_tokens = (int64_t)o->prompt,
                                    .depth = (int64_t)o->depth,
                                    .repetitions = (int)o->reps,

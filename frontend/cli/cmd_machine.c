@@ -216,6 +216,7 @@ static void put_json(const quern_machine_profile *p, qn_buf *out) {
   cli_json_int(&json, "pin", p->settings.pin);
   cli_json_int(&json, "huge_pages", (int64_t)p->settings.huge_pages);
   cli_json_int(&json, "spin_us", p->settings.spin_us);
+  cli_json_int(&json, "grain", p->settings.grain);
   cli_json_end(&json, '}');
   cli_json_end(&json, '}');
   qn_buf_putc(out, '\n');

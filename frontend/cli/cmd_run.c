@@ -16,7 +16,7 @@ typedef struct run_options {
   const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
       *spin, *tuning_db, *device, *libcuda, *signed_by;
   cli_texts stops;
-  uint64_t max_tokens, top_k, repeat_last, seed, threads, decode_threads, context, chunk;
+  uint64_t max_tokens, top_k, repeat_last, seed, threads, decode_threads, grain, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
   bool json, jit, no_cache, special, ignore_eog, pin, no_pin, check_kernels;
 } run_options;
@@ -56,6 +56,7 @@ static const cli_option options_table[] = {
     {"decode-threads", 0, CLI_COUNT, FIELD(decode_threads), "N", 1, 1024, NULL, CLI_DECODE_THREADS_STANDARD,
      CLI_DECODE_THREADS_HELP},
     {"spin", 0, CLI_TEXT, FIELD(spin), "MICROSECONDS", 0, 0, NULL, CLI_SPIN_STANDARD, CLI_SPIN_HELP},
+    {"grain", 0, CLI_COUNT, FIELD(grain), "N", 1, 64, NULL, CLI_GRAIN_STANDARD, CLI_GRAIN_HELP},
     {"pin", 0, CLI_FLAG, FIELD(pin), NULL, 0, 0, NULL, NULL, CLI_PIN_HELP},
     {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
     {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "what the artifact allows",
@@ -421,9 +422,9 @@ static int create_session(run_state *run) {
 static int find_device(run_state *run) {
   const run_options *o = run->options;
   const cli_cpu_option cpu_options[] = {{"--threads", o->threads > 0}, {"--decode-threads", o->decode_threads > 0},
-                                        {"--spin", o->spin},           {"--pin", o->pin},
-                                        {"--no-pin", o->no_pin},       {"--huge-pages", o->huge_pages},
-                                        {"--jit", o->jit}};
+                                        {"--spin", o->spin},           {"--grain", o->grain > 0},
+                                        {"--pin", o->pin},             {"--no-pin", o->no_pin},
+                                        {"--huge-pages", o->huge_pages}, {"--jit", o->jit}};
   int code = cli_device_find(o->device, o->libcuda, cpu_options, QN_COUNT(cpu_options), &run->device);
   if (code == 0 && o->check_kernels && !run->device.name)
     return cli_fail(QN_ERR_ARGUMENT, "--check-kernels", "is for GPUs; give --device cuda, too");
@@ -443,6 +444,7 @@ static int run_all(run_state *run, const char *path) {
   cli_settings_options settings = {.threads = o->threads,
                                    .decode_threads = o->decode_threads,
                                    .spin = o->spin,
+                                   .grain = o->grain,
                                    .pin = o->pin,
                                    .no_pin = o->no_pin,
                                    .quiet = o->common.quiet,

@@ -29,6 +29,7 @@ static void read_stored(const cli_settings_options *o, cli_settings *out) {
                         .decode_threads = stored.threads_decode,
                         .no_pin = !stored.pin,
                         .spin_us = stored.spin_us,
+                        .grain = stored.grain,
                         .huge_pages = words[stored.huge_pages]};
 }
 
@@ -46,6 +47,7 @@ int cli_settings_get(const cli_settings_options *o, cli_settings *out) {
   if (o->decode_threads > 0) out->decode_threads = (int)o->decode_threads;
   if (o->pin || o->no_pin) out->no_pin = o->no_pin;
   if (o->huge_pages) out->huge_pages = o->huge_pages;
+  if (o->grain > 0) out->grain = (int)o->grain;
   return read_spin(o->spin, &out->spin_us);
 }
 
@@ -58,6 +60,7 @@ void cli_settings_of_model(const cli_settings_options *o, const quern_model *mod
   if (o->decode_threads > 0 && settings->threads > 0 && settings->threads < settings->decode_threads)
     settings->threads = settings->decode_threads;
   if (!o->spin) settings->spin_us = tuned.spin_us;
+  if (o->grain == 0) settings->grain = tuned.grain;
 }
 
 void cli_settings_apply(const cli_settings *settings, quern_session_options *out) {
@@ -65,4 +68,5 @@ void cli_settings_apply(const cli_settings *settings, quern_session_options *out
   out->decode_threads = settings->decode_threads;
   out->no_pin = settings->no_pin;
   out->spin_us = settings->spin_us;
+  out->grain = settings->grain;
 }

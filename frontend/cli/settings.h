@@ -9,6 +9,7 @@
 typedef struct cli_settings_options {
   uint64_t threads, decode_threads;
   const char *spin;  // microseconds
+  uint64_t grain;
   bool pin, no_pin, quiet;
   const char *huge_pages;  // a word of RUN_HUGE_PAGES
   const char *tuning_db;   // as in quern_machine_get_settings
@@ -18,6 +19,7 @@ typedef struct cli_settings {
   int threads, decode_threads;
   bool no_pin;
   int64_t spin_us;
+  int grain;
   const char *huge_pages;  // a word of RUN_HUGE_PAGES; NULL = the default
 } cli_settings;
 
@@ -34,6 +36,8 @@ void cli_settings_apply(const cli_settings *settings, quern_session_options *out
 #define CLI_DECODE_THREADS_HELP     "of them, for steps of one token a sequence: memory may be read as fast by fewer"
 #define CLI_SPIN_STANDARD           "as quern tune or machine found, else 40"
 #define CLI_SPIN_HELP               "how long a thread that waits for others spins before it sleeps; 0 is not at all"
+#define CLI_GRAIN_STANDARD          "as quern tune found, else 2"
+#define CLI_GRAIN_HELP              "of what is left of a kernel a thread takes its even share divided by N; 1 is few large pieces"
 #define CLI_PIN_HELP                "bind each thread to a core, whatever quern machine found"
 
 #endif

@@ -112,10 +112,11 @@ void tune_print(const quern_tune_report *r, double within) {
   print_bad(r);
   if (r->crossovers > 0) printf("%d token counts at which variants change were moved\n", r->crossovers);
   if (r->has_settings) {
-    printf("best run with %d threads for prompts, %d for decoding, and waits that spin %lld us%s\n", r->threads_prefill,
-           r->threads_decode, r->spin_us < 0 ? 0LL : (long long)r->spin_us,
-           *r->database && r->usual_threads ? ": run and bench do so"
-                                            : ": --threads, --decode-threads and --spin of run and bench say so");
+    const char *how = *r->database && r->usual_threads
+                          ? "run and bench do so"
+                          : "--threads, --decode-threads, --spin and --grain of run and bench say so";
+    printf("best run with %d threads for prompts, %d for decoding, waits that spin %lld us, and a grain of %d: %s\n",
+           r->threads_prefill, r->threads_decode, r->spin_us < 0 ? 0LL : (long long)r->spin_us, r->grain, how);
   }
   printf("%d candidates tried in %.1f s, %d known from before; it ended because %s", r->tried, r->seconds, r->known,
          r->end);
@@ -179,6 +180,7 @@ void tune_put_json(const quern_tune_report *r, qn_buf *out) {
     cli_json_int(&j, "threads_prefill", r->threads_prefill);
     cli_json_int(&j, "threads_decode", r->threads_decode);
     cli_json_int(&j, "spin_us", r->spin_us < 0 ? 0 : r->spin_us);
+    cli_json_int(&j, "grain", r->grain);
   }
   cli_json_int(&j, "rejected", r->rejected);
   cli_json_int(&j, "threads", r->threads);

@@ -59,7 +59,7 @@ for pair in threads:threads_prefill decode_threads:threads_decode; do
   [ "$got" = "$want" ] || fail "run takes $got ${pair%:*}, stored are $want"
 done
 text=$(sed -E 's/.*"ids": \[([^]]*)\].*/\1/' "$WORK/run.json")
-for options in '-j 2 --decode-threads 1 --spin 0 --no-pin' '-j 3 --decode-threads 2 --spin 500 --pin' '-j 1'; do
+for options in '-j 2 --decode-threads 1 --spin 0 --no-pin --grain 1' '-j 3 --decode-threads 2 --spin 500 --pin --grain 64' '-j 1'; do
   # shellcheck disable=SC2086
   settings $options || fail "quern run $options"
   [ "$text" = "$(sed -E 's/.*"ids": \[([^]]*)\].*/\1/' "$WORK/run.json")" ] || fail "another text with $options"

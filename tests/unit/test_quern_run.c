@@ -249,7 +249,9 @@ START_TEST(a_session) {
         quern_session_create(model, SESSION(.threads = 2, .decode_threads = 3), &session, error));
   FAILS(QUERN_ERR_ARGUMENT, "spin_us: got -2, want -1 to 1000000",
         quern_session_create(model, SESSION(.threads = 2, .spin_us = -2), &session, error));
-  OK(quern_session_create(model, SESSION(.threads = 2, .decode_threads = 1, .spin_us = -1), &session,
+  FAILS(QUERN_ERR_ARGUMENT, "grain: got 65, want 1 to 64, or 0",
+        quern_session_create(model, SESSION(.threads = 2, .grain = 65), &session, error));
+  OK(quern_session_create(model, SESSION(.threads = 2, .decode_threads = 1, .spin_us = -1, .grain = 64), &session,
                           error));
   quern_session_get_info(session, &info);
   ck_assert(info.threads == 2 && info.decode_threads == 1);

@@ -119,7 +119,7 @@ START_TEST(machine_knobs_are_text_too) {
   qn_buf_init(&buf, qn_test_allocator());
   qn_machine_knobs_print(&knobs, &buf);
   ck_assert_str_eq(qn_buf_text(&buf),
-                   "threads_prefill = 0\nthreads_decode = 3\npin = 1\nhuge_pages = 0\nspin_us = 0\n");
+                   "threads_prefill = 0\nthreads_decode = 3\npin = 1\nhuge_pages = 0\nspin_us = 0\ngrain = 2\n");
   qn_buf_deinit(&buf);
   qn_assert_fails(&diag, QN_ERR_ARGUMENT, "k:1: got the knob 'lanes', want one of threads_prefill, threads_decode, pin",
                   qn_machine_knobs_parse("k", QN_STR("lanes = 4"), &knobs, &diag));

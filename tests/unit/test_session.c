@@ -673,11 +673,12 @@ START_TEST(crossovers_stay_where_nothing_speaks_against_them) {
 }
 END_TEST
 
-// Decoding is best done by two of eight threads, prompts by four or more, and waiting threads had better spin longer.
+// Decoding is best done by two of eight threads, prompts by four or more, waiting threads had better spin longer, and
+// smaller pieces are better for both.
 static double two_for_decoding(const qn_fake_machine *m, qn_setting setting) {
   int threads = setting.threads > 0 ? setting.threads : m->task.threads, enough = m->task.rows == 1 ? 2 : 4;
   double slow = threads < enough ? (double)enough / threads : 1;
-  return slow * (setting.spin_us == 200 ? 0.95 : 1);
+  return slow * (setting.spin_us == 200 ? 0.95 : 1) * (setting.grain == 8 ? 0.95 : 1);
 }
 
 START_TEST(settings_are_found_through_noise) {
@@ -695,18 +696,20 @@ START_TEST(settings_are_found_through_noise) {
     ck_assert(f.report.has_settings);
     qn_machine_knobs knobs = f.report.settings;
     if (getenv("QUERN_TEST_SHOW"))
-      printf("noise %.2f: %d and %d threads, %d us\n", noises[round], knobs.threads_decode, knobs.threads_prefill,
-             knobs.spin_us);
+      printf("noise %.2f: %d and %d threads, %d us, grain %d\n", noises[round], knobs.threads_decode,
+             knobs.threads_prefill, knobs.spin_us, knobs.grain);
     ck_assert_double_le(f.report.seconds, 60);
     // With noise it may keep more threads than it must, never fewer.
     qn_check(knobs.threads_decode == 2 || (round > 0 && knobs.threads_decode > 2), "%d threads", knobs.threads_decode);
     qn_check(knobs.threads_prefill == 4 || (round > 0 && knobs.threads_prefill > 4), "%d", knobs.threads_prefill);
     qn_check(knobs.spin_us == 200 || (round > 1 && knobs.spin_us == 40), "%d us", knobs.spin_us);
+    qn_check(knobs.grain == 8 || (round > 1 && knobs.grain == 2), "grain %d", knobs.grain);
     f.options.budget_s = 0;  // kept for the next
     run(&f);
     ck_assert(f.report.has_settings);
     ck_assert_int_eq(f.report.settings.threads_decode, knobs.threads_decode);
     ck_assert_int_eq(f.report.settings.spin_us, knobs.spin_us);
+    ck_assert_int_eq(f.report.settings.grain, knobs.grain);
     f.options.key.threads = 4;  // but not for another number of threads
     run(&f);
     ck_assert(!f.report.has_settings);

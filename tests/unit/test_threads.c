@@ -49,7 +49,7 @@ static void mark_pieces(void *context, int thread, int thread_count) {
 }
 
 static void run_marking(tally *t, uint32_t extent) {
-  qn_work_reset(&t->work, extent, qn_threads_count(t->threads));
+  qn_work_reset(&t->work, extent, t->threads);
   qn_threads_run(t->threads, mark_pieces, t);
 }
 
@@ -59,6 +59,7 @@ START_TEST(every_piece_is_done_once) {
     qn_threads *threads = create(counts[c], true);
     for (size_t e = 0; e < sizeof extents / sizeof *extents; e++) {
       tally t = {.threads = threads};
+      qn_threads_set_grain(threads, 1 + (int)e);
       for (int run = 1; run <= 50; run++) run_marking(&t, extents[e]);
       for (uint32_t i = 0; i < 1000; i++) ck_assert(t.marks[i] == (i < extents[e] ? 50 : 0));
       for (int i = 0; i < 8; i++) ck_assert(t.threads_seen[i] == (i < counts[c] ? 50 : 0));

@@ -178,6 +178,7 @@ START_TEST(settings_are_for_threads) {
       "threads_prefill = 1; threads_decode = 2; spin_us = 10",
       "threads_prefill = 1; threads_decode = 0; spin_us = 10",
       "threads_prefill = 1; threads_decode = 1; spin_us = soon",
+      "threads_prefill = 1; threads_decode = 1; spin_us = 10; grain = 0",
   };
   fixture f;
   quern_model *model = NULL;
@@ -187,13 +188,14 @@ START_TEST(settings_are_for_threads) {
   setup(&f, "settings.db");
   (void)compile(&f);
   ck_assert_int_eq(quern_model_open(qn_test_temp_path("out.qn"), NULL, &model, NULL), 0);
-  put_settings(&f, other, "threads_prefill = 1; threads_decode = 1; spin_us = 200", 1);
+  put_settings(&f, other, "threads_prefill = 1; threads_decode = 1; spin_us = 200; grain = 8", 1);
   ck_assert_int_eq(quern_model_get_settings(model, f.db_path, 0, &settings, &found, NULL), 0);
   ck_assert(!found);
   ck_assert_int_eq(settings.spin_us, 7);
   ck_assert_int_eq(quern_model_get_settings(model, f.db_path, other, &settings, &found, NULL), 0);
   ck_assert(found);
   ck_assert_int_eq(settings.spin_us, 200);
+  ck_assert_int_eq(settings.grain, 8);
   ck_assert_int_eq(settings.threads_decode, 1);
   for (size_t i = 0; i < QN_COUNT(impossible); i++) {
     put_settings(&f, other, impossible[i], 2 + (int64_t)i);
