@@ -128,7 +128,7 @@ static void put_targets(const inspect_artifact *a) {
 }
 
 static qn_status put_tokenizer(const inspect_artifact *a) {
-  static const char *const kinds[] = {"?", "spm", "bpe"};
+  static const char *const kinds[] = {"?", "spm", "bpe", "unigram", "wordpiece"};
   qn_buf *out = a->to->out;
   qn_str blob = section_text(a, QN_SECTION_TOKENIZER);
   if (blob.length == 0) {

@@ -1,5 +1,6 @@
-// Byte-level BPE: the pre-tokenizer cuts the text into words, each byte of a word is a symbol, and neighbouring symbols
-// are merged by the rank of their rule (Sennrich et al. 2016, algorithm 1; bytes as in Radford et al. 2019).
+// BPE with merge rules: each character of a word is a symbol, and neighbouring symbols are merged by the rank of their
+// rule (Sennrich et al. 2016, algorithm 1). Byte-level vocabularies (Radford et al. 2019) get words whose characters are
+// bytes.
 #include "runtime/tokenizer_impl.h"
 
 static bool find_pair(const qn_tokenizer *tokenizer, const char *text, const qn_merge_node *left,
@@ -19,45 +20,28 @@ static bool find_pair(const qn_tokenizer *tokenizer, const char *text, const qn_
   return false;
 }
 
-// The tokens of a symbol that is none itself.
-static qn_status push_bytes(const qn_merger *merger, qn_str bytes, qn_token_vec *tokens, qn_diag *diag) {
-  for (size_t i = 0; i < bytes.length; i++) {
-    QN_TRY(qn_tok_push_byte(merger->tokenizer, (uint8_t)bytes.data[i], merger->allocator, tokens, diag));
-  }
-  return QN_OK;
-}
-
-static qn_status encode_word(qn_merger *merger, qn_str word, qn_token_vec *tokens, qn_diag *diag) {
+qn_status qn_bpe_encode(qn_merger *merger, qn_str word, qn_diag *diag) {
   const qn_tokenizer *tokenizer = merger->tokenizer;
   if ((tokenizer->flags & QN_TOK_IGNORE_MERGES) && word.length <= tokenizer->max_piece) {
-    uint32_t id = qn_tok_lookup(tokenizer, word.data, word.length, QN_TOK_WANT_PLAIN);
-    if (id != QN_TOK_FREE) {
-      return qn_vec_push(merger->allocator, tokens, (int32_t)id) ? QN_OK : qn_fail_nomem(diag, "tokenizer", "tokens");
-    }
+    uint32_t id = qn_tok_lookup(tokenizer, word.data, word.length);
+    if (id < tokenizer->n_tokens) return qn_tok_push(merger, id, diag);
   }
   merger->nodes.count = 0;
-  for (size_t at = 0; at < word.length; at++) {
-    uint32_t symbol = qn_tok_load(tokenizer->bytes, (uint8_t)word.data[at]);
-    if (!qn_merger_add(merger, (uint32_t)at, 1, symbol)) return qn_fail_nomem(diag, "tokenizer", "a word");
+  for (size_t at = 0; at < word.length;) {
+    size_t length = qn_utf8_sequence(word.data + at, word.length - at, NULL);
+    if (length == 0) length = 1;
+    uint32_t symbol = qn_tok_lookup(tokenizer, word.data + at, length);
+    if (!qn_merger_add(merger, (uint32_t)at, (uint32_t)length, symbol)) return qn_fail_nomem(diag, "tokenizer", "a word");
+    at += length;
   }
   if (!qn_merger_run(merger, word.data, find_pair)) return qn_fail_nomem(diag, "tokenizer", "a word's merges");
   for (size_t i = 0; i < merger->nodes.count; i++) {
     const qn_merge_node *node = &merger->nodes.items[i];
     if (node->length == 0) continue;
-    if (node->symbol >= tokenizer->n_tokens) {
-      QN_TRY(push_bytes(merger, (qn_str){word.data + node->start, node->length}, tokens, diag));
-    } else if (!qn_vec_push(merger->allocator, tokens, (int32_t)node->symbol)) {
-      return qn_fail_nomem(diag, "tokenizer", "tokens");
-    }
-  }
-  return QN_OK;
-}
-
-qn_status qn_bpe_encode(qn_merger *merger, qn_word_vec *words, qn_str text, qn_token_vec *tokens, qn_diag *diag) {
-  QN_TRY(qn_pre_tokenizer_split(merger->tokenizer->pre, text, merger->allocator, words, diag));
-  size_t begin = 0;
-  for (size_t i = 0; i < words->count; begin = words->items[i++].end) {
-    QN_TRY(encode_word(merger, (qn_str){text.data + begin, words->items[i].end - begin}, tokens, diag));
+    qn_str text = {word.data + node->start, node->length};
+    // A symbol that is no token comes out character by character.
+    QN_TRY(node->symbol < tokenizer->n_tokens ? qn_tok_push(merger, node->symbol, diag)
+                                              : qn_tok_push_characters(merger, text, diag));
   }
   return QN_OK;
 }

@@ -10,11 +10,11 @@ static qn_status render(const qn_tokenizer *tokenizer, int32_t id, unsigned flag
     return qn_fail(diag, QN_ERR_ARGUMENT, "tokenizer", "token id %d is not in the vocabulary of %u tokens", (int)id,
                    tokenizer->n_tokens);
   }
-  *out = qn_tok_symbol(tokenizer, (uint32_t)id);
+  *out = qn_tok_text(tokenizer, (uint32_t)id);
   unsigned type = qn_tok_type(tokenizer, (uint32_t)id);
   if (qn_tok_type_is_hidden(type) && !(flags & QN_DECODE_SPECIAL)) out->length = 0;
   if (out->length == 0) return QN_OK;
-  bool drop = *at_start && (tokenizer->flags & QN_TOK_ADD_SPACE_PREFIX) && !qn_tok_type_is_special(type);
+  bool drop = *at_start && (tokenizer->flags & QN_TOK_DROP_SPACE) && !qn_tok_type_is_special(type);
   *at_start = false;
   if (drop && out->data[0] == ' ') *out = (qn_str){out->data + 1, out->length - 1};
   return QN_OK;
@@ -35,7 +35,7 @@ qn_status qn_detokenizer_init(qn_detokenizer *detokenizer, const qn_tokenizer *t
                               const qn_allocator *allocator, qn_diag *diag) {
   *detokenizer = (qn_detokenizer){.tokenizer = tokenizer, .allocator = allocator, .flags = flags};
   detokenizer->at_start = !(flags & QN_DECODE_CONTINUES);
-  detokenizer->capacity = (size_t)tokenizer->max_piece + 4;  // at most three bytes are held back
+  detokenizer->capacity = (size_t)tokenizer->max_text + 4;  // at most three bytes are held back
   detokenizer->buffer = qn_alloc(allocator, detokenizer->capacity);
   return detokenizer->buffer != NULL ? QN_OK : qn_fail_nomem(diag, "tokenizer", "a detokeniser");
 }

@@ -4,6 +4,9 @@
 void qn_merger_deinit(qn_merger *merger) {
   qn_vec_free(merger->allocator, &merger->nodes);
   qn_vec_free(merger->allocator, &merger->heap);
+  qn_vec_free(merger->allocator, &merger->paths);
+  qn_vec_free(merger->allocator, &merger->way);
+  qn_buf_deinit(&merger->key);
 }
 
 bool qn_merger_add(qn_merger *merger, uint32_t start, uint32_t length, uint32_t symbol) {

@@ -8,9 +8,25 @@
 #include <string.h>
 #include <strings.h>
 
+#include "frontend/import/vocab_pre.h"
 #include "runtime/base/log.h"
 
 #define KEY(name) "tokenizer.ggml." name
+
+// What tokenizer.ggml.model says: the kind, and what holds for keys that are missing.
+typedef struct model_line {
+  const char *name;
+  qn_tokenizer_kind kind;
+  int32_t bos, eos, unk, pad;
+  bool add_bos, add_eos, space_prefix;
+} model_line;
+
+static const model_line models[] = {
+    {"llama", QN_TOKENIZER_SPM, 1, 2, 0, -1, true, false, true},
+    {"gpt2", QN_TOKENIZER_BPE, -1, -1, -1, -1, false, false, false},  // add_bos: by the pre-tokenizer's name
+    {"t5", QN_TOKENIZER_UNIGRAM, -1, 1, 2, 0, false, true, true},
+    {"bert", QN_TOKENIZER_WORDPIECE, 101, 102, 100, 0, true, true, false},
+};
 
 __attribute__((format(printf, 5, 6))) static qn_status fail_key(const qn_gguf *gguf, qn_diag *diag, qn_status status,
                                                                 const char *key, const char *format, ...) {
@@ -27,31 +43,28 @@ static qn_status fail_nomem(const qn_gguf *gguf, qn_diag *diag) {
   return qn_fail_nomem(diag, gguf->name, "the vocabulary");
 }
 
-static qn_status read_kind(qn_gguf *gguf, qn_tokenizer_desc *out, qn_diag *diag) {
+static qn_status read_kind(qn_gguf *gguf, const model_line **out, qn_diag *diag) {
   qn_str model;
   QN_TRY(qn_gguf_get_string(gguf, KEY("model"), &model, diag));
-  if (qn_str_is(model, "llama")) {
-    out->kind = QN_TOKENIZER_SPM;
-  } else if (qn_str_is(model, "gpt2")) {
-    out->kind = QN_TOKENIZER_BPE;
-  } else {
-    return fail_key(gguf, diag, QN_ERR_UNSUPPORTED, KEY("model"), "got '%.*s', want 'llama' or 'gpt2'",
-                    (int)(model.length < 64 ? model.length : 64), model.data);
+  for (size_t i = 0; i < QN_COUNT(models); i++) {
+    *out = &models[i];
+    if (qn_str_is(model, models[i].name)) return QN_OK;
   }
-  return QN_OK;
+  return fail_key(gguf, diag, QN_ERR_UNSUPPORTED, KEY("model"), "got '%.*s', want 'llama', 'gpt2', 't5' or 'bert'",
+                  (int)(model.length < 64 ? model.length : 64), model.data);
 }
 
-static qn_status read_pre(qn_gguf *gguf, qn_arena *arena, qn_tokenizer_desc *out, qn_diag *diag) {
+static qn_status read_pre(qn_gguf *gguf, qn_arena *arena, const char **out, qn_diag *diag) {
   if (qn_gguf_find(gguf, KEY("pre")) == NULL) {
     qn_log(QN_LOG_WARNING, "%s: key '%s' is missing: taking 'default'; the model may see text cut in unfamiliar ways",
            gguf->name, KEY("pre"));
-    out->pre = "default";
+    *out = "default";
     return QN_OK;
   }
   qn_str pre;
   QN_TRY(qn_gguf_get_string(gguf, KEY("pre"), &pre, diag));
-  out->pre = qn_arena_strndup(arena, pre.data, pre.length);
-  return out->pre == NULL ? fail_nomem(gguf, diag) : QN_OK;
+  *out = qn_arena_strndup(arena, pre.data, pre.length);
+  return *out == NULL ? fail_nomem(gguf, diag) : QN_OK;
 }
 
 static qn_status read_scores(qn_gguf *gguf, qn_tokenizer_desc *out, qn_diag *diag) {
@@ -62,7 +75,11 @@ static qn_status read_scores(qn_gguf *gguf, qn_tokenizer_desc *out, qn_diag *dia
                   out->token_count);
 }
 
-static qn_status read_types(qn_gguf *gguf, qn_arena *arena, qn_tokenizer_desc *out, qn_diag *diag) {
+static bool holds_mark(qn_str text) {
+  return memmem(text.data, text.length, QN_SPACE_MARK, strlen(QN_SPACE_MARK)) != NULL;
+}
+
+static qn_status read_types(qn_gguf *gguf, bool marked, qn_arena *arena, qn_tokenizer_desc *out, qn_diag *diag) {
   if (qn_gguf_find(gguf, KEY("token_type")) == NULL) return QN_OK;
   const int64_t *values;
   size_t count;
@@ -79,6 +96,9 @@ static qn_status read_types(qn_gguf *gguf, qn_arena *arena, qn_tokenizer_desc *o
                       values[i], QN_TOKEN_TYPE_COUNT - 1);
     }
     types[i] = (uint8_t)values[i];
+    // Runs of spaces that the user has defined (Gemma) are found where spaces are U+2581 already.
+    bool spaces = marked && values[i] == QN_TOKEN_USER_DEFINED && holds_mark(out->tokens[i]);
+    if (spaces) types[i] |= QN_TOKEN_NORMALIZED;
   }
   out->types = types;
   return QN_OK;
@@ -106,7 +126,7 @@ static qn_status mark_phi3(qn_gguf *gguf, qn_arena *arena, qn_tokenizer_desc *ou
     qn_str text = out->tokens[i];
     bool special = type == QN_TOKEN_CONTROL || type == QN_TOKEN_USER_DEFINED || type == QN_TOKEN_UNKNOWN;
     bool plain = qn_str_is(text, "<unk>") || qn_str_is(text, "<s>") || qn_str_is(text, "<|endoftext|>");
-    types[i] = special && !plain ? type | QN_TOKEN_TAKES_SPACE : type;
+    types[i] = (uint8_t)(special && !plain ? type | QN_TOKEN_TAKES_SPACE : type);
   }
   out->types = types;
   return QN_OK;
@@ -151,22 +171,28 @@ static qn_status read_id(qn_gguf *gguf, const char *key, int32_t fallback, size_
   return QN_OK;
 }
 
-static qn_status read_ids(qn_gguf *gguf, qn_tokenizer_desc *out, qn_diag *diag) {
-  bool spm = out->kind == QN_TOKENIZER_SPM;
+static qn_status read_ids(qn_gguf *gguf, const model_line *line, qn_arena *arena, qn_tokenizer_desc *out,
+                          qn_diag *diag) {
+  bool words = line->kind == QN_TOKENIZER_WORDPIECE;
+  int32_t eot, eom, *ends = QN_ARENA_ARRAY(arena, 2, int32_t);
+  if (ends == NULL) return fail_nomem(gguf, diag);
   const struct {
     const char *key;
     int32_t fallback, *id;
   } ids[] = {
-      {KEY("bos_token_id"), spm ? 1 : -1, &out->bos},
-      {KEY("eos_token_id"), spm ? 2 : -1, &out->eos},
-      {KEY("unknown_token_id"), spm ? 0 : -1, &out->unk},
-      {KEY("padding_token_id"), -1, &out->pad},
-      {KEY("eot_token_id"), -1, &out->eot},
-      {KEY("eom_token_id"), -1, &out->eom},
+      {words ? KEY("cls_token_id") : KEY("bos_token_id"), line->bos, &out->bos},
+      {words ? KEY("seperator_token_id") : KEY("eos_token_id"), line->eos, &out->eos},  // spelled like this in GGUF
+      {KEY("unknown_token_id"), line->unk, &out->unk},
+      {KEY("padding_token_id"), line->pad, &out->pad},
+      {KEY("eot_token_id"), -1, &eot},
+      {KEY("eom_token_id"), -1, &eom},
   };
   for (size_t i = 0; i < QN_COUNT(ids); i++) {
     QN_TRY(read_id(gguf, ids[i].key, ids[i].fallback, out->token_count, ids[i].id, diag));
   }
+  if (eot >= 0) ends[out->end_count++] = eot;
+  if (eom >= 0) ends[out->end_count++] = eom;
+  out->ends = ends;
   return QN_OK;
 }
 
@@ -175,40 +201,113 @@ static qn_status read_bool(const qn_gguf *gguf, const char *key, bool fallback, 
   return qn_gguf_find(gguf, key) == NULL ? QN_OK : qn_gguf_get_bool(gguf, key, out, diag);
 }
 
-static qn_status read_settings(const qn_gguf *gguf, qn_tokenizer_desc *out, qn_diag *diag) {
-  bool spm = out->kind == QN_TOKENIZER_SPM, add_bos;
-  out->add_bos = out->ignore_merges = QN_TOKENIZER_IMPLIED;
-  if (qn_gguf_find(gguf, KEY("add_bos_token")) != NULL) {
-    QN_TRY(qn_gguf_get_bool(gguf, KEY("add_bos_token"), &add_bos, diag));
-    out->add_bos = add_bos;
-    if (add_bos && out->bos < 0) {
-      return fail_key(gguf, diag, QN_ERR_FORMAT, KEY("add_bos_token"), "is true, but there is no " KEY("bos_token_id"));
+// What goes around a text: one token at either end where the file wants it.
+static qn_status read_around(const qn_gguf *gguf, const char *key, const char *id_key, int32_t id, bool fallback,
+                             qn_arena *arena, const int32_t **out, size_t *out_count, qn_diag *diag) {
+  bool adds;
+  QN_TRY(read_bool(gguf, key, fallback && id >= 0, &adds, diag));
+  if (!adds) return QN_OK;
+  if (id < 0) return fail_key(gguf, diag, QN_ERR_FORMAT, key, "is true, but there is no %s", id_key);
+  int32_t *ids = QN_ARENA_ARRAY(arena, 1, int32_t);
+  if (ids == NULL) return fail_nomem(gguf, diag);
+  ids[0] = id;
+  *out = ids;
+  *out_count = 1;
+  return QN_OK;
+}
+
+// ---- the steps ---------------------------------------------------------------------------------------------------
+
+static qn_status add_byte_level(qn_gguf *gguf, qn_step_list *list, const qn_pre_tokenizer **out_pre,
+                                qn_tokenizer_desc *out, qn_diag *diag) {
+  const char *name;
+  QN_TRY(read_pre(gguf, list->arena, &name, diag));
+  QN_TRY(qn_pre_tokenizer_find(name, out_pre, diag));
+  qn_step_list_pre_tokenizer(list, *out_pre);
+  out->ignore_merges = (*out_pre)->ignore_merges;
+  out->decoder.byte_level = true;
+  return QN_OK;
+}
+
+// SentencePiece's map, an array of bytes there.
+static qn_status read_charsmap(qn_gguf *gguf, qn_arena *arena, qn_str *out, qn_diag *diag) {
+  const int64_t *values;
+  size_t count;
+  if (qn_gguf_find(gguf, KEY("precompiled_charsmap")) == NULL) return QN_OK;
+  QN_TRY(qn_gguf_get_ints(gguf, KEY("precompiled_charsmap"), &values, &count, diag));
+  char *bytes = qn_arena_alloc(arena, count);
+  if (bytes == NULL) return fail_nomem(gguf, diag);
+  for (size_t i = 0; i < count; i++) {
+    if (values[i] < INT8_MIN || values[i] > UINT8_MAX) {
+      return fail_key(gguf, diag, QN_ERR_FORMAT, KEY("precompiled_charsmap"), "item %zu is %" PRId64 ", want a byte", i,
+                      values[i]);
     }
+    bytes[i] = (char)values[i];
   }
-  QN_TRY(read_bool(gguf, KEY("add_eos_token"), false, &out->add_eos, diag));
-  if (out->add_eos && out->eos < 0) {
-    return fail_key(gguf, diag, QN_ERR_FORMAT, KEY("add_eos_token"), "is true, but there is no " KEY("eos_token_id"));
+  *out = (qn_str){bytes, count};
+  return QN_OK;
+}
+
+static qn_status add_sentencepiece(qn_gguf *gguf, const model_line *line, qn_step_list *list, qn_tokenizer_desc *out,
+                                   qn_diag *diag) {
+  qn_sentencepiece_normalizer options = {.prefix_after_all = line->kind == QN_TOKENIZER_SPM};
+  QN_TRY(read_bool(gguf, KEY("add_space_prefix"), line->space_prefix, &options.prefix, diag));
+  QN_TRY(read_bool(gguf, KEY("remove_extra_whitespaces"), false, &options.squeeze, diag));
+  QN_TRY(read_charsmap(gguf, list->arena, &out->charsmap, diag));
+  options.charsmap = out->charsmap.length > 0;
+  qn_step_list_sentencepiece(list, &options);
+  list->normalizer_count = list->steps.count;
+  out->fuse_unknown = true;
+  out->single_precision = line->kind == QN_TOKENIZER_UNIGRAM;
+  out->decoder =
+      (qn_token_decoder){.byte_tokens = true, .space = QN_STR(QN_SPACE_MARK), .drop_space = options.prefix};
+  return QN_OK;
+}
+
+// GGUF's WordPiece spells tokens that begin a word with U+2581, and others without the "##" that models write.
+static void add_bert(qn_step_list *list, qn_tokenizer_desc *out) {
+  const qn_bert_normalizer options = {true, true, true, true};
+  qn_step_list_bert_normalizer(list, &options);
+  list->normalizer_count = list->steps.count;
+  qn_step_list_bert_words(list);
+  out->first_prefix = QN_STR(QN_SPACE_MARK);
+  out->max_word = 100;
+  out->decoder = (qn_token_decoder){.word_begin = QN_STR(QN_SPACE_MARK), .clean_up = true, .drop_space = true};
+}
+
+static qn_status add_steps(qn_gguf *gguf, const model_line *line, qn_arena *arena, const qn_pre_tokenizer **out_pre,
+                           qn_tokenizer_desc *out, qn_diag *diag) {
+  qn_step_list list = {.arena = arena};
+  if (line->kind == QN_TOKENIZER_BPE) {
+    QN_TRY(add_byte_level(gguf, &list, out_pre, out, diag));
+  } else if (line->kind == QN_TOKENIZER_WORDPIECE) {
+    add_bert(&list, out);
+  } else {
+    QN_TRY(add_sentencepiece(gguf, line, &list, out, diag));
   }
-  QN_TRY(read_bool(gguf, KEY("add_space_prefix"), spm, &out->add_space_prefix, diag));
-  return read_bool(gguf, KEY("remove_extra_whitespaces"), false, &out->remove_extra_whitespaces, diag);
+  return qn_step_list_finish(&list, out, diag);
 }
 
 qn_status qn_vocab_from_gguf(qn_gguf *gguf, qn_arena *arena, qn_tokenizer_desc *out, qn_diag *diag) {
+  const model_line *line;
+  const qn_pre_tokenizer *pre = NULL;
   *out = (qn_tokenizer_desc){0};
-  QN_TRY(read_kind(gguf, out, diag));
+  QN_TRY(read_kind(gguf, &line, diag));
+  out->kind = line->kind;
   QN_TRY(qn_gguf_get_strings(gguf, KEY("tokens"), &out->tokens, &out->token_count, diag));
   if (out->token_count == 0 || out->token_count > INT32_MAX) {
     return fail_key(gguf, diag, QN_ERR_FORMAT, KEY("tokens"), "has %zu tokens, want at least 1 and at most %d",
                     out->token_count, INT32_MAX);
   }
-  QN_TRY(read_types(gguf, arena, out, diag));
+  QN_TRY(read_types(gguf, line->kind == QN_TOKENIZER_SPM, arena, out, diag));
   QN_TRY(mark_phi3(gguf, arena, out, diag));
-  if (out->kind == QN_TOKENIZER_SPM) {
-    QN_TRY(read_scores(gguf, out, diag));
-  } else {
-    QN_TRY(read_pre(gguf, arena, out, diag));
-    QN_TRY(read_merges(gguf, arena, out, diag));
-  }
-  QN_TRY(read_ids(gguf, out, diag));
-  return read_settings(gguf, out, diag);
+  if (line->kind == QN_TOKENIZER_SPM || line->kind == QN_TOKENIZER_UNIGRAM) QN_TRY(read_scores(gguf, out, diag));
+  QN_TRY(add_steps(gguf, line, arena, &pre, out, diag));
+  if (line->kind == QN_TOKENIZER_BPE) QN_TRY(read_merges(gguf, arena, out, diag));
+  QN_TRY(read_ids(gguf, line, arena, out, diag));
+  bool add_bos = pre != NULL ? pre->add_bos : line->add_bos;
+  QN_TRY(read_around(gguf, KEY("add_bos_token"), KEY("bos_token_id"), out->bos, add_bos, arena, &out->before,
+                     &out->before_count, diag));
+  return read_around(gguf, KEY("add_eos_token"), KEY("eos_token_id"), out->eos, line->add_eos, arena, &out->after,
+                     &out->after_count, diag);
 }

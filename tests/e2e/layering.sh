@@ -44,6 +44,7 @@ check_tree() {
       only["^hwloc([.]h|/)"]                    = "^runtime/topology[.]c$"
       only["^(cjson/)?cJSON[.]h$"]              = "^frontend/import/"
       only["^sqlite3[.]h$"]                     = "^autotune/db[.]c$"
+      only["^utf8proc[.]h$"]                    = "^frontend/import/"
       only["^pcre2[.]h$"]                       = "^runtime/tokenizer[^/]*[.][ch]$"
       only["^quern(_run)?[.]h$"]               = "^frontend/examples/"  # as installed: what a host program sees
       # Of the system: C17, POSIX and Linux. No intrinsics: kernels come from the compiler.

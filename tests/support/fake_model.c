@@ -181,6 +181,11 @@ static void make_tokenizer(qn_buf *out) {
     scores[i] = (float)-i;
     if (types[i] == 0) types[i] = QN_TOKEN_NORMAL;
   }
+#define MARK "\xe2\x96\x81"
+  static const int32_t bos[] = {QN_FAKE_BOS};
+  static const qn_token_step steps[] = {
+      {.op = QN_STEP_PREPEND, .content = {MARK, 3}},
+      {.op = QN_STEP_REPLACE, .flags = QN_STEP_LITERAL, .pattern = {" ", 1}, .content = {MARK, 3}}};
   qn_tokenizer_desc desc = {.kind = QN_TOKENIZER_SPM,
                             .token_count = QN_FAKE_TOKENS,
                             .tokens = tokens,
@@ -188,13 +193,15 @@ static void make_tokenizer(qn_buf *out) {
                             .types = types,
                             .bos = QN_FAKE_BOS,
                             .eos = QN_FAKE_EOS,
-                            .eot = -1,
-                            .eom = -1,
                             .unk = QN_FAKE_UNK,
                             .pad = -1,
-                            .add_bos = 1,
-                            .ignore_merges = QN_TOKENIZER_IMPLIED,
-                            .add_space_prefix = true};
+                            .before = bos,
+                            .before_count = 1,
+                            .steps = steps,
+                            .step_count = QN_COUNT(steps),
+                            .normalizer_count = QN_COUNT(steps),
+                            .fuse_unknown = true,
+                            .decoder = {.byte_tokens = true, .space = QN_STR(MARK), .drop_space = true}};
   qn_diag diag = {0};
   qn_buf_init(out, qn_allocator_default());
   qn_test_need(qn_tokenizer_serialize(&desc, qn_allocator_default(), out, &diag) == QN_OK, diag.text);

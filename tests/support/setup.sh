@@ -65,6 +65,7 @@ libhwloc-dev have_library hwloc
 libcjson-dev have_library libcjson
 libpcre2-dev have_library libpcre2-8
 libsqlite3-dev have_library sqlite3
+libutf8proc-dev have_library libutf8proc
 check have_library check
 TABLE
   if [ "${1:-}" = clang ]; then echo "clang have_command clang"; fi

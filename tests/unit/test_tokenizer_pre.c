@@ -2,10 +2,10 @@
 // patterns), and that time stays linear.
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "frontend/import/vocab_pre.h"
 #include "runtime/tokenizer_impl.h"
-#include "tests/support/test.h"
+#include "tests/unit/tokenizer_vocabulary.h"
 
 START_TEST(utf8_sequences) {
   const struct {
@@ -78,29 +78,60 @@ END_TEST
 
 // ---- splitting ---------------------------------------------------------------------------------------------------
 
-static qn_pre_tokenizer *create(const char *name) {
-  qn_pre_tokenizer *pre;
+typedef struct pre_steps {
+  qn_arena arena;
+  qn_tokenizer_desc desc;
+  qn_steps steps;
+} pre_steps;
+
+static qn_status open_pre(const char *name, const qn_allocator *allocator, pre_steps *out, qn_diag *diag) {
+  const qn_pre_tokenizer *line;
+  *out = (pre_steps){0};
+  qn_arena_init(&out->arena, allocator);
+  qn_step_list list = {.arena = &out->arena};
+  QN_TRY(qn_pre_tokenizer_find(name, &line, diag));
+  qn_step_list_pre_tokenizer(&list, line);
+  QN_TRY(qn_step_list_finish(&list, &out->desc, diag));
+  const qn_tokenizer_desc *d = &out->desc;
+  return qn_steps_open(&out->steps, d->steps, d->step_count, d->normalizer_count, d->charsmap, d->unicode, false,
+                       allocator, "test", diag);
+}
+
+static void close_pre(pre_steps *pre) {
+  qn_steps_close(&pre->steps);
+  qn_arena_deinit(&pre->arena);
+}
+
+static pre_steps create(const char *name) {
+  pre_steps pre;
   qn_diag diag = {0};
-  qn_assert_ok(&diag, qn_pre_tokenizer_create(name, qn_test_allocator(), &pre, &diag));
+  qn_assert_ok(&diag, open_pre(name, qn_test_allocator(), &pre, &diag));
   return pre;
 }
 
+// The words before the last step brings them into the byte alphabet; a table's normal form is left out.
+static qn_status cut(const pre_steps *pre, qn_str text, qn_stepper *s, qn_diag *diag) {
+  QN_TRY(qn_stepper_load(s, text, QN_STEP_AT_START | QN_STEP_AT_END, diag));
+  return qn_steps_run(&pre->steps, pre->steps.normalizer_count, pre->steps.count - 1, s, diag);
+}
+
 // The words of `text`, joined by "|".
-static void split(const qn_pre_tokenizer *pre, qn_str text, char *out, size_t out_size) {
-  qn_word_vec words = {0};
+static void split(const pre_steps *pre, qn_str text, char *out, size_t out_size) {
+  qn_stepper s;
   qn_diag diag = {0};
-  qn_assert_ok(&diag, qn_pre_tokenizer_split(pre, text, qn_test_allocator(), &words, &diag));
+  qn_assert_ok(&diag, qn_stepper_init(&s, qn_test_allocator(), &diag));
+  qn_assert_ok(&diag, cut(pre, text, &s, &diag));
   size_t begin = 0, used = 0;
-  for (size_t i = 0; i < words.count; begin = words.items[i++].end) {
-    size_t length = words.items[i].end - begin;
-    ck_assert(words.items[i].end > begin && used + length + 2 < out_size);
+  for (size_t i = 0; i < s.words.count; begin = s.words.items[i++].end) {
+    size_t length = s.words.items[i].end - begin;
+    ck_assert(s.words.items[i].begin == begin && length > 0 && used + length + 2 < out_size);
     if (i > 0) out[used++] = '|';
     memcpy(out + used, text.data + begin, length);
     used += length;
   }
   ck_assert_uint_eq(begin, text.length);
   out[used] = '\0';
-  qn_vec_free(qn_test_allocator(), &words);
+  qn_stepper_deinit(&s);
 }
 
 START_TEST(cuts) {
@@ -157,11 +188,11 @@ START_TEST(cuts) {
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     char words[256];
-    qn_pre_tokenizer *pre = create(cases[i].pre);
-    split(pre, qn_str_from(cases[i].text), words, sizeof words);
+    pre_steps pre = create(cases[i].pre);
+    split(&pre, qn_str_from(cases[i].text), words, sizeof words);
     ck_assert_msg(strcmp(words, cases[i].words) == 0, "%s '%s': got '%s', want '%s'", cases[i].pre, cases[i].text,
                   words, cases[i].words);
-    qn_pre_tokenizer_destroy(pre);
+    close_pre(&pre);
   }
 }
 END_TEST
@@ -176,28 +207,28 @@ START_TEST(bytes_that_are_not_utf8) {
                {"a \x80\x80 b", "a| |\x80\x80| b"},
                {"x\xC3", "x|\xC3"},
                {"\xE2\x96x", "\xE2\x96|x"}};
-  qn_pre_tokenizer *pre = create("llama-bpe");
+  pre_steps pre = create("llama-bpe");
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     char words[64];
-    split(pre, qn_str_from(cases[i].text), words, sizeof words);
+    split(&pre, qn_str_from(cases[i].text), words, sizeof words);
     ck_assert_str_eq(words, cases[i].words);
   }
   char words[64];
-  split(pre, (qn_str){"a\0b", 3}, words, sizeof words);
+  split(&pre, (qn_str){"a\0b", 3}, words, sizeof words);
   ck_assert_int_eq(memcmp(words, "a|\0b", 4), 0);
-  qn_pre_tokenizer_destroy(pre);
+  close_pre(&pre);
 }
 END_TEST
 
 // The names that an error lists are the table; there are too many to repeat here.
 static size_t table_names(char names[64][32]) {
   qn_diag diag = {0};
-  bool ignore_merges, add_bos;
+  const qn_pre_tokenizer *line;
   qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "pre-tokenizer 'nonsense' is not known; known are: default gpt-2 ",
-                  qn_pre_tokenizer_check("nonsense", &ignore_merges, &add_bos, &diag));
+                  qn_pre_tokenizer_find("nonsense", &line, &diag));
   size_t count = 0;
   for (char *name = strtok(strstr(diag.text, "are: ") + 5, " "); name != NULL; name = strtok(NULL, " ")) {
-    ck_assert(count < 64 && strlen(name) < 32 && strlen(name) < QN_TOK_PRE_BYTES);
+    ck_assert(count < 64 && strlen(name) < 32);
     strcpy(names[count++], name);
   }
   ck_assert_str_eq(names[count - 1], "deepseek-v3");  // nothing was cut
@@ -208,23 +239,17 @@ START_TEST(every_name_compiles_and_covers) {
   char names[64][32];
   size_t count = table_names(names);
   for (size_t i = 0; i < count; i++) {
-    qn_pre_tokenizer *pre = create(names[i]);
+    pre_steps pre = create(names[i]);
     char words[1024];
-    split(pre,
+    split(&pre,
           QN_STR("Hello, W\xC3\xB6rld's  12 34567\r\n\t{x_y}\n\n \xE4\xBD\xA0\xE5\xA5\xBD "
                  "\xFF\xF0\x9F\x98\x81!! "),
           words, sizeof words);
     ck_assert_msg(strstr(words, "\xFF") != NULL && strlen(words) > 60, "%s: %s", names[i], words);
-    qn_pre_tokenizer_destroy(pre);
+    close_pre(&pre);
   }
 }
 END_TEST
-
-static double seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 START_TEST(long_runs_take_linear_time) {
   enum { SIZE = 1 << 20 };
@@ -234,19 +259,18 @@ START_TEST(long_runs_take_linear_time) {
                                       "-", " \n", "aA", "\xE4\xBD\xA0", "\xCC\x81", "\xFF"};
   char *text = malloc(SIZE + 1);
   for (size_t i = 0; i < QN_COUNT(names); i++) {
-    qn_pre_tokenizer *pre = create(names[i]);
+    pre_steps pre = create(names[i]);
     for (size_t u = 0; u < QN_COUNT(units); u++) {
       for (size_t at = 0, length = strlen(units[u]); at < SIZE; at++) text[at] = units[u][at % length];
       text[SIZE] = 'x';
-      qn_word_vec words = {0};
+      qn_stepper s;
       qn_diag diag = {0};
-      double begin = seconds();
-      qn_assert_ok(&diag, qn_pre_tokenizer_split(pre, (qn_str){text, SIZE + 1}, qn_allocator_default(), &words, &diag));
-      // A million words take a second at the worst, quadratic time would take minutes.
-      ck_assert_msg(seconds() - begin < 20, "%s, unit %zu: %g s", names[i], u, seconds() - begin);
-      qn_vec_free(qn_allocator_default(), &words);
+      qn_assert_ok(&diag, qn_stepper_init(&s, qn_allocator_default(), &diag));
+      qn_assert_ok(&diag, cut(&pre, (qn_str){text, SIZE + 1}, &s, &diag));
+      ck_assert_uint_gt(s.words.count, 0);  // quadratic time would take minutes, beyond the test's time limit
+      qn_stepper_deinit(&s);
     }
-    qn_pre_tokenizer_destroy(pre);
+    close_pre(&pre);
   }
   free(text);
 }
@@ -254,53 +278,118 @@ END_TEST
 
 // ---- errors ------------------------------------------------------------------------------------------------------
 
-START_TEST(the_engine_gives_up) {
-  static const char *const explosive = "(a+)+$|(a|aa)+b";
-  qn_pre_tokenizer *pre;
-  qn_diag diag = {0};
-  qn_assert_ok(&diag, qn_pre_tokenizer_create_from(&explosive, 1, 10000, qn_test_allocator(), &pre, &diag));
-  qn_word_vec words = {0};
-  qn_assert_fails(&diag, QN_ERR_LIMIT, "the pre-tokenizer gave up at byte 0 of the text: match limit exceeded",
-                  qn_pre_tokenizer_split(pre, QN_STR("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac"),
-                                         qn_test_allocator(), &words, &diag));
-  qn_vec_free(qn_test_allocator(), &words);
-  qn_pre_tokenizer_destroy(pre);
+// Where the pattern matches first, as "begin end".
+static qn_status find(const char *pattern, uint32_t limit, qn_str text, size_t *out_begin, size_t *out_end,
+                      qn_diag *diag) {
+  qn_patterns *patterns;
+  qn_matcher matcher = {0};
+  qn_assert_ok(diag, qn_patterns_create(1, limit, qn_test_allocator(), &patterns, diag));
+  qn_status status = qn_patterns_add(patterns, qn_str_from(pattern), false, diag);
+  if (status == QN_OK) status = qn_matcher_init(&matcher, qn_test_allocator(), diag);
+  if (status == QN_OK) status = qn_pattern_find(patterns, 0, &matcher, text, 0, 100, out_begin, out_end, diag);
+  qn_matcher_deinit(&matcher);
+  qn_patterns_destroy(patterns);
+  return status;
+}
 
+START_TEST(the_engine_gives_up) {
+  size_t begin, end, live = qn_test_allocator_memory()->live_blocks;
+  qn_diag diag = {0};
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "a pattern's engine gave up at byte 100 of the text: match limit exceeded",
+                  find("(a+)+$|(a|aa)+b", 10000, QN_STR("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac"), &begin,
+                       &end, &diag));
   // Generated code's stack overflows here: the interpreter takes over and finds the match.
-  static const char *const deep = "(?:(a)|b)*c";
-  diag = (qn_diag){0};
-  qn_assert_ok(&diag, qn_pre_tokenizer_create_from(&deep, 1, 0, qn_test_allocator(), &pre, &diag));
   char text[20001];
   memset(text, 'a', sizeof text);
   text[20000] = 'c';
-  qn_assert_ok(&diag, qn_pre_tokenizer_split(pre, (qn_str){text, sizeof text}, qn_test_allocator(), &words, &diag));
-  ck_assert_uint_eq(words.count, 1);
-  qn_vec_free(qn_test_allocator(), &words);
-  qn_pre_tokenizer_destroy(pre);
-}
-END_TEST
-
-START_TEST(bad_pattern) {
-  static const char *const broken = "a(b";
-  size_t live = qn_test_allocator_memory()->live_blocks;
-  qn_pre_tokenizer *pre;
-  qn_diag diag = {0};
-  qn_assert_fails(&diag, QN_ERR_INTERNAL, "pre-tokenizer pattern 'a(b', offset 3: missing closing parenthesis",
-                  qn_pre_tokenizer_create_from(&broken, 1, 0, qn_test_allocator(), &pre, &diag));
-  ck_assert_ptr_null(pre);
+  diag = (qn_diag){0};
+  qn_assert_ok(&diag, find("(?:(a)|b)*c", 0, (qn_str){text, sizeof text}, &begin, &end, &diag));
+  ck_assert(begin == 0 && end == sizeof text);
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "tokenizer: pattern 'a(b', offset 3: missing closing parenthesis",
+                  find("a(b", 0, QN_STR("ab"), &begin, &end, &diag));
+  diag = (qn_diag){0};
+  qn_assert_ok(&diag, find("b", 0, QN_STR("aa"), &begin, &end, &diag));
+  ck_assert_uint_eq(begin, 3);  // there is no match
   ck_assert_uint_eq(qn_test_allocator_memory()->live_blocks, live);
 }
 END_TEST
 
-static qn_status create_and_split(const qn_allocator *allocator, void *context) {
-  qn_pre_tokenizer *pre;
+// ---- other steps -------------------------------------------------------------------------------------------------
+
+// The words that come of one step, joined by "|".
+static const char *run_step(qn_token_step step, const char *text) {
+  static char out[256];
+  qn_steps steps;
+  qn_stepper s;
   qn_diag diag = {0};
-  qn_status status = qn_pre_tokenizer_create(context, allocator, &pre, &diag);
-  if (status != QN_OK) return status;
-  qn_word_vec words = {0};
-  status = qn_pre_tokenizer_split(pre, QN_STR("Hello world's 1 2 3 \xFF x y z u v w"), allocator, &words, &diag);
-  qn_vec_free(allocator, &words);
-  qn_pre_tokenizer_destroy(pre);
+  size_t used = 0;
+  qn_assert_ok(&diag, qn_steps_open(&steps, &step, 1, 0, tiny_charsmap(),
+                                    (qn_str){(const char *)tiny_unicode, sizeof tiny_unicode}, false,
+                                    qn_test_allocator(), "test", &diag));
+  qn_assert_ok(&diag, qn_stepper_init(&s, qn_test_allocator(), &diag));
+  qn_assert_ok(&diag, qn_stepper_load(&s, qn_str_from(text), QN_STEP_AT_START | QN_STEP_AT_END, &diag));
+  qn_assert_ok(&diag, qn_steps_run(&steps, 0, 1, &s, &diag));
+  for (size_t i = 0; i < s.words.count; i++) {
+    qn_word word = s.words.items[i];
+    used += (size_t)snprintf(out + used, sizeof out - used, "%s%.*s", i > 0 ? "|" : "", (int)(word.end - word.begin),
+                             s.text.data + word.begin);
+  }
+  if (s.words.count == 0) out[0] = '\0';
+  qn_stepper_deinit(&s);
+  qn_steps_close(&steps);
+  return out;
+}
+
+static const char *cut_at(qn_split_behavior behavior, unsigned flags, const char *pattern, const char *text) {
+  return run_step((qn_token_step){.op = QN_STEP_SPLIT,
+                                  .behavior = (uint8_t)behavior,
+                                  .flags = (uint16_t)flags,
+                                  .pattern = qn_str_from(pattern)},
+                  text);
+}
+
+START_TEST(split_behaviors) {
+  ck_assert_str_eq(cut_at(QN_SPLIT_ISOLATED, 0, "-", "a-b--c"), "a|-|b|-|-|c");
+  ck_assert_str_eq(cut_at(QN_SPLIT_REMOVED, 0, "-", "-a-b--c-"), "a|b|c");
+  ck_assert_str_eq(cut_at(QN_SPLIT_WITH_PREVIOUS, 0, "-", "-a-b--c"), "-|a-|b-|-|c");
+  ck_assert_str_eq(cut_at(QN_SPLIT_WITH_NEXT, 0, "-", "a-b--c-"), "a|-b|-|-c|-");
+  ck_assert_str_eq(cut_at(QN_SPLIT_CONTIGUOUS, 0, "-", "a-b--c"), "a|-|b|--|c");
+  ck_assert_str_eq(cut_at(QN_SPLIT_REMOVED, QN_STEP_INVERT, "[a-z]+", "ab, cd."), "ab|cd");
+  ck_assert_str_eq(cut_at(QN_SPLIT_ISOLATED, QN_STEP_LITERAL, ".", "a.b"), "a|.|b");
+  ck_assert_str_eq(cut_at(QN_SPLIT_ISOLATED, 0, "(?=[A-Z])", "aBcDE"), "a|Bc|D|E");  // empty matches
+  ck_assert_str_eq(cut_at(QN_SPLIT_ISOLATED, 0, "x*", "axxb"), "a|xx|b");
+  ck_assert_str_eq(cut_at(QN_SPLIT_ISOLATED, 0, "-", "a-\xFF--b"), "a|-|\xFF|-|-|b");
+}
+END_TEST
+
+START_TEST(rewriting) {
+  const qn_str x = QN_STR("x");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_REPLACE, .pattern = QN_STR("b+"), .content = x}, "abba\xFF" "b"),
+                   "axa|\xFF|x");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_REPLACE, .pattern = QN_STR(".")}, "ab"), "");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_SURROUND, .pattern = QN_STR("b"), .content = x}, "abb"),
+                   "axbxxbx");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_PREPEND, .content = x}, "a\xFF" "b"), "xa|\xFF|b");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_PREPEND, .content = x}, ""), "");
+  ck_assert_str_eq(
+      run_step((qn_token_step){.op = QN_STEP_PREPEND, .flags = QN_STEP_UNLESS_THERE, .content = x}, "xa"), "xa");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_BYTE_LEVEL}, " a\xFF"), "\xC4\xA0" "a|\xC3\xBF");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_CHARSMAP}, "AaA\xFF"), "bab|\xFF");
+  // As the tokenizers library: a cluster that begins with a key becomes what the key does, accent and all.
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_CHARSMAP, .flags = QN_STEP_GRAPHEMES}, "A\xCC\x81" "A"), "bb");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_LOWERCASE}, "AbA\xC3\xA9"), "aba\xC3\xA9");
+}
+END_TEST
+
+static qn_status create_and_split(const qn_allocator *allocator, void *context) {
+  pre_steps pre;
+  qn_diag diag = {0};
+  qn_stepper s = {0};
+  qn_status status = open_pre(context, allocator, &pre, &diag);
+  if (status == QN_OK) status = qn_stepper_init(&s, allocator, &diag);
+  if (status == QN_OK) status = cut(&pre, QN_STR("Hello world's 1 2 3 \xFF x y z u v w"), &s, &diag);
+  if (s.allocator != NULL) qn_stepper_deinit(&s);
+  close_pre(&pre);
   return status;
 }
 
@@ -312,5 +401,6 @@ END_TEST
 
 QN_CASE(characters, utf8_sequences, byte_alphabet)
 QN_CASE(words, cuts, bytes_that_are_not_utf8, every_name_compiles_and_covers, long_runs_take_linear_time)
-QN_CASE(errors, the_engine_gives_up, bad_pattern, allocations_may_fail)
-QN_TEST_MAIN(characters, words, errors)
+QN_CASE(steps, split_behaviors, rewriting)
+QN_CASE(errors, the_engine_gives_up, allocations_may_fail)
+QN_TEST_MAIN(characters, words, steps, errors)

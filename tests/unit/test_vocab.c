@@ -39,14 +39,16 @@ static file begin_spm(void) {
   return f;
 }
 
-static file begin_bpe(void) {
+static file begin_bpe_as(const char *pre) {
   static const qn_str merges[] = {{"a b", 3}};
   file f = begin("gpt2");
   qn_gguf_writer_add_strings(f.writer, KEY("tokens"), bpe_tokens, 4);
   qn_gguf_writer_add_strings(f.writer, KEY("merges"), merges, 1);
-  qn_gguf_writer_add_text(f.writer, KEY("pre"), "qwen2");
+  qn_gguf_writer_add_text(f.writer, KEY("pre"), pre);
   return f;
 }
+
+static file begin_bpe(void) { return begin_bpe_as("qwen2"); }
 
 static qn_status read_file(file *f) {
   qn_assert_ok(&f->diag, qn_gguf_writer_save_memory(f->writer, &f->data, &f->size, &f->diag));
@@ -74,9 +76,12 @@ START_TEST(spm_defaults) {
   const qn_tokenizer_desc *d = &f.desc;
   ck_assert_int_eq(d->kind, QN_TOKENIZER_SPM);
   ck_assert_uint_eq(d->token_count, 4);
-  ck_assert(qn_str_is(d->tokens[3], "a") && d->scores[3] == -1 && d->types == NULL && d->pre == NULL);
-  ck_assert(d->bos == 1 && d->eos == 2 && d->unk == 0 && d->pad == -1 && d->eot == -1 && d->eom == -1);
-  ck_assert(d->add_bos == QN_TOKENIZER_IMPLIED && !d->add_eos && d->add_space_prefix && !d->remove_extra_whitespaces);
+  ck_assert(qn_str_is(d->tokens[3], "a") && d->scores[3] == -1 && d->types == NULL);
+  ck_assert(d->bos == 1 && d->eos == 2 && d->unk == 0 && d->pad == -1 && d->end_count == 0);
+  ck_assert(d->before_count == 1 && d->before[0] == 1 && d->after_count == 0);
+  ck_assert(d->step_count == 2 && d->normalizer_count == 2 && d->fuse_unknown);
+  ck_assert(d->steps[0].op == QN_STEP_PREPEND && d->steps[0].flags == 0 && d->steps[1].op == QN_STEP_REPLACE);
+  ck_assert(d->decoder.drop_space && d->decoder.byte_tokens && qn_str_is(d->decoder.space, "\xe2\x96\x81"));
   end(&f);
 }
 END_TEST
@@ -93,9 +98,9 @@ START_TEST(spm_settings) {
   qn_gguf_writer_add_bool(f.writer, KEY("remove_extra_whitespaces"), true);
   qn_assert_ok(&f.diag, read_file(&f));
   const qn_tokenizer_desc *d = &f.desc;
-  ck_assert(d->bos == 3 && d->eos == -1 && d->pad == -1 && d->eot == 2);
+  ck_assert(d->bos == 3 && d->eos == -1 && d->pad == -1 && d->end_count == 1 && d->ends[0] == 2);
   ck_assert(d->types[0] == QN_TOKEN_UNKNOWN && d->types[1] == QN_TOKEN_CONTROL && d->types[3] == QN_TOKEN_NORMAL);
-  ck_assert(d->add_bos == 0 && !d->add_space_prefix && d->remove_extra_whitespaces);
+  ck_assert(d->before_count == 0 && !d->decoder.drop_space && d->step_count == 4);  // three squeeze spaces
   end(&f);
 }
 END_TEST
@@ -108,10 +113,45 @@ START_TEST(bpe_keys) {
   qn_assert_ok(&f.diag, read_file(&f));
   const qn_tokenizer_desc *d = &f.desc;
   ck_assert_int_eq(d->kind, QN_TOKENIZER_BPE);
-  ck_assert_str_eq(d->pre, "qwen2");
+  // Qwen2's: NFC, one pattern, the byte alphabet.
+  ck_assert(d->step_count == 3 && d->normalizer_count == 1 && d->steps[0].op == QN_STEP_NFC && d->unicode.length > 0);
+  ck_assert(d->steps[1].op == QN_STEP_SPLIT && d->steps[2].op == QN_STEP_BYTE_LEVEL && d->decoder.byte_level);
   ck_assert(d->merge_count == 1 && qn_str_is(d->merges[0].left, "a") && qn_str_is(d->merges[0].right, "b"));
-  ck_assert(d->bos == -1 && d->eos == 3 && d->unk == -1 && d->add_eos && !d->add_space_prefix && d->scores == NULL);
-  ck_assert(d->ignore_merges == QN_TOKENIZER_IMPLIED && d->add_bos == QN_TOKENIZER_IMPLIED);
+  ck_assert(d->bos == -1 && d->eos == 3 && d->unk == -1 && d->after_count == 1 && d->after[0] == 3);
+  ck_assert(!d->ignore_merges && d->before_count == 0 && d->scores == NULL && !d->decoder.drop_space);
+  end(&f);
+  // Llama 3's name implies that words that are tokens are taken whole, and BOS where there is one.
+  for (int with_bos = 0; with_bos < 2; with_bos++) {
+    f = begin_bpe_as("llama-bpe");
+    if (with_bos) qn_gguf_writer_add_u32(f.writer, KEY("bos_token_id"), 3);
+    qn_assert_ok(&f.diag, read_file(&f));
+    ck_assert(f.desc.ignore_merges && f.desc.before_count == (size_t)with_bos);
+    end(&f);
+  }
+}
+END_TEST
+
+START_TEST(unigram_and_wordpiece_keys) {
+  static const int8_t map[] = {8, 0, 0, 0, 0, 4, 0, 0, -1, 0, 0, 0, 'b', 0};
+  file f = begin("t5");
+  qn_gguf_writer_add_strings(f.writer, KEY("tokens"), spm_tokens, 4);
+  qn_gguf_writer_add_array(f.writer, KEY("scores"), QN_GGUF_F32, scores, 4);
+  qn_gguf_writer_add_array(f.writer, KEY("precompiled_charsmap"), QN_GGUF_I8, map, sizeof map);
+  qn_gguf_writer_add_bool(f.writer, KEY("remove_extra_whitespaces"), true);
+  qn_assert_ok(&f.diag, read_file(&f));
+  const qn_tokenizer_desc *d = &f.desc;
+  ck_assert(d->kind == QN_TOKENIZER_UNIGRAM && d->single_precision && d->charsmap.length == sizeof map);
+  ck_assert(d->bos == -1 && d->eos == 1 && d->unk == 2 && d->pad == 0 && d->after_count == 1 && d->before_count == 0);
+  ck_assert(d->step_count == 6 && d->steps[0].op == QN_STEP_CHARSMAP && d->steps[4].flags == QN_STEP_AT_START);
+  end(&f);
+  f = begin("bert");
+  qn_gguf_writer_add_strings(f.writer, KEY("tokens"), spm_tokens, 4);
+  qn_gguf_writer_add_u32(f.writer, KEY("cls_token_id"), 1);
+  qn_gguf_writer_add_u32(f.writer, KEY("seperator_token_id"), 2);
+  qn_assert_ok(&f.diag, read_file(&f));
+  d = &f.desc;
+  ck_assert(d->kind == QN_TOKENIZER_WORDPIECE && d->before_count == 1 && d->before[0] == 1 && d->after[0] == 2);
+  ck_assert(d->max_word == 100 && qn_str_is(d->first_prefix, "\xe2\x96\x81") && d->next_prefix.length == 0);
   end(&f);
 }
 END_TEST
@@ -147,7 +187,7 @@ START_TEST(missing_pre_warns) {
   qn_log_set(keep_log, NULL);
   qn_assert_ok(&f.diag, read_file(&f));
   qn_log_set(NULL, NULL);
-  ck_assert_str_eq(f.desc.pre, "default");
+  ck_assert_uint_eq(f.desc.step_count, 5);  // its four patterns and the byte alphabet
   ck_assert_msg(strstr(logged, "t.gguf: key 'tokenizer.ggml.pre' is missing: taking 'default'") != NULL, "%s", logged);
   end(&f);
 }
@@ -159,7 +199,12 @@ START_TEST(errors) {
   const qn_status format = QN_ERR_FORMAT;
   file f;
   refuse(begin(NULL), format, "tokenizer.ggml.model");
-  refuse(begin("bert"), QN_ERR_UNSUPPORTED, "t.gguf: key 'tokenizer.ggml.model': got 'bert', want 'llama' or 'gpt2'");
+  refuse(begin("rwkv"), QN_ERR_UNSUPPORTED,
+         "t.gguf: key 'tokenizer.ggml.model': got 'rwkv', want 'llama', 'gpt2', 't5' or 'bert'");
+  refuse(begin_bpe_as("gpt-9"), QN_ERR_UNSUPPORTED, "pre-tokenizer 'gpt-9' is not known; known are: default gpt-2");
+  static const int32_t not_bytes[] = {1, 256};
+  f = begin_spm(), qn_gguf_writer_add_array(f.writer, KEY("precompiled_charsmap"), QN_GGUF_I32, not_bytes, 2);
+  refuse(f, format, "t.gguf: key 'tokenizer.ggml.precompiled_charsmap': item 1 is 256, want a byte");
   refuse(begin("llama"), format, "tokenizer.ggml.tokens");
   f = begin("llama"), qn_gguf_writer_add_u32(f.writer, KEY("tokens"), 7);
   refuse(f, format, "tokenizer.ggml.tokens");
@@ -235,6 +280,6 @@ START_TEST(allocations_may_fail) {
 }
 END_TEST
 
-QN_CASE(keys, spm_defaults, spm_settings, bpe_keys, phi3_is_known_by_name, missing_pre_warns)
+QN_CASE(keys, spm_defaults, spm_settings, bpe_keys, unigram_and_wordpiece_keys, phi3_is_known_by_name, missing_pre_warns)
 QN_CASE(refusals, errors, bpe_errors, allocations_may_fail)
 QN_TEST_MAIN(keys, refusals)
