@@ -128,7 +128,6 @@ static void put_targets(const inspect_artifact *a) {
 }
 
 static qn_status put_tokenizer(const inspect_artifact *a) {
-  static const char *const kinds[] = {"?", "spm", "bpe", "unigram", "wordpiece"};
   qn_buf *out = a->to->out;
   qn_str blob = section_text(a, QN_SECTION_TOKENIZER);
   if (blob.length == 0) {
@@ -137,8 +136,7 @@ static qn_status put_tokenizer(const inspect_artifact *a) {
   }
   qn_tokenizer *tokenizer = NULL;
   QN_TRY(qn_tokenizer_open(blob.data, blob.length, a->to->allocator, &tokenizer, a->to->diag));
-  unsigned kind = (unsigned)qn_tokenizer_get_kind(tokenizer);
-  qn_buf_printf(out, "tokenizer = %s, %" PRId32 " tokens", kinds[kind < QN_COUNT(kinds) ? kind : 0],
+  qn_buf_printf(out, "tokenizer = %s, %" PRId32 " tokens", qn_tokenizer_kind_name(qn_tokenizer_get_kind(tokenizer)),
                 qn_tokenizer_count(tokenizer));
   const int32_t ids[] = {qn_tokenizer_bos(tokenizer), qn_tokenizer_eos(tokenizer), qn_tokenizer_unk(tokenizer)};
   static const char *const names[] = {"bos", "eos", "unk"};

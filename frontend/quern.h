@@ -105,6 +105,25 @@ int quern_jit(const char *model_path, const quern_compile_options *options, quer
 // True when the file is an artifact rather than a model file (by its first bytes). False also when it cannot be read.
 bool quern_is_artifact(const char *path);
 
+// ---- tokenizers -----------------------------------------------------------------------------------------------------
+// Texts to tokens and back without a model's weights: what `quern tokenize` shows.
+
+typedef struct quern_tokenizer quern_tokenizer;
+
+// Opens the tokenizer of an artifact, a GGUF file, a folder from Hugging Face, or that of a tokenizer.json or
+// tokenizer.model. It never changes: any number of threads may use it. Close *out with quern_tokenizer_close. Errors:
+// FORMAT (damaged), UNSUPPORTED (a part that is not known, or there is no tokenizer), IO, NOMEM.
+int quern_tokenizer_open(const char *path, quern_tokenizer **out, quern_error *error);
+void quern_tokenizer_close(quern_tokenizer *tokenizer);              // NULL is harmless
+int32_t quern_tokenizer_count(const quern_tokenizer *tokenizer);     // ids are 0 to this - 1
+const char *quern_tokenizer_kind(const quern_tokenizer *tokenizer);  // "bpe", "spm", "unigram", "wordpiece"; static
+// As quern_token_piece, quern_tokenize and quern_detokenize (quern_run.h) do.
+const char *quern_tokenizer_piece(const quern_tokenizer *tokenizer, int32_t token, size_t *out_length);
+int quern_tokenizer_encode(const quern_tokenizer *tokenizer, const char *text, size_t length, unsigned flags,
+                           int32_t *tokens, size_t capacity, size_t *out_count, quern_error *error);
+int quern_tokenizer_decode(const quern_tokenizer *tokenizer, const int32_t *tokens, size_t count, unsigned flags,
+                           char *text, size_t capacity, size_t *out_length, quern_error *error);
+
 // ---- the cache ------------------------------------------------------------------------------------------------------
 // Compiled models are kept in a folder that the user alone may enter: $XDG_CACHE_HOME/quern or ~/.cache/quern. It may be
 // deleted at any time, and processes may use it at the same time. Those not used for the longest time go when all

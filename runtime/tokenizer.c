@@ -264,6 +264,12 @@ void qn_tokenizer_close(qn_tokenizer *tokenizer) {
 // ---- questions ---------------------------------------------------------------------------------------------------
 
 qn_tokenizer_kind qn_tokenizer_get_kind(const qn_tokenizer *tokenizer) { return tokenizer->kind; }
+
+const char *qn_tokenizer_kind_name(qn_tokenizer_kind kind) {
+  static const char *const names[] = {"?", "spm", "bpe", "unigram", "wordpiece"};
+  return (unsigned)kind < QN_COUNT(names) ? names[kind] : names[0];
+}
+
 int32_t qn_tokenizer_count(const qn_tokenizer *tokenizer) { return (int32_t)tokenizer->n_tokens; }
 int32_t qn_tokenizer_bos(const qn_tokenizer *tokenizer) { return tokenizer->bos; }
 int32_t qn_tokenizer_eos(const qn_tokenizer *tokenizer) { return tokenizer->eos; }

@@ -1,5 +1,6 @@
-// Text to token ids and back: SentencePiece BPE ("llama") and byte-level BPE ("gpt2") vocabularies. A vocabulary is
-// serialised once into a flat, position-independent blob (the artifact's TOKENIZER section) and opened in place.
+// Text to token ids and back: BPE (byte-level or not), SentencePiece BPE and unigram, WordPiece, each after a list of steps
+// that the vocabulary brings. A vocabulary is serialised once into a flat, position-independent blob (the artifact's
+// TOKENIZER section) and opened in place.
 #ifndef QN_TOKENIZER_H
 #define QN_TOKENIZER_H
 
@@ -11,9 +12,9 @@
 typedef QN_VEC(int32_t) qn_token_vec;
 
 // Writes the blob of a vocabulary to the end of `out`.
-// Errors: FORMAT (the vocabulary contradicts itself: an id out of range, a score that is not finite, an empty merge),
-// UNSUPPORTED (a pre-tokenizer that is not in the table; the text lists those that are), ARGUMENT, NOMEM, LIMIT (more
-// than 2^24 tokens or merges, or 2^31 bytes).
+// Errors: FORMAT (the vocabulary contradicts itself: an id out of range, a score that is not finite, an empty merge, a step
+// of no sense), UNSUPPORTED (a pattern that PCRE2 does not take; the text says where and why), ARGUMENT, NOMEM, LIMIT (more
+// than 2^24 tokens or merges, 64 steps, or 2^31 bytes).
 QN_CHECKED qn_status qn_tokenizer_serialize(const qn_tokenizer_desc *desc, const qn_allocator *allocator, qn_buf *out,
                                             qn_diag *diag);
 
@@ -24,12 +25,13 @@ typedef struct qn_tokenizer qn_tokenizer;
 
 // Opens a blob in place: `blob` (any alignment) stays the caller's and must outlive *out, which the caller owns. The
 // blob is not trusted: every offset, count and id in it is checked; one that lies consistently gives wrong tokens, not
-// bad memory accesses. Errors: FORMAT, UNSUPPORTED (version, pre-tokenizer), NOMEM.
+// bad memory accesses. Errors: FORMAT, UNSUPPORTED (version, a pattern), NOMEM.
 QN_CHECKED qn_status qn_tokenizer_open(const void *blob, size_t size, const qn_allocator *allocator, qn_tokenizer **out,
                                        qn_diag *diag);
 void qn_tokenizer_close(qn_tokenizer *tokenizer);  // NULL is harmless
 
 qn_tokenizer_kind qn_tokenizer_get_kind(const qn_tokenizer *tokenizer);
+const char *qn_tokenizer_kind_name(qn_tokenizer_kind kind);  // "spm", "bpe", ...; static
 int32_t qn_tokenizer_count(const qn_tokenizer *tokenizer);  // ids are 0 .. count-1
 // -1 where the vocabulary has none.
 int32_t qn_tokenizer_bos(const qn_tokenizer *tokenizer);
@@ -47,7 +49,7 @@ qn_token_type qn_tokenizer_type(const qn_tokenizer *tokenizer, int32_t id);
 // "<s>" for "<s>". Not always valid UTF-8 on its own. Borrowed from the blob; empty for ids out of range.
 qn_str qn_tokenizer_piece(const qn_tokenizer *tokenizer, int32_t id);
 // The token that stands for exactly these bytes (byte tokens are not looked at; of several, a normal one before a
-// special one and then the lowest id), or -1.
+// control one and then the lowest id), or -1; looks at all tokens.
 int32_t qn_tokenizer_find(const qn_tokenizer *tokenizer, qn_str bytes);
 
 // ---- encoding ----------------------------------------------------------------------------------------------------
@@ -59,11 +61,12 @@ typedef enum qn_encode_flags {
 
 // Appends the tokens of `text` to *tokens in O(n log n) for n bytes; on failure *tokens is as it was.
 //
-// Special tokens in the text are cut out first, longest first (user-defined ones always, control and unknown ones with
-// QN_ENCODE_PARSE_SPECIAL); plain text never becomes a control token. Any bytes are accepted: those that are not UTF-8
-// are taken one by one (SPM: byte tokens; BPE: byte symbols, a run of them one word), so decoding gives them back.
-// Errors: UNSUPPORTED (a byte that the vocabulary cannot express, and it has no unknown token), LIMIT (text of 1 GiB or
-// more, or the pre-tokenizer's regex engine gave up), NOMEM.
+// Special tokens in the text are cut out first, from the left, of those that begin at one place the longest (user-defined
+// ones always, control and unknown ones with QN_ENCODE_PARSE_SPECIAL); plain text never becomes a control token. Any bytes
+// are accepted: those that are not UTF-8 pass the steps as they are and become byte tokens or, in byte-level vocabularies,
+// a word, so decoding gives them back. Errors: UNSUPPORTED (a byte that the vocabulary cannot express, and it has no
+// unknown token), LIMIT (text of 1 GiB or more, one that grows beyond 2 GiB while it is normalised, or a pattern's engine
+// gave up), NOMEM.
 QN_CHECKED qn_status qn_tokenizer_encode(const qn_tokenizer *tokenizer, qn_str text, unsigned flags,
                                          const qn_allocator *allocator, qn_token_vec *tokens, qn_diag *diag);
 

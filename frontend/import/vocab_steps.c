@@ -53,11 +53,12 @@ void qn_step_list_bert_words(qn_step_list *list) {
   qn_step_list_split(list, "[" QN_CLASS_PUNCTUATION "]", QN_SPLIT_ISOLATED, 0);
 }
 
+#define QN_SPACE_MARK_PATTERN "\\x{2581}"
+
 void qn_step_list_sentencepiece(qn_step_list *list, const qn_sentencepiece_normalizer *options) {
   if (options->charsmap) qn_step_list_op(list, QN_STEP_CHARSMAP);
   if (options->squeeze) {
     qn_step_list_replace(list, "\\A +", "", QN_STEP_AT_START);
-    qn_step_list_replace(list, " +\\z", "", QN_STEP_AT_END);
     qn_step_list_replace(list, " {2,}", " ", 0);
   }
   if (options->prefix) {
@@ -65,6 +66,7 @@ void qn_step_list_sentencepiece(qn_step_list *list, const qn_sentencepiece_norma
     qn_step_list_add(list, (qn_token_step){.op = QN_STEP_PREPEND, .flags = flags, .content = QN_STR(QN_SPACE_MARK)});
   }
   qn_step_list_replace(list, " ", QN_SPACE_MARK, QN_STEP_LITERAL);
+  if (options->squeeze) qn_step_list_replace(list, QN_SPACE_MARK_PATTERN "+\\z", "", QN_STEP_AT_END);
 }
 
 qn_status qn_step_list_finish(qn_step_list *list, qn_tokenizer_desc *desc, qn_diag *diag) {

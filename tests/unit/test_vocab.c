@@ -142,7 +142,7 @@ START_TEST(unigram_and_wordpiece_keys) {
   const qn_tokenizer_desc *d = &f.desc;
   ck_assert(d->kind == QN_TOKENIZER_UNIGRAM && d->single_precision && d->charsmap.length == sizeof map);
   ck_assert(d->bos == -1 && d->eos == 1 && d->unk == 2 && d->pad == 0 && d->after_count == 1 && d->before_count == 0);
-  ck_assert(d->step_count == 6 && d->steps[0].op == QN_STEP_CHARSMAP && d->steps[4].flags == QN_STEP_AT_START);
+  ck_assert(d->step_count == 6 && d->steps[0].op == QN_STEP_CHARSMAP && d->steps[3].flags == QN_STEP_AT_START);
   end(&f);
   f = begin("bert");
   qn_gguf_writer_add_strings(f.writer, KEY("tokens"), spm_tokens, 4);
