@@ -1,6 +1,6 @@
-// Writes the object file: LLVM's object of the driver, to which two sections are added, the kernels' image and the packed
-// weights. Their symbols are those that the driver refers to. The weights come first in the file, since the driver must
-// know where they are.
+// Writes the object file: LLVM's object of the driver, to which two sections are added, the kernels' image and the
+// packed weights. Their symbols are those that the driver refers to. The weights come first in the file, since the
+// driver must know where they are.
 #include "codegen/object_file.h"
 
 #include <elf.h>
@@ -151,8 +151,9 @@ static qn_status write_sections(qn_file_writer *writer, object *o, const added *
 }
 
 // The driver's object for where the weights are now.
-static qn_status make_driver(const qn_object_spec *spec, bool own_weights, uint64_t hash, const qn_codegen_options *options,
-                             const qn_allocator *allocator, object *out, qn_diag *diag) {
+static qn_status make_driver(const qn_object_spec *spec, bool own_weights, uint64_t hash,
+                             const qn_codegen_options *options, const qn_allocator *allocator, object *out,
+                             qn_diag *diag) {
   qn_driver driver = {.name = spec->name,
                       .program = spec->program->programs[0].program,
                       .plan = spec->plan,
@@ -183,7 +184,8 @@ static qn_status write_own_weights(qn_file_writer *writer, qn_object_spec *spec,
   spec->weight_bytes = out->size;
   if (out->size <= WEIGHTS_MAX) return QN_OK;
   return qn_fail(diag, QN_ERR_LIMIT, writer->path,
-                 "got %" PRIu64 " bytes of weights, want at most %" PRIu64 " in an object; put them into a file of their own",
+                 "got %" PRIu64 " bytes of weights, want at most %" PRIu64
+                 " in an object; put them into a file of their own",
                  out->size, WEIGHTS_MAX);
 }
 

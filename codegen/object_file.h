@@ -1,6 +1,6 @@
-// A compiled program as one relocatable ELF object: kernels' code, packed weights, and a driver, a function in C's calling
-// convention that walks the steps. It needs nothing of quern to run, and of a C library memcpy alone (on aarch64
-// getauxval, too, where the code needs features that not every CPU has).
+// A compiled program as one relocatable ELF object: kernels' code, packed weights, and a driver, a function in C's
+// calling convention that walks the steps. It needs nothing of quern to run, and of a C library memcpy alone (on
+// aarch64 getauxval, too, where the code needs features that not every CPU has).
 #ifndef QN_CODEGEN_OBJECT_FILE_H
 #define QN_CODEGEN_OBJECT_FILE_H
 
@@ -43,8 +43,8 @@ typedef struct qn_driver {
   const uint64_t *offsets;        // of the plan's functions in the image
   const qn_driver_field *fields;  // in the order of the struct
   size_t field_count;
-  bool own_weights;               // they are the symbol NAME_weights, otherwise a file that a field points to
-  uint64_t weights_hash;          // of that file's head
+  bool own_weights;       // they are the symbol NAME_weights, otherwise a file that a field points to
+  uint64_t weights_hash;  // of that file's head
 } qn_driver;
 
 // The fields that a program's driver has, in the arena.
@@ -58,15 +58,15 @@ QN_CHECKED qn_status qn_cpu_driver(const qn_driver *driver, const qn_codegen_opt
 
 typedef struct qn_object_spec {
   const char *name;
-  const qn_target *target;         // a CPU
-  const qn_artifact_spec *program; // one program, for CPUs; its weights and progress
+  const qn_target *target;          // a CPU
+  const qn_artifact_spec *program;  // one program, for CPUs; its weights and progress
   const qn_program_plan *plan;
   const qn_code *code;
-  qn_file_writer *weights;         // the file that they go into; NULL = into the object
-  const qn_driver_field *fields;   // out, with what follows: in `arena`
+  qn_file_writer *weights;        // the file that they go into; NULL = into the object
+  const qn_driver_field *fields;  // out, with what follows: in `arena`
   size_t field_count;
-  uint64_t weight_bytes;           // of them, or of their file
-  qn_arena *arena;                 // borrowed
+  uint64_t weight_bytes;  // of them, or of their file
+  qn_arena *arena;        // borrowed
 } qn_object_spec;
 
 // Writes everything through `writer`, which the caller opens, commits or abandons. Errors: LIMIT (more weights than an

@@ -1,5 +1,5 @@
-// Graphs built in code: the functions of quern.h that add to one, each checked by the same table and shape rules as every
-// other graph, and what a compilation asks of it.
+// Graphs built in code: the functions of quern.h that add to one, each checked by the same table and shape rules as
+// every other graph, and what a compilation asks of it.
 #include "frontend/builder.h"
 
 #include <inttypes.h>
@@ -29,20 +29,20 @@ typedef struct weight {
 
 struct quern_graph {
   qn_allocator allocator;
-  qn_arena arena;    // the graph, names, weights that were copied
-  qn_graph *graph;   // arena
-  qn_map inputs;     // names → nodes
-  qn_map names;      // of weights → indexes
+  qn_arena arena;   // the graph, names, weights that were copied
+  qn_graph *graph;  // arena
+  qn_map inputs;    // names → nodes
+  qn_map names;     // of weights → indexes
   QN_VEC(weight) weights;
-  qn_diag diag;      // the first error
+  qn_diag diag;  // the first error
 };
 
 // --- life
 
 static qn_status check_size(const char *what, int64_t got, int64_t most, qn_diag *diag) {
   if (got >= 0 && got <= most) return QN_OK;
-  return qn_fail(diag, QN_ERR_ARGUMENT, what, "got %" PRId64 " as the largest size, want 1 to %" PRId64 "; 0 = the default",
-                 got, most);
+  return qn_fail(diag, QN_ERR_ARGUMENT, what,
+                 "got %" PRId64 " as the largest size, want 1 to %" PRId64 "; 0 = the default", got, most);
 }
 
 static qn_status take_sizes(const quern_sizes *most, int64_t *out, qn_diag *diag) {
@@ -175,14 +175,14 @@ static bool describe_weight(const qn_type *type, qn_tensor_data *out, size_t *ou
 static qn_status take_data(quern_graph *g, const char *name, const void *data, size_t bytes, size_t want,
                            quern_ownership ownership, qn_tensor_data *tensor) {
   if (!data || bytes != want) {
-    return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name, "weight '%s': got %zu bytes%s, want %zu by its type", name,
-                   bytes, data ? "" : " at no address", want);
+    return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name, "weight '%s': got %zu bytes%s, want %zu by its type",
+                   name, bytes, data ? "" : " at no address", want);
   }
   tensor->data = data;
   if (ownership == QUERN_BORROW) return QN_OK;
   if (ownership != QUERN_COPY) {
-    return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name, "weight '%s': got ownership %d, want to borrow or to copy",
-                   name, (int)ownership);
+    return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name,
+                   "weight '%s': got ownership %d, want to borrow or to copy", name, (int)ownership);
   }
   void *copy = qn_arena_alloc(&g->arena, bytes);
   if (!copy) return qn_fail_nomem(&g->diag, g->graph->name, "a copy of a weight");
@@ -199,8 +199,8 @@ static qn_status add_weight(quern_graph *g, const char *name, const char *type_t
   QN_TRY(parse_type(g, name, type_text, &type));
   if (!describe_weight(&type, &w.data, &want)) {
     return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name,
-                   "weight '%s': got type %s, want a weight format and 1 to %d numbers, the last one whole blocks", name,
-                   type_text, QN_MAX_RANK);
+                   "weight '%s': got type %s, want a weight format and 1 to %d numbers, the last one whole blocks",
+                   name, type_text, QN_MAX_RANK);
   }
   QN_TRY(take_data(g, name, data, bytes, want, ownership, &w.data));
   if (type.rank == 1) type.dtype = QN_DTYPE_F32;  // vectors are widened as they are packed
@@ -225,7 +225,8 @@ quern_value quern_graph_constant(quern_graph *g, double number, quern_error *err
   spec.attrs[0] = (qn_attr){QN_ATTR_VALUE, {.f = number}};
   qn_status status = QN_OK;
   if (g->diag.status == QN_OK && !isfinite((float)number))
-    status = qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name, "constant: got %g, want a number that f32 holds", number);
+    status =
+        qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name, "constant: got %g, want a number that f32 holds", number);
   if (g->diag.status == QN_OK) status = add_node(g, &spec, &id);
   return give(g, status, id, error);
 }
@@ -242,8 +243,7 @@ static qn_status parse_op(quern_graph *g, const char *name, qn_op *out) {
   qn_buf known;
   qn_buf_init(&known, &g->allocator);
   for (int i = 0; i < QN_OP_COUNT; i++)
-    if (is_for_hosts((qn_op)i))
-      qn_buf_printf(&known, "%s%s", known.length ? ", " : "", qn_op_get_info((qn_op)i)->name);
+    if (is_for_hosts((qn_op)i)) qn_buf_printf(&known, "%s%s", known.length ? ", " : "", qn_op_get_info((qn_op)i)->name);
   qn_status status = qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name, "got the op '%s', want one of: %s",
                              name ? name : "", qn_buf_text(&known));
   qn_buf_deinit(&known);
@@ -253,8 +253,8 @@ static qn_status parse_op(quern_graph *g, const char *name, qn_op *out) {
 static qn_status take_attr(quern_graph *g, const char *loc, const quern_attr *from, qn_attr *out) {
   const char *where = g->graph->name;
   if (!from->name || !qn_attr_parse(qn_str_from(from->name), &out->id)) {
-    return qn_fail(&g->diag, QN_ERR_ARGUMENT, where, "%s: there is no attribute '%s'; quern_graph_ops lists each op's", loc,
-                   from->name ? from->name : "");
+    return qn_fail(&g->diag, QN_ERR_ARGUMENT, where, "%s: there is no attribute '%s'; quern_graph_ops lists each op's",
+                   loc, from->name ? from->name : "");
   }
   qn_attr_kind kind = qn_attr_get_kind(out->id);
   if ((kind == QN_AK_TEXT) != (from->text != NULL)) {
@@ -278,16 +278,18 @@ static qn_status take_attr(quern_graph *g, const char *loc, const quern_attr *fr
 // What the op has, into a spec.
 static qn_status take_op(quern_graph *g, const quern_op *op, const char *loc, qn_node_spec *spec) {
   if (op->operand_count > QN_MAX_OPERANDS || op->attr_count > QN_MAX_ATTRS) {
-    return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name, "%s: got %zu operands and %zu attributes, want at most %d and %d",
-                   loc, op->operand_count, op->attr_count, QN_MAX_OPERANDS, QN_MAX_ATTRS);
+    return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name,
+                   "%s: got %zu operands and %zu attributes, want at most %d and %d", loc, op->operand_count,
+                   op->attr_count, QN_MAX_OPERANDS, QN_MAX_ATTRS);
   }
   for (size_t i = 0; i < op->operand_count; i++) {
     spec->operands[spec->operand_count++] = op->operands[i];
     if (op->operands[i] > 0 && op->operands[i] < g->graph->nodes.count) continue;
-    return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name, "%s: operand %zu: got %" PRIu32 ", want a value of this graph",
-                   loc, i, op->operands[i]);
+    return qn_fail(&g->diag, QN_ERR_ARGUMENT, g->graph->name,
+                   "%s: operand %zu: got %" PRIu32 ", want a value of this graph", loc, i, op->operands[i]);
   }
-  for (size_t i = 0; i < op->attr_count; i++) QN_TRY(take_attr(g, loc, &op->attrs[i], &spec->attrs[spec->attr_count++]));
+  for (size_t i = 0; i < op->attr_count; i++)
+    QN_TRY(take_attr(g, loc, &op->attrs[i], &spec->attrs[spec->attr_count++]));
   return QN_OK;
 }
 
@@ -369,7 +371,8 @@ static void put_op(qn_op op, qn_buf *out) {
   for (int id = 0; id < QN_ATTR_COUNT; id++) {
     uint32_t bit = 1u << id;
     if ((info->required_attrs | info->optional_attrs) & bit)
-      qn_buf_printf(out, ", %s%s", qn_attr_name((qn_attr_id)id), info->required_attrs & bit ? "" : " (may be left out)");
+      qn_buf_printf(out, ", %s%s", qn_attr_name((qn_attr_id)id),
+                    info->required_attrs & bit ? "" : " (may be left out)");
   }
   qn_buf_printf(out, ": %s\n", info->meaning);
 }
@@ -405,8 +408,8 @@ static qn_status quantize(const char *name, int64_t rows, int64_t columns, const
     return qn_fail(diag, QN_ERR_LIMIT, "quantize", "got room for %zu bytes, want %zu", capacity, *out_bytes);
   row_bytes = *out_bytes / (size_t)rows;
   for (int64_t row = 0; row < rows; row++) {
-    QN_TRY(qn_quantize_row(format, columns, values + row * columns, (uint8_t *)out + (size_t)row * row_bytes, "quantize",
-                           diag));
+    QN_TRY(qn_quantize_row(format, columns, values + row * columns, (uint8_t *)out + (size_t)row * row_bytes,
+                           "quantize", diag));
   }
   return QN_OK;
 }
@@ -439,8 +442,8 @@ qn_status quern_built_check(const quern_graph *g, const quern_compile_options *o
   }
   for (size_t i = 0; i < QN_COUNT(fixed); i++) {
     if (fixed[i].asked)
-      return qn_fail(diag, QN_ERR_ARGUMENT, g->graph->name, "got the option %s, want none with a graph built in code: %s",
-                     fixed[i].name, fixed[i].instead);
+      return qn_fail(diag, QN_ERR_ARGUMENT, g->graph->name,
+                     "got the option %s, want none with a graph built in code: %s", fixed[i].name, fixed[i].instead);
   }
   if (g->graph->outputs.count == 0)
     return qn_fail(diag, QN_ERR_ARGUMENT, g->graph->name, "the graph has no output; name one by quern_graph_output");

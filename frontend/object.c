@@ -9,7 +9,7 @@
 #include "frontend/compile.h"
 #include "runtime/base/options.h"
 
-#define HEADER_MAGIC "// Made by quern"
+#define HEADER_MAGIC   "// Made by quern"
 #define NAME_MAX_BYTES 64
 
 typedef struct object_writing {
@@ -43,8 +43,8 @@ static qn_status choose_name(object_writing *w) {
   quern_compilation *c = w->c;
   const char *asked = w->options->name;
   if (asked && (!is_identifier(asked) || strlen(asked) > NAME_MAX_BYTES)) {
-    return qn_fail(c->diag, QN_ERR_ARGUMENT, "name", "got '%s', want a C identifier of at most %d letters, digits and _",
-                   asked, NAME_MAX_BYTES);
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "name",
+                   "got '%s', want a C identifier of at most %d letters, digits and _", asked, NAME_MAX_BYTES);
   }
   const char *own = as_identifier(&c->arena, quern_compilation_name(c));
   if (own && !asked && !is_identifier(own)) own = qn_arena_printf(&c->arena, "model_%s", own);
@@ -60,9 +60,8 @@ static qn_status choose_name(object_writing *w) {
 static qn_status choose_header(object_writing *w) {
   size_t length = strlen(w->object_path);
   if (length > 2 && strcmp(w->object_path + length - 2, ".o") == 0) length -= 2;
-  w->header_path = w->options->header_path
-                       ? w->options->header_path
-                       : qn_arena_printf(&w->c->arena, "%.*s.h", (int)length, w->object_path);
+  w->header_path = w->options->header_path ? w->options->header_path
+                                           : qn_arena_printf(&w->c->arena, "%.*s.h", (int)length, w->object_path);
   return w->header_path ? QN_OK : qn_fail_nomem(w->c->diag, "object", "a path");
 }
 
@@ -130,8 +129,7 @@ static void put_type(qn_buf *out, const qn_pbuf *p, const char *tail) {
 }
 
 static void put_tensor(const object_writing *w, const qn_driver_field *field, qn_buf *out) {
-  static const char *const kinds[] = {
-      [QN_FIELD_INPUT] = "in", [QN_FIELD_OUTPUT] = "out", [QN_FIELD_CACHE] = "cache"};
+  static const char *const kinds[] = {[QN_FIELD_INPUT] = "in", [QN_FIELD_OUTPUT] = "out", [QN_FIELD_CACHE] = "cache"};
   const qn_pbuf *p = buffer_of(w, field);
   const char *name = field_name(w, field), *type = p->type.dtype == QN_DTYPE_I32 ? "int32_t" : "float";
   if (field->kind == QN_FIELD_CACHE) type = "void";
@@ -155,7 +153,8 @@ static void put_field(const object_writing *w, const qn_driver_field *field, qn_
       qn_buf_printf(out, "  const void *weights;  // all of the file of weights, %s_WEIGHTS_BYTES\n", w->upper);
       break;
     case QN_FIELD_SCRATCH:
-      qn_buf_printf(out, "  void *scratch;  // %s_SCRATCH_BYTES to work in, which nobody else uses meanwhile\n", w->upper);
+      qn_buf_printf(out, "  void *scratch;  // %s_SCRATCH_BYTES to work in, which nobody else uses meanwhile\n",
+                    w->upper);
       break;
     case QN_FIELD_SIZE:
       qn_buf_printf(out, "  int64_t %s;  // %c: %s, 0 to %" PRId64 "\n", SIZES[field->symbol].name,
@@ -191,19 +190,23 @@ static void put_intro(const object_writing *w, qn_buf *out) {
   qn_put_one_line(out, qn_str_from(quern_compilation_name(w->c)));
   qn_buf_printf(out,
                 ", for %s: how to call what is in the object file.\n"
-                "// It needs nothing of quern, and of a C library memcpy%s. Tensors are dense and row-major. Calls may be made by\n"
+                "// It needs nothing of quern, and of a C library memcpy%s. Tensors are dense and row-major. Calls may "
+                "be made by\n"
                 "// several threads at a time, each with memory of its own; a kernel may use 4 MiB of stack.\n",
                 w->c->targets[0].name, w->c->targets[0].arch == QN_ARCH_AARCH64 ? " and getauxval" : "");
   qn_buf_printf(out, "#ifndef %s_QUERN_H\n#define %s_QUERN_H\n\n#include <stddef.h>\n#include <stdint.h>\n\n", w->upper,
                 w->upper);
-  qn_buf_puts(out,
-              "#ifndef QUERN_OBJECT_PARALLEL\n#define QUERN_OBJECT_PARALLEL\n"
-              "// The host's own threads, for who has some: calls part(work, begin, end) for ranges that together are [0, count),\n"
-              "// each number in one of them, in any order and by any threads, and returns when all calls have. Results do not\n"
-              "// depend on how.\n"
-              "typedef void (*quern_object_part_fn)(void *work, int64_t begin, int64_t end);\n"
-              "typedef void (*quern_object_parallel_fn)(void *context, quern_object_part_fn part, void *work, int64_t count);\n"
-              "#endif\n\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n");
+  qn_buf_puts(
+      out,
+      "#ifndef QUERN_OBJECT_PARALLEL\n#define QUERN_OBJECT_PARALLEL\n"
+      "// The host's own threads, for who has some: calls part(work, begin, end) for ranges that together are [0, "
+      "count),\n"
+      "// each number in one of them, in any order and by any threads, and returns when all calls have. Results do "
+      "not\n"
+      "// depend on how.\n"
+      "typedef void (*quern_object_part_fn)(void *work, int64_t begin, int64_t end);\n"
+      "typedef void (*quern_object_parallel_fn)(void *context, quern_object_part_fn part, void *work, int64_t count);\n"
+      "#endif\n\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n");
 }
 
 static qn_status make_header(object_writing *w) {
@@ -214,12 +217,14 @@ static qn_status make_header(object_writing *w) {
   qn_buf_printf(out, "\ntypedef struct %s_args {\n", w->name);
   for (size_t i = 0; i < w->spec.field_count; i++) put_field(w, &w->spec.fields[i], out);
   qn_buf_printf(out, "} %s_args;\n\n", w->name);
-  qn_buf_printf(out,
-                "// Runs the program once. 0, or a code: %d a pointer that is NULL or not aligned as it must be, %s%d this CPU lacks\n"
-                "// one of %s_CPU_FEATURES, %d a size out of range. Integers that say where something is (ids of tokens, rows,\n"
-                "// positions, pages) are not checked.\nint %s_run(const %s_args *args);\n",
-                QN_DRIVER_ARGUMENT, w->spec.weights ? "3 weights of another object, " : "", QN_DRIVER_TARGET, w->upper,
-                QN_DRIVER_LIMIT, w->name, w->name);
+  qn_buf_printf(
+      out,
+      "// Runs the program once. 0, or a code: %d a pointer that is NULL or not aligned as it must be, %s%d this CPU "
+      "lacks\n"
+      "// one of %s_CPU_FEATURES, %d a size out of range. Integers that say where something is (ids of tokens, rows,\n"
+      "// positions, pages) are not checked.\nint %s_run(const %s_args *args);\n",
+      QN_DRIVER_ARGUMENT, w->spec.weights ? "3 weights of another object, " : "", QN_DRIVER_TARGET, w->upper,
+      QN_DRIVER_LIMIT, w->name, w->name);
   qn_buf_puts(out, "\n#ifdef __cplusplus\n}\n#endif\n\n#endif\n");
   return out->failed ? qn_fail_nomem(w->c->diag, w->header_path, "the header") : QN_OK;
 }
@@ -244,10 +249,8 @@ static qn_status write_object(object_writing *w, qn_file_writer *object, qn_file
   quern_compilation *c = w->c;
   quern_part *part = &c->parts[0];
   qn_weight_source source = quern_compilation_weights(c);
-  qn_artifact_program program = {.machine = QN_ART_CPU,
-                                 .program = part->pass.program,
-                                 .plans = part->plans,
-                                 .plan_count = part->plan_count};
+  qn_artifact_program program = {
+      .machine = QN_ART_CPU, .program = part->pass.program, .plans = part->plans, .plan_count = part->plan_count};
   qn_artifact_spec spec = {.programs = &program,
                            .program_count = 1,
                            .weights = &source,

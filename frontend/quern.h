@@ -174,15 +174,16 @@ int quern_cache_clear(uint64_t keep_bytes, uint64_t *out_removed, quern_error *e
 
 
 // ---- graphs built in code -------------------------------------------------------------------------------------------
-// A graph is built op by op, compiled in this process, into a file, through the cache or into an object file, and called
-// with the host's tensors by a runner (quern_runner_create). It goes through what every model goes through. Example:
-// frontend/examples/jit.c.
+// A graph is built op by op, compiled in this process, into a file, through the cache or into an object file, and
+// called with the host's tensors by a runner (quern_runner_create). It goes through what every model goes through.
+// Example: frontend/examples/jit.c.
 //
 // Types are texts, as dumps print them: an element type and a shape, row-major, the last dimension the nearest.
 // "f32[T,64]" has T rows of 64 values, where T is known when the program runs (quern_sizes has the letters), "f32[3T,4]"
 // three times as many, "f32[]" is a scalar, and "q4_0[128,64]" a matrix of 128 rows of 64 values in blocks, laid out as
-// GGUF files have them. Element types are f32 and i32, of weights and caches f16 and bf16, too, and of weights the formats
-// that quern_quant_formats lists.
+// GGUF files have them. Element types are f32 and i32, of weights and caches f16 and bf16, too, and of weights the
+// formats that quern_quant_formats lists. Attention is written as in JSON (models/README.md), with the ops "cache" and
+// "kv_write"; a runner holds the caches.
 //
 // Functions that add to a graph return a value, or 0 after an error. An error stays with the graph: all that is called
 // on it later fails in the same way, so that a host may look once, at the end. A graph is for one thread at a time while
@@ -199,22 +200,22 @@ typedef struct quern_graph_options {
   const quern_allocator *allocator;  // of the graph, copied; NULL = malloc and free
 } quern_graph_options;
 
-// An empty graph. `name` is for messages, files of the cache and profiles, copied. Errors: ARGUMENT (sizes out of range,
-// no name), NOMEM.
+// An empty graph. `name` is for messages, files of the cache and profiles, copied. Errors: ARGUMENT (sizes out of
+// range, no name), NOMEM.
 int quern_graph_create(const char *name, const quern_graph_options *options, quern_graph **out, quern_error *error);
 void quern_graph_destroy(quern_graph *graph);  // NULL is harmless; compiled models need it no longer
 
-// A tensor that the host binds for each run, by its name. Errors: ARGUMENT (a type that inputs cannot have, a name that is
-// taken), NOMEM.
+// A tensor that the host binds for each run, by its name. Errors: ARGUMENT (a type that inputs cannot have, a name that
+// is taken), NOMEM.
 quern_value quern_graph_input(quern_graph *graph, const char *name, const char *type, quern_error *error);
 
 typedef enum quern_ownership {
   QUERN_BORROW,  // `data` stays as it is until the last compilation of the graph has returned
   QUERN_COPY     // copied at once
 } quern_ownership;
-// A parameter whose values are part of what is compiled. `data` has `bytes` bytes at any address: rows of values or blocks, one
-// after another. A type of one dimension gives an f32 value, whatever the values are kept in. Errors: ARGUMENT (a type
-// that weights cannot have, bytes that are not the type's, a name that is taken), NOMEM.
+// A parameter whose values are part of what is compiled. `data` has `bytes` bytes at any address: rows of values or
+// blocks, one after another. A type of one dimension gives an f32 value, whatever the values are kept in. Errors:
+// ARGUMENT (a type that weights cannot have, bytes that are not the type's, a name that is taken), NOMEM.
 quern_value quern_graph_weight(quern_graph *graph, const char *name, const char *type, const void *data, size_t bytes,
                                quern_ownership ownership, quern_error *error);
 
@@ -249,10 +250,11 @@ quern_value quern_graph_apply(quern_graph *graph, const char *name, quern_value 
 // sessions run, of a graph with a session's inputs (tokens, pos, seq, rows, block_table). Errors: ARGUMENT.
 int quern_graph_output(quern_graph *graph, const char *name, quern_value value, quern_error *error);
 
-// The type of a value into `out`, of `size` bytes with the NUL. Errors: ARGUMENT (no value of this graph), LIMIT (it does
-// not fit).
+// The type of a value into `out`, of `size` bytes with the NUL. Errors: ARGUMENT (no value of this graph), LIMIT (it
+// does not fit).
 int quern_graph_type(const quern_graph *graph, quern_value value, char *out, size_t size, quern_error *error);
-// The graph as text, a line a value, as --dump-ir prints it (caller frees with free()). Errors: NOMEM, those of the graph.
+// The graph as text, a line a value, as --dump-ir prints it (caller frees with free()). Errors: NOMEM, those of the
+// graph.
 int quern_graph_text(const quern_graph *graph, char **out_text, quern_error *error);
 // Every op on a line with its operands, attributes and meaning. Static text; do not free.
 const char *quern_graph_ops(void);
@@ -271,28 +273,30 @@ int quern_graph_load(const quern_graph *graph, const quern_compile_options *opti
 
 // Writes a matrix in one of the formats that quern_quant_formats lists, as weights have it: `values` is f32 (rows,
 // columns), row-major. *out_bytes is how many bytes it has, also after LIMIT. Errors: ARGUMENT (no such format; columns
-// that are no whole blocks of it), LIMIT (they are more than `capacity`), FORMAT (a value that the format cannot hold).
+// that are no whole blocks of it), LIMIT (they are more than `capacity`), FORMAT (a value that the format cannot
+// hold).
 int quern_quantize(const char *format, int64_t rows, int64_t columns, const float *values, void *out, size_t capacity,
                    size_t *out_bytes, quern_error *error);
 
 // ---- object files ---------------------------------------------------------------------------------------------------
 // A program as one relocatable object file, for one target, to be linked into a host's program: code, weights, and a
-// function in C that runs it, which a header declares. It needs nothing of quern. Example: frontend/examples/embed.c.
+// function in C that runs it, which a header declares. It needs nothing of quern, and of a C library memcpy alone (on
+// aarch64 getauxval, too, where the code needs features that not every CPU has). Example: frontend/examples/embed.c.
 
 typedef struct quern_object_options {
   size_t size;               // sizeof(quern_object_options)
   const char *name;          // a C identifier that all names begin with; NULL = made of the model's or graph's name
-  const char *header_path;   // of the header; NULL = the object file's with .h in place of .o
+  const char *header_path;   // NULL = the object file's path with .h in place of .o
   // A file for the weights, which the host then reads or maps and gives to each call; NULL = they are in the object file.
   // The object knows its weights and takes no others.
   const char *weights_path;
 } quern_object_options;
 
 // Compiles a model file, or a graph that was built in code, into an object file and its header, and the file of weights
-// where one is asked for. Each appears whole or not at all; files that are there already are replaced only when they are of
-// the same kind. `object` and `options` may be NULL. Errors: those of quern_compile; ARGUMENT for a GPU, for several
-// targets or a name that is none in C; LIMIT for more weights than an object can have (1920 MiB); UNSUPPORTED for
-// tensors whose names are the same in C.
+// where one is asked for. Each appears whole or not at all; files that are there already are replaced only when they
+// are of the same kind. `object` and `options` may be NULL. Errors: those of quern_compile; ARGUMENT for a GPU, for
+// several targets or a name that is none in C; LIMIT for more weights than an object can have (1920 MiB); UNSUPPORTED
+// for tensors whose names are the same in C.
 int quern_compile_object(const char *model_path, const char *object_path, const quern_object_options *object,
                          const quern_compile_options *options, quern_error *error);
 int quern_graph_object(const quern_graph *graph, const char *object_path, const quern_object_options *object,

@@ -127,7 +127,7 @@ void quern_model_close(quern_model *model);  // NULL is harmless
 
 // The name of the compiled program.
 const char *quern_model_name(const quern_model *model);
-// The file it was opened from; of a model that quern_jit made, the model file.
+// The file it was opened from; of a model that the JIT made, the model file or the graph's name.
 const char *quern_model_path(const quern_model *model);
 // The target whose code runs here.
 const char *quern_model_target(const quern_model *model);
@@ -378,8 +378,8 @@ quern_status quern_generate(quern_session *session, const quern_generate_params 
 // ---- programs on the host's own tensors -----------------------------------------------------------------------------
 // What a model computes, a language model or not, is a program with inputs and outputs that have names: a graph in JSON
 // or one that was built in code (quern.h) says which. A runner calls it on the host's own memory. Any number of runners
-// may be on one model, each for one thread at a time; it brings worker threads of its own. Results do not depend on
-// their number.
+// may be on one model, each for one thread at a time; it brings worker threads of its own. Results do not depend on their
+// number.
 
 // Sizes that are known only when a program runs, by the letters that types have for them. Those that no tensor of a
 // program has are not looked at.
@@ -393,7 +393,8 @@ typedef struct quern_sizes {
 
 typedef enum quern_tensor_kind { QUERN_TENSOR_INPUT, QUERN_TENSOR_OUTPUT, QUERN_TENSOR_CACHE } quern_tensor_kind;
 
-// A tensor of a program: an input, an output or a cache of keys or values. Row-major: the last dimension is the nearest.
+// A tensor of a program: an input, an output or a cache of keys or values. Row-major: the last dimension is the
+// nearest.
 typedef struct quern_tensor {
   quern_tensor_kind kind;
   const char *name;   // of a cache "k" or "v"
@@ -427,9 +428,10 @@ quern_status quern_runner_create(quern_model *model, const quern_runner_options 
                                  quern_error *error);
 void quern_runner_destroy(quern_runner *runner);  // NULL is harmless
 
-// Binds an input: `data` is the host's, dense and row-major in the input's type, borrowed until it is bound anew, and read
-// by each run; `bytes` of it may be read. Integers that say where something is (ids of tokens, rows, positions, pages)
-// must be within what they index: the program does not look. Errors: ARGUMENT (no such input: the text lists them).
+// Binds an input: `data` is the host's, dense and row-major in the input's type, borrowed until it is bound anew, and
+// read by each run; `bytes` of it may be read. Integers that say where something is (ids of tokens, rows, positions,
+// pages) must be within what they index: the program does not look. Errors: ARGUMENT (no such input: the text lists
+// them).
 quern_status quern_runner_bind_input(quern_runner *runner, const char *name, const void *data, size_t bytes,
                                      quern_error *error);
 // Binds an output: each run ends by writing it to `data`, dense and row-major. NULL: no longer, and then it is read by
@@ -443,8 +445,8 @@ quern_status quern_runner_bind_output(quern_runner *runner, const char *name, vo
 // kernel faulted on a GPU: then the runner is of no more use).
 quern_status quern_runner_run(quern_runner *runner, const quern_sizes *sizes, quern_error *error);
 
-// Where the last run left an output, without a copy: its rows (of all dimensions but the first), *out_row_bytes apart, which
-// is more than a row has where rows are padded. Valid until the next run. NULL when there is no such output.
+// Where the last run left an output, without a copy: its rows (of all dimensions but the first), *out_row_bytes apart,
+// which is more than a row has where rows are padded. Valid until the next run. NULL when there is no such output.
 const void *quern_runner_output(const quern_runner *runner, const char *name, size_t *out_row_bytes);
 
 // ---- profiles -------------------------------------------------------------------------------------------------------

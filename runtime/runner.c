@@ -127,7 +127,8 @@ static qn_status place_pools(quern_runner *r, uint8_t *base, size_t *out_bytes, 
     size_t bytes = 0;
     if (b->kind != QN_ART_CACHE) continue;
     if (!qn_size_mul((size_t)b->bytes, (size_t)r->pool_pages, &bytes) || bytes > ((size_t)1 << 47) - offset)
-      return qn_fail(diag, QN_ERR_LIMIT, r->model->path, "caches: the size of %" PRId64 " pages overflows", r->pool_pages);
+      return qn_fail(diag, QN_ERR_LIMIT, r->model->path, "caches: the size of %" PRId64 " pages overflows",
+                     r->pool_pages);
     if (base) QN_TRY(qn_executor_bind_cache(r->executor, name_of(a, b), b->layer, base + offset, diag));
     offset = qn_align_up(offset + bytes, QN_ARTIFACT_PAGE);
   }
@@ -215,9 +216,8 @@ static uint32_t find(const quern_runner *r, bool output, const char *name, qn_di
     const qn_art_buffer *b = &a->buffers[i];
     if (!is_tensor(b) || b->kind == QN_ART_CACHE || (b->kind == QN_ART_ARENA) != output) continue;
     if (name && strcmp(name_of(a, b), name) == 0) return i;
-    int length = used < sizeof known
-                     ? snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name_of(a, b))
-                     : 0;
+    int length =
+        used < sizeof known ? snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name_of(a, b)) : 0;
     used += length > 0 ? (size_t)length : 0;
   }
   const char *what = output ? "output" : "input";
@@ -274,12 +274,14 @@ static qn_status check_bindings(const quern_runner *r, const int64_t *symbols, q
     int64_t most = a->program->symbol_max[s] ? a->program->symbol_max[s] : INT32_MAX;
     if (symbols[s] < 0 || symbols[s] > most) {
       return qn_fail(diag, QN_ERR_LIMIT, r->model->path,
-                     "size %c: got %" PRId64 ", want 0 to %" PRId64 ", as it was compiled", letters[s], symbols[s], most);
+                     "size %c: got %" PRId64 ", want 0 to %" PRId64 ", as it was compiled", letters[s], symbols[s],
+                     most);
     }
   }
   if (r->pools && symbols[SYM_G] > r->pool_pages) {
-    return qn_fail(diag, QN_ERR_LIMIT, r->model->path, "size G: got %" PRId64 ", want at most the runner's %" PRId64
-                   " pool_pages", symbols[SYM_G], r->pool_pages);
+    return qn_fail(diag, QN_ERR_LIMIT, r->model->path,
+                   "size G: got %" PRId64 ", want at most the runner's %" PRId64 " pool_pages", symbols[SYM_G],
+                   r->pool_pages);
   }
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     if (r->bindings[i].data) QN_TRY(check_bytes(r, i, symbols, diag));
@@ -320,6 +322,7 @@ static qn_status copy_output(const quern_runner *r, uint32_t i, qn_diag *diag) {
 
 static qn_status run(quern_runner *r, const quern_sizes *sizes, qn_diag *diag) {
   int64_t symbols[QN_ARTIFACT_SYMBOLS];
+  if (!sizes) return qn_fail(diag, QN_ERR_ARGUMENT, "sizes", "got NULL, want those of the run");
   to_symbols(sizes, symbols);
   QN_TRY(check_bindings(r, symbols, diag));
   // Sizes that come again are likely to do so once more, which is worth a graph on a GPU.
@@ -340,7 +343,7 @@ quern_status quern_runner_run(quern_runner *runner, const quern_sizes *sizes, qu
 const void *quern_runner_output(const quern_runner *runner, const char *name, size_t *out_row_bytes) {
   const qn_art_buffer *b = NULL;
   size_t rows, width;
-  const void *data = qn_executor_output(runner->executor, name, &b);
+  const void *data = name ? qn_executor_output(runner->executor, name, &b) : NULL;
   *out_row_bytes = 0;
   if (data) measure_rows(b, runner->symbols, &rows, &width, out_row_bytes);
   return data;

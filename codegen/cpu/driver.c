@@ -1,6 +1,6 @@
-// The driver of an object file (codegen/object_file.h) as LLVM IR: checks its arguments and the CPU, walks the program's
-// steps one after another, and copies outputs out of the arena. It has no step table: what a step needs stands in its
-// code. A step's parallel loop may be handed to the host, whose threads then do parts of it.
+// The driver of an object file (codegen/object_file.h) as LLVM IR: checks its arguments and the CPU, walks the
+// program's steps one after another, and copies outputs out of the arena. It has no step table: what a step needs
+// stands in its code. A step's parallel loop may be handed to the host, whose threads then do parts of it.
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -19,8 +19,8 @@ typedef struct driver {
   LLVMBuilderRef b;
   LLVMTypeRef i8, i32, i64, ptr, none;
   LLVMTypeRef kernel_type, part_type, step_type, copy_type, check_type, parallel_type;
-  LLVMValueRef image, weights;            // symbols; weights NULL = a field, or there are none
-  LLVMValueRef part, step, copy, check;   // functions
+  LLVMValueRef image, weights;           // symbols; weights NULL = a field, or there are none
+  LLVMValueRef part, step, copy, check;  // functions
   // Of the function at hand: where it goes for each code, of those that were asked for.
   LLVMValueRef function;
   LLVMBasicBlockRef exits[QN_DRIVER_LIMIT + 1];
@@ -42,7 +42,9 @@ static LLVMValueRef call(const driver *d, LLVMTypeRef type, LLVMValueRef functio
   return LLVMBuildCall2(d->b, type, function, args, count, "");
 }
 
-static LLVMBasicBlockRef new_block(const driver *d) { return LLVMAppendBasicBlockInContext(d->context, d->function, ""); }
+static LLVMBasicBlockRef new_block(const driver *d) {
+  return LLVMAppendBasicBlockInContext(d->context, d->function, "");
+}
 
 static void store_at(const driver *d, LLVMValueRef value, LLVMValueRef base, uint64_t index) {
   LLVMBuildStore(d->b, value, at(d, base, index * 8));
@@ -104,7 +106,7 @@ typedef enum leaf {
 } leaf;
 typedef enum state { STATE_SSE, STATE_YMM, STATE_ZMM } state;
 static const uint32_t STATE_BITS[] = {0, 0x06, 0xE6};  // of XCR0: XMM and YMM; masks and ZMM, too
-enum { OSXSAVE = 27 };                                  // a bit of LEAF_1_ECX: xgetbv is there
+enum { OSXSAVE = 27 };                                 // a bit of LEAF_1_ECX: xgetbv is there
 
 static const struct x86_feature {
   const char *name;
@@ -127,8 +129,13 @@ static const struct a64_feature {
 static const struct {
   uint32_t leaf, subleaf, word;
 } x86_words[LEAF_COUNT] = {
-    [LEAF_1_ECX] = {1, 0, 2},   [LEAF_1_EDX] = {1, 0, 3},   [LEAF_7_EBX] = {7, 0, 1},          [LEAF_7_ECX] = {7, 0, 2},
-    [LEAF_7_EDX] = {7, 0, 3},   [LEAF_7_1_EAX] = {7, 1, 0}, [LEAF_EXT_ECX] = {0x80000001u, 0, 2},
+    [LEAF_1_ECX] = {1, 0, 2},
+    [LEAF_1_EDX] = {1, 0, 3},
+    [LEAF_7_EBX] = {7, 0, 1},
+    [LEAF_7_ECX] = {7, 0, 2},
+    [LEAF_7_EDX] = {7, 0, 3},
+    [LEAF_7_1_EAX] = {7, 1, 0},
+    [LEAF_EXT_ECX] = {0x80000001u, 0, 2},
 };
 
 // The bits that the target's features want, by word; of aarch64 without NEON, which every one has.
@@ -180,8 +187,8 @@ static LLVMValueRef cpuid(const driver *d, uint32_t leaf_number, uint32_t sublea
   LLVMTypeRef words[] = {d->i32, d->i32, d->i32, d->i32}, inputs[] = {d->i32, d->i32};
   LLVMTypeRef type = LLVMFunctionType(LLVMStructTypeInContext(d->context, words, 4, false), inputs, 2, false);
   LLVMValueRef args[] = {LLVMConstInt(d->i32, leaf_number, false), LLVMConstInt(d->i32, subleaf, false)};
-  LLVMValueRef code = LLVMGetInlineAsm(type, text, strlen(text), places, strlen(places), true, false,
-                                       LLVMInlineAsmDialectATT, false);
+  LLVMValueRef code =
+      LLVMGetInlineAsm(type, text, strlen(text), places, strlen(places), true, false, LLVMInlineAsmDialectATT, false);
   return call(d, type, code, args, 2);
 }
 
@@ -439,8 +446,7 @@ static qn_status choose_variant(driver *d, const qn_pstep *step, LLVMValueRef *o
     const qn_pvariant *variant = &kernel->variants[v];
     LLVMValueRef entry = at(d, d->image, d->of->offsets[first + (size_t)v]), extent = dim_value(d, variant->extent);
     bool last = v == kernel->variant_count - 1;
-    LLVMValueRef fits = last || !rows ? NULL
-                                      : LLVMBuildICmp(d->b, LLVMIntSLE, rows, number(d, variant->rows_max), "");
+    LLVMValueRef fits = last || !rows ? NULL : LLVMBuildICmp(d->b, LLVMIntSLE, rows, number(d, variant->rows_max), "");
     *out_entry = fits ? LLVMBuildSelect(d->b, fits, entry, *out_entry, "") : entry;
     *out_extent = fits ? LLVMBuildSelect(d->b, fits, extent, *out_extent, "") : extent;
   }
@@ -502,8 +508,7 @@ static qn_status make_run(driver *d) {
   d->symbols = LLVMBuildArrayAlloca(d->b, d->i64, number(d, QN_SYM_COUNT), "");
   d->work = LLVMBuildArrayAlloca(d->b, d->ptr, number(d, 3), "");
   check_arguments(d);
-  for (int s = 0; s < QN_SYM_COUNT; s++)
-    store_at(d, d->sizes[s] ? d->sizes[s] : number(d, 0), d->symbols, (uint64_t)s);
+  for (int s = 0; s < QN_SYM_COUNT; s++) store_at(d, d->sizes[s] ? d->sizes[s] : number(d, 0), d->symbols, (uint64_t)s);
   store_at(d, d->operands, d->work, 1);
   store_at(d, d->symbols, d->work, 2);
   QN_TRY(make_steps(d, find_field(d, QN_FIELD_PARALLEL, 0), find_field(d, QN_FIELD_PARALLEL_CONTEXT, 0)));

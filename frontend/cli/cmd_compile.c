@@ -225,15 +225,20 @@ static int emit(const compile_options *options, const char *model_path, const ch
 // --emit=object
 static int emit_object(const compile_options *options, const char *model_path, const char *schedule) {
   cli_progress progress;
+  cli_quant_table table = {0};
   quern_tuning_use use = {0};
   quern_error error = {0};
   cli_progress_init(&progress, options->common.quiet);
   quern_compile_options how = how_to_compile(options, schedule, &progress);
+  how.quantized = cli_quant_table_add;
+  how.quantized_context = &table;
   quern_object_options object = {.size = sizeof object, .name = options->name, .weights_path = options->weights};
   how.tuning_use = &use;
   cli_catch_signals();
   int code = quern_compile_object(model_path, options->out_path, &object, &how, &error);
   cli_progress_end(&progress);
+  if (code == 0 && !options->common.quiet) cli_quant_table_print(&table, true);
+  cli_quant_table_free(&table);
   if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
   if (code != 0) return cli_fail_with(code, &error);
   if (options->common.quiet) return 0;

@@ -86,7 +86,8 @@ quern_value qn_built_blocks(qn_built *b, const char *name, const char *format, i
   size_t bytes = 0, again = 0, row_bytes;
   qn_dtype dtype;
   qn_built_tensor *t = qn_built_values(b, name, (size_t)rows * (size_t)columns);
-  FAILS(QUERN_ERR_LIMIT, "got room for 0 bytes", quern_quantize(format, rows, columns, t->values, NULL, 0, &bytes, error));
+  FAILS(QUERN_ERR_LIMIT, "got room for 0 bytes",
+        quern_quantize(format, rows, columns, t->values, NULL, 0, &bytes, error));
   uint8_t *data = t->data = malloc(bytes + 1);
   OK(quern_quantize(format, rows, columns, t->values, data + 1, bytes, &again, error));
   ck_assert_uint_eq(bytes, again);
@@ -103,10 +104,15 @@ quern_value qn_built_blocks(qn_built *b, const char *name, const char *format, i
   return value;
 }
 
-quern_value qn_built_op(qn_built *b, const char *name, const quern_value *operands, size_t count, const quern_attr *attrs,
-                          size_t attr_count, const char *type) {
-  quern_op op = {.size = sizeof op, .name = name, .operands = operands, .operand_count = count, .attrs = attrs,
-                 .attr_count = attr_count, .type = type};
+quern_value qn_built_op(qn_built *b, const char *name, const quern_value *operands, size_t count,
+                        const quern_attr *attrs, size_t attr_count, const char *type) {
+  quern_op op = {.size = sizeof op,
+                 .name = name,
+                 .operands = operands,
+                 .operand_count = count,
+                 .attrs = attrs,
+                 .attr_count = attr_count,
+                 .type = type};
   return ADD(quern_graph_op(b->graph, &op, error));
 }
 
@@ -129,14 +135,15 @@ static qn_status give_source(void *context, const qn_node *node, qn_ref_tensor *
   return QN_OK;
 }
 
-void qn_built_check(const qn_built *b, const char *output, const float *got, const quern_sizes *sizes, double tolerance) {
+void qn_built_check(const qn_built *b, const char *output, const float *got, const quern_sizes *sizes,
+                    double tolerance) {
   char *text = NULL;
   oracle o = {.built = b};
   qn_graph *graph = NULL;
   qn_ref_tensor *values = NULL;
   qn_diag diag = {0};
-  const int64_t symbols[QN_SYM_COUNT] = {0,           sizes->tokens,    sizes->rows,
-                                         sizes->pages, sizes->sequences, sizes->pool_pages};
+  const int64_t symbols[QN_SYM_COUNT] = {
+      0, sizes->tokens, sizes->rows, sizes->pages, sizes->sequences, sizes->pool_pages};
   qn_arena_init(&o.arena, qn_allocator_default());
   OK(quern_graph_text(b->graph, &text, error));
   qn_assert_ok(&diag, qn_graph_parse("test", qn_str_from(text), &o.arena, &graph, &diag));
@@ -176,7 +183,8 @@ void qn_built_mlp(qn_built *b, const char *format, int width, int hidden) {
   qn_built_values(b, "x", (size_t)QN_MLP_ROWS * (size_t)width);
   quern_value x = qn_built_input(b, "x", type);
   quern_value n = rmsnorm(b, x, qn_built_vector(b, "norm", width));
-  quern_value gate = format ? qn_built_blocks(b, "gate", format, hidden, width) : qn_built_matrix(b, "gate", hidden, width);
+  quern_value gate =
+      format ? qn_built_blocks(b, "gate", format, hidden, width) : qn_built_matrix(b, "gate", hidden, width);
   quern_value up = format ? qn_built_blocks(b, "up", format, hidden, width) : qn_built_matrix(b, "up", hidden, width);
   quern_value down = qn_built_matrix(b, "down", width, hidden);
   quern_value gated = qn_built_apply(b, "silu", qn_built_apply(b, "matmul", n, gate), 0);
@@ -185,7 +193,8 @@ void qn_built_mlp(qn_built *b, const char *format, int width, int hidden) {
 }
 
 enum { HEADS = 4, KV_HEADS = 2, HEAD = 16 };
-_Static_assert((int)QN_ATTENTION_QUERY == HEADS * HEAD && (int)QN_ATTENTION_KEY == KV_HEADS * HEAD, "as types say below");
+_Static_assert((int)QN_ATTENTION_QUERY == HEADS * HEAD && (int)QN_ATTENTION_KEY == KV_HEADS * HEAD,
+               "as types say below");
 
 static quern_value cache_of(qn_built *b, const char *kind, const char *type, quern_value x, const quern_value *places) {
   const quern_attr attrs[] = {{"kind", 0, kind}, {"index", 0, NULL}};
@@ -196,7 +205,7 @@ static quern_value cache_of(qn_built *b, const char *kind, const char *type, que
 
 void qn_built_attention(qn_built *b) {
   qn_built_init(b, "attention",
-             &(quern_graph_options){.size = sizeof(quern_graph_options), .most = {.tokens = 8, .pages = 2}});
+                &(quern_graph_options){.size = sizeof(quern_graph_options), .most = {.tokens = 8, .pages = 2}});
   qn_built_values(b, "q", QN_ATTENTION_TOKENS * QN_ATTENTION_QUERY);
   qn_built_values(b, "k", QN_ATTENTION_TOKENS * QN_ATTENTION_KEY);
   qn_built_values(b, "v", QN_ATTENTION_TOKENS * QN_ATTENTION_KEY);
@@ -214,8 +223,8 @@ void qn_built_attention(qn_built *b) {
   quern_value values = cache_of(b, "v", "f32[G,2,64,16]", v, places);
   q = qn_built_op(b, "split_heads", OPERANDS(q), ATTRS({"heads", HEADS, NULL}), NULL);
   quern_value p = qn_built_op(b, "attn_scores", OPERANDS(q, keys, places[0], places[1], places[2]),
-                         ATTRS({"scale", 0.25, NULL}), NULL);
-  p = qn_built_op(b, "attn_mix", OPERANDS(qn_built_apply(b, "softmax", p, 0), values, places[0], places[1], places[2]), NULL, 0, NULL);
+                              ATTRS({"scale", 0.25, NULL}), NULL);
+  p = qn_built_op(b, "attn_mix", OPERANDS(qn_built_apply(b, "softmax", p, 0), values, places[0], places[1], places[2]),
+                  NULL, 0, NULL);
   OK(quern_graph_output(b->graph, "y", qn_built_apply(b, "merge_heads", p, 0), error));
 }
-

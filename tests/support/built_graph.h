@@ -1,5 +1,5 @@
-// Graphs built in code for tests: tensors by name, as the host binds them and as the oracle takes them; some graphs; and the
-// comparison of a run with the oracle. Everything asserts.
+// Graphs built in code for tests: tensors by name, as the host binds them and as the oracle takes them; some graphs;
+// and the comparison of a run with the oracle. Everything asserts.
 #ifndef QN_TESTS_SUPPORT_BUILT_GRAPH_H
 #define QN_TESTS_SUPPORT_BUILT_GRAPH_H
 
@@ -23,9 +23,10 @@
                   error->text);                                                                                        \
   } while (0)
 
-#define QN_COMPILE(...) (&(quern_compile_options){.size = sizeof(quern_compile_options), .tuning_db = "none", __VA_ARGS__})
-#define QN_RUNNER(...)  (&(quern_runner_options){.size = sizeof(quern_runner_options), .no_pin = true, __VA_ARGS__})
-#define QN_SIZES(...)   (&(quern_sizes){__VA_ARGS__})
+#define QN_COMPILE(...) \
+  (&(quern_compile_options){.size = sizeof(quern_compile_options), .tuning_db = "none", __VA_ARGS__})
+#define QN_RUNNER(...) (&(quern_runner_options){.size = sizeof(quern_runner_options), .no_pin = true, __VA_ARGS__})
+#define QN_SIZES(...)  (&(quern_sizes){__VA_ARGS__})
 
 typedef struct qn_built_tensor {
   const char *name;
@@ -49,7 +50,8 @@ void qn_built_deinit(qn_built *b);
 qn_built_tensor *qn_built_values(qn_built *b, const char *name, size_t count);
 qn_built_tensor *qn_built_integers(qn_built *b, const char *name, size_t count);
 const qn_built_tensor *qn_built_find(const qn_built *b, const char *name);
-// Weights: a matrix, borrowed; a vector of values around 1, copied; a matrix in another format, borrowed at an odd address.
+// Weights: a matrix, borrowed; a vector of values around 1, copied; a matrix in another format, borrowed at an odd
+// address.
 quern_value qn_built_matrix(qn_built *b, const char *name, int rows, int columns);
 quern_value qn_built_vector(qn_built *b, const char *name, int size);
 quern_value qn_built_blocks(qn_built *b, const char *name, const char *format, int rows, int columns);
@@ -73,6 +75,7 @@ void qn_built_attention(qn_built *b);
 void qn_built_bind(quern_runner *runner, const qn_built *b, const char *name);
 // |got - want| <= tolerance * (|want| + root mean square of want) in every value of an output, by the oracle with empty
 // caches.
-void qn_built_check(const qn_built *b, const char *output, const float *got, const quern_sizes *sizes, double tolerance);
+void qn_built_check(const qn_built *b, const char *output, const float *got, const quern_sizes *sizes,
+                    double tolerance);
 
 #endif

@@ -1,5 +1,5 @@
-// Graphs built in code: what they compute against the oracle, at odd sizes, by the JIT, from files and from the cache, and
-// by several threads. QUERN_TEST_SHOW tells how long it takes to make one.
+// Graphs built in code: what they compute against the oracle, at odd sizes, by the JIT, from files and from the cache,
+// and by several threads. QUERN_TEST_SHOW tells how long it takes to make one.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,7 +67,8 @@ START_TEST(one_result) {
   quern_runner *runner = start(file, QN_RUNNER(.threads = 2, .spin_us = -1));
   memset(got, 0, sizeof got);
   for (int row = 0; row < QN_MLP_ROWS; row++) {
-    OK(quern_runner_bind_input(runner, "x", qn_built_find(&b, "x")->values + row * WIDTH, WIDTH * sizeof(float), error));
+    OK(quern_runner_bind_input(runner, "x", qn_built_find(&b, "x")->values + row * WIDTH, WIDTH * sizeof(float),
+                               error));
     OK(quern_runner_bind_output(runner, "y", got[row], sizeof got[row], error));
     OK(quern_runner_run(runner, QN_SIZES(.tokens = 1), error));
   }
@@ -79,7 +80,8 @@ START_TEST(one_result) {
   OK(quern_runner_run(runner, QN_SIZES(.tokens = QN_MLP_ROWS), error));
   const char *y = quern_runner_output(runner, "y", &row_bytes);
   ck_assert_uint_eq(row_bytes, 48 * sizeof(float));
-  for (int row = 0; row < QN_MLP_ROWS; row++) ck_assert_mem_eq(y + (size_t)row * row_bytes, want[row], sizeof want[row]);
+  for (int row = 0; row < QN_MLP_ROWS; row++)
+    ck_assert_mem_eq(y + (size_t)row * row_bytes, want[row], sizeof want[row]);
   ck_assert_ptr_null(quern_runner_output(runner, "z", &row_bytes));
   OK(quern_runner_run(runner, QN_SIZES(.tokens = 0), error));
   quern_runner_destroy(runner);
@@ -98,26 +100,31 @@ START_TEST(ops_of_all_kinds) {
   quern_sizes sizes = {.tokens = 5, .rows = R};
   char type[64];
   float heads[R * W], mixed[R * 10];
-  qn_built_init(&b, "ops", &(quern_graph_options){.size = sizeof(quern_graph_options), .most = {.tokens = 9, .rows = 4}});
+  qn_built_init(&b, "ops",
+                &(quern_graph_options){.size = sizeof(quern_graph_options), .most = {.tokens = 9, .rows = 4}});
   qn_built_tensor *ids = qn_built_integers(&b, "ids", 5), *rows = qn_built_integers(&b, "rows", R);
   for (int i = 0; i < 5; i++) ids->ids[i] = 2 * i;
   rows->ids[0] = 4, rows->ids[1] = 1;
   quern_value id = qn_built_input(&b, "ids", "i32[T]");
   quern_value row = qn_built_input(&b, "rows", "i32[R]");
   quern_value x = qn_built_apply(&b, "embed", qn_built_blocks(&b, "table", "f16", TABLE, W), id);
-  x = qn_built_op(&b, "layernorm", OPERANDS(x, qn_built_vector(&b, "w", W), qn_built_vector(&b, "b", W)), ATTRS({"eps", 1e-6, NULL}), NULL);
+  x = qn_built_op(&b, "layernorm", OPERANDS(x, qn_built_vector(&b, "w", W), qn_built_vector(&b, "b", W)),
+                  ATTRS({"eps", 1e-6, NULL}), NULL);
   x = qn_built_apply(&b, "gather_rows", x, row);
   OK(quern_graph_type(b.graph, x, type, sizeof type, error));
   ck_assert_str_eq(type, "f32[R,12]");
   quern_value h = qn_built_op(&b, "split_heads", OPERANDS(x), ATTRS({"heads", 3, NULL}), NULL);
   h = qn_built_apply(&b, "mul", qn_built_apply(&b, "gelu_tanh", h, 0), quern_graph_constant(b.graph, -1.5, NULL));
   OK(quern_graph_output(b.graph, "heads", h, error));
-  quern_value left = qn_built_op(&b, "slice", OPERANDS(x), ATTRS({"axis", 1, NULL}, {"begin", 1, NULL}, {"end", 6, NULL}), NULL);
+  quern_value left =
+      qn_built_op(&b, "slice", OPERANDS(x), ATTRS({"axis", 1, NULL}, {"begin", 1, NULL}, {"end", 6, NULL}), NULL);
   quern_value right = qn_built_op(&b, "reshape", OPERANDS(x), NULL, 0, "f32[R,3,4]");
   right = qn_built_apply(&b, "softmax", right, 0);
   right = qn_built_op(&b, "reshape", OPERANDS(right), NULL, 0, "f32[R,12]");
-  right = qn_built_op(&b, "slice", OPERANDS(right), ATTRS({"end", 12, NULL}, {"begin", 7, NULL}, {"axis", 1, NULL}), NULL);
-  OK(quern_graph_output(b.graph, "mixed", qn_built_op(&b, "concat", OPERANDS(left, right), ATTRS({"axis", 1, NULL}), NULL), error));
+  right =
+      qn_built_op(&b, "slice", OPERANDS(right), ATTRS({"end", 12, NULL}, {"begin", 7, NULL}, {"axis", 1, NULL}), NULL);
+  OK(quern_graph_output(b.graph, "mixed",
+                        qn_built_op(&b, "concat", OPERANDS(left, right), ATTRS({"axis", 1, NULL}), NULL), error));
   OK(quern_graph_jit(b.graph, QN_COMPILE(.threads = 1), &model, error));
   quern_runner *runner = start(model, QN_RUNNER(.threads = 1));
   qn_built_bind(runner, &b, "ids");
@@ -157,7 +164,8 @@ START_TEST(attention_with_caches) {
   size_t caches = 0;
   qn_built_attention(&b);
   OK(quern_graph_jit(b.graph, QN_COMPILE(.threads = 1), &model, error));
-  for (size_t i = 0; quern_model_tensor(model, i, &t); i++) caches += t.kind == QUERN_TENSOR_CACHE && t.symbols[0] == 'G';
+  for (size_t i = 0; quern_model_tensor(model, i, &t); i++)
+    caches += t.kind == QUERN_TENSOR_CACHE && t.symbols[0] == 'G';
   ck_assert_uint_eq(caches, 2);
   FAILS(QUERN_ERR_ARGUMENT, "pool_pages: got 0, want 1 to 2", quern_runner_create(model, NULL, &runner, error));
   FAILS(QUERN_ERR_LIMIT, "pool_pages: got 3", quern_runner_create(model, QN_RUNNER(.pool_pages = 3), &runner, error));
@@ -171,9 +179,12 @@ START_TEST(attention_with_caches) {
   runner = start(model, QN_RUNNER(.threads = 1, .pool_pages = 1));
   for (size_t i = 0; i < b.count; i++) qn_built_bind(runner, &b, b.tensors[i].name);
   for (int i = 0; i < QN_ATTENTION_TOKENS; i++) {
-    OK(quern_runner_bind_input(runner, "q", b.tensors[0].values + i * QN_ATTENTION_QUERY, QN_ATTENTION_QUERY * sizeof(float), error));
-    OK(quern_runner_bind_input(runner, "k", b.tensors[1].values + i * QN_ATTENTION_KEY, QN_ATTENTION_KEY * sizeof(float), error));
-    OK(quern_runner_bind_input(runner, "v", b.tensors[2].values + i * QN_ATTENTION_KEY, QN_ATTENTION_KEY * sizeof(float), error));
+    OK(quern_runner_bind_input(runner, "q", b.tensors[0].values + i * QN_ATTENTION_QUERY,
+                               QN_ATTENTION_QUERY * sizeof(float), error));
+    OK(quern_runner_bind_input(runner, "k", b.tensors[1].values + i * QN_ATTENTION_KEY,
+                               QN_ATTENTION_KEY * sizeof(float), error));
+    OK(quern_runner_bind_input(runner, "v", b.tensors[2].values + i * QN_ATTENTION_KEY,
+                               QN_ATTENTION_KEY * sizeof(float), error));
     OK(quern_runner_bind_input(runner, "pos", b.tensors[3].ids + i, sizeof(int32_t), error));
     OK(quern_runner_bind_output(runner, "y", one[i], sizeof one[i], error));
     OK(quern_runner_run(runner, QN_SIZES(.tokens = 1, .pages = 1, .sequences = 1, .pool_pages = 1), error));
@@ -184,6 +195,29 @@ START_TEST(attention_with_caches) {
   quern_runner_destroy(runner);
   quern_model_close(model);
   qn_built_deinit(&b);
+}
+END_TEST
+
+// --- a graph in JSON
+
+START_TEST(a_graph_in_json) {
+  const char *path = qn_test_temp_path("json.qn");
+  quern_model *model = NULL;
+  const float x[2][4] = {{3, 0, 0, 4}, {0, 0, 0, 2}};
+  float y[2][2];
+  OK(quern_compile(qn_test_source("frontend/examples/embed.json"), path, QN_COMPILE(.threads = 1), error));
+  OK(quern_model_open(path, NULL, &model, error));
+  quern_runner *runner = start(model, QN_RUNNER(.threads = 1));
+  OK(quern_runner_bind_input(runner, "x", x, sizeof x, error));
+  OK(quern_runner_bind_output(runner, "y", y, sizeof y, error));
+  OK(quern_runner_run(runner, QN_SIZES(.tokens = 2), error));
+  // Half of x over its root mean square, times 1 and -1.
+  ck_assert_float_eq_tol(y[0][0], 0.6f, 1e-5f);
+  ck_assert_float_eq_tol(y[0][1], -0.8f, 1e-5f);
+  ck_assert_float_eq_tol(y[1][0], 0.0f, 1e-5f);
+  ck_assert_float_eq_tol(y[1][1], -1.0f, 1e-5f);
+  quern_runner_destroy(runner);
+  quern_model_close(model);
 }
 END_TEST
 
@@ -235,10 +269,10 @@ static bool count_calls(void *context, const char *stage, uint64_t done, uint64_
 static bool load(const qn_built *b, const char *numeric_mode, float *y, size_t bytes) {
   int calls = 0;
   quern_model *model = NULL;
-  OK(quern_graph_load(b->graph,
-                      QN_COMPILE(.threads = 1, .numeric_mode = numeric_mode, .progress = count_calls,
-                                 .progress_context = &calls),
-                      NULL, &model, error));
+  OK(quern_graph_load(
+      b->graph,
+      QN_COMPILE(.threads = 1, .numeric_mode = numeric_mode, .progress = count_calls, .progress_context = &calls), NULL,
+      &model, error));
   run_mlp(model, b, QN_MLP_ROWS, 1, y, bytes);
   quern_model_close(model);
   return calls > 0;
@@ -381,5 +415,5 @@ START_TEST(time_to_a_result) {
 END_TEST
 
 QN_CASE(results, mlp_of_floats, mlp_of_blocks, one_result, ops_of_all_kinds, attention_with_caches)
-QN_CASE(uses, threads_share_a_model, from_the_cache, a_language_model_has_sessions, time_to_a_result)
+QN_CASE(uses, a_graph_in_json, threads_share_a_model, from_the_cache, a_language_model_has_sessions, time_to_a_result)
 QN_TEST_MAIN(results, uses)

@@ -24,15 +24,15 @@ static scene set_scene(void) {
 }
 
 // The call gives no value and this error, which stays with the graph: whatever comes after it tells the same.
-#define SPOILS(want, needle, call)                                                                                   \
-  do {                                                                                                               \
-    scene s = set_scene();                                                                                           \
-    quern_error error_ = {.code = -1};                                                                               \
-    quern_error *error = &error_;                                                                                    \
-    ck_assert_msg((call) == 0, "%s gives a value", #call);                                                           \
+#define SPOILS(want, needle, call)                                                                                    \
+  do {                                                                                                                \
+    scene s = set_scene();                                                                                            \
+    quern_error error_ = {.code = -1};                                                                                \
+    quern_error *error = &error_;                                                                                     \
+    ck_assert_msg((call) == 0, "%s gives a value", #call);                                                            \
     ck_assert_msg(error_.code == (want) && strstr(error_.text, needle) && strstr(error_.text, "scene"), "%s: %d: %s", \
-                  #call, error_.code, error_.text);                                                                  \
-    stays(&s, &error_);                                                                                              \
+                  #call, error_.code, error_.text);                                                                   \
+    stays(&s, &error_);                                                                                               \
   } while (0)
 
 static void stays(scene *s, const quern_error *first) {
@@ -107,17 +107,23 @@ END_TEST
 
 static quern_value op(scene *s, const char *name, const quern_value *operands, size_t count, const quern_attr *attrs,
                       size_t attr_count, const char *type, quern_error *error) {
-  quern_op o = {.size = sizeof o, .name = name, .operands = operands, .operand_count = count, .attrs = attrs,
-                .attr_count = attr_count, .type = type};
+  quern_op o = {.size = sizeof o,
+                .name = name,
+                .operands = operands,
+                .operand_count = count,
+                .attrs = attrs,
+                .attr_count = attr_count,
+                .type = type};
   return quern_graph_op(s->graph, &o, error);
 }
 #define OP(name, operands, attrs, type) op(&s, name, operands, attrs, type, error)
-#define EPS ATTRS({"eps", 1e-5, NULL})
-#define NO_ATTRS NULL, 0
-#define NONE     NULL, 0
+#define EPS                             ATTRS({"eps", 1e-5, NULL})
+#define NO_ATTRS                        NULL, 0
+#define NONE                            NULL, 0
 
 START_TEST(ops) {
-  SPOILS(QUERN_ERR_ARGUMENT, "got the op 'conv', want one of: cache, reshape", OP("conv", OPERANDS(s.x), NO_ATTRS, NULL));
+  SPOILS(QUERN_ERR_ARGUMENT, "got the op 'conv', want one of: cache, reshape",
+         OP("conv", OPERANDS(s.x), NO_ATTRS, NULL));
   SPOILS(QUERN_ERR_ARGUMENT, "got the op ''", OP(NULL, OPERANDS(s.x), NO_ATTRS, NULL));
   // What other functions or passes alone make.
   SPOILS(QUERN_ERR_ARGUMENT, "got the op 'param'", OP("param", OPERANDS(s.x), NO_ATTRS, NULL));
@@ -136,7 +142,8 @@ START_TEST(ops) {
          OP("rmsnorm", OPERANDS(s.x, s.v), ATTRS({"eps", 1, NULL}, {"theta", 1, NULL}), NULL));
   SPOILS(QUERN_ERR_ARGUMENT, "attribute eps: got a text, want a number",
          OP("rmsnorm", OPERANDS(s.x, s.v), ATTRS({"eps", 0, "small"}), NULL));
-  SPOILS(QUERN_ERR_ARGUMENT, "attribute eps: got nan", OP("rmsnorm", OPERANDS(s.x, s.v), ATTRS({"eps", NAN, NULL}), NULL));
+  SPOILS(QUERN_ERR_ARGUMENT, "attribute eps: got nan",
+         OP("rmsnorm", OPERANDS(s.x, s.v), ATTRS({"eps", NAN, NULL}), NULL));
   SPOILS(QUERN_ERR_ARGUMENT, "attribute kind: got a number, want a text",
          OP("cache", NONE, ATTRS({"kind", 1, NULL}, {"index", 0, NULL}), "f32[G,1,8,64]"));
   SPOILS(QUERN_ERR_ARGUMENT, "attribute heads: got 1.5, want an integer",
@@ -159,7 +166,10 @@ START_TEST(ops) {
   quern_graph_destroy(s.graph);
   // What an op is called is the host's choice.
   s = set_scene();
-  quern_op named = {.size = sizeof named, .name = "matmul", .operands = (quern_value[]){s.x, s.v}, .operand_count = 2,
+  quern_op named = {.size = sizeof named,
+                    .name = "matmul",
+                    .operands = (quern_value[]){s.x, s.v},
+                    .operand_count = 2,
                     .label = "my product"};
   ck_assert_uint_eq(quern_graph_op(s.graph, &named, &error), 0);
   ck_assert_ptr_nonnull(strstr(error.text, "scene: my product: matmul"));
@@ -212,9 +222,11 @@ START_TEST(compiling) {
   REFUSES("all_logits", .all_logits = true);
   FAILS(QUERN_ERR_ARGUMENT, "got the option kv_type",
         quern_graph_load(s.graph, QN_COMPILE(.kv_type = "f16"), NULL, &model, error));
-  FAILS(QUERN_ERR_ARGUMENT, "numeric-mode: got 'int4'", quern_graph_jit(s.graph, QN_COMPILE(.numeric_mode = "int4"), &model, error));
+  FAILS(QUERN_ERR_ARGUMENT, "numeric-mode: got 'int4'",
+        quern_graph_jit(s.graph, QN_COMPILE(.numeric_mode = "int4"), &model, error));
   FAILS(QUERN_ERR_ARGUMENT, "z80", quern_graph_jit(s.graph, QN_COMPILE(.target = "z80"), &model, error));
-  FAILS(QUERN_ERR_ARGUMENT, "the JIT makes code", quern_graph_jit(s.graph, QN_COMPILE(.target = "cuda:sm_90"), &model, error));
+  FAILS(QUERN_ERR_ARGUMENT, "the JIT makes code",
+        quern_graph_jit(s.graph, QN_COMPILE(.target = "cuda:sm_90"), &model, error));
   FAILS(QUERN_ERR_ARGUMENT, "got an empty name", quern_graph_compile(s.graph, "", NULL, error));
   ck_assert_ptr_null(model);
   ck_assert_int_ne(setenv("XDG_CACHE_HOME", "/dev/null", 1), -1);
@@ -228,9 +240,11 @@ START_TEST(compiling) {
               cache = op(&s, "cache", NULL, 0, attrs, 2, "f16[G,1,8,64]", NULL),
               heads = op(&s, "split_heads", OPERANDS(s.x), ATTRS({"heads", 1, NULL}), NULL, NULL);
   ck_assert(op(&s, "kv_write", OPERANDS(cache, heads, pos, pos, table), attrs, 1, NULL, NULL) != 0);
-  quern_value scores = op(&s, "attn_scores", OPERANDS(heads, cache, pos, pos, table), ATTRS({"scale", 1, NULL}), NULL, NULL);
+  quern_value scores =
+      op(&s, "attn_scores", OPERANDS(heads, cache, pos, pos, table), ATTRS({"scale", 1, NULL}), NULL, NULL);
   OK(quern_graph_output(s.graph, "y", scores, error));
-  FAILS(QUERN_ERR_ARGUMENT, "2 uses of a cache that kv_write overwrites", quern_graph_jit(s.graph, NULL, &model, error));
+  FAILS(QUERN_ERR_ARGUMENT, "2 uses of a cache that kv_write overwrites",
+        quern_graph_jit(s.graph, NULL, &model, error));
   quern_graph_destroy(s.graph);
 }
 END_TEST
@@ -242,25 +256,30 @@ START_TEST(running) {
   float x[16] = {0}, y[8];
   OK(quern_graph_output(s.graph, "y", quern_graph_apply(s.graph, "matmul", s.x, s.w, NULL), error));
   OK(quern_graph_jit(s.graph, QN_COMPILE(.threads = 1), &model, error));
-  FAILS(QUERN_ERR_ARGUMENT, "got size 1", quern_runner_create(model, &(quern_runner_options){.size = 1}, &runner, error));
+  FAILS(QUERN_ERR_ARGUMENT, "got size 1",
+        quern_runner_create(model, &(quern_runner_options){.size = 1}, &runner, error));
   FAILS(QUERN_ERR_ARGUMENT, "spin_us: got -2", quern_runner_create(model, QN_RUNNER(.spin_us = -2), &runner, error));
   ck_assert_ptr_null(runner);
   OK(quern_runner_create(model, QN_RUNNER(.threads = 1), &runner, error));
   FAILS(QUERN_ERR_ARGUMENT, "input 'x' is not bound", quern_runner_run(runner, QN_SIZES(.tokens = 2), error));
-  FAILS(QUERN_ERR_ARGUMENT, "got input 'z'; the program's inputs are: x", quern_runner_bind_input(runner, "z", x, 4, error));
+  FAILS(QUERN_ERR_ARGUMENT, "got input 'z'; the program's inputs are: x",
+        quern_runner_bind_input(runner, "z", x, 4, error));
   FAILS(QUERN_ERR_ARGUMENT, "got input ''", quern_runner_bind_input(runner, NULL, x, 4, error));
   FAILS(QUERN_ERR_ARGUMENT, "got no memory", quern_runner_bind_input(runner, "x", NULL, 4, error));
   FAILS(QUERN_ERR_ARGUMENT, "got output 'x'; the program's outputs are: y",
         quern_runner_bind_output(runner, "x", y, sizeof y, error));
   OK(quern_runner_bind_input(runner, "x", x, 63, error));
-  FAILS(QUERN_ERR_LIMIT, "input 'x': got 63 bytes, want 64 for T = 2", quern_runner_run(runner, QN_SIZES(.tokens = 2), error));
+  FAILS(QUERN_ERR_LIMIT, "input 'x': got 63 bytes, want 64 for T = 2",
+        quern_runner_run(runner, QN_SIZES(.tokens = 2), error));
   OK(quern_runner_bind_input(runner, "x", x, 0, error));
   FAILS(QUERN_ERR_LIMIT, "input 'x': got 0 bytes, want 32", quern_runner_run(runner, QN_SIZES(.tokens = 1), error));
   OK(quern_runner_bind_input(runner, "x", x, sizeof x, error));
   OK(quern_runner_bind_output(runner, "y", y, 31, error));
-  FAILS(QUERN_ERR_LIMIT, "output 'y': got 31 bytes, want 32 for T = 2", quern_runner_run(runner, QN_SIZES(.tokens = 2), error));
+  FAILS(QUERN_ERR_LIMIT, "output 'y': got 31 bytes, want 32 for T = 2",
+        quern_runner_run(runner, QN_SIZES(.tokens = 2), error));
   FAILS(QUERN_ERR_LIMIT, "size T: got 257, want 0 to 256", quern_runner_run(runner, QN_SIZES(.tokens = 257), error));
   FAILS(QUERN_ERR_LIMIT, "size T: got -1", quern_runner_run(runner, QN_SIZES(.tokens = -1), error));
+  FAILS(QUERN_ERR_ARGUMENT, "sizes: got NULL", quern_runner_run(runner, NULL, error));
   FAILS(QUERN_ERR_LIMIT, "size R: got -1", quern_runner_run(runner, QN_SIZES(.rows = -1), error));
   OK(quern_runner_bind_output(runner, "y", y, 32, error));
   OK(quern_runner_run(runner, QN_SIZES(.tokens = 2), error));
@@ -280,7 +299,8 @@ START_TEST(quantising) {
   FAILS(QUERN_ERR_ARGUMENT, "rows of 33 values, want rows of whole blocks of 32",
         quern_quantize("q4_0", 1, 33, values, out, sizeof out, &bytes, error));
   FAILS(QUERN_ERR_ARGUMENT, "got 0 rows", quern_quantize("q4_0", 0, 32, values, out, sizeof out, &bytes, error));
-  FAILS(QUERN_ERR_LIMIT, "got room for 35 bytes, want 36", quern_quantize("q4_0", 2, 32, values, out, 35, &bytes, error));
+  FAILS(QUERN_ERR_LIMIT, "got room for 35 bytes, want 36",
+        quern_quantize("q4_0", 2, 32, values, out, 35, &bytes, error));
   ck_assert_uint_eq(bytes, 36);
   values[3] = NAN;
   FAILS(QUERN_ERR_FORMAT, "quantize", quern_quantize("q4_0", 2, 32, values, out, 36, &bytes, error));

@@ -11,8 +11,8 @@
 enum { WIDTH = 33, HIDDEN = 45 };
 
 static void open_on(const char *path, bool gpu, quern_model **out) {
-  quern_model_options options = {.size = sizeof options, .device = gpu ? "cuda" : NULL,
-                                 .libcuda = gpu ? qn_test_libcuda() : NULL};
+  quern_model_options options = {
+      .size = sizeof options, .device = gpu ? "cuda" : NULL, .libcuda = gpu ? qn_test_libcuda() : NULL};
   OK(quern_model_open(path, &options, out, error));
 }
 

@@ -1,5 +1,5 @@
-// Object files: what is linked from them gives the bits that the JIT gives, by one thread and with loops done in parts; their
-// headers; what they refuse when they run, and when they are made.
+// Object files: what is linked from them gives the bits that the JIT gives, by one thread and with loops done in parts;
+// their headers; what they refuse when they run, and when they are made.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -241,8 +241,8 @@ START_TEST(caches_of_the_host) {
   ck_assert_int_eq(l.run(l.args), QUERN_ERR_ARGUMENT);
   l.args[field(&l, "cache_v_0")].pointer = values;
   run_both(&l, "out_y", y, sizeof y);
-  qn_built_check(&b, "y", y,
-                 QN_SIZES(.tokens = QN_ATTENTION_TOKENS, .pages = 2, .sequences = 1, .pool_pages = 2), 1e-5);
+  qn_built_check(&b, "y", y, QN_SIZES(.tokens = QN_ATTENTION_TOKENS, .pages = 2, .sequences = 1, .pool_pages = 2),
+                 1e-5);
   free(keys), free(values), free(scratch);
   unlink_object(&l);
   qn_built_deinit(&b);
@@ -310,7 +310,8 @@ START_TEST(what_is_refused) {
         quern_graph_object(b.graph, path, &how, QN_COMPILE(.target = "x86-64-v2,x86-64-v3"), error));
   FAILS(QUERN_ERR_ARGUMENT, "an object file is not signed",
         quern_graph_object(b.graph, path, &how, QN_COMPILE(.sign_key = "key.pem"), error));
-  FAILS(QUERN_ERR_ARGUMENT, "got an empty name", quern_graph_object(b.graph, "", &how, QN_COMPILE(.threads = 1), error));
+  FAILS(QUERN_ERR_ARGUMENT, "got an empty name",
+        quern_graph_object(b.graph, "", &how, QN_COMPILE(.threads = 1), error));
   FAILS(QUERN_ERR_IO, "none/x.o",
         quern_graph_object(b.graph, qn_test_temp_path("none/x.o"), &how, QN_COMPILE(.threads = 1), error));
   qn_test_write_file(text, "precious", 8);
@@ -333,7 +334,8 @@ START_TEST(what_is_refused) {
   qn_built_init(&b, "2 names", NULL);
   quern_value one = qn_built_input(&b, "x.1", "f32[T,4]"), two = qn_built_input(&b, "x-1", "f32[T,4]");
   OK(quern_graph_output(b.graph, "y", qn_built_apply(&b, "add", one, two), error));
-  FAILS(QUERN_ERR_UNSUPPORTED, "both 'x_1' in C", quern_graph_object(b.graph, path, NULL, QN_COMPILE(.threads = 1), error));
+  FAILS(QUERN_ERR_UNSUPPORTED, "both 'x_1' in C",
+        quern_graph_object(b.graph, path, NULL, QN_COMPILE(.threads = 1), error));
   qn_built_deinit(&b);
 }
 END_TEST
