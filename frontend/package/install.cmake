@@ -23,7 +23,7 @@ set(compile_objects ${run_objects})
 foreach(room quern quern_import quern_autotune quern_codegen quern_passes quern_ir)
   list(APPEND compile_objects $<TARGET_OBJECTS:${room}>)
 endforeach()
-set(compile_libraries ${run_libraries} ext_cjson ext_sqlite)
+set(compile_libraries ${run_libraries} ext_cjson ext_sqlite ext_utf8proc)
 quern_shared(quern_run_shared quern_run runtime/quern_run.map OBJECTS ${run_objects} LINK ${run_libraries})
 quern_shared(quern_compile_shared quern frontend/quern.map OBJECTS ${compile_objects} LINK ${compile_libraries})
 # The rooms are archives that refer to one another; what a program links is one.
@@ -66,7 +66,7 @@ install(DIRECTORY frontend/examples DESTINATION ${CMAKE_INSTALL_DOCDIR})
 # ---- for those who build against it
 
 set(QUERN_RUN_PRIVATE_LIST hwloc pcre2-8 pthread dl m)
-set(QUERN_PRIVATE_LIST ${QUERN_RUN_PRIVATE_LIST} cjson sqlite3)
+set(QUERN_PRIVATE_LIST ${QUERN_RUN_PRIVATE_LIST} cjson sqlite3 utf8proc)
 foreach(list QUERN_RUN_PRIVATE QUERN_PRIVATE)
   list(TRANSFORM ${list}_LIST PREPEND -l OUTPUT_VARIABLE ${list})
   list(JOIN ${list} " " ${list})
