@@ -3,16 +3,20 @@
 
     python3 -m venv reference           # anywhere outside this tree
     reference/bin/pip install torch transformers safetensors numpy
-    reference/bin/python tests/support/reference.py [--out FOLDER] [NAME...]
+    reference/bin/python tests/support/reference.py [--out FOLDER] [--llama-cpp FOLDER] [NAME...]
 
 Each folder gets config.json, model.safetensors (or shards) and expected.safetensors: some tokens, a handful of
-positions, and the logits there, computed in float32 from the weights as they are stored. The tests need none of this.
+positions, and the logits there, computed in float32 from the weights as they are stored; some get model.gguf, by the converter of a checkout of llama.cpp.
+The tests need none of this.
 An architecture is a function below: it gives a model of random weights, of at most some 100 KB.
 """
 
 import argparse
+import json
 import pathlib
 import shutil
+import sys
+import tempfile
 import zlib
 
 import torch
@@ -22,11 +26,12 @@ from safetensors.torch import save_file
 MODELS = {}
 
 
-def model(dtype, tokens=75, shard=None):
-    """Registers a function that makes a model; `dtype` is how its weights are stored, `shard` the size of files."""
+def model(dtype, tokens=75, shard=None, gguf=False):
+    """Registers a function that makes a model; `dtype` is how its weights are stored, `shard` the size of files, `gguf`
+    whether llama.cpp's converter keeps all that it computes (it drops the windows of some)."""
 
     def register(make):
-        MODELS[make.__name__] = (make, dtype, tokens, shard)
+        MODELS[make.__name__] = (make, dtype, tokens, shard, gguf)
         return make
 
     return register
@@ -61,6 +66,169 @@ def qwen2():
 def gpt2():
     return hf.GPT2LMHeadModel(hf.GPT2Config(
         vocab_size=128, n_embd=40, n_layer=2, n_head=5, n_positions=128))
+
+
+@model(torch.bfloat16, tokens=100, gguf=True)
+def llama3_scaling():
+    return hf.LlamaForCausalLM(hf.LlamaConfig(
+        vocab_size=96, hidden_size=36, intermediate_size=48, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=3, head_dim=16, max_position_embeddings=128, rope_theta=10000.0,
+        rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                      "original_max_position_embeddings": 64}))
+
+
+@model(torch.float16, tokens=100, gguf=True)
+def llama_linear():
+    return hf.LlamaForCausalLM(hf.LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, rope_scaling={"rope_type": "linear", "factor": 2.5}))
+
+
+@model(torch.float16, tokens=100)
+def llama_dynamic():
+    return hf.LlamaForCausalLM(hf.LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=128, rope_scaling={"rope_type": "dynamic", "factor": 2.0}))
+
+
+@model(torch.float16, tokens=100, gguf=True)
+def llama_yarn():
+    return hf.LlamaForCausalLM(hf.LlamaConfig(
+        vocab_size=96, hidden_size=36, intermediate_size=40, num_hidden_layers=1, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=256, rope_theta=1000.0,
+        rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}))
+
+
+@model(torch.bfloat16, tokens=120)
+def mistral():
+    return hf.MistralForCausalLM(hf.MistralConfig(
+        vocab_size=96, hidden_size=48, intermediate_size=56, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=128, sliding_window=37))
+
+
+@model(torch.bfloat16, tokens=120)
+def qwen2_window():
+    return hf.Qwen2ForCausalLM(hf.Qwen2Config(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, use_sliding_window=True, sliding_window=33,
+        max_window_layers=1))
+
+
+@model(torch.bfloat16, gguf=True)
+def qwen3():
+    return hf.Qwen3ForCausalLM(hf.Qwen3Config(
+        vocab_size=96, hidden_size=40, intermediate_size=48, num_hidden_layers=2, num_attention_heads=5,
+        num_key_value_heads=1, head_dim=20, max_position_embeddings=128, tie_word_embeddings=True))
+
+
+@model(torch.bfloat16, tokens=120, gguf=True)
+def gemma2():
+    return hf.Gemma2ForCausalLM(hf.Gemma2Config(
+        vocab_size=96, hidden_size=36, intermediate_size=48, num_hidden_layers=3, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=12, query_pre_attn_scalar=12, max_position_embeddings=128, sliding_window=41,
+        attn_logit_softcapping=3.0, final_logit_softcapping=4.0))
+
+
+@model(torch.bfloat16, tokens=120, gguf=True)
+def gemma3():
+    return hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=128, sliding_window=29,
+        rope_parameters={"full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+                         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}))
+
+
+@model(torch.float16, tokens=100, gguf=True)
+def phi3():
+    return hf.Phi3ForCausalLM(hf.Phi3Config(
+        vocab_size=96, hidden_size=36, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=3, max_position_embeddings=128, original_max_position_embeddings=128, sliding_window=47,
+        pad_token_id=0))
+
+
+@model(torch.bfloat16, tokens=100, gguf=True)
+def phi3_longrope():
+    return hf.Phi3ForCausalLM(hf.Phi3Config(
+        vocab_size=96, hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=256, original_max_position_embeddings=64, pad_token_id=0,
+        partial_rotary_factor=0.75,
+        rope_scaling={"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.5, 2.5, 4.0]}))
+
+
+@model(torch.float16, gguf=True)
+def gptneox():
+    return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(
+        vocab_size=96, hidden_size=36, intermediate_size=56, num_hidden_layers=2, num_attention_heads=3,
+        rotary_pct=0.34, max_position_embeddings=128))
+
+
+@model(torch.float32)
+def gptneox_serial():
+    return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(
+        vocab_size=80, hidden_size=30, intermediate_size=40, num_hidden_layers=2, num_attention_heads=5,
+        rotary_pct=1.0, max_position_embeddings=128, use_parallel_residual=False))
+
+
+@model(torch.float16, gguf=True)
+def falcon():
+    return hf.FalconForCausalLM(hf.FalconConfig(
+        vocab_size=96, hidden_size=40, num_hidden_layers=2, num_attention_heads=5, num_kv_heads=1, multi_query=True,
+        new_decoder_architecture=False, parallel_attn=True, bias=False, alibi=False))
+
+
+@model(torch.bfloat16, gguf=True)
+def falcon_new():
+    return hf.FalconForCausalLM(hf.FalconConfig(
+        vocab_size=96, hidden_size=36, num_hidden_layers=2, num_attention_heads=6, num_kv_heads=2,
+        new_decoder_architecture=True, bias=False, alibi=False, num_ln_in_parallel_attn=2))
+
+
+@model(torch.bfloat16)
+def falcon_one_norm():
+    return hf.FalconForCausalLM(hf.FalconConfig(
+        vocab_size=80, hidden_size=36, num_hidden_layers=1, num_attention_heads=6, num_kv_heads=3,
+        new_decoder_architecture=True, bias=False, alibi=False, num_ln_in_parallel_attn=1))
+
+
+@model(torch.float16)
+def falcon_alibi():
+    return hf.FalconForCausalLM(hf.FalconConfig(
+        vocab_size=80, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, multi_query=False,
+        new_decoder_architecture=False, parallel_attn=False, bias=True, alibi=True))
+
+
+@model(torch.bfloat16, tokens=120)
+def starcoder2():
+    return hf.Starcoder2ForCausalLM(hf.Starcoder2Config(
+        vocab_size=96, hidden_size=36, intermediate_size=64, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=128, sliding_window=35))
+
+
+@model(torch.float16, gguf=True)
+def bloom():
+    return hf.BloomForCausalLM(hf.BloomConfig(
+        vocab_size=96, hidden_size=36, n_layer=2, n_head=6))
+
+
+@model(torch.float16, gguf=True)
+def stablelm():
+    return hf.StableLmForCausalLM(hf.StableLmConfig(
+        vocab_size=96, hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=3, use_qkv_bias=True, max_position_embeddings=128))
+
+
+@model(torch.bfloat16)
+def stablelm_parallel():
+    return hf.StableLmForCausalLM(hf.StableLmConfig(
+        vocab_size=80, hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, use_parallel_residual=True, qk_layernorm=True, max_position_embeddings=128))
+
+
+@model(torch.bfloat16, gguf=True)
+def olmo2():
+    return hf.Olmo2ForCausalLM(hf.Olmo2Config(
+        vocab_size=96, hidden_size=36, intermediate_size=48, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=3, max_position_embeddings=128, pad_token_id=1, eos_token_id=2))
 
 
 # ---- what is made of each ----------------------------------------------------------------------------------------------
@@ -99,8 +267,28 @@ def expect(net, vocab, count, generator):
             "logits": logits.float().contiguous()}
 
 
-def make(name, out):
-    build, dtype, count, shard = MODELS[name]
+def convert(folder, dtype):
+    """The folder's model.gguf by llama.cpp's converter, without a vocabulary but for its size."""
+    import gguf
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    types = {torch.float32: "ALL_F32", torch.float16: "MOSTLY_F16", torch.bfloat16: "MOSTLY_BF16"}
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = pathlib.Path(temporary) / folder.name
+        shutil.copytree(folder, copy)
+        config = ModelBase.load_hparams(copy, False)
+        tokens = {str(i): i for i in range(config["vocab_size"])}
+        (copy / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}, "added_tokens": []}))
+        kind = get_model_class(get_model_architecture(config, ModelType.TEXT))
+        kind.set_vocab = lambda self: None
+        if config["model_type"] == "gpt_neox":  # looks for the key's old place
+            config["rotary_pct"] = config["rope_parameters"]["partial_rotary_factor"]
+        with torch.inference_mode():
+            kind(copy, gguf.LlamaFileType[types[dtype]], folder / "model.gguf", hparams=config).write()
+
+
+def make(name, out, converter):
+    build, dtype, count, shard, gguf = MODELS[name]
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -108,7 +296,7 @@ def make(name, out):
     randomise(net, generator)
     net = net.to(dtype)
     folder = out / name
-    for old in folder.glob("*.safetensors*"):
+    for old in [*folder.glob("*.safetensors*"), *folder.glob("model.gguf")]:
         old.unlink()
     net.save_pretrained(folder, safe_serialization=True, **({"max_shard_size": shard} if shard else {}))
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -116,6 +304,10 @@ def make(name, out):
     net = type(net).from_pretrained(folder, dtype=torch.float32).eval()
     vocab = net.config.get_text_config().vocab_size
     save_file(expect(net, vocab, count, generator), folder / "expected.safetensors")
+    if gguf and converter:
+        convert(folder, dtype)
+    elif gguf:
+        print(f"{name}: without model.gguf, which --llama-cpp makes")
     size = sum(f.stat().st_size for f in folder.iterdir())
     print(f"{name}: {size / 1000:.0f} KB")
     if size > 200_000:
@@ -127,14 +319,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     here = pathlib.Path(__file__).resolve().parent.parent
     parser.add_argument("--out", type=pathlib.Path, default=here / "golden" / "models", metavar="FOLDER")
+    parser.add_argument("--llama-cpp", type=pathlib.Path, metavar="FOLDER", help="llama.cpp's source, for model.gguf")
     parser.add_argument("names", nargs="*", metavar="NAME", help="of an architecture; without any, all")
     args = parser.parse_args()
+    if args.llama_cpp:
+        sys.path[:0] = [str(args.llama_cpp), str(args.llama_cpp / "gguf-py")]
     hf.logging.set_verbosity_error()
     hf.logging.disable_progress_bar()
     for name in args.names or MODELS:
         if name not in MODELS:
             parser.error(f"no architecture '{name}', want one of {', '.join(MODELS)}")
-        make(name, args.out)
+        make(name, args.out, args.llama_cpp)
 
 
 if __name__ == "__main__":

@@ -263,6 +263,56 @@ START_TEST(test_optional) {
 }
 END_TEST
 
+// A scaling's factors by each frequency, its scale, and a window, as the graph gets them.
+static void add_yarn(qn_gguf_writer *w) {
+  qn_gguf_writer_add_text(w, "llama.rope.scaling.type", "yarn");
+  qn_gguf_writer_add_f32(w, "llama.rope.scaling.factor", 4);
+  qn_gguf_writer_add_u32(w, "llama.rope.scaling.original_context_length", 1024);
+}
+static void add_linear(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.rope.scale_linear", 2); }
+static void add_window(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.sliding_window", 48); }
+
+START_TEST(test_scaling) {
+  static const struct {
+    void (*add)(qn_gguf_writer *w);
+    double scale, factors[8];
+    int64_t window;
+  } cases[] = {
+      {NULL, 1, {0}, 0},
+      {add_window, 1, {0}, 48},
+      {add_linear, 1, {2, 2, 2, 2, 2, 2, 2, 2}, 0},
+      // of 8 frequencies from 10000, those of more than 32 turns in 1024 tokens stay, those of less than 1 are divided by 4
+      {add_yarn, 1.1386294361119891, {1, 1, 1.230769231, 1.6, 2.285714286, 4, 4, 4}, 0},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    qn_import *import = open_model(&(edit){.add_keys = cases[i].add});
+    qn_weight_source weights = qn_import_weights(import);
+    qn_arena arena;
+    qn_graph *graph;
+    qn_diag diag = {0};
+    qn_arena_init(&arena, qn_test_allocator());
+    qn_assert_ok(&diag, qn_import_graph(import, &plain, &arena, &graph, &diag));
+    for (qn_id id = 1; id < graph->nodes.count; id++) {
+      const qn_node *node = qn_graph_node(graph, id);
+      if (node->op == QN_OP_ATTN_SCORES) ck_assert_int_eq(qn_node_int(node, QN_ATTR_WINDOW, 0), cases[i].window);
+      if (node->op != QN_OP_ROPE_TABLE) continue;
+      ck_assert(fabs(qn_node_float(node, QN_ATTR_SCALE, 1) - cases[i].scale) < 1e-9);
+      ck_assert_int_eq(node->operand_count, cases[i].factors[0] > 0 ? 2 : 1);
+      if (node->operand_count == 1) continue;
+      qn_tensor_data data;
+      const char *name = qn_node_text(qn_graph_node(graph, node->operands[1]), QN_ATTR_NAME, "");
+      qn_assert_ok(&diag, weights.find(weights.context, name, &data, &diag));
+      ck_assert(data.rank == 1 && data.dims[0] == 8 && data.format->dtype == QN_DTYPE_F32);
+      for (int j = 0; j < 8; j++)
+        ck_assert_msg(fabs(((const float *)data.data)[j] - cases[i].factors[j]) < 1e-6, "factor %d: got %.9g", j,
+                      (double)((const float *)data.data)[j]);
+    }
+    qn_arena_deinit(&arena);
+    qn_import_close(import);
+  }
+}
+END_TEST
+
 // ---- wrong models ------------------------------------------------------------------------------------------------
 
 static void add_text_layers(qn_gguf_writer *w) { qn_gguf_writer_add_text(w, "llama.block_count", "two"); }
@@ -310,14 +360,13 @@ START_TEST(test_keys) {
 }
 END_TEST
 
-static void add_window(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.sliding_window", 4096); }
 static void add_experts(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.expert_count", 8); }
-static void add_yarn(qn_gguf_writer *w) {
-  qn_gguf_writer_add_text(w, "llama.rope.scaling.type", "yarn");
+static void add_scaling(qn_gguf_writer *w) {
+  qn_gguf_writer_add_text(w, "llama.rope.scaling.type", "ntk");
   qn_gguf_writer_add_f32(w, "llama.rope.scaling.factor", 4);
 }
-static void add_factor(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.rope.scaling.factor", 4); }
-static void add_linear(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.rope.scale_linear", 0.25f); }
+static void add_mix(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.rope.scaling.yarn_ext_factor", 0.5f); }
+static void add_parallel(qn_gguf_writer *w) { qn_gguf_writer_add_bool(w, "llama.use_parallel_residual", true); }
 static void add_softcap(qn_gguf_writer *w) { qn_gguf_writer_add_f32(w, "llama.attn_logit_softcapping", 50); }
 static void add_value_length(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.attention.value_length", 8); }
 static void add_encoder(qn_gguf_writer *w) { qn_gguf_writer_add_bool(w, "llama.attention.causal", false); }
@@ -331,11 +380,10 @@ START_TEST(test_refusals) {
     void (*add)(qn_gguf_writer *w);
     const char *want;
   } cases[] = {
-      {NULL, add_window, "a sliding window of 4096 keys is not supported"},
       {NULL, add_experts, "a mixture of 8 experts is not supported"},
-      {NULL, add_yarn, "RoPE scaling of type 'yarn' (factor 4) is not supported"},
-      {NULL, add_factor, "RoPE scaling of type 'linear' (factor 4) is not supported"},
-      {NULL, add_linear, "linear RoPE scaling (0.25) is not supported"},
+      {NULL, add_scaling, "RoPE scaling of type 'ntk' (factor 4) is not supported, want linear, dynamic, llama3 or yarn"},
+      {NULL, add_mix, "yarn's extrapolation by 0.5 is not supported"},
+      {NULL, add_parallel, "parallel attention and feed-forward (use_parallel_residual) is not supported"},
       {NULL, add_softcap, "the template llama.json does not know the key 'llama.attn_logit_softcapping'"},
       {NULL, add_value_length, "values of 8 beside keys of 16"},
       {NULL, add_encoder, "attention that is not causal"},
@@ -637,7 +685,7 @@ START_TEST(test_memory) {
 }
 END_TEST
 
-QN_CASE(good, test_models_verify, test_golden, test_nano, test_weights, test_tolerated, test_optional)
+QN_CASE(good, test_models_verify, test_golden, test_nano, test_weights, test_tolerated, test_optional, test_scaling)
 QN_CASE(wrong, test_keys, test_refusals, test_tensors, test_graph_options, test_positions)
 QN_CASE(files, test_recognition, test_own_template, test_lists, test_own_graph, test_memory)
 QN_TEST_MAIN(good, wrong, files)
