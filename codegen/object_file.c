@@ -179,14 +179,19 @@ static qn_status write_weights_file(qn_object_spec *spec, const qn_allocator *al
 
 static qn_status write_own_weights(qn_file_writer *writer, qn_object_spec *spec, const qn_allocator *allocator,
                                    added *out, qn_diag *diag) {
-  uint64_t hash = 0;
+  const qn_program *program = spec->program->programs[0].program;
+  uint64_t hash = 0, bytes = 0;
+  for (size_t i = 0; i < program->buffers.count; i++)
+    if (program->buffers.items[i].kind == QN_PB_WEIGHT) bytes += program->buffers.items[i].bytes;
+  if (bytes > WEIGHTS_MAX) {
+    return qn_fail(diag, QN_ERR_LIMIT, writer->path,
+                   "got %" PRIu64 " bytes of weights, want at most %" PRIu64
+                   " in an object; put them into a file of their own",
+                   bytes, WEIGHTS_MAX);
+  }
   QN_TRY(qn_artifact_write_weights(writer, spec->program, allocator, &out->offset, &out->size, &hash, diag));
   spec->weight_bytes = out->size;
-  if (out->size <= WEIGHTS_MAX) return QN_OK;
-  return qn_fail(diag, QN_ERR_LIMIT, writer->path,
-                 "got %" PRIu64 " bytes of weights, want at most %" PRIu64
-                 " in an object; put them into a file of their own",
-                 out->size, WEIGHTS_MAX);
+  return QN_OK;
 }
 
 qn_status qn_object_write(qn_file_writer *writer, qn_object_spec *spec, const qn_codegen_options *options,

@@ -188,22 +188,20 @@ static void put_constants(const object_writing *w, qn_buf *out) {
 static void put_intro(const object_writing *w, qn_buf *out) {
   qn_buf_printf(out, HEADER_MAGIC " %s from ", QUERN_VERSION);
   qn_put_one_line(out, qn_str_from(quern_compilation_name(w->c)));
-  qn_buf_printf(out,
-                ", for %s: how to call what is in the object file.\n"
-                "// It needs nothing of quern, and of a C library memcpy%s. Tensors are dense and row-major. Calls may "
-                "be made by\n"
-                "// several threads at a time, each with memory of its own; a kernel may use 4 MiB of stack.\n",
-                w->c->targets[0].name, w->c->targets[0].arch == QN_ARCH_AARCH64 ? " and getauxval" : "");
+  qn_buf_printf(
+      out,
+      ", for %s: how to call what is in the object file.\n"
+      "// It needs nothing of quern, and of a C library memcpy%s. Tensors are dense and row-major.\n"
+      "// Several threads may call at a time, each with memory of its own; a kernel may use 4 MiB of stack.\n",
+      w->c->targets[0].name, w->c->targets[0].arch == QN_ARCH_AARCH64 ? " and getauxval" : "");
   qn_buf_printf(out, "#ifndef %s_QUERN_H\n#define %s_QUERN_H\n\n#include <stddef.h>\n#include <stdint.h>\n\n", w->upper,
                 w->upper);
   qn_buf_puts(
       out,
       "#ifndef QUERN_OBJECT_PARALLEL\n#define QUERN_OBJECT_PARALLEL\n"
-      "// The host's own threads, for who has some: calls part(work, begin, end) for ranges that together are [0, "
-      "count),\n"
-      "// each number in one of them, in any order and by any threads, and returns when all calls have. Results do "
-      "not\n"
-      "// depend on how.\n"
+      "// The host's own threads, for who has some: calls part(work, begin, end) for ranges that together are\n"
+      "// [0, count), each number in one of them, in any order and by any threads, and returns when all calls\n"
+      "// have. Results do not depend on how.\n"
       "typedef void (*quern_object_part_fn)(void *work, int64_t begin, int64_t end);\n"
       "typedef void (*quern_object_parallel_fn)(void *context, quern_object_part_fn part, void *work, int64_t count);\n"
       "#endif\n\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n");
@@ -219,10 +217,9 @@ static qn_status make_header(object_writing *w) {
   qn_buf_printf(out, "} %s_args;\n\n", w->name);
   qn_buf_printf(
       out,
-      "// Runs the program once. 0, or a code: %d a pointer that is NULL or not aligned as it must be, %s%d this CPU "
-      "lacks\n"
-      "// one of %s_CPU_FEATURES, %d a size out of range. Integers that say where something is (ids of tokens, rows,\n"
-      "// positions, pages) are not checked.\nint %s_run(const %s_args *args);\n",
+      "// Runs the program once. 0, or a code: %d a pointer that is NULL or not aligned as it must be, %s%d this\n"
+      "// CPU lacks one of %s_CPU_FEATURES, %d a size out of range. Integers that say where something is (ids\n"
+      "// of tokens, rows, positions, pages) are not checked.\nint %s_run(const %s_args *args);\n",
       QN_DRIVER_ARGUMENT, w->spec.weights ? "3 weights of another object, " : "", QN_DRIVER_TARGET, w->upper,
       QN_DRIVER_LIMIT, w->name, w->name);
   qn_buf_puts(out, "\n#ifdef __cplusplus\n}\n#endif\n\n#endif\n");

@@ -152,6 +152,34 @@ START_TEST(ops_of_all_kinds) {
 }
 END_TEST
 
+// A mixture of experts: weights of three dimensions, and integers that the program makes itself.
+START_TEST(experts) {
+  enum { EXPERTS = 5, W = 16, N = 11, T = 6 };
+  qn_built b;
+  quern_model *model = NULL;
+  float y[T * N];
+  qn_built_init(&b, "experts", NULL);
+  qn_built_values(&b, "x", T * W);
+  qn_built_tensor *t = qn_built_values(&b, "w", EXPERTS * N * W);
+  quern_value w =
+      quern_graph_weight(b.graph, "w", "f32[5,11,16]", t->values, t->count * sizeof(float), QUERN_BORROW, NULL);
+  quern_value x = qn_built_input(&b, "x", "f32[T,16]");
+  quern_value p =
+      qn_built_apply(&b, "softmax", qn_built_apply(&b, "matmul", x, qn_built_matrix(&b, "router", EXPERTS, W)), 0);
+  quern_value ids = qn_built_op(&b, "top_k", OPERANDS(p), ATTRS({"k", 2, NULL}), NULL);
+  quern_value each = qn_built_op(&b, "expert_matmul", OPERANDS(x, w, ids), NULL, 0, NULL);
+  OK(quern_graph_output(b.graph, "y", qn_built_apply(&b, "expert_mix", each, qn_built_apply(&b, "pick", p, ids)),
+                        error));
+  OK(quern_graph_jit(b.graph, QN_COMPILE(.threads = 1), &model, error));
+  for (int64_t rows = 1; rows <= T; rows += T - 1) {
+    run_mlp(model, &b, rows, 1, y, sizeof y);
+    qn_built_check(&b, "y", y, QN_SIZES(.tokens = rows), 1e-5);
+  }
+  quern_model_close(model);
+  qn_built_deinit(&b);
+}
+END_TEST
+
 // --- attention, whose caches the runner keeps
 
 START_TEST(attention_with_caches) {
@@ -414,6 +442,6 @@ START_TEST(time_to_a_result) {
 }
 END_TEST
 
-QN_CASE(results, mlp_of_floats, mlp_of_blocks, one_result, ops_of_all_kinds, attention_with_caches)
+QN_CASE(results, mlp_of_floats, mlp_of_blocks, one_result, ops_of_all_kinds, experts, attention_with_caches)
 QN_CASE(uses, a_graph_in_json, threads_share_a_model, from_the_cache, a_language_model_has_sessions, time_to_a_result)
 QN_TEST_MAIN(results, uses)

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "runtime/cpu_features.h"
 #include "tests/support/built_graph.h"
@@ -340,6 +341,25 @@ START_TEST(what_is_refused) {
 }
 END_TEST
 
+// The size is looked at before the values.
+START_TEST(too_many_weights) {
+  enum { K = 1024, N = 491520 + 16 };
+  const size_t bytes = (size_t)N * K * sizeof(float);
+  qn_built b;
+  quern_object_options how = {.size = sizeof how};
+  void *data = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ck_assert(data != MAP_FAILED);
+  qn_built_init(&b, "large", NULL);
+  quern_value x = qn_built_input(&b, "x", "f32[T,1024]");
+  quern_value w = quern_graph_weight(b.graph, "w", "f32[491536,1024]", data, bytes, QUERN_BORROW, NULL);
+  OK(quern_graph_output(b.graph, "y", qn_built_apply(&b, "matmul", x, w), error));
+  FAILS(QUERN_ERR_LIMIT, "want at most 2013265920 in an object; put them into a file",
+        quern_graph_object(b.graph, qn_test_temp_path("l.o"), &how, QN_COMPILE(.threads = 1), error));
+  qn_built_deinit(&b);
+  munmap(data, bytes);
+}
+END_TEST
+
 QN_CASE(runs, weights_within, weights_in_a_file, what_a_call_refuses, caches_of_the_host, a_language_model)
-QN_CASE(refusals, what_is_refused)
+QN_CASE(refusals, what_is_refused, too_many_weights)
 QN_TEST_MAIN(runs, refusals)
