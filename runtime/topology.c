@@ -74,10 +74,28 @@ static void add_name(hwloc_topology_t topology) {
   if (name) snprintf(machine.cpu, sizeof machine.cpu, "%s", name);
 }
 
+// hwloc asks the kernel, and x86 CPUs themselves, for which it binds this thread to one after another: on a busy machine
+// that is a wait of milliseconds for each.
+static bool load(bool ask_cpus, hwloc_topology_t *out) {
+  if (hwloc_topology_init(out) != 0) return false;
+  if (!ask_cpus) (void)hwloc_topology_set_components(*out, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, "x86");
+  if (hwloc_topology_load(*out) == 0) return true;
+  hwloc_topology_destroy(*out);
+  return false;
+}
+
+static bool is_whole(hwloc_topology_t topology) {
+  return hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE) > 0 && hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_L1CACHE) > 0;
+}
+
 static void ask_hwloc(const cpu_set_t *allowed) {
   hwloc_topology_t topology;
-  if (hwloc_topology_init(&topology) != 0) return;
-  if (hwloc_topology_load(topology) == 0) {
+  bool loaded = load(false, &topology);
+  if (loaded && !is_whole(topology)) {  // the kernel of some virtual machines tells less than their CPUs do
+    hwloc_topology_destroy(topology);
+    loaded = load(true, &topology);
+  }
+  if (loaded) {
     add_cores(topology, allowed);
     machine.numa_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
     machine.packages = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PACKAGE);
@@ -88,8 +106,8 @@ static void ask_hwloc(const cpu_set_t *allowed) {
     add_caches(topology);
     add_memory(topology);
     add_name(topology);
+    hwloc_topology_destroy(topology);
   }
-  hwloc_topology_destroy(topology);
 }
 
 // CPUs' worth of time that the container may use (cgroup version 2), rounded up; `otherwise` where there is no quota.
@@ -149,9 +167,8 @@ void qn_topology_unbind(const cpu_set_t *before) {
 
 bool qn_topology_interleave(void *memory, size_t size) {
   hwloc_topology_t topology;
-  if (qn_topology_get()->numa_nodes < 2 || hwloc_topology_init(&topology) != 0) return false;
-  bool done = hwloc_topology_load(topology) == 0 &&
-              hwloc_set_area_membind(topology, memory, size, hwloc_topology_get_topology_nodeset(topology),
+  if (qn_topology_get()->numa_nodes < 2 || !load(false, &topology)) return false;
+  bool done = hwloc_set_area_membind(topology, memory, size, hwloc_topology_get_topology_nodeset(topology),
                                      HWLOC_MEMBIND_INTERLEAVE, HWLOC_MEMBIND_BYNODESET) == 0;
   hwloc_topology_destroy(topology);
   return done;
