@@ -3,7 +3,10 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "tests/support/built_graph.h"
 
@@ -423,22 +426,43 @@ static void show(const char *what, taken *times, int count) {
          wall[0], wall[count - 1], times[count / 2].cpu, times[0].cpu, times[count - 1].cpu);
 }
 
+// The same as the first thing that a process does: it loads LLVM, or looks at the machine.
+static taken time_first(bool cached) {
+  taken *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  int status = -1;
+  ck_assert(shared != MAP_FAILED);
+  pid_t child = fork();
+  if (child == 0) {
+    *shared = time_one(cached);
+    _exit(0);
+  }
+  ck_assert(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+  taken result = *shared;
+  munmap(shared, sizeof *shared);
+  return result;
+}
+
 START_TEST(time_to_a_result) {
-  enum { TIMES = 15 };
-  taken jit[TIMES], cache[TIMES], first[1];
+  enum { TIMES = 11 };
+  taken jit[TIMES], cache[TIMES], first_jit[TIMES], first_cache[TIMES];
   bool wanted = getenv("QUERN_TEST_SHOW") != NULL;
   int times = wanted ? TIMES : 1;
   ck_assert_int_eq(setenv("XDG_CACHE_HOME", qn_test_temp_path("timed"), 1), 0);
-  first[0] = time_one(false);
-  (void)time_one(true);
+  (void)time_first(true);  // compiles it into the cache
+  for (int i = 0; i < times; i++) {
+    first_cache[i] = time_first(true);
+    if (wanted) first_jit[i] = time_first(false);
+  }
   for (int i = 0; i < times; i++) {
     jit[i] = time_one(false);
     cache[i] = time_one(true);
   }
   if (!wanted) return;
-  show("one kernel from its graph to its first result, JIT, first in a process", first, 1);
-  show("JIT, later", jit, times);
-  show("from the cache", cache, times);
+  printf("one kernel, from its graph to its first result\n");
+  show("  JIT, the first in a process", first_jit, times);
+  show("  JIT, later", jit, times);
+  show("  from the cache, the first in a process", first_cache, times);
+  show("  from the cache, later", cache, times);
 }
 END_TEST
 
