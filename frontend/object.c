@@ -122,12 +122,6 @@ static qn_status check_names(const object_writing *w) {
   return QN_OK;
 }
 
-static void put_type(qn_buf *out, const qn_pbuf *p, const char *tail) {
-  qn_buf_puts(out, "  // ");
-  qn_type_print(&p->type, out);
-  qn_buf_printf(out, "%s\n", tail);
-}
-
 static void put_tensor(const object_writing *w, const qn_driver_field *field, qn_buf *out) {
   static const char *const kinds[] = {[QN_FIELD_INPUT] = "in", [QN_FIELD_OUTPUT] = "out", [QN_FIELD_CACHE] = "cache"};
   const qn_pbuf *p = buffer_of(w, field);
@@ -135,12 +129,12 @@ static void put_tensor(const object_writing *w, const qn_driver_field *field, qn
   if (field->kind == QN_FIELD_CACHE) type = "void";
   qn_buf_printf(out, "  %s%s *%s_%s;", field->kind == QN_FIELD_INPUT ? "const " : "", type, kinds[field->kind],
                 name ? name : "?");
-  if (field->kind == QN_FIELD_CACHE) {
-    qn_buf_printf(out, "  // a page has %" PRIu64 " bytes;", p->bytes);
-    put_type(out, p, "");
-  } else {
-    put_type(out, p, field->kind == QN_FIELD_OUTPUT ? ", written; NULL = not wanted" : "");
-  }
+  qn_buf_puts(out, "  // ");
+  qn_type_print(&p->type, out);
+  if (field->kind == QN_FIELD_CACHE)
+    qn_buf_printf(out, ", whose pages have %" PRIu64 " bytes each; what is in them at first does not matter", p->bytes);
+  if (field->kind == QN_FIELD_OUTPUT) qn_buf_puts(out, ", written; NULL = not wanted");
+  qn_buf_putc(out, '\n');
 }
 
 static void put_field(const object_writing *w, const qn_driver_field *field, qn_buf *out) {
