@@ -7,6 +7,7 @@
 
 #include "frontend/import/gguf.h"
 #include "frontend/import/vocab.h"
+#include "frontend/import/vocab_folder.h"
 #include "frontend/machine.h"
 #include "runtime/base/options.h"
 #include "runtime/tokenizer.h"
@@ -169,7 +170,17 @@ qn_status quern_compilation_need_cpus(const quern_compilation *c, const char *wh
   return QN_OK;
 }
 
+// Of a folder: a model without one is run on token ids.
+static qn_status make_folder_tokenizer(quern_compilation *c, const char *folder) {
+  qn_tokenizer_desc vocabulary;
+  bool found;
+  QN_TRY(qn_vocab_from_folder(folder, qn_import_vocab_size(c->import), &c->arena, &vocabulary, &found, c->diag));
+  return found ? qn_tokenizer_serialize(&vocabulary, c->allocator, &c->tokenizer, c->diag) : QN_OK;
+}
+
 static qn_status make_tokenizer(quern_compilation *c) {
+  const char *folder = qn_import_folder(c->import);
+  if (folder) return make_folder_tokenizer(c, folder);
   qn_gguf *gguf = qn_import_gguf(c->import);
   if (!gguf || !qn_gguf_find(gguf, "tokenizer.ggml.model")) return QN_OK;
   qn_tokenizer_desc vocabulary;

@@ -24,19 +24,22 @@ typedef struct folder {
 
 static qn_status no_memory(folder *f, const char *what) { return qn_fail_nomem(f->diag, f->path, what); }
 
-// "folder/name" in the arena, or NULL when there is no such file.
-static const char *find_file(folder *f, const char *name) {
+// *out is "folder/name" in the arena, or NULL when there is no such file.
+static qn_status find_file(folder *f, const char *name, const char **out) {
   size_t length = strlen(f->path);
   const char *slash = length > 0 && f->path[length - 1] == '/' ? "" : "/";
   const char *path = qn_arena_printf(f->arena, "%s%s%s", f->path, slash, name);
-  return path && access(path, F_OK) == 0 ? path : NULL;
+  if (!path) return no_memory(f, "a path");
+  *out = access(path, F_OK) == 0 ? path : NULL;
+  return QN_OK;
 }
 
 // Parses a file of the folder; *out stays NULL when it is not there.
 static qn_status read_json(folder *f, const char *name, cJSON **out) {
-  const char *path = find_file(f, name);
+  const char *path;
   char *text;
   size_t size;
+  QN_TRY(find_file(f, name, &path));
   if (!path) return QN_OK;
   QN_TRY(qn_file_read(path, QN_TEXT_MAX, f->arena->allocator, &text, &size, f->diag));
   const qn_json json = {f->arena, path, f->diag};
@@ -220,10 +223,12 @@ static qn_status read_around(folder *f) {
 // ---- the folder --------------------------------------------------------------------------------------------------
 
 static qn_status read_tokenizer(folder *f, bool *out_found) {
-  const char *json = find_file(f, "tokenizer.json"), *model = json ? NULL : find_file(f, "tokenizer.model");
-  const char *path = json ? json : model;
+  const char *json, *model = NULL;
   char *data;
   size_t size;
+  QN_TRY(find_file(f, "tokenizer.json", &json));
+  if (!json) QN_TRY(find_file(f, "tokenizer.model", &model));
+  const char *path = json ? json : model;
   *out_found = path != NULL;
   if (!path) return QN_OK;
   QN_TRY(qn_file_read(path, QN_TEXT_MAX, f->arena->allocator, &data, &size, f->diag));
