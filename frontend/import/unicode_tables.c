@@ -85,7 +85,11 @@ static int compare_pairs(const void *a, const void *b) {
   return x[1] < y[1] ? -1 : x[1] > y[1];
 }
 
-static bool is_scalar(uint32_t c) { return c < 0xD800 || c >= 0xE000; }
+// Is there anything to tell of it? Of most there is not.
+static bool is_told_of(uint32_t c) {
+  const utf8proc_property_t *p = utf8proc_get_property((utf8proc_int32_t)c);
+  return p->combining_class != 0 || p->decomp_seqindex != UINT16_MAX || p->lowercase_seqindex != UINT16_MAX;
+}
 
 qn_status qn_unicode_tables(unsigned ops, qn_arena *arena, qn_str *out, qn_diag *diag) {
   static const size_t item_words[QN_UNICODE_COUNTS] = {1, 2, 2, 2, 3, 1};
@@ -96,7 +100,7 @@ qn_status qn_unicode_tables(unsigned ops, qn_arena *arena, qn_str *out, qn_diag 
   tables t = {.arena = arena};
   for (uint32_t c = 0; c < POINTS; c++) {
     uint32_t first, second;
-    if (!is_scalar(c)) continue;
+    if (!is_told_of(c)) continue;
     add_point(&t, ops, c);
     if (!(ops & composes) || !find_pair(c, &first, &second)) continue;
     put(&t, QN_UNICODE_PAIRS, first);

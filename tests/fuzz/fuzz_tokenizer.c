@@ -1,16 +1,19 @@
 // Fuzzes the tokenizer's data and its texts: any blob is refused or encodes and decodes any text without leaving its
-// memory; vocabularies of GGUF files that contradict themselves are refused. The input: how many bytes of it are text
-// (one byte), what it is ('b' a blob, 'g' a GGUF file), the text, the data.
+// memory; vocabularies of GGUF files, tokenizer.json and tokenizer.model that contradict themselves are refused. The input:
+// how many bytes of it are text (one byte), what it is ('b' a blob, 'g' a GGUF file, 'j' a tokenizer.json, 'm' a
+// tokenizer.model), the text, the data.
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "frontend/import/gguf.h"
 #include "frontend/import/gguf_write.h"
 #include "frontend/import/vocab.h"
+#include "frontend/import/vocab_folder.h"
 #include "runtime/tokenizer.h"
 #include "tests/support/fuzz.h"
 
-enum { HEAD = 2, BLOB = 'b', GGUF = 'g' };
+enum { HEAD = 2, BLOB = 'b', GGUF = 'g', JSON = 'j', MODEL = 'm' };
 
 static void check_error(qn_status status, const qn_diag *diag) {
   fuzz_require(diag->status == status && diag->text[0] != '\0', "an error without words");
@@ -85,6 +88,32 @@ static void use_gguf(const void *data, size_t size, qn_str text) {
   qn_gguf_close(gguf);
 }
 
+// A tokenizer.json or tokenizer.model.
+static void use_file(char kind, const void *data, size_t size, qn_str text) {
+  qn_tokenizer_desc desc;
+  qn_arena arena;
+  qn_buf blob;
+  qn_diag diag = {0};
+  char *copy = malloc(size + 1);
+  fuzz_require(copy != NULL, "out of memory");
+  memcpy(copy, data, size);
+  copy[size] = '\0';
+  qn_arena_init(&arena, qn_allocator_default());
+  qn_buf_init(&blob, qn_allocator_default());
+  qn_status status = kind == JSON ? qn_vocab_from_json(copy, size, "fuzz", &arena, &desc, &diag)
+                                  : qn_vocab_from_sentencepiece(copy, size, "fuzz", &arena, &desc, &diag);
+  free(copy);
+  fuzz_require(status == QN_OK || strncmp(diag.text, "fuzz: ", 6) == 0, "an error does not name the file");
+  if (status == QN_OK) status = qn_tokenizer_serialize(&desc, qn_allocator_default(), &blob, &diag);
+  if (status == QN_OK) {
+    use_blob(blob.data, blob.length, text);
+  } else {
+    check_error(status, &diag);
+  }
+  qn_buf_deinit(&blob);
+  qn_arena_deinit(&arena);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (size < HEAD) return 0;
   size_t length = data[0] < size - HEAD ? data[0] : size - HEAD;
@@ -92,6 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   const uint8_t *rest = data + HEAD + length;
   if (data[1] == BLOB) use_blob(rest, size - HEAD - length, text);
   if (data[1] == GGUF) use_gguf(rest, size - HEAD - length, text);
+  if (data[1] == JSON || data[1] == MODEL) use_file((char)data[1], rest, size - HEAD - length, text);
   return 0;
 }
 
@@ -171,11 +201,38 @@ static void give_vocabulary(fuzz_take_fn take, void *context, bool spm) {
   qn_free(qn_allocator_default(), file, size);
 }
 
+static const char *const jsons[] = {
+    "{\"added_tokens\": [{\"id\": 5, \"content\": \"<s>\", \"special\": true, \"lstrip\": true, \"single_word\": true}], "
+    "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, {\"type\": \"Replace\", \"pattern\": "
+    "{\"Regex\": \"[\\\\s0-9]+\"}, \"content\": \" \"}]}, \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": "
+    "[{\"type\": \"Split\", \"pattern\": {\"Regex\": \" ?\\\\p{L}+\"}, \"behavior\": \"Isolated\"}, {\"type\": \"ByteLevel\", "
+    "\"add_prefix_space\": true, \"use_regex\": true}]}, \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": "
+    "[{\"SpecialToken\": {\"id\": \"<s>\"}}, {\"Sequence\": {\"id\": \"A\"}}], \"special_tokens\": {\"<s>\": {\"ids\": "
+    "[5]}}}, \"decoder\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"unk_token\": \"e\", \"vocab\": "
+    "{\"e\": 0, \"l\": 1, \"el\": 2, \"o\": 3, \"h\": 4}, \"merges\": [\"e l\"]}}",
+    "{\"normalizer\": {\"type\": \"BertNormalizer\"}, \"pre_tokenizer\": {\"type\": \"BertPreTokenizer\"}, "
+    "\"post_processor\": {\"type\": \"BertProcessing\", \"sep\": [\"a\", 0], \"cls\": [\"h\", 1]}, \"decoder\": {\"type\": "
+    "\"WordPiece\", \"prefix\": \"##\", \"cleanup\": true}, \"model\": {\"type\": \"WordPiece\", \"unk_token\": \"a\", "
+    "\"vocab\": {\"a\": 0, \"h\": 1, \"##e\": 2, \"##l\": 3, \"he\": 4}}}",
+    "{\"pre_tokenizer\": {\"type\": \"Metaspace\", \"prepend_scheme\": \"first\"}, \"normalizer\": {\"type\": "
+    "\"Precompiled\", \"precompiled_charsmap\": \"CAAAAABABABBBQAAYgA=\"}, \"decoder\": {\"type\": \"Metaspace\"}, \"model\": "
+    "{\"type\": \"Unigram\", \"unk_id\": 0, \"byte_fallback\": true, \"vocab\": [[\"?\", 0], [\"\xe2\x96\x81\", -1], "
+    "[\"He\", -2.5], [\"<0xFF>\", 0]]}}",
+};
+
+// Pieces <unk>, a, He and a byte; then what the trainer and the normaliser say.
+static const char model[] =
+    "\x0a\x0c\x0a\x05<unk>\x15\0\0\0\0\x18\x02\x0a\x08\x0a\x01" "a\x15\0\0\x80\xbf\x0a\x09\x0a\x02" "He\x15\0\0\0\xc0"
+    "\x0a\x0f\x0a\x06<0xFF>\x15\0\0\0\0\x18\x06\x12\x06\x18\x01\xc0\x02\0\x18\0\x1a\x04\x18\x01\x20\x01";
+
 void fuzz_seeds(fuzz_take_fn take, void *context) {
   give_vocabulary(take, context, true);
   give_vocabulary(take, context, false);
+  for (size_t i = 0; i < sizeof jsons / sizeof *jsons; i++) give(take, context, JSON, jsons[i], strlen(jsons[i]));
+  give(take, context, MODEL, model, sizeof model - 1);
 }
 
-static const char *const words[] = {"gpt-2", "llama-bpe", "smollm", "<s>", "\xe2\x96\x81", " ", NULL};
+static const char *const words[] = {"gpt-2", "llama-bpe", "smollm", "<s>", "\xe2\x96\x81", " ", "\"Replace\"", "\"Split\"",
+                                    "null", "true", "[", "{", "(?=", "\\\\s", "\"NFKD\"", NULL};
 
 QN_FUZZ_MAIN(words, 3000)
