@@ -49,7 +49,12 @@ qn_status qn_unigram_encode(qn_merger *merger, qn_str word, qn_diag *diag) {
     uint32_t end = merger->way.items[i];
     const qn_path_node *node = &paths[end];
     qn_str text = {word.data + node->from, end - node->from};
-    QN_TRY(node->id != QN_TOK_FREE ? qn_tok_push(merger, node->id, diag) : qn_tok_push_unknown(merger, text, diag));
+    if (node->id == QN_TOK_FREE) {
+      QN_TRY(qn_tok_push_unknown(merger, text, diag));
+    } else if (node->id != (uint32_t)t->unk || !merger->after_unknown || !(t->flags & QN_TOK_FUSE_UNKNOWN)) {
+      QN_TRY(qn_tok_push(merger, node->id, diag));
+      merger->after_unknown = node->id == (uint32_t)t->unk;  // a text may spell it out where it is no special token
+    }
   }
   return QN_OK;
 no_memory:

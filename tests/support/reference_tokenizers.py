@@ -6,7 +6,8 @@ sentencepiece libraries give for 1,000 random texts each, which tests/unit/test_
     venv/bin/python tests/support/reference_tokenizers.py tests/golden/tokenizers [NAME...]
 
 A line of FAMILIES is a pipeline. `--ids TOKENIZER` prints the golden of any other tokenizer.json or tokenizer.model, and
-`--gguf FILE.gguf` writes the tokenizer.json that a GGUF vocabulary stands for (it takes the package gguf).
+`--gguf FILE.gguf` that of a GGUF vocabulary without what goes around a text (it takes the package gguf): those of the
+shared folder's vocabularies are in tests/golden/tokenizers/gguf.
 """
 import base64, io, json, os, sys, tempfile
 
@@ -383,8 +384,7 @@ def ids_of(path):
     return lambda text: t.encode(text).ids
 
 
-def golden(path, back):
-    encode = ids_of(path)
+def golden(encode, back):
     lines = [f"decodes {'yes' if back else 'no'}"]
     ids = [encode(random_text(i)) for i in range(COUNT)]
     for i in range(0, COUNT, 10):
@@ -394,27 +394,57 @@ def golden(path, back):
     return "\n".join(lines) + "\n"
 
 
-def gguf_json(path):
-    """The tokenizer.json of a byte-level or SentencePiece GGUF vocabulary."""
+def merges_of(scores):
+    """Merge rules out of a SentencePiece vocabulary, as transformers' converters make them."""
+    ids = {piece: i for i, piece in enumerate(scores)}
+    merges = []
+    for piece, score in scores.items():
+        local = [(piece[:i], piece[i:], score) for i in range(1, len(piece)) if piece[:i] in ids and piece[i:] in ids]
+        merges += sorted(local, key=lambda m: (ids[m[0]], ids[m[1]]))
+    merges.sort(key=lambda m: (m[2], len(m[0]), len(m[1])), reverse=True)
+    return [(left, right) for left, right, _ in merges]
+
+
+def gguf_tokenizer(path):
+    """What a GGUF vocabulary (of models gpt2, llama and bert) is to the tokenizers library, without what goes around a
+    text. Phi-3's special tokens take the white space behind them, which its file does not say."""
     import gguf
     reader = gguf.GGUFReader(path)
+    def values(key):
+        field = reader.fields.get(f"tokenizer.ggml.{key}")
+        return [field.parts[i] for i in field.data] if field else []
     def strings(key):
-        field = reader.fields[f"tokenizer.ggml.{key}"]
-        return [bytes(field.parts[i]).decode("utf-8", "replace") for i in field.data]
-    tokens, merges = strings("tokens"), [tuple(m.split(" ", 1)) for m in strings("merges")]
-    t = Tokenizer(models.BPE(vocab={x: i for i, x in enumerate(tokens)}, merges=merges))
-    t.pre_tokenizer = bytes_only(use_regex=True)
-    t.decoder = decoders.ByteLevel()
-    t.add_special_tokens([special("<|endoftext|>")])
-    return t.to_str()
+        return [bytes(v).decode("utf-8", "replace") for v in values(key)]
+    model, tokens = strings("model")[0], strings("tokens")
+    types = [int(v[0]) for v in values("token_type")]
+    if model == "gpt2":
+        t = Tokenizer(models.BPE(vocab={x: i for i, x in enumerate(tokens)},
+                                 merges=[tuple(m.split(" ", 1)) for m in strings("merges")]))
+        t.pre_tokenizer = bytes_only(use_regex=True)
+    elif model == "llama":
+        scores = {x: float(v[0]) for x, v in zip(tokens, values("scores"))}
+        t = Tokenizer(models.BPE(vocab={x: i for i, x in enumerate(tokens)}, merges=merges_of(scores), unk_token="<unk>",
+                                 fuse_unk=True, byte_fallback=True))
+        t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        spell = lambda x, kind: x if kind == 3 else x[1:] if x.startswith("▁") else "##" + x
+        t = Tokenizer(models.WordPiece({spell(x, k): i for i, (x, k) in enumerate(zip(tokens, types))}, unk_token="[UNK]",
+                                       max_input_chars_per_word=100))
+        t.normalizer = normalizers.BertNormalizer(lowercase=True)
+        t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    strips = {x for x in tokens if "phi-3" in path} - {"<unk>", "<s>", "<|endoftext|>"}
+    t.add_special_tokens([special(x, rstrip=x in strips) for x, k in zip(tokens, types) if k in (2, 3)])
+    t.add_tokens([AddedToken(x, normalized=False, rstrip=x in strips) for x, k in zip(tokens, types) if k == 4])
+    return t
 
 
 def main():
     if sys.argv[1] == "--ids":
-        print(golden(sys.argv[2], False), end="")
+        print(golden(ids_of(sys.argv[2]), False), end="")
         return
     if sys.argv[1] == "--gguf":
-        print(gguf_json(sys.argv[2]))
+        tokenizer = gguf_tokenizer(sys.argv[2])
+        print(golden(lambda text: tokenizer.encode(text, add_special_tokens=False).ids, False), end="")
         return
     folder, names = sys.argv[1], sys.argv[2:] or list(FAMILIES)
     for name in names:
@@ -426,7 +456,7 @@ def main():
                                                                       separators=(",", ":")).encode()
             f.write(compact)
         with open(os.path.join(folder, name + ".ids"), "w") as f:
-            f.write(golden(path, back))
+            f.write(golden(ids_of(path), back))
         print(f"{name}: {os.path.getsize(path)} bytes", file=sys.stderr)
 
 

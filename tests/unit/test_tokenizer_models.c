@@ -9,6 +9,7 @@
 #include "runtime/base/file.h"
 #include "runtime/tokenizer_impl.h"
 #include "tests/support/test.h"
+#include "tests/support/token_golden.h"
 
 #define SEPARATOR "\n__ggml_vocab_test__\n"
 
@@ -133,6 +134,20 @@ END_TEST
 START_TEST(bert_bge_cases) { check_cases("ggml-vocab-bert-bge", false); }
 END_TEST
 
+// 1,000 random texts against the tokenizers library's ids for the same vocabulary (reference_tokenizers.py --gguf).
+START_TEST(random_texts) {
+  static const char *const names[] = {"ggml-vocab-gpt-2", "ggml-vocab-llama-spm", "ggml-vocab-phi-3", "ggml-vocab-bert-bge"};
+  for (size_t i = 0; i < QN_COUNT(names); i++) {
+    char path[256];
+    snprintf(path, sizeof path, "models/vocab/%s.gguf", names[i]);
+    model m = open_model(path);
+    snprintf(path, sizeof path, QUERN_SOURCE_DIR "/tests/golden/tokenizers/gguf/%s.ids", names[i]);
+    qn_token_golden_check(m.tokenizer, names[i], path, QN_ENCODE_PARSE_SPECIAL);
+    close_model(m);
+  }
+}
+END_TEST
+
 // For these there are cases without a vocabulary. Where a case has as many ids as words, each word must be one id: the
 // same one in all such cases, and no other word's.
 static void check_words(const char *vocabulary, const char *pre_name) {
@@ -238,7 +253,7 @@ END_TEST
 QN_CASE(llama_cpp, gpt2_cases, phi3_cases, llama_spm_cases, bert_bge_cases, llama3_words, qwen2_words)
 static TCase *others(void) {
   if (qn_test_shared("models/vocab") == NULL) qn_test_skip("the shared folder models/vocab is not here");
-  const TTest *const tests[] = {special_tokens, stories_round_trip};
+  const TTest *const tests[] = {special_tokens, stories_round_trip, random_texts};
   return qn_test_case("others", tests, QN_COUNT(tests));
 }
 QN_TEST_MAIN(llama_cpp, others)

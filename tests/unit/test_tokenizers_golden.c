@@ -7,161 +7,45 @@
 
 #include "frontend/import/vocab_folder.h"
 #include "runtime/base/file.h"
-#include "runtime/tokenizer.h"
-#include "tests/support/random_text.h"
 #include "tests/support/test.h"
-
-enum { TEXTS = 1000 };
+#include "tests/support/token_golden.h"
 
 #define FOLDER QUERN_SOURCE_DIR "/tests/golden/tokenizers/"
 
-typedef struct golden {
-  char name[64];
-  qn_buf blob;
-  qn_tokenizer *tokenizer;
-  bool model;    // of SentencePiece, which makes no control tokens of a text
-  bool decodes;  // decoding gives every text again
-  uint32_t digests[TEXTS];
-  char *clear;  // ids of the first few texts, as text; borrowed from `lines`
-  char *lines;  // owned
-  size_t lines_size;
-} golden;
-
-static char *read_file(const char *name, const char *ending, size_t *out_size) {
-  char path[512], *data;
-  qn_diag diag = {0};
-  snprintf(path, sizeof path, FOLDER "%s%s", name, ending);
-  qn_assert_ok(&diag, qn_file_read(path, QN_TEXT_MAX, qn_test_allocator(), &data, out_size, &diag));
-  return data;
-}
-
-static void open_golden(golden *g, const char *file) {
+static qn_tokenizer *open_tokenizer(const char *file, bool model, qn_buf *blob) {
   const qn_allocator *allocator = qn_test_allocator();
+  char path[512], *data;
   qn_arena arena;
   qn_tokenizer_desc desc;
+  qn_tokenizer *tokenizer;
   qn_diag diag = {0};
   size_t size;
-  const char *ending = strrchr(file, '.');
-  snprintf(g->name, sizeof g->name, "%.*s", (int)(ending - file), file);
-  char *data = read_file(g->name, ending, &size);
-  bool model = g->model = strcmp(ending, ".model") == 0;
+  snprintf(path, sizeof path, FOLDER "%s", file);
+  qn_assert_ok(&diag, qn_file_read(path, QN_TEXT_MAX, allocator, &data, &size, &diag));
   ck_assert(qn_vocab_is_sentencepiece(data, size) == model);
   qn_arena_init(&arena, allocator);
-  qn_buf_init(&g->blob, allocator);
+  qn_buf_init(blob, allocator);
   qn_status status = model ? qn_vocab_from_sentencepiece(data, size, file, &arena, &desc, &diag)
                            : qn_vocab_from_json(data, size, file, &arena, &desc, &diag);
   qn_check(status == QN_OK, "%s", diag.text);
   qn_free(allocator, data, size + 1);
-  qn_assert_ok(&diag, qn_tokenizer_serialize(&desc, allocator, &g->blob, &diag));
-  qn_arena_deinit(&arena);
-  qn_assert_ok(&diag, qn_tokenizer_open(g->blob.data, g->blob.length, allocator, &g->tokenizer, &diag));
-  g->lines = read_file(g->name, ".ids", &g->lines_size);
-  char *at = g->lines;
-  g->decodes = strncmp(at, "decodes yes\n", 12) == 0;
-  at = strchr(at, '\n');
-  for (int i = 0; i < TEXTS; i++) g->digests[i] = (uint32_t)strtoul(at, &at, 16);
-  g->clear = at;
+  qn_assert_ok(&diag, qn_tokenizer_serialize(&desc, allocator, blob, &diag));
+  qn_arena_deinit(&arena);  // the blob stands alone
+  qn_assert_ok(&diag, qn_tokenizer_open(blob->data, blob->length, allocator, &tokenizer, &diag));
+  return tokenizer;
 }
 
-static void close_golden(golden *g) {
-  qn_tokenizer_close(g->tokenizer);
-  qn_buf_deinit(&g->blob);
-  qn_free(qn_test_allocator(), g->lines, g->lines_size + 1);
-}
-
-// FNV-1a over the ids' bytes.
-static uint32_t digest(const qn_token_vec *tokens) {
-  uint32_t hash = 0x811C9DC5;
-  for (size_t i = 0; i < tokens->count; i++) {
-    for (int b = 0; b < 4; b++) hash = (hash ^ ((uint32_t)tokens->items[i] >> (8 * b) & 255)) * 0x01000193;
-  }
-  return hash;
-}
-
-static void encode(const golden *g, qn_str text, unsigned flags, qn_token_vec *tokens) {
-  qn_diag diag = {0};
-  tokens->count = 0;
-  qn_status status = qn_tokenizer_encode(g->tokenizer, text, flags, qn_test_allocator(), tokens, &diag);
-  qn_check(status == QN_OK, "%s: %s", g->name, diag.text);
-}
-
-static void print_tokens(const golden *g, int index, qn_str text, const qn_token_vec *tokens) {
-  char key[16];
-  qn_buf line;
-  qn_buf_init(&line, qn_allocator_default());
-  qn_buf_printf(&line, "%s, text %d: ", g->name, index);
-  qn_buf_quote(&line, text);
-  qn_buf_puts(&line, " got ");
-  for (size_t i = 0; i < tokens->count; i++) {
-    qn_buf_printf(&line, " %d ", tokens->items[i]);
-    qn_buf_quote(&line, qn_tokenizer_piece(g->tokenizer, tokens->items[i]));
-  }
-  snprintf(key, sizeof key, "\ntext %d:", index);
-  const char *want = strstr(g->clear, key);
-  if (want) qn_buf_printf(&line, " want%.*s", (int)strcspn(want + strlen(key), "\n"), want + strlen(key));
-  fprintf(stderr, "%s\n", qn_buf_text(&line));
-  qn_buf_deinit(&line);
-}
-
-// The texts of all tokens, one after the other as a stream gives them.
-static void stream(const golden *g, const qn_token_vec *tokens, unsigned flags, qn_buf *out) {
-  qn_detokenizer d;
-  qn_diag diag = {0};
-  qn_str part;
-  bool unfinished;
-  qn_assert_ok(&diag, qn_detokenizer_init(&d, g->tokenizer, flags, qn_test_allocator(), &diag));
-  for (size_t i = 0; i < tokens->count; i++) {
-    qn_check(qn_detokenizer_push(&d, tokens->items[i], &part, &diag) == QN_OK, "%s", diag.text);
-    for (size_t at = 0, length; at < part.length; at += length ? length : 1) {
-      length = qn_utf8_sequence(part.data + at, part.length - at, &unfinished);
-      qn_check(!unfinished, "%s: a character that is cut", g->name);
-    }
-    qn_buf_append(out, part.data, part.length);
-  }
-  part = qn_detokenizer_flush(&d);
-  qn_buf_append(out, part.data, part.length);
-  qn_detokenizer_deinit(&d);
-}
-
-// Decoding at once and as a stream; both give the text where the tokenizer keeps it.
-static bool check_decoding(const golden *g, qn_str text, const qn_token_vec *tokens) {
-  qn_buf whole, streamed;
-  qn_diag diag = {0};
-  qn_buf_init(&whole, qn_test_allocator());
-  qn_buf_init(&streamed, qn_test_allocator());
-  qn_assert_ok(&diag, qn_tokenizer_decode(g->tokenizer, tokens->items, tokens->count, 0, &whole, &diag));
-  stream(g, tokens, 0, &streamed);
-  qn_check(qn_str_equal((qn_str){whole.data, whole.length}, (qn_str){streamed.data, streamed.length}), "%s: a stream",
-           g->name);
-  bool same = !g->decodes || qn_str_equal((qn_str){whole.data, whole.length}, text);
-  qn_buf_deinit(&whole);
-  qn_buf_deinit(&streamed);
-  return same;
-}
-
-static void check_golden(const char *file) {
-  golden g;
-  qn_token_vec tokens = {0};
-  qn_buf text;
-  int wrong = 0, lost = 0;
-  open_golden(&g, file);
-  qn_buf_init(&text, qn_test_allocator());
-  for (int i = 0; i < TEXTS; i++) {
-    text.length = 0;
-    qn_random_text((uint64_t)i, &text);
-    const qn_str all = {qn_buf_text(&text), text.length};
-    encode(&g, all, QN_ENCODE_SPECIAL | (g.model ? 0 : QN_ENCODE_PARSE_SPECIAL), &tokens);
-    if (digest(&tokens) != g.digests[i] && wrong++ < 5) print_tokens(&g, i, all, &tokens);
-    // U+2581 is a space to those who write spaces so: they cannot tell the two.
-    bool marks = memmem(all.data, all.length, "\xe2\x96\x81", 3) != NULL;
-    encode(&g, all, 0, &tokens);
-    if (!marks && !check_decoding(&g, all, &tokens) && lost++ < 5) print_tokens(&g, i, all, &tokens);
-  }
-  qn_check(wrong == 0 && lost == 0, "%s: of %d texts %d have other ids than they should, %d decode to another text", g.name,
-           TEXTS, wrong, lost);
-  qn_vec_free(qn_test_allocator(), &tokens);
-  qn_buf_deinit(&text);
-  close_golden(&g);
+static void check_file(const char *file) {
+  char path[512];
+  qn_buf blob;
+  const char *ending = strrchr(file, '.');
+  bool model = strcmp(ending, ".model") == 0;
+  qn_tokenizer *tokenizer = open_tokenizer(file, model, &blob);
+  snprintf(path, sizeof path, FOLDER "%.*s.ids", (int)(ending - file), file);
+  // SentencePiece makes no control tokens of a text.
+  qn_token_golden_check(tokenizer, file, path, QN_ENCODE_SPECIAL | (model ? 0 : QN_ENCODE_PARSE_SPECIAL));
+  qn_tokenizer_close(tokenizer);
+  qn_buf_deinit(&blob);
 }
 
 static int is_tokenizer(const struct dirent *entry) {
@@ -175,7 +59,7 @@ START_TEST(ids_of_random_texts) {
   ck_assert_msg(count >= 20, "%d tokenizers", count);
   const char *only = getenv("QUERN_TOKENIZER");  // one of them by name
   for (int i = 0; i < count; i++) {
-    if (!only || strncmp(files[i]->d_name, only, strlen(only)) == 0) check_golden(files[i]->d_name);
+    if (!only || strncmp(files[i]->d_name, only, strlen(only)) == 0) check_file(files[i]->d_name);
     free(files[i]);
   }
   free(files);
