@@ -453,6 +453,7 @@ qn_status qn_artifact_write(qn_file_writer *writer, qn_artifact_spec *spec, cons
   for (size_t i = 0; i < spec->program_count; i++) QN_TRY(write_program(&w, &spec->programs[i]));
   for (size_t i = 0; i < spec->code_count; i++) QN_TRY(write_code(&w, &spec->codes[i]));
   if (spec->tokenizer) QN_TRY(text_section(&w, QN_SECTION_TOKENIZER, spec->tokenizer, spec->tokenizer_size));
+  if (spec->chat) QN_TRY(text_section(&w, QN_SECTION_CHAT, spec->chat, spec->chat_size));
   if (spec->summary) QN_TRY(text_section(&w, QN_SECTION_SUMMARY, spec->summary, strlen(spec->summary)));
   QN_TRY(write_texts(&w, QN_SECTION_GRAPH));
   QN_TRY(write_texts(&w, QN_SECTION_KERNELS));

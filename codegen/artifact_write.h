@@ -45,6 +45,8 @@ typedef struct qn_artifact_spec {
   size_t code_count;
   const void *tokenizer;              // NULL = none
   size_t tokenizer_size;
+  const void *chat;                   // runtime/chat.h; NULL = none
+  size_t chat_size;
   const char *summary;                // NULL = none
   uint32_t vocab_size;
   uint32_t context_tokens;            // see qn_art_program

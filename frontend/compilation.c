@@ -5,11 +5,14 @@
 #include <math.h>
 #include <string.h>
 
+#include "frontend/import/chat_source.h"
 #include "frontend/import/gguf.h"
 #include "frontend/import/vocab.h"
 #include "frontend/import/vocab_folder.h"
 #include "frontend/machine.h"
+#include "runtime/base/log.h"
 #include "runtime/base/options.h"
+#include "runtime/chat.h"
 #include "runtime/tokenizer.h"
 
 #define DEFAULT_CONTEXT 4096
@@ -25,6 +28,7 @@ void quern_compilation_init(quern_compilation *c, const quern_compile_options *o
   c->allocator = &c->own_allocator;
   qn_arena_init(&c->arena, c->allocator);
   qn_buf_init(&c->tokenizer, c->allocator);
+  qn_buf_init(&c->chat, c->allocator);
   qn_buf_init(&c->summary, c->allocator);
   for (size_t i = 0; i < QN_COUNT(c->parts); i++) {
     qn_buf_init(&c->parts[i].graph_text, c->allocator);
@@ -37,6 +41,7 @@ void quern_compilation_init(quern_compilation *c, const quern_compile_options *o
 void quern_compilation_deinit(quern_compilation *c) {
   for (size_t i = 0; i < QUERN_MAX_TARGETS; i++) qn_code_deinit(&c->codes[i]);
   qn_buf_deinit(&c->tokenizer);
+  qn_buf_deinit(&c->chat);
   qn_buf_deinit(&c->summary);
   for (size_t i = 0; i < QN_COUNT(c->parts); i++) {
     qn_buf_deinit(&c->parts[i].graph_text);
@@ -194,6 +199,23 @@ static qn_status make_tokenizer(quern_compilation *c) {
   return qn_tokenizer_serialize(&vocabulary, c->allocator, &c->tokenizer, c->diag);
 }
 
+// Kept as they are; one that cannot be used is no reason against the model, but told.
+static qn_status take_chat_templates(quern_compilation *c) {
+  const qn_gguf *gguf = qn_import_gguf(c->import);
+  qn_chat_templates found = {0};
+  const char *folder = qn_import_folder(c->import);
+  if (gguf) QN_TRY(qn_chat_from_gguf(gguf, &c->arena, &found, c->diag));
+  if (folder) QN_TRY(qn_chat_from_folder(folder, &c->arena, &found, c->diag));
+  for (size_t i = 0; i < found.count; i++) {
+    qn_diag why = {0};
+    qn_jinja *jinja = NULL;
+    if (qn_jinja_parse("chat template", found.items[i].text, c->allocator, &jinja, &why) != QN_OK)
+      qn_log(QN_LOG_WARNING, "the model's chat template cannot be used: %s", why.text);
+    qn_jinja_free(jinja);
+  }
+  return qn_chat_serialize(found.items, found.count, &c->chat, c->diag);
+}
+
 // What templates and tokenizers say of a file says not always which file.
 static qn_status name_model(quern_compilation *c, const char *path, qn_status status) {
   bool of_file = status == QN_ERR_FORMAT || status == QN_ERR_UNSUPPORTED;
@@ -209,7 +231,8 @@ static qn_status open_model(quern_compilation *c, const char *path) {
   qn_import_options options = {.template_path = c->options->template_path};
   QN_TRY(quern_compilation_report(c, "reading the model", 0, 0));
   QN_TRY(name_model(c, path, qn_import_open(path, &options, c->allocator, &c->import, c->diag)));
-  return name_model(c, path, make_tokenizer(c));
+  QN_TRY(name_model(c, path, make_tokenizer(c)));
+  return name_model(c, path, take_chat_templates(c));
 }
 
 void quern_compilation_take_target(quern_compilation *c, size_t index) {

@@ -51,7 +51,7 @@ typedef struct quern_compilation {
   bool has_key;
   qn_requantize_options quantize;
   uint64_t packed_bytes, pack_total_bytes;  // of weights: done, and all
-  qn_buf tokenizer, summary;
+  qn_buf tokenizer, chat, summary;
   qn_buf evidence[QUERN_MAX_TARGETS];  // by target: of the records that its schedules came from
 } quern_compilation;
 

@@ -123,6 +123,8 @@ qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_
                            .code_count = with_code ? c->target_count : 0,
                            .tokenizer = c->tokenizer.length ? c->tokenizer.data : NULL,
                            .tokenizer_size = c->tokenizer.length,
+                           .chat = c->chat.length ? c->chat.data : NULL,
+                           .chat_size = c->chat.length,
                            .summary = qn_buf_text(&c->summary),
                            .vocab_size = (uint32_t)quern_compilation_vocab_size(c),
                            .context_tokens = (uint32_t)c->context_tokens,

@@ -6,6 +6,7 @@
 #include "frontend/inspect.h"
 #include "ir/type.h"
 #include "runtime/artifact.h"
+#include "runtime/chat.h"
 #include "runtime/cpu_features.h"
 #include "runtime/signature.h"
 #include "runtime/tokenizer.h"
@@ -20,7 +21,7 @@ _Static_assert(QN_ARTIFACT_SYMBOLS == QN_SYM_COUNT, "the artifact's symbols are 
 
 static const char *section_name(uint32_t kind) {
   if (kind == QN_SECTION_SIGNATURE) return "signature";
-  static const char *const names[] = {"?", "program", "weights", "code", "tokenizer", "summary", "graph", "kernels"};
+  static const char *const names[] = {"?", "program", "weights", "code", "tokenizer", "summary", "graph", "kernels", "chat"};
   return kind < QN_COUNT(names) ? names[kind] : names[0];
 }
 
@@ -150,6 +151,21 @@ static qn_status put_tokenizer(const inspect_artifact *a) {
   return QN_OK;
 }
 
+// Names of the chat templates.
+static qn_status put_chat(const inspect_artifact *a) {
+  qn_str section = section_text(a, QN_SECTION_CHAT);
+  qn_chat_template found;
+  bool is_there = true;
+  for (size_t i = 0; is_there; i++) {
+    QN_TRY(qn_chat_read(section.data, section.length, i, &found, &is_there, a->to->diag));
+    if (!is_there) break;
+    qn_buf_puts(a->to->out, i == 0 ? "chat_templates = " : ", ");
+    inspect_put_text(a->to->out, found.name);
+  }
+  if (section.length > 0) qn_buf_putc(a->to->out, '\n');
+  return QN_OK;
+}
+
 // Whose it says it is: nobody has checked that.
 static void put_signature(const inspect_artifact *a) {
   const qn_art_signature *s = qn_signature_find(&a->file);
@@ -184,7 +200,8 @@ static qn_status put_summary(inspect_artifact *a) {
   for_each_program(a, put_memory_lines);
   put_signature(a);
   put_targets(a);
-  return put_tokenizer(a);
+  QN_TRY(put_tokenizer(a));
+  return put_chat(a);
 }
 
 static void put_sections(const inspect_artifact *a) {

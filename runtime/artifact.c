@@ -30,7 +30,7 @@ enum { MAX_SECTIONS = 1024 };
 
 static const char *section_name(uint32_t kind) {
   static const char *const names[] = {"unknown",   "program", "weights", "code",
-                                      "tokenizer", "summary", "graph",   "kernels"};
+                                      "tokenizer", "summary", "graph",   "kernels", "chat"};
   if (kind == QN_SECTION_SIGNATURE) return "signature";
   return kind < QN_COUNT(names) ? names[kind] : names[0];
 }
@@ -107,7 +107,7 @@ static qn_status check_section(const qn_artifact *a, uint32_t at, uint64_t end, 
   for (uint32_t i = 0; i < at; i++) index += a->sections[i].kind == s->kind;
   bool signature = s->kind == QN_SECTION_SIGNATURE;
   bool single = signature || s->kind == QN_SECTION_WEIGHTS || s->kind == QN_SECTION_TOKENIZER ||
-                s->kind == QN_SECTION_SUMMARY;
+                s->kind == QN_SECTION_SUMMARY || s->kind == QN_SECTION_CHAT;
   if (s->index != index || (index > 0 && single)) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path, "section %" PRIu32 " (%s): got index %" PRIu32 ", want %s", at, name,
                    s->index, single ? "one section of this kind" : "consecutive ones");

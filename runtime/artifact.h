@@ -30,6 +30,7 @@ typedef enum qn_art_section_kind {
   QN_SECTION_SUMMARY = 5,    // text, `key = value` lines: where the model came from, numeric mode, sizes
   QN_SECTION_GRAPH = 6,      // text, one a program and of its index: the graph IR after fusion
   QN_SECTION_KERNELS = 7,    // text, one a program and of its index: the program, loop IR and schedules
+  QN_SECTION_CHAT = 8,       // the chat templates (runtime/chat.h)
   QN_SECTION_SIGNATURE = 32,  // qn_art_signature
 } qn_art_section_kind;
 

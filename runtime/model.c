@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "runtime/base/options.h"
+#include "runtime/chat.h"
 #include "runtime/cpu_features.h"
 #include "runtime/device_cuda.h"
 #include "runtime/signature.h"
@@ -63,6 +64,16 @@ static qn_status check_signature(const quern_model *model, const quern_model_opt
   return qn_signature_check(&model->file, key, diag);
 }
 
+// Walks all templates, so that none of them fails later.
+static qn_status open_chat(quern_model *model, qn_diag *diag) {
+  qn_chat_template last;
+  bool found;
+  size_t size = 0;
+  const void *data = qn_artifact_section(&model->artifact, QN_SECTION_CHAT, 0, &size);
+  model->chat = data ? (qn_str){data, size} : (qn_str){"", 0};
+  return qn_chat_read(model->chat.data, model->chat.length, SIZE_MAX, &last, &found, diag);
+}
+
 static qn_status open_sections(quern_model *model, const quern_model_options *options, qn_diag *diag) {
   QN_TRY(check_signature(model, options, diag));
   QN_TRY(choose_program(model, options, diag));
@@ -72,6 +83,7 @@ static qn_status open_sections(quern_model *model, const quern_model_options *op
   model->summary = data ? (qn_str){data, size} : (qn_str){"", 0};
   data = qn_artifact_section(&model->artifact, QN_SECTION_TOKENIZER, 0, &size);
   if (data) QN_TRY(qn_tokenizer_open(data, size, &model->allocator, &model->tokenizer, diag));
+  QN_TRY(open_chat(model, diag));
   if (options->check_weights) QN_TRY(qn_artifact_check_weights(&model->artifact, diag));
   if (on_gpu(options) && options->huge_pages != QUERN_HUGE_PAGES_MADVISE)
     return qn_fail(diag, QN_ERR_ARGUMENT, "huge_pages", "is for weights that a CPU reads, got device %s", options->device);

@@ -25,6 +25,7 @@ struct quern_model {
   char *path;               // owned
   qn_tokenizer *tokenizer;  // owned; NULL = none
   qn_str summary;           // in the artifact
+  qn_str chat;              // in the artifact: its CHAT section, checked
   qn_model_jit jit;         // entries NULL: the artifact's own code
   qn_cuda *cuda;            // owned: the GPU that it runs on; NULL = the CPU
   char target[128];         // what runs here

@@ -191,6 +191,43 @@ quern_status quern_tokenize(const quern_model *model, const char *text, size_t l
 quern_status quern_detokenize(const quern_model *model, const int32_t *tokens, size_t count, unsigned flags, char *text,
                               size_t capacity, size_t *out_length, quern_error *error);
 
+// ---- chats ----------------------------------------------------------------------------------------------------------
+// How messages become the text that a model was trained to answer is said by its chat template, in Jinja, which comes
+// from the model file. Templates may come from anybody: they read nothing but what they are given, and are bounded in
+// steps, memory and nesting.
+
+// The model's template of a name (NULL = "default"; a model may have others, like "tool_use"), not NUL-terminated;
+// NULL when it has none of that name.
+const char *quern_model_chat_template(const quern_model *model, const char *name, size_t *out_length);
+
+typedef struct quern_chat_message {
+  const char *role;  // "system", "user", "assistant", or what else the template knows
+  const char *content;
+} quern_chat_message;
+
+typedef struct quern_chat_params {
+  size_t size;  // sizeof(quern_chat_params)
+  const quern_chat_message *messages;  // the conversation, the oldest first
+  size_t message_count;
+  const char *template_name;  // which of the model's templates; NULL = "default"
+  const char *template_text;  // this one instead; NULL = the model's
+  bool no_answer;             // leave out what begins the assistant's answer
+  // A JSON object of further variables of the template, NULL = none: {"tools": [...], "enable_thinking": false}. One named
+  // messages takes the place of those above, so that messages may hold more than a role and a content.
+  const char *variables;
+} quern_chat_params;
+
+// Writes the messages as the template has them to `text` (capacity bytes; no NUL is added). Errors: LIMIT when it does not
+// fit: *out_length is how long it is; LIMIT, too, for a template that takes too many steps or too much memory;
+// UNSUPPORTED (the model has no such template; Jinja that needs other files), FORMAT (a mistake in the template or in what
+// it is given, with line and column), ARGUMENT (the template refuses the messages, in its own words), NOMEM.
+quern_status quern_chat_text(const quern_model *model, const quern_chat_params *params, char *text, size_t capacity,
+                             size_t *out_length, quern_error *error);
+// The same as tokens: control tokens are what the template says, and none are added. What a message says may hold the text
+// of one, too: see that it does not where that matters. As quern_tokenize.
+quern_status quern_chat_tokens(const quern_model *model, const quern_chat_params *params, int32_t *tokens,
+                               size_t capacity, size_t *out_count, quern_error *error);
+
 // ---- sessions -------------------------------------------------------------------------------------------------------
 // A session holds one or more sequences of tokens with their KV cache, and the threads that compute. The logits of a
 // sequence do not depend on the number of threads, on the chunk or on what other sequences do, not in one bit.

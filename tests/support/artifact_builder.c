@@ -183,10 +183,10 @@ static void put_code(const qn_test_artifact *a, const qn_test_code *code, qn_buf
 }
 
 void qn_test_artifact_build(const qn_test_artifact *a, qn_buf *out) {
-  qn_art_section sections[5 + QN_TEST_MAX_CODES];
+  qn_art_section sections[6 + QN_TEST_MAX_CODES];
   uint32_t count = 0, total = 2u + (uint32_t)a->code_count + (a->tokenizer.length > 0) + (a->summary.length > 0) +
                               (a->signature != NULL);
-  total += a->second != NULL;
+  total += (a->second != NULL) + (a->chat.length > 0);
   qn_buf_init(out, qn_allocator_default());
   for (size_t i = 0; i < sizeof(qn_art_header) + total * sizeof *sections; i++) qn_buf_putc(out, '\0');
 #define BEGIN(section_kind, alignment) \
@@ -214,6 +214,11 @@ void qn_test_artifact_build(const qn_test_artifact *a, qn_buf *out) {
   if (a->tokenizer.length > 0) {
     BEGIN(QN_SECTION_TOKENIZER, 64);
     qn_buf_append(out, a->tokenizer.data, a->tokenizer.length);
+    END();
+  }
+  if (a->chat.length > 0) {
+    BEGIN(QN_SECTION_CHAT, 64);
+    qn_buf_append(out, a->chat.data, a->chat.length);
     END();
   }
   if (a->summary.length > 0) {

@@ -28,7 +28,7 @@ typedef struct qn_test_artifact {
   qn_buf strings, weights;
   qn_test_code codes[QN_TEST_MAX_CODES];
   size_t code_count;
-  qn_str tokenizer, summary;  // borrowed; empty = none
+  qn_str tokenizer, chat, summary;  // borrowed; empty = none
   // Borrowed: what has the artifact's second program, over the same weights; NULL = none. Of it buffers, kernels,
   // slices, variants, steps, operands and strings count.
   const struct qn_test_artifact *second;
