@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "frontend/cli/chat.h"
 #include "frontend/cli/cli.h"
 #include "frontend/cli/json.h"
 #include "frontend/cli/progress.h"
@@ -14,11 +15,11 @@
 typedef struct run_options {
   cli_common common;
   const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
-      *spin, *tuning_db, *device, *libcuda, *signed_by;
+      *spin, *tuning_db, *device, *libcuda, *signed_by, *chat_template, *system, *max_tokens;
   cli_texts stops;
-  uint64_t max_tokens, top_k, repeat_last, seed, threads, decode_threads, grain, context, chunk;
+  uint64_t top_k, repeat_last, seed, threads, decode_threads, grain, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
-  bool json, jit, no_cache, special, ignore_eog, pin, no_pin, check_kernels;
+  bool chat, json, jit, no_cache, special, ignore_eog, pin, no_pin, check_kernels;
 } run_options;
 
 #define FIELD(name) offsetof(run_options, name)
@@ -29,10 +30,19 @@ static const cli_option options_table[] = {
      "model's begin-of-text token"},
     {"tokens", 0, CLI_TEXT, FIELD(tokens), "ID,...", 0, 0, NULL, NULL,
      "token ids instead of a text, taken as they are; wanted for a model without a tokenizer"},
+    {"chat", 0, CLI_FLAG, FIELD(chat), NULL, 0, 0, NULL, NULL,
+     "hold a conversation by the model's chat template: each line of standard input is a message, /help tells the "
+     "commands; --prompt is the first message"},
+    {"system", 0, CLI_TEXT, FIELD(system), "TEXT", 0, 0, NULL, NULL,
+     "what the system says before the conversation; without --chat the prompt is a message of a conversation then, too"},
+    {"chat-template", 0, CLI_TEXT, FIELD(chat_template), "auto|none|FILE|TEXT", 0, 0, NULL,
+     "auto with --chat or --system, else none",
+     "auto: the model's own makes the prompt a message that is answered; none: the prompt is continued as it is; also "
+     "the name of another one that the model has (tool_use), a file, or the Jinja text itself"},
     {"special", 0, CLI_FLAG, FIELD(special), NULL, 0, 0, NULL, NULL,
      "control tokens by name: <|im_end|> in the prompt becomes the token, and is shown in the output"},
-    {"max-tokens", 'n', CLI_COUNT, FIELD(max_tokens), "N", 0, INT32_MAX, NULL, "256",
-     "generate at most this many tokens; 0 only evaluates the prompt"},
+    {"max-tokens", 'n', CLI_TEXT, FIELD(max_tokens), "N", 0, 0, NULL, "256; with --chat no limit",
+     "generate at most this many tokens; 0 only evaluates the prompt, with --chat it is no limit"},
     {"stop", 0, CLI_TEXTS, FIELD(stops), "TEXT", 0, 0, NULL, NULL,
      "end before this text appears; may be given several times"},
     {"ignore-eog", 0, CLI_FLAG, FIELD(ignore_eog), NULL, 0, 0, NULL, NULL, "go on after the model has ended its text"},
@@ -92,9 +102,11 @@ static const char details[] =
     "Continues a text. FILE is an artifact (quern compile) or a model file, which is compiled into the cache\n"
     "($XDG_CACHE_HOME/quern, or ~/.cache/quern) and taken from there the next time. The generated text alone\n"
     "goes to standard output, then a newline; of a model without a tokenizer, the ids with spaces between\n"
-    "them. Ctrl-C ends the text after the current token.\n";
-
-typedef QN_VEC(int32_t) id_vec;
+    "them. Ctrl-C ends the text after the current token.\n"
+    "\n"
+    "With --chat standard input holds a conversation, a message a line; Ctrl-C ends an answer, Ctrl-D the conversation.\n"
+    "What was said stays in the KV cache: of every turn only what is new is evaluated. The i-th answer is sampled with\n"
+    "the seed and i - 1 added to it.\n";
 
 // One run. Zero-initialised, then filled from the top down.
 typedef struct run_state {
@@ -105,7 +117,10 @@ typedef struct run_state {
   cli_settings settings;
   cli_device device;
   bool has_tokenizer;
-  id_vec prompt, generated;  // owned
+  int64_t max_tokens;
+  cli_chat_template chat_template;
+  bool templated;  // the prompt goes through it
+  cli_ids prompt, generated;  // owned
   qn_buf text;               // with --json: what was generated
   bool no_memory;            // in the callback
   double load_seconds;    // opening the model and creating the session
@@ -137,30 +152,15 @@ static int read_prompt(const run_options *options, const char **out_text, size_t
   return 0;
 }
 
-static int reserve_ids(run_state *run, id_vec *ids, size_t count) {
-  while (ids->capacity < count) {
-    size_t had = ids->count;
-    ids->count = ids->capacity;  // so that the push below grows it
-    bool grown = qn_vec_push(run->allocator, ids, 0);
-    ids->count = had;
-    if (!grown) return fail_nomem("the prompt's tokens");
-  }
-  return 0;
-}
-
 // A vocabulary may want an end-of-text token after every text, but a text that goes on has no end: drops it. It is one
 // that is not there when the text is tokenized without such additions.
 static int drop_added_end(run_state *run, const char *text, size_t length, unsigned flags) {
-  id_vec *ids = &run->prompt, plain = {0};
+  cli_ids *ids = &run->prompt, plain = {0};
   int32_t end = quern_token_eos(run->model);
   if (ids->count == 0 || end < 0 || ids->items[ids->count - 1] != end) return 0;
   quern_error error = {0};
-  int code = reserve_ids(run, &plain, ids->count);
-  if (code == 0) {
-    code = (int)quern_tokenize(run->model, text, length, flags & ~(unsigned)QUERN_TOKENIZE_ADD_SPECIAL, plain.items,
-                               plain.capacity, &plain.count, &error);
-    if (code != 0) cli_fail_with(code, &error);
-  }
+  int code = cli_tokenize(run->model, text, length, flags & ~(unsigned)QUERN_TOKENIZE_ADD_SPECIAL, &plain, &error);
+  if (code != 0) cli_fail_with(code, &error);
   if (code == 0) {
     size_t added = ids->count - plain.count;  // one at the end, at the beginning, or both
     bool at_end = added == 1 && memcmp(ids->items, plain.items, plain.count * sizeof *plain.items) == 0;
@@ -173,16 +173,8 @@ static int drop_added_end(run_state *run, const char *text, size_t length, unsig
 static int tokenize(run_state *run, const char *text, size_t length) {
   unsigned flags = QUERN_TOKENIZE_ADD_SPECIAL | (run->options->special ? QUERN_TOKENIZE_PARSE_SPECIAL : 0);
   quern_error error = {0};
-  size_t count = 0;
-  int code = (int)quern_tokenize(run->model, text, length, flags, NULL, 0, &count, &error);
-  if (code == QN_ERR_LIMIT && count > 0) {  // now it is known how many there are
-    code = reserve_ids(run, &run->prompt, count);
-    if (code != 0) return code;
-    code =
-        (int)quern_tokenize(run->model, text, length, flags, run->prompt.items, run->prompt.capacity, &count, &error);
-  }
+  int code = cli_tokenize(run->model, text, length, flags, &run->prompt, &error);
   if (code != 0) return cli_fail_with(code, &error);
-  run->prompt.count = count;
   code = drop_added_end(run, text, length, flags);
   if (code != 0 || run->prompt.count > 0) return code;
   int32_t first = quern_token_bos(run->model) >= 0 ? quern_token_bos(run->model) : quern_token_eos(run->model);
@@ -210,6 +202,21 @@ static int parse_ids(run_state *run) {
   }
 }
 
+// The prompt as a message, after the system's.
+static int apply_template(run_state *run, const char *text, size_t length) {
+  char *copy = strndup(text, length);
+  if (!copy) return fail_nomem("the prompt");
+  const char *system = run->options->system;
+  const quern_chat_message messages[] = {{"system", system}, {"user", copy}};
+  quern_error error = {0};
+  size_t first = system ? 0 : 1;
+  int code = cli_chat_tokens(run->model, &run->chat_template, messages + first, QN_COUNT(messages) - first, &run->prompt,
+                             &error);
+  free(copy);
+  if (code != 0) return cli_fail_with(code, &error);
+  return run->prompt.count > 0 ? 0 : cli_fail(QN_ERR_ARGUMENT, "chat template", "got no text for the prompt");
+}
+
 static int make_prompt(run_state *run) {
   const run_options *options = run->options;
   if (options->tokens && options->prompt) {
@@ -224,7 +231,7 @@ static int make_prompt(run_state *run) {
   size_t length = 0;
   char *owned = NULL;
   int code = read_prompt(options, &text, &length, &owned);
-  if (code == 0) code = tokenize(run, text, length);
+  if (code == 0) code = run->templated ? apply_template(run, text, length) : tokenize(run, text, length);
   free(owned);
   return code;
 }
@@ -269,7 +276,7 @@ static int generate(run_state *run) {
   const run_options *options = run->options;
   quern_error error = {0};
   int code;
-  if (options->max_tokens == 0) {
+  if (run->max_tokens == 0) {
     run->stats = (quern_stats){.reason = QUERN_STOP_MAX_TOKENS, .pending_token = -1};
     run->stats.prompt_tokens = (int64_t)run->prompt.count;
     code = (int)quern_session_eval(run->session, 0, run->prompt.items, run->prompt.count, NULL, &error);
@@ -278,7 +285,7 @@ static int generate(run_state *run) {
     quern_generate_params params = {.size = sizeof params,
                                   .prompt = run->prompt.items,
                                     .prompt_count = run->prompt.count,
-                                    .max_tokens = (int64_t)options->max_tokens,
+                                    .max_tokens = run->max_tokens,
                                     .sampler = &sampler,
                                     .stops = options->stops.items,
                                     .stop_count = options->stops.count,
@@ -329,7 +336,7 @@ static int write_logits(run_state *run) {
 
 static double per_second(int64_t count, uint64_t ns) { return ns > 0 ? (double)count * 1e9 / (double)ns : 0; }
 
-static void put_ids(cli_json *json, const char *key, const id_vec *ids) {
+static void put_ids(cli_json *json, const char *key, const cli_ids *ids) {
   cli_json_begin(json, key, '[');
   for (size_t i = 0; i < ids->count; i++) cli_json_int(json, NULL, ids->items[i]);
   cli_json_end(json, ']');
@@ -396,7 +403,7 @@ static int finish(run_state *run) {
   int code = 0;
   if (run->options->json) {
     code = print_json(run);
-  } else if (run->options->max_tokens > 0) {
+  } else if (run->max_tokens > 0) {
     cli_out("\n", 1);
   }
   if (!run->options->common.quiet && !cli_out_failed()) print_stats(run);
@@ -437,9 +444,64 @@ static void tell_device(const run_state *run) {
   if (*text && !run->options->common.quiet) fprintf(stderr, "quern: on %s\n", text);
 }
 
+// What makes no sense together with a conversation, or with a template.
+static int check_chat(run_state *run) {
+  const run_options *o = run->options;
+  bool none = o->chat_template && strcmp(o->chat_template, "none") == 0;
+  const struct {
+    const char *name;
+    bool given;
+  } others[] = {{"--json", o->json && o->chat},
+                {"--logits", o->logits_path && o->chat},
+                {"--special", o->special && o->chat},
+                {"--tokens", o->tokens && (o->chat || o->system || (o->chat_template && !none))}};
+  for (size_t i = 0; i < QN_COUNT(others); i++) {
+    if (others[i].given)
+      return cli_fail(QN_ERR_ARGUMENT, others[i].name, "makes no sense with %s", o->chat ? "--chat" : "a chat template");
+  }
+  if (none && (o->chat || o->system))
+    return cli_fail(QN_ERR_ARGUMENT, "--chat-template", "got none, want one for %s", o->chat ? "--chat" : "--system");
+  uint64_t count = o->chat ? 0 : 256;
+  if (o->max_tokens && (!cli_read_count(o->max_tokens, &count) || count > INT32_MAX))
+    return cli_fail(QN_ERR_ARGUMENT, "--max-tokens", "got '%s', want a whole number from 0 to %d", o->max_tokens, INT32_MAX);
+  run->max_tokens = (int64_t)count;
+  run->templated = o->chat || o->system || (o->chat_template && !none);
+  return 0;
+}
+
+static int choose_template(run_state *run) {
+  const run_options *o = run->options;
+  size_t length;
+  if (run->templated && !run->has_tokenizer)
+    return cli_fail(QN_ERR_UNSUPPORTED, o->chat ? "--chat" : "--chat-template", "the model has no tokenizer");
+  if (run->templated)
+    return cli_chat_template_choose(run->model, o->chat_template ? o->chat_template : "auto", &run->chat_template);
+  if (!o->chat_template && !o->tokens && !o->common.quiet && quern_model_chat_template(run->model, NULL, &length))
+    fputs("quern: continuing the text as it is; --chat-template auto asks the model as in a chat, --chat holds one\n", stderr);
+  return 0;
+}
+
+static int converse(run_state *run) {
+  const run_options *o = run->options;
+  quern_sampler_options sampler = sampler_options(o);
+  cli_chat chat = {.model = run->model,
+                   .session = run->session,
+                   .by = &run->chat_template,
+                   .system = o->system,
+                   .first = o->prompt && strcmp(o->prompt, "-") != 0 ? o->prompt : NULL,
+                   .sampler = &sampler,
+                   .stops = o->stops.items,
+                   .stop_count = o->stops.count,
+                   .max_tokens = run->max_tokens,
+                   .ignore_eog = o->ignore_eog,
+                   .quiet = o->common.quiet};
+  return cli_chat_run(&chat);
+}
+
 static int run_all(run_state *run, const char *path) {
   const run_options *o = run->options;
-  int code = find_device(run);
+  int code = check_chat(run);
+  if (code == 0) code = find_device(run);
   if (code != 0) return code;
   cli_settings_options settings = {.threads = o->threads,
                                    .decode_threads = o->decode_threads,
@@ -476,10 +538,12 @@ static int run_all(run_state *run, const char *path) {
   tell_device(run);
   cli_settings_of_model(&settings, run->model, &run->settings);
   run->has_tokenizer = quern_model_has_tokenizer(run->model);
-  code = make_prompt(run);
+  code = choose_template(run);
+  if (code == 0 && !o->chat) code = make_prompt(run);
   begin = cli_seconds();
   if (code == 0) code = create_session(run);
   run->load_seconds += cli_seconds() - begin;
+  if (code == 0 && o->chat) return converse(run);
   if (code == 0) code = open_logits(run, path);
   if (code == 0) code = generate(run);
   return code == 0 ? finish(run) : code;
@@ -490,6 +554,7 @@ static int run(void *context, const char *path) {
   qn_buf_init(&run.text, run.allocator);
   int code = run_all(&run, path);
   qn_file_writer_abandon(&run.logits);
+  cli_chat_template_free(&run.chat_template);
   quern_session_destroy(run.session);
   quern_model_close(run.model);
   qn_buf_deinit(&run.text);
