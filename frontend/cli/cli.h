@@ -8,8 +8,8 @@
 #include "runtime/base/str.h"
 
 extern const cli_command cli_compile_command, cli_run_command, cli_bench_command, cli_inspect_command,
-    cli_tokenize_command,    cli_explain_command, cli_verify_command, cli_machine_command, cli_tune_command, cli_cache_command,
-    cli_man_command, cli_completion_command;
+    cli_explain_command, cli_tokenize_command, cli_verify_command, cli_machine_command, cli_tune_command,
+    cli_cache_command, cli_eval_command, cli_man_command, cli_completion_command;
 
 // Every command, in the order of `quern help`.
 const cli_command *const *cli_commands(size_t *out_count);
@@ -36,6 +36,8 @@ void cli_catch_signals(void);
 // They end the program at once again, as they should while it waits for standard input.
 void cli_leave_signals(void);
 bool cli_interrupted(void);
+// Forgets a signal that was caught, when it was SIGINT; false otherwise. cli_catch_signals catches the next one.
+bool cli_take_interrupt(void);
 // 128 + the signal's number.
 int cli_interrupt_code(void);
 

@@ -11,7 +11,8 @@
 
 static const cli_command *const commands[] = {
     &cli_compile_command, &cli_run_command,     &cli_bench_command, &cli_explain_command, &cli_inspect_command,
-    &cli_tokenize_command, &cli_verify_command,  &cli_machine_command, &cli_tune_command,  &cli_cache_command,   &cli_man_command,
+    &cli_tokenize_command, &cli_verify_command, &cli_machine_command, &cli_tune_command, &cli_cache_command,
+    &cli_eval_command, &cli_man_command,
     &cli_completion_command};
 
 const char cli_purpose[] = "Compiles transformer models to machine code and runs them.";
@@ -94,6 +95,12 @@ void cli_catch_signals(void) { set_handler(catch_signal); }
 void cli_leave_signals(void) { set_handler(SIG_DFL); }
 
 bool cli_interrupted(void) { return caught != 0; }
+
+bool cli_take_interrupt(void) {
+  if (caught != SIGINT) return false;
+  caught = 0;
+  return true;
+}
 
 int cli_interrupt_code(void) { return 128 + caught; }
 

@@ -16,6 +16,7 @@ typedef struct run_source {
   const char *huge_pages;                                          // a word of RUN_HUGE_PAGES; NULL = madvise
   cli_device device;                                               // where the model is to run
   const char *signed_by;                                           // quern_model_options.signed_by
+  bool all_logits;                                                 // quern_compile_options.all_logits
   bool jit, no_cache, quiet;
   // Where to put the artifact's path, to be freed: NULL of one that nobody else can open. May be NULL.
   char **out_artifact;
