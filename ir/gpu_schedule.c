@@ -12,6 +12,7 @@ static const struct {
     {"groups", offsetof(qn_gpu_schedule, groups)},
     {"stages", offsetof(qn_gpu_schedule, stages)},
     {"stage_bytes", offsetof(qn_gpu_schedule, stage_bytes)},
+    {"parts", offsetof(qn_gpu_schedule, parts)},
 };
 _Static_assert(sizeof(qn_gpu_schedule) == QN_COUNT(FIELDS) * sizeof(int), "every field is an int and in the table");
 
@@ -35,6 +36,8 @@ qn_status qn_gpu_schedule_check(const qn_gpu_schedule *schedule, const char *whe
   int most = lanes > QN_GPU_WARP ? 1 : QN_GPU_BLOCK_THREADS_MAX / lanes;
   if (groups < 1 || groups > most)
     return qn_fail(diag, QN_ERR_ARGUMENT, where, "groups: got %d of %d lanes, want 1 to %d", groups, lanes, most);
+  if (schedule->parts < 0)
+    return qn_fail(diag, QN_ERR_ARGUMENT, where, "parts: got %d, want 0 (a row is one group's) or more", schedule->parts);
   if (schedule->stages == 0) return QN_OK;
   if (schedule->stages < 2 || schedule->stages > QN_GPU_STAGES_MAX)
     return qn_fail(diag, QN_ERR_ARGUMENT, where, "stages: got %d, want 0 (no ring) or 2 to %d", schedule->stages,

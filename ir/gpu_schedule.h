@@ -16,6 +16,8 @@ typedef struct qn_gpu_schedule {
   // copied. 0 = lanes load for themselves.
   int stages;
   int stage_bytes;  // of a parameter in a stage, at most, but one iteration of the reduction at least
+  // Groups that share what one would do of a row, of a step of few rows; 0 = one does it.
+  int parts;
 } qn_gpu_schedule;
 
 bool qn_gpu_schedule_equal(const qn_gpu_schedule *a, const qn_gpu_schedule *b);

@@ -23,6 +23,7 @@ typedef struct rows_context {
   qn_fuse fuse;
   bool *member;
   bool *open;  // by group: may take more members
+  bool gpu;
 } rows_context;
 
 // Is element [i, ...] of the view read from row i of its operand? (Lone values a row are not padded as rows are.)
@@ -44,6 +45,21 @@ static bool reads_own_rows(const qn_graph *graph, const qn_node *node, uint32_t 
   return true;
 }
 
+// On GPUs groups of threads share a row (spread_rows), so that nobody may wait there for what others store: an op that
+// reads whole rows comes in a kernel after the one that makes them, where somebody else wants them in memory.
+static bool reads_stored_rows(const rows_context *c, qn_id id, uint32_t group) {
+  const qn_graph *graph = c->fuse.graph;
+  const qn_node *node = qn_graph_node(graph, id);
+  bool whole = node->op == QN_OP_QUANTIZE || (qn_op_get_info(node->op)->flags & QN_OF_R);
+  for (int i = 0; whole && i < node->operand_count; i++) {
+    qn_id base = qn_graph_base(graph, node->operands[i]);
+    if (qn_graph_node(graph, base)->group != group) continue;
+    for (const uint32_t *user = c->fuse.users[base]; *user; user++)
+      if (*user != id && qn_graph_node(graph, *user)->group != group) return true;
+  }
+  return false;
+}
+
 // More nodes than any layer has in one place: a larger kernel only costs time to compile.
 #define MAX_MEMBERS 64
 
@@ -56,6 +72,7 @@ static bool try_join(rows_context *c, qn_id id, uint32_t group) {
   qn_graph *graph = c->fuse.graph;
   int members = 0;
   if (!group || !c->open[group] || !reads_own_rows(graph, qn_graph_node(graph, id), group)) return false;
+  if (c->gpu && reads_stored_rows(c, id, group)) return false;
   for (qn_id other = 1; other < graph->nodes.count; other++) {
     c->member[other] = graph->nodes.items[other].group == group;
     members += c->member[other];
@@ -132,7 +149,8 @@ static qn_status copy_outputs(qn_graph *graph, qn_diag *diag) {
 qn_status qn_pass_fuse_rows(qn_pass_context *context) {
   qn_graph *graph = context->graph;
   QN_TRY(copy_outputs(graph, context->diag));
-  rows_context c = {.member = QN_ARENA_ARRAY(context->arena, graph->nodes.count, bool),
+  rows_context c = {.gpu = context->options->gpu,
+                    .member = QN_ARENA_ARRAY(context->arena, graph->nodes.count, bool),
                     .open = QN_ARENA_ARRAY(context->arena, graph->nodes.count + graph->group_count + 1, bool)};
   if (!c.member || !c.open) return qn_fail_nomem(context->diag, graph->name, "groups");
   QN_TRY(qn_fuse_init(&c.fuse, context));

@@ -8,10 +8,14 @@
 #include "passes/loop_pass.h"
 
 // Not in loop_passes.def: a CPU's lanes are vectors.
+QN_CHECKED qn_status qn_pass_spread_rows(qn_loop_pass_context *context);
+// The most groups that can share a row of the kernel as lowered; 1 = it is one group's (spread_rows.c).
+int64_t qn_row_parts(const qn_lkernel *kernel);
 QN_CHECKED qn_status qn_pass_map_mma(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_map_lanes(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_join_chains(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_stage_streams(qn_loop_pass_context *context);
+QN_CHECKED qn_status qn_pass_copy_tiles(qn_loop_pass_context *context);
 QN_CHECKED qn_status qn_pass_split_chains(qn_loop_pass_context *context);
 // What join_chains does in lane loops, to the reductions that stand in the block itself.
 void qn_join_reductions(qn_lbuild *b, qn_lblock *block);

@@ -20,7 +20,8 @@ static int64_t widest_lane_loop(qn_lbuild *b, const qn_lblock *block, int64_t un
     if (s->u.loop.mark != QN_LM_LANE) {
       trips = widest_lane_loop(b, &s->u.loop.body, unknown);
     } else if (!qn_loop_const_trips(b, s, &trips)) {
-      trips = unknown;
+      int64_t lo = qn_lexpr_range(s->u.loop.lo).min, hi = qn_lexpr_range(s->u.loop.hi).max;
+      trips = lo == INT64_MIN || hi == INT64_MAX ? unknown : hi - lo;
     }
     if (trips > widest) widest = trips;
   }
@@ -83,7 +84,8 @@ static void choose_lanes(qn_lbuild *b, const qn_lexpr *extent, qn_gpu_schedule *
   enum { BLOCK_THREADS = 128, MOST_LANES = 256, ENOUGH_BLOCKS = 2 * MULTIPROCESSORS, SHARED_BYTES = 80 << 10 };
   int64_t own = own_lanes(&b->kernel->body), bytes = shared_bytes(&b->kernel->body);
   int64_t widest = widest_lane_loop(b, &b->kernel->body, MOST_LANES);
-  qn_gpu_schedule schedule = {1, 1, out->stages, out->stage_bytes};
+  qn_gpu_schedule schedule = *out;
+  schedule.lanes = schedule.groups = 1;
   if (own > 0) {
     out->lanes = (int)own;
     out->groups = 1;
@@ -130,9 +132,9 @@ static const qn_lexpr *extent_of(qn_lbuild *b, const qn_lkernel *kernel) {
   return most == INT64_MAX ? loop->u.loop.hi : qn_lint(b, most);
 }
 
-// most: the most rows that it will see.
+// most: the most rows that it will see; parts: groups that share one.
 static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max, int64_t most,
-                              qn_arena *arena, qn_gpu_variant *out, qn_diag *diag) {
+                              int64_t parts, qn_arena *arena, qn_gpu_variant *out, qn_diag *diag) {
   bool whole = kernel->rows == QN_SYM_NONE;
   const char *name = whole || rows_min == 0 ? qn_arena_strdup(arena, kernel->name)
                                             : qn_arena_printf(arena, "%s__m%" PRId64, kernel->name, rows_min);
@@ -143,29 +145,40 @@ static qn_status make_variant(const qn_pkernel *kernel, int64_t rows_min, int64_
   schedule.k_unroll = 1;
   schedule.parallel = 1;
   choose_tile(kernel, most, &schedule);
-  qn_gpu_schedule lanes = {0};
+  qn_gpu_schedule lanes = {.parts = parts > 1 ? (int)parts : 0};
   qn_loop_pass_context loops = {.build = &build, .schedule = &schedule, .diag = diag, .gpu = &lanes};
   if (!whole && rows_min == rows_max) QN_TRY(qn_pass_specialise(&loops, kernel->rows, rows_min));
   choose_ring(copy, &lanes);
   QN_TRY(qn_gpu_pipeline(&loops, NULL, NULL));
   *out = (qn_gpu_variant){.rows_min = rows_min, .rows_max = rows_max, .kernel = copy};
   out->extent = extent_of(&build, copy);
-  if (!has_copies(&copy->body)) lanes.stages = lanes.stage_bytes = 0;
+  if (!kernel->is_matmul || !has_copies(&copy->body)) lanes.stages = lanes.stage_bytes = 0;
   choose_lanes(&build, out->extent, &lanes);
   out->schedule = lanes;
   out->rows_each = own_lanes(&copy->body) > 0 ? schedule.m_tiles[0] : 1;
   return build.failed ? qn_fail_nomem(diag, kernel->name, "a kernel variant") : QN_OK;
 }
 
+// Of many rows each is read by fewer groups: what all of them read together grows with both.
+static int64_t parts_of_many(int64_t parts) {
+  int64_t most = 8;
+  while (parts % most != 0) most--;
+  return most;
+}
+
 qn_status qn_gpu_variants(const qn_pkernel *kernel, int64_t max_rows, qn_arena *arena, qn_gpu_variant *out,
                           int *out_count, qn_diag *diag) {
-  bool by_rows = kernel->rows != QN_SYM_NONE && (kernel->is_matmul || kernel->tile_rows > 0);
+  int64_t parts = kernel->is_matmul ? 1 : qn_row_parts(kernel->plain);
+  bool by_rows = kernel->rows != QN_SYM_NONE && (kernel->is_matmul || kernel->tile_rows > 0 || parts > 1);
   *out_count = 0;
-  if (!by_rows) return make_variant(kernel, 0, INT64_MAX, INT64_MAX, arena, &out[(*out_count)++], diag);
-  int64_t first = kernel->halves ? 1 : 2, few = has_mma(kernel) && max_rows > FEW_TOKENS ? FEW_TOKENS : INT64_MAX;
-  if (first > 1) QN_TRY(make_variant(kernel, 1, 1, 1, arena, &out[(*out_count)++], diag));
+  if (!by_rows) return make_variant(kernel, 0, INT64_MAX, INT64_MAX, 1, arena, &out[(*out_count)++], diag);
+  int64_t first = kernel->halves || parts > 1 ? 1 : 2;  // where one row is as a few
+  int64_t few = (has_mma(kernel) || parts > 1) && max_rows > FEW_TOKENS ? FEW_TOKENS : INT64_MAX;
+  if (first > 1) QN_TRY(make_variant(kernel, 1, 1, 1, 1, arena, &out[(*out_count)++], diag));
   if (max_rows < first) return QN_OK;
   int64_t most = few < max_rows ? few : max_rows;
-  QN_TRY(make_variant(kernel, first, few, most, arena, &out[(*out_count)++], diag));
-  return few < max_rows ? make_variant(kernel, few + 1, INT64_MAX, max_rows, arena, &out[(*out_count)++], diag) : QN_OK;
+  QN_TRY(make_variant(kernel, first, few, most, parts, arena, &out[(*out_count)++], diag));
+  if (few >= max_rows) return QN_OK;
+  return make_variant(kernel, few + 1, INT64_MAX, max_rows, parts_of_many(parts), arena, &out[(*out_count)++],
+                      diag);
 }

@@ -77,6 +77,14 @@ bool qn_lexpr_is_vector(const qn_lexpr *e, const void *context) {
   return e->type.lanes > 1;
 }
 
+bool qn_lexpr_is_multiple(const qn_lexpr *e, int64_t n) {
+  int64_t value = 0;
+  if (qn_lexpr_is_int(e, &value)) return value % n == 0;
+  const qn_lexpr *x = e->operands[0], *y = e->operands[1];
+  if (e->op == QN_LX_MUL) return qn_lexpr_is_multiple(x, n) || qn_lexpr_is_multiple(y, n);
+  return (e->op == QN_LX_ADD || e->op == QN_LX_SUB) && qn_lexpr_is_multiple(x, n) && qn_lexpr_is_multiple(y, n);
+}
+
 size_t qn_lblock_count(const qn_lblock *block) {
   size_t count = 0;
   for (const qn_lstmt *s = block->first; s; s = s->next) {

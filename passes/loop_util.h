@@ -22,6 +22,9 @@ bool qn_lstmt_any(const qn_lstmt *stmt, qn_lexpr_test fn, const void *context);
 bool qn_lblock_any(const qn_lblock *block, qn_lexpr_test fn, const void *context);
 bool qn_lexpr_is_vector(const qn_lexpr *e, const void *context);  // more than one lane; context is not used
 
+// Is the index a multiple of n whatever its variables are?
+bool qn_lexpr_is_multiple(const qn_lexpr *e, int64_t n);
+
 // Statements in the block, nested ones counted too.
 size_t qn_lblock_count(const qn_lblock *block);
 // Puts `with` for var everywhere in the block.

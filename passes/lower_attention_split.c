@@ -81,21 +81,24 @@ static void chain(qn_lower *lower, qn_lblock *block, tile_context *c, const qn_l
 
 // ---- keys and values --------------------------------------------------------------------------------------------
 
-// Brings the bytes of elements lo .. hi - 1 of the chunk's part of a pool into `tile`.
+// Brings the bytes of elements lo .. hi - 1 of the chunk's part of a pool into `tile`, 16 at a time: what begins or ends
+// within 16 comes whole, and stays within the page, whose 64 keys are a multiple of those.
 static void stage(qn_lower *lower, qn_lblock *block, const tile_context *c, qn_id cache, const qn_lbuf *tile,
                   const qn_lexpr *lo, const qn_lexpr *hi) {
+  enum { WORDS = 4, BYTES = WORDS * sizeof(int32_t) };
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *word = NULL;
+  const qn_lexpr *piece = NULL, *words = LX_INT(WORDS);
   qn_lbuf *pool = qn_lower_param(lower, cache);
   if (!tile || !pool) return;
-  int64_t in_word = (int64_t)(sizeof(int32_t) / qn_lmem_size(pool->mem));
-  const qn_lexpr *first = LX_DIV(lo, LX_INT(in_word));
-  const qn_lexpr *end = LX_DIV(LX_ADD(hi, LX_INT(in_word - 1)), LX_INT(in_word));
-  qn_lblock *body = each(lower, block, c, LX_SUB(end, first), &word);
-  const qn_lexpr *at = LX_ADD(first, word);
-  const qn_lexpr *from =
-      LX_DIV(qn_attention_pool_index(b, c->run.a, c->run.page, c->run.kv_head, LX_INT(0)), LX_INT(in_word));
-  qn_lstore(b, body, tile, QN_LM_I32, at, LX_LOAD(pool, QN_LM_I32, LX_ADD(from, at)));
+  const qn_attention *a = c->run.a;
+  int64_t size = (int64_t)qn_lmem_size(pool->mem), in_piece = BYTES / size;
+  const qn_lexpr *first = LX_DIV(lo, LX_INT(in_piece));
+  const qn_lexpr *end = LX_DIV(LX_ADD(hi, LX_INT(in_piece - 1)), LX_INT(in_piece));
+  qn_lblock *body = each(lower, block, c, LX_SUB(end, first), &piece);
+  const qn_lexpr *page = LX_ADD(LX_MUL(c->run.page, LX_INT(a->kv_heads)), c->run.kv_head);
+  const qn_lexpr *from = LX_MUL(page, LX_INT(a->head_dim * QN_PAGE_KEYS * size / (int64_t)sizeof(int32_t)));
+  const qn_lexpr *at = LX_MUL(LX_ADD(first, piece), words);
+  qn_lstore(b, body, tile, QN_LM_I32, at, qn_lload(b, pool, QN_LM_I32, LX_ADD(from, at), WORDS));
 }
 
 // An element of the chunk's part of a pool.
@@ -192,6 +195,15 @@ static void make_scores(qn_lower *lower, qn_lblock *block, tile_context *c) {
 
 // ---- softmax ----------------------------------------------------------------------------------------------------
 
+// The place of number `i` of a row's partial results. Rows are turned by their number's bits backwards: whatever part of
+// a row is folded, what 32 lanes touch lies in 32 banks.
+static const qn_lexpr *partial_at(qn_lbuild *b, const qn_lexpr *row, const qn_lexpr *i) {
+  const qn_lexpr *turn = LX_INT(0), *two = LX_INT(2);
+  for (int64_t bit = 2, weight = PARTIALS / 2; weight >= 1; bit *= 2, weight /= 2)
+    turn = LX_ADD(turn, LX_MUL(LX_MOD(LX_DIV(row, LX_INT(bit)), two), LX_INT(weight)));
+  return LX_ADD(LX_MUL(row, LX_INT(PARTIALS)), LX_MOD(LX_ADD(i, turn), LX_INT(PARTIALS)));
+}
+
 // Folds each row's 64 scores into partial[row][0]: strided partial results and a tree, as qn_lower_reduce does.
 static void reduce_rows(qn_lower *lower, qn_lblock *block, tile_context *c, qn_lop op, float start) {
   qn_lbuild *b = &lower->build;
@@ -203,17 +215,18 @@ static void reduce_rows(qn_lower *lower, qn_lblock *block, tile_context *c, qn_l
     const qn_lexpr *at = score_at(b, LX_DIV(e, width), LX_ADD(LX_MOD(e, width), LX_INT(i)));
     qn_lstore(b, body, acc, QN_LM_F32, zero, qn_lop2(b, op, f32_at(b, acc, zero), f32_at(b, c->score, at)));
   }
-  qn_lstore(b, body, c->partial, QN_LM_F32, e, f32_at(b, acc, zero));
+  qn_lstore(b, body, c->partial, QN_LM_F32, partial_at(b, LX_DIV(e, width), LX_MOD(e, width)), f32_at(b, acc, zero));
   for (int64_t half = PARTIALS / 2; half >= 1; half /= 2) {
     body = each(lower, block, c, LX_MUL(rows, LX_INT(half)), &e);
-    const qn_lexpr *at = LX_ADD(LX_MUL(LX_DIV(e, LX_INT(half)), width), LX_MOD(e, LX_INT(half)));
-    const qn_lexpr *x = f32_at(b, c->partial, at), *y = f32_at(b, c->partial, LX_ADD(at, LX_INT(half)));
+    const qn_lexpr *row = LX_DIV(e, LX_INT(half)), *i = LX_MOD(e, LX_INT(half)), *at = partial_at(b, row, i);
+    const qn_lexpr *x = f32_at(b, c->partial, at);
+    const qn_lexpr *y = f32_at(b, c->partial, partial_at(b, row, LX_ADD(i, LX_INT(half))));
     qn_lstore(b, body, c->partial, QN_LM_F32, at, qn_lop2(b, op, x, y));
   }
 }
 
 static const qn_lexpr *reduced(qn_lbuild *b, const tile_context *c, const qn_lexpr *row) {
-  return f32_at(b, c->partial, LX_MUL(row, LX_INT(PARTIALS)));
+  return f32_at(b, c->partial, partial_at(b, row, LX_INT(0)));
 }
 
 // The chunk's maxima, the weights relative to them, and the weights' sums (reduced).

@@ -94,11 +94,52 @@ static void reduce_step(qn_lower *lower, qn_lblock *block, const qn_lexpr *index
   qn_lstore(b, block, c->part, QN_LM_F32, lane, qn_lop2(b, c->op, old, c->element(lower, index, c->context)));
 }
 
+// acc = op(acc, element), for `count` elements 16 apart from `first` on, `links` at a time unrolled.
+static void fold_strided(qn_lower *lower, qn_lblock *block, const reduce_context *c, const qn_lbuf *acc,
+                         const qn_lexpr *first, int64_t count, int64_t links) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0), *k = NULL, *g = NULL;
+  if (count == 0) return;
+  if (count < links) links = count;
+  qn_lblock *lines = qn_lower_loop(lower, block, "k", zero, LX_INT(count / links), QN_LO_REDUCE, &k);
+  qn_lblock *body = qn_lower_loop(lower, lines, "g", zero, LX_INT(links), QN_LO_REDUCE, &g);
+  const qn_lexpr *link = LX_ADD(LX_MUL(k, LX_INT(links)), g);
+  const qn_lexpr *index = LX_ADD(first, LX_MUL(link, LX_INT(QN_TILE_ROWS)));
+  const qn_lexpr *value = c->element(lower, index, c->context);
+  qn_lstore(b, body, acc, QN_LM_F32, zero, qn_lop2(b, c->op, LX_LOAD(acc, QN_LM_F32, zero), value));
+  int64_t done = count / links * links;
+  fold_strided(lower, block, c, acc, LX_ADD(first, LX_INT(done * QN_TILE_ROWS)), count - done, links);
+}
+
+// The partial values as GPUs have them: a lane keeps its own in a register, and asks for many elements at a time, since
+// nothing else hides how far away they are.
+static void reduce_by_lanes(qn_lower *lower, qn_lblock *block, const reduce_context *c, int64_t extent) {
+  enum { LINKS = 32 };
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *l = NULL, *unused = NULL, *zero = LX_INT(0);
+  int64_t whole = extent / QN_TILE_ROWS, rest = extent % QN_TILE_ROWS;
+  qn_lblock *lane = qn_lower_loop(lower, block, "l", zero, LX_INT(QN_TILE_ROWS), QN_LO_DATA, &l);
+  const qn_lbuf *acc = qn_llocal(b, lane, "acc", QN_LM_F32, 1);
+  if (b->failed) return;
+  qn_lstore(b, lane, acc, QN_LM_F32, zero, LX_F32(c->start));
+  fold_strided(lower, lane, c, acc, l, whole, LINKS);
+  if (rest > 0) {
+    const qn_lexpr *some = qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LT, l, LX_INT(rest)), LX_INT(1), zero);
+    qn_lblock *tail = qn_lower_loop(lower, lane, "once", zero, some, QN_LO_DATA, &unused);
+    fold_strided(lower, tail, c, acc, LX_ADD(LX_INT(whole * QN_TILE_ROWS), l), 1, 1);
+  }
+  qn_lstore(b, lane, c->part, QN_LM_F32, l, LX_LOAD(acc, QN_LM_F32, zero));
+}
+
 const qn_lbuf *qn_lower_reduce(qn_lower *lower, qn_lblock *block, int64_t extent, qn_lop op, float start,
                                qn_lower_element element, void *context) {
   reduce_context c = {qn_llocal(&lower->build, block, "part", QN_LM_F32, QN_TILE_ROWS), op, start, element, context};
-  qn_lower_lanes(lower, block, QN_TILE_ROWS, true, reduce_start, &c);
-  qn_lower_lanes(lower, block, extent, extent <= 8 * QN_TILE_ROWS, reduce_step, &c);
+  if (lower->pass->options->gpu) {
+    reduce_by_lanes(lower, block, &c, extent);
+  } else {
+    qn_lower_lanes(lower, block, QN_TILE_ROWS, true, reduce_start, &c);
+    qn_lower_lanes(lower, block, extent, extent <= 8 * QN_TILE_ROWS, reduce_step, &c);
+  }
   qn_lower_tree(lower, block, c.part, op);
   return c.part;
 }
@@ -588,7 +629,8 @@ static bool only_quantizes(const qn_lower *lower) {
 static qn_lblock *split_row(qn_lower *lower, qn_lblock *block, qn_symbol rows) {
   qn_lbuild *b = &lower->build;
   lower->parts = parts_of_group(lower);
-  lower->splits = rows != QN_SYM_NONE && (lower->parts > 1 || only_quantizes(lower));
+  bool shared = lower->parts > 1 || only_quantizes(lower) || lower->pass->options->gpu;  // spread_rows.c
+  lower->splits = rows != QN_SYM_NONE && shared;
   lower->rows = rows;
   if (lower->parts == 1) return block;
   qn_lvar *part = qn_lvar_new(b, "part");

@@ -85,14 +85,6 @@ static void split_sum(const staging *s, const qn_lexpr *e, qn_lop sign, const qn
   *sum = qn_lop2(s->b, sign, *sum, e);
 }
 
-// Is the expression a multiple of n whatever its variables are?
-static bool is_multiple(const qn_lexpr *e, int64_t n) {
-  int64_t value = 0;
-  if (qn_lexpr_is_int(e, &value)) return value % n == 0;
-  if (e->op == QN_LX_MUL) return is_multiple(e->operands[0], n) || is_multiple(e->operands[1], n);
-  return (e->op == QN_LX_ADD || e->op == QN_LX_SUB) && is_multiple(e->operands[0], n) && is_multiple(e->operands[1], n);
-}
-
 // The load's index as iteration * *out_step + *out_base + *out_inner, in elements; false where it is not of that form.
 static bool take_apart(const staging *s, const qn_lexpr *load, int64_t *out_step, const qn_lexpr **out_base,
                        const qn_lexpr **out_inner) {
@@ -114,7 +106,7 @@ static bool describe(const staging *s, const qn_lexpr *load, stream *out) {
   qn_lrange range = qn_lexpr_range(inner);
   out->base = qn_lop2(s->b, QN_LX_MUL, base, qn_lint(s->b, size));
   return out->base && range.min >= 0 && range.max < step && out->bytes % COPY_BYTES == 0 &&
-         is_multiple(out->base, COPY_BYTES);
+         qn_lexpr_is_multiple(out->base, COPY_BYTES);
 }
 
 static bool is_streamed(const qn_lbuf *buf) { return buf->kind == QN_LB_PARAM && buf->streamed && !buf->writable; }

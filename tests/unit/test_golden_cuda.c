@@ -1,5 +1,5 @@
 // Kernels as CUDA C++: tests/golden/cuda/*.txt. A text is "lanes groups" and kernels, or "lanes groups stages
-// stage_bytes"; the answer is what is written for them without the prelude, or the error.
+// stage_bytes" and perhaps "parts"; the answer is what is written for them without the prelude, or the error.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -46,6 +46,7 @@ static void answer(void *context, const char *file_name, qn_str text, qn_buf *ou
   schedule.groups = (int)strtol(rest, &rest, 10);
   schedule.stages = (int)strtol(rest, &rest, 10);
   schedule.stage_bytes = (int)strtol(rest, &rest, 10);
+  schedule.parts = (int)strtol(rest, &rest, 10);
   qn_str body = {rest, text.length - (size_t)(rest - text.data)};
   qn_arena_init(&arena, qn_test_allocator());
   qn_assert_ok(&diag, qn_lkernels_parse(file_name, body, &arena, &kernels, &count, &diag));

@@ -1,7 +1,7 @@
 // The loop passes, one at a time, on small texts: tests/golden/passes/<pass>/<case>.in.txt holds a schedule, a line
 // "---" and a kernel; <case>.out.txt the kernel afterwards, or "error <status>: <message>". Folder `pipeline` runs all
-// passes; in `specialise` a first line "T = 4" names the symbol and its value; "stages = 4" and "stage_bytes = 1024"
-// are of the GPU's schedule. Lines that begin with '#' are comments.
+// passes; in `specialise` a first line "T = 4" names the symbol and its value; "stages = 4", "stage_bytes = 1024"
+// and "parts = 8" are of the GPU's schedule. Lines that begin with '#' are comments.
 // QUERN_UPDATE_GOLDEN=1 rewrites the outputs.
 #include <dirent.h>
 #include <stdio.h>
@@ -39,20 +39,19 @@ static bool parse_symbol(qn_str line, text_case *c) {
   return true;
 }
 
-// A line "stages = 4", or "stage_bytes = 1024".
-static bool parse_ring(qn_str line, text_case *c) {
-  static const char stages[] = "stages = ", bytes[] = "stage_bytes = ";
-  int *value = NULL;
-  size_t at = 0;
-  if (line.length >= sizeof stages && memcmp(line.data, stages, sizeof stages - 1) == 0) {
-    value = &c->gpu.stages;
-    at = sizeof stages - 1;
-  } else if (line.length >= sizeof bytes && memcmp(line.data, bytes, sizeof bytes - 1) == 0) {
-    value = &c->gpu.stage_bytes;
-    at = sizeof bytes - 1;
+// A line "stages = 4", "stage_bytes = 1024" or "parts = 8".
+static bool parse_gpu(qn_str line, text_case *c) {
+  const struct {
+    const char *name;
+    int *value;
+  } fields[] = {{"stages = ", &c->gpu.stages}, {"stage_bytes = ", &c->gpu.stage_bytes}, {"parts = ", &c->gpu.parts}};
+  for (size_t i = 0; i < QN_COUNT(fields); i++) {
+    size_t length = strlen(fields[i].name);
+    if (line.length <= length || memcmp(line.data, fields[i].name, length) != 0) continue;
+    *fields[i].value = (int)strtol(line.data + length, NULL, 10);
+    return true;
   }
-  if (value) *value = (int)strtol(line.data + at, NULL, 10);
-  return value != NULL;
+  return false;
 }
 
 static void read_case(const char *path, qn_str text, text_case *c) {
@@ -62,7 +61,7 @@ static void read_case(const char *path, qn_str text, text_case *c) {
   while (text.length > 0) {
     qn_str line = take_line(&text);
     if (qn_str_is(line, "---")) break;
-    if (line.length == 0 || line.data[0] == '#' || parse_symbol(line, c) || parse_ring(line, c)) continue;
+    if (line.length == 0 || line.data[0] == '#' || parse_symbol(line, c) || parse_gpu(line, c)) continue;
     qn_buf_append(&knobs, line.data, line.length);
     qn_buf_putc(&knobs, '\n');
   }
@@ -79,6 +78,8 @@ static void read_case(const char *path, qn_str text, text_case *c) {
 static qn_status run_pass(const char *pass, qn_loop_pass_context *context, const text_case *c) {
   if (strcmp(pass, "pipeline") == 0) return qn_loop_pipeline(context, NULL, NULL);
   if (strcmp(pass, "gpu_pipeline") == 0) return qn_gpu_pipeline(context, NULL, NULL);
+  if (strcmp(pass, "spread_rows") == 0) return qn_pass_spread_rows(context);
+  if (strcmp(pass, "copy_tiles") == 0) return qn_pass_copy_tiles(context);
   if (strcmp(pass, "map_mma") == 0) return qn_pass_map_mma(context);
   if (strcmp(pass, "map_lanes") == 0) return qn_pass_map_lanes(context);
   if (strcmp(pass, "join_chains") == 0) return qn_pass_join_chains(context);
@@ -168,6 +169,10 @@ START_TEST(test_pipeline) { check_pass("pipeline"); }
 END_TEST
 START_TEST(test_gpu_pipeline) { check_pass("gpu_pipeline"); }
 END_TEST
+START_TEST(test_spread_rows) { check_pass("spread_rows"); }
+END_TEST
+START_TEST(test_copy_tiles) { check_pass("copy_tiles"); }
+END_TEST
 START_TEST(test_map_mma) { check_pass("map_mma"); }
 END_TEST
 START_TEST(test_map_lanes) { check_pass("map_lanes"); }
@@ -191,7 +196,7 @@ END_TEST
 static TCase *golden(void) {
   const TTest *const tests[] = {
       test_pipeline,     test_gpu_pipeline, test_map_mma,    test_map_lanes, test_join_chains, test_stage_streams,
-      test_split_chains, test_share_lanes,  test_specialise,
+      test_split_chains, test_share_lanes,  test_specialise, test_spread_rows, test_copy_tiles,
 #define QN_LOOP_PASS(name, text) test_##name,
 #include "passes/loop_passes.def"
 #undef QN_LOOP_PASS
