@@ -19,6 +19,13 @@ typedef struct qn_cuda_options {
 QN_CHECKED qn_status qn_cuda_show(qn_cuda_kernel *kernels, size_t count, const qn_cuda_options *options,
                                   const qn_allocator *allocator, qn_diag *diag);
 
+// What qn_cuda_compile does with NVRTC: writes the source, into `source`, and compiles it for chip `sm`. Kernels that spill
+// registers are promised fewer resident threads, down to those of one block, and everything is compiled again; what was
+// promised is set in the kernels. `name` is for messages. *out is to be deinitialised by the caller after success.
+QN_CHECKED qn_status qn_cuda_build(const qn_nvrtc *nvrtc, const char *cache_folder, const char *name, int sm,
+                                   qn_cuda_kernel *kernels, size_t count, qn_buf *source, qn_nvrtc_code *out,
+                                   qn_diag *diag);
+
 // Kernels → code with a launch each, in their order. Errors: TARGET (no NVRTC), UNSUPPORTED (it does not know the chip,
 // or a kernel needs more than the chip has), and those of qn_cuda_emit and qn_nvrtc_compile.
 QN_CHECKED qn_status qn_cuda_compile(qn_cuda_kernel *kernels, size_t count, const qn_cuda_options *options,

@@ -8,10 +8,7 @@
 
 enum {
   SHARED_ALIGNMENT = 16,  // bytes: a 128-bit access
-  BANKS_BYTES = 128,      // that shared memory gives at a time
-  // Of a multiprocessor, whose registers are shared out among so many at least. Without a number ptxas goes for more
-  // threads than hide latency, and spills.
-  RESIDENT_THREADS = 512
+  BANKS_BYTES = 128       // that shared memory gives at a time
 };
 
 const char *qn_cuda_memory_type(qn_lmem mem) {
@@ -158,6 +155,37 @@ static bool loads(const qn_lexpr *e) {
   return false;
 }
 
+static bool loads_param(const qn_lexpr *e) {
+  if (e->op == QN_LX_LOAD && e->u.load.buf->kind == QN_LB_PARAM) return true;
+  for (int i = 0; i < qn_lop_info_of(e->op)->operands; i++)
+    if (loads_param(e->operands[i])) return true;
+  return false;
+}
+
+// Statements of the block, nested ones counted too; *out_memory is set when something in it comes from parameters.
+static int count_statements(const qn_lblock *block, bool *out_memory) {
+  int count = 0;
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    count++;
+    if (s->kind == QN_LS_FOR) count += count_statements(&s->u.loop.body, out_memory);
+    if (s->kind == QN_LS_COPY) *out_memory = true;
+    if (s->kind == QN_LS_STORE && (loads_param(s->u.store.index) || loads_param(s->u.store.value))) *out_memory = true;
+  }
+  return count;
+}
+
+// The compiler makes copies of loops' bodies, for loads that wait together. It is told not to where that only takes
+// registers: of a body that is many statements already, and of what each lane does a number of times that is not known
+// in memory that is near.
+static bool stays_one(const qn_cuda_writer *w, const qn_lstmt *loop, bool by_lanes) {
+  enum { MANY = 24 };
+  bool memory = false;
+  int64_t known = 0;
+  int count = count_statements(&loop->u.loop.body, &memory);
+  bool counted = qn_lexpr_is_int(loop->u.loop.lo, &known) && qn_lexpr_is_int(loop->u.loop.hi, &known);
+  return !by_lanes && (count >= MANY || (w->in_lanes && !counted && !memory));
+}
+
 // "for (int i_3 = <lo>; i_3 < <hi>; i_3 += step)". Bounds are what they are when the loop begins: one that is loaded,
 // which the body may change, goes into a variable, and so does what would be read as part of the comparison.
 static void put_for_head(qn_cuda_writer *w, const qn_lstmt *stmt, bool by_lanes) {
@@ -171,6 +199,10 @@ static void put_for_head(qn_cuda_writer *w, const qn_lstmt *stmt, bool by_lanes)
     qn_buf_printf(w->out, "const %s v%d = ", qn_cuda_index_type(hi), end);
     qn_cuda_put_expr(w, hi, 0);
     qn_buf_puts(w->out, ";\n");
+    qn_cuda_indent(w);
+  }
+  if (stays_one(w, stmt, by_lanes)) {
+    qn_buf_puts(w->out, "#pragma unroll 1\n");
     qn_cuda_indent(w);
   }
   qn_buf_printf(w->out, "for (%s ", qn_cuda_var_type(var));
@@ -246,7 +278,7 @@ static void put_signature(qn_cuda_writer *w) {
   const qn_lkernel *kernel = w->kernel;
   int threads = w->schedule.lanes * w->schedule.groups;
   qn_buf_printf(w->out, "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(", threads,
-                threads < RESIDENT_THREADS ? RESIDENT_THREADS / threads : 1, kernel->name);
+                w->resident_threads > threads ? w->resident_threads / threads : 1, kernel->name);
   for (size_t i = 0; i < kernel->param_count; i++) {
     const qn_lbuf *param = kernel->params[i];
     bool alone = param->streamed && !param->writable;  // nothing stored to shares memory with it
@@ -336,6 +368,7 @@ static void put_kernel(qn_cuda_writer *w, qn_cuda_kernel *kernel) {
 static qn_status write_kernel(qn_cuda_kernel *kernel, qn_buf *out, qn_diag *diag) {
   QN_TRY(qn_gpu_schedule_check(&kernel->schedule, kernel->kernel->name, diag));
   qn_cuda_writer w = {.out = out, .allocator = out->allocator, .kernel = kernel->kernel, .schedule = kernel->schedule};
+  w.resident_threads = kernel->resident_threads > 0 ? kernel->resident_threads : QN_CUDA_RESIDENT_THREADS;
   qn_arena_init(&w.arena, out->allocator);
   qn_map_init(&w.names, out->allocator);
   qn_map_init(&w.nodes, out->allocator);

@@ -6,9 +6,15 @@
 #include "ir/gpu_schedule.h"
 #include "ir/loop.h"
 
+// Without a number ptxas goes for more threads than hide latency, and spills.
+#define QN_CUDA_RESIDENT_THREADS 512
+
 typedef struct qn_cuda_kernel {
   const qn_lkernel *kernel;  // borrowed; verified
   qn_gpu_schedule schedule;
+  // Threads that a multiprocessor is promised to hold at once, among which it shares out its registers; 0 =
+  // QN_CUDA_RESIDENT_THREADS.
+  int resident_threads;
   // Set by qn_cuda_emit: dynamic shared memory that a block needs.
   int64_t shared_bytes;
 } qn_cuda_kernel;

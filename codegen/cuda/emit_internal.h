@@ -18,6 +18,7 @@ typedef struct qn_cuda_writer {
   qn_arena arena;  // of the present kernel
   const qn_lkernel *kernel;
   qn_gpu_schedule schedule;
+  int resident_threads;  // that the kernel promises
   qn_map names;  // address of a variable or buffer → number
   int name_count;
   qn_map nodes;          // of the present statement: address of a node → qn_cuda_node

@@ -19,6 +19,7 @@ enum { RESULT_OK = 0, RESULT_NO_MEMORY = 1, RESULT_COMPILATION = 6 };
 struct qn_nvrtc {
   const qn_allocator *allocator;  // borrowed
   char include[512];              // "-I<folder>", or "" where there is none
+  bool ptx_alone;
   int major, minor;
   int *archs;  // owned: supported capabilities
   int arch_count;
@@ -169,6 +170,7 @@ qn_status qn_nvrtc_open(const qn_nvrtc_options *options, const qn_allocator *all
     return status;
   }
   find_include(nvrtc, options ? options->include : NULL);
+  nvrtc->ptx_alone = options && options->ptx_alone;
   *out = nvrtc;
   return QN_OK;
 }
@@ -232,9 +234,10 @@ static int list_options(const qn_nvrtc *nvrtc, int sm, char arch[40], const char
                                       "--ptxas-options=--warn-on-spills"};
   _Static_assert(QN_COUNT(fixed) + 2 <= MAX_OPTIONS, "they fit");
   int count = 0;
-  snprintf(arch, 40, "--gpu-architecture=sm_%d", sm);
+  size_t of_machine_code = nvrtc->ptx_alone ? 2 : 0;  // the last ones
+  snprintf(arch, 40, "--gpu-architecture=%s_%d", nvrtc->ptx_alone ? "compute" : "sm", sm);
   out[count++] = arch;
-  for (size_t i = 0; i < QN_COUNT(fixed); i++) out[count++] = fixed[i];
+  for (size_t i = 0; i + of_machine_code < QN_COUNT(fixed); i++) out[count++] = fixed[i];
   if (nvrtc->include[0]) out[count++] = nvrtc->include;
   return count;
 }
@@ -285,6 +288,7 @@ static qn_status compile_program(const qn_nvrtc *nvrtc, program_handle program, 
     return qn_fail(diag, QN_ERR_INTERNAL, name, "NVRTC %d.%d for sm_%d refuses the source: %.700s", nvrtc->major,
                    nvrtc->minor, sm, out->log);
   QN_TRY(take(nvrtc, program, nvrtc->call.ptx_size, nvrtc->call.ptx, name, "the PTX", &out->ptx, &out->ptx_size, diag));
+  if (nvrtc->ptx_alone) return QN_OK;
   return take(nvrtc, program, nvrtc->call.cubin_size, nvrtc->call.cubin, name, "the cubin", &out->cubin,
               &out->cubin_size, diag);
 }

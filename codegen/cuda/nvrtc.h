@@ -11,6 +11,7 @@
 #include "runtime/base/diag.h"
 
 #define QN_NVRTC_LIBRARY_VARIABLE "QUERN_NVRTC"  // environment: the library's path
+#define QN_NVRTC_CACHE_VARIABLE   "QUERN_NVRTC_CACHE"  // environment: the folder where its results are kept
 
 typedef struct qn_nvrtc_options {
   // Path of libnvrtc. NULL or "": $QUERN_NVRTC where that is set, else libnvrtc.so.13 or .12 as the system finds it, in
@@ -19,6 +20,8 @@ typedef struct qn_nvrtc_options {
   // Folder of the toolkit's headers; NULL: include/ of the toolkit that the library belongs to, if it is there. The
   // source that codegen/cuda writes includes none.
   const char *include;
+  // No machine code, and no word of ptxas, which take most of the time: for what runs PTX.
+  bool ptx_alone;
 } qn_nvrtc_options;
 
 typedef struct qn_nvrtc qn_nvrtc;
@@ -42,7 +45,7 @@ typedef struct qn_nvrtc_code {
   const qn_allocator *allocator;  // borrowed
   char *ptx;                      // text, NUL-terminated; ptx_size counts the NUL
   size_t ptx_size;
-  uint8_t *cubin;  // an ELF file
+  uint8_t *cubin;  // an ELF file; NULL with ptx_alone
   size_t cubin_size;
   char *log;  // NUL-terminated; what `ptxas -v` says of each kernel
   size_t log_size;

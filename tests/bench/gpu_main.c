@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "codegen/cuda/emit.h"
+#include "codegen/cuda/compile.h"
 #include "codegen/cuda/nvrtc.h"
 #include "codegen/cuda/ptxas.h"
 #include "tests/ptxsim/support_sim.h"
+#include "tests/support/gpu_layer.h"
 #include "tests/support/graph_run.h"
-#include "tests/support/synth.h"
 #include "tests/support/test.h"
 
 enum { MAX_KERNELS = 96, MAX_PARAMS = 48, FUNC_SHARED_BYTES = 8 };  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -49,29 +49,6 @@ typedef struct device {
   double worst_conflict;  // of a kernel: wavefronts over the least
 } device;
 
-// ---- the layer --------------------------------------------------------------------------------------------------
-
-static const char layer[] =
-    "max T=$T R=1 B=1 P=$P G=$P\n"
-    "x = input f32[T,$D]; n1 = param f32[$D]; n2 = param f32[$D]; wq = param $F[$Q,$D]; wk = param $F[$K,$D]\n"
-    "wv = param $F[$K,$D]; wo = param $F[$D,$Q]; wg = param $F[$I,$D]; wu = param $F[$I,$D]; wd = param $F[$D,$I]\n"
-    "table = rope_table pos dims=$C theta=10000; a = rmsnorm x n1 eps=1e-5\n"
-    "q = matmul a wq; k = matmul a wk; v = matmul a wv\n"
-    "q3 = split_heads q heads=$H; k3 = split_heads k heads=$J; v3 = split_heads v heads=$J\n"
-    "qr = rope q3 table kind=pairs; kr = rope k3 table kind=pairs\n"
-    "kc = cache kind=k index=0 f16[G,$J,$C,64]; vc = cache kind=v index=0 f16[G,$J,64,$C]\n"
-    "kw = kv_write kc kr pos seq block_table kind=k; vw = kv_write vc v3 pos seq block_table kind=v\n"
-    "s = attn_scores qr kw pos seq block_table scale=0.125; p = softmax s; o = attn_mix p vw pos seq block_table\n"
-    "om = merge_heads o; oo = matmul om wo; h = add x oo; b = rmsnorm h n2 eps=1e-5\n"
-    "g = matmul b wg; sg = silu g; u = matmul b wu; m = mul sg u; d = matmul m wd; y = add h d; output y";
-
-static void sizes_of(const qn_synth_model *m, const char *format, int prompt, int depth, char *out, size_t size) {
-  int most = prompt > depth + 1 ? prompt : depth + 1;
-  snprintf(out, size, "T=%d P=%d D=%d Q=%d K=%d I=%d H=%d J=%d C=%d F=%s", prompt,
-           (most + QN_PAGE_KEYS - 1) / QN_PAGE_KEYS + 1, m->hidden, m->heads * m->head_dim, m->kv_heads * m->head_dim,
-           m->ffn, m->heads, m->kv_heads, m->head_dim, format);
-}
-
 // ---- code -------------------------------------------------------------------------------------------------------
 
 static void read_log(device *d, const char *log) {
@@ -99,9 +76,8 @@ static void load_kernels(device *d, qn_run *run) {
     }
   }
   qn_buf_init(&source, qn_test_allocator());
-  qn_assert_ok(&diag, qn_cuda_emit(d->kernels, d->count, &source, &diag));
   qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
-  qn_assert_ok(&diag, qn_nvrtc_compile(nvrtc, "kernels.cu", qn_buf_text(&source), d->sm, &code, &diag));
+  qn_assert_ok(&diag, qn_cuda_build(nvrtc, NULL, "kernels.cu", d->sm, d->kernels, d->count, &source, &code, &diag));
   sim_ok(sim.load(&d->module, code.ptx));
   read_log(d, code.log);
   qn_nvrtc_code_deinit(&code);
@@ -280,11 +256,11 @@ static void run_model(const options *o, const qn_synth_model *m, const char *nam
   bool half = plus && strcmp(plus, "+half") == 0;
   snprintf(format, sizeof format, "%.*s", (int)strcspn(name, "+"), name);
   ck_assert_msg(qn_dtype_parse(qn_str_from(format), &dtype) && (half || !plus), "no format '%s'", name);
-  sizes_of(m, format, o->prompt, o->depth, sizes, sizeof sizes);
+  qn_gpu_layer_sizes(m, format, o->prompt, o->depth, sizes, sizeof sizes);
   bool integers = qn_dtype_is_block(dtype);
   qn_run_options run_options = {
       .gpu = true, .quantize_activations = integers, .half_activations = half, .launch = launch, .launch_context = &d};
-  qn_run *run = qn_run_create(layer, sizes, &run_options);
+  qn_run *run = qn_run_create(qn_gpu_layer, sizes, &run_options);
   for (size_t i = 0; i < count; i++) {
     d = (device){.o = o, .sm = chips[i]};
     snprintf(target, sizeof target, "sm_%d", d.sm);

@@ -4,16 +4,17 @@
 #include <stdlib.h>
 
 #include "codegen/cuda/chip.h"
-#include "codegen/cuda/emit.h"
+#include "codegen/cuda/compile.h"
 #include "codegen/cuda/nvrtc.h"
 #include "codegen/cuda/ptxas.h"
 #include "codegen/cuda/sass.h"
+#include "tests/support/gpu_layer.h"
 #include "tests/support/graph_run.h"
 #include "tests/support/test.h"
 
 enum {
   MAX_KERNELS = 64,
-  MAX_REGISTERS = 128,          // of a thread: 16 warps of such kernels fit a multiprocessor, four to a scheduler
+  REGISTERS = 64 << 10,         // of a multiprocessor
   MAX_SHARED_BYTES = 99 << 10,  // of a block: what sm_120 has, the least of the four
   // What hides the latency of memory in a multiprocessor: warps that it holds at once, or bytes that copies bring
   // meanwhile.
@@ -43,13 +44,15 @@ static const char layer[] =
     "om = merge_heads o; wo = param $F[256,512]; oo = matmul om wo; h = add x oo; n = layernorm h norm norm eps=1e-5\n"
     "e = gelu n; f = tanh e; output f";
 
-// out_one: those for one row of a product.
-static size_t gather_kernels(qn_run *run, qn_cuda_kernel *out, bool *out_one) {
+// Those of products, or not, or all; out_one: for one row of a product.
+typedef enum selection { ALL, PRODUCTS, OTHERS } selection;
+static size_t gather_kernels(qn_run *run, selection which, qn_cuda_kernel *out, bool *out_one) {
   size_t count = 0;
   const qn_program *program = qn_run_program(run);
   for (size_t k = 0; k < program->kernels.count; k++) {
     int variants = 0;
     const qn_gpu_variant *v = qn_run_gpu_variants(run, k, &variants);
+    if (which != ALL && (which == PRODUCTS) != program->kernels.items[k].is_matmul) continue;
     for (int i = 0; i < variants; i++) {
       ck_assert_uint_lt(count, MAX_KERNELS);
       out_one[count] = program->kernels.items[k].is_matmul && v[i].rows_max == 1;
@@ -110,8 +113,9 @@ static void check_report(const qn_cuda_kernel *kernel, const char *log, int sm, 
   qn_check(qn_ptxas_find(log, name, &r), "%s: nothing about %s in\n%s", label, name, log);
   qn_check(r.spill_bytes == 0 && r.stack_bytes == 0, "%s, %s for sm_%d: %d bytes spilled, a stack of %d", label, name,
            sm, (int)r.spill_bytes, (int)r.stack_bytes);
-  qn_check(r.registers <= MAX_REGISTERS, "%s, %s for sm_%d: %d registers, want at most %d", label, name, sm,
-           (int)r.registers, MAX_REGISTERS);
+  int promised = kernel->resident_threads > 0 ? kernel->resident_threads : QN_CUDA_RESIDENT_THREADS;
+  qn_check(r.registers * promised <= REGISTERS,
+           "%s, %s for sm_%d: %d registers, with %d threads promised", label, name, sm, (int)r.registers, promised);
   qn_check(shared + r.shared_bytes <= MAX_SHARED_BYTES, "%s, %s for sm_%d: %d bytes shared", label, name, sm,
            (int)(shared + r.shared_bytes));
   int blocks = qn_chip_occupancy(sm, threads, shared, r.registers, NULL);
@@ -126,32 +130,36 @@ static void check_report(const qn_cuda_kernel *kernel, const char *log, int sm, 
 }
 
 // Compiles a program's kernels for every stride-th chip, beginning with number `first`.
-static void check_program(const char *text, const char *format, bool quantize, size_t first, size_t stride) {
-  char sizes[32], label[64];
+static void check_kernels(qn_run *run, selection which, size_t first, size_t stride, const char *label) {
   qn_diag diag = {0};
   qn_nvrtc *nvrtc = NULL;
-  qn_cuda_kernel kernels[MAX_KERNELS];
   bool one_row[MAX_KERNELS];
-  qn_buf source;
-  snprintf(sizes, sizeof sizes, "F=%s", format);
-  snprintf(label, sizeof label, "%s%s", format, quantize ? " int8" : "");
-  qn_buf_init(&source, qn_test_allocator());
-  qn_run *run = qn_run_create(text, sizes, &(qn_run_options){.quantize_activations = quantize});
-  size_t count = gather_kernels(run, kernels, one_row);
-  qn_assert_ok(&diag, qn_cuda_emit(kernels, count, &source, &diag));
   qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
   for (size_t i = first % stride; i < QN_COUNT(chips); i += stride) {
+    qn_cuda_kernel kernels[MAX_KERNELS];
     qn_nvrtc_code code;
+    qn_buf source;
     if (!qn_nvrtc_supports(nvrtc, chips[i])) continue;
-    qn_assert_ok(&diag, qn_nvrtc_compile(nvrtc, "kernels.cu", qn_buf_text(&source), chips[i], &code, &diag));
+    size_t count = gather_kernels(run, which, kernels, one_row);
+    qn_buf_init(&source, qn_test_allocator());
+    qn_assert_ok(&diag,
+                 qn_cuda_build(nvrtc, getenv(QN_NVRTC_CACHE_VARIABLE), "kernels.cu", chips[i], kernels, count, &source, &code, &diag));
     for (size_t k = 0; k < count; k++) {
       check_report(&kernels[k], code.log, chips[i], label);
       check_code(&kernels[k], one_row[k], &code, chips[i], label);
     }
     qn_nvrtc_code_deinit(&code);
+    qn_buf_deinit(&source);
   }
   qn_nvrtc_close(nvrtc);
-  qn_buf_deinit(&source);
+}
+
+static void check_program(const char *text, const char *format, bool quantize, size_t first, size_t stride) {
+  char sizes[32], label[64];
+  snprintf(sizes, sizeof sizes, "F=%s", format);
+  snprintf(label, sizeof label, "%s%s", format, quantize ? " int8" : "");
+  qn_run *run = qn_run_create(text, sizes, &(qn_run_options){.quantize_activations = quantize, .gpu = true});
+  check_kernels(run, ALL, first, stride, label);
   qn_run_destroy(run);
 }
 
@@ -174,12 +182,72 @@ START_TEST(kernels_of_every_class) {
 }
 END_TEST
 
+// A layer at the true shapes of models: what is no product for every chip, and products, of which there are many, for
+// one chip each, of every other format; all of it with QUERN_TEST_ALL.
+START_TEST(kernels_of_real_models) {
+  static const char *const models[] = {"tinyllama-1.1b", "llama-3.2-1b"}, *const formats[] = {"q4_0", "q8_0", "q4_k", "f16"};
+  enum { PROMPT = 512, DEPTH = 1000 };
+  for (size_t i = 0; i < QN_COUNT(models) * QN_COUNT(formats); i++) {
+    char sizes[256], label[64];
+    size_t model = i / QN_COUNT(formats), format = i % QN_COUNT(formats);
+    bool half = strcmp(formats[format], "f16") == 0, all = qn_test_stride(2, 2) == 1;
+    if (!all && format > 1) continue;
+    qn_gpu_layer_sizes(qn_synth_find(models[model]), formats[format], PROMPT, DEPTH, sizes, sizeof sizes);
+    snprintf(label, sizeof label, "%s %s", models[model], formats[format]);
+    qn_run *run = qn_run_create(
+        qn_gpu_layer, sizes, &(qn_run_options){.quantize_activations = !half, .half_activations = half, .gpu = true});
+    if (all || format == 0) check_kernels(run, OTHERS, 0, 1, label);
+    if (all || format == 1) check_kernels(run, PRODUCTS, i, all ? 1 : QN_COUNT(chips), label);
+    qn_run_destroy(run);
+  }
+}
+END_TEST
+
+// A lane with more numbers than the registers of 512 resident threads hold: 256 are promised then, and nothing spills.
+START_TEST(promises_are_lowered) {
+  enum { SUMS = 160, LANES = 256 };
+  qn_diag diag = {0};
+  qn_nvrtc *nvrtc = NULL;
+  qn_nvrtc_code code;
+  qn_lkernel **kernels = NULL;
+  size_t count = 0;
+  qn_arena arena;
+  qn_buf text, source;
+  qn_arena_init(&arena, qn_test_allocator());
+  qn_buf_init(&text, qn_test_allocator());
+  qn_buf_init(&source, qn_test_allocator());
+  qn_buf_printf(&text, "kernel \"many\" { param x : f32[T*512] param y : f32[T*256] out\nfor n in 0..T data parallel {\n");
+  qn_buf_printf(&text, "for l in 0..%d data lane { local a : f32[%d]\n", LANES, SUMS);
+  for (int i = 0; i < SUMS; i++) qn_buf_printf(&text, "a[%d] = x[l + %d]\n", i, i);
+  qn_buf_puts(&text, "for k in 0..T reduce { local c : f32[1] c[0] = x[k]\n");
+  for (int i = 0; i < SUMS; i++) qn_buf_printf(&text, "a[%d] = fma(a[%d], c[0], a[%d])\n", i, i, (i + 1) % SUMS);
+  qn_buf_puts(&text, "}\ny[n*256 + l] = a[0]");
+  for (int i = 1; i < SUMS; i++) qn_buf_printf(&text, " + a[%d]", i);
+  qn_buf_puts(&text, "\n} } }\n");
+  qn_assert_ok(&diag, qn_lkernels_parse("many", qn_str_from(qn_buf_text(&text)), &arena, &kernels, &count, &diag));
+  qn_cuda_kernel kernel = {.kernel = kernels[0], .schedule = {.lanes = LANES, .groups = 1}};
+  qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
+  qn_assert_ok(&diag, qn_cuda_build(nvrtc, getenv(QN_NVRTC_CACHE_VARIABLE), "many.cu", 90, &kernel, 1, &source, &code, &diag));
+  qn_ptxas_report report = {0};
+  ck_assert(qn_ptxas_find(code.log, "many", &report));
+  ck_assert_int_eq(kernel.resident_threads, LANES);
+  ck_assert_int_eq(report.spill_bytes, 0);
+  ck_assert_int_gt(report.registers, SUMS);
+  ck_assert_ptr_nonnull(strstr(qn_buf_text(&source), "__launch_bounds__(256, 1) many("));
+  qn_nvrtc_code_deinit(&code);
+  qn_nvrtc_close(nvrtc);
+  qn_buf_deinit(&source);
+  qn_buf_deinit(&text);
+  qn_arena_deinit(&arena);
+}
+END_TEST
+
 static TCase *limits(void) {
   qn_diag diag = {0};
   qn_nvrtc *nvrtc = NULL;
   if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
   qn_nvrtc_close(nvrtc);
-  const TTest *const tests[] = {products_of_every_format, kernels_of_every_class};
+  const TTest *const tests[] = {products_of_every_format, kernels_of_every_class, kernels_of_real_models, promises_are_lowered};
   return qn_test_case("limits", tests, QN_COUNT(tests));
 }
 
