@@ -354,7 +354,28 @@ static bool compare_output(qn_check *c, const output *o, qn_check_result *out) {
   return true;
 }
 
-void qn_check_run(qn_check *c, qn_kernel_entry entry, qn_dim extent, qn_check_result *out) {
+// False: it did not run as it should.
+static bool run_remote(qn_check *c, const qn_check_remote *remote, qn_check_result *out) {
+  const qn_lkernel *plain = c->inputs->subject.plain;
+  size_t count = c->inputs->count;
+  size_t *sizes = qn_alloc_zeroed(c->allocator, (count + 1) * sizeof *sizes);
+  bool *written = qn_alloc_zeroed(c->allocator, (count + 1) * sizeof *written);
+  out->right = sizes && written;
+  if (!out->right) snprintf(out->text, sizeof out->text, "out of memory for the sizes of its parameters");
+  for (size_t i = 0; out->right && i < count; i++) {
+    sizes[i] = c->inputs->buffers[i].size;
+    written[i] = plain->params[i]->writable;
+  }
+  if (out->right)
+    out->right = remote->run(remote->context, c->pointers, sizes, written, count, c->inputs->symbols, out->text,
+                             sizeof out->text);
+  qn_free(c->allocator, sizes, (count + 1) * sizeof *sizes);
+  qn_free(c->allocator, written, (count + 1) * sizeof *written);
+  return out->right;
+}
+
+void qn_check_run(qn_check *c, qn_kernel_entry entry, qn_dim extent, const qn_check_remote *remote,
+                  qn_check_result *out) {
   *out = (qn_check_result){.right = true};
   const qn_lkernel *plain = c->inputs->subject.plain;
   for (size_t i = 0; i < c->output_count; i++) {
@@ -362,7 +383,8 @@ void qn_check_run(qn_check *c, qn_kernel_entry entry, qn_dim extent, qn_check_re
     qn_inputs_poison(o->param, c->inputs->buffers[o->param].data, o->size);
     qn_guarded_seal(&c->inputs->buffers[o->param]);
   }
-  run_pieces(c, c->pointers, entry, qn_dim_at(extent, c->inputs->symbols));
+  if (!remote) run_pieces(c, c->pointers, entry, qn_dim_at(extent, c->inputs->symbols));
+  if (remote && !run_remote(c, remote, out)) return;
   for (size_t i = 0; i < c->inputs->count; i++) {
     int64_t at = 0;
     if (!plain->params[i]->writable || !qn_guarded_touched(&c->inputs->buffers[i], &at)) continue;

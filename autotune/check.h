@@ -20,6 +20,14 @@ QN_CHECKED qn_status qn_check_create(const qn_subject *subject, int64_t rows, ui
                                      qn_diag *diag);
 void qn_check_destroy(qn_check *check);  // NULL is harmless
 
+// Code that no address calls, a GPU's: does the whole kernel. False where it does not run or writes where it should not;
+// the reason goes to `why`.
+typedef struct qn_check_remote {
+  bool (*run)(void *context, void *const *buffers, const size_t *sizes, const bool *written, size_t count,
+              const int64_t symbols[QN_SYM_COUNT], char *why, size_t size);
+  void *context;
+} qn_check_remote;
+
 typedef struct qn_check_result {
   bool right;
   bool kept_wrong;      // the interpreter says so of the outputs that were kept: they count no more
@@ -29,9 +37,10 @@ typedef struct qn_check_result {
   int64_t written;      // elements that the kernel writes
 } qn_check_result;
 
-// Runs the code over its parallel loop in pieces, out of order, and compares. A fault is the caller's to survive. Where
+// Runs the code over its parallel loop in pieces, out of order, or has `remote` run it (NULL = nobody), and compares. A fault is the caller's to survive. Where
 // it differs from what was kept, the interpreter decides which of the two is wrong.
-void qn_check_run(qn_check *check, qn_kernel_entry entry, qn_dim extent, qn_check_result *out);
+void qn_check_run(qn_check *check, qn_kernel_entry entry, qn_dim extent, const qn_check_remote *remote,
+                  qn_check_result *out);
 // The outputs of the run before, which was right, are what later code must compute too.
 QN_CHECKED qn_status qn_check_keep(qn_check *check, qn_diag *diag);
 

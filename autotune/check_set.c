@@ -95,7 +95,7 @@ qn_status qn_check_set_run(qn_check_set *set, const qn_check_code *code, qn_chec
       QN_TRY(have_check(set, rows[r], set->quick ? 1 : seed, &kept, diag));
       set->running = kept->check;
       note(context, true);
-      qn_check_run(kept->check, code->entry, code->extent, &result);
+      qn_check_run(kept->check, code->entry, code->extent, code->remote, &result);
       set->running = NULL;
       elements += result.written;
       interpreted += result.interpreted;

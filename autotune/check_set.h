@@ -14,6 +14,7 @@ typedef struct qn_check_code {
   int64_t rows_min, rows_max;
   qn_kernel_entry entry;
   qn_dim extent;  // of its parallel loop
+  const qn_check_remote *remote;  // borrowed: runs it in place of `entry`; NULL = nobody
 } qn_check_code;
 
 // `subject` is borrowed. `quick`: as few row counts as run every tile, and one seed.

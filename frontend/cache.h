@@ -12,6 +12,9 @@
 // compilation to the next. False where there is none (neither variable is set; it is somebody else's) or memory runs out.
 // The cache's own folder is there then, INSIDE perhaps not.
 bool quern_cache_folder(const char *inside, qn_buf *path);
+// The folder where NVRTC's results are kept, $QUERN_NVRTC_CACHE or "nvrtc" of the cache; NULL = there is none. The text is
+// in `path`, which is initialised.
+const char *quern_nvrtc_folder(qn_buf *path);
 
 // The folder's path ($XDG_CACHE_HOME/quern or ~/.cache/quern) into `out`, not yet there. IO when neither is set.
 QN_CHECKED qn_status quern_cache_folder_name(qn_buf *out, qn_diag *diag);

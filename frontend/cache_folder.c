@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "codegen/cuda/nvrtc.h"
 #include "frontend/cache.h"
 #include "frontend/compile.h"
 #include "frontend/quern.h"
@@ -75,6 +76,15 @@ bool quern_cache_folder(const char *inside, qn_buf *path) {
   if (quern_cache_folder_make(path, &unused) != QN_OK) return false;
   if (*inside) qn_buf_printf(path, "/%s", inside);
   return !path->failed;
+}
+
+const char *quern_nvrtc_folder(qn_buf *path) {
+  const char *named = getenv(QN_NVRTC_CACHE_VARIABLE);
+  if (named && *named) {
+    qn_buf_puts(path, named);
+    return path->failed ? NULL : qn_buf_text(path);
+  }
+  return quern_cache_folder("nvrtc", path) ? qn_buf_text(path) : NULL;
 }
 
 bool quern_cache_has(const char *path) {

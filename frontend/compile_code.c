@@ -161,7 +161,7 @@ static qn_status compile_for_gpu(quern_compilation *c, size_t target, bool sourc
   if (source_alone) return qn_cuda_show(kernels, count, &options, c->allocator, c->diag);
   qn_buf folder;
   qn_buf_init(&folder, c->allocator);
-  options.cache_folder = quern_cache_folder("nvrtc", &folder) ? qn_buf_text(&folder) : NULL;
+  options.cache_folder = quern_nvrtc_folder(&folder);
   qn_status status = quern_compilation_report(c, "compiling kernels with NVRTC", target, c->target_count);
   if (status == QN_OK) status = qn_cuda_compile(kernels, count, &options, c->allocator, &c->codes[target], c->diag);
   qn_buf_deinit(&folder);

@@ -333,12 +333,17 @@ typedef struct quern_verify_options {
   void *verified_context;
   const char *signed_by;  // as in quern_model_options
   bool no_run;            // check records, hashes and signature alone: no code runs, and none of this machine is needed
+  // Whose code: NULL = that for CPUs, which runs here; "cuda" or "cuda:N" = that for GPUs, on such a device.
+  const char *device;
+  const char *libcuda;  // as in quern_model_options
 } quern_verify_options;
 
 typedef struct quern_verify_report {
   char target[128];         // whose code it was
   uint32_t checked, wrong;  // variants of kernels; wrong: every verdict but "ok"
-  char unchecked[256];      // targets that are GPUs, with commas between them: their code is not checked; "" = none
+  // What is not checked, "" = nothing: without a device, the targets that are GPUs, with commas between them; on one, in
+  // words, kernels whose sums are the chip's.
+  char unchecked[256];
 } quern_verify_report;
 
 // `options` may be NULL, and so may report. Returns 0 when all code is right. Errors: FORMAT when some is not, or the
@@ -375,6 +380,18 @@ int quern_machine_measure(quern_machine *machine, quern_rate rate, int threads, 
                           double *out_per_second, quern_error *error);
 // Bytes that QUERN_RATE_READ reads on huge pages, of 256 MiB.
 uint64_t quern_machine_huge_bytes(const quern_machine *machine);
+
+// Peaks of a GPU's arithmetic, operations a second: a multiply-add is two.
+typedef struct quern_device_peaks {
+  size_t size;            // sizeof(quern_device_peaks)
+  double fp32_ops_per_s;  // f32 multiply-adds
+  double int8_ops_per_s;  // tensor cores on 8-bit integers, as kernels use them (mma.sync)
+  double f16_ops_per_s;   // tensor cores on 16-bit floats, likewise
+} quern_device_peaks;
+// Measures them on the model's GPU, by kernels that NVRTC compiles as it does a model's (kept in the user's cache): what
+// MFU is a part of. Takes some milliseconds. `nvrtc`: path of the library, NULL as in quern_compile_options. Errors:
+// ARGUMENT (the model is on the CPU), TARGET (no NVRTC), NOMEM.
+int quern_model_measure_peaks(quern_model *model, const char *nvrtc, quern_device_peaks *out_peaks, quern_error *error);
 
 // What this machine can do, as the tuning database keeps it: schedules are chosen by it, and sessions may be set by it.
 

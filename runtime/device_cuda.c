@@ -119,7 +119,7 @@ static qn_status build(qn_cuda *c, const qn_cuda_open_options *options, qn_diag 
   QN_TRY(open_device(c, options, diag));
   QN_TRY(qn_cuda_enter(c, diag));
   qn_status status = qn_cuda_load_code(c, options->target, diag);
-  if (status == QN_OK) status = qn_cuda_load_weights(c, diag);
+  if (status == QN_OK && !options->code_alone) status = qn_cuda_load_weights(c, diag);
   qn_cuda_leave(c);
   return status;
 }

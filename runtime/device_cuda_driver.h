@@ -37,6 +37,7 @@ enum {  // CUresult, where one is told apart from others
   QN_CU_LAUNCH_OUT_OF_RESOURCES = 701,
 };
 enum {  // CUdevice_attribute
+  QN_CU_MULTIPROCESSORS = 16,
   QN_CU_CAPABILITY_MAJOR = 75,
   QN_CU_CAPABILITY_MINOR = 76,
   QN_CU_SHARED_BYTES_MAX = 97,  // that a block may ask for

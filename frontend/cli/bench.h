@@ -31,10 +31,11 @@ double bench_percentile(const bench_samples *samples, double part);
 double bench_median(const bench_samples *samples);
 double bench_mean(const bench_samples *samples);
 
-// The speeds of the machine with some number of threads, or of the GPU, of which only the first is measured.
+// The speeds of the machine with some number of threads, or of the GPU: all but small pages.
 typedef struct bench_machine {
   int threads;  // 0 on a GPU
   bench_samples rates[QUERN_RATE_INT8 + 1];
+  bench_samples f16;  // a GPU's tensor cores on 16-bit floats, operations a second
 } bench_machine;
 
 // Evaluating a prompt.
@@ -42,7 +43,7 @@ typedef struct bench_prefill {
   int threads;
   int64_t tokens;
   bench_samples ttft;  // seconds until the first token is sampled
-  bench_samples mfu;   // share of that which the peaks would take; none on a GPU
+  bench_samples mfu;   // share of that which the peaks would take
 } bench_prefill;
 
 // Decoding: one token of each of `batch` sequences a step, or `batch` tokens of one sequence where the artifact has no
@@ -64,6 +65,7 @@ typedef struct bench {
   quern_model *model;      // owned
   quern_machine *machine;  // owned; NULL on a GPU
   cli_device device;
+  quern_error no_peaks;  // why a GPU's peaks are not known; no text = they are
   bool has_cost;
   quern_model_cost cost;
   bench_list threads, prompts, depths, batches;
@@ -86,6 +88,7 @@ typedef struct bench_round {
   int prompt_threads, decode_threads;
   bool cpu_time;
   double rates[QUERN_RATE_INT8 + 1];  // of the machine, now
+  double f16_ops_per_s;               // of a GPU; 0 = not known
   int32_t vocab;
   quern_error error;
 } bench_round;

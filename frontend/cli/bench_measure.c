@@ -21,13 +21,28 @@ static double now(const bench_round *r) {
 
 // --- the machine
 
-// What a GPU reads of its memory.
+// What a GPU reads of its memory, and the peaks of its arithmetic; without NVRTC these stay unknown, and it is told why.
 static int measure_device(bench_round *r, bench_machine *m) {
+  bench *b = r->b;
+  quern_device_peaks peaks = {.size = sizeof peaks};
   double *rate = &r->rates[QUERN_RATE_READ];
-  if (!bench_step(r->b, "measuring the device")) return QN_ERR_CANCELLED;
-  int code = (int)quern_model_measure_read(r->b->model, rate, &r->error);
+  if (!bench_step(b, "measuring the device")) return QN_ERR_CANCELLED;
+  int code = (int)quern_model_measure_read(b->model, rate, &r->error);
+  if (code == 0 && !*b->no_peaks.text) code = quern_model_measure_peaks(b->model, NULL, &peaks, &r->error);
+  if (code == QN_ERR_TARGET) {
+    b->no_peaks = r->error;
+    code = 0;
+  }
   if (code != 0) return cli_fail_with(code, &r->error);
-  return add(r->b, &m->rates[QUERN_RATE_READ], *rate) ? 0 : fail_nomem();
+  r->rates[QUERN_RATE_FP32] = peaks.fp32_ops_per_s;
+  r->rates[QUERN_RATE_INT8] = peaks.int8_ops_per_s;
+  r->f16_ops_per_s = peaks.f16_ops_per_s;
+  bool kept = add(b, &m->rates[QUERN_RATE_READ], *rate);
+  if (kept && !*b->no_peaks.text) {
+    kept = add(b, &m->rates[QUERN_RATE_FP32], peaks.fp32_ops_per_s) &&
+           add(b, &m->rates[QUERN_RATE_INT8], peaks.int8_ops_per_s) && add(b, &m->f16, peaks.f16_ops_per_s);
+  }
+  return kept ? 0 : fail_nomem();
 }
 
 static int measure_machine(bench_round *r, bench_machine *m) {
@@ -45,12 +60,21 @@ static int measure_machine(bench_round *r, bench_machine *m) {
 // Are the peaks known that MFU is a part of?
 static bool has_peaks(const bench_round *r) { return r->rates[QUERN_RATE_INT8] > 0 && r->rates[QUERN_RATE_FP32] > 0; }
 
+// Does the model multiply 16-bit floats by 16-bit floats, which tensor cores do?
+static bool has_halves(const bench *b) {
+  size_t length = 0;
+  const char *mode = quern_model_summary_value(b->model, "numeric_mode", &length);
+  return mode && length == 4 && memcmp(mode, "half", 4) == 0;
+}
+
 // Seconds that the multiply-adds of a step take at the peaks.
 static double ideal_seconds(const bench_round *r, double tokens, double rows, double keys) {
   const quern_model_cost *c = &r->b->cost;
   double int8 = (double)c->int8_macs_token * tokens + (double)c->int8_macs_row * rows;
-  double fp32 = (double)c->f32_macs_token * tokens + (double)c->f32_macs_row * rows + (double)c->f32_macs_key * keys;
-  return 2 * int8 / r->rates[QUERN_RATE_INT8] + 2 * fp32 / r->rates[QUERN_RATE_FP32];
+  double floats = (double)c->f32_macs_token * tokens + (double)c->f32_macs_row * rows;
+  double products = r->f16_ops_per_s > 0 && has_halves(r->b) ? r->f16_ops_per_s : r->rates[QUERN_RATE_FP32];
+  return 2 * int8 / r->rates[QUERN_RATE_INT8] + 2 * floats / products +
+         2 * (double)c->f32_macs_key * keys / r->rates[QUERN_RATE_FP32];
 }
 
 // --- energy

@@ -67,12 +67,23 @@ static void print_decodes(const bench *b) {
   if (why) printf("energy: %s\n", why);
 }
 
+static void print_device(const bench *b, const char *device) {
+  const bench_machine *m = main_machine(b);
+  printf("device %s: copies read and write %.2f GB/s", device, 1e-9 * rate(m, QUERN_RATE_READ));
+  if (*b->no_peaks.text) {
+    printf("\nno MFU: %s\n", b->no_peaks.text);
+    return;
+  }
+  printf("; tensor cores %.2f TOP/s int8, %.2f TFLOP/s f16; %.2f TFLOP/s fp32\n", 1e-12 * rate(m, QUERN_RATE_INT8),
+         1e-12 * bench_median(&m->f16), 1e-12 * rate(m, QUERN_RATE_FP32));
+}
+
 void bench_print(const bench *b) {
   char device[320];
   printf("%s, %s, %.0f MiB of weights\n", quern_model_name(b->model), quern_model_target(b->model),
          (double)quern_model_weight_bytes(b->model) / (1 << 20));
   cli_device_describe(b->model, device, sizeof device);
-  if (*device) printf("device %s: copies read and write %.2f GB/s\n", device, 1e-9 * rate(main_machine(b), QUERN_RATE_READ));
+  if (*device) print_device(b, device);
   for (size_t i = 0; !*device && i < b->machines.count; i++) {
     const bench_machine *m = &b->machines.items[i];
     printf("machine, %d thread%s: reads %.2f GB/s (%.2f on small pages), %.1f GOP/s int8, %.1f GFLOP/s fp32\n",
@@ -92,10 +103,13 @@ void bench_print(const bench *b) {
 static void put_rates(cli_json *j, const bench *b, const bench_machine *m) {
   cli_json_int(j, "threads", m->threads);
   cli_json_real(j, "read_bytes_per_s", rate(m, QUERN_RATE_READ));
+  if (!*b->no_peaks.text) {
+    cli_json_real(j, "int8_ops_per_s", rate(m, QUERN_RATE_INT8));
+    cli_json_real(j, "fp32_flops_per_s", rate(m, QUERN_RATE_FP32));
+  }
+  if (b->device.name && !*b->no_peaks.text) cli_json_real(j, "f16_flops_per_s", bench_median(&m->f16));
   if (b->device.name) return;
   cli_json_real(j, "read_small_pages_bytes_per_s", rate(m, QUERN_RATE_READ_SMALL));
-  cli_json_real(j, "int8_ops_per_s", rate(m, QUERN_RATE_INT8));
-  cli_json_real(j, "fp32_flops_per_s", rate(m, QUERN_RATE_FP32));
   cli_json_int(j, "huge_page_bytes", (int64_t)quern_machine_huge_bytes(b->machine));
 }
 

@@ -63,7 +63,8 @@ static const char details[] =
     "quern run does. The machine is measured in the same run, by kernels compiled like the model's:\n"
     "  MBU   bytes of weights and of keys and values that a step reads, as part of what memory gives\n"
     "  MFU   time that the multiply-adds would take at the peaks of dot4 and fma, as part of what they take\n"
-    "Of a GPU the bytes a second are measured that copies within its memory read and write, and there is no MFU.\n"
+    "Of a GPU the bytes a second are measured that copies within its memory read and write, and the peaks of f32\n"
+    "multiply-adds and of tensor cores by kernels that NVRTC compiles; without NVRTC there is no MFU.\n"
     "A prompt's tokens are made up, and greedy sampling goes on after the end of a text. Ctrl-C ends it.\n";
 
 static int by_value(const void *a, const void *b) {
@@ -276,6 +277,7 @@ static int bench_all(bench *b, const char *path, char **artifact) {
 
 static void free_samples(bench *b) {
   for (size_t i = 0; i < b->machines.count; i++) {
+    qn_vec_free(b->allocator, &b->machines.items[i].f16);
     for (size_t r = 0; r < QN_COUNT(b->machines.items[i].rates); r++) {
       qn_vec_free(b->allocator, &b->machines.items[i].rates[r]);
     }

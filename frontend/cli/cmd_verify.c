@@ -4,12 +4,13 @@
 #include <string.h>
 
 #include "frontend/cli/cli.h"
+#include "frontend/cli/device.h"
 #include "frontend/cli/json.h"
 #include "frontend/cli/progress.h"
 
 typedef struct verify_options {
   cli_common common;
-  const char *target, *json_path, *signed_by;
+  const char *target, *json_path, *signed_by, *device, *libcuda;
   bool check_weights, fast, no_run;
 } verify_options;
 
@@ -17,6 +18,9 @@ typedef struct verify_options {
 static const cli_option options_table[] = {
     {"target", 't', CLI_TEXT, FIELD(target), "TARGET", 0, 0, NULL, "what runs here",
      "whose code: a target's full name, as quern inspect -w targets tells it"},
+    {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD,
+     "whose code to check, and where: that for CPUs, or that for GPUs on cuda (the first GPU of NVIDIA) or cuda:N"},
+    {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
     {"fast", 0, CLI_FLAG, FIELD(fast), NULL, 0, 0, NULL, NULL, "as few row counts as run all code of a kernel, and one set of inputs"},
     {"check-weights", 0, CLI_FLAG, FIELD(check_weights), NULL, 0, 0, NULL, NULL,
      "read all weights too and compare them with their hash"},
@@ -30,8 +34,8 @@ static const cli_option options_table[] = {
 static const char details[] =
     "Runs every kernel of an artifact on this machine, on inputs that are made to find mistakes, and compares\n"
     "parts of what it computes (the first, the last and random ones) with what its loop IR says, bit for bit;\n"
-    "the rest must be written, and nothing else. Code for GPUs is not checked, and told. Ends with 0 when nothing\n"
-    "wrong was found.\n";
+    "the rest must be written, and nothing else. Code for GPUs is checked with --device, and else named as not\n"
+    "checked. Ends with 0 when nothing wrong was found.\n";
 
 typedef struct printing {
   const verify_options *options;
@@ -88,11 +92,16 @@ static int verify(printing *p, const char *path) {
   const verify_options *o = p->options;
   quern_verify_report report = {0};
   quern_error error = {0};
+  cli_device device;
+  int found = cli_device_find(o->device, o->libcuda, NULL, 0, &device);
+  if (found != 0) return found;
   quern_verify_options how = {.size = sizeof how,
                               .target = o->target,
                               .check_weights = o->check_weights,
                               .quick = o->fast,
                               .signed_by = o->signed_by,
+                              .device = device.name,
+                              .libcuda = device.libcuda,
                               .no_run = o->no_run,
                               .progress = cli_progress_step,
                               .progress_context = &p->progress,
@@ -117,7 +126,8 @@ static int verify(printing *p, const char *path) {
     fprintf(stderr, "quern: %s: all %" PRIu32 " kernels for %s are right (%.1f s)\n", path, report.checked,
             report.target, cli_progress_seconds(&p->progress));
   if (!o->common.quiet && report.unchecked[0])
-    fprintf(stderr, "quern: %s: not checked: code for GPUs (%s)\n", path, report.unchecked);
+    fprintf(stderr, device.name ? "quern: %s: not checked: %s\n" : "quern: %s: not checked: code for GPUs (%s)\n", path,
+            report.unchecked);
   return cli_out_end();
 }
 

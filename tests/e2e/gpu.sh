@@ -59,13 +59,23 @@ done
 
 "$QUERN" bench -q "$WORK/both.qn" --device cuda --prompt 3 -n 2 --reps 1 --json "$WORK/bench.json" >"$WORK/table" 2>"$WORK/err" ||
   fail "quern bench ends with $?: $(cat "$WORK/err")"
-for text in '^device cuda:0, .* copies read and write [0-9.]+ GB/s' 'TTFT ms' 'MBU' '^energy: not read of GPUs'; do
+for text in '^device cuda:0, .* copies read and write [0-9.]+ GB/s; tensor cores [0-9.]+ TOP/s int8, .* fp32$' ' MFU' 'TTFT ms' 'MBU' '^energy: not read of GPUs'; do
   grep -qE "$text" "$WORK/table" || fail "the table lacks '$text': $(cat "$WORK/table")"
 done
-for key in read_bytes_per_s load_ms start_ms ttft_ms tokens_per_s mbu p50 mean; do
+for key in read_bytes_per_s load_ms start_ms int8_ops_per_s f16_flops_per_s ttft_ms tokens_per_s mbu mfu p50 mean; do
   grep -oE "\"$key\": -?[0-9]" "$WORK/bench.json" >/dev/null || fail "no \"$key\" in $(cat "$WORK/bench.json")"
 done
 grep -qF '"device": {"id": "cuda:0"' "$WORK/bench.json" || fail "no device in $(cat "$WORK/bench.json")"
+
+QUERN_NVRTC=/nowhere/libnvrtc.so "$QUERN" bench -q "$WORK/both.qn" --device cuda --prompt 3 -n 1 --reps 1 >"$WORK/table" 2>"$WORK/err" ||
+  fail "quern bench without NVRTC ends with $?: $(cat "$WORK/err")"
+grep -q '^no MFU: NVRTC: cannot be loaded' "$WORK/table" || fail "the table tells not why there is no MFU: $(cat "$WORK/table")"
+
+# ---- verify: the device's code against the loop IR
+
+"$QUERN" verify --fast "$WORK/both.qn" --device cuda >"$WORK/out" 2>"$WORK/err" || fail "verify: $(cat "$WORK/out" "$WORK/err")"
+grep -q 'kernels for cuda:sm_80 are right' "$WORK/err" || fail "verify: $(cat "$WORK/err")"
+[ "$(grep -c '^OK' "$WORK/out")" -gt 10 ] || fail "verify: $(cat "$WORK/out")"
 
 # ---- what makes no sense
 
@@ -83,6 +93,7 @@ wrong 2 "--jit: is for CPUs" run "$model" --device cuda --jit
 wrong 2 "--check-kernels: is for GPUs" run "$WORK/both.qn" --check-kernels
 "$QUERN" compile -q "$model" -o "$WORK/cpu.qn" --ctx 64
 wrong 7 "there is no code for GPUs in this artifact; compile it with --target cuda:" run "$WORK/cpu.qn" --device cuda
+wrong 7 "there is no code for GPUs in this artifact; compile it with --target cuda:" verify "$WORK/cpu.qn" --device cuda
 "$QUERN" compile -q "$model" -o "$WORK/gpu.qn" --target cuda:sm_90 --ctx 64
 wrong 7 "there is code for GPUs only in this artifact; run it with --device cuda" run "$WORK/gpu.qn"
 if [ "$QUERN_LIBCUDA" = "$simulator" ]; then

@@ -65,11 +65,11 @@ static void check_step(compiled *c, const qn_pstep *step, uint64_t seeds) {
         qn_check_result result, again;
         qn_assert_ok(&diag,
                      qn_check_create(&subject, rows[i], seed, QN_CHECK_WORK, NULL, qn_test_allocator(), &check, &diag));
-        qn_check_run(check, entry_of(c, step->kernel, v), variant->extent, &result);
+        qn_check_run(check, entry_of(c, step->kernel, v), variant->extent, NULL, &result);
         qn_check(result.right, "%s: %s", variant->kernel->name, result.text);
         qn_check(result.written > 0 && result.interpreted > 0, "%s: nothing was compared", kernel->name);
         qn_assert_ok(&diag, qn_check_keep(check, &diag));
-        qn_check_run(check, entry_of(c, step->kernel, v), variant->extent, &again);
+        qn_check_run(check, entry_of(c, step->kernel, v), variant->extent, NULL, &again);
         qn_check(again.right && again.compared + again.interpreted == again.written, "%s: not all was compared",
                  kernel->name);
         qn_check_destroy(check);
@@ -225,7 +225,7 @@ static qn_check *open_check(compiled *c, const qn_pstep *step, int64_t rows, qn_
 
 static void expect(qn_check *check, qn_kernel_entry entry, qn_dim extent, const char *text) {
   qn_check_result result;
-  qn_check_run(check, entry, extent, &result);
+  qn_check_run(check, entry, extent, NULL, &result);
   qn_check(!result.right == (text != NULL), "got '%s', want '%s'", result.text, text ? text : "");
   if (text) qn_check(strstr(result.text, text) != NULL, "got '%s', want '%s' in it", result.text, text);
 }
@@ -259,7 +259,7 @@ START_TEST(wrong_values) {
   check = open_check(&c, step, 40, &subject, variant);
   expect(check, flips_a_bit, extent, NULL);
   qn_assert_ok(&diag, qn_check_keep(check, &diag));
-  qn_check_run(check, real, extent, &result);
+  qn_check_run(check, real, extent, NULL, &result);
   qn_check(result.right && result.kept_wrong, "%s", result.text);
   expect(check, flips_a_bit, extent, "row 23, column 30");
   at_least = 0;

@@ -238,6 +238,40 @@ START_TEST(its_memory_is_measured) {
 }
 END_TEST
 
+// Kernels called alone: what they write comes back, and what they write beyond an end is noticed; code that is none of
+// the artifact's is timed.
+START_TEST(kernels_by_themselves) {
+  enum { ROWS = 3, WIDTH = 16 };  // of `hidden`
+  fixture f;
+  float hidden[ROWS * WIDTH] = {0};
+  double seconds = 0;
+  int64_t outside = 0;
+  int multiprocessors = 0;
+  set_up(&f, NULL);
+  void *const buffers[] = {f.x, hidden};
+  size_t sizes[] = {ROWS * sizeof *f.x, sizeof hidden};
+  const bool written[] = {false, true};
+  const int64_t symbols[QN_ARTIFACT_SYMBOLS] = {[T] = ROWS, [R] = 1, [P] = 1, [B] = 1, [QN_TEST_SYM_G] = 1};
+  qn_cuda_call call = {.buffers = buffers, .sizes = sizes, .written = written, .count = 2, .symbols = symbols};
+  qn_assert_ok(&f.diag, qn_cuda_call_variant(f.cuda, 0, &call, &outside, &f.diag));
+  ck_assert_int_eq(outside, -1);
+  for (int row = 0; row < ROWS; row++) ck_assert_float_eq(hidden[row * WIDTH], (float)(2 * f.x[row] + 1));
+  sizes[1] = (ROWS - 1) * WIDTH * sizeof *hidden;
+  qn_assert_ok(&f.diag, qn_cuda_call_variant(f.cuda, 0, &call, &outside, &f.diag));
+  ck_assert_int_eq(outside, 1);
+  sizes[1] = sizeof hidden;
+  const qn_cuda_image image = {.ptx = qn_gpu_program_ptx};
+  const qn_art_launch *shape = &qn_gpu_program_launches[0];
+  qn_assert_ok(&f.diag, qn_cuda_time_code(f.cuda, &image, "first", shape, 1, &call, &seconds, &f.diag));
+  ck_assert(seconds > 0);
+  qn_assert_fails(&f.diag, QN_ERR_INTERNAL, "finding a function",
+                  qn_cuda_time_code(f.cuda, &image, "none", shape, 1, &call, &seconds, &f.diag));
+  qn_assert_ok(&f.diag, qn_cuda_multiprocessors(f.cuda, &multiprocessors, &f.diag));
+  ck_assert_int_gt(multiprocessors, 0);
+  tear_down(&f);
+}
+END_TEST
+
 // Weights of several pieces arrive whole: the one that is read is the last.
 START_TEST(large_weights) {
   enum { BYTES = (20 << 20) + 64 * 4 };
@@ -283,7 +317,7 @@ static TCase *executors(void) {
   if (qn_cuda_list(qn_test_libcuda(), &info, 1, &count, &diag) != QN_OK) qn_test_skip("%s", diag.text);
   const TTest *const tests[] = {
       values,         caches,   what_is_launched,       many_graphs,  executors_share_a_device,
-      refuses_to_run, profiles, its_memory_is_measured, large_weights};
+      refuses_to_run, profiles, its_memory_is_measured, kernels_by_themselves, large_weights};
   return qn_test_case("executors", tests, QN_COUNT(tests));
 }
 

@@ -6,7 +6,9 @@
 
 #include "codegen/cuda/nvrtc.h"
 #include "frontend/quern.h"
+#include "runtime/base/file.h"
 #include "tests/ptxsim/support_sim.h"
+#include "tests/support/artifact_builder.h"
 #include "tests/support/gpu_program.h"
 #include "tests/support/test.h"
 
@@ -160,6 +162,61 @@ END_TEST
 START_TEST(nano) { check_model(qn_test_source("models/nano/nano.gguf"), "int8", tokens(3)); }
 END_TEST
 
+// The device's peaks, by kernels of their own; a CPU's model has no device.
+START_TEST(peaks) {
+  const char *path = qn_test_temp_path("peaks.qn");
+  quern_compile_options options = {
+      .size = sizeof options, .target = "host,cuda:sm_80", .context_tokens = 96, .tuning_db = "none"};
+  OK(quern_compile(qn_test_source("models/nano/nano.gguf"), path, &options, &error));
+  for (int gpu = 0; gpu < 2; gpu++) {
+    quern_model *model = NULL;
+    quern_device_peaks measured = {.size = sizeof measured};
+    quern_model_options how = {.size = sizeof how, .device = gpu ? "cuda" : NULL, .libcuda = gpu ? qn_test_libcuda() : NULL};
+    OK(quern_model_open(path, &how, &model, &error));
+    int code = quern_model_measure_peaks(model, NULL, &measured, &error);
+    ck_assert_msg(code == (gpu ? 0 : QUERN_ERR_ARGUMENT), "got %d: %s", code, error.text);
+    if (!gpu) ck_assert(strstr(error.text, "got a model on the CPU") != NULL);
+    if (gpu) ck_assert(measured.fp32_ops_per_s > 0 && measured.int8_ops_per_s > 0 && measured.f16_ops_per_s > 0);
+    if (gpu) {
+      code = quern_model_measure_peaks(model, "/nowhere/libnvrtc.so", &measured, &error);
+      ck_assert_msg(code == QUERN_ERR_TARGET && strstr(error.text, "/nowhere/libnvrtc.so"), "got %d: %s", code, error.text);
+    }
+    quern_model_close(model);
+  }
+}
+END_TEST
+
+static void note_wrong(void *context, const quern_verified *r) {
+  int *wrong = context;
+  if (strcmp(r->verdict, "wrong") == 0 && strstr(r->evidence, "want")) (*wrong)++;
+}
+
+// Code whose every addition was made a subtraction, and whose checksums fit, is found out.
+START_TEST(changed_code) {
+  const char *path = qn_test_temp_path("changed.qn"), add[] = "add.rn.f32", sub[] = "sub.rn.f32";
+  if (!qn_test_simulated()) return;  // a device may take the machine code
+  quern_compile_options options = {.size = sizeof options, .target = "cuda:sm_80", .context_tokens = 96, .chunk_tokens = 16};
+  OK(quern_compile(qn_test_source("models/nano/nano.gguf"), path, &options, &error));
+  char *bytes = NULL;
+  size_t size = 0;
+  int wrong = 0;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_file_read(path, SIZE_MAX / 2, qn_allocator_default(), &bytes, &size, &diag));
+  for (char *at = bytes; (at = memmem(at, (size_t)(bytes + size - at), add, sizeof add - 1)) != NULL;)
+    memcpy(at, sub, sizeof sub - 1);
+  qn_test_artifact_rehash((uint8_t *)bytes, size);
+  qn_test_write_file(path, bytes, size);
+  quern_verify_report report;
+  quern_verify_options how = {.size = sizeof how, .quick = true, .device = "cuda", .libcuda = qn_test_libcuda(),
+                              .verified = note_wrong, .verified_context = &wrong};
+  int code = quern_verify(path, &how, &report, &error);
+  ck_assert_msg(code == QUERN_ERR_FORMAT && strstr(error.text, "for cuda:sm_80 do other than their loop IR says"),
+                "got %d: %s", code, error.text);
+  ck_assert(wrong > 0 && report.wrong >= (uint32_t)wrong && report.checked > report.wrong);
+  qn_free(qn_allocator_default(), bytes, size + 1);
+}
+END_TEST
+
 START_TEST(stories_without_int8) {
   if (stories) check_model(stories, "f32", tokens(2));
 }
@@ -176,7 +233,7 @@ static TCase *models(void) {
   if (qn_cuda_list(qn_test_libcuda(), &info, 1, &count, &diag) != QN_OK) qn_test_skip("%s", diag.text);
   stories = qn_test_shared("models/stories260K/stories260K.gguf");
   if (!stories) printf("stories260K is not here (QUERN_SHARED): nano alone\n");
-  const TTest *const tests[] = {stories260k, nano, stories_without_int8};
+  const TTest *const tests[] = {stories260k, nano, peaks, changed_code, stories_without_int8};
   return qn_test_case("models", tests, QN_COUNT(tests));
 }
 
