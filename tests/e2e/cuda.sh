@@ -14,6 +14,8 @@ wrong() {
   grep -qF -- "$text" stderr || fail "quern $*: want '$text', got: $(cat stderr)"
 }
 
+unset QUERN_NVRTC_CACHE  # the folder in the cache is looked at here
+
 # ---- without NVRTC
 
 export QUERN_NVRTC=/nowhere/libnvrtc.so
@@ -76,6 +78,10 @@ wrong 7 "this CPU runs none of the targets here: cuda:sm_90 needs a GPU" tune gp
 [ "$(find "$XDG_CACHE_HOME/quern/nvrtc" -name '*.nvrtc' | wc -l)" -eq 2 ] || fail "the cache: $(find "$XDG_CACHE_HOME")"
 "$QUERN" compile -q "$model" --target cuda:sm_90 -o again.qn --dump-ir=cuda,ptx,ptxas,gpu_lower --dump-dir stages
 cmp gpu.qn again.qn || fail "the second artifact differs"
+mv "$XDG_CACHE_HOME/quern/nvrtc" named
+QUERN_NVRTC_CACHE=$WORK/named "$QUERN" compile -q "$model" --target cuda:sm_90 -o again.qn
+cmp gpu.qn again.qn || fail "the artifact from a named folder differs"
+[ ! -e "$XDG_CACHE_HOME/quern/nvrtc" ] && [ "$(find named -name '*.nvrtc' | wc -l)" -eq 2 ] || fail "QUERN_NVRTC_CACHE: $(find named)"
 [ "$(find stages -type f | wc -l)" -eq 4 ] && ls stages/*_gpu_lower.txt >listed || fail "--dump-ir: $(ls stages)"
 cmp stages/*_cuda.cu kernels.cu || fail "--dump-ir=cuda and --emit=cuda differ"
 grep -q 'Used [0-9]* registers' stages/*_ptxas.txt || fail "--dump-ir=ptxas"

@@ -88,8 +88,10 @@ typedef struct sim_table {
 } sim_table;
 extern sim_table sim;
 
-// Loads the library, once a process; nothing is initialised.
+// Loads the library, once a process; nothing is initialised. QUERN_TEST_PTXSIM names another build of it.
 void sim_open(void);
+// Is it a real driver, the one that QUERN_TEST_LIBCUDA names? Then nothing is counted, and options and labels say nothing.
+bool sim_is_real(void);
 // A fresh simulator with one device of this kind, initialised, its context current.
 void sim_start(const char *device);
 void sim_set(const char *option, const char *value);

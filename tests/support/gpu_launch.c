@@ -1,12 +1,25 @@
-// Launches of kernels in the simulator.
+// Launches of kernels in the simulator, or on a GPU.
 #include "tests/support/gpu_launch.h"
 
 #include <stdlib.h>
 
-#include "codegen/cuda/nvrtc.h"
+#include "codegen/cuda/compile.h"
 #include "tests/support/test.h"
 
 enum { FUNC_SHARED_BYTES = 8 };  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+
+// Of a real device the newest chip that we compile for and it runs.
+static int chip_of_device(int simulated) {
+  enum { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };  // CUdevice_attribute
+  static const int chips[] = {80, 90, 100, 120};
+  int major = 0, minor = 0, found = chips[0];
+  if (!sim_is_real()) return simulated;
+  sim_ok(sim.device_attribute(&major, CAPABILITY_MAJOR, 0));
+  sim_ok(sim.device_attribute(&minor, CAPABILITY_MINOR, 0));
+  for (size_t i = 0; i < QN_COUNT(chips); i++)
+    if (chips[i] <= 10 * major + minor) found = chips[i];
+  return found;
+}
 
 void qn_gpu_load(qn_gpu_device *d) {
   qn_diag diag = {0};
@@ -14,9 +27,10 @@ void qn_gpu_load(qn_gpu_device *d) {
   qn_nvrtc_code code;
   qn_buf source;
   qn_buf_init(&source, qn_test_allocator());
-  qn_assert_ok(&diag, qn_cuda_emit(d->kernels, d->count, &source, &diag));
-  qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
-  qn_assert_ok(&diag, qn_nvrtc_compile(nvrtc, "kernels.cu", qn_buf_text(&source), d->sm, &code, &diag));
+  d->sm = chip_of_device(d->sm);
+  const qn_nvrtc_options options = {.ptx_alone = true};
+  qn_assert_ok(&diag, qn_nvrtc_open(&options, qn_test_allocator(), &nvrtc, &diag));
+  qn_assert_ok(&diag, qn_cuda_build(nvrtc, getenv(QN_NVRTC_CACHE_VARIABLE), "kernels.cu", d->sm, d->kernels, d->count, &source, &code, &diag));
   sim_ok(sim.load(&d->module, code.ptx));
   qn_nvrtc_code_deinit(&code);
   qn_nvrtc_close(nvrtc);

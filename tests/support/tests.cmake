@@ -65,12 +65,16 @@ foreach(source IN LISTS support_sources)
   target_link_libraries(support_${name} PUBLIC ${targets} PkgConfig::ext_check m)
 endforeach()
 
+# NVRTC takes most of the time of tests that use it. Builds of the same source may share what it made (tests/run).
+set(QUERN_TEST_NVRTC_CACHE "${CMAKE_BINARY_DIR}/tests/nvrtc" CACHE PATH "where tests keep what NVRTC made")
+
 # What every test finds in its environment. LLVM and MLIR keep some memory until the process ends: lsan.supp.
 set(test_environment
   "QUERN_SOURCE=${CMAKE_SOURCE_DIR}" "QUERN_BUILD=${CMAKE_BINARY_DIR}" "QUERN=${CMAKE_BINARY_DIR}/quern"
   "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
   "XDG_DATA_HOME=${CMAKE_BINARY_DIR}/tests/no-data"  # not the user's own tuning database
-  "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/tests/cache"   # nor their cache; what NVRTC made is found there the next time
+  "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/tests/cache"   # nor their cache
+  "QUERN_NVRTC_CACHE=${QUERN_TEST_NVRTC_CACHE}"       # what NVRTC made is found there the next time
   "QUERN_CC=${CMAKE_C_COMPILER}" "QUERN_SANITIZE=${QUERN_SANITIZE}"
   "UBSAN_OPTIONS=print_stacktrace=1")
 if(NOT "$ENV{QUERN_SHARED}" STREQUAL "")
