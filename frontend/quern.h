@@ -342,7 +342,7 @@ typedef struct quern_verify_report {
   char target[128];         // whose code it was
   uint32_t checked, wrong;  // variants of kernels; wrong: every verdict but "ok"
   // What is not checked, "" = nothing: without a device, the targets that are GPUs, with commas between them; on one, in
-  // words, kernels whose sums are the chip's.
+  // words, how many kernels go by what others wrote, or have sums that are the chip's.
   char unchecked[256];
 } quern_verify_report;
 

@@ -48,6 +48,15 @@ static bool has_chips_sums(const verification *v, const qn_pkernel *facts) {
   return half && facts->is_matmul && (facts->weights == QN_DTYPE_F16 || facts->weights == QN_DTYPE_BF16);
 }
 
+// Does it go to places that another kernel wrote, which made-up ones need not have?
+static bool takes_places(const qn_subject *s) {
+  for (size_t i = 0; i < s->plain->param_count; i++) {
+    bool numbers = s->params[i]->kind == QN_PB_ARENA && s->params[i]->type.dtype == QN_DTYPE_I32;
+    if (numbers && !s->plain->params[i]->writable) return true;
+  }
+  return false;
+}
+
 static qn_status check_variant(gpu_check *g, qn_check_set *set, uint32_t number) {
   verification *v = g->v;
   const qn_art_variant *variant = &v->view.variants[number];
@@ -61,6 +70,12 @@ static qn_status check_variant(gpu_check *g, qn_check_set *set, uint32_t number)
   qn_status status = qn_check_set_run(set, &code, nobody, NULL, &measured.verdict, measured.evidence,
                                       sizeof measured.evidence, NULL, v->diag);
   if (status == QN_ERR_NOMEM) return status;
+  if (status != QN_OK && takes_places(g->subject)) {
+    *v->diag = (qn_diag){0};
+    g->done++;
+    g->left_out++;
+    return QN_OK;
+  }
   if (status != QN_OK) {  // the plain kernel cannot be run as it is
     measured.verdict = QN_VERDICT_FAILED;
     snprintf(measured.evidence, sizeof measured.evidence, "%.190s", v->diag->text);
@@ -108,7 +123,7 @@ static qn_status check_all(gpu_check *g) {
     QN_TRY(check_kernel(g, i, &slices[i], first));
   if (g->left_out > 0)
     snprintf(v->report.unchecked, sizeof v->report.unchecked,
-             "%" PRIu32 " kernels that multiply 16-bit floats, whose sums are the chip's", g->left_out);
+             "%" PRIu32 " kernels that go by what others wrote, or whose sums of 16-bit floats are the chip's", g->left_out);
   return verify_conclude(v);
 }
 
