@@ -235,4 +235,4 @@ void fuzz_seeds(fuzz_take_fn take, void *context) {
 static const char *const words[] = {"gpt-2", "llama-bpe", "smollm", "<s>", "\xe2\x96\x81", " ", "\"Replace\"", "\"Split\"",
                                     "null", "true", "[", "{", "(?=", "\\\\s", "\"NFKD\"", NULL};
 
-QN_FUZZ_MAIN(words, 3000)
+QN_FUZZ_MAIN(words, 1500)
