@@ -212,6 +212,7 @@ static int answer(conversation *c) {
   }
   if (c->answer.failed) return no_memory();
   if (code != 0 || (c->stats.reason == QUERN_STOP_CANCELLED && c->generated.count == 0)) {
+    if (code == 0) remark(c, "interrupted before the answer began; the message is forgotten");
     forget(c, before);
     return code == 0 ? 0 : cli_fail_with(code, &error);
   }
