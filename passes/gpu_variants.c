@@ -103,9 +103,9 @@ static void choose_lanes(qn_lbuild *b, const qn_lexpr *extent, qn_gpu_schedule *
 }
 
 // Do tensor cores make the sums? Those of integers for several rows, which is exact; those of 16-bit floats for any
-// number, since they are the chip's.
+// number, since they are the chip's. Not of experts, whose rows lie apart (map_mma.c).
 static bool has_mma(const qn_pkernel *kernel) {
-  return kernel->is_matmul && (kernel->input == QN_DTYPE_A8 || kernel->halves);
+  return kernel->is_matmul && kernel->experts == 0 && (kernel->input == QN_DTYPE_A8 || kernel->halves);
 }
 
 enum { FEW_TOKENS = 16 };

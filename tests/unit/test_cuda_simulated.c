@@ -193,6 +193,18 @@ START_TEST(sampling) {
 }
 END_TEST
 
+// Choices, orders and products of experts: what the values say decides which rows a group does.
+START_TEST(experts) {
+  static const char text[] =
+      "max T=16 R=16; q = input f32[T,$K]; r = input f32[T,$E]; i = top_k r k=$C; p = pick r i; g = softmax p\n"
+      "w1 = param $F[$E,$N,$K]; w3 = param $F[$E,$N,$K]; a = expert_matmul q w1 i; s = silu a; u = expert_matmul q w3 i\n"
+      "m = mul s u; w2 = param $F[$E,$K,$N]; d = expert_matmul m w2 i; o = expert_mix d g; y = add o q; output y p";
+  check_launched(text, "F=q8_0 E=5 C=2 N=64 K=96", true, &rows, 90, qn_gpu_launch);
+  check_launched(text, "F=q4_k E=3 C=1 N=256 K=256", false, &rows, 80, qn_gpu_launch);
+  check_launched(text, "F=f16 E=9 C=4 N=33 K=20", false, &rows, 100, qn_gpu_launch);
+}
+END_TEST
+
 // ---- traffic ----------------------------------------------------------------------------------------------------
 
 typedef struct weights {
@@ -321,7 +333,7 @@ static TCase *kernels(void) {
   if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
   qn_nvrtc_close(nvrtc);
   const TTest *const tests[] = {
-      products_of_every_format,     rows_of_every_class,        attention, attention_of_long_sequences, sampling,
+      products_of_every_format,     rows_of_every_class,        attention, attention_of_long_sequences, sampling, experts,
       a_row_reads_each_weight_once, a_token_reads_each_key_once};
   return qn_test_case("kernels", tests, QN_COUNT(tests));
 }
