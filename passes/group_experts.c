@@ -1,5 +1,5 @@
-// group_experts: products of experts do their rows in the order of experts, so that an expert's weights are read once for
-// all rows of a step that are its own: one expert_order a choice of experts, however many products go by it.
+// group_experts: products of experts do their rows in the order of experts, so that an expert's weights are read once
+// for all rows of a step that are its own: one expert_order a choice of experts, however many products go by it.
 // Requires: a valid graph. Keeps: every value; an element of a product does not depend on the order of rows.
 #include "passes/pass.h"
 
@@ -10,8 +10,10 @@ static qn_status group_node(qn_rewriter *r, qn_id id, qn_id *out) {
   if (spec.op != QN_OP_EXPERT_MATMUL || spec.operand_count == 4) return qn_graph_add(r->to, &spec, out, r->diag);
   qn_id ids = qn_graph_node(r->from, id)->operands[2];
   if (!orders[ids]) {
-    qn_node_spec order = {
-        .op = QN_OP_EXPERT_ORDER, .operand_count = 1, .operands = {r->map[ids]}, .loc = qn_graph_node(r->from, ids)->loc};
+    qn_node_spec order = {.op = QN_OP_EXPERT_ORDER,
+                          .operand_count = 1,
+                          .operands = {r->map[ids]},
+                          .loc = qn_graph_node(r->from, ids)->loc};
     QN_TRY(qn_graph_add(r->to, &order, &orders[ids], r->diag));
   }
   spec.operands[spec.operand_count++] = orders[ids];

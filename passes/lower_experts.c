@@ -1,5 +1,5 @@
-// Lowering of what goes around products of experts: the choice of experts, the order of rows by expert, the runs of rows
-// that share an expert's weights, and the sum of what a token's experts gave. The products are lower_matmul.c's.
+// Lowering of what goes around products of experts: the choice of experts, the order of rows by expert, the runs of
+// rows that share an expert's weights, and the sum of what a token's experts gave. The products are lower_matmul.c's.
 #include <limits.h>
 
 #include "passes/lower.h"
@@ -38,8 +38,8 @@ static const qn_lexpr *id_at(qn_lower *lower, qn_id ids, const qn_lexpr *at) {
 
 // ---- the choice -------------------------------------------------------------------------------------------------
 
-// The bits of a float, the sign taken for the magnitudes' order: integers that are ordered as the floats are, both zeros
-// equal, NaN above all.
+// The bits of a float, the sign taken for the magnitudes' order: integers that are ordered as the floats are, both
+// zeros equal, NaN above all.
 static const qn_lexpr *key_of(qn_lbuild *b, const qn_lexpr *x) {
   const qn_lexpr *bits = qn_lop1(b, QN_LX_AS_I32, LX_ADD(x, LX_F32(0)));
   const qn_lexpr *negative = qn_lop2(b, QN_LX_LT, bits, qn_li32(b, 0));
@@ -60,7 +60,8 @@ void qn_lower_top_k_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_le
   const qn_lbuf *best_key = variable(b, block, "best", qn_li32(b, INT_MIN));  // less than all keys
   const qn_lbuf *best_at = variable(b, block, "best_at", qn_li32(b, 0));
   qn_lblock *body = qn_lower_loop(lower, block, "e", LX_INT(0), LX_INT(width), QN_LO_REDUCE, &e);
-  const qn_lbuf *key = variable(b, body, "key", key_of(b, qn_lower_value(lower, node->operands[0], (qn_lplace){row, e})));
+  const qn_lbuf *key =
+      variable(b, body, "key", key_of(b, qn_lower_value(lower, node->operands[0], (qn_lplace){row, e})));
   const qn_lexpr *equal = qn_lop2(b, QN_LX_EQ, only(b, key), only(b, last_key));
   const qn_lexpr *behind = qn_lop2(b, QN_LX_AND, equal, qn_lop2(b, QN_LX_LT, only(b, last_at), i32_of(b, e)));
   const qn_lexpr *left = qn_lop2(b, QN_LX_OR, qn_lop2(b, QN_LX_LT, only(b, key), only(b, last_key)), behind);
@@ -77,7 +78,7 @@ void qn_lower_top_k_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_le
 typedef struct order_context {
   qn_id id, ids;
   int64_t experts;
-  const qn_lexpr *rows;  // kT
+  const qn_lexpr *rows;   // kT
   const qn_lbuf *counts;  // i32 (experts): rows of each, then where the next of its rows goes
 } order_context;
 
@@ -112,7 +113,8 @@ static void store_runs(qn_lower *lower, qn_lblock *block, const order_context *c
   const qn_lexpr *before = load(b, c->counts, qn_lop2(b, QN_LX_MAX, LX_SUB(expert, LX_INT(1)), LX_INT(0)));
   const qn_lexpr *first = choose(b, qn_lop2(b, QN_LX_LE, expert, LX_INT(0)), qn_li32(b, 0), before);
   const qn_lbuf *begin = variable(b, body, "begin", first), *end = variable(b, body, "end", load(b, c->counts, expert));
-  body = qn_lower_loop(lower, body, "place", index_of(b, only(b, begin)), index_of(b, only(b, end)), QN_LO_DATA, &place);
+  body =
+      qn_lower_loop(lower, body, "place", index_of(b, only(b, begin)), index_of(b, only(b, end)), QN_LO_DATA, &place);
   const qn_lexpr *at = i32_of(b, place), *in_run = LX_MOD(LX_SUB(at, only(b, begin)), qn_li32(b, QN_EXPERT_RUN));
   const qn_lexpr *left = qn_lop2(b, QN_LX_MIN, LX_SUB(only(b, end), at), qn_li32(b, QN_EXPERT_RUN));
   store_numbers(lower, body, c, place, 1, choose(b, qn_lop2(b, QN_LX_EQ, in_run, qn_li32(b, 0)), left, qn_li32(b, 0)));
@@ -152,8 +154,8 @@ static const qn_lexpr *order_number(qn_lower *lower, const qn_node *node, const 
 qn_lower_run qn_lower_expert_run(qn_lower *lower, qn_lblock *block, const qn_node *node, const qn_lexpr *at) {
   qn_lbuild *b = &lower->build;
   const qn_lbuf *rows = variable(b, block, "rows", order_number(lower, node, at, 1));
-  const qn_lbuf *expert = variable(
-      b, block, "expert", id_at(lower, node->operands[2], index_of(b, order_number(lower, node, at, 0))));
+  const qn_lbuf *expert =
+      variable(b, block, "expert", id_at(lower, node->operands[2], index_of(b, order_number(lower, node, at, 0))));
   const qn_lexpr *left = LX_SUB(qn_ldim(b, node->type.dims[0]), at);
   const qn_lexpr *count = qn_lop2(b, QN_LX_MAX, qn_lop2(b, QN_LX_MIN, index_of(b, only(b, rows)), left), LX_INT(0));
   return (qn_lower_run){.expert = index_of(b, only(b, expert)), .begin = at, .end = LX_ADD(at, count)};

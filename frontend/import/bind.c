@@ -11,11 +11,12 @@
 enum { UNKNOWN, EVALUATING, DONE };  // a param's state
 enum { MAX_DEPTH = 16 };             // params that wait for one another; each may hold a deep expression on the stack
 enum { MAX_LIST = 1 << 14, MAX_COMPUTED = 1 << 20 };  // values of a param, and of a weight that is computed
+enum { MAX_PARTS = 1 << 16 };                         // of a stacked weight
 #define MAX_DIMENSION ((int64_t)1 << 40)
 
 static qn_status evaluate_param(qn_place *place, size_t index, qn_diag *diag);
 static qn_status tensor_name(qn_place *place, const char *where, const qn_template_weight *weight, const char **out,
-                             qn_diag *diag);
+                             const char **out_pattern, qn_diag *diag);
 static qn_status fail_missing(const qn_binding *b, const qn_template_weight *weight, const char *where,
                               const char *name, qn_diag *diag);
 
@@ -94,7 +95,7 @@ static qn_status look_at(qn_place *place, const char *where, const qn_template_w
   const qn_model_source *source = &place->binding->source;
   const char *name;
   bool found = false;
-  QN_TRY(tensor_name(place, where, weight, &name, diag));
+  QN_TRY(tensor_name(place, where, weight, &name, NULL, diag));
   if (weight->data || is_computed(place, weight)) {
     return qn_fail(diag, QN_ERR_FORMAT, where, "the size of '%s' is in its shape", weight->name);
   }
@@ -354,21 +355,30 @@ void qn_binding_deinit(qn_binding *binding) {
 
 // --- weights
 
-// The name that the graph's parameter gets, that of the tensor: of several names the first that is there, or the first of
-// all; NULL when this world has none for it.
+// The name of a tensor, of a stack that of number e.
+static qn_status name_of_part(const qn_place *place, const char *where, const qn_template_weight *weight,
+                              const char *pattern, int64_t e, const char **out, qn_diag *diag) {
+  qn_place within = *place;
+  if (weight->stack) qn_place_push(&within, weight->stack, NULL, qn_value_int(e));
+  return expand(&within, where, pattern, out, diag);
+}
+
+// The name that the graph's parameter gets, that of the tensor (of a stack, the first): of several names the first that is
+// there, or the first of all; NULL when this world has none for it. *out_pattern (may be NULL) is what it was made of.
 static qn_status tensor_name(qn_place *place, const char *where, const qn_template_weight *weight, const char **out,
-                             qn_diag *diag) {
+                             const char **out_pattern, qn_diag *diag) {
   const qn_model_source *source = &place->binding->source;
   const qn_text_list *names = &weight->names[source->world];
   bool own = weight->data || is_computed(place, weight);
   *out = own ? weight->name : NULL;
   for (size_t i = 0; i < names->count && !own; i++) {
     const char *name;
-    QN_TRY(expand(place, where, names->items[i], &name, diag));
-    if (!*out) *out = name;
-    if (names->count == 1 || !source->has_tensor(source->context, name)) continue;
+    QN_TRY(name_of_part(place, where, weight, names->items[i], 0, &name, diag));
+    bool there = names->count > 1 && source->has_tensor(source->context, name);
+    if (*out && !there) continue;
     *out = name;
-    break;
+    if (out_pattern) *out_pattern = names->items[i];
+    if (there) break;
   }
   return QN_OK;
 }
@@ -377,7 +387,7 @@ qn_status qn_binding_has(qn_place *place, const char *where, const qn_template_w
                          qn_diag *diag) {
   const qn_model_source *source = &place->binding->source;
   const char *name;
-  QN_TRY(tensor_name(place, where, weight, &name, diag));
+  QN_TRY(tensor_name(place, where, weight, &name, NULL, diag));
   *out = weight->data || is_computed(place, weight) || (name && source->has_tensor(source->context, name));
   return QN_OK;
 }
@@ -514,11 +524,57 @@ static qn_status turn_around(qn_place *place, qn_bound_tensor *tensor, qn_diag *
   return QN_OK;
 }
 
+static qn_status fail_part(const qn_binding *b, const char *name, const qn_tensor_data *got, const char *first,
+                           const qn_tensor_data *want, qn_diag *diag) {
+  qn_buf text;
+  qn_buf_init(&text, qn_allocator_default());
+  qn_buf_printf(&text, "got %s ", got->format->name);
+  print_dims(got->rank, got->dims, &text);
+  qn_buf_printf(&text, ", want %s ", want->format->name);
+  print_dims(want->rank, want->dims, &text);
+  qn_status status = qn_fail(diag, QN_ERR_FORMAT, b->source.name, "tensor '%s': %s as '%s' has, on which it is stacked",
+                             name, qn_buf_text(&text), first);
+  qn_buf_deinit(&text);
+  return status;
+}
+
+// Makes a stack of the tensor that was found, where the pattern of its name has the index: all parts are there, and alike.
+static qn_status find_parts(const qn_place *place, const char *where, const qn_template_weight *weight,
+                            const char *pattern, qn_bound_tensor *tensor, qn_diag *diag) {
+  qn_binding *b = place->binding;
+  qn_tensor_data *data = &tensor->data, part;
+  const char *name;
+  bool found;
+  int64_t count = 0;
+  QN_TRY(name_of_part(place, where, weight, pattern, 1, &name, diag));
+  if (strcmp(name, tensor->name) == 0) return QN_OK;
+  qn_place outside = *place;
+  qn_scope scope = qn_place_scope(&outside);
+  QN_TRY(qn_expression_int(weight->path, weight->shape[0], &scope, 1, MAX_PARTS, &count, diag));
+  tensor->parts = QN_ARENA_ARRAY(b->arena, (size_t)count, const char *);
+  if (!tensor->parts) return qn_fail_nomem(diag, b->source.name, "tensors");
+  for (int64_t e = 0; e < count; e++) {
+    QN_TRY(name_of_part(place, where, weight, pattern, e, &tensor->parts[e], diag));
+    name = tensor->parts[e];
+    QN_TRY(b->source.find_tensor(b->source.context, name, &found, &part, diag));
+    if (!found) return fail_missing(b, weight, where, name, diag);
+    bool alike = part.format == data->format && part.rank == data->rank && part.rank < QN_MAX_RANK &&
+                 memcmp(part.dims, data->dims, (size_t)part.rank * sizeof *part.dims) == 0;
+    if (!alike) return fail_part(b, name, &part, tensor->name, data, diag);
+  }
+  memmove(data->dims + 1, data->dims, (size_t)data->rank * sizeof *data->dims);
+  data->dims[0] = tensor->part_count = count;
+  data->rank++;
+  data->data = NULL;
+  return QN_OK;
+}
+
 // The weight's tensor, checked; *out_found false when there is none.
 static qn_status find_tensor(qn_place *place, const char *where, const qn_template_weight *weight, bool *out_found,
                              qn_bound_tensor *out, qn_diag *diag) {
   const qn_model_source *source = &place->binding->source;
-  QN_TRY(tensor_name(place, where, weight, &out->name, diag));
+  const char *pattern = NULL;
+  QN_TRY(tensor_name(place, where, weight, &out->name, &pattern, diag));
   *out_found = weight->data != NULL;
   if (weight->data) {  // counted against the shape when it was read
     out->data = (qn_tensor_data){.format = qn_format_of(QN_DTYPE_F32), .rank = weight->rank, .data = weight->data};
@@ -530,6 +586,7 @@ static qn_status find_tensor(qn_place *place, const char *where, const qn_templa
     return evaluate_shape(place, weight, out->data.dims, diag);
   }
   if (out->name) QN_TRY(source->find_tensor(source->context, out->name, out_found, &out->data, diag));
+  if (*out_found && weight->stack) QN_TRY(find_parts(place, where, weight, pattern, out, diag));
   if (*out_found && weight->transposed[source->world]) QN_TRY(turn_around(place, out, diag));
   return *out_found ? check_shape(place, weight, out->name, &out->data, diag) : QN_OK;
 }
@@ -555,6 +612,10 @@ qn_status qn_binding_weight(qn_place *place, const char *where, const qn_templat
     if (!qn_vec_push_arena(b->arena, &b->tensors, tensor) ||
         !qn_map_put(&b->tensor_index, qn_str_from(tensor.name), index)) {
       return qn_fail_nomem(diag, b->source.name, "tensors");
+    }
+    for (int64_t e = 1; e < tensor.part_count; e++) {
+      if (!qn_map_put(&b->tensor_index, qn_str_from(tensor.parts[e]), index))
+        return qn_fail_nomem(diag, b->source.name, "tensors");
     }
   }
   *out = &b->tensors.items[index];
@@ -616,20 +677,33 @@ static qn_status put_bytes(const qn_binding *binding, const qn_bound_tensor *ten
   return QN_OK;
 }
 
-qn_status qn_binding_load(const qn_binding *binding, const qn_bound_tensor *tensor, const qn_allocator *allocator,
-                          void **out, size_t *out_size, qn_diag *diag) {
+// The bytes of one tensor of the file, `size` of them, to `out`.
+static qn_status load_part(const qn_binding *binding, const qn_bound_tensor *tensor, size_t size,
+                           const qn_allocator *allocator, void *out, qn_diag *diag) {
   const qn_model_source *source = &binding->source;
   qn_tensor_data stored;
   bool found;
-  size_t size;
-  *out = NULL;
   QN_TRY(source->find_tensor(source->context, tensor->name, &found, &stored, diag));
   if (!found) return qn_fail(diag, QN_ERR_FORMAT, source->name, "tensor '%s' is missing", tensor->name);
+  return put_bytes(binding, tensor, stored.data, size, allocator, out, diag);
+}
+
+qn_status qn_binding_load(const qn_binding *binding, const qn_bound_tensor *tensor, const qn_allocator *allocator,
+                          void **out, size_t *out_size, qn_diag *diag) {
+  int64_t count = tensor->part_count ? tensor->part_count : 1;
+  size_t size;
+  *out = NULL;
   if (!tensor_bytes(&tensor->data, &size) || !(*out = qn_alloc(allocator, size))) {
     return qn_fail_nomem(diag, tensor->name, "its bytes");
   }
   *out_size = size;
-  qn_status status = put_bytes(binding, tensor, stored.data, size, allocator, *out, diag);
+  qn_status status = QN_OK;
+  size_t part_size = size / (size_t)count;
+  for (int64_t e = 0; e < count && status == QN_OK; e++) {
+    qn_bound_tensor part = *tensor;
+    if (tensor->part_count) part.name = tensor->parts[e];
+    status = load_part(binding, &part, part_size, allocator, (uint8_t *)*out + (size_t)e * part_size, diag);
+  }
   if (status == QN_OK) return QN_OK;
   qn_free(allocator, *out, size);
   *out = NULL;

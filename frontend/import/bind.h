@@ -38,6 +38,8 @@ typedef struct qn_bound_tensor {
   const qn_template_weight *weight;
   qn_tensor_data data;      // rank and dims as the template has them; in the file's format. data NULL: it is to be made
   bool transposed;          // the file has the two dims the other way round; data is NULL then
+  const char **parts;       // arena: the tensors that are stacked, of which `name` is the first; data is NULL then
+  int64_t part_count;       // 0 = it is one tensor
   const qn_format *target;  // what the graph computes with: the file's format, or another after qn_requantize_plan
   bool keep;                // the template's word
   const char *kept;         // after a plan: why target is the file's format; static

@@ -25,8 +25,8 @@ const char *qn_builtin_template_text(const char *name) {
   return NULL;
 }
 
-static bool matches(const qn_template *t, const qn_model_identity *model) {
-  const qn_text_list *list = &t->matches[model->world];
+static bool matches(const qn_text_list *lists, const qn_model_identity *model) {
+  const qn_text_list *list = &lists[model->world];
   for (size_t i = 0; i < list->count; i++) {
     if (strcmp(list->items[i], model->architecture) == 0) return true;
   }
@@ -60,11 +60,12 @@ static qn_status find_builtin(qn_template *out, const qn_model_identity *model, 
   qn_text_list known = {0};
   for (size_t i = 0; i < qn_builtin_template_count; i++) {
     const qn_builtin_template *builtin = &qn_builtin_templates[i];
-    qn_template_deinit(out);
-    QN_TRY(qn_template_parse(out, builtin->name, builtin->text, strlen(builtin->text), qn_builtin_template_text, arena,
-                             diag));
-    if (matches(out, model)) return QN_OK;
-    const qn_text_list *list = &out->matches[model->world];
+    qn_text_list lists[QN_WORLD_COUNT];
+    size_t length = strlen(builtin->text);
+    QN_TRY(qn_template_read_matches(lists, builtin->name, builtin->text, length, arena, diag));
+    if (matches(lists, model))
+      return qn_template_parse(out, builtin->name, builtin->text, length, qn_builtin_template_text, arena, diag);
+    const qn_text_list *list = &lists[model->world];
     for (size_t n = 0; n < list->count; n++) {
       if (!qn_vec_push_arena(arena, &known, list->items[n])) return qn_fail_nomem(diag, model->path, "names");
     }
@@ -88,7 +89,7 @@ qn_status qn_find_template(qn_template *out, const qn_model_identity *model, con
   if (out->is_graph) {
     return qn_fail(diag, QN_ERR_ARGUMENT, template_path, "is a graph, want a template (\"quern_template\": 1)");
   }
-  if (matches(out, model)) return QN_OK;
+  if (matches(out->matches, model)) return QN_OK;
   return qn_fail(diag, QN_ERR_ARGUMENT, template_path,
                  "is not for the architecture '%.60s' of %s; add it to the template's \"%s\" list if it is",
                  model->architecture, model->path, qn_world_name(model->world));

@@ -12,6 +12,7 @@ static const char *const harmless[] = {
     "model_type", "architectures", "auto_map.*", "_name_or_path", "name_or_path", "_commit_hash", "transformers_version",
     "torch_dtype", "dtype", "torchscript", "use_bfloat16", "tf_legacy_loss", "_attn_implementation*", "tokenizer_class",
     "use_cache", "return_dict", "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores",
+    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
     "initializer_range", "initializer_factor", "gradient_checkpointing", "pretraining_tp", "*dropout*", "*pdrop", "*_drop",
     "id2label.*", "label2id.*", "finetuning_task", "problem_type", "task_specific_params.*", "prefix",
     "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id",

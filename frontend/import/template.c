@@ -203,8 +203,25 @@ static qn_status read_transposed(reader *r, const cJSON *item, const char *path,
   return QN_OK;
 }
 
+// "stack": "e", the index in the names of tensors that are stacked.
+static qn_status read_stack(reader *r, const cJSON *item, const char *path, qn_template_weight *w) {
+  const char *stack_path = qn_json_key_path(&r->json, path, "stack");
+  QN_TRY(qn_json_get_text(&r->json, item, path, "stack", &w->stack));
+  if (!w->stack) return QN_OK;
+  if (qn_template_is_reserved(w->stack)) {
+    return qn_json_fail(&r->json, QN_ERR_FORMAT, stack_path, "got '%.40s', want the name of an index, as in {e}", w->stack);
+  }
+  bool changed = false;
+  for (int i = 0; i < QN_WORLD_COUNT; i++) changed = changed || w->each[i] || w->transposed[i];
+  if (w->rank >= 2 && !changed) return QN_OK;
+  return qn_json_fail(&r->json, QN_ERR_FORMAT, stack_path,
+                      "got %s, want two dimensions or more, of tensors as they are",
+                      changed ? "values that are computed or transposed" : "a vector");
+}
+
 static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
-  static const char *const keys[] = {"gguf", "hf", "shape", "optional", "keep", "transposed", "each", "note", NULL};
+  static const char *const keys[] = {"gguf",  "hf",   "shape", "optional", "keep", "transposed",
+                                     "stack", "each", "note",  NULL};
   static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep", "each", "note", "data", "base64", NULL};
   qn_template_weight w = {.path = qn_json_where(&r->json, path)};
   QN_TRY(qn_json_object(&r->json, item, path, r->t->is_graph ? graph_keys : keys));
@@ -223,6 +240,7 @@ static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   QN_TRY(qn_graph_json_read_data(&r->json, item, path, &w));
   QN_TRY(read_transposed(r, item, path, &w));
   QN_TRY(read_each(r, item, path, &w));
+  QN_TRY(read_stack(r, item, path, &w));
   bool named = w.names[QN_WORLD_GGUF].count || w.names[QN_WORLD_HF].count;
   bool computed = w.each[QN_WORLD_GGUF] || w.each[QN_WORLD_HF];
   if (w.data && computed) return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "got both values and each, want one");
@@ -582,6 +600,18 @@ static qn_status read_text(reader *r, const char *text, size_t length, int depth
   QN_TRY(qn_json_parse(&r->json, text, length, &root));
   qn_status status = read_root(r, root, depth);
   cJSON_Delete(root);
+  return status;
+}
+
+qn_status qn_template_read_matches(qn_text_list out[QN_WORLD_COUNT], const char *file, const char *text, size_t length,
+                                   qn_arena *arena, qn_diag *diag) {
+  cJSON *root;
+  qn_template t = {.arena = arena, .file = file};
+  reader r = {.json = {arena, file, diag}, .t = &t};
+  QN_TRY(qn_json_parse(&r.json, text, length, &root));
+  qn_status status = read_matches(&r, root);
+  cJSON_Delete(root);
+  memcpy(out, t.matches, sizeof t.matches);
   return status;
 }
 

@@ -40,6 +40,9 @@ typedef struct qn_template_weight {
   // Its values, an expression of the number j and, where that world has a tensor, of its `value`; NULL = as they are.
   const char *each[QN_WORLD_COUNT];
   bool transposed[QN_WORLD_COUNT];  // a matrix that this world's files hold as [columns in, rows out]
+  // The index in names of tensors that are stacked along the first dimension, one for each of its elements; NULL = one
+  // tensor. A name without the index is that of the whole.
+  const char *stack;
   const float *data;  // the values themselves (graphs); NULL = in the model file
   size_t data_count;
 } qn_template_weight;
@@ -139,6 +142,10 @@ typedef const char *(*qn_template_lookup_fn)(const char *name);
 QN_CHECKED qn_status qn_template_parse(qn_template *out, const char *file, const char *text, size_t length,
                                        qn_template_lookup_fn lookup, qn_arena *arena, qn_diag *diag);
 void qn_template_deinit(qn_template *t);
+// The architectures alone that a template is for, by world, without a look at the rest of it. Everything is the arena's;
+// `file` is borrowed.
+QN_CHECKED qn_status qn_template_read_matches(qn_text_list out[QN_WORLD_COUNT], const char *file, const char *text,
+                                              size_t length, qn_arena *arena, qn_diag *diag);
 
 // What a name stands for; *out_index is its place in params, weights or inputs.
 qn_name_kind qn_template_find(const qn_template *t, qn_str name, size_t *out_index);

@@ -132,7 +132,11 @@ static qn_status check_weights(checker *c) {
 }
 
 static qn_status check_weight_use(checker *c, const char *where, const qn_template_weight *w) {
-  for (int i = 0; i < QN_WORLD_COUNT; i++) QN_TRY(check_texts(c, where, &w->names[i]));
+  qn_status status = QN_OK;
+  if (w->stack) c->indexes[c->index_count++] = w->stack;
+  for (int i = 0; i < QN_WORLD_COUNT && status == QN_OK; i++) status = check_texts(c, where, &w->names[i]);
+  if (w->stack) c->index_count--;
+  QN_TRY(status);
   return check_shape(c, where, w->rank, w->shape);
 }
 

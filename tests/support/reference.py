@@ -231,6 +231,44 @@ def olmo2():
         num_key_value_heads=3, max_position_embeddings=128, pad_token_id=1, eos_token_id=2))
 
 
+@model(torch.bfloat16, gguf=True)
+def mixtral():
+    return hf.MixtralForCausalLM(hf.MixtralConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2, max_position_embeddings=128))
+
+
+@model(torch.float16, gguf=True)
+def qwen3moe():
+    return hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=40, moe_intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=16, num_experts=6, num_experts_per_tok=3,
+        norm_topk_prob=True, max_position_embeddings=128))
+
+
+@model(torch.float16)
+def qwen3moe_some_dense():
+    return hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=40, moe_intermediate_size=16, num_hidden_layers=3,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=24, num_experts=4, num_experts_per_tok=2,
+        mlp_only_layers=[1], norm_topk_prob=False, max_position_embeddings=128))
+
+
+@model(torch.float16, gguf=True)
+def olmoe():
+    return hf.OlmoeForCausalLM(hf.OlmoeConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_experts=7, num_experts_per_tok=3, max_position_embeddings=128, eos_token_id=1))
+
+
+@model(torch.float16, gguf=True)
+def qwen2moe():
+    return hf.Qwen2MoeForCausalLM(hf.Qwen2MoeConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=40, moe_intermediate_size=16,
+        shared_expert_intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        num_experts=5, num_experts_per_tok=2, max_position_embeddings=128))
+
+
 # ---- what is made of each ----------------------------------------------------------------------------------------------
 
 
@@ -242,7 +280,7 @@ def randomise(net, generator):
             noise = torch.randn(p.shape, generator=generator)
             if p.ndim < 2:
                 p.add_(0.2 * noise)
-            elif "embed" in name or "wte" in name or "wpe" in name or "shared" in name:
+            elif "embed" in name or "wte" in name or "wpe" in name or name == "shared.weight":
                 p.copy_(0.7 * noise)
             else:
                 fan_in = p.shape[0] if type(owner(net, name)).__name__ == "Conv1D" else p.shape[-1]

@@ -23,11 +23,30 @@ typedef struct edit {
   uint32_t resize_type;    // ggml type number of the resized one
   const char *add_tensor;  // a vector of add_count zeros; 0: 4
   int64_t add_count;
+  const char *split_tensor, *split_as;  // of experts: becomes one tensor of each, by a printf pattern of its number
+  int drop_part, short_part;            // 1 + the number of a part that is not there; that has one row less
 } edit;
 
 static const float zeros[1 << 16];
 
 static bool is(qn_str name, const char *text) { return text && qn_str_is(name, text); }
+
+static const char *part_name(const edit *e, int64_t number, char out[96]) {
+  const char *at = strchr(e->split_as, '#');
+  snprintf(out, 96, "%.*s%d%s", (int)(at - e->split_as), e->split_as, (int)number, at + 1);
+  return out;
+}
+
+static void split(const qn_gguf_tensor *t, const qn_gguf_view *view, const edit *e, qn_gguf_writer *w) {
+  size_t size = view->size_bytes / (size_t)t->dims[2];
+  for (int64_t i = 0; i < t->dims[2]; i++) {
+    char name[96];
+    int64_t dims[] = {t->dims[0], t->dims[1] - (i + 1 == e->short_part)};
+    if (i + 1 == e->drop_part) continue;
+    qn_gguf_writer_add_tensor(w, qn_str_from(part_name(e, i, name)), t->type, 2, dims,
+                              (const uint8_t *)view->data + (size_t)i * size, size / (size_t)t->dims[1] * (size_t)dims[1]);
+  }
+}
 
 static void copy_tensors(const qn_gguf *from, const edit *e, qn_gguf_writer *w) {
   for (size_t i = 0; i < from->tensor_count; i++) {
@@ -43,6 +62,10 @@ static void copy_tensors(const qn_gguf *from, const edit *e, qn_gguf_writer *w) 
       continue;
     }
     qn_assert_ok(&diag, qn_gguf_tensor_view(from, t, &view, &diag));
+    if (is(t->name, e->split_tensor)) {
+      split(t, &view, e, w);
+      continue;
+    }
     qn_gguf_writer_add_tensor(w, t->name, t->type, t->n_dims, t->dims, view.data, view.size_bytes);
   }
   int64_t count = e->add_count ? e->add_count : 4;
@@ -112,7 +135,7 @@ static const qn_import_graph_options plain = {
 
 // ---- good models -------------------------------------------------------------------------------------------------
 
-static const char *const test_models[] = {"tiny-llama-test", "tiny-qwen2-test", "tiny-gpt2-test"};
+static const char *const test_models[] = {"tiny-llama-test", "tiny-qwen2-test", "tiny-gpt2-test", "tiny-olmoe-test"};
 
 START_TEST(test_models_verify) {
   for (size_t i = 0; i < QN_COUNT(test_models); i++) {
@@ -142,6 +165,27 @@ START_TEST(test_models_verify) {
     qn_arena_deinit(&arena);
     qn_import_close(import);
   }
+}
+END_TEST
+
+// A weight of one tensor an expert is the weight that is one tensor.
+START_TEST(test_stacks) {
+  const char *const whole_name = "blk.0.ffn_up_exps.weight";
+  qn_import *whole = open_model(&(edit){.model = "tiny-olmoe-test"});
+  qn_import *apart = open_model(
+      &(edit){.model = "tiny-olmoe-test", .split_tensor = whole_name, .split_as = "blk.0.ffn_up.#.weight"});
+  qn_weight_source sources[] = {qn_import_weights(whole), qn_import_weights(apart)};
+  qn_tensor_data data[2];
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, sources[0].find(sources[0].context, whole_name, &data[0], &diag));
+  qn_assert_ok(&diag, sources[1].find(sources[1].context, "blk.0.ffn_up.0.weight", &data[1], &diag));
+  for (int i = 0; i < 2; i++) {
+    ck_assert(data[i].rank == 3 && data[i].dims[0] == 6 && data[i].dims[1] == 96 && data[i].dims[2] == 64);
+    ck_assert_int_eq(data[i].format->dtype, QN_DTYPE_F32);
+  }
+  ck_assert_mem_eq(data[0].data, data[1].data, 6 * 96 * 64 * sizeof(float));
+  qn_import_close(whole);
+  qn_import_close(apart);
 }
 END_TEST
 
@@ -360,7 +404,11 @@ START_TEST(test_keys) {
 }
 END_TEST
 
-static void add_experts(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.expert_count", 8); }
+static void add_experts(qn_gguf_writer *w) {
+  qn_gguf_writer_add_u32(w, "llama.expert_count", 8);
+  qn_gguf_writer_add_u32(w, "llama.expert_used_count", 9);
+}
+static void say_experts(qn_gguf_writer *w) { qn_gguf_writer_add_u32(w, "llama.expert_count", 8); }
 static void add_scaling(qn_gguf_writer *w) {
   qn_gguf_writer_add_text(w, "llama.rope.scaling.type", "ntk");
   qn_gguf_writer_add_f32(w, "llama.rope.scaling.factor", 4);
@@ -380,7 +428,7 @@ START_TEST(test_refusals) {
     void (*add)(qn_gguf_writer *w);
     const char *want;
   } cases[] = {
-      {NULL, add_experts, "a mixture of 8 experts is not supported"},
+      {NULL, add_experts, "9 experts of a token, of 8, make no sense"},
       {NULL, add_scaling, "RoPE scaling of type 'ntk' (factor 4) is not supported, want linear, dynamic, llama3 or yarn"},
       {NULL, add_mix, "yarn's extrapolation by 0.5 is not supported"},
       {NULL, add_parallel, "parallel attention and feed-forward (use_parallel_residual) is not supported"},
@@ -422,6 +470,19 @@ START_TEST(test_tensors) {
   fails(&(edit){.add_tensor = "blk.1.attn_norm.weight"}, QN_ERR_UNSUPPORTED, "'blk.1.attn_norm.weight'");
   fails(&(edit){.add_tensor = "rope_freqs.weight"}, QN_ERR_FORMAT,
         "tensor 'rope_freqs.weight': got shape [4], want [8] = [rope_dims / 2]");
+  fails(&(edit){.add_keys = say_experts}, QN_ERR_FORMAT, "tensor 'blk.0.ffn_gate_inp.weight' is missing");
+  edit experts = {.model = "tiny-olmoe-test", .split_tensor = "blk.0.ffn_down_exps.weight", .split_as = "blk.0.ffn_down.#.weight"};
+  experts.drop_part = 1;
+  fails(&experts, QN_ERR_FORMAT, "tensor 'blk.0.ffn_down_exps.weight' is missing");
+  experts.drop_part = 4;
+  fails(&experts, QN_ERR_FORMAT, "tensor 'blk.0.ffn_down.3.weight' is missing; the template needs it");
+  experts.drop_part = 0;
+  experts.short_part = 6;
+  fails(&experts, QN_ERR_FORMAT,
+        "tensor 'blk.0.ffn_down.5.weight': got f32 [63, 96], want f32 [64, 96] as 'blk.0.ffn_down.0.weight' has, on which "
+        "it is stacked");
+  fails(&(edit){.model = "tiny-olmoe-test", .add_tensor = "blk.0.ffn_down.0.weight"}, QN_ERR_UNSUPPORTED,
+        "does not use 1 tensor of the file ('blk.0.ffn_down.0.weight')");
   fails(&(edit){.model = "tiny-gpt2-test", .drop_tensor = "blk.0.attn_qkv.bias"}, QN_ERR_FORMAT,
         "tensor 'blk.0.attn_qkv.bias' is missing");
 }
@@ -685,7 +746,7 @@ START_TEST(test_memory) {
 }
 END_TEST
 
-QN_CASE(good, test_models_verify, test_golden, test_nano, test_weights, test_tolerated, test_optional, test_scaling)
+QN_CASE(good, test_models_verify, test_stacks, test_golden, test_nano, test_weights, test_tolerated, test_optional, test_scaling)
 QN_CASE(wrong, test_keys, test_refusals, test_tensors, test_graph_options, test_positions)
 QN_CASE(files, test_recognition, test_own_template, test_lists, test_own_graph, test_memory)
 QN_TEST_MAIN(good, wrong, files)
