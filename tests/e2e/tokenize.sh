@@ -51,6 +51,24 @@ cp "$json" folder/tokenizer.json
 "$QUERN" compile -q "$nano" -o nano.qn
 [ "$("$QUERN" tokenize nano.qn -p "$text" --ids)" = "$("$QUERN" tokenize "$nano" -p "$text" --ids)" ] || fail "an artifact"
 
+# ---- a folder with a model and a tokenizer
+
+cp -r "$QUERN_SOURCE/tests/golden/models/llama" model && chmod -R u+w model
+echo '{"model": {"type": "BPE", "vocab": {"a": 0, "<s>": 1, "</s>": 2, "b": 3, "ab": 4}, "merges": ["a b"]}, "added_tokens":
+  [{"id": 1, "content": "<s>", "special": true}], "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken":
+  {"id": "<s>"}}, {"Sequence": {"id": "A"}}], "special_tokens": {"<s>": {"ids": [1]}}}}' >model/tokenizer.json
+echo '{"bos_token": "<s>", "eos_token": "</s>"}' >model/tokenizer_config.json
+"$QUERN" compile -q model -o model.qn
+"$QUERN" inspect model.qn | grep -qx 'tokenizer = bpe, 5 tokens, bos 1 "<s>", eos 2 "</s>", prompts begin with bos' ||
+  fail "inspect: $("$QUERN" inspect model.qn | grep tokenizer)"
+[ "$("$QUERN" tokenize model.qn -p abba --ids)" = "1 4 3 0" ] || fail "the model's tokenizer"
+"$QUERN" run -q model.qn -p abba -n 3 --json | grep -q '"prompt_ids": \[1, 4, 3, 0\]' || fail "run: $("$QUERN" run -q model.qn -p abba -n 3 --json)"
+cp "$json" model/tokenizer.json && rm model/tokenizer_config.json
+code=0
+"$QUERN" compile -q model -o bad.qn 2>err || code=$?
+[ "$code" -eq 3 ] && grep -q 'the tokenizer has 700 tokens, want at most 160' err && [ ! -e bad.qn ] ||
+  fail "a tokenizer with more tokens than the model: code $code, $(cat err)"
+
 # ---- errors
 
 wrong 5 "no-such" no-such -p x
