@@ -138,6 +138,18 @@ def gemma3():
                          "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}))
 
 
+@model(torch.bfloat16)
+def gemma3_pictures():
+    text = hf.Gemma3TextConfig(
+        vocab_size=80, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=128, sliding_window=29)
+    vision = hf.SiglipVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16, patch_size=8)
+    return hf.Gemma3ForConditionalGeneration(hf.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=77, eoi_token_index=78,
+        image_token_index=79))
+
+
 @model(torch.float16, tokens=100, gguf=True)
 def phi3():
     return hf.Phi3ForCausalLM(hf.Phi3Config(
