@@ -106,7 +106,10 @@ FILTER(filter_indent) {
   qn_str text, by = {0};
   qn_buf buf;
   int64_t width = args[0].kind == QN_JINJA_INT ? args[0].integer : 4;
-  QN_TRY(qn_jinja_text_of(e, self, &text));
+  QN_TRY(qn_jinja_need_defined(e, self));
+  if (self.kind != QN_JINJA_STRING)
+    return qn_jinja_raise(e, QN_ERR_FORMAT, "filter indent: got %s, want a text", qn_jinja_kind_name(self));
+  text = self.text;
   if (args[0].kind == QN_JINJA_STRING) by = args[0].text;
   if (width < 0 || width > 1000)
     return qn_jinja_raise(e, QN_ERR_FORMAT, "filter indent: got the width %lld, want 0 to 1000", (long long)width);
@@ -127,16 +130,21 @@ FILTER(filter_indent) {
   return qn_jinja_take_buffer(e, &buf, out);
 }
 
+// Runs of letters, digits and underscores; beyond ASCII everything but white space counts as a letter.
 FILTER(filter_wordcount) {
   UNUSED();
   qn_str text;
   int64_t count = 0;
   QN_TRY(qn_jinja_text_of(e, self, &text));
+  QN_TRY(qn_jinja_charge(e, text.length));
   bool in_word = false;
   for (size_t at = 0, size; at < text.length; at += size) {
+    char c = text.data[at];
     bool space = qn_jinja_is_space(text, at, &size);
-    count += !space && !in_word;
-    in_word = !space;
+    bool letter = !space && ((c & 0x80) || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                             c == '_');
+    count += letter && !in_word;
+    in_word = letter;
   }
   *out = qn_jinja_int(count);
   return QN_OK;
@@ -240,10 +248,10 @@ FILTER(filter_default) {
   return QN_OK;
 }
 
+// Nothing is escaped anyway; but it makes a text of any value.
 FILTER(filter_safe) {
   UNUSED();
-  *out = self;
-  return QN_OK;
+  return filter_string(e, self, args, all, out);
 }
 
 FILTER(filter_attr) {
@@ -407,7 +415,9 @@ static qn_status merge_runs(evaluation *e, const value *keys, bool reverse, cons
                             size_t middle, size_t end, size_t *to) {
   for (size_t a = begin, b = middle, i = begin; i < end; i++) {
     int order = 0;
-    if (a < middle && b < end) {
+    bool equal = true;
+    if (a < middle && b < end) QN_TRY(qn_jinja_equal_values(e, keys[from[a]], keys[from[b]], &equal));
+    if (!equal) {
       QN_TRY(qn_jinja_compare_values(e, keys[from[a]], keys[from[b]], &order));
       if (reverse) order = -order;
     }

@@ -18,7 +18,9 @@ static bool is_sequence(value v) {
 // ---- kinds
 
 TEST(test_boolean) { GIVE(self.kind == QN_JINJA_BOOL); }
-TEST(test_callable) { GIVE(self.kind == QN_JINJA_FUNCTION || self.kind == QN_JINJA_MACRO); }
+TEST(test_callable) {
+  GIVE(self.kind == QN_JINJA_FUNCTION || self.kind == QN_JINJA_MACRO || self.kind == QN_JINJA_UNDEFINED);
+}
 TEST(test_defined) { GIVE(self.kind != QN_JINJA_UNDEFINED); }
 TEST(test_undefined) { GIVE(self.kind == QN_JINJA_UNDEFINED); }
 TEST(test_false) { GIVE(self.kind == QN_JINJA_BOOL && !self.boolean); }
