@@ -11,6 +11,7 @@
 enum { UNKNOWN, EVALUATING, DONE };  // a param's state
 enum { MAX_DEPTH = 16 };             // params that wait for one another; each may hold a deep expression on the stack
 enum { MAX_LIST = 1 << 14, MAX_COMPUTED = 1 << 20 };  // values of a param, and of a weight that is computed
+enum { MAX_MADE = 1 << 22 };                          // of all of them
 enum { MAX_PARTS = 1 << 16 };                         // of a stacked weight
 #define MAX_DIMENSION ((int64_t)1 << 40)
 
@@ -270,10 +271,18 @@ static qn_status evaluate_one(qn_place *outside, const qn_template_param *p, qn_
   return check_param(where, p, out, diag);
 }
 
+// Counts values that are evaluated one by one, which many may not be in all.
+static qn_status count_made(qn_binding *b, const char *path, int64_t count, qn_diag *diag) {
+  b->made += count;
+  if (b->made <= MAX_MADE) return QN_OK;
+  return qn_fail(diag, QN_ERR_LIMIT, path, "lists and computed weights have more than %d values in all", MAX_MADE);
+}
+
 // Each value of a list; its number is known as j.
 static qn_status evaluate_list(qn_place *outside, const qn_template_param *p, qn_value_list *out, qn_diag *diag) {
   qn_scope scope = qn_place_scope(outside);
   QN_TRY(qn_expression_int(p->path, p->list, &scope, 1, MAX_LIST, &out->count, diag));
+  QN_TRY(count_made(outside->binding, p->path, out->count, diag));
   out->items = QN_ARENA_ARRAY(outside->binding->arena, (size_t)out->count, qn_value);
   if (!out->items) return qn_fail_nomem(diag, p->path, "a list");
   for (int64_t j = 0; j < out->count; j++) {
@@ -496,6 +505,7 @@ static qn_status compute_each(qn_binding *b, const qn_template_weight *weight, q
     return qn_fail(diag, QN_ERR_LIMIT, weight->path, "got %" PRId64 " values to compute, want at most %d", count,
                    MAX_COMPUTED);
   }
+  QN_TRY(count_made(b, weight->path, count, diag));
   float *values = QN_ARENA_ARRAY(b->arena, (size_t)count, float);
   if (!values) return qn_fail_nomem(diag, weight->path, "a weight's values");
   if (weight->names[b->source.world].count && !data->data) {

@@ -60,6 +60,7 @@ typedef struct qn_binding {
   qn_map keys;                      // the metadata keys that params read
   uint8_t *states;                  // of their evaluation
   int depth;                        // params being evaluated, one for another
+  int64_t made;                     // values of lists and of computed weights so far
   QN_VEC(qn_bound_tensor) tensors;  // in the order of first use
   qn_map tensor_index;              // name → place in tensors
   int64_t context;                  // the model's own context in tokens; 0 = not stated
