@@ -33,6 +33,15 @@ with_template "$turns" "$model"
 "$QUERN" inspect -w sections "$artifact" | grep -q '^.*chat' || fail "inspect does not tell the section: $("$QUERN" inspect -w sections "$artifact")"
 "$QUERN" inspect "$artifact" | grep -q "^chat_templates = default$" || fail "inspect does not tell the templates"
 
+# ---- a folder's templates
+
+cp -r "$QUERN_SOURCE/tests/golden/models/llama" "$WORK/folder"
+printf '{"chat_template": "{{ 1 }}"}' >"$WORK/folder/tokenizer_config.json"
+mkdir "$WORK/folder/additional_chat_templates"
+printf '{{ 2 }}' >"$WORK/folder/additional_chat_templates/tool_use.jinja"
+"$QUERN" compile -q "$WORK/folder" -o "$WORK/folder.qn" || fail "compile of a folder ends with $?"
+"$QUERN" inspect "$WORK/folder.qn" | grep -q "^chat_templates = default, tool_use$" || fail "a folder: $("$QUERN" inspect "$WORK/folder.qn")"
+
 # ---- one message
 
 plain=$("$QUERN" run -q "$artifact" -p "copy: k q d =" -n 30)
