@@ -44,7 +44,7 @@ same "$(perplexity "$artifact" --perplexity "$WORK/short")" "$want" 1e-4 "one to
 long=$(perplexity "$artifact" --perplexity "$WORK/text" --stride 16) short=$(perplexity "$artifact" --perplexity "$WORK/text" --ctx 8 --stride 4)
 awk -v a="$long" -v b="$short" 'BEGIN { exit !(a > 1 && a < b) }' || fail "windows: $long with much before each token, $short with little"
 tokens=""
-for window in "--ctx 256" "--ctx 17 --stride 5" "--ctx 2 --stride 1" "--ctx 64 --stride 63"; do
+for window in "--ctx 256" "--ctx 17 --stride 5" "--ctx 2 --stride 1"; do
   # shellcheck disable=SC2086
   "$QUERN" eval -q "$artifact" --perplexity "$WORK/text" $window --json "$WORK/json" >/dev/null || fail "$window"
   [ "${tokens:-$(value tokens)}" = "$(value tokens)" ] || fail "$window: got $(value tokens) tokens, want $tokens"
@@ -62,12 +62,14 @@ grep -qE '^copy +1 of +2 right, 50.00 %$' "$WORK/out" && grep -qF "wrong for exa
 
 # ---- tables
 
-"$QUERN" eval -q "$model" --quant q8_0,q4_0 --numeric int8,f32 --tasks "$WORK/own.tsv" --perplexity "$WORK/short" --json "$WORK/json" >"$WORK/out" ||
+# Both numeric modes with QUERN_TEST_ALL=1: each cell is a compilation.
+modes=int8 head=" int8: tasks right | int8: perplexity |" cell=" 50.00 % \| [0-9.]+ \|"
+if [ "${QUERN_TEST_ALL:-}" = 1 ]; then modes=int8,f32 head+=" f32: tasks right | f32: perplexity |" cell+="$cell"; fi
+"$QUERN" eval -q "$model" --quant q8_0,q4_0 --numeric "$modes" --tasks "$WORK/own.tsv" --perplexity "$WORK/short" --json "$WORK/json" >"$WORK/out" ||
   fail "a table ends with $?"
-[ "$(head -n 1 "$WORK/out")" = "| format | bits a weight | RMS error | int8: tasks right | int8: perplexity | f32: tasks right | f32: perplexity |" ] ||
-  fail "a table: $(cat "$WORK/out")"
-grep -qE '^\| q4_0 \| 4\.[0-9]+ \| [0-9.]+ % \| 50.00 % \| [0-9.]+ \| 50.00 % \| [0-9.]+ \|$' "$WORK/out" || fail "a table: $(cat "$WORK/out")"
-grep -q '"bits": 8.5,' "$WORK/json" && [ "$(grep -o '"numeric"' "$WORK/json" | wc -l)" -eq 4 ] || fail "a table: $(cat "$WORK/json")"
+[ "$(head -n 1 "$WORK/out")" = "| format | bits a weight | RMS error |$head" ] || fail "a table: $(cat "$WORK/out")"
+grep -qE "^\| q4_0 \| 4\.[0-9]+ \| [0-9.]+ % \|$cell$" "$WORK/out" || fail "a table: $(cat "$WORK/out")"
+grep -q '"bits": 8.5,' "$WORK/json" && [ "$(grep -o '"numeric"' "$WORK/json" | wc -l)" -ge 2 ] || fail "a table: $(cat "$WORK/json")"
 
 # ---- errors
 
