@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# A folder of the Hugging Face world through the program: compile, emit, quantise, inspect, and the cache, whose key is
+# made of all files.
+. "$(dirname "$0")/../support/e2e.sh"
+need_quern
+cp -r "$QUERN_SOURCE/tests/golden/models/llama" "$WORK/tiny"
+rm -f "$WORK/tiny/model.gguf" "$WORK/tiny/expected.safetensors"
+cd "$WORK"
+"$QUERN" compile -q tiny -o folder.qn
+"$QUERN" compile -q tiny/model.safetensors -o file.qn
+(cd tiny && "$QUERN" compile -q . -o ../dot.qn)
+"$QUERN" inspect folder.qn >summary
+grep -q '^model = tiny$' summary || fail "the model's name: $(cat summary)"
+"$QUERN" inspect dot.qn | grep -q '^model = tiny$' || fail "the model's name, of '.'"
+"$QUERN" compile -q tiny -o quantised.qn --quant q4_0
+"$QUERN" inspect quantised.qn --what metadata >text
+grep -q '^quantised_to = q4_0$' text || fail "--quant: $(cat text)"
+"$QUERN" compile -q tiny --emit=canonicalise -o graph.txt
+grep -q 'model.layers.1.mlp.down_proj.weight' graph.txt || fail "--emit: $(head -5 graph.txt)"
+
+"$QUERN" inspect tiny --what summary,metadata,tensors,graph >text
+for want in 'file = safetensors, 1 file' 'compiles = yes' 'architecture = llama' 'rope_parameters.rope_theta = 5000' \
+  'BF16   \[112,48\]' 'graph "llama"'; do
+  grep -q "$want" text || fail "inspect: want '$want' in: $(head -40 text)"
+done
+
+# The cache: once compiled, then taken, until a file of the folder changes. (The tiny model has no tokenizer, which is
+# told after it was compiled.)
+cached() {
+  "$QUERN" run "$1" -p x >out 2>err && fail "run $1: want an error, there is no tokenizer"
+  grep -q 'tokenizer' err || fail "run $1: $(cat err)"
+  find "$XDG_CACHE_HOME/quern" -name '*.qn' | wc -l
+}
+[ "$(cached tiny)" -eq 1 ] || fail "the cache has: $(ls "$XDG_CACHE_HOME/quern")"
+[ "$(cached ./tiny/)" -eq 1 ] || fail "the same folder by another path: $(ls "$XDG_CACHE_HOME/quern")"
+sed 's/"rms_norm_eps": 1e-05/"rms_norm_eps": 1e-06/' tiny/config.json >changed && mv changed tiny/config.json
+[ "$(cached tiny)" -eq 2 ] || fail "config.json has changed: $(ls "$XDG_CACHE_HOME/quern")"
+echo '{}' >tiny/generation_config.json
+[ "$(cached tiny)" -eq 3 ] || fail "a file has come: $(ls "$XDG_CACHE_HOME/quern")"
+touch tiny/other.bin
+[ "$(cached tiny)" -eq 3 ] || fail "a file of no concern has come: $(ls "$XDG_CACHE_HOME/quern")"
+pass "folders.sh"
