@@ -79,6 +79,12 @@ echo 'no tokenizer' >bad.txt
 wrong 3 "bad.txt: 1:1: not JSON" bad.txt -p x
 sed 's/"type":"Split"/"type":"Slit"/' "$json" >bad.json
 wrong 4 "bad.json: pre_tokenizer.pretokenizers[0]: got a pre-tokenizer of type 'Slit', want one of" bad.json -p x
+bare=$(find "$QUERN_SOURCE/tests/golden/models" -name model.gguf | head -n 1)
+[ -n "$bare" ] || fail "no model without a tokenizer among the goldens"
+wrong 4 "this model has no tokenizer (tokenizer.ggml.model)" "$bare" -p x
+rm model/tokenizer.json
+"$QUERN" compile -q model -o bare.qn
+wrong 4 "bare.qn: this artifact has no tokenizer" bare.qn -p x
 wrong 2 "--file: got --prompt too, want one of them" "$json" -p x -f text
 wrong 5 "--file" "$json" -f no-such
 wrong 2 "--decode: token 1: got '700', want a number from 0 to 699" "$json" --decode -p '1 700'

@@ -176,6 +176,72 @@ START_TEST(bpe_missing_bytes) {
 }
 END_TEST
 
+// ---- unigram, WordPiece ------------------------------------------------------------------------------------------
+
+START_TEST(unigram_takes_the_best_sum) {
+  vocabulary *v = new_vocabulary(QN_TOKENIZER_UNIGRAM);
+  v->desc.unk = add(v, "<unk>", QN_TOKEN_UNKNOWN, 0);
+  static const struct {
+    const char *text;
+    float score;
+  } pieces[] = {{"a", -2}, {"b", -3}, {"ab", -4}, {"bc", -1}, {"aab", -6.5f}, {"c", -9}};
+  for (size_t i = 0; i < QN_COUNT(pieces); i++) add(v, pieces[i].text, QN_TOKEN_NORMAL, pieces[i].score);
+  opened o = open_vocabulary(v);
+  ck_assert_str_eq(encode(&o, "ab", 0, true), "ab");        // -4, not -5
+  ck_assert_str_eq(encode(&o, "abc", 0, true), "a|bc");     // -3, not -13
+  ck_assert_str_eq(encode(&o, "aab", 0, true), "a|ab");     // -6, not -6.5
+  ck_assert_str_eq(encode(&o, "axyb", 0, false), "1 0 0 2");  // unknown characters, one by one
+  qn_tokenizer_close(o.tokenizer);
+  qn_buf_deinit(&o.blob);
+  v->desc.fuse_unknown = true;
+  const int32_t byte = add(v, "<0x78>", QN_TOKEN_BYTE, 0);
+  o = open_vocabulary(v);
+  char want[32];
+  snprintf(want, sizeof want, "1 0 %d 0 2", byte);
+  ck_assert_str_eq(encode(&o, "ayzx\xC3\xA9\xC3\xA9" "b", 0, false), want);
+  // Of equal sums the first that is found stays: the token that begins earlier.
+  v->scores[3] = -5;
+  qn_tokenizer_close(o.tokenizer);
+  qn_buf_deinit(&o.blob);
+  o = open_vocabulary(v);
+  ck_assert_str_eq(encode(&o, "ab", 0, true), "ab");
+  close_vocabulary(o, v);
+}
+END_TEST
+
+START_TEST(wordpiece_takes_the_longest) {
+  vocabulary *v = new_vocabulary(QN_TOKENIZER_WORDPIECE);
+  add_step(v, (qn_token_step){.op = QN_STEP_SPLIT, .behavior = QN_SPLIT_REMOVED, .pattern = QN_STR(" ")});
+  v->desc.next_prefix = v->desc.decoder.word_goes_on = QN_STR("##");
+  v->desc.decoder.clean_up = v->desc.decoder.drop_space = true;
+  v->desc.max_word = 6;
+  static const char *const pieces[] = {"a", "ab", "##b", "##bc", "##c", ".", "'s", "\xC3\xA9"};
+  for (size_t i = 0; i < QN_COUNT(pieces); i++) add(v, pieces[i], QN_TOKEN_NORMAL, 0);
+  opened o = open_vocabulary(v);
+  ck_assert_str_eq(encode(&o, "abc abbc", 0, false), "1 4 1 3");
+  ck_assert_str_eq(encode(&o, "abcbcc a", 0, true), " ab|c|bc|c| a");
+  ck_assert_str_eq(encode(&o, "\xC3\xA9" "c . 's", 0, true), " \xC3\xA9|c|.|'s");
+  qn_token_vec tokens = {0};
+  qn_diag diag = {0};
+  qn_buf text;
+  qn_buf_init(&text, qn_test_allocator());
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED,
+                  "the text has a word for which the vocabulary has no tokens, and no unknown token",
+                  qn_tokenizer_encode(o.tokenizer, QN_STR("a ac d"), 0, qn_test_allocator(), &tokens, &diag));
+  ck_assert_uint_eq(tokens.count, 0);
+  qn_assert_ok(&diag, qn_tokenizer_decode(o.tokenizer, (int32_t[]){1, 4, 5, 0, 6}, 5, 0, &text, &diag));
+  ck_assert_str_eq(qn_buf_text(&text), "abc. a's");
+  qn_tokenizer_close(o.tokenizer);
+  qn_buf_deinit(&o.blob);
+  v->desc.unk = add(v, "?", QN_TOKEN_NORMAL, 0);
+  o = open_vocabulary(v);
+  ck_assert_str_eq(encode(&o, "a acd abcbccc", 0, false), "0 8 8");  // as a whole; and a word that is too long
+  qn_buf_deinit(&text);
+  qn_vec_free(qn_test_allocator(), &tokens);
+  close_vocabulary(o, v);
+}
+END_TEST
+
 // ---- against the plain algorithm ---------------------------------------------------------------------------------
 
 // Merges the best pair of a word again and again, looking at all pairs each time.
@@ -464,6 +530,7 @@ END_TEST
 
 QN_CASE(sentencepiece, spm_merges_by_score, spm_special_tokens, spm_settings)
 QN_CASE(byte_level, bpe_merges_by_rank, bpe_odd_vocabularies, bpe_missing_bytes, bpe_equals_plain_algorithm)
+QN_CASE(other_models, unigram_takes_the_best_sum, wordpiece_takes_the_longest)
 QN_CASE(decoding, round_trips, streaming, decoding_errors)
 QN_CASE(special, special_tokens_longest_first, questions, long_texts_take_little_time)
-QN_TEST_MAIN(sentencepiece, byte_level, decoding, special)
+QN_TEST_MAIN(sentencepiece, byte_level, other_models, decoding, special)

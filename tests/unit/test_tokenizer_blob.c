@@ -185,6 +185,10 @@ START_TEST(section_errors) {
   refuse_item(v, QN_TOK_W_SPECIALS, 1, 266, "special tokens: item 1 is 266, want below 266");
   refuse_item(v, QN_TOK_W_SPECIALS, 0, 5, "special token 0 (id 5) is empty, plain or out of order");
   free(v);
+  v = spm_vocabulary(false);
+  refuse_item(v, QN_TOK_W_SCORES, 7, 0x7FF00000, "the score of token 3 is inf");
+  refuse_item(v, QN_TOK_W_ENDS, 0, 18, "tokens around a text: item 0 is 18, want below 18");
+  free(v);
 }
 END_TEST
 

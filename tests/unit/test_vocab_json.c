@@ -181,6 +181,7 @@ START_TEST(bad_models) {
   refuse(MODEL(", \"end_of_word_suffix\": \"</w>\""), unsupported,
          "t.json: model.end_of_word_suffix: got '</w>', want none");
   refuse(MODEL(", \"unk_token\": \"?\""), format, "t.json: model.unk_token: got '?', which is not in the vocabulary");
+  refuse(MODEL(", \"unk_token\": 5"), format, "t.json: model.unk_token: want a text");
   refuse(MODEL(", \"fuse_unk\": 1"), format, "t.json: model.fuse_unk: got a number, want true or false");
   refuse(UNIGRAM("{}", ""), format, "t.json: model.vocab: want a list [...]");
   refuse(UNIGRAM("[[\"a\", -1], [\"b\"]]", ""), format, "t.json: model.vocab[1]: want [\"token\", score]");
