@@ -47,9 +47,10 @@ static qn_status from_gguf(quern_tokenizer *t, const char *path, qn_arena *arena
   qn_gguf *gguf;
   qn_tokenizer_desc desc;
   QN_TRY(qn_gguf_open(&gguf, path, t->allocator, diag));
-  qn_status status = qn_gguf_find(gguf, "tokenizer.ggml.model")
-                         ? qn_vocab_from_gguf(gguf, arena, &desc, diag)
-                         : qn_fail(diag, QN_ERR_UNSUPPORTED, path, "this model has no tokenizer (tokenizer.ggml.model)");
+  qn_status status =
+      qn_gguf_find(gguf, "tokenizer.ggml.model")
+          ? qn_vocab_from_gguf(gguf, arena, &desc, diag)
+          : qn_fail(diag, QN_ERR_UNSUPPORTED, path, "this model has no tokenizer (tokenizer.ggml.model)");
   if (status == QN_OK) status = qn_tokenizer_serialize(&desc, t->allocator, &t->blob, diag);
   if (status == QN_OK) status = qn_gguf_check(gguf, diag);
   qn_gguf_close(gguf);
@@ -62,8 +63,9 @@ static qn_status from_file(quern_tokenizer *t, const char *path, qn_arena *arena
   char *data;
   size_t size;
   QN_TRY(qn_file_read(path, QN_TEXT_MAX, t->allocator, &data, &size, diag));
-  qn_status status = qn_vocab_is_sentencepiece(data, size) ? qn_vocab_from_sentencepiece(data, size, path, arena, &desc, diag)
-                                                           : qn_vocab_from_json(data, size, path, arena, &desc, diag);
+  qn_status status = qn_vocab_is_sentencepiece(data, size)
+                         ? qn_vocab_from_sentencepiece(data, size, path, arena, &desc, diag)
+                         : qn_vocab_from_json(data, size, path, arena, &desc, diag);
   qn_free(t->allocator, data, size + 1);
   return status == QN_OK ? qn_tokenizer_serialize(&desc, t->allocator, &t->blob, diag) : status;
 }

@@ -155,7 +155,8 @@ static qn_status check_tokens(qn_tokenizer *t, qn_diag *diag) {
 }
 
 static qn_status read_sections(qn_tokenizer *t, const uint8_t *blob, uint32_t size, qn_diag *diag) {
-  uint32_t pieces_bytes = qn_tok_load(blob, QN_TOK_W_PIECES_BYTES), texts_bytes = qn_tok_load(blob, QN_TOK_W_TEXTS_BYTES);
+  uint32_t pieces_bytes = qn_tok_load(blob, QN_TOK_W_PIECES_BYTES),
+           texts_bytes = qn_tok_load(blob, QN_TOK_W_TEXTS_BYTES);
   uint64_t scores = t->kind == QN_TOKENIZER_SPM || t->kind == QN_TOKENIZER_UNIGRAM ? t->n_tokens : 0;
   uint32_t n_ends = t->n_before + t->n_after;
   QN_TRY(place(blob, size, "piece starts", QN_TOK_W_STARTS, (uint64_t)t->n_symbols + 1, 4, &t->starts, diag));

@@ -1,6 +1,6 @@
 // BPE with merge rules: each character of a word is a symbol, and neighbouring symbols are merged by the rank of their
-// rule (Sennrich et al. 2016, algorithm 1). Byte-level vocabularies (Radford et al. 2019) get words whose characters are
-// bytes.
+// rule (Sennrich et al. 2016, algorithm 1). Byte-level vocabularies (Radford et al. 2019) get words whose characters
+// are bytes.
 #include "runtime/tokenizer_impl.h"
 
 static bool find_pair(const qn_tokenizer *tokenizer, const char *text, const qn_merge_node *left,
@@ -31,7 +31,8 @@ qn_status qn_bpe_encode(qn_merger *merger, qn_str word, qn_diag *diag) {
     size_t length = qn_utf8_sequence(word.data + at, word.length - at, NULL);
     if (length == 0) length = 1;
     uint32_t symbol = qn_tok_lookup(tokenizer, word.data + at, length);
-    if (!qn_merger_add(merger, (uint32_t)at, (uint32_t)length, symbol)) return qn_fail_nomem(diag, "tokenizer", "a word");
+    if (!qn_merger_add(merger, (uint32_t)at, (uint32_t)length, symbol))
+      return qn_fail_nomem(diag, "tokenizer", "a word");
     at += length;
   }
   if (!qn_merger_run(merger, word.data, find_pair)) return qn_fail_nomem(diag, "tokenizer", "a word's merges");

@@ -1,5 +1,5 @@
-// Vocabulary → blob: what each token stands for is worked out, merge rules become triples of symbols, and the hash tables
-// are laid out, so that opening the blob has little to build.
+// Vocabulary → blob: what each token stands for is worked out, merge rules become triples of symbols, and the hash
+// tables are laid out, so that opening the blob has little to build.
 #include "runtime/tokenizer_data.h"
 
 #include <math.h>

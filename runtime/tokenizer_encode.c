@@ -1,5 +1,5 @@
-// The frame of encoding: special tokens are cut out, the stretches between them go through the steps, and the words that
-// come of it to the vocabulary's model.
+// The frame of encoding: special tokens are cut out, the stretches between them go through the steps, and the words
+// that come of it to the vocabulary's model.
 #include "runtime/tokenizer.h"
 #include "runtime/tokenizer_impl.h"
 
@@ -54,9 +54,8 @@ qn_status qn_tok_push_characters(qn_merger *merger, qn_str characters, qn_diag *
     size_t length = qn_utf8_sequence(characters.data + at, characters.length - at, NULL);
     if (length == 0) length = 1;
     uint32_t id = qn_tok_lookup(merger->tokenizer, characters.data + at, length);
-    QN_TRY(id < merger->tokenizer->n_tokens
-               ? qn_tok_push(merger, id, diag)
-               : push_unknown_character(merger, characters.data + at, length, diag));
+    QN_TRY(id < merger->tokenizer->n_tokens ? qn_tok_push(merger, id, diag)
+                                            : push_unknown_character(merger, characters.data + at, length, diag));
     at += length;
   }
   return QN_OK;
@@ -66,9 +65,9 @@ qn_status qn_tok_push_characters(qn_merger *merger, qn_str characters, qn_diag *
 
 typedef struct encoder {
   qn_merger merger;
-  qn_stepper stepper;                 // owned
-  qn_fragment_vec fragments, inner;   // owned
-  qn_buf normalized;                  // owned
+  qn_stepper stepper;                // owned
+  qn_fragment_vec fragments, inner;  // owned
+  qn_buf normalized;                 // owned
 } encoder;
 
 static qn_status encode_word(qn_merger *merger, qn_str word, bool opaque, qn_diag *diag) {
@@ -89,8 +88,8 @@ static qn_status encode_normalized(encoder *e, qn_diag *diag) {
   QN_TRY(qn_steps_run(steps, steps->normalizer_count, steps->count, &e->stepper, diag));
   for (size_t i = 0; i < e->stepper.words.count; i++) {
     qn_word word = e->stepper.words.items[i];
-    QN_TRY(encode_word(&e->merger, (qn_str){e->stepper.text.data + word.begin, word.end - word.begin}, word.opaque,
-                       diag));
+    QN_TRY(
+        encode_word(&e->merger, (qn_str){e->stepper.text.data + word.begin, word.end - word.begin}, word.opaque, diag));
   }
   return QN_OK;
 }

@@ -1,5 +1,5 @@
-// Patterns of the steps: PCRE2 with Unicode properties, its memory from our allocators, its work bounded, since patterns
-// come from model files.
+// Patterns of the steps: PCRE2 with Unicode properties, its memory from our allocators, its work bounded, since
+// patterns come from model files.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <string.h>
@@ -77,8 +77,8 @@ qn_status qn_patterns_add(qn_patterns *p, qn_str pattern, bool literal, qn_diag 
   pcre2_compile_context *context = pcre2_compile_context_create(p->general);
   if (context == NULL) return qn_fail_nomem(diag, "tokenizer", "a pattern");
   pcre2_set_parens_nest_limit(context, NESTING_LIMIT);
-  uint32_t options = literal ? PCRE2_UTF | PCRE2_LITERAL
-                             : PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_MULTILINE;
+  uint32_t options =
+      literal ? PCRE2_UTF | PCRE2_LITERAL : PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_MULTILINE;
   pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern.data, pattern.length, options, &error, &at, context);
   pcre2_compile_context_free(context);
   if (code == NULL) {
@@ -114,7 +114,8 @@ static qn_status fail_match(int error, size_t at, qn_diag *diag) {
   if (error == PCRE2_ERROR_NOMEMORY) return qn_fail_nomem(diag, "tokenizer", "matching a pattern");
   char message[128] = "";
   pcre2_get_error_message(error, (PCRE2_UCHAR *)message, sizeof message);
-  return qn_fail(diag, QN_ERR_LIMIT, "tokenizer", "a pattern's engine gave up at byte %zu of the text: %s", at, message);
+  return qn_fail(diag, QN_ERR_LIMIT, "tokenizer", "a pattern's engine gave up at byte %zu of the text: %s", at,
+                 message);
 }
 
 qn_status qn_pattern_find(const qn_patterns *p, size_t index, qn_matcher *m, qn_str text, size_t at, size_t offset,

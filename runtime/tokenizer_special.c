@@ -1,5 +1,5 @@
-// Finding special tokens in a text, as the tokenizers library does: from left to right, of those that begin at one place
-// the longest. There are two sets: tokens that are looked for in the text as it is, and in the normalised one.
+// Finding special tokens in a text, as the tokenizers library does: from left to right, of those that begin at one
+// place the longest. There are two sets: tokens that are looked for in the text as it is, and in the normalised one.
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,8 +28,8 @@ static qn_status fill_slots(const qn_tokenizer *t, qn_special_set *set, qn_diag 
     }
     if (there) continue;  // of equal ones the first
     if (probes > QN_TOK_MAX_PROBES) {
-      return qn_fail(diag, QN_ERR_FORMAT, "tokenizer section", "special tokens collide more than %u times: made to do so?",
-                     QN_TOK_MAX_PROBES);
+      return qn_fail(diag, QN_ERR_FORMAT, "tokenizer section",
+                     "special tokens collide more than %u times: made to do so?", QN_TOK_MAX_PROBES);
     }
     set->slots[slot] = i;
   }
@@ -56,8 +56,8 @@ static qn_status make_set(const qn_tokenizer *t, qn_special_set *set, qn_diag *d
 }
 
 // The text of a token after the normalising steps, at the end of set->texts: *out_begin, and the rest.
-static qn_status normalize_text(const qn_tokenizer *t, uint32_t id, qn_stepper *s, qn_special_set *set, size_t *out_begin,
-                                qn_diag *diag) {
+static qn_status normalize_text(const qn_tokenizer *t, uint32_t id, qn_stepper *s, qn_special_set *set,
+                                size_t *out_begin, qn_diag *diag) {
   *out_begin = set->texts.length;
   QN_TRY(qn_stepper_load(s, qn_tok_symbol(t, id), 0, diag));
   QN_TRY(qn_steps_run(&t->steps, 0, t->steps.normalizer_count, s, diag));
@@ -228,8 +228,7 @@ qn_status qn_specials_find(const qn_tokenizer *t, const qn_special_set *set, qn_
     }
     if (flags & QN_TOKEN_TAKES_BEFORE) begin = skip_spaces_back(text, begin, plain);
     if (flags & QN_TOKEN_TAKES_SPACE) end = skip_spaces(text, end);
-    ok = push(fragments, s->allocator, plain, begin, QN_TOK_FREE) &&
-         push(fragments, s->allocator, begin, end, id);
+    ok = push(fragments, s->allocator, plain, begin, QN_TOK_FREE) && push(fragments, s->allocator, begin, end, id);
     plain = at = end;
   }
   ok = ok && push(fragments, s->allocator, plain, text.length, QN_TOK_FREE);

@@ -1,5 +1,5 @@
-// Unigram: of all ways to cut a word into tokens the one with the best sum of scores (Kudo 2018, section 3.2), found from
-// the left by Viterbi's algorithm. A character that begins no token of its own is unknown, at a price.
+// Unigram: of all ways to cut a word into tokens the one with the best sum of scores (Kudo 2018, section 3.2), found
+// from the left by Viterbi's algorithm. A character that begins no token of its own is unknown, at a price.
 #include "runtime/tokenizer_impl.h"
 
 // SentencePiece rounds sums to float, the tokenizers library does not.

@@ -107,7 +107,8 @@ static int decode(tokenize_state *s, qn_buf *text) {
   if (code == QN_ERR_LIMIT && length > 0) {  // now it is known how long it is
     char *bytes = malloc(length);
     if (!bytes) return fail_nomem();
-    code = quern_tokenizer_decode(s->tokenizer, s->tokens.items, s->tokens.count, flags, bytes, length, &length, &error);
+    code =
+        quern_tokenizer_decode(s->tokenizer, s->tokens.items, s->tokens.count, flags, bytes, length, &length, &error);
     if (code == 0) qn_buf_append(text, bytes, length);
     free(bytes);
   }
@@ -117,8 +118,8 @@ static int decode(tokenize_state *s, qn_buf *text) {
 // ---- encoding ----------------------------------------------------------------------------------------------------
 
 static int encode(tokenize_state *s) {
-  unsigned flags = (s->options->special ? QUERN_TOKENIZE_PARSE_SPECIAL : 0u) |
-                   (s->options->bare ? 0u : QUERN_TOKENIZE_ADD_SPECIAL);
+  unsigned flags =
+      (s->options->special ? QUERN_TOKENIZE_PARSE_SPECIAL : 0u) | (s->options->bare ? 0u : QUERN_TOKENIZE_ADD_SPECIAL);
   quern_error error = {0};
   size_t count = 0;
   int code = quern_tokenizer_encode(s->tokenizer, s->text, s->length, flags, NULL, 0, &count, &error);

@@ -259,8 +259,7 @@ static qn_status add_sentencepiece(qn_gguf *gguf, const model_line *line, qn_ste
   list->normalizer_count = list->steps.count;
   out->fuse_unknown = true;
   out->single_precision = line->kind == QN_TOKENIZER_UNIGRAM;
-  out->decoder =
-      (qn_token_decoder){.byte_tokens = true, .space = QN_STR(QN_SPACE_MARK), .drop_space = options.prefix};
+  out->decoder = (qn_token_decoder){.byte_tokens = true, .space = QN_STR(QN_SPACE_MARK), .drop_space = options.prefix};
   return QN_OK;
 }
 

@@ -17,9 +17,9 @@ typedef struct folder {
   qn_arena *arena;
   qn_tokenizer_desc *out;
   qn_diag *diag;
-  QN_VEC(int32_t) ends;                     // arena
-  cJSON *config, *special_map, *added;      // owned; NULL: there is no such file
-  cJSON *generation, *model_config;         // owned
+  QN_VEC(int32_t) ends;                 // arena
+  cJSON *config, *special_map, *added;  // owned; NULL: there is no such file
+  cJSON *generation, *model_config;     // owned
 } folder;
 
 static qn_status no_memory(folder *f, const char *what) { return qn_fail_nomem(f->diag, f->path, what); }
@@ -139,7 +139,8 @@ static qn_status read_decoder(folder *f, const cJSON *list, extra_vec *extras) {
                      item->string);
     }
     unsigned type = is_true(item, "special") ? QN_TOKEN_CONTROL : QN_TOKEN_USER_DEFINED;
-    type |= (is_true(item, "lstrip") ? QN_TOKEN_TAKES_BEFORE : 0u) | (is_true(item, "rstrip") ? QN_TOKEN_TAKES_SPACE : 0u);
+    type |=
+        (is_true(item, "lstrip") ? QN_TOKEN_TAKES_BEFORE : 0u) | (is_true(item, "rstrip") ? QN_TOKEN_TAKES_SPACE : 0u);
     type |= is_true(item, "single_word") ? QN_TOKEN_SINGLE_WORD : 0u;
     type |= is_true(item, "normalized") ? QN_TOKEN_NORMALIZED : 0u;
     extra e = {id, qn_arena_strdup(f->arena, content->valuestring), (uint8_t)type};
@@ -210,7 +211,8 @@ static qn_status read_around(folder *f) {
   if (get(f->config, "add_bos_token")) bos = is_true(f->config, "add_bos_token");
   if (get(f->config, "add_eos_token")) eos = is_true(f->config, "add_eos_token");
   if ((bos && f->out->bos < 0) || (eos && f->out->eos < 0)) {
-    return qn_fail(f->diag, QN_ERR_FORMAT, f->path, "tokenizer_config.json: add_%s_token is true, but there is no such token",
+    return qn_fail(f->diag, QN_ERR_FORMAT, f->path,
+                   "tokenizer_config.json: add_%s_token is true, but there is no such token",
                    bos && f->out->bos < 0 ? "bos" : "eos");
   }
   ids[0] = f->out->bos;

@@ -353,7 +353,8 @@ static qn_status read_added(vocab_json *v, const cJSON *item, const char *path, 
   }
   uint64_t id;
   if (qn_map_get(&v->ids, out->text, &id) && id != (uint64_t)out->id) {
-    return qn_json_fail(&v->json, QN_ERR_FORMAT, path, "the token '%.*s' has id %" PRId64 " here, and %" PRIu64 " before",
+    return qn_json_fail(&v->json, QN_ERR_FORMAT, path,
+                        "the token '%.*s' has id %" PRId64 " here, and %" PRIu64 " before",
                         (int)(out->text.length < 64 ? out->text.length : 64), out->text.data, out->id, id);
   }
   return QN_OK;
@@ -451,8 +452,8 @@ static qn_status read_root(vocab_json *v, const cJSON *root) {
   return qn_step_list_finish(&v->steps, v->out, v->json.diag);
 }
 
-qn_status qn_vocab_from_json(const char *text, size_t length, const char *name, qn_arena *arena,
-                             qn_tokenizer_desc *out, qn_diag *diag) {
+qn_status qn_vocab_from_json(const char *text, size_t length, const char *name, qn_arena *arena, qn_tokenizer_desc *out,
+                             qn_diag *diag) {
   vocab_json v = {.json = {arena, name, diag}, .arena = arena, .out = out, .steps = {.arena = arena}};
   cJSON *root = NULL;
   *out = (qn_tokenizer_desc){.bos = -1, .eos = -1, .unk = -1, .pad = -1};

@@ -34,7 +34,8 @@ QN_CHECKED qn_status vocab_json_sequence(vocab_json *v, const cJSON *item, const
 const cJSON *vocab_json_get(const cJSON *object, const char *key);
 // Values that may be missing: *out stays as it was then. Texts may be empty and are copied.
 QN_CHECKED qn_status vocab_json_bool(vocab_json *v, const cJSON *object, const char *path, const char *key, bool *out);
-QN_CHECKED qn_status vocab_json_text(vocab_json *v, const cJSON *object, const char *path, const char *key, qn_str *out);
+QN_CHECKED qn_status vocab_json_text(vocab_json *v, const cJSON *object, const char *path, const char *key,
+                                     qn_str *out);
 // A whole number in [min, max].
 QN_CHECKED qn_status vocab_json_int(vocab_json *v, const cJSON *item, const char *path, int64_t min, int64_t max,
                                     int64_t *out);

@@ -27,7 +27,8 @@ static qn_status read_cls_sep(vocab_json *v, const cJSON *item, const char *path
   int32_t cls, sep;
   QN_TRY(read_pair(v, item, path, "cls", &cls));
   QN_TRY(read_pair(v, item, path, "sep", &sep));
-  if (!qn_vec_push_arena(v->arena, &v->before, cls) || !qn_vec_push_arena(v->arena, &v->after, sep)) return no_memory(v);
+  if (!qn_vec_push_arena(v->arena, &v->before, cls) || !qn_vec_push_arena(v->arena, &v->after, sep))
+    return no_memory(v);
   return QN_OK;
 }
 
@@ -83,7 +84,7 @@ static qn_status read_template(vocab_json *v, const cJSON *item, const char *pat
 }
 
 static const vocab_part processors[] = {
-    {"Sequence", read_processors},      {"TemplateProcessing", read_template}, {"BertProcessing", read_cls_sep},
+    {"Sequence", read_processors},       {"TemplateProcessing", read_template}, {"BertProcessing", read_cls_sep},
     {"RobertaProcessing", read_cls_sep}, {"ByteLevel", read_nothing},
 };
 
@@ -166,8 +167,8 @@ static qn_status read_bpe(vocab_json *v, const cJSON *item, const char *path) {
 }
 
 static const vocab_part decoders[] = {
-    {"Sequence", read_decoders},  {"ByteLevel", read_byte_level}, {"ByteFallback", read_byte_fallback},
-    {"Replace", read_replace},    {"Strip", read_strip},          {"Fuse", read_nothing},
+    {"Sequence", read_decoders},   {"ByteLevel", read_byte_level}, {"ByteFallback", read_byte_fallback},
+    {"Replace", read_replace},     {"Strip", read_strip},          {"Fuse", read_nothing},
     {"Metaspace", read_metaspace}, {"WordPiece", read_word_piece}, {"BPEDecoder", read_bpe},
 };
 

@@ -1,5 +1,5 @@
-// Patterns of the tokenizers library are in Oniguruma's syntax. What means the same to PCRE2 is taken as it is, what has
-// another spelling there is written anew, and what would mean something else is refused.
+// Patterns of the tokenizers library are in Oniguruma's syntax. What means the same to PCRE2 is taken as it is, what
+// has another spelling there is written anew, and what would mean something else is refused.
 #include <ctype.h>
 #include <string.h>
 
@@ -14,8 +14,8 @@ typedef struct translation {
 } translation;
 
 static qn_status refuse(translation *t, size_t at, const char *what) {
-  return qn_json_fail(&t->v->json, QN_ERR_UNSUPPORTED, t->path, "the pattern has %s at byte %zu, which is not supported",
-                      what, at);
+  return qn_json_fail(&t->v->json, QN_ERR_UNSUPPORTED, t->path,
+                      "the pattern has %s at byte %zu, which is not supported", what, at);
 }
 
 static bool ahead(const translation *t, const char *text) {

@@ -57,8 +57,8 @@ static qn_status read_form(vocab_json *v, const cJSON *item, const char *path) {
 static qn_status read_nmt(vocab_json *v, const cJSON *item, const char *path) {
   (void)item, (void)path;
   qn_step_list_replace(&v->steps, "[\\x{1}-\\x{8}\\x{b}\\x{e}-\\x{1f}\\x{7f}\\x{8f}\\x{9f}]", "", 0);
-  qn_step_list_replace(&v->steps,
-                       "[\\t\\n\\x{c}\\r\\x{1680}\\x{200b}-\\x{200f}\\x{2028}\\x{2029}\\x{2581}\\x{feff}\\x{fffd}]", " ", 0);
+  qn_step_list_replace(
+      &v->steps, "[\\t\\n\\x{c}\\r\\x{1680}\\x{200b}-\\x{200f}\\x{2028}\\x{2029}\\x{2581}\\x{feff}\\x{fffd}]", " ", 0);
   return QN_OK;
 }
 
@@ -112,10 +112,20 @@ static qn_status read_precompiled(vocab_json *v, const cJSON *item, const char *
 }
 
 static const vocab_part normalizers[] = {
-    {"Sequence", read_normalizers}, {"BertNormalizer", read_bert}, {"Strip", read_strip},
-    {"StripAccents", read_strip_accents}, {"NFC", read_form}, {"NFD", read_form}, {"NFKC", read_form},
-    {"NFKD", read_form}, {"Lowercase", read_form}, {"ByteLevel", read_form}, {"Nmt", read_nmt},
-    {"Replace", read_replace}, {"Prepend", read_prepend}, {"Precompiled", read_precompiled},
+    {"Sequence", read_normalizers},
+    {"BertNormalizer", read_bert},
+    {"Strip", read_strip},
+    {"StripAccents", read_strip_accents},
+    {"NFC", read_form},
+    {"NFD", read_form},
+    {"NFKC", read_form},
+    {"NFKD", read_form},
+    {"Lowercase", read_form},
+    {"ByteLevel", read_form},
+    {"Nmt", read_nmt},
+    {"Replace", read_replace},
+    {"Prepend", read_prepend},
+    {"Precompiled", read_precompiled},
 };
 
 static qn_status read_normalizers(vocab_json *v, const cJSON *item, const char *path) {
@@ -167,9 +177,8 @@ static qn_status read_byte_level(vocab_json *v, const cJSON *item, const char *p
   QN_TRY(vocab_json_bool(v, item, path, "add_prefix_space", &prefix));
   QN_TRY(vocab_json_bool(v, item, path, "use_regex", &regex));
   if (prefix) {
-    qn_step_list_add(&v->steps, (qn_token_step){.op = QN_STEP_PREPEND,
-                                                .flags = QN_STEP_UNLESS_THERE,
-                                                .content = text_of(" ")});
+    qn_step_list_add(&v->steps,
+                     (qn_token_step){.op = QN_STEP_PREPEND, .flags = QN_STEP_UNLESS_THERE, .content = text_of(" ")});
   }
   if (regex) qn_step_list_split(&v->steps, qn_gpt2_pattern, QN_SPLIT_ISOLATED, 0);
   qn_step_list_op(&v->steps, QN_STEP_BYTE_LEVEL);
@@ -177,7 +186,8 @@ static qn_status read_byte_level(vocab_json *v, const cJSON *item, const char *p
 }
 
 // "prepend_scheme", or "add_prefix_space" in older files. *out_flags: those of PREPEND; *out_prefix: is there one?
-static qn_status read_scheme(vocab_json *v, const cJSON *item, const char *path, bool *out_prefix, uint16_t *out_flags) {
+static qn_status read_scheme(vocab_json *v, const cJSON *item, const char *path, bool *out_prefix,
+                             uint16_t *out_flags) {
   qn_str scheme = {0};
   *out_prefix = true;
   *out_flags = QN_STEP_UNLESS_THERE;
@@ -202,16 +212,14 @@ static qn_status read_metaspace(vocab_json *v, const cJSON *item, const char *pa
   if (mark.length == 0) {
     return qn_json_fail(&v->json, QN_ERR_FORMAT, qn_json_key_path(&v->json, path, "replacement"), "got an empty text");
   }
-  qn_step_list_add(&v->steps, (qn_token_step){.op = QN_STEP_REPLACE,
-                                              .flags = QN_STEP_LITERAL,
-                                              .pattern = text_of(" "),
-                                              .content = mark});
+  qn_step_list_add(
+      &v->steps,
+      (qn_token_step){.op = QN_STEP_REPLACE, .flags = QN_STEP_LITERAL, .pattern = text_of(" "), .content = mark});
   if (prefix) qn_step_list_add(&v->steps, (qn_token_step){.op = QN_STEP_PREPEND, .flags = flags, .content = mark});
   if (cuts) {
-    qn_step_list_add(&v->steps, (qn_token_step){.op = QN_STEP_SPLIT,
-                                                .behavior = QN_SPLIT_WITH_NEXT,
-                                                .flags = QN_STEP_LITERAL,
-                                                .pattern = mark});
+    qn_step_list_add(
+        &v->steps, (qn_token_step){
+                       .op = QN_STEP_SPLIT, .behavior = QN_SPLIT_WITH_NEXT, .flags = QN_STEP_LITERAL, .pattern = mark});
   }
   return QN_OK;
 }
@@ -224,7 +232,8 @@ static qn_status read_bert_words(vocab_json *v, const cJSON *item, const char *p
 
 static qn_status read_whitespace(vocab_json *v, const cJSON *item, const char *path) {
   (void)item, (void)path;
-  qn_step_list_split(&v->steps, "[" QN_CLASS_WORD "\\p{Join_Control}]+|[^" QN_CLASS_WORD "\\p{Join_Control}" QN_CLASS_SPACE "]+",
+  qn_step_list_split(&v->steps,
+                     "[" QN_CLASS_WORD "\\p{Join_Control}]+|[^" QN_CLASS_WORD "\\p{Join_Control}" QN_CLASS_SPACE "]+",
                      QN_SPLIT_REMOVED, QN_STEP_INVERT);
   return QN_OK;
 }
@@ -253,16 +262,23 @@ static qn_status read_delimiter(vocab_json *v, const cJSON *item, const char *pa
   qn_token_step step = {.op = QN_STEP_SPLIT, .behavior = QN_SPLIT_REMOVED, .flags = QN_STEP_LITERAL};
   QN_TRY(vocab_json_text(v, item, path, "delimiter", &step.pattern));
   if (step.pattern.length == 0) {
-    return qn_json_fail(&v->json, QN_ERR_FORMAT, qn_json_key_path(&v->json, path, "delimiter"), "got no text, want one");
+    return qn_json_fail(&v->json, QN_ERR_FORMAT, qn_json_key_path(&v->json, path, "delimiter"),
+                        "got no text, want one");
   }
   qn_step_list_add(&v->steps, step);
   return QN_OK;
 }
 
 static const vocab_part pre_tokenizers[] = {
-    {"Sequence", read_pre_tokenizers}, {"Split", read_split}, {"ByteLevel", read_byte_level},
-    {"Metaspace", read_metaspace}, {"BertPreTokenizer", read_bert_words}, {"Whitespace", read_whitespace},
-    {"WhitespaceSplit", read_whitespace_split}, {"Punctuation", read_punctuation}, {"Digits", read_digits},
+    {"Sequence", read_pre_tokenizers},
+    {"Split", read_split},
+    {"ByteLevel", read_byte_level},
+    {"Metaspace", read_metaspace},
+    {"BertPreTokenizer", read_bert_words},
+    {"Whitespace", read_whitespace},
+    {"WhitespaceSplit", read_whitespace_split},
+    {"Punctuation", read_punctuation},
+    {"Digits", read_digits},
     {"CharDelimiterSplit", read_delimiter},
 };
 

@@ -172,7 +172,8 @@ static qn_status check_model(const model *m, const char *name, qn_diag *diag) {
   }
   if (m->type != 1 && m->type != 2) {
     bool known = m->type >= 0 && m->type < (int64_t)QN_COUNT(types);
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, name, "is a SentencePiece model of type %s (%" PRId64 "), want UNIGRAM or BPE",
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, name,
+                   "is a SentencePiece model of type %s (%" PRId64 "), want UNIGRAM or BPE",
                    known ? types[m->type] : "?", m->type);
   }
   if (m->suffix || !m->escape) {

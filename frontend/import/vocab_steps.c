@@ -29,8 +29,8 @@ void qn_step_list_op(qn_step_list *list, qn_token_step_op op) {
 }
 
 // The Chinese characters of BERT's own code.
-#define CHINESE                                                                                              \
-  "[\\x{4e00}-\\x{9fff}\\x{3400}-\\x{4dbf}\\x{20000}-\\x{2a6df}\\x{2a700}-\\x{2b73f}\\x{2b740}-\\x{2b81f}"    \
+#define CHINESE                                                                                            \
+  "[\\x{4e00}-\\x{9fff}\\x{3400}-\\x{4dbf}\\x{20000}-\\x{2a6df}\\x{2a700}-\\x{2b73f}\\x{2b740}-\\x{2b81f}" \
   "\\x{2b920}-\\x{2ceaf}\\x{f900}-\\x{faff}\\x{2f800}-\\x{2fa1f}]"
 
 void qn_step_list_bert_normalizer(qn_step_list *list, const qn_bert_normalizer *options) {

@@ -9,10 +9,10 @@
 
 // Of character classes: Unicode's White_Space (not \s: PCRE2's has U+180E, too), what BERT takes for punctuation, and
 // what other engines take for the characters of words.
-#define QN_CLASS_SPACE "\\t-\\r\\x{85}\\p{Z}"
+#define QN_CLASS_SPACE       "\\t-\\r\\x{85}\\p{Z}"
 #define QN_CLASS_PUNCTUATION "!-/:-@\\[-`{-~\\p{P}"
-#define QN_CLASS_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-#define QN_SPACE_MARK "\xe2\x96\x81"  // U+2581, which SentencePiece takes for a space
+#define QN_CLASS_WORD        "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define QN_SPACE_MARK        "\xe2\x96\x81"  // U+2581, which SentencePiece takes for a space
 
 // GPT-2's words.
 extern const char qn_gpt2_pattern[];

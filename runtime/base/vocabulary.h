@@ -59,22 +59,22 @@ typedef enum qn_token_step_op {
 
 // What SPLIT makes of matches and of the pieces between them.
 typedef enum qn_split_behavior {
-  QN_SPLIT_ISOLATED = 0,         // each is a word
-  QN_SPLIT_REMOVED = 1,          // matches go
-  QN_SPLIT_WITH_PREVIOUS = 2,    // a match is the end of the piece before it
-  QN_SPLIT_WITH_NEXT = 3,        // or the beginning of the piece after it
-  QN_SPLIT_CONTIGUOUS = 4,       // matches that touch are one word
+  QN_SPLIT_ISOLATED = 0,       // each is a word
+  QN_SPLIT_REMOVED = 1,        // matches go
+  QN_SPLIT_WITH_PREVIOUS = 2,  // a match is the end of the piece before it
+  QN_SPLIT_WITH_NEXT = 3,      // or the beginning of the piece after it
+  QN_SPLIT_CONTIGUOUS = 4,     // matches that touch are one word
   QN_SPLIT_BEHAVIOR_COUNT
 } qn_split_behavior;
 
-enum {                      // qn_token_step.flags
-  QN_STEP_LITERAL = 1,      // `pattern` is a plain text
-  QN_STEP_INVERT = 2,       // SPLIT: what lies between matches is the match
-  QN_STEP_AT_START = 4,     // only on the word that begins the text
-  QN_STEP_AT_END = 8,       // only on the word that ends the text
+enum {                        // qn_token_step.flags
+  QN_STEP_LITERAL = 1,        // `pattern` is a plain text
+  QN_STEP_INVERT = 2,         // SPLIT: what lies between matches is the match
+  QN_STEP_AT_START = 4,       // only on the word that begins the text
+  QN_STEP_AT_END = 8,         // only on the word that ends the text
   QN_STEP_UNLESS_THERE = 16,  // PREPEND: not where the word begins with `content` already
-  QN_STEP_GRAPHEMES = 32,   // CHARSMAP: as the tokenizers library does, by grapheme clusters shorter than six bytes
-                            // and the shortest key, then by characters
+  QN_STEP_GRAPHEMES = 32,     // CHARSMAP: as the tokenizers library does, by grapheme clusters shorter than six bytes
+                              // and the shortest key, then by characters
   QN_STEP_ALL_FLAGS = 63
 };
 
@@ -88,24 +88,23 @@ typedef struct qn_token_step {
 // ---- decoding: from a token's spelling to its text -----------------------------------------------------------------
 
 typedef struct qn_token_decoder {
-  bool byte_level;     // spelled in GPT-2's byte alphabet
-  bool byte_tokens;    // "<0xNN>" is a byte
-  qn_str space;        // stands for a space ("U+2581"); empty = none does
-  qn_str word_begin;   // a token that begins with this begins a word: it stands for a space (GGUF's WordPiece)
+  bool byte_level;      // spelled in GPT-2's byte alphabet
+  bool byte_tokens;     // "<0xNN>" is a byte
+  qn_str space;         // stands for a space ("U+2581"); empty = none does
+  qn_str word_begin;    // a token that begins with this begins a word: it stands for a space (GGUF's WordPiece)
   qn_str word_goes_on;  // a token that begins with this goes on with a word and loses it; all others begin with a space
-  qn_str word_end;     // at the end of a token stands for a space (BPE's "</w>")
-  bool clean_up;       // no space before punctuation and English contractions (WordPiece)
-  bool drop_space;     // a text's first token loses one space at its front
+  qn_str word_end;      // at the end of a token stands for a space (BPE's "</w>")
+  bool clean_up;        // no space before punctuation and English contractions (WordPiece)
+  bool drop_space;      // a text's first token loses one space at its front
 } qn_token_decoder;
 
 // ---- Unicode's tables ----------------------------------------------------------------------------------------------
 // What the steps LOWERCASE and NF* need of Unicode, as little-endian 32-bit words: six counts (QN_UNICODE_*), then
 //   classes      u32[n]     code point << 8 | canonical combining class, by code point; those of class 0 are left out
-//   canonical    u32[n][2]  code point, place << 8 | length: its full decomposition among the code points; by code point
-//   compatible   u32[n][2]  the same of compatibility decompositions (all of them, canonical ones too)
-//   lower        u32[n][2]  the same of lower-case forms
-//   pairs        u32[n][3]  first, second, what they compose to; sorted
-//   code points  u32[n]
+//   canonical    u32[n][2]  code point, place << 8 | length: its full decomposition among the code points; by code
+//   point compatible   u32[n][2]  the same of compatibility decompositions (all of them, canonical ones too) lower
+//   u32[n][2]  the same of lower-case forms pairs        u32[n][3]  first, second, what they compose to; sorted code
+//   points  u32[n]
 // Hangul syllables, which are computed, are in none.
 enum {
   QN_UNICODE_CLASSES,
@@ -130,13 +129,13 @@ typedef struct qn_tokenizer_desc {
   const qn_token_step *steps;    // (step_count)
   size_t step_count, normalizer_count;
   qn_token_decoder decoder;
-  qn_str charsmap;                    // of CHARSMAP steps: SentencePiece's precompiled_charsmap
-  qn_str unicode;                     // tables as above; empty where no step needs them
-  qn_str first_prefix, next_prefix;   // WORDPIECE: before what is looked up at the front of a word, and later in it
-  uint32_t max_word;                  // WORDPIECE: longer words, in characters, are unknown
-  int32_t bos, eos, unk, pad;         // token ids; -1 = none
-  const int32_t *ends;                // (end_count): tokens that end a generation, beside eos and those known by name
-  const int32_t *before, *after;      // (before_count), (after_count): what QN_ENCODE_SPECIAL puts around a text
+  qn_str charsmap;                   // of CHARSMAP steps: SentencePiece's precompiled_charsmap
+  qn_str unicode;                    // tables as above; empty where no step needs them
+  qn_str first_prefix, next_prefix;  // WORDPIECE: before what is looked up at the front of a word, and later in it
+  uint32_t max_word;                 // WORDPIECE: longer words, in characters, are unknown
+  int32_t bos, eos, unk, pad;        // token ids; -1 = none
+  const int32_t *ends;               // (end_count): tokens that end a generation, beside eos and those known by name
+  const int32_t *before, *after;     // (before_count), (after_count): what QN_ENCODE_SPECIAL puts around a text
   size_t end_count, before_count, after_count;
   bool ignore_merges;     // BPE: a word that is a token is taken whole
   bool fuse_unknown;      // unknown characters side by side are one unknown token

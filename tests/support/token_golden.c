@@ -119,8 +119,8 @@ void qn_token_golden_check(const qn_tokenizer *tokenizer, const char *name, cons
     encode(&g, all, 0, &tokens);
     if (!marks && !check_decoding(&g, all, &tokens) && lost++ < 5) print_tokens(&g, i, all, &tokens);
   }
-  qn_check(wrong == 0 && lost == 0, "%s: of %d texts %d have other ids than they should, %d decode to another text", name,
-           TEXTS, wrong, lost);
+  qn_check(wrong == 0 && lost == 0, "%s: of %d texts %d have other ids than they should, %d decode to another text",
+           name, TEXTS, wrong, lost);
   qn_vec_free(qn_test_allocator(), &tokens);
   qn_buf_deinit(&text);
   qn_free(qn_test_allocator(), g.lines, g.lines_size + 1);

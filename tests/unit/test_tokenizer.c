@@ -66,10 +66,9 @@ END_TEST
 
 // Of a text without special tokens: runs of spaces shrink to one, those at the ends vanish.
 static void squeeze(vocabulary *v) {
-  static const qn_token_step steps[] = {
-      {.op = QN_STEP_REPLACE, .flags = QN_STEP_AT_START, .pattern = {"\\A +", 4}},
-      {.op = QN_STEP_REPLACE, .flags = QN_STEP_AT_END, .pattern = {" +\\z", 4}},
-      {.op = QN_STEP_REPLACE, .pattern = {" {2,}", 5}, .content = {" ", 1}}};
+  static const qn_token_step steps[] = {{.op = QN_STEP_REPLACE, .flags = QN_STEP_AT_START, .pattern = {"\\A +", 4}},
+                                        {.op = QN_STEP_REPLACE, .flags = QN_STEP_AT_END, .pattern = {" +\\z", 4}},
+                                        {.op = QN_STEP_REPLACE, .pattern = {" {2,}", 5}, .content = {" ", 1}}};
   memmove(v->steps + 3, v->steps, v->desc.step_count * sizeof *v->steps);
   memcpy(v->steps, steps, sizeof steps);
   v->desc.normalizer_count = v->desc.step_count += 3;
@@ -148,7 +147,6 @@ START_TEST(bpe_odd_vocabularies) {
   o = open_vocabulary(v);
   ck_assert_str_eq(encode(&o, "hew hew", 0, true), "hew| |he|w");
   close_vocabulary(o, v);
-
 }
 END_TEST
 
@@ -187,9 +185,9 @@ START_TEST(unigram_takes_the_best_sum) {
   } pieces[] = {{"a", -2}, {"b", -3}, {"ab", -4}, {"bc", -1}, {"aab", -6.5f}, {"c", -9}};
   for (size_t i = 0; i < QN_COUNT(pieces); i++) add(v, pieces[i].text, QN_TOKEN_NORMAL, pieces[i].score);
   opened o = open_vocabulary(v);
-  ck_assert_str_eq(encode(&o, "ab", 0, true), "ab");        // -4, not -5
-  ck_assert_str_eq(encode(&o, "abc", 0, true), "a|bc");     // -3, not -13
-  ck_assert_str_eq(encode(&o, "aab", 0, true), "a|ab");     // -6, not -6.5
+  ck_assert_str_eq(encode(&o, "ab", 0, true), "ab");          // -4, not -5
+  ck_assert_str_eq(encode(&o, "abc", 0, true), "a|bc");       // -3, not -13
+  ck_assert_str_eq(encode(&o, "aab", 0, true), "a|ab");       // -6, not -6.5
   ck_assert_str_eq(encode(&o, "axyb", 0, false), "1 0 0 2");  // unknown characters, one by one
   qn_tokenizer_close(o.tokenizer);
   qn_buf_deinit(&o.blob);
@@ -198,7 +196,11 @@ START_TEST(unigram_takes_the_best_sum) {
   o = open_vocabulary(v);
   char want[32];
   snprintf(want, sizeof want, "1 0 %d 0 2", byte);
-  ck_assert_str_eq(encode(&o, "ayzx\xC3\xA9\xC3\xA9" "b", 0, false), want);
+  ck_assert_str_eq(encode(&o,
+                          "ayzx\xC3\xA9\xC3\xA9"
+                          "b",
+                          0, false),
+                   want);
   // Of equal sums the first that is found stays: the token that begins earlier.
   v->scores[3] = -5;
   qn_tokenizer_close(o.tokenizer);
@@ -220,7 +222,11 @@ START_TEST(wordpiece_takes_the_longest) {
   opened o = open_vocabulary(v);
   ck_assert_str_eq(encode(&o, "abc abbc", 0, false), "1 4 1 3");
   ck_assert_str_eq(encode(&o, "abcbcc a", 0, true), " ab|c|bc|c| a");
-  ck_assert_str_eq(encode(&o, "\xC3\xA9" "c . 's", 0, true), " \xC3\xA9|c|.|'s");
+  ck_assert_str_eq(encode(&o,
+                          "\xC3\xA9"
+                          "c . 's",
+                          0, true),
+                   " \xC3\xA9|c|.|'s");
   qn_token_vec tokens = {0};
   qn_diag diag = {0};
   qn_buf text;

@@ -295,9 +295,9 @@ static qn_status find(const char *pattern, uint32_t limit, qn_str text, size_t *
 START_TEST(the_engine_gives_up) {
   size_t begin, end, live = qn_test_allocator_memory()->live_blocks;
   qn_diag diag = {0};
-  qn_assert_fails(&diag, QN_ERR_LIMIT, "a pattern's engine gave up at byte 100 of the text: match limit exceeded",
-                  find("(a+)+$|(a|aa)+b", 10000, QN_STR("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac"), &begin,
-                       &end, &diag));
+  qn_assert_fails(
+      &diag, QN_ERR_LIMIT, "a pattern's engine gave up at byte 100 of the text: match limit exceeded",
+      find("(a+)+$|(a|aa)+b", 10000, QN_STR("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac"), &begin, &end, &diag));
   // Generated code's stack overflows here: the interpreter takes over and finds the match.
   char text[20001];
   memset(text, 'a', sizeof text);
@@ -364,19 +364,29 @@ END_TEST
 
 START_TEST(rewriting) {
   const qn_str x = QN_STR("x");
-  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_REPLACE, .pattern = QN_STR("b+"), .content = x}, "abba\xFF" "b"),
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_REPLACE, .pattern = QN_STR("b+"), .content = x},
+                            "abba\xFF"
+                            "b"),
                    "axa|\xFF|x");
   ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_REPLACE, .pattern = QN_STR(".")}, "ab"), "");
   ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_SURROUND, .pattern = QN_STR("b"), .content = x}, "abb"),
                    "axbxxbx");
-  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_PREPEND, .content = x}, "a\xFF" "b"), "xa|\xFF|b");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_PREPEND, .content = x},
+                            "a\xFF"
+                            "b"),
+                   "xa|\xFF|b");
   ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_PREPEND, .content = x}, ""), "");
-  ck_assert_str_eq(
-      run_step((qn_token_step){.op = QN_STEP_PREPEND, .flags = QN_STEP_UNLESS_THERE, .content = x}, "xa"), "xa");
-  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_BYTE_LEVEL}, " a\xFF"), "\xC4\xA0" "a|\xC3\xBF");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_PREPEND, .flags = QN_STEP_UNLESS_THERE, .content = x}, "xa"),
+                   "xa");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_BYTE_LEVEL}, " a\xFF"),
+                   "\xC4\xA0"
+                   "a|\xC3\xBF");
   ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_CHARSMAP}, "AaA\xFF"), "bab|\xFF");
   // As the tokenizers library: a cluster that begins with a key becomes what the key does, accent and all.
-  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_CHARSMAP, .flags = QN_STEP_GRAPHEMES}, "A\xCC\x81" "A"), "bb");
+  ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_CHARSMAP, .flags = QN_STEP_GRAPHEMES},
+                            "A\xCC\x81"
+                            "A"),
+                   "bb");
   ck_assert_str_eq(run_step((qn_token_step){.op = QN_STEP_LOWERCASE}, "AbA\xC3\xA9"), "aba\xC3\xA9");
 }
 END_TEST

@@ -172,16 +172,19 @@ START_TEST(folder_with_json) {
   ck_assert(!found);
   qn_arena_deinit(&f.arena);
   refuse_folder(QN_ERR_UNSUPPORTED, "has neither tokenizer.json nor tokenizer.model");
-  put_text("tokenizer.json", "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"<s>\": 0, \"</s>\": 1, \"a\": 2, \"<e>\": 3}, "
-                             "\"merges\": []}}");
-  put_text("tokenizer_config.json", "{\"bos_token\": \"<s>\", \"eos_token\": {\"content\": \"</s>\"}, \"pad_token\": null}");
+  put_text("tokenizer.json",
+           "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"<s>\": 0, \"</s>\": 1, \"a\": 2, \"<e>\": 3}, "
+           "\"merges\": []}}");
+  put_text("tokenizer_config.json",
+           "{\"bos_token\": \"<s>\", \"eos_token\": {\"content\": \"</s>\"}, \"pad_token\": null}");
   put_text("generation_config.json", "{\"eos_token_id\": [1, 3, 100]}");
   put_text("config.json", "{\"eos_token_id\": 0}");
   qn_assert_ok(&f.diag, read_folder(&f, 4, &found));
   const qn_tokenizer_desc *d = &f.desc;
   ck_assert(found && d->bos == 0 && d->eos == 1 && d->pad == -1 && d->end_count == 2 && d->ends[1] == 3);
   qn_arena_deinit(&f.arena);
-  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "the tokenizer has 4 tokens, want at most 3, the rows of the model's embedding",
+  qn_assert_fails(&f.diag, QN_ERR_FORMAT,
+                  "the tokenizer has 4 tokens, want at most 3, the rows of the model's embedding",
                   read_folder(&f, 3, NULL));
   qn_arena_deinit(&f.arena);
   put_text("generation_config.json", "{\"eos_token_id\": \"x\"}");
@@ -212,9 +215,10 @@ START_TEST(folder_with_model) {
   ck_assert(d->token_count == 7 && d->types[6] == QN_TOKEN_USER_DEFINED && d->eos == 6 && d->pad == 0);
   ck_assert(d->before_count == 1 && d->before[0] == 1 && d->after_count == 0);
   qn_arena_deinit(&f.arena);
-  put_text("tokenizer_config.json",
-           "{\"add_bos_token\": false, \"add_eos_token\": true, \"added_tokens_decoder\": {\"1\": {\"content\": \"<s>\"}, "
-           "\"8\": {\"content\": \"<e>\", \"special\": true, \"rstrip\": true}}}");
+  put_text(
+      "tokenizer_config.json",
+      "{\"add_bos_token\": false, \"add_eos_token\": true, \"added_tokens_decoder\": {\"1\": {\"content\": \"<s>\"}, "
+      "\"8\": {\"content\": \"<e>\", \"special\": true, \"rstrip\": true}}}");
   qn_assert_ok(&f.diag, read_folder(&f, 0, NULL));
   ck_assert(d->token_count == 9 && d->types[8] == (QN_TOKEN_CONTROL | QN_TOKEN_TAKES_SPACE));
   ck_assert(d->tokens[7].length == 0 && d->types[1] == QN_TOKEN_CONTROL);

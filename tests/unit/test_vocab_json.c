@@ -29,9 +29,11 @@ static void refuse(const char *text, qn_status status, const char *message) {
 }
 
 // A byte-pair vocabulary with more keys.
-#define BPE(more) "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [\"a b\"]}" more "}"
-#define MODEL(more) "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": []" more "}}"
-#define MERGES(list) "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": " list "}}"
+#define BPE(more) \
+  "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [\"a b\"]}" more "}"
+#define MODEL(more) \
+  "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": []" more "}}"
+#define MERGES(list)         "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": " list "}}"
 #define UNIGRAM(vocab, more) "{\"model\": {\"type\": \"Unigram\", \"vocab\": " vocab more "}}"
 
 // ---- what parts become ---------------------------------------------------------------------------------------------
@@ -49,7 +51,8 @@ static const char *encode(const char *json, const char *text, unsigned flags) {
   qn_assert_ok(&f.diag, qn_tokenizer_serialize(&f.desc, qn_test_allocator(), &blob, &f.diag));
   end(&f);
   qn_assert_ok(&f.diag, qn_tokenizer_open(blob.data, blob.length, qn_test_allocator(), &tokenizer, &f.diag));
-  qn_assert_ok(&f.diag, qn_tokenizer_encode(tokenizer, qn_str_from(text), flags, qn_test_allocator(), &tokens, &f.diag));
+  qn_assert_ok(&f.diag,
+               qn_tokenizer_encode(tokenizer, qn_str_from(text), flags, qn_test_allocator(), &tokens, &f.diag));
   out[0] = '\0';
   for (size_t i = 0; i < tokens.count; i++) {
     used += (size_t)snprintf(out + used, sizeof out - used, i ? " %d" : "%d", tokens.items[i]);
@@ -66,7 +69,8 @@ START_TEST(models) {
   ck_assert_str_eq(encode(UNIGRAM("[[\"<unk>\", 0], [\"a\", -1.5], [\"aa\", -2]]", ", \"unk_id\": 0"), "aaxya", 0),
                    "2 0 1");
   static const char *const pieces =
-      "{\"model\": {\"type\": \"WordPiece\", \"unk_token\": \"?\", \"max_input_chars_per_word\": 4, \"vocab\": {\"?\": 0, "
+      "{\"model\": {\"type\": \"WordPiece\", \"unk_token\": \"?\", \"max_input_chars_per_word\": 4, \"vocab\": {\"?\": "
+      "0, "
       "\"ab\": 1, \"##c\": 2}}, \"pre_tokenizer\": {\"type\": \"Whitespace\"}, \"post_processor\": {\"type\": "
       "\"BertProcessing\", \"sep\": [\"ab\", 1], \"cls\": [\"?\", 0]}}";
   ck_assert_str_eq(encode(pieces, "abc abd abccc", 0), "1 2 0 0");
@@ -103,9 +107,11 @@ START_TEST(templates_and_decoders) {
                                           "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]}")));
   const qn_tokenizer_desc *d = &f.desc;
   ck_assert(d->before_count == 2 && d->before[0] == 2 && d->before[1] == 0 && d->after_count == 1 && d->after[0] == 1);
-  ck_assert(qn_str_is(d->decoder.space, "_") && d->decoder.byte_tokens && d->decoder.drop_space && !d->decoder.byte_level);
+  ck_assert(qn_str_is(d->decoder.space, "_") && d->decoder.byte_tokens && d->decoder.drop_space &&
+            !d->decoder.byte_level);
   end(&f);
-  qn_assert_ok(&f.diag, read_text(&f, BPE(", \"decoder\": {\"type\": \"WordPiece\", \"prefix\": \"@\", \"cleanup\": false}")));
+  qn_assert_ok(&f.diag,
+               read_text(&f, BPE(", \"decoder\": {\"type\": \"WordPiece\", \"prefix\": \"@\", \"cleanup\": false}")));
   ck_assert(qn_str_is(d->decoder.word_goes_on, "@") && !d->decoder.clean_up);
   end(&f);
   qn_assert_ok(&f.diag, read_text(&f, BPE(", \"decoder\": {\"type\": \"BPEDecoder\", \"suffix\": \"</w>\"}")));
@@ -119,9 +125,10 @@ static const char *translated(const char *pattern) {
   static char out[256];
   char json[512];
   file f;
-  snprintf(json, sizeof json,
-           BPE(", \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"%s\"}, \"behavior\": \"Isolated\"}"),
-           pattern);
+  snprintf(
+      json, sizeof json,
+      BPE(", \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"%s\"}, \"behavior\": \"Isolated\"}"),
+      pattern);
   qn_status status = read_text(&f, json);
   if (status == QN_OK) {
     snprintf(out, sizeof out, "%.*s", QN_STR_ARGS(f.desc.steps[0].pattern));
@@ -134,7 +141,7 @@ static const char *translated(const char *pattern) {
 
 START_TEST(patterns) {
 #define SPACE "\\t-\\r\\x{85}\\p{Z}"
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD  "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
   ck_assert_str_eq(translated("\\\\s+(?!\\\\S)"), "[" SPACE "]+(?![^" SPACE "])");
   ck_assert_str_eq(translated("[^\\\\s\\\\w]|[\\\\S]"), "[^" SPACE WORD "]|[\\S\\x{180e}]");
   ck_assert_str_eq(translated("\\\\d\\\\W"), "[\\p{Nd}][^" WORD "]");
@@ -177,7 +184,8 @@ START_TEST(bad_models) {
          "t.json: model.vocab: id 0 is both 'a' and 'b'");
   refuse("{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 9999}}}", format,
          "t.json: model.vocab: has 2 tokens, but ids up to 9999");
-  refuse(MODEL(", \"dropout\": 0.1"), unsupported, "t.json: model.dropout: want null: leaving merges out is for training");
+  refuse(MODEL(", \"dropout\": 0.1"), unsupported,
+         "t.json: model.dropout: want null: leaving merges out is for training");
   refuse(MODEL(", \"end_of_word_suffix\": \"</w>\""), unsupported,
          "t.json: model.end_of_word_suffix: got '</w>', want none");
   refuse(MODEL(", \"unk_token\": \"?\""), format, "t.json: model.unk_token: got '?', which is not in the vocabulary");
@@ -186,13 +194,15 @@ START_TEST(bad_models) {
   refuse(UNIGRAM("{}", ""), format, "t.json: model.vocab: want a list [...]");
   refuse(UNIGRAM("[[\"a\", -1], [\"b\"]]", ""), format, "t.json: model.vocab[1]: want [\"token\", score]");
   refuse(UNIGRAM("[[\"a\", -1], [\"a\", -1]]", ""), format, "t.json: model.vocab: the token 'a' is there twice");
-  refuse(UNIGRAM("[[\"a\", -1]]", ", \"unk_id\": 1"), format, "t.json: model.unk_id: got 1, want a whole number from 0 to 0");
+  refuse(UNIGRAM("[[\"a\", -1]]", ", \"unk_id\": 1"), format,
+         "t.json: model.unk_id: got 1, want a whole number from 0 to 0");
 }
 END_TEST
 
 START_TEST(bad_merges) {
   const qn_status format = QN_ERR_FORMAT;
-  refuse("{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}}}", format, "t.json: model.merges: got nothing, want a list");
+  refuse("{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}}}", format,
+         "t.json: model.merges: got nothing, want a list");
   refuse(MERGES("[\"ab\"]"), format, "t.json: model.merges[0]: want \"left right\" or [\"left\", \"right\"]");
   refuse(MERGES("[\"a b\", [\"a\"]]"), format, "t.json: model.merges[1]: want");
   refuse(MERGES("[\"a b c\"]"), format, "t.json: model.merges[0]: want");
@@ -212,7 +222,8 @@ START_TEST(bad_parts) {
          "t.json: normalizer: got a normalizer of type 'Magic', want one of Sequence, BertNormalizer, ");
   refuse(BPE(", \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, {}]}"), format,
          "t.json: normalizer.normalizers[1]: has no \"type\"");
-  refuse(BPE(", \"normalizer\": {\"type\": \"Sequence\"}"), format, "t.json: normalizer.normalizers: got nothing, want a list");
+  refuse(BPE(", \"normalizer\": {\"type\": \"Sequence\"}"), format,
+         "t.json: normalizer.normalizers: got nothing, want a list");
   refuse(BPE(", \"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"Glob\": \"*\"}, \"content\": \"\"}"), format,
          "t.json: normalizer.pattern: want {\"String\": ...} or {\"Regex\": ...}");
   refuse(BPE(", \"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \"\"}, \"content\": \"\"}"), format,
@@ -233,11 +244,12 @@ START_TEST(bad_parts) {
   refuse(BPE(", \"pre_tokenizer\": {\"type\": \"CharDelimiterSplit\"}"), format,
          "t.json: pre_tokenizer.delimiter: got no text, want one");
   refuse(BPE(", \"pre_tokenizer\": []"), format, "t.json: pre_tokenizer: got a list, want an object");
-  refuse(BPE(", \"decoder\": {\"type\": \"CTC\"}"), unsupported, "t.json: decoder: got a decoder of type 'CTC', want one of ");
+  refuse(BPE(", \"decoder\": {\"type\": \"CTC\"}"), unsupported,
+         "t.json: decoder: got a decoder of type 'CTC', want one of ");
   refuse(BPE(", \"decoder\": {\"type\": \"Strip\", \"content\": \" \", \"start\": 2, \"stop\": 0}"), unsupported,
          "t.json: decoder: a decoder strips one space at the front of a text");
-  refuse(BPE(", \"decoder\": {\"type\": \"Replace\", \"pattern\": {\"String\": \"_\"}, \"content\": \"-\"}"), unsupported,
-         "t.json: decoder: a decoder replaces plain texts by a space, got '-'");
+  refuse(BPE(", \"decoder\": {\"type\": \"Replace\", \"pattern\": {\"String\": \"_\"}, \"content\": \"-\"}"),
+         unsupported, "t.json: decoder: a decoder replaces plain texts by a space, got '-'");
 }
 END_TEST
 
@@ -256,13 +268,16 @@ START_TEST(bad_ends_and_added_tokens) {
   refuse(TEMPLATE("{\"Sequence\": {\"id\": \"A\"}}, {\"Sequence\": {\"id\": \"A\"}}"), unsupported,
          "t.json: post_processor.single[1]: want special tokens around one text");
   refuse(TEMPLATE(""), format, "t.json: post_processor.single: got 0 items, want 1 to 64");
-  refuse(BPE(", \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"x\"}}], "
-             "\"special_tokens\": {\"x\": {\"ids\": [0]}}}"),
-         format, "t.json: post_processor.single: has no place for the text");
-  refuse(BPE(", \"added_tokens\": [{\"content\": \"x\"}]"), format, "t.json: added_tokens[0].id: is missing, want a number");
+  refuse(
+      BPE(", \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"x\"}}], "
+          "\"special_tokens\": {\"x\": {\"ids\": [0]}}}"),
+      format, "t.json: post_processor.single: has no place for the text");
+  refuse(BPE(", \"added_tokens\": [{\"content\": \"x\"}]"), format,
+         "t.json: added_tokens[0].id: is missing, want a number");
   refuse(BPE(", \"added_tokens\": [{\"content\": \"a\", \"id\": 7}]"), format,
          "t.json: added_tokens[0]: the token 'a' has id 7 here, and 0 before");
-  refuse(BPE(", \"added_tokens\": [{\"content\": \"x\", \"id\": 1}]"), format, "t.json: model.vocab: id 1 is both 'b' and 'x'");
+  refuse(BPE(", \"added_tokens\": [{\"content\": \"x\", \"id\": 1}]"), format,
+         "t.json: model.vocab: id 1 is both 'b' and 'x'");
   refuse(BPE(", \"added_tokens\": [{\"content\": \"x\", \"id\": 3, \"special\": \"yes\"}]"), format,
          "t.json: added_tokens[0].special: got a text, want true or false");
   refuse(BPE(", \"added_tokens\": {}"), format, "t.json: added_tokens: got an object, want a list");
@@ -281,9 +296,10 @@ static qn_status read_again(const qn_allocator *allocator, void *context) {
 }
 
 START_TEST(allocations_may_fail) {
-  static char text[] = BPE(", \"added_tokens\": [{\"id\": 3, \"content\": \"<s>\", \"special\": true}], \"pre_tokenizer\": "
-                           "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[\\\\s]+\"}, \"behavior\": \"Removed\"}, "
-                           "\"post_processor\": {\"type\": \"BertProcessing\", \"sep\": [\"a\", 0], \"cls\": [\"b\", 1]}");
+  static char text[] =
+      BPE(", \"added_tokens\": [{\"id\": 3, \"content\": \"<s>\", \"special\": true}], \"pre_tokenizer\": "
+          "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[\\\\s]+\"}, \"behavior\": \"Removed\"}, "
+          "\"post_processor\": {\"type\": \"BertProcessing\", \"sep\": [\"a\", 0], \"cls\": [\"b\", 1]}");
   qn_test_failing_allocations(read_again, text);
 }
 END_TEST

@@ -76,8 +76,8 @@ static inline void add_spm_steps(vocabulary *v, bool prefix) {
   const qn_str mark = {MARK, 3};
   v->desc.step_count = 0;
   if (prefix) add_step(v, (qn_token_step){.op = QN_STEP_PREPEND, .content = mark});
-  add_step(v, (qn_token_step){
-                  .op = QN_STEP_REPLACE, .flags = QN_STEP_LITERAL, .pattern = QN_STR(" "), .content = mark});
+  add_step(v,
+           (qn_token_step){.op = QN_STEP_REPLACE, .flags = QN_STEP_LITERAL, .pattern = QN_STR(" "), .content = mark});
   v->desc.normalizer_count = v->desc.step_count;
   v->desc.fuse_unknown = true;
   v->desc.decoder = (qn_token_decoder){.byte_tokens = true, .space = mark, .drop_space = prefix};
@@ -91,9 +91,9 @@ static inline void add_bpe_steps(vocabulary *v) {
 }
 
 // Tables of vocabulary.h: U+0301's class, e with it, U+FB01 as f and i, the lower case of A.
-static const uint32_t tiny_unicode[] = {1,      1,    1,          1,      1,          5,     0x301 << 8 | 230, 0xE9,
-                                        0 | 2,  0xFB01, 2 << 8 | 2, 'A',    4 << 8 | 1, 'e',   0x301,            0xE9,
-                                        'e',    0x301, 'f',        'i',    'a'};
+static const uint32_t tiny_unicode[] = {1,     1,     1,      1,          1,   5,          0x301 << 8 | 230,
+                                        0xE9,  0 | 2, 0xFB01, 2 << 8 | 2, 'A', 4 << 8 | 1, 'e',
+                                        0x301, 0xE9,  'e',    0x301,      'f', 'i',        'a'};
 
 // A double array with the one key "A", which becomes "b".
 static inline qn_str tiny_charsmap(void) {
