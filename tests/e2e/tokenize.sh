@@ -66,7 +66,7 @@ echo '{"bos_token": "<s>", "eos_token": "</s>"}' >model/tokenizer_config.json
 cp "$json" model/tokenizer.json && rm model/tokenizer_config.json
 code=0
 "$QUERN" compile -q model -o bad.qn 2>err || code=$?
-[ "$code" -eq 3 ] && grep -q 'the tokenizer has 700 tokens, want at most 160' err && [ ! -e bad.qn ] ||
+[ "$code" -eq 3 ] && grep -q 'the tokenizer has 700 tokens, want at most [0-9]*, the rows' err && [ ! -e bad.qn ] ||
   fail "a tokenizer with more tokens than the model: code $code, $(cat err)"
 
 # ---- errors
