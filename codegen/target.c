@@ -26,6 +26,12 @@ enum feature_index {
   NEON,
   DOTPROD,
   I8MM,
+  RV_M,
+  RV_A,
+  RV_F,
+  RV_D,
+  RV_C,
+  RV_V,
   FEATURE_COUNT
 };
 #define BIT(index) (UINT32_C(1) << (index))
@@ -50,12 +56,19 @@ static const struct {
     [NEON] = {"neon", QN_ARCH_AARCH64, 0},
     [DOTPROD] = {"dotprod", QN_ARCH_AARCH64, BIT(NEON)},
     [I8MM] = {"i8mm", QN_ARCH_AARCH64, BIT(NEON)},
+    [RV_M] = {"m", QN_ARCH_RISCV64, 0},
+    [RV_A] = {"a", QN_ARCH_RISCV64, 0},
+    [RV_F] = {"f", QN_ARCH_RISCV64, 0},
+    [RV_D] = {"d", QN_ARCH_RISCV64, BIT(RV_F)},
+    [RV_C] = {"c", QN_ARCH_RISCV64, 0},
+    [RV_V] = {"v", QN_ARCH_RISCV64, BIT(RV_D)},
 };
 
 #define V2     (BIT(SSE42))
 #define V3     (V2 | BIT(AVX2) | BIT(FMA) | BIT(F16C) | BIT(BMI2))
 #define AVX512 (BIT(AVX512F) | BIT(AVX512BW) | BIT(AVX512DQ) | BIT(AVX512VL))
 #define V4     (V3 | AVX512)
+#define RV64GC (BIT(RV_M) | BIT(RV_A) | BIT(RV_F) | BIT(RV_D) | BIT(RV_C))
 
 // Levels, lowest first. `untracked` turns off what LLVM's CPU of that name has beyond the table.
 static const struct level {
@@ -68,6 +81,7 @@ static const struct level {
     {"x86-64-v3", QN_ARCH_X86_64, V3, "x86-64-v3", "-popcnt,-bmi,-lzcnt,-movbe", "AVX2, FMA, F16C"},
     {"x86-64-v4", QN_ARCH_X86_64, V4, "x86-64-v4", "-popcnt,-bmi,-lzcnt,-movbe,-avx512cd", "AVX-512"},
     {"aarch64", QN_ARCH_AARCH64, BIT(NEON), "generic", "", "NEON"},
+    {"riscv64", QN_ARCH_RISCV64, RV64GC, "generic-rv64", "", "RV64GC: no vectors without +v; 16-bit floats are emulated"},
 };
 
 // CPUs by LLVM's names, as the sets that quern uses of them.
@@ -102,6 +116,9 @@ static const struct {
     {"neoverse-v2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
     {"apple-m1", BIT(NEON) | BIT(DOTPROD)},
     {"apple-m2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
+    {"sifive-u74", RV64GC},
+    {"sifive-x280", RV64GC | BIT(RV_V)},
+    {"spacemit-x60", RV64GC | BIT(RV_V)},
 };
 
 // GPUs. A chip runs code for an older one of the same major number, and PTX of any older one. A block's shared memory
@@ -126,7 +143,32 @@ static void append(char *text, size_t size, const char *separator, const char *w
   snprintf(text + used, size - used, "%s%s", used ? separator : "", word);
 }
 
-static qn_arch arch_of(feature_set set) { return set & BIT(NEON) ? QN_ARCH_AARCH64 : QN_ARCH_X86_64; }
+// Architectures of CPUs, by what all our code for them needs.
+static const struct arch {
+  qn_arch arch;
+  const char *name, *triple;
+  feature_set base;
+  const char *base_name;
+  int vector_registers;
+} archs[] = {
+    {QN_ARCH_X86_64, "x86-64", "x86_64-unknown-linux-gnu", V2, "sse4.2", 16},
+    {QN_ARCH_AARCH64, "aarch64", "aarch64-unknown-linux-gnu", BIT(NEON), "neon", 32},
+    {QN_ARCH_RISCV64, "riscv64", "riscv64-unknown-linux-gnu", RV64GC, "m, a, f, d and c", 32},
+};
+
+// The one that has a feature of the set; of none, the first.
+static const struct arch *arch_of(feature_set set) {
+  for (int i = 0; i < FEATURE_COUNT; i++)
+    for (size_t a = 0; a < QN_COUNT(archs); a++)
+      if ((set & BIT(i)) && features[i].arch == archs[a].arch) return &archs[a];
+  return &archs[0];
+}
+
+static const struct arch *arch_entry(qn_arch arch) {
+  size_t a = 0;
+  while (a + 1 < QN_COUNT(archs) && archs[a].arch != arch) a++;
+  return &archs[a];
+}
 
 // Adds what the features of the set need.
 static feature_set close_over(feature_set set) {
@@ -163,7 +205,7 @@ static bool host_set(feature_set *out) {
   qn_arch arch;
   if (!qn_host_arch(&arch)) return false;
   char *list = qn_host_features();
-  feature_set have = arch == QN_ARCH_AARCH64 ? BIT(NEON) : 0;
+  feature_set have = arch == QN_ARCH_X86_64 ? 0 : arch_entry(arch)->base;  // which others are built for
   for (int i = 0; i < FEATURE_COUNT; i++)
     if (features[i].arch == arch && qn_host_feature_in(list, features[i].name, strlen(features[i].name)))
       have |= BIT(i);
@@ -201,20 +243,23 @@ static bool find_base(const char *text, feature_set *out, size_t *out_length) {
 static const struct level *level_of(feature_set set) {
   const struct level *best = NULL;
   for (size_t i = 0; i < QN_COUNT(levels); i++)
-    if (levels[i].arch == arch_of(set) && (levels[i].set & ~set) == 0) best = &levels[i];
+    if (levels[i].arch == arch_of(set)->arch && (levels[i].set & ~set) == 0) best = &levels[i];
   return best;
 }
 
 static qn_dot4_kind dot4_of(feature_set set) {
-  if (arch_of(set) != QN_ARCH_X86_64) return QN_DOT4_AARCH64;
+  if (arch_of(set)->arch == QN_ARCH_RISCV64) return QN_DOT4_PLAIN;
+  if (arch_of(set)->arch == QN_ARCH_AARCH64) return QN_DOT4_AARCH64;
   bool wide = (set & AVX512) == AVX512;
   if (wide && (set & BIT(AVX512VNNI))) return QN_DOT4_VPDPBUSD512;
   if (set & BIT(AVXVNNI)) return QN_DOT4_VPDPBUSD256;
   return QN_DOT4_MADD16;
 }
 
-// Where an instruction multiplies unsigned by signed bytes there is nothing to gain; sdot wants both signed.
+// Where an instruction multiplies unsigned by signed bytes there is nothing to gain; sdot wants both signed; pairs in 16
+// bits are half as many where there are vectors.
 static int dots_of(feature_set set, qn_dot4_kind kind) {
+  if (kind == QN_DOT4_PLAIN) return set & BIT(RV_V) ? 2 : 0;
   if (kind == QN_DOT4_VPDPBUSD512 || kind == QN_DOT4_VPDPBUSD256 || (set & BIT(I8MM))) return 0;
   return set & BIT(DOTPROD) ? 1 : 2;
 }
@@ -224,9 +269,10 @@ static void describe(feature_set set, const struct level *level, qn_target *out)
   *out = (qn_target){.arch = level->arch, .dot4 = dot4_of(set)};
   out->cache_bytes = wide ? 1 << 20 : 1 << 19;
   out->dots = dots_of(set, out->dot4);
-  out->triple = level->arch == QN_ARCH_X86_64 ? "x86_64-unknown-linux-gnu" : "aarch64-unknown-linux-gnu";
+  out->triple = arch_entry(level->arch)->triple;
   out->vector_bytes = wide ? 64 : set & BIT(AVX2) ? 32 : 16;
-  out->vector_registers = wide || level->arch == QN_ARCH_AARCH64 ? 32 : 16;
+  if (level->arch == QN_ARCH_RISCV64 && !(set & BIT(RV_V))) out->vector_bytes = 4;
+  out->vector_registers = wide ? 32 : arch_entry(level->arch)->vector_registers;
   append(out->name, sizeof out->name, "", level->name);
   append(out->cpu, sizeof out->cpu, "", level->cpu);
   append(out->features, sizeof out->features, "", level->untracked);
@@ -280,7 +326,7 @@ qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *diag) {
   if (strncmp(text, "cuda", strlen("cuda")) == 0) return parse_chip(text, out, diag);
   if (starts_with(text, "host")) QN_TRY(qn_host_check(diag));
   if (!find_base(text, &set, &at)) return fail_unknown_base(text, diag);
-  qn_arch arch = arch_of(set);
+  qn_arch arch = arch_of(set)->arch;
   while (text[at] != '\0') {
     bool add = text[at++] == '+';
     size_t length = strcspn(text + at, "+-");
@@ -292,7 +338,7 @@ qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *diag) {
   const struct level *level = level_of(set);
   if (!level)
     return qn_fail(diag, QN_ERR_UNSUPPORTED, "target", "'%s' lacks %s, which all our code for it needs", text,
-                   arch == QN_ARCH_X86_64 ? "sse4.2" : "neon");
+                   arch_entry(arch)->base_name);
   describe(set, level, out);
   return QN_OK;
 }
@@ -308,10 +354,10 @@ void qn_target_list(qn_buf *out) {
     qn_buf_putc(out, '\n');
   }
   for (size_t i = 0; i < QN_COUNT(chips); i++) qn_buf_printf(out, "%-16s %s\n", chips[i].name, chips[i].about);
-  for (qn_arch arch = QN_ARCH_X86_64; arch <= QN_ARCH_AARCH64; arch++) {
-    qn_buf_printf(out, "with +feature or -feature after it (%s):", arch == QN_ARCH_X86_64 ? "x86-64" : "aarch64");
+  for (size_t a = 0; a < QN_COUNT(archs); a++) {
+    qn_buf_printf(out, "with +feature or -feature after it (%s):", archs[a].name);
     for (int f = 0; f < FEATURE_COUNT; f++)
-      if (features[f].arch == arch) qn_buf_printf(out, " %s", features[f].name);
+      if (features[f].arch == archs[a].arch) qn_buf_printf(out, " %s", features[f].name);
     qn_buf_putc(out, '\n');
   }
 }

@@ -123,7 +123,7 @@ typedef struct qn_art_step {
 // the image, which is machine code. For GPUs it holds qn_art_launch, and the image is a cubin (an ELF file of cubin_size
 // bytes) and behind it the same code as PTX text (ptx_size bytes with the NUL at its end); one of them may be missing.
 // Functions there have the names of the variants.
-typedef enum qn_art_arch { QN_ART_X86_64, QN_ART_AARCH64, QN_ART_CUDA, QN_ART_ARCH_COUNT } qn_art_arch;
+typedef enum qn_art_arch { QN_ART_X86_64, QN_ART_AARCH64, QN_ART_CUDA, QN_ART_RISCV64, QN_ART_ARCH_COUNT } qn_art_arch;
 
 typedef struct qn_art_code {
   char target[128];

@@ -1,4 +1,4 @@
-// Feature detection: cpuid and xgetbv on x86-64, the auxiliary vector on aarch64.
+// Feature detection: cpuid and xgetbv on x86-64, the auxiliary vector on aarch64 and riscv64.
 #include "runtime/cpu_features.h"
 
 #include <pthread.h>
@@ -8,7 +8,7 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) || defined(__riscv)
 #include <sys/auxv.h>
 #endif
 
@@ -77,6 +77,16 @@ static void detect(bool *present) {
   for (size_t i = 0; i < COUNT(features); i++) present[i] = words[features[i].word] >> features[i].bit & 1;
 }
 
+#elif defined(__riscv)
+
+// Bits of AT_HWCAP are letters: arch/riscv/include/uapi/asm/hwcap.h.
+static const struct feature { const char *name; } features[] = {{"a"}, {"c"}, {"d"}, {"f"}, {"m"}, {"v"}};
+
+static void detect(bool *present) {
+  unsigned long word = getauxval(AT_HWCAP);
+  for (size_t i = 0; i < COUNT(features); i++) present[i] = word >> (features[i].name[0] - 'a') & 1;
+}
+
 #else
 
 static const struct feature { const char *name; } features[] = {{"none"}};
@@ -124,12 +134,14 @@ unsigned qn_cpu_arch(void) {
   return 0;
 #elif defined(__aarch64__)
   return 1;
+#elif defined(__riscv) && __riscv_xlen == 64
+  return 3;
 #else
   return 255;
 #endif
 }
 
 const char *qn_cpu_arch_name(unsigned arch) {
-  static const char *const names[] = {"x86-64", "aarch64", "a GPU"};  // qn_art_arch
+  static const char *const names[] = {"x86-64", "aarch64", "a GPU", "riscv64"};  // qn_art_arch
   return arch < COUNT(names) ? names[arch] : "another architecture";
 }

@@ -64,6 +64,8 @@ static void relax(void) {
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   __asm__ volatile("isb" ::: "memory");  // longer than yield, which most cores make nothing of
+#elif defined(__riscv)
+  __asm__ volatile(".4byte 0x0100000f" ::: "memory");  // pause, a hint that cores without it take for a fence
 #endif
 }
 

@@ -570,8 +570,11 @@ static qn_status emit(driver *d, const qn_allocator *allocator, uint8_t **out, s
 qn_status qn_cpu_driver(const qn_driver *of, const qn_codegen_options *options, const qn_allocator *allocator,
                         uint8_t **out, size_t *out_size, qn_diag *diag) {
   qn_arena arena;
-  driver d = {.of = of, .target = options->target, .arena = &arena, .diag = diag, .context = LLVMContextCreate()};
   *out = NULL;
+  if (options->target->arch != QN_ARCH_X86_64 && options->target->arch != QN_ARCH_AARCH64)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, options->target->name,
+                   "got a target without object files, want one of x86-64 or aarch64; an artifact can have its code");
+  driver d = {.of = of, .target = options->target, .arena = &arena, .diag = diag, .context = LLVMContextCreate()};
   qn_arena_init(&arena, allocator);
   d.module = LLVMModuleCreateWithNameInContext(of->name, d.context);
   d.b = LLVMCreateBuilderInContext(d.context);

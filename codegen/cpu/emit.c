@@ -256,10 +256,10 @@ static bool lists(const char *list, const char *name) {
 }
 
 static qn_cpu_features features_of(const qn_target *target) {
-  bool arm = target->arch == QN_ARCH_AARCH64;
+  bool arm = target->arch == QN_ARCH_AARCH64, riscv = target->arch == QN_ARCH_RISCV64;
   return (qn_cpu_features){
       .f16_convert = arm || lists(target->required, "f16c"),
-      .fma = arm || lists(target->required, "fma"),
+      .fma = arm || riscv || lists(target->required, "fma"),
       .dotprod = lists(target->required, "dotprod"),
       .i8mm = lists(target->required, "i8mm"),
   };

@@ -143,6 +143,24 @@ static MlirValue sign_maddubs(qn_emit *e, MlirValue acc, MlirValue b, MlirValue 
   return maddubs(e, acc, magnitude, signed_c, width);
 }
 
+// Byte `i` of every lane, widened.
+static MlirValue byte_of(qn_emit *e, MlirValue v, int i, bool is_signed) {
+  qn_mlir *m = &e->m;
+  MlirType type = mlirValueGetType(v);
+  MlirValue top = i == 3 ? v : qn_mlir_binary(m, "arith.shli", v, qn_mlir_int(m, type, 24 - 8 * i));
+  return qn_mlir_binary(m, is_signed ? "arith.shrsi" : "arith.shrui", top, qn_mlir_int(m, type, 24));
+}
+
+// Four multiplications a lane, the way any target does it.
+static MlirValue dot4_plain(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, bool b_signed) {
+  qn_mlir *m = &e->m;
+  for (int i = 0; i < 4; i++) {
+    MlirValue b_i = byte_of(e, b, i, b_signed), c_i = byte_of(e, c, i, true);
+    acc = qn_mlir_binary(m, "arith.addi", acc, qn_mlir_binary(m, "arith.muli", b_i, c_i));
+  }
+  return acc;
+}
+
 // Two sums of 16 bits a lane, the way any target does it: even bytes times even bytes plus odd ones times odd ones.
 static MlirValue pairs_plain(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, int width) {
   qn_mlir *m = &e->m;
@@ -215,6 +233,7 @@ MlirValue qn_emit_dot4(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c, bool
     case QN_DOT4_VPDPBUSD512: return in_pieces(e, vpdpbusd, acc, b, c, width);
     case QN_DOT4_VPDPBUSD256: return in_pieces(e, vpdpbusd, acc, b, c, width > 8 ? 8 : width);
     case QN_DOT4_MADD16: return in_pieces(e, small_b ? maddubs : madd16, acc, b, c, width);
+    case QN_DOT4_PLAIN: return dot4_plain(e, acc, b, c, false);
     case QN_DOT4_AARCH64: break;
   }
   if (e->has.i8mm) return in_pieces(e, usdot, acc, b, c, 4);
@@ -232,6 +251,7 @@ static MlirValue signed_by_unsigned(qn_emit *e, MlirValue acc, MlirValue b, Mlir
 }
 
 MlirValue qn_emit_dot4s(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
+  if (e->target->dot4 == QN_DOT4_PLAIN) return dot4_plain(e, acc, b, c, true);
   if (e->has.dotprod) return in_pieces(e, sdot_small, acc, b, c, 4);
   if (e->target->arch == QN_ARCH_AARCH64) return in_pieces(e, neon8, acc, b, c, 4);
   if (e->target->dot4 != QN_DOT4_MADD16) return signed_by_unsigned(e, acc, b, c);
@@ -240,7 +260,8 @@ MlirValue qn_emit_dot4s(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
 
 MlirValue qn_emit_dot2(qn_emit *e, MlirValue acc, MlirValue b, MlirValue c) {
   bool x86 = e->target->arch == QN_ARCH_X86_64;
-  return in_pieces(e, x86 ? pairs_maddubs : pairs_plain, acc, b, c, e->target->vector_bytes / 4);
+  int width = e->target->vector_bytes / 4;
+  return in_pieces(e, x86 ? pairs_maddubs : pairs_plain, acc, b, c, width < 4 ? 4 : width);
 }
 
 MlirValue qn_emit_fold2(qn_emit *e, MlirValue sums) {

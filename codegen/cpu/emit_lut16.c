@@ -1,14 +1,35 @@
-// lut16, a table of 16 bytes looked up by the low nibble of each byte: the byte shuffles that every target here has
-// (pshufb from x86-64-v2 on, tbl on aarch64).
+// lut16, a table of 16 bytes looked up by the low nibble of each byte: by byte shuffles where targets have them (pshufb
+// from x86-64-v2 on, tbl on aarch64), else by selecting between its halves, quarters, eighths and entries.
 #include <string.h>
 
 #include "codegen/cpu/emit.h"
 
 enum { TABLE_LANES = 4, MAX_LANES = 16 };  // i32 lanes of a table, and of the widest shuffle
 
+// By each bit of the index in turn; x: bytes below 16.
+static MlirValue select_entries(qn_emit *e, const uint8_t table[16], MlirValue x) {
+  qn_mlir *m = &e->m;
+  MlirType type = mlirValueGetType(x);
+  MlirValue entries[16], zero = qn_mlir_int(m, type, 0);
+  for (int i = 0; i < 16; i++) entries[i] = qn_mlir_int(m, type, (int8_t)table[i]);
+  for (int bit = 0, count = 16; bit < 4; bit++) {
+    MlirValue is_set = qn_mlir_cmpi(m, QN_MLIR_SLT, zero, qn_mlir_binary(m, "arith.andi", x, qn_mlir_int(m, type, 1 << bit)));
+    count /= 2;
+    for (int i = 0; i < count; i++) entries[i] = qn_mlir_select(m, is_set, entries[2 * i + 1], entries[2 * i]);
+  }
+  return entries[0];
+}
+
+static MlirValue shuffle_plain(qn_emit *e, const uint8_t table[16], MlirValue x, int lanes) {
+  qn_mlir *m = &e->m;
+  MlirValue bytes = qn_mlir_bitcast(m, x, qn_mlir_vector(m, m->i8, 4 * lanes));
+  return qn_mlir_bitcast(m, select_entries(e, table, bytes), qn_mlir_vector(m, m->i32, lanes));
+}
+
 // One instruction on 4, 8 or 16 lanes.
 static MlirValue shuffle(qn_emit *e, const int32_t *table, MlirValue x, int lanes) {
   qn_mlir *m = &e->m;
+  if (e->target->arch == QN_ARCH_RISCV64) return shuffle_plain(e, (const uint8_t *)table, x, lanes);
   MlirType bytes = qn_mlir_vector(m, m->i8, 4 * lanes);
   MlirValue args[2] = {qn_mlir_bitcast(m, qn_mlir_i32s(m, table, lanes), bytes), qn_mlir_bitcast(m, x, bytes)};
   const char *name = lanes == 16  ? "llvm.x86.avx512.pshuf.b.512"
@@ -44,7 +65,7 @@ static MlirValue put(qn_emit *e, MlirValue whole, MlirValue part, int first) {
 MlirValue qn_emit_lut16(qn_emit *e, const uint8_t table[16], MlirValue x, bool masked) {
   qn_mlir *m = &e->m;
   int32_t words[MAX_LANES];
-  int have = qn_mlir_lanes(x), lanes = e->target->arch == QN_ARCH_AARCH64 ? TABLE_LANES : e->target->vector_bytes / 4;
+  int have = qn_mlir_lanes(x), lanes = e->target->arch != QN_ARCH_X86_64 ? TABLE_LANES : e->target->vector_bytes / 4;
   while (lanes > TABLE_LANES && lanes > have) lanes /= 2;
   for (int at = 0; at < lanes; at += TABLE_LANES) memcpy(words + at, table, 16);
   if (!masked) x = qn_mlir_binary(m, "arith.andi", x, qn_mlir_int(m, mlirValueGetType(x), 0x0F0F0F0F));

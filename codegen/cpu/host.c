@@ -20,13 +20,16 @@ bool qn_host_arch(qn_arch *out) {
 #elif defined(__aarch64__)
   *out = QN_ARCH_AARCH64;
   return true;
+#elif defined(__riscv) && __riscv_xlen == 64
+  *out = QN_ARCH_RISCV64;
+  return true;
 #else
   (void)out;
   return false;
 #endif
 }
 
-static const char *const ARCH_NAMES[QN_ARCH_COUNT] = {"x86-64", "aarch64", "a GPU"};
+static const char *const ARCH_NAMES[QN_ARCH_COUNT] = {"x86-64", "aarch64", "a GPU", "riscv64"};
 
 bool qn_host_runs(const qn_target *target, char *out_missing, size_t missing_size) {
   qn_arch arch;

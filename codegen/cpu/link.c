@@ -184,6 +184,53 @@ static bool relocate_aarch64(uint8_t *at, uint32_t type, int64_t target, int64_t
   }
 }
 
+// The value of the pair whose first instruction lies at `hi` of the image: what its own relocation says.
+static bool riscv_pair(const linker *l, const object *o, const Elf64_Shdr *relocations, int64_t hi, int64_t *out) {
+  const Elf64_Rela *entries = (const Elf64_Rela *)(const void *)(o->data + relocations->sh_offset);
+  uint64_t base = o->places[relocations->sh_info], symbol;
+  qn_diag unused = {0};
+  const linker quiet = {.objects = l->objects, .object_count = l->object_count, .diag = &unused};
+  for (size_t i = 0; i < relocations->sh_size / sizeof *entries; i++) {
+    const Elf64_Rela *r = &entries[i];
+    if (ELF64_R_TYPE(r->r_info) != R_RISCV_PCREL_HI20 || (int64_t)(base + r->r_offset) != hi) continue;
+    if (symbol_place(&quiet, o, ELF64_R_SYM(r->r_info), &symbol) != QN_OK) return false;
+    *out = (int64_t)symbol + r->r_addend - hi;
+    return true;
+  }
+  return false;
+}
+
+// `pair` is of the low halves, whose target is the instruction that has the high one. Code is made without relaxation,
+// so that distances within a section are the assembler's business.
+static bool relocate_riscv(uint8_t *at, uint32_t type, int64_t target, int64_t place, const int64_t *pair,
+                           bool *out_known) {
+  int64_t distance = target - place, low = pair ? *pair : 0;
+  *out_known = true;
+  switch (type) {
+    case R_RISCV_32_PCREL: put_u32(at, (uint32_t)distance); return fits_signed(distance, 32);
+    case R_RISCV_PCREL_HI20:
+      put_bits(at, (uint64_t)(distance + 0x800) >> 12, 12, 20);
+      return fits_signed(distance, 32);
+    case R_RISCV_PCREL_LO12_I: put_bits(at, (uint64_t)low & 0xFFF, 20, 12); return pair != NULL;
+    case R_RISCV_PCREL_LO12_S:
+      put_bits(at, (uint64_t)low & 0x1F, 7, 5);
+      put_bits(at, (uint64_t)low >> 5 & 0x7F, 25, 7);
+      return pair != NULL;
+    default: *out_known = false; return false;
+  }
+}
+
+static bool relocate_one(linker *l, const object *o, const Elf64_Shdr *relocations, uint32_t type, int64_t target,
+                         int64_t place, bool *out_known) {
+  uint8_t *at = l->image + place;
+  int64_t value = 0;
+  if (o->machine == EM_AARCH64) return relocate_aarch64(at, type, target, place, out_known);
+  if (o->machine != EM_RISCV) return relocate_x86(at, type, target, place, out_known);
+  bool low = type == R_RISCV_PCREL_LO12_I || type == R_RISCV_PCREL_LO12_S;
+  bool has_pair = low && riscv_pair(l, o, relocations, target, &value);
+  return relocate_riscv(at, type, target, place, has_pair ? &value : NULL, out_known);
+}
+
 static qn_status relocate_section(linker *l, const object *o, const Elf64_Shdr *relocations) {
   uint64_t base = o->places[relocations->sh_info];
   const Elf64_Rela *entries = (const Elf64_Rela *)(const void *)(o->data + relocations->sh_offset);
@@ -195,11 +242,10 @@ static qn_status relocate_section(linker *l, const object *o, const Elf64_Shdr *
     if (base + r->r_offset + sizeof(uint64_t) > l->image_size)
       return qn_fail(l->diag, QN_ERR_INTERNAL, where, "a relocation lies outside its section");
     int64_t target = (int64_t)symbol + r->r_addend, place = (int64_t)(base + r->r_offset);
-    bool known, fits = o->machine == EM_AARCH64 ? relocate_aarch64(l->image + place, type, target, place, &known)
-                                                : relocate_x86(l->image + place, type, target, place, &known);
+    bool known, fits = relocate_one(l, o, relocations, type, target, place, &known);
     if (!known)
       return qn_fail(l->diag, QN_ERR_INTERNAL, where, "relocation type %" PRIu32 " of %s is not supported", type,
-                     o->machine == EM_AARCH64 ? "AArch64" : "x86-64");
+                     o->machine == EM_AARCH64 ? "AArch64" : o->machine == EM_RISCV ? "RISC-V" : "x86-64");
     if (!fits)
       return qn_fail(l->diag, QN_ERR_INTERNAL, where, "a relocation of type %" PRIu32 " is out of reach", type);
   }

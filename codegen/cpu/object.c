@@ -34,6 +34,10 @@ static void initialise_llvm(void) {
   LLVMInitializeAArch64Target();
   LLVMInitializeAArch64TargetMC();
   LLVMInitializeAArch64AsmPrinter();
+  LLVMInitializeRISCVTargetInfo();
+  LLVMInitializeRISCVTarget();
+  LLVMInitializeRISCVTargetMC();
+  LLVMInitializeRISCVAsmPrinter();
 }
 
 qn_status qn_target_machine_create(const qn_target *target, LLVMTargetMachineRef *out, qn_diag *diag) {

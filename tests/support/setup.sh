@@ -125,6 +125,8 @@ setup_test_packages() {
 qemu-user have_command qemu-aarch64
 gcc-aarch64-linux-gnu have_command aarch64-linux-gnu-gcc
 libc6-dev-arm64-cross test -e /usr/aarch64-linux-gnu/lib/libc.a
+gcc-riscv64-linux-gnu have_command riscv64-linux-gnu-gcc
+libc6-dev-riscv64-cross test -e /usr/riscv64-linux-gnu/lib/libc.a
 TABLE
 }
 

@@ -22,6 +22,7 @@ static const qn_synth_model models[] = {
     // As many weights as a token of the former meets, in one feed-forward.
     {"olmoe-dense", "llama", 2048, 16, 16, 16, 128, 8192, 50304, 4096, 1e4f, 1e-5f, false, false, false, "gpt-2", 0, 0, false},
     {"tiny-llama-test", "llama", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-5f, false, false, false, "spm", 0, 0, false},
+    {"tiny-wide-test", "llama", 256, 3, 4, 2, 64, 512, 512, 256, 1e4f, 1e-5f, false, false, false, "spm", 0, 0, false},
     {"tiny-qwen2-test", "qwen2", 64, 2, 4, 2, 16, 160, 512, 256, 1e4f, 1e-6f, true, true, false, "spm", 0, 0, false},
     {"tiny-gpt2-test", "gpt2", 64, 2, 4, 4, 16, 256, 512, 64, 0.0f, 1e-5f, true, true, false, "spm", 0, 0, false},
     {"tiny-olmoe-test", "olmoe", 64, 2, 4, 2, 16, 96, 512, 256, 1e4f, 1e-5f, false, false, false, "spm", 6, 2, true},
@@ -30,7 +31,7 @@ static const qn_synth_model models[] = {
 const qn_synth_model *qn_synth_at(size_t index) { return index < QN_COUNT(models) ? &models[index] : NULL; }
 
 #define ALIKE(name, number, dtype) \
-  { name, number, QN_DTYPE_##dtype, QN_DTYPE_##dtype }
+  { name, number, QN_DTYPE_##dtype, QN_DTYPE_##dtype, false }
 // name, llama.cpp's number for files of this type (llama_ftype), formats of most and of the preferred matrices
 static const qn_synth_type types[] = {
     ALIKE("f32", 0, F32),
@@ -49,8 +50,9 @@ static const qn_synth_type types[] = {
     ALIKE("iq4_nl", 25, IQ4_NL),
     ALIKE("iq4_xs", 30, IQ4_XS),
     ALIKE("mxfp4", 38, MXFP4),
-    {"q4_k_m", 15, QN_DTYPE_Q4_K, QN_DTYPE_Q6_K},
-    {"q5_k_m", 17, QN_DTYPE_Q5_K, QN_DTYPE_Q6_K},
+    {"q4_k_m", 15, QN_DTYPE_Q4_K, QN_DTYPE_Q6_K, false},
+    {"q5_k_m", 17, QN_DTYPE_Q5_K, QN_DTYPE_Q6_K, false},
+    {"every", 1024, QN_DTYPE_Q8_0, QN_DTYPE_Q8_0, true},
 };
 
 const qn_synth_type *qn_synth_type_at(size_t index) { return index < QN_COUNT(types) ? &types[index] : NULL; }
@@ -82,6 +84,7 @@ typedef struct builder {
   qn_gguf_writer *writer;  // owned
   qn_arena arena;          // tensor descriptions and vocabulary
   uint64_t tensor_count;   // seeds differ by tensor
+  size_t matrix_count;
   uint8_t *pool;           // owned: the quantised values of the tensor being written
   size_t pool_bytes;       // of all of the buffer
   qn_diag *diag;
@@ -193,6 +196,9 @@ static void add_random(builder *b, const char *name, const qn_format *format, in
 // where that does not, as llama.cpp does. `gain` scales the standard deviation 1/sqrt(k).
 static void add_matrix(builder *b, const char *name, int64_t k, int64_t rows, float gain, bool preferred) {
   const qn_synth_type *type = b->options->type;
+  size_t alike = 0;
+  while (types[alike].format == types[alike].better && !types[alike].every) alike++;
+  if (type->every) type = &types[b->matrix_count++ % alike];
   const qn_format *format = qn_format_of(preferred ? type->better : type->format);
   add_random(b, name, qn_quantize_format_for(format, k), k, rows, 0.0f, gain / sqrtf((float)k));
 }

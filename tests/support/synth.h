@@ -21,12 +21,13 @@ typedef struct qn_synth_model {
   bool qk_norm;               // of all of a token's queries, and of its keys
 } qn_synth_model;
 
-// What a file's matrices are: of one format, or a mix of two.
+// What a file's matrices are: of one format, a mix of two, or each of another.
 typedef struct qn_synth_type {
   const char *name;  // "q4_k_m"
   uint32_t file_type;
   qn_dtype format;  // of matrices and embeddings
   qn_dtype better;  // of the output head, and of attn_v and ffn_down of some layers (llama.cpp's _M mixes)
+  bool every;       // instead: all formats of the types before it, in turn
 } qn_synth_type;
 
 typedef struct qn_synth_options {

@@ -39,6 +39,9 @@ START_TEST(names_become_canonical) {
       {"aarch64", "aarch64", "neon", 16, 32, QN_DOT4_AARCH64},
       {"aarch64+i8mm+dotprod", "aarch64+dotprod+i8mm", "neon,dotprod,i8mm", 16, 32, QN_DOT4_AARCH64},
       {"neoverse-n1", "aarch64+dotprod", "neon,dotprod", 16, 32, QN_DOT4_AARCH64},
+      {"riscv64", "riscv64", "m,a,f,d,c", 4, 32, QN_DOT4_PLAIN},
+      {"sifive-x280", "riscv64+v", "m,a,f,d,c,v", 16, 32, QN_DOT4_PLAIN},
+      {"riscv64+v-v", "riscv64", "m,a,f,d,c", 4, 32, QN_DOT4_PLAIN},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     qn_target target = parse(cases[i].text);
@@ -108,10 +111,12 @@ START_TEST(errors_list_what_is_known) {
       {"aarch64+vnni", QN_ERR_ARGUMENT, "dotprod, i8mm"},
       {"x86-64-v3-sse4.2", QN_ERR_UNSUPPORTED, "sse4.2"},
       {"aarch64-neon", QN_ERR_UNSUPPORTED, "neon"},
+      {"riscv64-f", QN_ERR_UNSUPPORTED, "m, a, f, d and c"},
+      {"riscv64+neon", QN_ERR_ARGUMENT, "m, a, f, d, c, v"},
       {"cuda:sm_70", QN_ERR_ARGUMENT, "'cuda:sm_70' is no GPU that quern compiles for; it compiles for cuda:sm_80, "},
       {"cuda", QN_ERR_ARGUMENT, "'cuda' is no GPU"},
       {"cuda:sm_90+vnni", QN_ERR_ARGUMENT, "cuda:sm_90, cuda:sm_100, cuda:sm_120; a chip runs"},
-      {"gpu", QN_ERR_ARGUMENT, "apple-m2, cuda:sm_80"},
+      {"gpu", QN_ERR_ARGUMENT, "spacemit-x60, cuda:sm_80"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     qn_diag diag = {0};

@@ -1,0 +1,63 @@
+# For e2e tests of other processors under qemu-user, sourced after e2e.sh: one artifact made here holds code for this
+# machine and for others; the runtime, cross-built, runs each of them on an emulated CPU that has no more than that, and
+# every logit is that of x86-64, bit for bit.
+
+# cross_need ARCH PACKAGES: skips where the emulator or the compiler is missing; builds quern-logits for the processor from
+# those files of runtime/ that need neither hwloc nor PCRE2, with the arguments in $cross_flags, into $emulated.
+cross_flags=() compared=0
+cross_need() {
+  arch=$1 cross=$1-linux-gnu-gcc
+  need_quern
+  [ "$(uname -m)" = x86_64 ] || skip "this compares $arch with x86-64, and this machine is $(uname -m)"
+  for tool in "qemu-$arch" "$cross"; do
+    command -v "$tool" >/dev/null || skip "no $tool here (Debian packages qemu-user, $2)"
+  done
+  synth="$QUERN_BUILD/tests/quern-synth" native="$QUERN_BUILD/tests/quern-logits"
+  grep -qs '^QUERN_SANITIZE:BOOL=ON' "$QUERN_BUILD/CMakeCache.txt" && skip "what runs under qemu is not what has sanitizers"
+  [ -x "$synth" ] && [ -x "$native" ] || skip "quern-synth or quern-logits is not built"
+  cd "$QUERN_SOURCE" || exit 1
+  local sources=() file
+  for file in runtime/*.c runtime/base/*.c; do
+    case $file in
+      runtime/topology.c | runtime/tokenizer_*.c | runtime/jinja_*.c) ;;  # hwloc, PCRE2, and what nothing here calls
+      *) sources+=("$file") ;;
+    esac
+  done
+  emulated="$WORK/quern-logits"
+  # What calls what is left out goes at the end, since nothing calls it.
+  "$cross" -std=c17 -D_GNU_SOURCE -O1 -ffunction-sections -fdata-sections -Wl,--gc-sections -ffp-contract=off -Wall -Wextra \
+    -Werror -I. -pthread -static -o "$emulated" \
+    "${sources[@]}" tests/support/topology_plain.c tests/bench/logits_main.c "${cross_flags[@]}" -lm ||
+    fail "the cross build"
+}
+
+# A pair TARGET=CPU: a target, and a CPU of qemu that has it and nothing beyond.
+cross_run() { "qemu-$arch" -cpu "${pair#*=}" "$emulated" "$@"; }
+
+# compare NAME MODEL PAIRS COMPILE-OPTION...: the artifact for x86-64 and the targets of the pairs, all with the same bits,
+# at the numbers of tokens in $counts.
+compare() {
+  local name=$1 model=$2 pairs=$3 targets=host
+  shift 3
+  for pair in $pairs; do
+    case ,$targets, in *,"${pair%%=*}",*) ;; *) targets+=,${pair%%=*} ;; esac
+  done
+  "$QUERN" compile -q "$model" -o "$WORK/model.qn" --target "$targets" --ctx 128 --all-logits "$@" ||
+    fail "$name: quern compile ends with $?"
+  "$native" "$WORK/model.qn" --counts "$counts" | tail -n +2 >"$WORK/want"
+  [ -s "$WORK/want" ] || fail "$name: no logits"
+  for pair in $pairs; do
+    cross_run "$WORK/model.qn" --counts "$counts" >"$WORK/got" || fail "$name: ${pair%%=*} ends with $?"
+    [ "$(head -n 1 "$WORK/got")" = "target ${pair%%=*}" ] || fail "$name: $(head -n 1 "$WORK/got"), want ${pair%%=*}"
+    tail -n +2 "$WORK/got" | diff "$WORK/want" - >&2 || fail "$name: other logits on ${pair%%=*}"
+    compared=$((compared + 1))
+  done
+}
+
+# compare_formats PAIRS: every weight format that can be written, in one model each of whose matrices has another: with
+# activations in int8 on all the targets, and in f32, whose kernels are alike on all of them, on the first one.
+compare_formats() {
+  "$synth" --model tiny-wide-test --type every --layers 2 -o "$WORK/every.gguf" >/dev/null || fail "quern-synth"
+  compare "every format, int8 activations" "$WORK/every.gguf" "$1" --numeric int8
+  compare "every format, f32 activations" "$WORK/every.gguf" "${1%% *}" --numeric f32
+}
