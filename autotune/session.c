@@ -162,6 +162,7 @@ static bool cancelled(void *context) {
 }
 
 bool qn_session_tell(qn_session *s) {
+  if (s->db_status != QN_OK) return false;  // what is told has been kept
   double now = s->measurer->now(s->measurer->self);
   const qn_session_item *item = s->current;
   qn_session_progress progress = {

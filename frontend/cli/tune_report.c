@@ -54,7 +54,8 @@ static void print_row(const quern_tune_result *k, int width, bool compared) {
   printf("%-*s %8s %5.1f %% %11s %11s %8s %8s", width, k->kernel, tune_rows(k->rows_min, k->rows_max), 100 * k->share,
          known ? tune_time(k->default_s) : "-", k->measured ? tune_time(k->tuned_s) : "-", gain, bound);
   if (compared) printf(" %10s %10s", standard, middle);
-  printf(" %6d  %s\n", k->tried, k->tried > 0 ? k->end : "untouched");
+  bool told = k->tried > 0 || strncmp(k->end, "not tuned: ", 11) == 0;  // there was no memory for it
+  printf(" %6d  %s\n", k->tried, told ? k->end : "untouched");
 }
 
 // The geometric mean of a ratio over the kernels that have one; 0 = none has.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A system whose calls on files fail or do half their work (tests/support/preload/faults.c): compiling, running, the cache
 # and the tuning database end in success or in an error with words; an artifact is there whole or not at all.
-# QUERN_TEST_ALL=1: every call in turn instead of some.
+# QUERN_TEST_ALL=1: every call in turn instead of some (sessions make several hundred each, half a second apiece).
 . "$(dirname "$0")/../support/e2e.sh"
 need_quern
 nano="$QUERN_SOURCE/models/nano/nano.gguf" library="$QUERN_BUILD/tests/faults.so"
@@ -137,4 +137,35 @@ for kind in "write ENOSPC" "write EIO" "fsync EIO" "open EIO" "read EIO"; do
   "$QUERN" tune --export "$WORK/after.txt" --db "$db" >/dev/null 2>"$WORK/err" || fail "the database after $kind"
   [ "$(wc -l <"$WORK/after.txt")" -eq "$before" ] || fail "the database after $kind: lines are lost"
 done
+
+# --- sessions: a database that fails on the way, and a system that gives no process
+
+session=("$QUERN" tune -q "$WORK/graph.json" --budget 0.3s --db "$WORK/session.db" --ctx 64 --threads 1)
+for kind in "write ENOSPC" "write EIO" "fsync EIO"; do
+  read -r call how <<<"$kind"
+  rm -f "$WORK/session.db"*
+  total=$(calls "$call" session.db "${session[@]}")
+  [ "$total" -gt 3 ] || fail "a session makes $total calls of $call"
+  for at in $((total * 3 / 4)) $(if [ "$most" -gt 3 ]; then seq 1 "$total"; fi); do
+    rm -f "$WORK/session.db"*
+    faulty "$call" "$at" "$how" session.db "${session[@]}"
+    [ "$code" -eq 0 ] || clean_error "a session, $kind at $at of $total"
+    "$QUERN" tune --export "$WORK/after.txt" --db "$WORK/session.db" >/dev/null 2>"$WORK/err" ||
+      grep -q "want to make its tables" "$WORK/err" ||  # which it had not come to
+      fail "the database after a session with $kind at $at: $(cat "$WORK/err")"
+  done
+  "${session[@]}" >"$WORK/text" 2>"$WORK/err" || fail "the session after one with $kind: $(cat "$WORK/err")"
+done
+no_process() {  # no_process CALL HOW WANT ARGUMENT...: told, with this code
+  faulty "$1" 1 "$2" "" "$QUERN" "${@:4}"
+  [ "$code" -eq "$3" ] && grep -q 'child process: ' "$WORK/err" "$WORK/text" || fail "${*:4}, $1 $2: $code: $(cat "$WORK/err" "$WORK/text")"
+}
+tune_it=(tune "$WORK/graph.json" --budget 9s --db none --ctx 64 --threads 1)
+for command in "verify --fast $WORK/whole.qn" "${tune_it[*]}"; do
+  read -r -a words <<<"$command"
+  no_process fork EAGAIN 8 "${words[@]}"
+  no_process socketpair EMFILE 8 "${words[@]}"
+done
+no_process fork ENOMEM 6 verify --fast "$WORK/whole.qn"
+no_process fork ENOMEM 0 "${tune_it[@]}"  # a kernel for which there is no memory is left alone
 pass

@@ -103,8 +103,10 @@ foreach(source IN LISTS unit_tests)
   quern_test(${name} unit ${name})
 endforeach()
 
-# All rooms' default allocator is the test's own there.
-target_link_options(test_alloc_sweep PRIVATE -Wl,--wrap=qn_allocator_default)
+# All rooms' default allocator is the test's own there, which also sees files being written and child processes.
+foreach(function qn_allocator_default qn_file_writer_open qn_file_writer_abandon qn_child_start qn_child_stop)
+  target_link_options(test_alloc_sweep PRIVATE -Wl,--wrap=${function})
+endforeach()
 
 # A library that is put before the system's own (LD_PRELOAD) and has its calls fail: tests/e2e/faults.sh.
 add_library(faults MODULE tests/support/preload/faults.c)

@@ -1,55 +1,104 @@
-// The n-th allocation fails, over compiling, opening, running, tuning and describing the nano model: each time the end is
-// success or a clean error, and nothing stays allocated. The suite takes some n, QUERN_TEST_ALL=1 all of them.
-// It is linked so that the default allocator of all rooms is the one below.
+// Allocations fail, over compiling, opening, running, tuning and describing the nano model: each time the end is success
+// or a clean error, and nothing stays allocated (tests/support/sweep.h says which, and how).
+// It is linked so that the default allocator of all rooms is the one that fails, and so that it sees what a process must
+// not have in common with one that it forks.
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "autotune/child.h"
 #include "frontend/quern.h"
-#include "runtime/base/alloc.h"
+#include "runtime/base/file.h"
+#include "tests/support/sweep.h"
 #include "tests/support/test.h"
 
-// The allocation `fail_at` fails, and with `all_later` those after it.
-static struct {
-  atomic_size_t count, live;
-  size_t fail_at;
-  bool all_later;
-} heap;
-
-static void *reallocate(void *context, void *pointer, size_t old_size, size_t new_size) {
-  (void)context;
-  if (new_size == 0) {
-    atomic_fetch_sub(&heap.live, 1);
-    free(pointer);
-    return NULL;
-  }
-  if (!pointer || new_size > old_size) {
-    size_t number = atomic_fetch_add(&heap.count, 1) + 1;
-    if (heap.fail_at > 0 && (number == heap.fail_at || (heap.all_later && number > heap.fail_at))) return NULL;
-  }
-  void *fresh = realloc(pointer, new_size);
-  if (fresh && !pointer) atomic_fetch_add(&heap.live, 1);
-  return fresh;
-}
+// Freed blocks are kept from use for a while, which is memory that each fork copies.
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) { return "quarantine_size_mb=4"; }
 
 const qn_allocator *__wrap_qn_allocator_default(void);
-const qn_allocator *__wrap_qn_allocator_default(void) {
-  static const qn_allocator allocator = {NULL, reallocate};
-  return &allocator;
+const qn_allocator *__wrap_qn_allocator_default(void) { return qn_sweep_allocator(); }
+
+qn_status __real_qn_file_writer_open(qn_file_writer *writer, const char *path, qn_diag *diag);
+qn_status __wrap_qn_file_writer_open(qn_file_writer *writer, const char *path, qn_diag *diag);
+qn_status __wrap_qn_file_writer_open(qn_file_writer *writer, const char *path, qn_diag *diag) {
+  QN_TRY(__real_qn_file_writer_open(writer, path, diag));
+  qn_sweep_shares(true);
+  return QN_OK;
+}
+
+void __real_qn_file_writer_abandon(qn_file_writer *writer);
+void __wrap_qn_file_writer_abandon(qn_file_writer *writer);
+void __wrap_qn_file_writer_abandon(qn_file_writer *writer) {
+  __real_qn_file_writer_abandon(writer);
+  qn_sweep_shares(false);
+}
+
+qn_status __real_qn_child_start(size_t shared_size, qn_child_serve serve, qn_child_locate locate, void *context,
+                                qn_child *out, qn_diag *diag);
+qn_status __wrap_qn_child_start(size_t shared_size, qn_child_serve serve, qn_child_locate locate, void *context,
+                                qn_child *out, qn_diag *diag);
+qn_status __wrap_qn_child_start(size_t shared_size, qn_child_serve serve, qn_child_locate locate, void *context,
+                                qn_child *out, qn_diag *diag) {
+  QN_TRY(__real_qn_child_start(shared_size, serve, locate, context, out, diag));
+  qn_sweep_shares(true);
+  return QN_OK;
+}
+
+void __real_qn_child_stop(qn_child *child);
+void __wrap_qn_child_stop(qn_child *child);
+void __wrap_qn_child_stop(qn_child *child) {
+  bool had_one = child->pid > 0;
+  __real_qn_child_stop(child);
+  if (had_one) qn_sweep_shares(false);
 }
 
 // --- what is done
 
 static const char *nano_path(void) { return qn_test_source("models/nano/nano.gguf"); }
 
-static int compile(quern_error *error) {
-  quern_compile_options options = {.size = sizeof options, .tuning_db = "none", .context_tokens = 64, .chunk_tokens = 4};
-  return quern_compile(nano_path(), qn_test_temp_path("nano.qn"), &options, error);
+// Named once a test: a forked process has a folder of its own for what it names itself.
+static char artifact_path[512], database_path[512];
+
+static void name_files(void) {
+  snprintf(artifact_path, sizeof artifact_path, "%s", qn_test_temp_path("nano.qn"));
+  snprintf(database_path, sizeof database_path, "%s", qn_test_temp_path("tuning.db"));
 }
 
-static int use(quern_model *model, quern_error *error) {
+// One thread: a forked process has none but the one that forked it.
+static quern_compile_options options_of(int threads) {
+  return (quern_compile_options){.size = sizeof(quern_compile_options),
+                                 .tuning_db = "none",
+                                 .context_tokens = 64,
+                                 .chunk_tokens = 4,
+                                 .threads = threads};
+}
+
+static int tell(int code, const quern_error *error, char *text, size_t size) {
+  snprintf(text, size, "%s", error->text);
+  return code;
+}
+
+static int compile_with(int threads, char *text, size_t size) {
+  quern_error error = {0};
+  quern_compile_options options = options_of(threads);
+  return tell(quern_compile(nano_path(), artifact_path, &options, &error), &error, text, size);
+}
+
+static int compile(void *context, char *text, size_t size) {
+  (void)context;
+  return compile_with(1, text, size);
+}
+
+static int compile_by_threads(void *context, char *text, size_t size) {
+  (void)context;
+  return compile_with(2, text, size);
+}
+
+static int use(quern_model *model, int threads, quern_error *error) {
   quern_session *session = NULL;
   const float *logits;
-  int code = (int)quern_session_create(model, NULL, &session, error);
+  quern_session_options options = {.size = sizeof options, .threads = threads};
+  int code = (int)quern_session_create(model, &options, &session, error);
   const int32_t tokens[] = {1, 2, 3};
   quern_generate_params params = {.size = sizeof params, .prompt = tokens, .prompt_count = 3, .max_tokens = 4};
   if (code == 0) code = (int)quern_session_eval(session, 0, tokens, 3, &logits, error);
@@ -64,94 +113,149 @@ static int use(quern_model *model, quern_error *error) {
   return code;
 }
 
-static int run(quern_error *error) {
+static int run(void *context, char *text, size_t size) {
+  const int *threads = context;
   quern_model *model = NULL;
-  int code = (int)quern_model_open(qn_test_temp_path("nano.qn"), NULL, &model, error);
-  if (code == 0) code = use(model, error);
+  quern_error error = {0};
+  int code = (int)quern_model_open(artifact_path, NULL, &model, &error);
+  if (code == 0) code = use(model, *threads, &error);
   quern_model_close(model);
-  return code;
+  return tell(code, &error, text, size);
 }
 
-static int jit(quern_error *error) {
-  quern_compile_options options = {.size = sizeof options, .tuning_db = "none", .context_tokens = 64, .chunk_tokens = 4};
+static int jit(void *context, char *text, size_t size) {
+  quern_compile_options options = options_of(1);
   quern_model *model = NULL;
-  int code = quern_jit(nano_path(), &options, &model, error);
-  if (code == 0) code = use(model, error);
+  quern_error error = {0};
+  (void)context;
+  int code = quern_jit(nano_path(), &options, &model, &error);
+  if (code == 0) code = use(model, 1, &error);
   quern_model_close(model);
-  return code;
+  return tell(code, &error, text, size);
 }
 
-static int tune(quern_error *error) {
-  quern_compile_options how = {.size = sizeof how, .context_tokens = 64, .chunk_tokens = 4};
-  quern_tune_options options = {.size = sizeof options, .compile = &how, .tuning_db = qn_test_temp_path("tuning.db")};
+// What a session does around its trials, which are test_session_faults.c's.
+static int tune(void *context, char *text, size_t size) {
+  quern_compile_options how = options_of(1);
+  quern_tune_options options = {
+      .size = sizeof options, .compile = &how, .tuning_db = database_path, .threads = 1};
   quern_tune_report report = {0};
-  int code = quern_tune(nano_path(), &options, &report, error);
+  quern_error error = {0};
+  (void)context;
+  int code = quern_tune(nano_path(), &options, &report, &error);
   quern_tune_report_free(&report);
-  return code;
+  return tell(code, &error, text, size);
 }
 
-static int describe(quern_error *error) {
-  char *text = NULL;
-  int code = quern_inspect(nano_path(), "all", &text, error);
-  free(text);
-  text = NULL;
-  if (code == 0) code = quern_inspect(qn_test_temp_path("nano.qn"), "all", &text, error);
-  free(text);
-  return code;
-}
-
-// --- the sweep
-
-static void once(int (*action)(quern_error *error), size_t fail_at, bool all_later) {
+// One with trials, in a process of its own that is not forked from: of a graph that is tuned in no time.
+static int tune_for_a_while(void *context, char *text, size_t size) {
+  quern_tune_options options = {.size = sizeof options, .budget_s = 0.3, .tuning_db = "none", .threads = 1};
+  quern_tune_report report = {0};
   quern_error error = {0};
-  size_t before = atomic_load(&heap.live);
-  atomic_store(&heap.count, 0);
-  heap.fail_at = fail_at;
-  heap.all_later = all_later;
-  int code = action(&error);
-  heap.fail_at = 0;
-  ck_assert_msg(code == 0 || (code == QUERN_ERR_NOMEM && error.text[0]), "allocation %zu%s: got %d: %s", fail_at,
-                all_later ? " and all later" : "", code, error.text);
-  ck_assert_msg(atomic_load(&heap.live) == before, "allocation %zu%s: %zu blocks are left", fail_at,
-                all_later ? " and all later" : "", atomic_load(&heap.live) - before);
+  int code = quern_tune(context, &options, &report, &error);
+  quern_tune_report_free(&report);
+  return tell(code, &error, text, size);
 }
 
-// `plain` and `sanitized`: how many n the suite takes.
-static void sweep(int (*action)(quern_error *error), size_t plain, size_t sanitized) {
+static int describe(void *context, char *text, size_t size) {
+  char *description = NULL;
   quern_error error = {0};
-  ck_assert_msg(action(&error) == 0, "%s", error.text);  // what is made once a process is made
-  once(action, 0, false);
-  size_t count = atomic_load(&heap.count), runs = qn_test_stride(plain, sanitized);
-  ck_assert_uint_gt(count, 0);
-  if (runs == 1) runs = count;  // all are wanted
-  for (size_t i = 0; i < runs; i++) {
-    size_t n = 1 + i * count / runs + (runs < count ? i * 7 % (count / runs) : 0);
-    once(action, n, i % 2 == 0);
-    if (runs == count) once(action, n, i % 2 != 0);
+  (void)context;
+  int code = quern_inspect(nano_path(), "all", &description, &error);
+  free(description);
+  description = NULL;
+  if (code == 0) code = quern_inspect(artifact_path, "all", &description, &error);
+  free(description);
+  return tell(code, &error, text, size);
+}
+
+// --- the host's own allocator
+
+static atomic_size_t host_blocks, host_calls;
+
+static void *host_reallocate(void *context, void *pointer, size_t old_size, size_t new_size) {
+  (void)context, (void)old_size;
+  atomic_fetch_add(&host_calls, 1);
+  if (new_size == 0) {
+    atomic_fetch_sub(&host_blocks, 1);
+    free(pointer);
+    return NULL;
   }
+  void *fresh = realloc(pointer, new_size);
+  if (fresh && !pointer) atomic_fetch_add(&host_blocks, 1);
+  return fresh;
 }
 
-START_TEST(compiling) { sweep(compile, 8, 4); }
+// Nothing that takes an allocator goes past it.
+START_TEST(the_hosts_allocator_is_asked) {
+  const quern_allocator host = {NULL, host_reallocate};
+  quern_compile_options compile_options = options_of(2);
+  quern_model_options model_options = {.size = sizeof model_options, .allocator = &host};
+  quern_model *model;
+  quern_error error = {0};
+  const char *path = qn_test_temp_path("hosts.qn");
+  compile_options.allocator = &host;
+  size_t before = qn_sweep_count();
+  ck_assert_msg(quern_compile(nano_path(), path, &compile_options, &error) == 0, "%s", error.text);
+  ck_assert_uint_eq(qn_sweep_count() - before, 0);
+  ck_assert_msg(quern_model_open(path, &model_options, &model, &error) == QUERN_OK, "%s", error.text);
+  ck_assert_msg(use(model, 2, &error) == 0, "%s", error.text);
+  quern_model_close(model);
+  ck_assert_uint_eq(qn_sweep_count() - before, 0);
+  ck_assert_msg(quern_jit(nano_path(), &compile_options, &model, &error) == 0, "%s", error.text);
+  ck_assert_msg(use(model, 2, &error) == 0, "%s", error.text);
+  quern_model_close(model);
+  ck_assert_uint_eq(qn_sweep_count() - before, 0);
+  ck_assert_uint_gt(atomic_load(&host_calls), 0);
+  ck_assert_uint_eq(atomic_load(&host_blocks), 0);
+}
+END_TEST
+
+// --- the sweeps
+
+static void make_artifact(void) {
+  char text[512] = "";
+  name_files();
+  ck_assert_msg(compile(NULL, text, sizeof text) == 0, "%s", text);
+}
+
+START_TEST(compiling) {
+  name_files();
+  qn_sweep("compiling", compile, NULL, &(qn_sweep_options){.most = (int)qn_test_stride(400, 100)});
+  qn_sweep("compiling by two threads", compile_by_threads, NULL, &(qn_sweep_options){.most = 10, .again = 1});
+}
 END_TEST
 START_TEST(running) {
-  quern_error error = {0};
-  ck_assert_msg(compile(&error) == 0, "%s", error.text);
-  sweep(run, 400, 200);
+  int one = 1, two = 2;
+  make_artifact();
+  qn_sweep("running", run, &one, NULL);
+  qn_sweep("running by two threads", run, &two, &(qn_sweep_options){.most = 20, .again = 20});
 }
 END_TEST
-START_TEST(jitting) { sweep(jit, 5, 3); }
+START_TEST(jitting) { qn_sweep("jitting", jit, NULL, &(qn_sweep_options){.most = (int)qn_test_stride(200, 50)}); }
 END_TEST
-START_TEST(tuning) { sweep(tune, 20, 8); }
+START_TEST(tuning) {
+  static const char graph[] =
+      "{\"quern_graph\": 1, \"name\": \"small\", \"inputs\": {\"x\": {\"shape\": [\"T\", 8]}},"
+      " \"weights\": {\"w\": {\"shape\": [8], \"data\": [1, 2, 3, 4, 5, 6, 7, 8]}},"
+      " \"graph\": [{\"set\": \"y\", \"op\": \"rmsnorm\", \"args\": [\"x\", \"w\"], \"attrs\": {\"eps\": 1e-5}},"
+      " {\"output\": \"y\", \"value\": \"y\"}]}";
+  char *path = strdup(qn_test_temp_path("small.json"));
+  name_files();
+  qn_test_write_file(path, graph, sizeof graph - 1);
+  qn_sweep("tuning", tune, NULL, &(qn_sweep_options){.most = (int)qn_test_stride(200, 50)});
+  qn_sweep("tuning for a while", tune_for_a_while, path, &(qn_sweep_options){.most = 20, .again = 4});
+  free(path);
+}
 END_TEST
 START_TEST(describing) {
-  quern_error error = {0};
-  ck_assert_msg(compile(&error) == 0, "%s", error.text);
-  sweep(describe, 40, 20);
+  make_artifact();
+  qn_sweep("describing", describe, NULL, &(qn_sweep_options){.most = (int)qn_test_stride(400, 100)});
 }
 END_TEST
 
 static TCase *sweeps(void) {
-  const TTest *const tests[] = {compiling, running, jitting, tuning, describing};
+  const TTest *const tests[] = {compiling, running, jitting, tuning, describing, the_hosts_allocator_is_asked};
   TCase *tcase = qn_test_case("sweeps", tests, sizeof tests / sizeof tests[0]);
   if (qn_test_stride(2, 2) == 1) tcase_set_timeout(tcase, 24 * 3600);
   return tcase;

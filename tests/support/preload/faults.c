@@ -1,5 +1,6 @@
 // Put before libc by LD_PRELOAD: has the system's calls on files fail or do only a part of their work. What and when:
 //   QUERN_FAULT_CALL   read, write (with pread, pwrite and what else does the same), fsync, rename, open, ftruncate, mmap
+//                      (of files), fork, socketpair
 //   QUERN_FAULT_AT     the call of that kind that it begins with, from 1; 0 = none, count only
 //   QUERN_FAULT_ONCE   set: that call alone, not the later ones
 //   QUERN_FAULT_HOW    a name from the table below; "short": reads and writes take at most 7 bytes; "interrupted": each
@@ -16,13 +17,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 static const struct {
   const char *name;
   int error;
-} errors[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EACCES", EACCES}, {"EDQUOT", EDQUOT}, {"ENOMEM", ENOMEM}, {"EROFS", EROFS}};
+} errors[] = {{"EIO", EIO},       {"ENOSPC", ENOSPC}, {"EACCES", EACCES}, {"EDQUOT", EDQUOT},
+              {"ENOMEM", ENOMEM}, {"EROFS", EROFS},   {"EAGAIN", EAGAIN}, {"EMFILE", EMFILE}};
 
 static atomic_long calls;
 static atomic_bool was_interrupted;
@@ -129,6 +132,20 @@ int ftruncate(int fd, off_t size) {
 int ftruncate64(int fd, off64_t size) {
   MEET("ftruncate", fd, NULL, int, "ftruncate64", int, off64_t);
   return next(fd, size);
+}
+
+// Of processes: no path says which.
+pid_t fork(void) {
+  pid_t (*next)(void);
+  *(void **)&next = real("fork");
+  int fault = fate("fork", -1, "");
+  if (fault > 0) return errno = fault, -1;
+  return next();
+}
+
+int socketpair(int domain, int type, int protocol, int sockets[2]) {
+  MEET("socketpair", -1, "", int, "socketpair", int, int, int, int *);
+  return next(domain, type, protocol, sockets);
 }
 
 static mode_t mode_of(int flags, va_list args) {
