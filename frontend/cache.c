@@ -202,13 +202,8 @@ static int compile(loading *l) {
   int code = l->built ? quern_graph_compile(l->built, l->path, l->compile, &l->error)
                       : quern_compile(l->model_path, l->path, l->compile, &l->error);
   if (code == 0) code = (int)quern_model_open(l->path, l->open, l->out, &l->error);
-  if (code != 0) return code;
-  uint64_t most = 0;
-  qn_diag diag = {0};
-  qn_status status = quern_cache_limit(&most, &diag);
-  if (status == QN_OK) status = quern_cache_evict(most, l->path, NULL, &diag);
-  if (status != QN_OK) qn_log(QN_LOG_WARNING, "the cache keeps more than it should: %s", diag.text);
-  return 0;
+  if (code == 0) quern_cache_hold_limit(l->path);
+  return code;
 }
 
 // A lock that other processes compiling the same hold until they are done. -1 where the file system has none: then both

@@ -30,8 +30,10 @@ void quern_cache_touch(const char *path);
 // Bytes that the cache may take ($QUERN_CACHE_LIMIT, or 32 GiB); UINT64_MAX = any. ARGUMENT when the variable says
 // none.
 QN_CHECKED qn_status quern_cache_limit(uint64_t *out_bytes, qn_diag *diag);
-// Removes those that were not used for the longest time until at most `most` bytes are left, but never `keep` (a path;
+// Removes those entries (artifacts and what NVRTC made) that were not used for the longest time until at most `most` bytes are left, but never `keep` (a path;
 // NULL = none), and what compilations that were killed have left. *out_removed (may be NULL): bytes.
 QN_CHECKED qn_status quern_cache_evict(uint64_t most, const char *keep, uint64_t *out_removed, qn_diag *diag);
+// The same down to the limit, for who has just added something; what goes wrong is told in the log.
+void quern_cache_hold_limit(const char *keep);
 
 #endif

@@ -18,6 +18,7 @@
 #include "frontend/quern.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/vec.h"
 
 #define DEFAULT_LIMIT  (UINT64_C(32) << 30)
@@ -99,7 +100,14 @@ void quern_cache_touch(const char *path) { utimensat(AT_FDCWD, path, NULL, 0); }
 
 // --- what is in it
 
+// An entry is a file "HEAD-0123456789abcdef.TAIL". Nothing else in the folders is ours to touch.
+typedef struct kind {
+  const char *name, *inside, *tail;  // inside: the folder in the cache's own; "" = that itself
+} kind;
+static const kind kinds[] = {{"artifact", "", ".qn"}, {"nvrtc", "nvrtc", ".nvrtc"}};
+
 typedef struct found {
+  const kind *kind;
   char *path, *model;  // of the arena
   uint64_t bytes;
   int64_t used_at;
@@ -107,46 +115,46 @@ typedef struct found {
 
 typedef struct contents {
   qn_arena arena;
-  QN_VEC(found) artifacts;  // of the arena
+  QN_VEC(found) entries;  // of the arena, of all kinds
   QN_VEC(char *) leftovers;
   uint64_t bytes;
 } contents;
 
-// "NAME-0123456789abcdef.qn": how long NAME is, or 0. Nothing else in the folder is ours to touch.
-static size_t model_length(const char *name) {
-  size_t length = strlen(name), tail = HASH_DIGITS + 4;
-  if (length <= tail || strcmp(name + length - 3, ".qn") != 0 || name[length - tail] != '-') return 0;
-  for (size_t i = length - tail + 1; i < length - 3; i++) {
+// How long the head of an entry's name is (`length` bytes of the name count); 0 where it is no entry's.
+static size_t head_length(const kind *k, const char *name, size_t length) {
+  size_t end = strlen(k->tail), rest = HASH_DIGITS + 1 + end;
+  if (length <= rest || memcmp(name + length - end, k->tail, end) != 0 || name[length - rest] != '-') return 0;
+  for (size_t i = length - rest + 1; i < length - end; i++) {
     if (!isxdigit((unsigned char)name[i])) return 0;
   }
-  return length - tail;
+  return length - rest;
 }
 
-// A compilation writes "ARTIFACT.tmp.PID.N" and holds "ARTIFACT.lock"; those of one that was killed stay.
-static bool is_leftover(const char *name, const struct stat *info) {
-  char artifact[NAME_MAX + 1];
-  const char *temporary = strstr(name, ".qn.tmp."), *tail = temporary ? temporary : strstr(name, ".qn.lock");
-  size_t length = tail ? (size_t)(tail - name) + 3 : 0;
-  if (!tail || length >= sizeof artifact || time(NULL) - info->st_mtim.tv_sec <= LEFTOVER_AGE_S) return false;
-  memcpy(artifact, name, length);
-  artifact[length] = '\0';
-  if (model_length(artifact) == 0) return false;
-  long pid = temporary ? strtol(temporary + strlen(".qn.tmp."), NULL, 10) : 0;
-  return pid <= 0 || (kill((pid_t)pid, 0) != 0 && errno == ESRCH);
+// Who makes an entry writes "ENTRY.tmp.PID.N" and may hold "ENTRY.lock"; those of one that was killed stay.
+static bool is_leftover(const kind *k, const char *name, const struct stat *info) {
+  static const char *const marks[] = {".tmp.", ".lock"};
+  if (time(NULL) - info->st_mtim.tv_sec <= LEFTOVER_AGE_S) return false;
+  for (size_t i = 0; i < QN_COUNT(marks); i++) {
+    const char *mark = strstr(name, marks[i]);
+    if (!mark || head_length(k, name, (size_t)(mark - name)) == 0) continue;
+    long pid = i == 0 ? strtol(mark + strlen(marks[i]), NULL, 10) : 0;
+    return pid <= 0 || (kill((pid_t)pid, 0) != 0 && errno == ESRCH);
+  }
+  return false;
 }
 
-static bool add_file(contents *c, const char *folder, const char *name) {
+static bool add_file(contents *c, const kind *k, const char *folder, const char *name) {
   struct stat info;
   char *path = qn_arena_printf(&c->arena, "%s/%s", folder, name);
   if (!path) return false;
   if (lstat(path, &info) != 0 || !S_ISREG(info.st_mode)) return true;
-  size_t length = model_length(name);
+  size_t length = head_length(k, name, strlen(name));
   if (length > 0) {
-    found f = {path, qn_arena_strndup(&c->arena, name, length), (uint64_t)info.st_size, info.st_mtim.tv_sec};
+    found f = {k, path, qn_arena_strndup(&c->arena, name, length), (uint64_t)info.st_size, info.st_mtim.tv_sec};
     c->bytes += f.bytes;
-    return f.model && qn_vec_push_arena(&c->arena, &c->artifacts, f);
+    return f.model && qn_vec_push_arena(&c->arena, &c->entries, f);
   }
-  return !is_leftover(name, &info) || qn_vec_push_arena(&c->arena, &c->leftovers, path);
+  return !is_leftover(k, name, &info) || qn_vec_push_arena(&c->arena, &c->leftovers, path);
 }
 
 static int later_first(const void *a, const void *b) {
@@ -154,18 +162,25 @@ static int later_first(const void *a, const void *b) {
   return x->used_at != y->used_at ? (x->used_at < y->used_at ? 1 : -1) : strcmp(x->path, y->path);
 }
 
-// A folder that is not there is an empty one. To be freed with qn_arena_deinit(&c->arena) in every case.
-static qn_status read_folder(contents *c, const char *folder, qn_diag *diag) {
-  *c = (contents){0};
-  qn_arena_init(&c->arena, qn_allocator_default());
+// A folder that is not there is an empty one.
+static qn_status read_kind(contents *c, const kind *k, const char *cache, qn_diag *diag) {
+  const char *folder = *k->inside ? qn_arena_printf(&c->arena, "%s/%s", cache, k->inside) : cache;
+  if (!folder) return qn_fail_nomem(diag, cache, "a path");
   DIR *dir = opendir(folder);
   if (!dir && errno == ENOENT) return QN_OK;
   if (!dir) return qn_fail(diag, QN_ERR_IO, folder, "cannot read the folder: %s", strerror(errno));
   bool memory = true;
-  for (struct dirent *entry; memory && (entry = readdir(dir)) != NULL;) memory = add_file(c, folder, entry->d_name);
+  for (struct dirent *entry; memory && (entry = readdir(dir)) != NULL;) memory = add_file(c, k, folder, entry->d_name);
   closedir(dir);
-  if (!memory) return qn_fail_nomem(diag, folder, "what is in the folder");
-  if (c->artifacts.count > 0) qsort(c->artifacts.items, c->artifacts.count, sizeof *c->artifacts.items, later_first);
+  return memory ? QN_OK : qn_fail_nomem(diag, folder, "what is in the folder");
+}
+
+// To be freed with qn_arena_deinit(&c->arena) in every case.
+static qn_status read_folder(contents *c, const char *folder, qn_diag *diag) {
+  *c = (contents){0};
+  qn_arena_init(&c->arena, qn_allocator_default());
+  for (size_t i = 0; i < QN_COUNT(kinds); i++) QN_TRY(read_kind(c, &kinds[i], folder, diag));
+  if (c->entries.count > 0) qsort(c->entries.items, c->entries.count, sizeof *c->entries.items, later_first);
   return QN_OK;
 }
 
@@ -189,8 +204,8 @@ qn_status quern_cache_limit(uint64_t *out_bytes, qn_diag *diag) {
 
 static qn_status evict(contents *c, uint64_t most, const char *keep, uint64_t *out_removed, qn_diag *diag) {
   for (size_t i = 0; i < c->leftovers.count; i++) unlink(c->leftovers.items[i]);
-  for (size_t i = c->artifacts.count; i-- > 0 && c->bytes > most;) {
-    const found *f = &c->artifacts.items[i];
+  for (size_t i = c->entries.count; i-- > 0 && c->bytes > most;) {
+    const found *f = &c->entries.items[i];
     if (keep && strcmp(f->path, keep) == 0) continue;
     if (unlink(f->path) != 0 && errno != ENOENT)
       return qn_fail(diag, QN_ERR_IO, f->path, "cannot be removed: %s", strerror(errno));
@@ -224,16 +239,16 @@ static qn_status list(contents *c, quern_cache_listing *out, qn_diag *diag) {
   if (status == QN_OK) status = read_folder(c, qn_buf_text(&folder), diag);
   if (status == QN_OK) status = quern_cache_limit(&out->limit, diag);
   if (status == QN_OK) {
-    quern_cache_entry *entries = QN_ARENA_ARRAY(&c->arena, c->artifacts.count, quern_cache_entry);
+    quern_cache_entry *entries = QN_ARENA_ARRAY(&c->arena, c->entries.count, quern_cache_entry);
     out->folder = qn_arena_strdup(&c->arena, qn_buf_text(&folder));
     if (!entries || !out->folder) status = qn_fail_nomem(diag, "cache", "a listing");
-    for (size_t i = 0; status == QN_OK && i < c->artifacts.count; i++) {
-      const found *f = &c->artifacts.items[i];
-      entries[i] = (quern_cache_entry){.path = f->path, .model = f->model, .bytes = f->bytes, .used_at = f->used_at};
+    for (size_t i = 0; status == QN_OK && i < c->entries.count; i++) {
+      const found *f = &c->entries.items[i];
+      entries[i] = (quern_cache_entry){f->path, f->model, f->bytes, f->used_at, f->kind->name};
     }
     out->entries = entries;
   }
-  out->count = c->artifacts.count;
+  out->count = c->entries.count;
   out->bytes = c->bytes;
   qn_buf_deinit(&folder);
   return status;
@@ -254,6 +269,15 @@ void quern_cache_listing_free(quern_cache_listing *listing) {
   if (c && c->arena.allocator) qn_arena_deinit(&c->arena);
   free(c);
   *listing = (quern_cache_listing){0};
+}
+
+// Called when something was kept. That it could not be done is no failure of what was made.
+void quern_cache_hold_limit(const char *keep) {
+  uint64_t most = 0;
+  qn_diag diag = {0};
+  qn_status status = quern_cache_limit(&most, &diag);
+  if (status == QN_OK) status = quern_cache_evict(most, keep, NULL, &diag);
+  if (status != QN_OK) qn_log(QN_LOG_WARNING, "the cache keeps more than it should: %s", diag.text);
 }
 
 int quern_cache_clear(uint64_t keep_bytes, uint64_t *out_removed, quern_error *error) {

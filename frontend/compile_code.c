@@ -164,6 +164,7 @@ static qn_status compile_for_gpu(quern_compilation *c, size_t target, bool sourc
   options.cache_folder = quern_nvrtc_folder(&folder);
   qn_status status = quern_compilation_report(c, "compiling kernels with NVRTC", target, c->target_count);
   if (status == QN_OK) status = qn_cuda_compile(kernels, count, &options, c->allocator, &c->codes[target], c->diag);
+  if (status == QN_OK && options.cache_folder) quern_cache_hold_limit(NULL);
   qn_buf_deinit(&folder);
   return status;
 }

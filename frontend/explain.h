@@ -19,6 +19,9 @@ typedef struct explanation {
 } explanation;
 // NULL when out of memory.
 explanation *explanation_create(void);
+// Fills it from what quern explain --json writes, which may come from anybody; text[size] is NUL, `name` for messages.
+// Errors: FORMAT, LIMIT, NOMEM.
+QN_CHECKED qn_status explanation_parse(const char *name, const char *text, size_t size, explanation *e, qn_diag *diag);
 
 // A step of the program as a phase does it: some tokens of one sequence, of which `rows` want logits.
 typedef struct explain_chunk {

@@ -150,21 +150,24 @@ static qn_status read_explanation(const qn_json *json, const cJSON *top, explana
   return QN_OK;
 }
 
+qn_status explanation_parse(const char *name, const char *text, size_t size, explanation *e, qn_diag *diag) {
+  qn_json json = {.arena = &e->arena, .file = name, .diag = diag};
+  cJSON *top = NULL;
+  qn_status status = qn_json_parse(&json, text, size, &top);
+  if (status == QN_OK) status = read_explanation(&json, top, e);
+  cJSON_Delete(top);
+  return status;
+}
+
 int quern_explanation_read(const char *path, const quern_explanation **out, quern_error *error) {
   qn_diag diag = {0};
   char *text = NULL;
   size_t size = 0;
-  cJSON *top = NULL;
   *out = NULL;
   explanation *e = explanation_create();
   qn_status status = e ? qn_file_read(path, MOST_BYTES, qn_allocator_default(), &text, &size, &diag)
                        : qn_fail_nomem(&diag, path, "an explanation");
-  if (status == QN_OK) {
-    qn_json json = {.arena = &e->arena, .file = path, .diag = &diag};
-    status = qn_json_parse(&json, text, size, &top);
-    if (status == QN_OK) status = read_explanation(&json, top, e);
-  }
-  cJSON_Delete(top);
+  if (status == QN_OK) status = explanation_parse(path, text, size, e, &diag);
   if (text) qn_free(qn_allocator_default(), text, size + 1);
   if (status == QN_OK) {
     *out = &e->told;

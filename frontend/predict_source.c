@@ -6,6 +6,7 @@
 #include "frontend/compilation.h"
 #include "frontend/predict.h"
 #include "passes/gpu_pass.h"
+#include "runtime/signature.h"
 
 // What a call of the kernel costs, by its first step.
 typedef qn_status (*cost_fn)(void *context, const qn_program *program, const qn_pstep *step, quern_kernel_cost *out,
@@ -201,7 +202,8 @@ static qn_status take_artifact(predicting *p, const qn_artifact *whole) {
 qn_status predict_open_artifact(predicting *p) {
   qn_artifact artifact;
   QN_TRY(qn_artifact_open(&artifact, p->path, p->diag));
-  qn_status status = take_artifact(p, &artifact);
+  qn_status status = qn_signature_demand(&artifact, p->options->signed_by, p->arena->allocator, p->diag);
+  if (status == QN_OK) status = take_artifact(p, &artifact);
   qn_artifact_close(&artifact);
   return status;
 }

@@ -38,7 +38,7 @@ static qn_status check_output(const char *path, qn_diag *diag) {
 
 static qn_status compile_to_file(quern_compilation *c, const char *model_path, const char *out_path) {
   QN_TRY(check_output(out_path, c->diag));
-  if (c->options->sign_key) QN_TRY(qn_signing_key_read(c->options->sign_key, &c->key, c->diag));
+  if (c->options->sign_key) QN_TRY(qn_signing_key_read(c->options->sign_key, c->allocator, &c->key, c->diag));
   c->has_key = c->options->sign_key != NULL;
   QN_TRY(quern_compilation_open(c, model_path));
   QN_TRY(quern_make_plans(c));

@@ -77,7 +77,10 @@ typedef struct quern_compile_options {
   const char *tuning_db;
   quern_tuning_use *tuning_use;  // filled when not NULL
   const char *nvrtc;  // path of libnvrtc, for GPUs; NULL = $QUERN_NVRTC, or where CUDA 12 or 13 has it
-  const quern_allocator *allocator;  // of a compilation, and of the model of quern_jit; copied; NULL = malloc and free
+  // Of a compilation, and of the model of quern_jit; copied; NULL = malloc and free. LLVM, MLIR, SQLite, cJSON and NVRTC take
+  // theirs by malloc, whatever this is: they ask no allocator, or one of the whole process, which a library must not set. So
+  // do texts of some error messages, and what quern_allocator says. Functions without this option use malloc.
+  const quern_allocator *allocator;
   // A file with an Ed25519 private key, as openssl writes it (PEM): the artifact is signed with it, for those who demand
   // that (quern_model_options.signed_by). NULL = not. Of quern_compile and quern_load.
   const char *sign_key;
@@ -151,10 +154,11 @@ bool quern_cache_is_current(const char *artifact_path, const quern_compile_optio
 int quern_tuned_threads(const char *tuning_db, int threads);
 
 typedef struct quern_cache_entry {
-  const char *path;   // of the artifact
-  const char *model;  // name of the model file, without its folder
+  const char *path;
+  const char *model;  // name of the model file, without its folder; of what NVRTC made the chip ("sm_90")
   uint64_t bytes;
-  int64_t used_at;  // seconds since 1970
+  int64_t used_at;   // seconds since 1970
+  const char *kind;  // "artifact", or "nvrtc": what NVRTC made of a GPU's kernels, from which artifacts are compiled
 } quern_cache_entry;
 
 // Texts and entries belong to the listing.
@@ -168,7 +172,7 @@ typedef struct quern_cache_listing {
 // What is in the cache; to be freed with quern_cache_listing_free. Errors: IO, ARGUMENT (QUERN_CACHE_LIMIT), NOMEM.
 int quern_cache_list(quern_cache_listing *out, quern_error *error);
 void quern_cache_listing_free(quern_cache_listing *listing);  // zeroed is harmless
-// Removes the artifacts not used for the longest time until at most `keep_bytes` are left (0 = all go), and what killed
+// Removes the entries not used for the longest time until at most `keep_bytes` are left (0 = all go), and what killed
 // compilations have left. *out_removed (may be NULL): bytes that went. Models that are open stay so. Errors: IO.
 int quern_cache_clear(uint64_t keep_bytes, uint64_t *out_removed, quern_error *error);
 
@@ -595,6 +599,7 @@ typedef struct quern_predict_options {
   const quern_compile_options *compile;  // how a model file is compiled, target apart; NULL = defaults
   quern_progress_fn progress;
   void *progress_context;
+  const char *signed_by;  // as in quern_model_options; ARGUMENT with a model file
 } quern_predict_options;
 // `path` is a model file or an artifact with code for GPUs. *out is to be freed with quern_explanation_free. Errors:
 // ARGUMENT (no such chip), TARGET (an artifact without code that it runs; a kernel that it has no room for), UNSUPPORTED
@@ -638,6 +643,7 @@ typedef struct quern_tune_options {
   int compare_pairs;      // time tuned schedules against others, so many pairs each: see quern_tune_result; 0 = not
   quern_tune_progress_fn progress;
   void *progress_context;
+  const char *signed_by;  // as in quern_model_options; ARGUMENT with a model file
 } quern_tune_options;
 
 // One kernel in one class of token counts. Texts belong to the report.

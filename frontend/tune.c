@@ -17,6 +17,7 @@
 #include "frontend/tune_code.h"
 #include "runtime/base/options.h"
 #include "runtime/cpu_features.h"
+#include "runtime/signature.h"
 #include "runtime/topology.h"
 
 // What a session works on and with.
@@ -84,6 +85,8 @@ static bool cancelled(void *context) { return !tell(context); }
 
 static qn_status open_model(tuning *t, const char *path) {
   quern_compilation *c = &t->compilation;
+  if (t->options->signed_by)
+    return qn_fail(t->diag, QN_ERR_ARGUMENT, "signed_by", "is for artifacts, got the model file %s", path);
   QN_TRY(quern_compilation_open(c, path));
   QN_TRY(quern_compilation_need_cpus(c, "kernels are tuned"));
   QN_TRY(report_stage(t, "lowering kernels"));
@@ -102,6 +105,7 @@ static qn_status open_artifact(tuning *t, const char *path) {
   QN_TRY(report_stage(t, "reading the artifact"));
   QN_TRY(qn_artifact_open(&t->artifact, path, t->diag));
   t->has_artifact = true;
+  QN_TRY(qn_signature_demand(&t->artifact, t->options->signed_by, t->compilation.allocator, t->diag));
   quern_artifact_gpus(&t->artifact, t->untuned, sizeof t->untuned);
   QN_TRY(qn_executor_choose_code(&t->artifact, asked, &code, t->diag));
   QN_TRY(qn_target_parse(code->target, &t->artifact_target, t->diag));

@@ -314,7 +314,7 @@ int quern_model_get_settings(const quern_model *model, const char *tuning_db, in
   qn_arena arena;
   qn_diag diag = {0};
   *out_found = false;
-  qn_arena_init(&arena, qn_allocator_default());
+  qn_arena_init(&arena, &model->allocator);
   quern_tuned_init(&tuned, &arena);
   quern_tuned_open(&tuned, tuning_db, threads);
   qn_status status = tuned.db        ? find_settings(model, &tuned, &arena, out, out_found, &diag)

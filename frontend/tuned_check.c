@@ -80,7 +80,7 @@ static void keep(const rechecking *r) {
   qn_db_close(t->db);
   t->db = t->chooser.db = NULL;
   const char *path = *t->path ? t->path : NULL;
-  if (qn_db_open(path, false, qn_allocator_default(), &db, &unused) == QN_OK) {
+  if (qn_db_open(path, false, t->chooser.arena->allocator, &db, &unused) == QN_OK) {
     for (size_t i = 0; i < r->foreign.count; i++) {
       const qn_plan_foreign *f = r->foreign.items[i];
       qn_tuning_key key = t->chooser.key;
@@ -93,7 +93,7 @@ static void keep(const rechecking *r) {
     }
   }
   qn_db_close(db);
-  if (qn_db_open(path, true, qn_allocator_default(), &t->db, &unused) != QN_OK) t->db = NULL;
+  if (qn_db_open(path, true, t->chooser.arena->allocator, &t->db, &unused) != QN_OK) t->db = NULL;
   t->chooser.db = t->db;
 }
 
@@ -102,7 +102,7 @@ static qn_status check_items(rechecking *r, bool *out_again) {
   qn_measured *results = QN_ARENA_ARRAY(&r->arena, count + 1, qn_measured);
   qn_recheck_options options = {.quick = true};
   if (!results) return qn_fail_nomem(r->diag, "tuning", "results of checks");
-  QN_TRY(qn_recheck(r->items.items, count, &options, qn_allocator_default(), results, r->diag));
+  QN_TRY(qn_recheck(r->items.items, count, &options, r->tuned->chooser.arena->allocator, results, r->diag));
   for (size_t i = 0; i < count; i++) {
     if (results[i].verdict == QN_VERDICT_OK) continue;
     const char *reason =
@@ -119,7 +119,7 @@ qn_status quern_tuned_recheck(quern_tuned *t, const qn_target *target, const qn_
                               qn_diag *diag) {
   rechecking r = {.tuned = t, .program = program, .diag = diag};
   *out_again = false;
-  qn_arena_init(&r.arena, qn_allocator_default());
+  qn_arena_init(&r.arena, t->chooser.arena->allocator);
   qn_status status = add_items(&r, target, plan, entries);
   if (status == QN_OK && r.items.count > 0) status = check_items(&r, out_again);
   qn_arena_deinit(&r.arena);

@@ -130,13 +130,6 @@ static bool is_cancelled(void *context) {
   return !report_progress(v, "checking kernels", v->report.checked, v->items.count);
 }
 
-static qn_status check_signature(const verification *v) {
-  uint8_t key[QN_ART_KEY_BYTES];
-  if (!v->options->signed_by) return QN_OK;
-  QN_TRY(qn_public_key_read(v->options->signed_by, key, v->diag));
-  return qn_signature_check(&v->artifact, key, v->diag);
-}
-
 qn_status verify_conclude(const verification *v) {
   if (v->report.wrong == 0) return QN_OK;
   return qn_fail(v->diag, QN_ERR_FORMAT, v->path,
@@ -162,7 +155,7 @@ static qn_status verify_on_cpu(verification *v) {
 static qn_status verify(verification *v) {
   QN_TRY(qn_artifact_open(&v->artifact, v->path, v->diag));
   v->view = v->artifact;
-  QN_TRY(check_signature(v));
+  QN_TRY(qn_signature_demand(&v->artifact, v->options->signed_by, v->allocator, v->diag));
   if (v->options->check_weights) {
     if (!report_progress(v, "reading weights", 0, 1)) return qn_fail(v->diag, QN_ERR_CANCELLED, v->path, "cancelled");
     QN_TRY(qn_artifact_check_weights(&v->artifact, v->diag));

@@ -57,13 +57,6 @@ static qn_status open_device(quern_model *model, const quern_model_options *opti
   return QN_OK;
 }
 
-static qn_status check_signature(const quern_model *model, const quern_model_options *options, qn_diag *diag) {
-  uint8_t key[QN_ART_KEY_BYTES];
-  if (!options->signed_by) return QN_OK;
-  QN_TRY(qn_public_key_read(options->signed_by, key, diag));
-  return qn_signature_check(&model->file, key, diag);
-}
-
 // Walks all templates, so that none of them fails later.
 static qn_status open_chat(quern_model *model, qn_diag *diag) {
   qn_chat_template last;
@@ -75,7 +68,7 @@ static qn_status open_chat(quern_model *model, qn_diag *diag) {
 }
 
 static qn_status open_sections(quern_model *model, const quern_model_options *options, qn_diag *diag) {
-  QN_TRY(check_signature(model, options, diag));
+  QN_TRY(qn_signature_demand(&model->file, options->signed_by, &model->allocator, diag));
   QN_TRY(choose_program(model, options, diag));
   QN_TRY(choose_target(model, options, diag));
   size_t size = 0;

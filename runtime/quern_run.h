@@ -51,7 +51,9 @@ const char *quern_status_name(int status);
 // Where memory comes from. `reallocate` works as in Lua: pointer NULL allocates, new_size 0 frees and returns NULL,
 // anything else resizes; old_size is what was asked for at the last call. It returns NULL when there is no memory, the
 // old block untouched; blocks are aligned as malloc's are. It may be called by several threads at the same time.
-// Weights and KV caches are mapped from the system, whatever the allocator; so is what hwloc and PCRE2 take.
+// Not from there come weights and KV caches, which are mapped from the system, and the machine code of PCRE2's patterns; what
+// hwloc, libcuda and libsodium keep, once a process, since they ask no allocator of ours; and a few bytes by malloc for each
+// file that is mapped or written (its name; its line in the list that the handler of SIGBUS reads, which belongs to no model).
 typedef struct quern_allocator {
   void *context;  // given to every call
   void *(*reallocate)(void *context, void *pointer, size_t old_size, size_t new_size);

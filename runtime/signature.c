@@ -22,6 +22,11 @@ static struct {
 } sodium;
 static char failure[256];  // why it is not there; "" = it is
 
+// What it keeps between calls, of which it says the size (some 200 bytes).
+typedef struct sodium_state {
+  _Alignas(64) uint8_t bytes[1024];
+} sodium_state;
+
 static void load(void) {
   const struct {
     const char *name;
@@ -47,7 +52,8 @@ static void load(void) {
     if (!address) snprintf(failure, sizeof failure, "%s has no function %s", LIBRARY, names[i].name);
     memcpy(names[i].function, &address, sizeof address);  // ISO C has no cast from an object's address to a function's
   }
-  if (!*failure && sodium.init() < 0) snprintf(failure, sizeof failure, "%s cannot be initialised", LIBRARY);
+  if (!*failure && (sodium.init() < 0 || sodium.state_bytes() > sizeof(sodium_state)))
+    snprintf(failure, sizeof failure, "%s cannot be initialised", LIBRARY);
 }
 
 static qn_status need_sodium(qn_diag *diag) {
@@ -110,53 +116,60 @@ static qn_status decode_key(const char *path, const char *text, const char *kind
                  "got another kind of key, want Ed25519 (openssl genpkey -algorithm ed25519)");
 }
 
-static qn_status read_key(const char *path, const char *kind, const uint8_t *head, size_t head_size,
-                          uint8_t out[QN_ART_KEY_BYTES], qn_diag *diag) {
+void qn_signing_key_wipe(qn_signing_key *key) { explicit_bzero(key, sizeof *key); }
+
+qn_status qn_public_key_parse(const char *name, const char *text, uint8_t out[QN_ART_KEY_BYTES], qn_diag *diag) {
+  return decode_key(name, text, "PUBLIC KEY", public_head, sizeof public_head, out, diag);
+}
+
+qn_status qn_signing_key_parse(const char *name, const char *text, qn_signing_key *out, qn_diag *diag) {
+  uint8_t seed[QN_ART_KEY_BYTES];
+  QN_TRY(need_sodium(diag));
+  QN_TRY(decode_key(name, text, "PRIVATE KEY", private_head, sizeof private_head, seed, diag));
+  int failed = sodium.key_pair(out->public_key, out->secret, seed);
+  sodium.wipe(seed, sizeof seed);
+  return failed ? qn_fail(diag, QN_ERR_FORMAT, name, "libsodium takes no such key") : QN_OK;
+}
+
+// Nothing of a key stays in memory that was freed.
+static void free_key_text(char *text, size_t size, const qn_allocator *allocator) {
+  explicit_bzero(text, size);
+  qn_free(allocator, text, size + 1);
+}
+
+qn_status qn_signing_key_read(const char *path, const qn_allocator *allocator, qn_signing_key *out, qn_diag *diag) {
   char *text = NULL;
   size_t size = 0;
-  QN_TRY(qn_file_read(path, LARGEST_KEY_FILE, qn_allocator_default(), &text, &size, diag));
-  qn_status status = decode_key(path, text, kind, head, head_size, out, diag);
-  explicit_bzero(text, size);
-  qn_free(qn_allocator_default(), text, size + 1);
+  QN_TRY(need_sodium(diag));
+  QN_TRY(qn_file_read(path, LARGEST_KEY_FILE, allocator, &text, &size, diag));
+  qn_status status = qn_signing_key_parse(path, text, out, diag);
+  free_key_text(text, size, allocator);
   return status;
 }
 
-qn_status qn_signing_key_read(const char *path, qn_signing_key *out, qn_diag *diag) {
-  uint8_t seed[QN_ART_KEY_BYTES];
-  QN_TRY(need_sodium(diag));
-  QN_TRY(read_key(path, "PRIVATE KEY", private_head, sizeof private_head, seed, diag));
-  int failed = sodium.key_pair(out->public_key, out->secret, seed);
-  sodium.wipe(seed, sizeof seed);
-  return failed ? qn_fail(diag, QN_ERR_FORMAT, path, "libsodium takes no such key") : QN_OK;
-}
-
-void qn_signing_key_wipe(qn_signing_key *key) { explicit_bzero(key, sizeof *key); }
-
-qn_status qn_public_key_read(const char *path, uint8_t out[QN_ART_KEY_BYTES], qn_diag *diag) {
-  return read_key(path, "PUBLIC KEY", public_head, sizeof public_head, out, diag);
+qn_status qn_public_key_read(const char *path, const qn_allocator *allocator, uint8_t out[QN_ART_KEY_BYTES],
+                             qn_diag *diag) {
+  char *text = NULL;
+  size_t size = 0;
+  QN_TRY(qn_file_read(path, LARGEST_KEY_FILE, allocator, &text, &size, diag));
+  qn_status status = qn_public_key_parse(path, text, out, diag);
+  free_key_text(text, size, allocator);
+  return status;
 }
 
 // --- signing and checking
 
-static qn_status begin(void **out_state, qn_diag *diag) {
+static qn_status begin(sodium_state *state, qn_diag *diag) {
   QN_TRY(need_sodium(diag));
-  *out_state = qn_alloc(qn_allocator_default(), sodium.state_bytes());
-  if (!*out_state) return qn_fail_nomem(diag, "signature", "its state");
-  return sodium.begin(*out_state) == 0 ? QN_OK : qn_fail(diag, QN_ERR_INTERNAL, "signature", "libsodium fails");
-}
-
-static void end(void *state) {
-  if (state) qn_free(qn_allocator_default(), state, sodium.state_bytes());
+  return sodium.begin(state) == 0 ? QN_OK : qn_fail(diag, QN_ERR_INTERNAL, "signature", "libsodium fails");
 }
 
 qn_status qn_signature_make(const qn_signing_key *key, const uint8_t *data, size_t size,
                             uint8_t out[QN_ART_SIGNATURE_BYTES], qn_diag *diag) {
-  void *state = NULL;
-  qn_status status = begin(&state, diag);
-  if (status == QN_OK && (sodium.update(state, data, size) != 0 || sodium.create(state, out, NULL, key->secret) != 0))
-    status = qn_fail(diag, QN_ERR_INTERNAL, "signature", "libsodium fails");
-  end(state);
-  return status;
+  sodium_state state;
+  QN_TRY(begin(&state, diag));
+  if (sodium.update(&state, data, size) == 0 && sodium.create(&state, out, NULL, key->secret) == 0) return QN_OK;
+  return qn_fail(diag, QN_ERR_INTERNAL, "signature", "libsodium fails");
 }
 
 const qn_art_signature *qn_signature_find(const qn_artifact *artifact) {
@@ -176,7 +189,7 @@ static bool fits(void *state, const qn_artifact *a, const qn_art_signature *s) {
 
 qn_status qn_signature_check(const qn_artifact *a, const uint8_t public_key[QN_ART_KEY_BYTES], qn_diag *diag) {
   const qn_art_signature *s = qn_signature_find(a);
-  void *state = NULL;
+  sodium_state state;
   if (!s) return qn_fail(diag, QN_ERR_FORMAT, a->path, "is not signed, want a signature (quern compile --sign KEY)");
   if (memcmp(s->public_key, public_key, QN_ART_KEY_BYTES) != 0) {
     return qn_fail(diag, QN_ERR_FORMAT, a->path,
@@ -184,10 +197,16 @@ qn_status qn_signature_check(const qn_artifact *a, const uint8_t public_key[QN_A
                    s->public_key[0], s->public_key[1], s->public_key[2], s->public_key[3], public_key[0], public_key[1],
                    public_key[2], public_key[3]);
   }
-  qn_status status = begin(&state, diag);
-  if (status == QN_OK && !fits(state, a, s))
-    status =
-        qn_fail(diag, QN_ERR_FORMAT, a->path, "the signature does not fit: the file was changed after it was signed");
-  end(state);
-  return status;
+  QN_TRY(begin(&state, diag));
+  if (fits(&state, a, s)) return QN_OK;
+  return qn_fail(diag, QN_ERR_FORMAT, a->path,
+                 "the signature does not fit: the file was changed after it was signed");
+}
+
+qn_status qn_signature_demand(const qn_artifact *artifact, const char *key_path, const qn_allocator *allocator,
+                              qn_diag *diag) {
+  uint8_t key[QN_ART_KEY_BYTES];
+  if (!key_path) return QN_OK;
+  QN_TRY(qn_public_key_read(key_path, allocator, key, diag));
+  return qn_signature_check(artifact, key, diag);
 }

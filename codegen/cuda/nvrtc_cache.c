@@ -2,8 +2,10 @@
 // compilations at the same time do not collide; its sizes and a hash of its bytes are checked before it is believed.
 #include "codegen/cuda/nvrtc_cache.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
@@ -30,9 +32,13 @@ static char *copy_part(const qn_allocator *allocator, const char *data, size_t s
   return copy;
 }
 
-// The parts of an entry's bytes; false where they are no whole entry of this key, or memory runs out.
-static bool take_parts(const char *data, size_t size, const uint64_t key[2], const qn_allocator *allocator,
-                       qn_nvrtc_code *out) {
+// Does it end with its only NUL?
+static bool is_text(const char *text, uint64_t size) {
+  return size > 0 && memchr(text, 0, (size_t)size) == text + size - 1;
+}
+
+bool qn_nvrtc_entry_parse(const char *data, size_t size, const uint64_t key[2], const qn_allocator *allocator,
+                          qn_nvrtc_code *out) {
   entry_head head;
   if (size < sizeof head) return false;
   memcpy(&head, data, sizeof head);
@@ -41,8 +47,9 @@ static bool take_parts(const char *data, size_t size, const uint64_t key[2], con
   if (head.sizes[0] > left || head.sizes[1] > left - head.sizes[0] ||
       head.sizes[2] != left - head.sizes[0] - head.sizes[1])
     return false;
-  if (head.hash != qn_hash64(data + sizeof head, (size_t)left, head.sizes[0]) || head.sizes[0] == 0) return false;
   const char *parts = data + sizeof head;
+  if (head.hash != qn_hash64(parts, (size_t)left, head.sizes[0])) return false;
+  if (!is_text(parts, head.sizes[0]) || !is_text(parts + (left - head.sizes[2]), head.sizes[2])) return false;
   *out = (qn_nvrtc_code){.allocator = allocator};
   out->ptx = copy_part(allocator, parts, out->ptx_size = (size_t)head.sizes[0]);
   out->cubin = (uint8_t *)copy_part(allocator, parts + out->ptx_size, out->cubin_size = (size_t)head.sizes[1]);
@@ -57,35 +64,47 @@ static bool read_entry(const char *path, const uint64_t key[2], const qn_allocat
   size_t size = 0;
   qn_diag unused = {0};
   if (qn_file_read(path, ENTRY_MAX, allocator, &data, &size, &unused) != QN_OK) return false;
-  bool taken = take_parts(data, size, key, allocator, out);
+  bool taken = qn_nvrtc_entry_parse(data, size, key, allocator, out);
   qn_free(allocator, data, size + 1);
+  if (taken) utimensat(AT_FDCWD, path, NULL, 0);  // it was used just now
   return taken;
 }
 
 // ---- writing
 
+void qn_nvrtc_entry_print(const uint64_t key[2], const qn_nvrtc_code *code, qn_buf *out) {
+  entry_head head = {.key = {key[0], key[1]}, .sizes = {code->ptx_size, code->cubin_size, code->log_size}};
+  size_t at = out->length;
+  memcpy(head.magic, MAGIC, sizeof head.magic);
+  qn_buf_append(out, (const char *)&head, sizeof head);
+  qn_buf_append(out, code->ptx, code->ptx_size);
+  qn_buf_append(out, (const char *)code->cubin, code->cubin_size);
+  qn_buf_append(out, code->log, code->log_size);
+  if (out->failed) return;
+  qn_nvrtc_entry_rehash((uint8_t *)out->data + at, out->length - at);
+}
+
+void qn_nvrtc_entry_rehash(uint8_t *data, size_t size) {
+  entry_head head;
+  if (size < sizeof head) return;
+  memcpy(&head, data, sizeof head);
+  head.hash = qn_hash64(data + sizeof head, size - sizeof head, head.sizes[0]);
+  memcpy(data, &head, sizeof head);
+}
+
 static qn_status write_entry(const char *path, const uint64_t key[2], const qn_nvrtc_code *code,
                              const qn_allocator *allocator, qn_diag *diag) {
-  entry_head head = {.key = {key[0], key[1]}, .sizes = {code->ptx_size, code->cubin_size, code->log_size}};
-  qn_buf body;
-  qn_hasher hasher;
+  qn_buf entry;
   qn_file_writer writer;
-  memcpy(head.magic, MAGIC, sizeof head.magic);
-  qn_buf_init(&body, allocator);
-  qn_buf_append(&body, code->ptx, code->ptx_size);
-  qn_buf_append(&body, (const char *)code->cubin, code->cubin_size);
-  qn_buf_append(&body, code->log, code->log_size);
-  qn_hasher_init(&hasher, head.sizes[0]);
-  qn_hasher_update(&hasher, body.data, body.length);
-  head.hash = qn_hasher_final(&hasher);
-  qn_status status = body.failed ? qn_fail_nomem(diag, path, "an entry") : qn_file_writer_open(&writer, path, diag);
+  qn_buf_init(&entry, allocator);
+  qn_nvrtc_entry_print(key, code, &entry);
+  qn_status status = entry.failed ? qn_fail_nomem(diag, path, "an entry") : qn_file_writer_open(&writer, path, diag);
   if (status == QN_OK) {
-    status = qn_file_writer_write(&writer, &head, sizeof head);
-    if (status == QN_OK) status = qn_file_writer_write(&writer, body.data, body.length);
+    status = qn_file_writer_write(&writer, entry.data, entry.length);
     if (status == QN_OK) status = qn_file_writer_commit(&writer);
     qn_file_writer_abandon(&writer);
   }
-  qn_buf_deinit(&body);
+  qn_buf_deinit(&entry);
   return status;
 }
 

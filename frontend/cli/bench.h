@@ -13,7 +13,7 @@
 typedef struct bench_options {
   cli_common common;
   const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages,
-      *spin, *tuning_db, *against, *device, *libcuda;
+      *spin, *tuning_db, *against, *device, *libcuda, *signed_by;
   uint64_t generate, reps, context, decode_threads, grain;
   bool pin, no_pin;
 } bench_options;

@@ -147,6 +147,7 @@ static int open_other(bench *b, side *s) {
                        .target = b->options->target,
                        .huge_pages = b->settings.huge_pages,
                        .device = b->device,
+                       .signed_by = b->options->signed_by,
                        .quiet = b->options->common.quiet,
                        .out_artifact = &s->artifact};
   if (!quern_is_artifact(source.path)) {

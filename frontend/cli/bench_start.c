@@ -61,7 +61,7 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
   snprintf(count, sizeof count, "%" PRIu64, generate);
   snprintf(context, sizeof context, "%" PRId64, b->context);
   snprintf(threads, sizeof threads, "%d", (int)b->threads.items[b->threads.count - 1]);
-  char *arguments[28] = {
+  char *arguments[30] = {
       "quern", "run", "-q", "--json", "--ignore-eog", "--tokens", (char *)(uintptr_t)qn_buf_text(&tokens),
       "-n",    count, "-c", context};
   int used = 11;
@@ -86,6 +86,10 @@ static int run_once(bench *b, int64_t prompt, uint64_t generate, qn_buf *json) {
   if (b->options->tuning_db) {
     arguments[used++] = "--tuning-db";
     arguments[used++] = (char *)(uintptr_t)b->options->tuning_db;
+  }
+  if (b->options->signed_by) {
+    arguments[used++] = "--require-signature";
+    arguments[used++] = (char *)(uintptr_t)b->options->signed_by;
   }
   if (b->options->target) {
     arguments[used++] = "-t";

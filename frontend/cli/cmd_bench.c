@@ -55,6 +55,7 @@ static const cli_option options_table[] = {
      "the database of quern tune, whose records choose the schedules of a model file, and of quern machine"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
      "model file: the architecture as JSON"},
+    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
 };
 
 static const char details[] =
@@ -188,6 +189,7 @@ static int open_model(bench *b, const char *path, char **out_path) {
                        .template_path = o->template_path,
                        .context = (uint32_t)o->context,
                        .run_threads = o->threads && b->threads.count == 1 ? (int)b->threads.items[0] : 0,
+                       .signed_by = o->signed_by,
                        .sequences = (uint32_t)largest(&b->batches),
                        .tuning_db = o->tuning_db,
                        .device = b->device,
@@ -227,6 +229,7 @@ static int place_weights(bench *b) {
                        .target = b->options->target,
                        .huge_pages = b->settings.huge_pages,
                        .device = b->device,
+                       .signed_by = b->options->signed_by,
                        .quiet = b->options->common.quiet};
   quern_model_close(b->model);
   b->model = NULL;

@@ -18,16 +18,17 @@ typedef struct cache_options {
 #define FIELD(name) offsetof(cache_options, name)
 static const cli_option options_table[] = {
     {"keep", 0, CLI_TEXT, FIELD(keep), "SIZE", 0, 0, NULL, "0",
-     "clear: leave the artifacts used last, up to this size together: 20G, 500M, or bytes"},
+     "clear: leave what was used last, up to this size together: 20G, 500M, or bytes"},
     {"json", 0, CLI_FLAG, FIELD(json), NULL, 0, 0, NULL, NULL, "list: one JSON object instead of the table"},
 };
 
 static const char details[] =
     "quern run keeps what it compiled in $XDG_CACHE_HOME/quern, or ~/.cache/quern, a folder that the user alone\n"
-    "may enter. Together the artifacts take at most $QUERN_CACHE_LIMIT (\"20G\"; \"0\" = no limit; 32 GiB without\n"
-    "it): those not used for the longest time go. The folder may be deleted at any time.\n"
+    "may enter, and there, in nvrtc, what NVRTC made of kernels for GPUs. Together they take at most\n"
+    "$QUERN_CACHE_LIMIT (\"20G\"; \"0\" = no limit; 32 GiB without it): those not used for the longest time go. The\n"
+    "folder may be deleted at any time.\n"
     "  list    tells what is in it, what was used last first\n"
-    "  clear   removes the artifacts, and what compilations that were killed have left\n";
+    "  clear   removes all of it, and what compilations that were killed have left\n";
 
 // "20G", "500M", "1048576".
 static int read_size(const char *text, uint64_t *out) {
@@ -45,9 +46,17 @@ static int read_size(const char *text, uint64_t *out) {
 
 static void put_mib(qn_buf *out, uint64_t bytes) { qn_buf_printf(out, "%10.1f MiB", (double)bytes / 1048576); }
 
+static bool is_artifact(const quern_cache_entry *e) { return strcmp(e->kind, "artifact") == 0; }
+
+// A line an artifact; results of NVRTC, of which a model has many, in one.
 static void put_table(qn_buf *out, const quern_cache_listing *l) {
+  size_t artifacts = 0;
+  uint64_t other_bytes = 0;
   for (size_t i = 0; i < l->count; i++) {
     const quern_cache_entry *e = &l->entries[i];
+    if (!is_artifact(e)) other_bytes += e->bytes;
+    if (!is_artifact(e)) continue;
+    artifacts++;
     char when[32] = "";
     time_t used = (time_t)e->used_at;
     struct tm parts;
@@ -55,10 +64,30 @@ static void put_table(qn_buf *out, const quern_cache_listing *l) {
     put_mib(out, e->bytes);
     qn_buf_printf(out, "  %-16s  %s\n", when, e->path);
   }
+  if (artifacts < l->count) {
+    put_mib(out, other_bytes);
+    qn_buf_printf(out, "  %zu results of NVRTC\n", l->count - artifacts);
+  }
   put_mib(out, l->bytes);
-  qn_buf_printf(out, "  in %zu artifacts", l->count);
+  qn_buf_printf(out, "  in %zu artifacts", artifacts);
   if (l->limit != UINT64_MAX) qn_buf_printf(out, ", of at most %.1f MiB", (double)l->limit / 1048576);
   qn_buf_printf(out, "; %s\n", l->folder);
+}
+
+static void put_json_entries(cli_json *json, const quern_cache_listing *l, const char *name, const char *of,
+                             bool artifacts) {
+  cli_json_begin(json, name, '[');
+  for (size_t i = 0; i < l->count; i++) {
+    const quern_cache_entry *e = &l->entries[i];
+    if (is_artifact(e) != artifacts) continue;
+    cli_json_begin(json, NULL, '{');
+    cli_json_text(json, "path", qn_str_from(e->path));
+    cli_json_text(json, of, qn_str_from(e->model));
+    cli_json_int(json, "bytes", (int64_t)e->bytes);
+    cli_json_int(json, "used_at", e->used_at);
+    cli_json_end(json, '}');
+  }
+  cli_json_end(json, ']');
 }
 
 static void put_json(qn_buf *out, const quern_cache_listing *l) {
@@ -67,16 +96,8 @@ static void put_json(qn_buf *out, const quern_cache_listing *l) {
   cli_json_text(&json, "folder", qn_str_from(l->folder));
   cli_json_int(&json, "bytes", (int64_t)l->bytes);
   if (l->limit != UINT64_MAX) cli_json_int(&json, "limit", (int64_t)l->limit);
-  cli_json_begin(&json, "artifacts", '[');
-  for (size_t i = 0; i < l->count; i++) {
-    cli_json_begin(&json, NULL, '{');
-    cli_json_text(&json, "path", qn_str_from(l->entries[i].path));
-    cli_json_text(&json, "model", qn_str_from(l->entries[i].model));
-    cli_json_int(&json, "bytes", (int64_t)l->entries[i].bytes);
-    cli_json_int(&json, "used_at", l->entries[i].used_at);
-    cli_json_end(&json, '}');
-  }
-  cli_json_end(&json, ']');
+  put_json_entries(&json, l, "artifacts", "model", true);
+  put_json_entries(&json, l, "nvrtc", "chip", false);
   cli_json_end(&json, '}');
   qn_buf_putc(out, '\n');
 }

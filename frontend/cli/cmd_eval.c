@@ -12,7 +12,8 @@
 
 typedef struct eval_options {
   cli_common common;
-  const char *text, *tasks, *json, *quant, *numeric, *target, *kv_type, *template_path, *tuning_db, *device, *libcuda;
+  const char *text, *tasks, *json, *quant, *numeric, *target, *kv_type, *template_path, *tuning_db, *device, *libcuda,
+      *signed_by;
   uint64_t context, stride, limit, threads;
   bool lines, no_cache;
 } eval_options;
@@ -50,6 +51,7 @@ static const cli_option options_table[] = {
      "the database of quern tune, whose records choose the schedules of a model file"},
     {"no-cache", 0, CLI_FLAG, FIELD(no_cache), NULL, 0, 0, NULL, NULL,
      "model file: compile anew and keep nothing in the cache"},
+    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
 };
 
 static const char details[] =
@@ -182,6 +184,7 @@ static int eval_one(const eval_options *o, const char *path) {
                        .run_threads = (int)o->threads,
                        .all_logits = o->text != NULL,
                        .no_cache = o->no_cache,
+                       .signed_by = o->signed_by,
                        .quiet = o->common.quiet};
   const cli_cpu_option cpu_options[] = {{"--threads", o->threads > 0}};
   quern_model *model = NULL;

@@ -11,7 +11,7 @@
 typedef struct explain_options {
   cli_common common;
   const char *json_path, *html_path, *against_path, *db_path, *device;
-  const char *target, *numeric, *quant, *kv_type, *template_path, *huge_pages;
+  const char *target, *numeric, *quant, *kv_type, *template_path, *huge_pages, *signed_by;
   uint64_t threads, decode_threads, prompt, depth, reps, context;
   bool no_pin, terms;
 } explain_options;
@@ -52,6 +52,7 @@ static const cli_option options_table[] = {
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
      "model file: the architecture as JSON"},
+    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
 };
 
 static const char details[] =
@@ -144,6 +145,7 @@ static int open_model(const explain_options *o, const char *path, const cli_sett
                        .huge_pages = settings->huge_pages,
                        .context = (uint32_t)o->context,
                        .run_threads = (int)o->threads,
+                       .signed_by = o->signed_by,
                        .quiet = o->common.quiet};
   return run_open(&source, out);
 }
@@ -195,7 +197,8 @@ static int measure_model(const explain_options *o, const char *path, const quern
 // ---- predictions
 
 // What says how to run makes no sense where nothing is run; how to compile, of what is compiled already.
-static int check_prediction(const explain_options *o, bool artifact) {
+static int check_prediction(const explain_options *o, const char *path) {
+  bool artifact = quern_is_artifact(path);
   const struct {
     const char *name;
     bool given, compiles;
@@ -211,13 +214,14 @@ static int check_prediction(const explain_options *o, bool artifact) {
     if (options[i].given && artifact)
       return cli_fail(QN_ERR_ARGUMENT, options[i].name, "is for model files, got an artifact; compile it so instead");
   }
-  return 0;
+  if (!o->signed_by || artifact) return 0;
+  return cli_fail(QN_ERR_ARGUMENT, "--require-signature", "is for artifacts, got the model file %s", path);
 }
 
 static int predict_model(const explain_options *o, const char *path, const quern_explanation **out) {
   cli_progress progress;
   quern_error error = {0};
-  int code = check_prediction(o, quern_is_artifact(path));
+  int code = check_prediction(o, path);
   if (code != 0) return code;
   cli_catch_signals();
   cli_progress_init(&progress, o->common.quiet);
@@ -232,6 +236,7 @@ static int predict_model(const explain_options *o, const char *path, const quern
                                    .prompt_tokens = (int64_t)o->prompt,
                                    .depth = (int64_t)o->depth,
                                    .compile = &compile,
+                                   .signed_by = o->signed_by,
                                    .progress = cli_progress_step,
                                    .progress_context = &progress};
   code = quern_predict(path, &options, out, &error);

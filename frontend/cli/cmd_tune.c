@@ -11,7 +11,7 @@
 typedef struct tune_options {
   cli_common common;
   const char *budget, *within, *pattern, *target, *db, *export_path, *import_path, *json_path, *against;
-  const char *numeric, *quant, *kv_type, *template_path;
+  const char *numeric, *quant, *kv_type, *template_path, *signed_by;
   uint64_t threads, context, chunk, sequences, pairs;
 } tune_options;
 
@@ -46,6 +46,7 @@ static const cli_option options_table[] = {
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats", "quantise the float matrices"},
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32", "how keys and values are kept"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one", "the architecture as JSON"},
+    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
 };
 
 static const char details[] =
@@ -146,7 +147,10 @@ static int check_artifact(const tune_options *o, const char *path) {
   } compiling[] = {{"--ctx", o->context > 0},  {"--chunk", o->chunk > 0}, {"--batch", o->sequences > 0},
                    {"--numeric", o->numeric},  {"--quant", o->quant},     {"--kv-type", o->kv_type},
                    {"--template", o->template_path}};
-  if (!quern_is_artifact(path)) return 0;
+  if (!quern_is_artifact(path)) {
+    if (!o->signed_by) return 0;
+    return cli_fail(QN_ERR_ARGUMENT, "--require-signature", "is for artifacts, got the model file %s", path);
+  }
   for (size_t i = 0; i < QN_COUNT(compiling); i++) {
     if (!compiling[i].given) continue;
     return cli_fail(QN_ERR_ARGUMENT, compiling[i].name,
@@ -174,6 +178,7 @@ static int tune(const tune_options *options, const char *path) {
                             .tuning_db = options->db,
                             .threads = (int)options->threads,
                             .compare_pairs = options->against ? (int)options->pairs : 0,
+                            .signed_by = options->signed_by,
                             .progress = tune_progress_step,
                             .progress_context = &progress};
   int code = check_artifact(options, path);

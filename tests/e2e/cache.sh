@@ -151,6 +151,24 @@ QUERN_CACHE_LIMIT=1K run "compiling" --ctx 305
 [ "$(find "$folder" -name 'nano.gguf-????????????????.qn' | wc -l)" -eq 1 ] || fail "want one artifact: $(ls "$folder")"
 unset QUERN_CACHE_LIMIT
 
+# What NVRTC made is kept beside them, under the same limit.
+nvrtc="$folder/nvrtc"
+mkdir -p "$nvrtc"
+for i in 1 2 3; do
+  head -c 100000 /dev/zero >"$nvrtc/sm_90-000000000000000$i.nvrtc"
+  touch -d "$i hours ago" "$nvrtc/sm_90-000000000000000$i.nvrtc"
+done
+: >"$nvrtc/notes.nvrtc"
+: >"$nvrtc/sm_90-0123456789abcdef.nvrtc.tmp.999999999.0"
+touch -d '2 hours ago' "$nvrtc"/*.tmp.*
+"$QUERN" cache list >"$WORK/text" || fail "cache list ends with $?"
+grep -qE '^ +0.3 MiB  3 results of NVRTC$' "$WORK/text" || fail "cache list: $(cat "$WORK/text")"
+"$QUERN" cache list --json | tr -d ' \n' | grep -q '"chip":"sm_90","bytes":100000,' || fail "$("$QUERN" cache list --json)"
+kept=$(stat -c %s "$folder"/nano.gguf-*.qn | awk '{sum += $1} END {print sum + 150000}')
+"$QUERN" cache clear -q --keep "$kept" || fail "cache clear --keep ends with $?"
+[ "$(cd "$nvrtc" && echo *)" = "notes.nvrtc sm_90-0000000000000001.nvrtc" ] || fail "the limit leaves $(ls "$nvrtc")"
+[ "$(find "$folder" -name 'nano.gguf-????????????????.qn' | wc -l)" -eq 1 ] || fail "an artifact went: $(ls "$folder")"
+
 # Listing and clearing.
 rm "$folder"/*.tmp.*
 "$QUERN" cache list >"$WORK/text" || fail "cache list ends with $?"
@@ -158,7 +176,7 @@ grep -qE "MiB  [0-9-]+ [0-9:]+  $folder/nano.gguf-[0-9a-f]+\.qn$" "$WORK/text" |
 grep -qE "in 1 artifacts, of at most 32768.0 MiB; $folder$" "$WORK/text" || fail "cache list: $(cat "$WORK/text")"
 "$QUERN" cache clear --keep 1G 2>"$WORK/err" && grep -q 'removed 0.0 MiB' "$WORK/err" || fail "$(cat "$WORK/err")"
 "$QUERN" cache clear -q || fail "cache clear ends with $?"
-[ "$(ls "$folder")" = notes.qn ] || fail "cache clear leaves $(ls "$folder")"
+[ "$(cd "$folder" && find . -type f | sort | tr '\n' ' ')" = "./notes.qn ./nvrtc/notes.nvrtc " ] || fail "cache clear leaves $(ls -R "$folder")"
 for wrong in "cache" "cache remove" "cache list --keep 1G" "cache clear --json" "cache clear --keep 1X"; do
   code=0
   # shellcheck disable=SC2086

@@ -34,6 +34,22 @@ openssl genpkey -algorithm x25519 -out agree.key 2>"$WORK/err" || fail "$(cat "$
 wrong 4 "got another kind of key, want Ed25519" compile "$model" -o x.qn --sign agree.key
 [ ! -e x.qn ] || fail "a compilation without a key leaves something"
 
+# Every command that runs an artifact's code, or reads what its kernels are, asks for the signature when it is told to.
+"$QUERN" tune -q signed.qn --require-signature mine.pub --db none --budget 0 >"$WORK/out" 2>"$WORK/err" || fail "tune: $(cat "$WORK/err")"
+"$QUERN" bench -q signed.qn --require-signature mine.pub --prompt 4 -n 2 --reps 1 --threads 1 --against signed.qn \
+  >"$WORK/out" 2>"$WORK/err" || fail "bench: $(cat "$WORK/err")"
+"$QUERN" explain -q signed.qn --require-signature mine.pub --prompt 4 --reps 1 --threads 1 --db none \
+  >"$WORK/out" 2>"$WORK/err" || fail "explain: $(cat "$WORK/err")"
+for command in "bench -q --prompt 4 -n 2 --reps 1" "explain -q --prompt 4 --reps 1" "explain -q --device cuda:sm_90" \
+  "tune -q --db none --budget 0" "eval -q --tasks $QUERN_SOURCE/models/nano/tasks.tsv" "verify"; do
+  # shellcheck disable=SC2086
+  wrong 3 "plain.qn: is not signed" $command plain.qn --require-signature mine.pub
+  # shellcheck disable=SC2086
+  wrong 3 "signed.qn: is signed by another key" $command signed.qn --require-signature other.pub
+  [ "$command" = verify ] || wrong 2 "is for artifacts, got the model file" $command "$model" --require-signature mine.pub
+done
+wrong 3 "plain.qn: is not signed" bench -q --prompt 4 -n 2 --reps 1 signed.qn --require-signature mine.pub --against plain.qn
+
 # The key is the one that openssl knows, and the signature is of Ed25519ph: the weights count, which are not hashed.
 key=$(openssl pkey -pubin -in mine.pub -outform DER | tail -c 32 | od -An -tx1 | tr -d ' \n')
 "$QUERN" inspect signed.qn | grep -q "^signature = ed25519, not checked, by $key\$" || fail "$("$QUERN" inspect signed.qn)"

@@ -52,7 +52,7 @@ static qn_signing_key read_key(const char *hex) {
   qn_diag diag = {0};
   from_hex(hex, seed, sizeof seed);
   const char *path = write_key("key.pem", "PRIVATE KEY", private_head, sizeof private_head, seed, sizeof seed);
-  qn_assert_ok(&diag, qn_signing_key_read(path, &key, &diag));
+  qn_assert_ok(&diag, qn_signing_key_read(path, qn_test_allocator(), &key, &diag));
   return key;
 }
 
@@ -146,24 +146,24 @@ START_TEST(files_that_are_no_keys) {
   uint8_t bytes[QN_ART_KEY_BYTES] = {1};
   qn_diag diag = {0};
   const char *path = write_key("public.pem", "PUBLIC KEY", public_head, sizeof public_head, bytes, sizeof bytes);
-  qn_assert_fails(&diag, QN_ERR_FORMAT, "want a key as openssl writes it", qn_signing_key_read(path, &key, &diag));
+  qn_assert_fails(&diag, QN_ERR_FORMAT, "want a key as openssl writes it", qn_signing_key_read(path, qn_test_allocator(), &key, &diag));
   diag = (qn_diag){0};
   path = write_key("rsa.pem", "PUBLIC KEY", private_head, sizeof private_head, bytes, sizeof bytes);
   qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got another kind of key, want Ed25519",
-                  qn_public_key_read(path, bytes, &diag));
+                  qn_public_key_read(path, qn_test_allocator(), bytes, &diag));
   for (size_t size = 0; size < sizeof bytes; size++) {
     diag = (qn_diag){0};
     path = write_key("short.pem", "PUBLIC KEY", public_head, sizeof public_head, bytes, size);
-    qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "Ed25519", qn_public_key_read(path, bytes, &diag));
+    qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "Ed25519", qn_public_key_read(path, qn_test_allocator(), bytes, &diag));
   }
   diag = (qn_diag){0};
-  qn_assert_fails(&diag, QN_ERR_IO, "none", qn_signing_key_read(qn_test_temp_path("none"), &key, &diag));
+  qn_assert_fails(&diag, QN_ERR_IO, "none", qn_signing_key_read(qn_test_temp_path("none"), qn_test_allocator(), &key, &diag));
   char long_text[512] = "-----BEGIN PUBLIC KEY-----\n";
   memset(long_text + strlen(long_text), 'A', 400);
   strcat(long_text, "-----END PUBLIC KEY-----");
   qn_test_write_file(path, long_text, strlen(long_text));
   diag = (qn_diag){0};
-  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "Ed25519", qn_public_key_read(path, bytes, &diag));
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "Ed25519", qn_public_key_read(path, qn_test_allocator(), bytes, &diag));
 }
 END_TEST
 
