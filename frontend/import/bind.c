@@ -549,6 +549,7 @@ static qn_status fail_part(const qn_binding *b, const char *name, const qn_tenso
 }
 
 // Makes a stack of the tensor that was found, where the pattern of its name has the index: all parts are there, and alike.
+// Parts of a vector lie one after another.
 static qn_status find_parts(const qn_place *place, const char *where, const qn_template_weight *weight,
                             const char *pattern, qn_bound_tensor *tensor, qn_diag *diag) {
   qn_binding *b = place->binding;
@@ -558,9 +559,12 @@ static qn_status find_parts(const qn_place *place, const char *where, const qn_t
   int64_t count = 0;
   QN_TRY(name_of_part(place, where, weight, pattern, 1, &name, diag));
   if (strcmp(name, tensor->name) == 0) return QN_OK;
+  bool vector = weight->rank == 1;
   qn_place outside = *place;
   qn_scope scope = qn_place_scope(&outside);
   QN_TRY(qn_expression_int(weight->path, weight->shape[0], &scope, 1, MAX_PARTS, &count, diag));
+  if (vector && data->rank != 1) return QN_OK;  // of another shape, which is told of next
+  if (vector) count = count > data->dims[0] ? count / data->dims[0] : 1;
   tensor->parts = QN_ARENA_ARRAY(b->arena, (size_t)count, const char *);
   if (!tensor->parts) return qn_fail_nomem(diag, b->source.name, "tensors");
   for (int64_t e = 0; e < count; e++) {
@@ -572,10 +576,15 @@ static qn_status find_parts(const qn_place *place, const char *where, const qn_t
                  memcmp(part.dims, data->dims, (size_t)part.rank * sizeof *part.dims) == 0;
     if (!alike) return fail_part(b, name, &part, tensor->name, data, diag);
   }
-  memmove(data->dims + 1, data->dims, (size_t)data->rank * sizeof *data->dims);
-  data->dims[0] = tensor->part_count = count;
-  data->rank++;
+  tensor->part_count = count;
   data->data = NULL;
+  if (vector) {
+    data->dims[0] *= count;
+    return QN_OK;
+  }
+  memmove(data->dims + 1, data->dims, (size_t)data->rank * sizeof *data->dims);
+  data->dims[0] = count;
+  data->rank++;
   return QN_OK;
 }
 
@@ -597,6 +606,10 @@ static qn_status find_tensor(qn_place *place, const char *where, const qn_templa
   }
   if (out->name) QN_TRY(source->find_tensor(source->context, out->name, out_found, &out->data, diag));
   if (*out_found && weight->stack) QN_TRY(find_parts(place, where, weight, pattern, out, diag));
+  if (*out_found && weight->stack && weight->rank == 1 && out->data.rank == 2) {  // a file's own stack of vectors
+    out->data.dims[0] *= out->data.dims[1];
+    out->data.rank = 1;
+  }
   if (*out_found && weight->transposed[source->world]) QN_TRY(turn_around(place, out, diag));
   return *out_found ? check_shape(place, weight, out->name, &out->data, diag) : QN_OK;
 }

@@ -213,16 +213,16 @@ static qn_status read_stack(reader *r, const cJSON *item, const char *path, qn_t
   }
   bool changed = false;
   for (int i = 0; i < QN_WORLD_COUNT; i++) changed = changed || w->each[i] || w->transposed[i];
-  if (w->rank >= 2 && !changed) return QN_OK;
+  if (!changed) return QN_OK;
   return qn_json_fail(&r->json, QN_ERR_FORMAT, stack_path,
-                      "got %s, want two dimensions or more, of tensors as they are",
-                      changed ? "values that are computed or transposed" : "a vector");
+                      "got values that are computed or transposed, want tensors as they are");
 }
 
 static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   static const char *const keys[] = {"gguf",  "hf",   "shape", "optional", "keep", "transposed",
                                      "stack", "each", "note",  NULL};
-  static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep", "each", "note", "data", "base64", NULL};
+  static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep",   "stack",
+                                           "each", "note",  "data",     "base64", NULL};
   qn_template_weight w = {.path = qn_json_where(&r->json, path)};
   QN_TRY(qn_json_object(&r->json, item, path, r->t->is_graph ? graph_keys : keys));
   w.name = qn_arena_strdup(r->json.arena, item->string);

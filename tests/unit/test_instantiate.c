@@ -686,8 +686,10 @@ static const char graph_text[] =
     " \"params\": {\"hidden\": {\"gguf\": \"llama.embedding_length\"}, \"context\": {\"value\": 128}},"
     " \"inputs\": {\"x\": {\"shape\": [\"T\", 64]}},"
     " \"weights\": {\"up\": {\"gguf\": \"blk.0.ffn_up.weight\", \"shape\": [160, \"hidden\"]},"
+    "               \"flat\": {\"gguf\": \"blk.0.ffn_gate.weight\", \"shape\": [10240], \"stack\": \"e\"},"
     "               \"two\": {\"shape\": [1, 2], \"data\": [0.5, -2]}},"
-    " \"graph\": [{\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"x\", \"up\"]},"
+    " \"graph\": [{\"set\": \"z\", \"op\": \"neg\", \"args\": [\"flat\"]}, {\"output\": \"z\", \"value\": \"z\"},"
+    "             {\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"x\", \"up\"]},"
     "             {\"set\": \"y\", \"op\": \"slice\", \"args\": [\"y\"], \"attrs\": {\"axis\": 1, \"begin\": 0, "
     "\"end\": 2}},"
     "             {\"set\": \"y\", \"op\": \"matmul\", \"args\": [\"y\", \"two\"]}, {\"output\": \"y\", \"value\": "
@@ -708,6 +710,8 @@ START_TEST(test_own_graph) {
   ck_assert(data.rank == 2 && data.dims[0] == 1 && data.dims[1] == 2 && ((const float *)data.data)[1] == -2.0f);
   qn_assert_ok(&diag, weights.find(weights.context, "blk.0.ffn_up.weight", &data, &diag));
   ck_assert(data.rank == 2 && data.dims[0] == 160 && data.dims[1] == 64);
+  qn_assert_ok(&diag, weights.find(weights.context, "blk.0.ffn_gate.weight", &data, &diag));  // rows as a vector
+  ck_assert(data.rank == 1 && data.dims[0] == 160 * 64);
   qn_arena arena;
   qn_graph *graph;
   qn_arena_init(&arena, qn_test_allocator());
