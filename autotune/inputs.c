@@ -316,7 +316,8 @@ static bool is_order(const qn_inputs *in, size_t param, size_t ids) {
   int64_t rows = qn_dim_at(q->type.dims[0], in->symbols), width = qn_row_width(&q->type, in->symbols), numbers = 0;
   bool counted = !__builtin_mul_overflow(rows, 2 * width, &numbers);
   return counted && numbers == qn_dim_at(p->type.dims[0], in->symbols) && q->row_pitch >= width &&
-         numbers <= (int64_t)(in->buffers[param].size / 4) && rows * q->row_pitch <= (int64_t)(in->buffers[ids].size / 4);
+         numbers <= (int64_t)(in->buffers[param].size / 4) &&
+         rows * q->row_pitch <= (int64_t)(in->buffers[ids].size / 4);
 }
 
 static int32_t get_i32(const uint8_t *at) {
@@ -341,7 +342,10 @@ static int32_t expert_at(const ordering *o, int64_t place) { return expert_of(o,
 // Sorts by insertion, which keeps the order of equals: there are as many rows as a step has.
 static void fill_order(filling *f, size_t param, size_t ids) {
   const qn_pbuf *q = f->in->subject.params[ids];
-  ordering o = {f->in->buffers[param].data, f->in->buffers[ids].data, qn_row_width(&q->type, f->in->symbols), q->row_pitch};
+  ordering o = {.out = f->in->buffers[param].data,
+                .ids = f->in->buffers[ids].data,
+                .width = qn_row_width(&q->type, f->in->symbols),
+                .pitch = q->row_pitch};
   int64_t count = qn_dim_at(q->type.dims[0], f->in->symbols) * o.width;
   for (int64_t row = 0, at; row < count; row++) {
     for (at = row; at > 0 && expert_at(&o, at - 1) > expert_of(&o, row); at--)

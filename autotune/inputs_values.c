@@ -196,7 +196,8 @@ qn_status qn_inputs_fill_weight(const qn_pbuf *w, uint64_t seed, qn_inputs_use u
   uint32_t rows = w->layout == QN_LAYOUT_ROWS16 ? QN_TILE_ROWS : 1;
   size_t panel = 0, all = 0;
   int64_t k = w->type.rank >= 2 ? w->type.dims[w->type.rank - 1].value : 0;
-  bool sized = f && k > 0 && qn_format_tile_bytes(f, rows, rows, k, &panel) && qn_weight_bytes(&w->type, w->layout, &all);
+  bool sized =
+      f && k > 0 && qn_format_tile_bytes(f, rows, rows, k, &panel) && qn_weight_bytes(&w->type, w->layout, &all);
   if (!sized || all != size || all == 0) {
     return qn_fail(diag, QN_ERR_UNSUPPORTED, name, "got %zu bytes for a weight whose layout takes %zu", size, all);
   }

@@ -462,7 +462,8 @@ static qn_status shape_expert_order(const shape_context *c, qn_type *out) {
 
 static qn_status shape_expert_matmul(const shape_context *c, qn_type *out) {
   const qn_type *x = c->operands[0], *w = c->operands[1], *ids = c->operands[2];
-  if (x->rank != 2 || (!is_f32(x) && x->dtype != QN_DTYPE_A8)) return operand_error(c, 0, "f32 or a8 [T, K] or [kT, K]");
+  bool rows_of_x = x->rank == 2 && (is_f32(x) || x->dtype == QN_DTYPE_A8);
+  if (!rows_of_x) return operand_error(c, 0, "f32 or a8 [T, K] or [kT, K]");
   bool param = qn_graph_node(c->graph, c->spec->operands[1])->op == QN_OP_PARAM;
   if (!param || w->rank != 3 || !qn_dim_equal(w->dims[2], x->dims[1])) {
     return operand_error(c, 1, "a parameter [E, N, K] with operand 0's K");
@@ -471,7 +472,8 @@ static qn_status shape_expert_matmul(const shape_context *c, qn_type *out) {
   if (x->dtype == QN_DTYPE_A8 && qn_format_of(w->dtype)->block_values == 1) {
     return operand_error(c, 1, "a format with blocks");
   }
-  if (!is_places(c, 2, w->dims[0].value)) return operand_error(c, 2, "a top_k among as many values as there are experts");
+  bool chosen = is_places(c, 2, w->dims[0].value);
+  if (!chosen) return operand_error(c, 2, "a top_k among as many values as there are experts");
   qn_dim rows = rows_of_elements(ids);
   if (!qn_dim_equal(x->dims[0], ids->dims[0]) && !qn_dim_equal(x->dims[0], rows)) {
     return operand_error(c, 0, "a row for each token, or for each expert of a token");

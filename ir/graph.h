@@ -113,7 +113,8 @@ bool qn_graph_is_stack(const qn_graph *graph, const qn_node *node);
 // The value behind views that only rename elements (a view with a group of its own copies).
 qn_id qn_graph_base(const qn_graph *graph, qn_id id);
 
-// Which part of `experts` experts' weights a step of `tokens` tokens reads when each has `chosen` of them, any as likely.
+// Which part of the weights of `experts` experts a step of `tokens` tokens reads when each has `chosen` of them, any as
+// likely.
 double qn_expert_share(int64_t experts, int64_t chosen, double tokens);
 
 // Uses of each value (operands and outputs), array of nodes.count from the arena; NULL when out of memory.

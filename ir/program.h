@@ -13,7 +13,7 @@
 #define QN_BUFFER_BYTES_MAX ((int64_t)1 << 40)  // of one buffer: sums of thousands of them cannot overflow
 #define QN_SAMPLE_SETTINGS  8          // i32 of a row's settings (runtime/README.md)
 #define QN_SAMPLE_VOCAB_END (1 << 19)  // sums of as many weights of 2^24 at most fit two i32
-#define QN_EXPERTS_MAX      4096       // experts of a product: ordering rows by them takes a number for each on the stack
+#define QN_EXPERTS_MAX      4096       // of a product: ordering rows by them takes a number for each on the stack
 #define QN_EXPERT_RUN       256        // rows of an expert that are done together at most
 #define QN_PAGE_KEYS 64  // keys a KV page holds, which is also the attention chunk of the numeric contract
 
@@ -26,8 +26,8 @@ typedef enum qn_layout {
 } qn_layout;
 const char *qn_layout_name(qn_layout layout);
 bool qn_layout_parse(const char *text, qn_layout *out);
-// Bytes of a parameter of this type in a tile layout: an (N, K) matrix, or several one after another, their numbers in the
-// dimensions before N. false on overflow, or when the type has no such layout.
+// Bytes of a parameter of this type in a tile layout: an (N, K) matrix, or several one after another, their numbers in
+// the dimensions before N. false on overflow, or when the type has no such layout.
 bool qn_weight_bytes(const qn_type *type, qn_layout layout, size_t *out);
 // How many matrices those are.
 int64_t qn_weight_matrices(const qn_type *type);

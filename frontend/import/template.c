@@ -209,7 +209,8 @@ static qn_status read_stack(reader *r, const cJSON *item, const char *path, qn_t
   QN_TRY(qn_json_get_text(&r->json, item, path, "stack", &w->stack));
   if (!w->stack) return QN_OK;
   if (qn_template_is_reserved(w->stack)) {
-    return qn_json_fail(&r->json, QN_ERR_FORMAT, stack_path, "got '%.40s', want the name of an index, as in {e}", w->stack);
+    return qn_json_fail(&r->json, QN_ERR_FORMAT, stack_path, "got '%.40s', want the name of an index, as in {e}",
+                        w->stack);
   }
   bool changed = false;
   for (int i = 0; i < QN_WORLD_COUNT; i++) changed = changed || w->each[i] || w->transposed[i];

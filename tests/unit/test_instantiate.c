@@ -23,7 +23,7 @@ typedef struct edit {
   uint32_t resize_type;    // ggml type number of the resized one
   const char *add_tensor;  // a vector of add_count zeros; 0: 4
   int64_t add_count;
-  const char *split_tensor, *split_as;  // of experts: becomes one tensor of each, by a printf pattern of its number
+  const char *split_tensor, *split_as;  // of experts: becomes one tensor of each, whose number stands for #
   int drop_part, short_part;            // 1 + the number of a part that is not there; that has one row less
 } edit;
 
@@ -43,8 +43,9 @@ static void split(const qn_gguf_tensor *t, const qn_gguf_view *view, const edit 
     char name[96];
     int64_t dims[] = {t->dims[0], t->dims[1] - (i + 1 == e->short_part)};
     if (i + 1 == e->drop_part) continue;
-    qn_gguf_writer_add_tensor(w, qn_str_from(part_name(e, i, name)), t->type, 2, dims,
-                              (const uint8_t *)view->data + (size_t)i * size, size / (size_t)t->dims[1] * (size_t)dims[1]);
+    const uint8_t *data = (const uint8_t *)view->data + (size_t)i * size;
+    qn_gguf_writer_add_tensor(w, qn_str_from(part_name(e, i, name)), t->type, 2, dims, data,
+                              size / (size_t)t->dims[1] * (size_t)dims[1]);
   }
 }
 
@@ -471,7 +472,9 @@ START_TEST(test_tensors) {
   fails(&(edit){.add_tensor = "rope_freqs.weight"}, QN_ERR_FORMAT,
         "tensor 'rope_freqs.weight': got shape [4], want [8] = [rope_dims / 2]");
   fails(&(edit){.add_keys = say_experts}, QN_ERR_FORMAT, "tensor 'blk.0.ffn_gate_inp.weight' is missing");
-  edit experts = {.model = "tiny-olmoe-test", .split_tensor = "blk.0.ffn_down_exps.weight", .split_as = "blk.0.ffn_down.#.weight"};
+  edit experts = {.model = "tiny-olmoe-test",
+                  .split_tensor = "blk.0.ffn_down_exps.weight",
+                  .split_as = "blk.0.ffn_down.#.weight"};
   experts.drop_part = 1;
   fails(&experts, QN_ERR_FORMAT, "tensor 'blk.0.ffn_down_exps.weight' is missing");
   experts.drop_part = 4;
