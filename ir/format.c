@@ -44,7 +44,7 @@ const qn_format *qn_format_of(qn_dtype dtype) {
 
 const qn_format *qn_format_of_gguf(uint32_t gguf_type) {
   for (size_t i = 0; i < QN_COUNT(formats); i++) {
-    if (formats[i].gguf_type == gguf_type) return &formats[i];
+    if (formats[i].gguf_type == gguf_type && gguf_type != QN_NO_GGUF_TYPE) return &formats[i];
   }
   return NULL;
 }
@@ -225,6 +225,36 @@ void qn_format_row_to_f64(const qn_format *format, int64_t k, const void *file_r
       block_to_f64(format, block, out + i);
     }
   }
+}
+
+enum { F16_EXPONENT = 0x7C00, F32_UPPER_EXPONENT = 0x7F80 };  // BF16 is the upper half of F32
+
+static uint32_t is_odd_half(const uint8_t *bytes, uint32_t exponent) {
+  return (((uint32_t)bytes[0] | (uint32_t)bytes[1] << 8) & exponent) == exponent;
+}
+
+// Is there a NaN or an infinity in a block?
+static uint32_t is_odd(const qn_format *format, const uint8_t *block) {
+  if (format->dtype == QN_DTYPE_F16) return is_odd_half(block, F16_EXPONENT);
+  if (is_plain(format)) return is_odd_half(block + format->block_bytes - 2, F32_UPPER_EXPONENT);
+  if (format->scale_kind == QN_SCALE_E8M0) return block[format->scale_at] == 255;
+  return is_odd_half(block + format->scale_at, F16_EXPONENT) |
+         (format->min_at >= 0 ? is_odd_half(block + format->min_at, F16_EXPONENT) : 0);
+}
+
+size_t qn_format_count_not_finite(const qn_format *format, const void *blocks, size_t count, size_t *out_first) {
+  const uint8_t *bytes = blocks;
+  size_t odd = 0, size = format->block_bytes;
+  uint32_t exponent = format->dtype == QN_DTYPE_F16 ? F16_EXPONENT : F32_UPPER_EXPONENT;
+  if (is_plain(format) && size == 2) {  // constant sizes: this runs once an element
+    for (size_t i = 0; i < count; i++) odd += is_odd_half(bytes + 2 * i, exponent);
+  } else if (is_plain(format)) {
+    for (size_t i = 0; i < count; i++) odd += is_odd_half(bytes + 4 * i + 2, exponent);
+  } else {
+    for (size_t i = 0; i < count; i++) odd += is_odd(format, bytes + i * size);
+  }
+  for (*out_first = 0; odd > 0 && !is_odd(format, bytes + *out_first * size);) ++*out_first;
+  return odd;
 }
 
 // The code of value j of a part.

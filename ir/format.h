@@ -56,10 +56,12 @@ typedef enum qn_scale_kind {
   QN_SCALE_E8M0,  // u8 e: 2^(e - 128), half of what the type's name says, as numbers are doubled
 } qn_scale_kind;
 
+#define QN_NO_GGUF_TYPE UINT32_MAX
+
 typedef struct qn_format {
   qn_dtype dtype;
   const char *name;       // "q4_0"
-  uint32_t gguf_type;     // ggml type number in GGUF files
+  uint32_t gguf_type;     // ggml type number in GGUF files; QN_NO_GGUF_TYPE: of checkpoints, which quantisers do not make
   uint32_t block_values;  // values along K in a block
   uint32_t block_bytes;   // bytes of a block in the file
   uint32_t group_values;  // values along K that share a scale: 16 or 32; 1 for floats
@@ -125,6 +127,9 @@ void qn_format_pack(const qn_format *format, uint32_t rows, int64_t n, int64_t k
                     int64_t row_begin, int64_t row_end, void *out);
 // The k values of one row in the file's layout, exact.
 void qn_format_row_to_f64(const qn_format *format, int64_t k, const void *file_row, double *out);
+// How many of `count` blocks in the file's layout (values, of float formats) hold a NaN or an infinity; *out_first is the
+// first of them.
+size_t qn_format_count_not_finite(const qn_format *format, const void *blocks, size_t count, size_t *out_first);
 // One element of a packed matrix, exact: the plain reading of the tile layout that tests compare with.
 double qn_format_tile_get(const qn_format *format, uint32_t rows, int64_t k_size, const void *packed, int64_t n,
                           int64_t k);

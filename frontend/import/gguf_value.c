@@ -317,7 +317,7 @@ static void list_supported(char *out, size_t out_size) {
   out[0] = '\0';
   for (int dtype = 0; dtype < QN_DTYPE_COUNT && at < out_size; dtype++) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
-    if (format == NULL) continue;
+    if (format == NULL || format->gguf_type == QN_NO_GGUF_TYPE) continue;
     at += (size_t)snprintf(out + at, out_size - at, "%s%s", at > 0 ? ", " : "", qn_gguf_type_name(format->gguf_type));
   }
 }

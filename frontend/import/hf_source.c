@@ -46,9 +46,9 @@ static bool is_empty(const qn_hf_value *value) {
 }
 
 static bool key_at(void *context, size_t i, qn_str *out) {
-  const qn_hf_model *model = context;
-  if (i >= model->config.values.count) return false;
-  const qn_hf_value *value = &model->config.values.items[i];
+  const qn_hf_source *source = context;
+  if (i >= source->model->config.values.count) return false;
+  const qn_hf_value *value = &source->model->config.values.items[i];
   bool says_nothing = is_listed(harmless, QN_COUNT(harmless), value->key) ||
                       (is_empty(value) && is_listed(harmless_if_empty, QN_COUNT(harmless_if_empty), value->key));
   *out = says_nothing ? (qn_str){0} : qn_str_from(value->key);
@@ -57,21 +57,21 @@ static bool key_at(void *context, size_t i, qn_str *out) {
 
 static qn_status find_key(void *context, const char *key, qn_param_kind kind, bool *out_found, qn_value *out,
                           qn_diag *diag) {
-  const qn_hf_model *model = context;
-  return qn_hf_config_get(&model->config, key, kind, out_found, out, diag);
+  const qn_hf_source *source = context;
+  return qn_hf_config_get(&source->model->config, key, kind, out_found, out, diag);
 }
 
 static qn_status find_item(void *context, const char *key, qn_param_kind kind, int64_t index, bool *out_found,
                            int64_t *out_count, qn_value *out, qn_diag *diag) {
-  const qn_hf_model *model = context;
-  return qn_hf_config_get_item(&model->config, key, kind, index, out_found, out_count, out, diag);
+  const qn_hf_source *source = context;
+  return qn_hf_config_get_item(&source->model->config, key, kind, index, out_found, out_count, out, diag);
 }
 
 // ---- tensors -----------------------------------------------------------------------------------------------------
 
 static bool has_tensor(void *context, const char *name) {
-  const qn_hf_model *model = context;
-  return qn_safetensors_find(model->files, name) != NULL;
+  const qn_hf_source *source = context;
+  return qn_hf_packed_has(&source->packed, name) || qn_safetensors_find(source->model->files, name) != NULL;
 }
 
 static qn_status fail_type(const qn_safetensors_tensor *t, qn_diag *diag) {
@@ -88,8 +88,10 @@ static qn_status fail_type(const qn_safetensors_tensor *t, qn_diag *diag) {
 }
 
 static qn_status find_tensor(void *context, const char *name, bool *out_found, qn_tensor_data *out, qn_diag *diag) {
-  const qn_hf_model *model = context;
-  const qn_safetensors_tensor *t = qn_safetensors_find(model->files, name);
+  const qn_hf_source *source = context;
+  const qn_safetensors_tensor *t = qn_safetensors_find(source->model->files, name);
+  *out_found = true;
+  if (qn_hf_packed_has(&source->packed, name)) return qn_hf_packed_find(&source->packed, name, out, diag);
   *out_found = t != NULL;
   if (!t) return QN_OK;
   const qn_format *format = qn_stored_format(t->dtype);
@@ -105,36 +107,33 @@ static qn_status find_tensor(void *context, const char *name, bool *out_found, q
 }
 
 static qn_status load_tensor(void *context, const char *name, void *out, qn_diag *diag) {
-  const qn_hf_model *model = context;
-  const qn_safetensors_tensor *t = qn_safetensors_find(model->files, name);
-  if (!t) return qn_fail(diag, QN_ERR_FORMAT, model->name, "tensor '%s' is missing", name);
+  const qn_hf_source *source = context;
+  const qn_safetensors_tensor *t = qn_safetensors_find(source->model->files, name);
+  if (qn_hf_packed_has(&source->packed, name)) return qn_hf_packed_load(&source->packed, name, out, diag);
+  if (!t) return qn_fail(diag, QN_ERR_FORMAT, source->model->name, "tensor '%s' is missing", name);
   qn_stored_convert(t->dtype, t->data, (size_t)t->count, out);
   return QN_OK;
 }
 
 static bool tensor_at(void *context, size_t i, qn_str *out) {
-  const qn_hf_model *model = context;
-  if (i >= model->files->tensor_count) return false;
-  *out = qn_str_from(model->files->tensors[i].name);
+  const qn_hf_source *source = context;
+  if (i >= source->model->files->tensor_count) return false;
+  *out = qn_str_from(source->packed.packing ? source->packed.names[i] : source->model->files->tensors[i].name);
   return true;
 }
 
 // ---- opening -----------------------------------------------------------------------------------------------------
 
-static qn_status check_quantization(const qn_hf_model *model, qn_diag *diag) {
-  const qn_hf_value *method = qn_hf_config_find(&model->config, "quantization_config.quant_method");
-  bool quantized = method != NULL;
-  for (size_t i = 0; i < model->config.values.count && !quantized; i++) {
-    quantized = strncmp(model->config.values.items[i].key, "quantization_config", strlen("quantization_config")) == 0;
-  }
-  if (!quantized) return QN_OK;
-  return qn_fail(diag, QN_ERR_UNSUPPORTED, model->config.name,
-                 "key 'quantization_config': the weights are quantised by the method '%.60s', which quern does not read; "
-                 "want the original weights (--quant quantises them) or a GGUF file",
-                 method && method->kind == QN_HF_TEXT ? method->text : "?");
+qn_status qn_hf_source_open(qn_hf_source *out, const qn_hf_model *model, qn_arena *arena, qn_diag *diag) {
+  *out = (qn_hf_source){.model = model};
+  qn_map_init(&out->packed.weights, arena->allocator);
+  return qn_hf_packed_open(&out->packed, model, arena, diag);
 }
 
-qn_status qn_hf_source_open(qn_hf_model *model, qn_model_source *out, qn_diag *diag) {
+void qn_hf_source_close(qn_hf_source *source) { qn_hf_packed_deinit(&source->packed); }
+
+qn_status qn_hf_source_get(qn_hf_source *hf, qn_model_source *out, qn_diag *diag) {
+  const qn_hf_model *model = hf->model;
   bool found;
   qn_value type;
   QN_TRY(qn_hf_config_get(&model->config, "model_type", QN_PARAM_TEXT, &found, &type, diag));
@@ -142,8 +141,7 @@ qn_status qn_hf_source_open(qn_hf_model *model, qn_model_source *out, qn_diag *d
     return qn_fail(diag, QN_ERR_FORMAT, model->config.name,
                    "key 'model_type' is missing, which names the architecture; want a model's config.json");
   }
-  QN_TRY(check_quantization(model, diag));
-  *out = (qn_model_source){.context = model,
+  *out = (qn_model_source){.context = hf,
                            .name = model->name,
                            .architecture = type.text.data,
                            .world = QN_WORLD_HF,

@@ -12,12 +12,14 @@
 #include "frontend/import/instantiate.h"
 #include "frontend/import/recognise.h"
 #include "frontend/import/unread.h"
+#include "runtime/base/log.h"
 
 struct qn_import {
   const qn_allocator *allocator;  // borrowed
   qn_arena arena;                 // template, binding, texts
   qn_gguf *gguf;                  // owned; NULL for a graph without a weights file, and for hf
   qn_hf_model hf;                 // owned; name NULL: none
+  qn_hf_source hf_source;
   qn_template t;
   qn_binding binding;
   const char *architecture, *model_name;  // arena
@@ -119,10 +121,12 @@ static qn_status name_after_folder(qn_import *import, qn_diag *diag) {
 static qn_status open_hf(qn_import *import, const char *path, const qn_import_options *options, qn_diag *diag) {
   qn_model_source source;
   QN_TRY(qn_hf_model_open(&import->hf, path, &import->arena, diag));
-  QN_TRY(qn_hf_source_open(&import->hf, &source, diag));
+  import->hf_source.model = &import->hf;
+  QN_TRY(qn_hf_source_get(&import->hf_source, &source, diag));
   import->architecture = source.architecture;
   QN_TRY(name_after_folder(import, diag));
   QN_TRY(find_template(import, path, QN_WORLD_HF, options, diag));
+  QN_TRY(qn_hf_source_open(&import->hf_source, &import->hf, &import->arena, diag));
   return bind_model(import, &source, diag);
 }
 
@@ -173,6 +177,7 @@ qn_status qn_import_open(const char *path, const qn_import_options *options, con
   qn_map_init(&import->binding.tensor_index, allocator);
   qn_map_init(&import->binding.keys, allocator);
   qn_map_init(&import->hf.config.index, allocator);
+  qn_map_init(&import->hf_source.packed.weights, allocator);
   qn_status status = kind == QN_MODEL_GGUF   ? open_gguf(import, path, options, diag)
                      : kind == QN_MODEL_JSON ? open_graph(import, path, options, diag)
                                              : open_hf(import, path, options, diag);
@@ -189,6 +194,7 @@ void qn_import_close(qn_import *import) {
   qn_binding_deinit(&import->binding);
   qn_template_deinit(&import->t);
   qn_gguf_close(import->gguf);
+  qn_hf_source_close(&import->hf_source);
   qn_hf_model_close(&import->hf);
   qn_free(import->allocator, import->made, import->made_bytes);
   qn_free(import->allocator, import->quantized, import->quantized_bytes);
@@ -271,6 +277,21 @@ static qn_status load(qn_import *import, const qn_bound_tensor *tensor, qn_tenso
   return QN_OK;
 }
 
+// Weights that are no numbers make a model whose outputs are none: the person should hear of it. Of block formats the
+// scales tell.
+static void warn_of_nans(const qn_import *import, const char *name, const qn_tensor_data *data) {
+  const qn_format *f = data->format;
+  size_t count = 1, first;
+  for (int d = 0; d < data->rank; d++) count *= (size_t)data->dims[d];  // it has been sized before
+  size_t bad = qn_format_count_not_finite(f, data->data, count / f->block_values, &first);
+  if (!bad) return;
+  size_t k = (size_t)data->dims[data->rank - 1];
+  qn_log(QN_LOG_WARNING, "%s: tensor '%s': %zu %s no numbers (NaN or infinite), the first in row %zu at %zu: so may be what "
+         "the model computes", import->binding.source.name, name, bad,
+         f->block_values == 1 ? bad == 1 ? "value is" : "values are" : bad == 1 ? "block's scales are" : "blocks' scales are",
+         first * f->block_values / k, first * f->block_values % k);
+}
+
 // A qn_weight_source's function. Tensors that the graph uses have its shapes; others are given as the file has them.
 static qn_status find_weight(void *context, const char *name, qn_tensor_data *out, qn_diag *diag) {
   qn_import *import = context;
@@ -286,6 +307,7 @@ static qn_status find_weight(void *context, const char *name, qn_tensor_data *ou
   }
   if (!found) return qn_fail(diag, QN_ERR_FORMAT, source->name, "tensor '%s' is missing", name);
   QN_TRY(load(import, tensor, out, diag));
+  warn_of_nans(import, name, out);
   if (import->quantize.format && tensor != &unused && out->rank >= 2) return requantize(import, tensor, out, diag);
   return QN_OK;
 }

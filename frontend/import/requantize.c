@@ -18,7 +18,7 @@ enum { MAX_THREADS = 64, BAND_VALUES = 1 << 21 };  // between two calls of progr
 static const qn_format *format_at(int i) {
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
-    if (format && i-- == 0) return format;
+    if (format && format->gguf_type != QN_NO_GGUF_TYPE && i-- == 0) return format;
   }
   return NULL;
 }

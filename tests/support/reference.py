@@ -19,19 +19,21 @@ import sys
 import tempfile
 import zlib
 
+import numpy as np
 import torch
 import transformers as hf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 MODELS = {}
 
 
-def model(dtype, tokens=75, shard=None, gguf=False):
+def model(dtype, tokens=75, shard=None, gguf=False, pack=None):
     """Registers a function that makes a model; `dtype` is how its weights are stored, `shard` the size of files, `gguf`
-    whether llama.cpp's converter keeps all that it computes (it drops the windows of some)."""
+    whether llama.cpp's converter keeps all that it computes (it drops the windows of some), `pack` a way to pack its
+    linear layers (below)."""
 
     def register(make):
-        MODELS[make.__name__] = (make, dtype, tokens, shard, gguf)
+        MODELS[make.__name__] = (make, dtype, tokens, shard, gguf, pack)
         return make
 
     return register
@@ -40,14 +42,14 @@ def model(dtype, tokens=75, shard=None, gguf=False):
 # ---- the architectures ----------------------------------------------------------------------------------------------
 
 
-@model(torch.bfloat16)
+@model(torch.bfloat16, gguf=True)
 def llama():
     return hf.LlamaForCausalLM(hf.LlamaConfig(
-        vocab_size=160, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
+        vocab_size=112, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
         num_key_value_heads=1, head_dim=16, max_position_embeddings=128, rope_theta=5000.0, rms_norm_eps=1e-5))
 
 
-@model(torch.float32, shard="30KB")
+@model(torch.float32, shard="30KB", gguf=True)
 def llama_biases():
     return hf.LlamaForCausalLM(hf.LlamaConfig(
         vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
@@ -55,17 +57,32 @@ def llama_biases():
         tie_word_embeddings=True))
 
 
-@model(torch.float16)
+@model(torch.float16, gguf=True)
 def qwen2():
     return hf.Qwen2ForCausalLM(hf.Qwen2Config(
         vocab_size=160, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
         num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True))
 
 
-@model(torch.float16)
+# The matrices of these are packed int4 (below); what the reference computes with are the values that they stand for.
+@model(torch.float16, pack="awq")
+def llama_awq():
+    return hf.LlamaForCausalLM(hf.LlamaConfig(
+        vocab_size=96, hidden_size=128, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True))
+
+
+@model(torch.float16, pack="gptq")
+def llama_gptq():
+    return hf.LlamaForCausalLM(hf.LlamaConfig(
+        vocab_size=96, hidden_size=96, intermediate_size=160, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=True))
+
+
+@model(torch.float16, gguf=True)
 def gpt2():
     return hf.GPT2LMHeadModel(hf.GPT2Config(
-        vocab_size=128, n_embd=40, n_layer=2, n_head=5, n_positions=128))
+        vocab_size=112, n_embd=35, n_layer=2, n_head=5, n_positions=128, n_ctx=128))
 
 
 @model(torch.bfloat16, tokens=100, gguf=True)
@@ -281,6 +298,66 @@ def qwen2moe():
         num_experts=5, num_experts_per_tok=2, max_position_embeddings=128))
 
 
+# ---- int4 checkpoints ----------------------------------------------------------------------------------------------
+# A linear layer's weight is scale * (code - zero), codes of 4 bits, with a scale and a zero for each group along a row.
+# Eight numbers share a 32-bit word: of AWQ along the rows' direction in an order of its own, of GPTQ codes along a row.
+
+
+def into_words(numbers, order):
+    """(m, 8n) numbers below 16 → (m, n) words, number order[i] of each eight in nibble i."""
+    eights = numbers.reshape(numbers.shape[0], -1, 8)[:, :, order].astype(np.uint32)
+    return (eights << (4 * np.arange(8, dtype=np.uint32))).sum(axis=2, dtype=np.uint32).view(np.int32)
+
+
+def quantise(weight, group):
+    """(n, k) → codes (n, k), zeros and scales (n, k / group)."""
+    n, k = weight.shape
+    groups = weight.reshape(n, k // group, group)
+    low, high = groups.min(axis=2), groups.max(axis=2)
+    scales = ((high - low) / 15).astype(np.float16)
+    zeros = np.clip(np.rint(-low / scales), 1, 15).astype(np.int32)
+    codes = np.clip(np.rint(groups / scales[..., None]) + zeros[..., None], 0, 15).astype(np.int32)
+    return codes.reshape(n, k), zeros, scales
+
+
+def pack_linear(weight, method, group):
+    """The packed tensors of one matrix by the ends of their names, and the values that they stand for."""
+    codes, zeros, scales = quantise(weight, group)
+    k = weight.shape[1]
+    values = scales.astype(np.float32).repeat(group, 1) * (codes - zeros.repeat(group, 1))
+    if method == "awq":
+        order = [0, 2, 4, 6, 1, 3, 5, 7]
+        packed = {"qweight": into_words(codes.T, order), "qzeros": into_words(zeros.T, order)}
+    else:
+        plain = list(range(8))
+        packed = {"qweight": into_words(codes, plain).T, "qzeros": into_words(zeros.T - 1, plain),
+                  "g_idx": (np.arange(k) // group).astype(np.int32)}
+    return {**packed, "scales": scales.T}, values.astype(np.float32)
+
+
+PACKED = {
+    "awq": (128, {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm",
+                  "modules_to_not_convert": None}),
+    "gptq": (32, {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": False,
+                  "checkpoint_format": "gptq", "pack_dtype": "int32", "damp_percent": 0.1}),
+}
+
+
+def pack_model(net, folder, method):
+    """Replaces the linear layers' weights in the folder's file, and in `net` by the values that they stand for."""
+    group, config = PACKED[method]
+    tensors = load_file(folder / "model.safetensors")
+    for name, module in net.named_modules():
+        if not isinstance(module, torch.nn.Linear) or name == "lm_head":
+            continue
+        packed, values = pack_linear(tensors.pop(name + ".weight").float().numpy(), method, group)
+        tensors |= {f"{name}.{part}": torch.from_numpy(np.ascontiguousarray(array)) for part, array in packed.items()}
+        module.weight.data = torch.from_numpy(values)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": config}, indent=2) + "\n")
+
+
 # ---- what is made of each ----------------------------------------------------------------------------------------------
 
 
@@ -338,7 +415,7 @@ def convert(folder, dtype):
 
 
 def make(name, out, converter):
-    build, dtype, count, shard, gguf = MODELS[name]
+    build, dtype, count, shard, gguf, pack = MODELS[name]
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -352,6 +429,8 @@ def make(name, out, converter):
     (folder / "generation_config.json").unlink(missing_ok=True)
     # Read back in float32: rounding the module itself would round its tables of frequencies, too.
     net = type(net).from_pretrained(folder, dtype=torch.float32).eval()
+    if pack:
+        pack_model(net, folder, pack)
     vocab = net.config.get_text_config().vocab_size
     save_file(expect(net, vocab, count, generator), folder / "expected.safetensors")
     if gguf and converter:

@@ -132,6 +132,17 @@ static void read_mxfp4(const uint8_t *b, double *y) {
   }
 }
 
+// Codes less a zero point, in groups of 32: a bit (4 bits) for each group's scale, a byte for its zero.
+static void read_z4_128(const uint8_t *b, double *y) {
+  for (int j = 0; j < 4; j++) {
+    for (int i = 0; i < 32; i++) *y++ = half_at(b) * ((b[2] >> j & 1) * nibble(b + 7 + 16 * j, i) - (b[3 + j] & 31));
+  }
+}
+
+static void read_z4_32(const uint8_t *b, double *y) {
+  for (int i = 0; i < 32; i++) y[i] = half_at(b) * ((b[2] & 15) * nibble(b + 4, i) - (b[3] & 31));
+}
+
 static const struct {
   qn_dtype dtype;
   int values, bytes;
@@ -142,7 +153,8 @@ static const struct {
                {QN_DTYPE_Q3_K, 256, 110, read_q3_k},   {QN_DTYPE_Q4_K, 256, 144, read_q4_k},
                {QN_DTYPE_Q5_K, 256, 176, read_q5_k},   {QN_DTYPE_Q6_K, 256, 210, read_q6_k},
                {QN_DTYPE_IQ4_NL, 32, 18, read_iq4_nl}, {QN_DTYPE_IQ4_XS, 256, 136, read_iq4_xs},
-               {QN_DTYPE_MXFP4, 32, 17, read_mxfp4}};
+               {QN_DTYPE_MXFP4, 32, 17, read_mxfp4},   {QN_DTYPE_Z4_128, 128, 71, read_z4_128},
+               {QN_DTYPE_Z4_32, 32, 20, read_z4_32}};
 
 static bool is_finite_block(const double *values, int count) {
   for (int i = 0; i < count; i++) {

@@ -6,6 +6,7 @@
 //   file FILE              writes the lines that follow, up to "end"
 //   tensors FILE BYTES     writes a safetensors file whose header is the lines that follow, up to "end", and BYTES zeros
 //   header FILE LENGTH     the same with a wrong length of the header and no data
+//   poke FILE N HEX        overwrites bytes, from N before the file's end on
 //   open FILE              opens this instead of the folder
 //   template FILE          with this template
 //   # ---- want
@@ -127,6 +128,19 @@ static void write_tensors(const folder *f, const char *name, uint64_t length, qn
   qn_buf_deinit(&file);
 }
 
+static void poke(const folder *f, const char *name, const char *args) {
+  char path[600], *hex;
+  size_t size, at = strtoul(args, &hex, 10);
+  unsigned byte;
+  path_in(f, name, path);
+  char *data = read_whole(path, &size);
+  qn_check(at <= size, "%s has %zu bytes", name, size);
+  at = size - at;
+  for (hex++; sscanf(hex, "%2x", &byte) == 1 && at < size; hex += 2) data[at++] = (char)byte;
+  qn_test_write_file(path, data, size);
+  free(data);
+}
+
 static void carry_out(folder *f, char *line, const char **text) {
   char path[600], other[600], *words[3] = {line, line + strlen(line), line + strlen(line)};
   for (int i = 1; i < 3; i++) {
@@ -146,6 +160,8 @@ static void carry_out(folder *f, char *line, const char **text) {
     qn_check(remove(path) == 0, "there is no %s", path);
   } else if (strcmp(verb, "rename") == 0) {
     qn_check(rename(path, other) == 0, "there is no %s", path);
+  } else if (strcmp(verb, "poke") == 0) {
+    poke(f, words[1], words[2]);
   } else if (strcmp(verb, "open") == 0) {
     snprintf(f->open, sizeof f->open, "%.500s", path);
   } else if (strcmp(verb, "template") == 0) {
