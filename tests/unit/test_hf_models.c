@@ -190,6 +190,18 @@ static void put_without_path(const folder *f, const char *text, qn_buf *out) {
   qn_buf_puts(out, text);
 }
 
+// The list of architectures grows with every template: a golden text has "..." in its place.
+static void hide_list(char *text) {
+  static const char begin[] = "want one of ";
+  char *list = strstr(text, begin), *end = list ? strpbrk(list, "(;") : NULL;
+  if (!end || !strstr(text, "got the architecture")) return;
+  list += strlen(begin);
+  ck_assert_ptr_nonnull(strstr(list, "llama"));
+  if (*end == '(') end--;
+  memmove(list + 3, end, strlen(end) + 1);
+  memcpy(list, "...", 3);
+}
+
 typedef struct log_lines {
   const folder *f;
   qn_buf *out;
@@ -235,6 +247,7 @@ static void open_model(const folder *f, qn_buf *out) {
     qn_buf_printf(out, "ok: %s, %s, %d\n", qn_import_architecture(import), qn_import_model_name(import),
                   (int)qn_import_vocab_size(import));
   } else {
+    hide_list(diag.text);
     qn_buf_printf(out, "%s: ", qn_status_name(status));
     put_without_path(f, diag.text, out);
     qn_buf_putc(out, '\n');
