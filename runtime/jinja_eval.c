@@ -148,7 +148,10 @@ qn_status qn_jinja_call_builtin(evaluation *e, const qn_jinja_builtin *builtin, 
   } else {
     QN_TRY(place_arguments(e, builtin, what, args, placed));
   }
-  return builtin->call(e, self, placed, args, out);
+  QN_TRY(qn_jinja_deeper(e));  // map and its like call others
+  QN_TRY(builtin->call(e, self, placed, args, out));
+  e->depth--;
+  return QN_OK;
 }
 
 // Binds a macro's parameters in the scope that is open.
@@ -335,7 +338,9 @@ static qn_status evaluate_part(evaluation *e, const node *n, value *out) {
 // `input` ABSENT: what n->a gives.
 static qn_status apply_filter(evaluation *e, const node *n, value input, value *out) {
   arguments args;
+  QN_TRY(qn_jinja_deeper(e));
   if (n->a) QN_TRY(input.kind == QN_JINJA_ABSENT ? evaluate(e, n->a, &input) : apply_filter(e, n->a, input, &input));
+  e->depth--;
   QN_TRY(evaluate_arguments(e, n, &args));
   e->at = n->at;
   if (!n->builtin) return qn_jinja_fail_unknown(e->source, n->at, e->diag, "filter", qn_jinja_filters, n->text);

@@ -120,6 +120,7 @@ static qn_status fits(evaluation *e, value self, const value *args, const char *
   }
   for (size_t i = 0; args[0].kind == QN_JINJA_TUPLE && !found && i < args[0].list->count; i++) {
     QN_TRY(need_text(e, method, args[0].list->items[i], &part));
+    QN_TRY(qn_jinja_charge(e, part.length));
     found = test(text, part);
   }
   *out = qn_jinja_bool(found);
@@ -234,6 +235,7 @@ METHOD(text_replace) {
   QN_TRY(need_text(e, "replace", args[0], &old));
   QN_TRY(need_text(e, "replace", args[1], &with));
   QN_TRY(take_integer(e, "replace", args[2], -1, &count));
+  QN_TRY(qn_jinja_charge(e, self.text.length));
   qn_buf_init(&buf, e->arena->allocator);
   put_replaced(e, self.text, old, with, count, &buf);
   return qn_jinja_take_buffer(e, &buf, out);
@@ -305,6 +307,7 @@ static qn_status split_at(evaluation *e, qn_str text, qn_str by, int64_t most, p
 // From the end: parts come in the wrong order.
 static qn_status split_back(evaluation *e, qn_str text, qn_str by, int64_t most, parts *to) {
   size_t found;
+  QN_TRY(qn_jinja_charge(e, text.length * (1 + by.length / 16)));  // all of it is looked at once
   while ((most < 0 || (int64_t)to->count < most) && (found = find_last(text, by)) != SIZE_MAX) {
     QN_TRY(add_part(e, to, text.data + found + by.length, text.length - found - by.length));
     text.length = found;
@@ -514,7 +517,7 @@ METHOD(global_range) {
   uint64_t count = distance / stride + (distance % stride != 0);
   if (count > MOST) return qn_jinja_raise(e, QN_ERR_LIMIT, "range: got more than %d numbers", MOST);
   QN_TRY(qn_jinja_make_list(e, QN_JINJA_LIST, (size_t)count, &items, out));
-  for (size_t i = 0; i < (size_t)count; i++) items[i] = qn_jinja_int(start + (int64_t)i * step);
+  for (size_t i = 0; i < (size_t)count; i++) items[i] = qn_jinja_int((int64_t)((uint64_t)start + i * (uint64_t)step));
   return QN_OK;
 }
 

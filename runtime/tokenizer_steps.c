@@ -240,10 +240,17 @@ static qn_status replace(const qn_steps *steps, const qn_step *step, qn_stepper 
                          qn_diag *diag) {
   bool keeps = step->op == QN_STEP_SURROUND;
   size_t done = 0;
+  bool matched = false;  // `done` is where a match ended: an empty one there is none of its own
   for (size_t at = 0; at <= text.length;) {
     size_t begin, end;
     QN_TRY(qn_pattern_find(steps->patterns, step->pattern, &s->matcher, text, at, offset, &begin, &end, diag));
     if (begin > text.length) break;
+    if (begin == end && matched && begin == done) {
+      if (end >= text.length) break;
+      at = next_character(text, end);
+      continue;
+    }
+    matched = true;
     qn_buf_append(&s->spare, text.data + done, begin - done);
     qn_buf_append(&s->spare, step->content.data, step->content.length);
     if (keeps) {

@@ -129,6 +129,10 @@ static bool is_true(const cJSON *item, const char *key) { return cJSON_IsTrue(ge
 // {"32000": {"content": "<|end|>", "special": true, ...}, ...}
 static qn_status read_decoder(folder *f, const cJSON *list, extra_vec *extras) {
   const cJSON *item;
+  if (list && !cJSON_IsObject(list)) {
+    return qn_fail(f->diag, QN_ERR_FORMAT, f->path,
+                   "tokenizer_config.json: added_tokens_decoder: want an object of ids with {\"content\": ...}");
+  }
   cJSON_ArrayForEach(item, list) {
     const cJSON *content = get(item, "content");
     char *end;

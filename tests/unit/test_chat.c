@@ -101,6 +101,9 @@ START_TEST(nesting_is_bounded) {
       {"{{ 1", " + 1", " }}", "nested deeper than"},
       {"{{ 1", "|string", " }}", "nested deeper than"},
       {"{{ 'a'", "[0]", " }}", "nested deeper than"},
+      {"{% filter string", "|string", " %}x{% endfilter %}", "nested deeper than"},
+      {"{% set x | string", "|string", " %}x{% endset %}", "nested deeper than"},
+      {"{{ 'a'|map('map'", ",'map'", ") }}", "nested deeper than"},
       {"{{ a", " or a", " }}", "nested deeper than"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {

@@ -228,6 +228,8 @@ START_TEST(folder_with_model) {
   refuse_folder(QN_ERR_FORMAT, "the added token '<e>' has the id 3 of 'a'");
   put_text("tokenizer_config.json", "{\"added_tokens_decoder\": {\"x\": {\"content\": \"<e>\"}}}");
   refuse_folder(QN_ERR_FORMAT, "tokenizer_config.json: added_tokens_decoder: 'x': want an id with {\"content\": ...}");
+  put_text("tokenizer_config.json", "{\"added_tokens_decoder\": [{\"content\": \"<e>\"}]}");
+  refuse_folder(QN_ERR_FORMAT, "tokenizer_config.json: added_tokens_decoder: want an object of ids");
   put_text("tokenizer_config.json", "{\"added_tokens_decoder\": {\"99999\": {\"content\": \"<e>\"}}}");
   refuse_folder(QN_ERR_FORMAT, "1 added tokens have ids up to 99999, the vocabulary has 6");
   put_text("tokenizer_config.json", "{}");
