@@ -73,13 +73,15 @@ static bool read_entry(const char *path, const uint64_t key[2], const qn_allocat
 // ---- writing
 
 void qn_nvrtc_entry_print(const uint64_t key[2], const qn_nvrtc_code *code, qn_buf *out) {
-  entry_head head = {.key = {key[0], key[1]}, .sizes = {code->ptx_size, code->cubin_size, code->log_size}};
+  // Texts up to their first NUL: a log has another behind it.
+  size_t ptx_size = strlen(code->ptx) + 1, log_size = strlen(code->log) + 1;
+  entry_head head = {.key = {key[0], key[1]}, .sizes = {ptx_size, code->cubin_size, log_size}};
   size_t at = out->length;
   memcpy(head.magic, MAGIC, sizeof head.magic);
   qn_buf_append(out, (const char *)&head, sizeof head);
-  qn_buf_append(out, code->ptx, code->ptx_size);
+  qn_buf_append(out, code->ptx, ptx_size);
   qn_buf_append(out, (const char *)code->cubin, code->cubin_size);
-  qn_buf_append(out, code->log, code->log_size);
+  qn_buf_append(out, code->log, log_size);
   if (out->failed) return;
   qn_nvrtc_entry_rehash((uint8_t *)out->data + at, out->length - at);
 }

@@ -167,7 +167,7 @@ START_TEST(models_are_kept) {
   ck_assert_uint_eq(removed, 0);
   OK(quern_cache_clear(bytes - 1, &removed, error));
   ck_assert_uint_eq(removed, bytes);
-  FAILS(QUERN_ERR_UNSUPPORTED, "no GGUF file", load(qn_test_source("models/llama.json"), 0, &h, error));
+  FAILS(QUERN_ERR_UNSUPPORTED, "is not cached, got neither a GGUF file nor a model's folder", load(qn_test_source("models/llama.json"), 0, &h, error));
   FAILS(QUERN_ERR_IO, "none.gguf", load(qn_test_temp_path("none.gguf"), 0, &h, error));
   static const char *const wrong[] = {"many", "-1", "3X", "3MB", "99999999999999999999", "99999999999T"};
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
