@@ -92,5 +92,10 @@ set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)  # what it depends on is what its programs and libraries are linked with
+# LLVM's library is found in ${QUERN_LLVM_ROOT}, by a link of the development package, which has no word on that.
+string(REGEX MATCH "[0-9]+$" llvm_version "${QUERN_LLVM_ROOT}")
+if(llvm_version)
+  set(CPACK_DEBIAN_PACKAGE_DEPENDS "libllvm${llvm_version}")
+endif()
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS libsodium23)  # signatures
 include(CPack)
