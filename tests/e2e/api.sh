@@ -81,7 +81,7 @@ nm -D --defined-only "$QUERN_BUILD/libquern.so" | grep 'quern_compile@@QUERN_0.1
 
 # ---- what the runtime needs, and its size
 
-readelf -d "$QUERN_BUILD/libquern_run.so" | grep -q 'SONAME.*\[libquern_run.so.0\]' || fail "the soname of libquern_run.so"
+readelf -d "$QUERN_BUILD/libquern_run.so" | has 'SONAME.*\[libquern_run.so.0\]' || fail "the soname of libquern_run.so"
 if [ ${#sanitize[@]} -eq 0 ]; then
   needed=$(readelf -d "$QUERN_BUILD/libquern_run.so" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' |
     grep -vE '^lib(c|m|dl|pthread|hwloc|pcre2-8)\.so|^ld-linux' || true)

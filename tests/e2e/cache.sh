@@ -52,7 +52,7 @@ cached 3
 run "compiling" --ctx 9999
 run "from the cache" --ctx 9999
 for file in "$folder"/*.qn; do
-  "$QUERN" inspect "$file" | grep -q '^context_tokens = 9999' && rm "$file"
+  "$QUERN" inspect "$file" | has '^context_tokens = 9999' && rm "$file"
 done
 cached 3
 # A long name of a model does not make one that is too long.
@@ -163,7 +163,7 @@ done
 touch -d '2 hours ago' "$nvrtc"/*.tmp.*
 "$QUERN" cache list >"$WORK/text" || fail "cache list ends with $?"
 grep -qE '^ +0.3 MiB  3 results of NVRTC$' "$WORK/text" || fail "cache list: $(cat "$WORK/text")"
-"$QUERN" cache list --json | tr -d ' \n' | grep -q '"chip":"sm_90","bytes":100000,' || fail "$("$QUERN" cache list --json)"
+"$QUERN" cache list --json | tr -d ' \n' | has '"chip":"sm_90","bytes":100000,' || fail "$("$QUERN" cache list --json)"
 kept=$(stat -c %s "$folder"/nano.gguf-*.qn | awk '{sum += $1} END {print sum + 150000}')
 "$QUERN" cache clear -q --keep "$kept" || fail "cache clear --keep ends with $?"
 [ "$(cd "$nvrtc" && echo *)" = "notes.nvrtc sm_90-0000000000000001.nvrtc" ] || fail "the limit leaves $(ls "$nvrtc")"

@@ -30,8 +30,8 @@ with_template() {
 turns="{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}{{ m.content }}{% elif m.role == 'assistant' %}{{ m.content }}{{ eos_token }}{% else %}{{ bos_token + m.content + eos_token }}{% endif %}{% endfor %}"
 with_template "$turns" "$model"
 "$QUERN" compile -q "$model" -o "$artifact" || fail "compile ends with $?"
-"$QUERN" inspect -w sections "$artifact" | grep -q '^.*chat' || fail "inspect does not tell the section: $("$QUERN" inspect -w sections "$artifact")"
-"$QUERN" inspect "$artifact" | grep -q "^chat_templates = default$" || fail "inspect does not tell the templates"
+"$QUERN" inspect -w sections "$artifact" | has '^.*chat' || fail "inspect does not tell the section: $("$QUERN" inspect -w sections "$artifact")"
+"$QUERN" inspect "$artifact" | has "^chat_templates = default$" || fail "inspect does not tell the templates"
 
 # ---- a folder's templates
 
@@ -40,7 +40,7 @@ printf '{"chat_template": "{{ 1 }}"}' >"$WORK/folder/tokenizer_config.json"
 mkdir "$WORK/folder/additional_chat_templates"
 printf '{{ 2 }}' >"$WORK/folder/additional_chat_templates/tool_use.jinja"
 "$QUERN" compile -q "$WORK/folder" -o "$WORK/folder.qn" || fail "compile of a folder ends with $?"
-"$QUERN" inspect "$WORK/folder.qn" | grep -q "^chat_templates = default, tool_use$" || fail "a folder: $("$QUERN" inspect "$WORK/folder.qn")"
+"$QUERN" inspect "$WORK/folder.qn" | has "^chat_templates = default, tool_use$" || fail "a folder: $("$QUERN" inspect "$WORK/folder.qn")"
 
 # ---- one message
 

@@ -25,20 +25,20 @@ for command in compile run bench inspect verify; do
   "$QUERN" "$command" --help >"$WORK/help" 2>"$WORK/err" || fail "$command --help ends with $?"
   [ ! -s "$WORK/err" ] || fail "$command --help writes to stderr"
   "$QUERN" help "$command" | cmp - "$WORK/help" || fail "quern help $command is not quern $command --help"
-  "$QUERN" --help | grep -q "^  $command " || fail "quern --help does not know $command"
+  "$QUERN" --help | has "^  $command " || fail "quern --help does not know $command"
   [ "$(awk '{ if (length > 125) n++ } END { print n + 0 }' "$WORK/help")" -eq 0 ] || fail "$command --help has long lines"
 done
 for option in output target ctx chunk batch numeric kv-type template threads schedule dump-ir dump-dir all-logits; do
-  "$QUERN" compile --help | grep -qE -- "--$option\b" || fail "compile --help does not tell --$option"
+  "$QUERN" compile --help | has -E -- "--$option\b" || fail "compile --help does not tell --$option"
 done
 for option in prompt tokens max-tokens temp top-k top-p min-p repeat-penalty repeat-last seed threads ctx chunk stop \
   logits json target jit no-cache numeric kv-type huge-pages template; do
-  "$QUERN" run --help | grep -qE -- "--$option\b" || fail "run --help does not tell --$option"
+  "$QUERN" run --help | has -E -- "--$option\b" || fail "run --help does not tell --$option"
 done
 for option in json threads prompt generate depth batch reps clock ctx no-pin target numeric quant kv-type huge-pages template; do
-  "$QUERN" bench --help | grep -qE -- "--$option\b" || fail "bench --help does not tell --$option"
+  "$QUERN" bench --help | has -E -- "--$option\b" || fail "bench --help does not tell --$option"
 done
-"$QUERN" compile --help | grep -q 'x86-64-v3' || fail "compile --help does not list targets"
+"$QUERN" compile --help | has 'x86-64-v3' || fail "compile --help does not list targets"
 wrong 2 "did you mean compile?" comiple
 wrong 2 "unknown command 'frobnicate'" frobnicate
 
@@ -86,7 +86,7 @@ grep -q "no text is called 'nonsense'" "$WORK/err" || fail "--dump-ir does not t
 grep -q 'qk_matmul' "$WORK/stage" || fail "--emit=asm: $(head -3 "$WORK/stage")"
 "$QUERN" compile -q "$model" --emit=mlir -o "$WORK/stage.mlir" >"$WORK/stage"
 [ ! -s "$WORK/stage" ] && grep -q 'llvm.func @qk_matmul' "$WORK/stage.mlir" || fail "--emit=mlir: $(head -3 "$WORK/stage.mlir")"
-"$QUERN" compile -q "$model" --emit lower | grep -q '^kernel "qk_matmul' || fail "--emit lower"
+"$QUERN" compile -q "$model" --emit lower | has '^kernel "qk_matmul' || fail "--emit lower"
 wrong 2 "got 'nonsense', want one of: canonicalise, " compile -q "$model" --emit=nonsense
 wrong 2 "got 'cuda', which is of GPUs, and no such target; name one (cuda:sm_90)" compile -q "$model" --emit=cuda
 wrong 2 "--emit: got --dump-ir too" compile -q "$model" --emit=asm --dump-ir
@@ -166,7 +166,7 @@ wrong 2 "--jit: is for model files" run "$artifact" --jit
 # An end-of-text token that the vocabulary wants after every text is not part of a text that goes on.
 at=$(($(LC_ALL=C grep -obUaF tokenizer.ggml.add_eos_token "$model" | cut -d: -f1) + 28 + 4))
 cp "$model" "$WORK/eos.gguf" && printf '\1' | dd of="$WORK/eos.gguf" bs=1 seek="$at" conv=notrunc status=none
-"$QUERN" inspect "$WORK/eos.gguf" --what metadata | grep -q 'add_eos_token = true' || fail "the test's own patch"
+"$QUERN" inspect "$WORK/eos.gguf" --what metadata | has 'add_eos_token = true' || fail "the test's own patch"
 [ "$("$QUERN" run -q "$WORK/eos.gguf" -p "copy: k q d =" -n 20)" = " k q d" ] || fail "the prompt ends with EOS"
 
 # ---- a model without a tokenizer
@@ -174,7 +174,7 @@ cp "$model" "$WORK/eos.gguf" && printf '\1' | dd of="$WORK/eos.gguf" bs=1 seek="
 synth="$QUERN_BUILD/tests/quern-synth"
 if [ -x "$synth" ] && "$synth" --model tiny-gpt2-test --type f32 -o "$WORK/gpt2.gguf" >/dev/null &&
   "$QUERN" compile -q "$WORK/gpt2.gguf" -o "$WORK/bare.qn" 2>/dev/null &&
-  "$QUERN" inspect "$WORK/bare.qn" | grep -q '^tokenizer = none'; then
+  "$QUERN" inspect "$WORK/bare.qn" | has '^tokenizer = none'; then
   wrong 2 "the model has no tokenizer; give token ids with --tokens" run "$WORK/bare.qn" -p x
   [[ "$("$QUERN" run -q "$WORK/bare.qn" --tokens 1,2 -n 3)" =~ ^[0-9]+\ [0-9]+\ [0-9]+$ ]] || fail "ids without a tokenizer"
 fi
@@ -217,17 +217,17 @@ done
 for part in summary metadata sections targets memory tensors kernels graph loops; do
   [ "$("$QUERN" inspect "$artifact" --what "$part" | wc -l)" -ge 2 ] || fail "inspect --what $part"
 done
-"$QUERN" inspect "$artifact" -w all | grep -cE '^# [a-z]+$' | grep -qx 9 || fail "inspect --what all has not 9 parts"
-"$QUERN" inspect "$artifact" --what kernels | grep -q 'm_tiles = ' || fail "inspect --what kernels tells no schedule"
+"$QUERN" inspect "$artifact" -w all | grep -cE '^# [a-z]+$' | has -x 9 || fail "inspect --what all has not 9 parts"
+"$QUERN" inspect "$artifact" --what kernels | has 'm_tiles = ' || fail "inspect --what kernels tells no schedule"
 "$QUERN" compile -q "$model" -o "$WORK/two.qn" --target x86-64-v4,x86-64-v3 --ctx 128
 "$QUERN" inspect "$WORK/two.qn" --what kernels >"$WORK/kernels"
 grep -q '^  plan 1 x86-64-v3:' "$WORK/kernels" || fail "inspect --what kernels: no plan for the second target"
 [ "$(grep -A3 '^  plan [01]' "$WORK/kernels" | grep -c 'm_tiles = ')" -ge 2 ] || fail "inspect: a plan without schedules"
-"$QUERN" inspect "$artifact" --check-weights | grep -q 'weights_hash = good' || fail "inspect --check-weights"
-"$QUERN" inspect "$model" --what metadata | grep -q '^tokenizer.ggml.tokens = string\[512\]' || fail "inspect of GGUF metadata"
-"$QUERN" inspect "$model" --what tensors | grep -q '^F16 .*token_embd.weight' || fail "inspect of GGUF tensors"
-"$QUERN" inspect "$model" --what graph | grep -q . || fail "inspect of a model's graph"
-"$QUERN" inspect "$model" | grep -q '^compiles = yes' || fail "inspect of a model"
+"$QUERN" inspect "$artifact" --check-weights | has 'weights_hash = good' || fail "inspect --check-weights"
+"$QUERN" inspect "$model" --what metadata | has '^tokenizer.ggml.tokens = string\[512\]' || fail "inspect of GGUF metadata"
+"$QUERN" inspect "$model" --what tensors | has '^F16 .*token_embd.weight' || fail "inspect of GGUF tensors"
+"$QUERN" inspect "$model" --what graph | has . || fail "inspect of a model's graph"
+"$QUERN" inspect "$model" | has '^compiles = yes' || fail "inspect of a model"
 
 # ---- verify
 

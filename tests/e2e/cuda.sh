@@ -22,7 +22,7 @@ export QUERN_NVRTC=/nowhere/libnvrtc.so
 "$QUERN" compile -q "$model" --target cuda:sm_90 --emit=cuda -o kernels.cu
 grep -q 'extern "C" __global__ void .*qk_matmul' kernels.cu || fail "--emit=cuda: $(head -5 kernels.cu)"
 "$QUERN" compile -q "$model" --target cuda:sm_80,host,cuda:sm_120 --emit=cuda | cmp - kernels.cu || fail "--emit=cuda depends on the chip"
-"$QUERN" compile -q "$model" --target cuda:sm_80 --emit=gpu_link_steps | grep -q '^program' || fail "--emit of a GPU's pass"
+"$QUERN" compile -q "$model" --target cuda:sm_80 --emit=gpu_link_steps | has '^program' || fail "--emit of a GPU's pass"
 wrong 2 "got 'asm', which is of CPUs, and no such target" compile "$model" --target cuda:sm_90 --emit=asm
 wrong 7 "NVRTC: cannot be loaded (looked at: /nowhere/libnvrtc.so" compile -q "$model" --target cuda:sm_90 -o none.qn
 wrong 7 "or set QUERN_NVRTC to the library's path" compile -q "$model" --target host,cuda:sm_90 -o none.qn
@@ -62,7 +62,7 @@ grep -q '^  needs = sm_90$' summary || fail "inspect: what a GPU's code needs"
 "$QUERN" inspect both.qn -w kernels >kernels
 grep -q '^for GPUs:' kernels && grep -qE '^      blocks of [0-9]+ threads, [0-9]+ bytes of shared memory' kernels &&
   grep -qE '^      lanes = 16' kernels || fail "inspect tells no launches"
-"$QUERN" inspect both.qn -w loops | grep -q '^# for GPUs:' || fail "inspect has no loop IR of the GPUs' program"
+"$QUERN" inspect both.qn -w loops | has '^# for GPUs:' || fail "inspect has no loop IR of the GPUs' program"
 "$QUERN" inspect gpu.qn -w all >all || fail "inspect of a GPU's artifact"
 
 # Checked is what runs here.

@@ -18,7 +18,7 @@ package="$WORK/package/quern_${version}_$machine.deb"
 field() { dpkg-deb -f "$package" "$1"; }
 [ "$(field Package) $(field Version) $(field Architecture)" = "quern $version $machine" ] || fail "$(dpkg-deb -f "$package")"
 for name in libc6 libllvm22 libmlir-22 libhwloc15 libpcre2-8-0 libcjson1 libsqlite3-0; do
-  field Depends | tr ',' '\n' | grep -qE "^ ?$name( |$)" || fail "it does not depend on $name: $(field Depends)"
+  field Depends | tr ',' '\n' | has -E "^ ?$name( |$)" || fail "it does not depend on $name: $(field Depends)"
 done
 [ "$(field Recommends)" = libsodium23 ] || fail "it recommends $(field Recommends)"
 
@@ -41,6 +41,6 @@ installed="$WORK/root/usr/bin/quern"
 "$installed" compile -q "$QUERN_SOURCE/models/nano/nano.gguf" -o "$WORK/nano.qn" || fail "the packaged program does not compile"
 [ "$("$installed" run -q "$WORK/nano.qn" -p 'copy: k q d =' -n 20)" = " k q d" ] || fail "nor does it run"
 if command -v readelf >/dev/null; then
-  readelf -SW "$installed" | grep -q '\.debug_info' && fail "the packaged program is not stripped"
+  readelf -SW "$installed" | has '\.debug_info' && fail "the packaged program is not stripped"
 fi
 pass

@@ -104,7 +104,7 @@ try
 built+=(embed.c embed.json)
 try
 [ "$(grep -c "^-0.4082 -0.8165$" "$WORK/out")" -eq 5 ] || fail "embed.c: $(cat "$WORK/out")"
-ldd "$WORK/example" | grep -qi quern && fail "embed.c loads a library of quern"
+ldd "$WORK/example" | has -i quern && fail "embed.c loads a library of quern"
 printf "#include \"scaled.h\"\n#include \"scaled.h\"\nint main() { return scaled_run(nullptr) == 2 ? 0 : 1; }\n" >embed.cpp
 "$QUERN_CXX" -std=c++17 -pedantic -Wall -Wextra -Werror "${sanitize[@]}" embed.cpp scaled.o -o example || fail "an object file in C++"
 try
@@ -112,6 +112,6 @@ try
 # ---- none was forgotten
 
 for file in "$examples"/*; do
-  printf '%s\n' "${built[@]}" | grep -qxF "$(basename "$file")" || fail "$(basename "$file") is built by no test"
+  printf '%s\n' "${built[@]}" | has -xF "$(basename "$file")" || fail "$(basename "$file") is built by no test"
 done
 pass

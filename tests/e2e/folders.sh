@@ -11,7 +11,7 @@ cd "$WORK"
 (cd tiny && "$QUERN" compile -q . -o ../dot.qn)
 "$QUERN" inspect folder.qn >summary
 grep -q '^model = tiny$' summary || fail "the model's name: $(cat summary)"
-"$QUERN" inspect dot.qn | grep -q '^model = tiny$' || fail "the model's name, of '.'"
+"$QUERN" inspect dot.qn | has '^model = tiny$' || fail "the model's name, of '.'"
 "$QUERN" compile -q tiny -o quantised.qn --quant q4_0
 "$QUERN" inspect quantised.qn --what metadata >text
 grep -q '^quantised_to = q4_0$' text || fail "--quant: $(cat text)"

@@ -66,7 +66,7 @@ identity() {
   # are left out.
   compile targets.qn --target "${targets// /,}" "$@"
   for target in $targets; do
-    if "$QUERN" inspect "$WORK/targets.qn" --what targets | grep -A1 "^target = $target[ ,]" | grep -q 'runs here'; then
+    if "$QUERN" inspect "$WORK/targets.qn" --what targets | grep -A1 "^target = $target[ ,]" | has 'runs here'; then
       same "$WORK/targets.qn" --target "$target"
     fi
   done

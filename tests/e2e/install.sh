@@ -39,7 +39,7 @@ build version "$WORK/version.c" "${flags[@]}"
 read -ra flags <<<"$(pkg-config --cflags --libs quern_run)"
 build status "$WORK/status.c" "${flags[@]}"
 [ "$(ldd "$WORK/version" | grep -c libquern.so.0)" -eq 1 ] || fail "the program with quern.h is not linked with libquern.so.0"
-ldd "$WORK/version" | grep -qE 'LLVM|MLIR' && fail "a program loads LLVM before it compiles anything"
+ldd "$WORK/version" | has -E 'LLVM|MLIR' && fail "a program loads LLVM before it compiles anything"
 
 # Static, by what pkg-config says of that.
 for name in quern quern_run; do
@@ -47,7 +47,7 @@ for name in quern quern_run; do
   if [ $name = quern_run ]; then source=$WORK/status.c; fi
   read -ra flags <<<"$(pkg-config --static --cflags --libs $name | sed "s,-l$name\b,-l:lib$name.a,")"
   build "static-$name" "$source" "${flags[@]}"
-  ldd "$WORK/static-$name" | grep -q libquern && fail "static-$name is not static"
+  ldd "$WORK/static-$name" | has libquern && fail "static-$name is not static"
 done
 
 # By CMake: components, targets, and an error for what is none.
@@ -73,5 +73,5 @@ done
 sed -i 's/run compile)/run walk)/' "$WORK/project/CMakeLists.txt"
 cmake -S "$WORK/project" -B "$WORK/project/none" -DCMAKE_C_COMPILER="$QUERN_CC" -DCMAKE_PREFIX_PATH="$prefix" >"$WORK/log" 2>&1 &&
   fail "a component that is none is found"
-tr -s ' \n' ' ' <"$WORK/log" | grep -q "quern has no component 'walk'; there are run and compile" || fail "$(cat "$WORK/log")"
+tr -s ' \n' ' ' <"$WORK/log" | has "quern has no component 'walk'; there are run and compile" || fail "$(cat "$WORK/log")"
 pass

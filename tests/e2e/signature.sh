@@ -4,7 +4,7 @@
 . "$(dirname "$0")/../support/e2e.sh"
 need_quern
 command -v openssl >/dev/null || skip "no openssl, which makes keys"
-ldconfig -p 2>/dev/null | grep -q 'libsodium\.so\.23' || skip "no libsodium (Debian package libsodium23)"
+ldconfig -p 2>/dev/null | has 'libsodium\.so\.23' || skip "no libsodium (Debian package libsodium23)"
 model="$QUERN_SOURCE/models/nano/nano.gguf"
 cd "$WORK"
 for name in mine other; do
@@ -52,9 +52,9 @@ wrong 3 "plain.qn: is not signed" bench -q --prompt 4 -n 2 --reps 1 signed.qn --
 
 # The key is the one that openssl knows, and the signature is of Ed25519ph: the weights count, which are not hashed.
 key=$(openssl pkey -pubin -in mine.pub -outform DER | tail -c 32 | od -An -tx1 | tr -d ' \n')
-"$QUERN" inspect signed.qn | grep -q "^signature = ed25519, not checked, by $key\$" || fail "$("$QUERN" inspect signed.qn)"
-"$QUERN" inspect plain.qn | grep -q '^signature' && fail "a signature where there is none"
-"$QUERN" inspect -w sections signed.qn | grep -qE '^signature +0 +96 bytes' || fail "$("$QUERN" inspect -w sections signed.qn)"
+"$QUERN" inspect signed.qn | has "^signature = ed25519, not checked, by $key\$" || fail "$("$QUERN" inspect signed.qn)"
+"$QUERN" inspect plain.qn | has '^signature' && fail "a signature where there is none"
+"$QUERN" inspect -w sections signed.qn | has -E '^signature +0 +96 bytes' || fail "$("$QUERN" inspect -w sections signed.qn)"
 offset=$("$QUERN" inspect -w sections signed.qn | sed -n 's/^weights .* at \([0-9]*\) .*/\1/p')
 cp signed.qn changed.qn
 printf '\125' | dd of=changed.qn bs=1 seek=$((offset + 5000)) conv=notrunc 2>"$WORK/err"

@@ -36,7 +36,7 @@ printf 'a b\n' >text
 
 [ "$("$QUERN" tokenize "$json" --decode -p '0, 66 222 67')" = "a b" ] || fail "--decode"
 [ "$("$QUERN" tokenize "$json" --decode --special -p '0 66')" = "<s>a" ] || fail "--decode --special"
-"$QUERN" tokenize "$json" --decode --json -p '66' | grep -q '"text": "a", "ids": \[66\]' || fail "--decode --json"
+"$QUERN" tokenize "$json" --decode --json -p '66' | has '"text": "a", "ids": \[66\]' || fail "--decode --json"
 text='Grüße, "Welt"! 日本語 🦙'
 for file in "$json" "$QUERN_SOURCE/tests/golden/tokenizers/llama2.json" "$nano"; do
   [ "$("$QUERN" tokenize "$file" -p "$text" --ids | "$QUERN" tokenize -q "$file" --decode)" = "$text" ] || fail "$file: back"
@@ -47,7 +47,7 @@ done
 mkdir folder
 cp "$json" folder/tokenizer.json
 [ "$("$QUERN" tokenize folder -p 'a b' --ids)" = "0 66 222 67" ] || fail "a folder"
-"$QUERN" tokenize "$QUERN_SOURCE/tests/golden/tokenizers/spm-bpe.model" -p 'a b' --json | grep -q '"kind": "spm"' || fail "a tokenizer.model"
+"$QUERN" tokenize "$QUERN_SOURCE/tests/golden/tokenizers/spm-bpe.model" -p 'a b' --json | has '"kind": "spm"' || fail "a tokenizer.model"
 "$QUERN" compile -q "$nano" -o nano.qn
 [ "$("$QUERN" tokenize nano.qn -p "$text" --ids)" = "$("$QUERN" tokenize "$nano" -p "$text" --ids)" ] || fail "an artifact"
 
@@ -59,10 +59,10 @@ echo '{"model": {"type": "BPE", "vocab": {"a": 0, "<s>": 1, "</s>": 2, "b": 3, "
   {"id": "<s>"}}, {"Sequence": {"id": "A"}}], "special_tokens": {"<s>": {"ids": [1]}}}}' >model/tokenizer.json
 echo '{"bos_token": "<s>", "eos_token": "</s>"}' >model/tokenizer_config.json
 "$QUERN" compile -q model -o model.qn
-"$QUERN" inspect model.qn | grep -qx 'tokenizer = bpe, 5 tokens, bos 1 "<s>", eos 2 "</s>", prompts begin with bos' ||
+"$QUERN" inspect model.qn | has -x 'tokenizer = bpe, 5 tokens, bos 1 "<s>", eos 2 "</s>", prompts begin with bos' ||
   fail "inspect: $("$QUERN" inspect model.qn | grep tokenizer)"
 [ "$("$QUERN" tokenize model.qn -p abba --ids)" = "1 4 3 0" ] || fail "the model's tokenizer"
-"$QUERN" run -q model.qn -p abba -n 3 --json | grep -q '"prompt_ids": \[1, 4, 3, 0\]' || fail "run: $("$QUERN" run -q model.qn -p abba -n 3 --json)"
+"$QUERN" run -q model.qn -p abba -n 3 --json | has '"prompt_ids": \[1, 4, 3, 0\]' || fail "run: $("$QUERN" run -q model.qn -p abba -n 3 --json)"
 cp "$json" model/tokenizer.json && rm model/tokenizer_config.json
 code=0
 "$QUERN" compile -q model -o bad.qn 2>err || code=$?

@@ -48,7 +48,7 @@ tune --budget 20s --kernel "$few"
 
 "$QUERN" compile "$nano" -o after.qn --tuning-db "$db" 2>err
 grep -qE '^quern: schedules from tuning: [1-9][0-9]* of [0-9]+$' err || fail "compile uses no records: $(cat err)"
-"$QUERN" inspect -w kernels after.qn | grep -q '^  tuned for rows .* us at .* rows.*; machine .*; build ' ||
+"$QUERN" inspect -w kernels after.qn | has '^  tuned for rows .* us at .* rows.*; machine .*; build ' ||
   fail "the artifact has no evidence"
 "$logits" before.qn >before.txt && "$logits" after.qn >after.txt
 cmp -s before.txt after.txt || fail "tuning changes bits: $(diff before.txt after.txt)"

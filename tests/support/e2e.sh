@@ -30,6 +30,10 @@ skip() {
 }
 
 # The program is part of every build: a test that goes without it would hold nothing.
+# COMMAND | has GREP-OPTION... PATTERN: reads all of it, where grep -q ends at the first match and COMMAND may then fail for
+# want of a reader.
+has() { grep -c "$@" >/dev/null; }
+
 need_quern() {
   [ -x "$QUERN" ] || fail "$QUERN is not built; run make without a target, or set QUERN"
 }
