@@ -78,4 +78,4 @@ static const char *const words[] = {"0",       "-1",        "1e999",       "9999
                                     "64",      "\"m\"",     "\"(((((\"",   "4096",                 "\"w|o?\"",
                                     "\"\\u0000\"", "2.5",   "\"1 ? 2 : n\"", "\"64P\"",            NULL};
 
-QN_FUZZ_MAIN_WITH(.words = words, .runs = 2500, .json = true)
+QN_FUZZ_MAIN_WITH(.words = words, .runs = 300, .json = true)

@@ -96,7 +96,7 @@ static void check_program(const kernel_case *c, const char *sizes, bool quantize
     outputs[QN_RUN_PLAIN][i] = check_step(run, c, &s->steps[i], label);
   }
   static size_t programs;  // compiling is slow, and so is interpreting
-  bool compiled = programs % qn_test_stride(2, 5) == 0, lanes = programs % qn_test_stride(3, 7) == 0;
+  bool compiled = programs % qn_test_stride(3, 10) == 0, lanes = programs % qn_test_stride(4, 13) == 0;
   programs++;
   for (int engine = QN_RUN_PLAIN + 1; engine <= QN_RUN_LANES; engine++) {
     if ((engine == QN_RUN_JIT && !compiled) || (engine == QN_RUN_LANES && !lanes)) continue;
@@ -468,7 +468,7 @@ static void check_format(const qn_format *format) {
     for (size_t i = 0; i < count; i++) {
       char sizes[64];
       if (!floats &&
-          (i + (size_t)format->dtype + (size_t)quantize) % (large ? qn_test_stride(2, 2) : qn_test_stride(3, 5)))
+          (i + (size_t)format->dtype + (size_t)quantize) % (large ? qn_test_stride(2, 2) : qn_test_stride(4, 11)))
         continue;
       snprintf(sizes, sizeof sizes, "F=%s %s", format->name, sizes_of[i]);
       check_program(&c, sizes, quantize);

@@ -98,7 +98,7 @@ static void check_bits(const qn_format *format, bool quantize, bool with_small) 
 // Without QUERN_TEST_ALL the numeric modes take turns from format to format, and targets for which compiling is slow
 // meet some of the cases.
 START_TEST(every_target_gives_the_same_bits) {
-  size_t turn = 0, stride = qn_test_stride(2, 8), small_stride = qn_test_stride(5, 20);
+  size_t turn = 0, stride = qn_test_stride(3, 12), small_stride = qn_test_stride(7, 25);
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
     if (!format) continue;
