@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "runtime/base/cpu_features.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #elif defined(__aarch64__) || defined(__riscv)
@@ -16,30 +18,12 @@
 
 #if defined(__x86_64__)
 
-typedef enum leaf {
-  LEAF_1_ECX,
-  LEAF_1_EDX,
-  LEAF_7_EBX,
-  LEAF_7_ECX,
-  LEAF_7_EDX,
-  LEAF_7_1_EAX,
-  LEAF_EXT_ECX,
-  LEAF_COUNT
-} leaf;
-// What the operating system must save for the feature's registers: nothing beyond SSE, YMM, or ZMM and masks.
-typedef enum state { STATE_SSE, STATE_YMM, STATE_ZMM } state;
-
-static const struct feature {
-  const char *name;
-  leaf leaf;
-  unsigned bit;
-  state state;
-} features[] = {
+static const qn_x86_feature features[] = {
 #define QN_X86_FEATURE(name, leaf, bit, state) {name, leaf, bit, state},
 #include "runtime/base/cpu_features.def"
 };
 
-static state saved_state(uint32_t leaf_1_ecx) {
+static qn_x86_state saved_state(uint32_t leaf_1_ecx) {
   if (!(leaf_1_ecx & (1u << 27))) return STATE_SSE;  // no OSXSAVE: xgetbv would fault
   uint32_t low, high;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -56,7 +40,7 @@ static void detect(bool *present) {
     if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) words[LEAF_7_1_EAX] = a;
   }
   if (__get_cpuid_count(0x80000001u, 0, &a, &b, &c, &d)) words[LEAF_EXT_ECX] = c;
-  state saved = saved_state(words[LEAF_1_ECX]);
+  qn_x86_state saved = saved_state(words[LEAF_1_ECX]);
   for (size_t i = 0; i < COUNT(features); i++) {
     present[i] = (words[features[i].leaf] >> features[i].bit & 1) && features[i].state <= saved;
   }

@@ -8,6 +8,7 @@
 
 #include "codegen/cpu/module.h"
 #include "codegen/object_file.h"
+#include "runtime/base/cpu_features.h"
 
 typedef struct driver {
   const qn_driver *of;
@@ -94,26 +95,10 @@ static LLVMValueRef internal_symbol(driver *d, const char *suffix) {
 
 // --- what the CPU can do
 
-typedef enum leaf {
-  LEAF_1_ECX,
-  LEAF_1_EDX,
-  LEAF_7_EBX,
-  LEAF_7_ECX,
-  LEAF_7_EDX,
-  LEAF_7_1_EAX,
-  LEAF_EXT_ECX,
-  LEAF_COUNT
-} leaf;
-typedef enum state { STATE_SSE, STATE_YMM, STATE_ZMM } state;
 static const uint32_t STATE_BITS[] = {0, 0x06, 0xE6};  // of XCR0: XMM and YMM; masks and ZMM, too
 enum { OSXSAVE = 27 };                                 // a bit of LEAF_1_ECX: xgetbv is there
 
-static const struct x86_feature {
-  const char *name;
-  leaf leaf;
-  unsigned bit;
-  state state;
-} x86_features[] = {
+static const qn_x86_feature x86_features[] = {
 #define QN_X86_FEATURE(name, leaf, bit, state) {name, leaf, bit, state},
 #include "runtime/base/cpu_features.def"
 };
@@ -141,7 +126,7 @@ static const struct {
 // The bits that the target's features want, by word; of aarch64 without NEON, which every one has.
 typedef struct wanted {
   uint64_t bits[LEAF_COUNT];
-  state state;
+  qn_x86_state state;
   bool any;
 } wanted;
 
@@ -158,7 +143,7 @@ static bool add_feature(const qn_target *target, qn_str name, wanted *out) {
     return false;
   }
   for (size_t i = 0; i < QN_COUNT(x86_features); i++) {
-    const struct x86_feature *f = &x86_features[i];
+    const qn_x86_feature *f = &x86_features[i];
     if (!qn_str_is(name, f->name)) continue;
     out->bits[f->leaf] |= UINT64_C(1) << f->bit;
     out->state = f->state > out->state ? f->state : out->state;

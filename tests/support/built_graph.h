@@ -4,24 +4,7 @@
 #define QN_TESTS_SUPPORT_BUILT_GRAPH_H
 
 #include "frontend/quern.h"
-#include "tests/support/test.h"
-
-#define OK(call)                                                        \
-  do {                                                                  \
-    quern_error error_ = {.code = -1};                                  \
-    quern_error *error = &error_;                                       \
-    int code_ = (int)(call);                                            \
-    ck_assert_msg(code_ == 0, "%s: %d: %s", #call, code_, error->text); \
-    ck_assert(error->code == 0 && error->text[0] == '\0');              \
-  } while (0)
-#define FAILS(want, needle, call)                                                                                      \
-  do {                                                                                                                 \
-    quern_error error_ = {.code = -1};                                                                                 \
-    quern_error *error = &error_;                                                                                      \
-    int code_ = (int)(call);                                                                                           \
-    ck_assert_msg(code_ == (want) && error->code == (want) && strstr(error->text, needle), "%s: %d: %s", #call, code_, \
-                  error->text);                                                                                        \
-  } while (0)
+#include "tests/support/public.h"
 
 #define QN_COMPILE(...) \
   (&(quern_compile_options){.size = sizeof(quern_compile_options), .tuning_db = "none", __VA_ARGS__})

@@ -5,23 +5,7 @@
 #include <sys/stat.h>
 
 #include "frontend/quern.h"
-#include "tests/support/test.h"
-
-#define OK(call)                                                        \
-  do {                                                                  \
-    quern_error error_ = {.code = -1};                                  \
-    quern_error *error = &error_;                                       \
-    int code_ = (int)(call);                                            \
-    ck_assert_msg(code_ == 0, "%s: %d: %s", #call, code_, error->text); \
-  } while (0)
-#define FAILS(want, needle, call)                                                                                      \
-  do {                                                                                                                 \
-    quern_error error_ = {.code = -1};                                                                                 \
-    quern_error *error = &error_;                                                                                      \
-    int code_ = (int)(call);                                                                                           \
-    ck_assert_msg(code_ == (want) && error->code == (want) && strstr(error->text, needle), "%s: %d: %s", #call, code_, \
-                  error->text);                                                                                        \
-  } while (0)
+#include "tests/support/public.h"
 
 static const char *nano(void) { return qn_test_source("models/nano/nano.gguf"); }
 
