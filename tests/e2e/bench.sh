@@ -102,7 +102,7 @@ printf '{"version": 1, "graph": []}' >"$WORK/graph.json"
 # ---- Ctrl-C
 
 code=0
-timeout --preserve-status -s INT 2 "$QUERN" bench -q "$artifact" --prompt 100 -n 100 --reps 1000 >"$WORK/out" 2>"$WORK/err" ||
+stopped INT 2 "$QUERN" bench -q "$artifact" --prompt 100 -n 100 --reps 1000 >"$WORK/out" 2>"$WORK/err" ||
   code=$?
 [ "$code" -eq 130 ] || fail "SIGINT: exit code $code, want 130: $(cat "$WORK/err")"
 [ ! -s "$WORK/out" ] && [ ! -s "$WORK/err" ] || fail "SIGINT: $(cat "$WORK/out" "$WORK/err")"

@@ -194,7 +194,7 @@ if [ -c /dev/full ]; then
 fi
 "$QUERN" compile -q "$model" -o "$WORK/long.qn" --ctx 4000000
 code=0
-timeout --preserve-status -s INT 1 "$QUERN" run "$WORK/long.qn" -p "Once" -n 4000000 --ignore-eog --threads 1 \
+stopped INT 1 "$QUERN" run "$WORK/long.qn" -p "Once" -n 4000000 --ignore-eog --threads 1 \
   >"$WORK/text" 2>"$WORK/err" || code=$?
 [ "$code" -eq 130 ] || fail "SIGINT: exit code $code, want 130: $(tail -n 1 "$WORK/err")"
 [ -s "$WORK/text" ] || fail "SIGINT: the text so far is lost"
@@ -204,7 +204,7 @@ grep -q 'ended: cancelled' "$WORK/err" || fail "SIGINT: $(cat "$WORK/err")"
 mkfifo "$WORK/pipe"
 exec 9<>"$WORK/pipe"
 code=0
-timeout --preserve-status -s TERM -k 5 1 "$QUERN" run -q "$artifact" <&9 >"$WORK/text" 2>"$WORK/err" || code=$?
+stopped TERM 1 "$QUERN" run -q "$artifact" <&9 >"$WORK/text" 2>"$WORK/err" || code=$?
 [ "$code" -eq 143 ] || fail "SIGTERM while the prompt is read: exit code $code, want 143"
 exec 9>&-
 

@@ -149,7 +149,7 @@ if unshare -rm sh -c 'mount -t tmpfs -o size=512k none disk' 2>unused; then
 fi
 # Cut off by a signal while it works.
 code=0
-timeout --preserve-status -s TERM 0.2 "$QUERN" compile -q good.gguf -o out/x.qn >stdout 2>stderr || code=$?
+stopped TERM 0.2 "$QUERN" compile -q good.gguf -o out/x.qn >stdout 2>stderr || code=$?
 case $code in
   0) rm out/x.qn ;;  # it was done before
   143) [ -z "$(ls out)" ] || fail "SIGTERM: left behind: $(ls out)" ;;

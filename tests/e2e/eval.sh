@@ -91,6 +91,6 @@ wrong 5 "no-such-file" eval -q "$artifact" --perplexity "$WORK/no-such-file"
 wrong 5 "no-such-folder" eval -q "$artifact" --perplexity "$WORK/short" --json "$WORK/no-such-folder/x"
 code=0
 for _ in $(seq 100); do cat "$stories"; done >"$WORK/long"  # more than any machine does in a second
-timeout --preserve-status -s INT 1 "$QUERN" eval -q "$artifact" --perplexity "$WORK/long" --lines --ctx 200 --stride 1 >"$WORK/out" 2>&1 || code=$?
+stopped INT 1 "$QUERN" eval -q "$artifact" --perplexity "$WORK/long" --lines --ctx 200 --stride 1 >"$WORK/out" 2>&1 || code=$?
 [ "$code" -eq 130 ] && [ ! -s "$WORK/out" ] || fail "Ctrl-C ends with $code: $(cat "$WORK/out")"
 pass

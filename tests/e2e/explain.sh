@@ -131,7 +131,7 @@ printf '{"version": 1, "graph": []}' >"$WORK/graph.json"
 # ---- Ctrl-C
 
 code=0
-timeout --preserve-status -s INT 3 "$QUERN" explain -q "$artifact" --reps 1000 >"$WORK/out" 2>"$WORK/err" || code=$?
+stopped INT 3 "$QUERN" explain -q "$artifact" --reps 1000 >"$WORK/out" 2>"$WORK/err" || code=$?
 [ "$code" -eq 130 ] || fail "SIGINT: exit code $code, want 130: $(cat "$WORK/err")"
 [ ! -s "$WORK/out" ] && [ ! -s "$WORK/err" ] || fail "SIGINT: $(cat "$WORK/out" "$WORK/err")"
 pass

@@ -34,6 +34,10 @@ skip() {
 # want of a reader.
 has() { grep -c "$@" >/dev/null; }
 
+# stopped SIGNAL SECONDS COMMAND...: sends it the signal after that time and gives its exit status. Left to itself timeout
+# signals the program and then its group: the second signal ends what is about to end in good order.
+stopped() { timeout --foreground --preserve-status -k 60 -s "$@"; }
+
 need_quern() {
   [ -x "$QUERN" ] || fail "$QUERN is not built; run make without a target, or set QUERN"
 }
