@@ -362,6 +362,7 @@ static qn_status confirm(step *t, double *times) {
   s->gain_pairs = race.count;
   if (state != QN_RACE_LOST && s->gain_log > 0) {
     set_times(c, times, race.count);
+    tell(s, c);  // what the search's end is judged by is what a later session finds
     return QN_OK;
   }
   double loss = -s->gain_log;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "autotune/race.h"
 #include "tests/support/fake_machine.h"
 #include "tests/support/test.h"
 
@@ -240,6 +241,40 @@ START_TEST(too_large_a_kernel_is_left_alone) {
   f.options.pattern = "qk_matmul_q8_0*";
   run(&f);
   ck_assert_int_gt(f.report.tried, 0);
+  teardown(&f);
+}
+END_TEST
+
+typedef struct kept_time {
+  double seconds;
+  bool found;
+} kept_time;
+
+static bool look_for_time(void *context, const qn_record *record, const char *rejected) {
+  kept_time *k = context;
+  double times[QN_RECORD_TIMES];
+  qn_check(!rejected, "rejected: %s", rejected);
+  memcpy(times, record->times, (size_t)record->time_count * sizeof *times);
+  if (record->time_count > 0) k->found |= qn_quantile(times, (size_t)record->time_count, 0.1) == k->seconds;
+  return true;
+}
+
+// A search may end by its winner's last times, so that a later session must find those.
+START_TEST(the_times_that_ended_a_search_are_kept) {
+  fixture f;
+  setup(&f, "kept.db");
+  run(&f);
+  int confirmed = 0;
+  for (size_t i = 0; i < f.report.count; i++) {
+    const qn_session_result *r = &f.report.results[i];
+    kept_time kept = {.seconds = r->tuned_s};
+    qn_db_filter own = {.signature = r->kernel->signature, .rows_min = r->rows_min, .rows_max = r->rows_max};
+    if (!r->measured) continue;
+    qn_assert_ok(&f.diag, qn_db_each(f.db, &own, look_for_time, &kept, &f.diag));
+    qn_check(kept.found, "%s from %d rows: no record has its time", r->kernel->name, (int)r->rows_min);
+    confirmed += r->pairs > 0;
+  }
+  ck_assert_int_gt(confirmed, 0);
   teardown(&f);
 }
 END_TEST
@@ -740,7 +775,7 @@ END_TEST
 
 QN_CASE(sessions, tunes_what_matters, second_session_has_nothing_to_do, what_a_session_learned_the_next_one_knows,
         interrupted_session_goes_on, budgets_hold, no_next_batch_is_chosen_when_time_is_over, near_the_roofline_it_stops,
-        marks_hold_for_the_roofline_of_now, kernels_by_pattern)
+        the_times_that_ended_a_search_are_kept, marks_hold_for_the_roofline_of_now, kernels_by_pattern)
 QN_CASE(candidates, bad_candidates_are_recorded_and_never_win, a_wrong_default_is_told, a_wrong_default_is_told_whoever_leads,
         a_kernel_that_cannot_be_tried_is_told, hanging_candidates_do_not_overrun, too_large_a_kernel_is_left_alone)
 QN_CASE(records, plans_come_from_records, other_machines_are_seeds, bad_verdicts_win,
