@@ -299,6 +299,7 @@ static void fill_indices(filling *f, size_t param) {
   for (int64_t i = 0; i < count; i++) {
     int32_t value = (int32_t)(mix(in->seed, param, (uint64_t)i) % (uint64_t)(rows > 0 ? rows : 1));
     if (is_input(p, "pos") && i < t->count) value = t->pos[i];
+    if (is_input(p, "last_pos") && i < t->count) value = t->seen[t->sequence[i]] - 1;
     if (is_input(p, "seq") && i < t->count) value = t->sequence[i];
     if (is_input(p, "block_table")) value = page_of(t, i / t->pages, i % t->pages);
     if (i == 0 && is_input(p, "tokens")) value = (int32_t)(rows - 1);
@@ -489,12 +490,12 @@ static qn_status check_names(const qn_inputs *in, qn_diag *diag) {
   bool cache = false, pos = false, seq = false;
   for (size_t i = 0; i < in->count; i++) {
     cache = cache || in->subject.params[i]->kind == QN_PB_CACHE;
-    pos = pos || is_input(in->subject.params[i], "pos");
+    pos = pos || is_input(in->subject.params[i], "pos") || is_input(in->subject.params[i], "last_pos");
     seq = seq || is_input(in->subject.params[i], "seq");
   }
   if (!cache || (pos && seq)) return QN_OK;
   return qn_fail(diag, QN_ERR_UNSUPPORTED, in->subject.plain->name,
-                 "got a cache but no inputs 'pos' and 'seq', want those: they say where its keys are");
+                 "got a cache but no inputs 'pos' (or 'last_pos') and 'seq', want those: they say where its keys are");
 }
 
 static qn_status make_buffers(filling *f, const qn_inputs *weights_of) {

@@ -16,6 +16,7 @@ enum { DTYPE_F32 = 0, DTYPE_I32 = 3 };                 // qn_dtype of ir/dtype.d
 typedef enum input {
   INPUT_TOKENS,
   INPUT_POS,
+  INPUT_LAST_POS,
   INPUT_SEQ,
   INPUT_ROWS,
   INPUT_SAMPLING,
@@ -33,6 +34,7 @@ static const struct {
 } inputs[INPUT_COUNT] = {
     [INPUT_TOKENS] = {"tokens", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_POS] = {"pos", 1, {SYM_T}, {1}, "[T]"},
+    [INPUT_LAST_POS] = {"last_pos", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_SEQ] = {"seq", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_ROWS] = {"rows", 1, {SYM_R}, {1}, "[R]"},
     [INPUT_SAMPLING] = {"sampling", 2, {SYM_R, SYM_NONE}, {1, SETTINGS}, "[R, 8]"},
@@ -44,7 +46,8 @@ struct qn_decoder {
   const qn_allocator *allocator;       // borrowed
   qn_executor *executor;               // owned
   qn_kv_cache *cache;                  // owned
-  int32_t *arrays[INPUT_BLOCK_TABLE];  // owned: tokens, pos, seq (chunk), rows (max_rows), sampling (max_rows, 8)
+  // owned: tokens, pos, last_pos, seq (chunk), rows (max_rows), sampling (max_rows, 8)
+  int32_t *arrays[INPUT_BLOCK_TABLE];
   int64_t *pending;                    // owned: tokens of each sequence in the step that is being made
   const float *logits;                 // of the last step, in the executor's arena
   const int32_t *tokens;               // that the program chose; NULL when it chooses none
@@ -67,7 +70,8 @@ static qn_status check_input(const qn_artifact *a, const qn_art_buffer *b, qn_di
                    "input '%s' has another type or shape than a language model's; want i32 %s", name, inputs[i].shape);
   }
   return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
-                 "got input '%s', want only tokens, pos, seq, rows, sampling and block_table: no language model", name);
+                 "got input '%s', want only tokens, pos, last_pos, seq, rows, sampling and block_table: no language model",
+                 name);
 }
 
 static bool has_input(const qn_artifact *a, const char *name) {
@@ -267,6 +271,10 @@ static bool one_token_each(const qn_decoder *d) {
 static qn_status run(qn_decoder *d, qn_diag *diag) {
   int64_t symbols[QN_ARTIFACT_SYMBOLS];
   set_symbols(d, d->count, d->rows, symbols);
+  for (int64_t i = 0; i < d->count; i++) {
+    int32_t sequence = d->arrays[INPUT_SEQ][i];
+    d->arrays[INPUT_LAST_POS][i] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence] - 1);
+  }
   qn_run_kind kind = one_token_each(d) ? QN_RUN_STEP : QN_RUN_PROMPT;
   qn_status status = qn_executor_run(d->executor, symbols, kind, diag);
   for (int64_t i = 0; i < d->count; i++) {

@@ -272,6 +272,7 @@ static qn_status add_runtime_inputs(reader *r) {
   const qn_template_input inputs[] = {
       {"tokens", qn_type_make(QN_DTYPE_I32, 1, &t)},
       {"pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {"last_pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
       {"seq", qn_type_make(QN_DTYPE_I32, 1, &t)},
       {"rows", qn_type_make(QN_DTYPE_I32, 1, &rows)},
       {"block_table", qn_type_make(QN_DTYPE_I32, 2, table)},

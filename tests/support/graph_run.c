@@ -379,11 +379,21 @@ static double sampling_word(int64_t row, int64_t word) {
   return bits;
 }
 
+// The last position that a token of the sequence has in this step.
+static double last_pos(const qn_run *run, int sequence) {
+  int last = 0;
+  for (int64_t t = 0; t < run->symbols[QN_SYM_T]; t++) {
+    if (run->token_sequence[t] == sequence && run->token_pos[t] > last) last = run->token_pos[t];
+  }
+  return last;
+}
+
 // Element i of an input, `width` to a row.
 static double input_element(const qn_run *run, const char *name, const qn_type *type, int64_t i, int64_t width) {
   int64_t tokens = run->symbols[QN_SYM_T], row = i / width;
   bool of_tokens = type->rank > 0 && type->dims[0].symbol == QN_SYM_T;
   if (strcmp(name, "pos") == 0) return run->token_pos[i];
+  if (strcmp(name, "last_pos") == 0) return last_pos(run, run->token_sequence[i]);
   if (strcmp(name, "seq") == 0) return run->token_sequence[i];
   if (strcmp(name, "rows") == 0) return (double)(run->symbols[QN_SYM_R] == tokens ? i : tokens - 1 - i);
   if (strcmp(name, "block_table") == 0) return page_of(run, (int)row, (int)(i % width));

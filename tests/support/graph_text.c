@@ -23,7 +23,8 @@ typedef struct reader {
 static const struct {
   const char *name, *type;
 } standard_inputs[] = {
-    {"tokens", "i32[T]"}, {"pos", "i32[T]"}, {"seq", "i32[T]"}, {"rows", "i32[R]"}, {"block_table", "i32[B,P]"}};
+    {"tokens", "i32[T]"}, {"pos", "i32[T]"},  {"last_pos", "i32[T]"},
+    {"seq", "i32[T]"},    {"rows", "i32[R]"}, {"block_table", "i32[B,P]"}};
 
 static qn_status fail(reader *r, const char *what, qn_str word) {
   return qn_fail(r->diag, QN_ERR_FORMAT, r->where, "%s: '%.*s'", what, QN_STR_ARGS(word));

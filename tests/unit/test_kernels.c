@@ -401,6 +401,19 @@ static const kernel_case attention[] = {
      &sequences,
      1e-5,
      RMS},
+    // Not causal: a token also sees the keys of its sequence that this step writes after its own.
+    {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table scale=0.3\n"
+                      "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
+     {"H=4 J=2 C=16 F=f32", "H=3 J=3 C=7 F=f32"},
+     &runs,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table scale=0.3; p = softmax s\n"
+                      "o = attn_mix p vw last_pos seq block_table; output o p",
+     {"H=4 J=2 C=16 F=f32"},
+     &sequences,
+     1e-5,
+     RMS},
     // Keys and values rounded to 11 and to 8 bits.
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
