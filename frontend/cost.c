@@ -5,6 +5,7 @@
 
 #include "frontend/compile.h"
 #include "frontend/kernel_facts.h"
+#include "runtime/base/vec.h"
 
 static uint64_t constant(qn_dim dim) { return qn_dim_is_const(dim) ? (uint64_t)dim.value : 0; }
 
@@ -41,6 +42,12 @@ static uint64_t cached_bytes(const qn_graph *g, qn_id operand) {
          QN_PAGE_KEYS;
 }
 
+// Attention alone in its group.
+static void count_window(const qn_node *node, quern_kernel_cost *c) {
+  const qn_attr *window = qn_node_attr(node, QN_ATTR_WINDOW);
+  if (window) c->window = (uint64_t)window->value.i;
+}
+
 static void count_node(const qn_graph *g, qn_id id, quern_kernel_cost *c) {
   const qn_node *node = qn_graph_node(g, id);
   const qn_type *type = &node->type;
@@ -56,11 +63,13 @@ static void count_node(const qn_graph *g, qn_id id, quern_kernel_cost *c) {
       break;
     }
     case QN_OP_ATTENTION:
+      count_window(node, c);
       c->f32_macs_pair += 2 * constant(type->dims[1]) * constant(type->dims[2]);
       c->key_bytes += cached_bytes(g, node->operands[1]) + cached_bytes(g, node->operands[2]);
       return;
     case QN_OP_ATTN_SCORES: {
       const qn_type *q = &qn_graph_node(g, node->operands[0])->type;
+      count_window(node, c);
       c->f32_macs_pair += constant(q->dims[1]) * constant(q->dims[2]);
       c->key_bytes += cached_bytes(g, node->operands[1]);
       return;
@@ -113,8 +122,26 @@ quern_kernel_cost quern_step_cost(const qn_graph *graph, const qn_program *progr
   return c;
 }
 
+// What attention costs in the layers with the same window.
+typedef struct window_cost {
+  uint64_t window, key_bytes, macs;
+} window_cost;
+typedef QN_VEC(window_cost) window_costs;
+
+static void add_window(const quern_kernel_cost *c, window_costs *all, qn_buf *out) {
+  if (c->key_bytes == 0 && c->f32_macs_pair == 0) return;
+  for (size_t i = 0; i < all->count; i++) {
+    if (all->items[i].window != c->window) continue;
+    all->items[i].key_bytes += c->key_bytes;
+    all->items[i].macs += c->f32_macs_pair;
+    return;
+  }
+  if (!qn_vec_push(out->allocator, all, ((window_cost){c->window, c->key_bytes, c->f32_macs_pair}))) out->failed = true;
+}
+
 void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *out) {
   quern_kernel_cost sum = {0};
+  window_costs windows = {0};
   for (size_t i = 0; i < program->steps.count; i++) {
     // The steps of an op in several kernels follow each other, and each is told of as the whole.
     if (i > 0 && program->steps.items[i].group == program->steps.items[i - 1].group) continue;
@@ -122,6 +149,7 @@ void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *ou
 #define X(field, meaning) sum.field += c.field;
     QUERN_KERNEL_COSTS(X)
 #undef X
+    add_window(&c, &windows, out);
   }
   const struct {
     const char *key;
@@ -133,4 +161,11 @@ void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *ou
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
     qn_buf_printf(out, "cost.%s = %" PRIu64 "\n", lines[i].key, lines[i].value);
   }
+  qn_buf_puts(out, "cost.windows =");  // window:key bytes:multiply-adds
+  for (size_t i = 0; i < windows.count; i++) {
+    const window_cost *w = &windows.items[i];
+    qn_buf_printf(out, " %" PRIu64 ":%" PRIu64 ":%" PRIu64, w->window, w->key_bytes, w->macs);
+  }
+  qn_buf_putc(out, '\n');
+  qn_vec_free(out->allocator, &windows);
 }

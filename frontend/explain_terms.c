@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "frontend/explain.h"
+#include "runtime/base/window.h"
 
 // What is limited by a term of this share of the time is told to be limited by another kind of instructions.
 #define FALLBACK_SHARE 0.1
@@ -54,9 +55,9 @@ void explain_add_cost(const explain_kernel *k, const explain_chunk *chunk, quern
   if (k->of_rows && chunk->rows == 0) return;
   const quern_kernel_cost *c = &k->cost;
   double n = (double)k->steps, t = (double)chunk->tokens, r = (double)chunk->rows, before = (double)chunk->depth;
-  double pairs = t * before + t * (t + 1) / 2;
+  double pairs = qn_window_pairs((double)c->window, before, t), keys = qn_window_keys((double)c->window, before, t);
   out->calls += k->steps;
-  out->memory_bytes += n * ((double)c->weight_bytes + (double)c->token_bytes * t + (double)c->key_bytes * (before + t));
+  out->memory_bytes += n * ((double)c->weight_bytes + (double)c->token_bytes * t + (double)c->key_bytes * keys);
   out->value_bytes +=
       n * ((double)c->value_bytes_token * t + (double)c->value_bytes_row * r + (double)c->value_bytes_pair * pairs);
   out->int8_ops += 2 * n * ((double)c->int8_macs_token * t + (double)c->int8_macs_row * r);
@@ -141,9 +142,7 @@ static qn_status add_prediction(explaining *x, const explain_kernel *k, const ex
   double meet = x->machine.barrier_s < p.sync_s ? x->machine.barrier_s : p.sync_s;
   double macs = k->cost.f32_macs_pair > 0 && p.macs > 0
                     ? (double)k->cost.f32_macs_pair *
-                          ((double)chunk->tokens * (double)chunk->depth +
-                           (double)chunk->tokens * (double)(chunk->tokens + 1) / 2) /
-                          p.macs
+                          qn_window_pairs((double)k->cost.window, (double)chunk->depth, (double)chunk->tokens) / p.macs
                     : 1;
   out->bandwidth_s += n * p.memory_s * macs;
   out->cache_s += n * p.cache_s * macs;

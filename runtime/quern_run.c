@@ -10,6 +10,7 @@
 
 #include "runtime/base/log.h"
 #include "runtime/base/options.h"
+#include "runtime/base/window.h"
 #include "runtime/generate.h"
 #include "runtime/kv_state.h"
 #include "runtime/model.h"
@@ -192,6 +193,29 @@ bool quern_model_get_cost(const quern_model *model, quern_model_cost *c) {
                {"f32_macs_row", &c->f32_macs_row},     {"f32_macs_key", &c->f32_macs_key}};
   for (size_t i = 0; i < QN_COUNT(lines); i++) {
     if (!cost_line(model, lines[i].name, lines[i].value)) return false;
+  }
+  return true;
+}
+
+bool quern_model_get_attention_cost(const quern_model *model, int64_t depth, int64_t tokens, double *out_bytes,
+                                    double *out_macs) {
+  qn_str value;
+  *out_bytes = *out_macs = 0;
+  if (!qn_model_summary_value(model, "cost.windows", &value)) return false;
+  while (value.length > 0) {  // "window:key bytes:multiply-adds", spaces between
+    uint64_t numbers[3] = {0};
+    size_t at = 0, count = 0;
+    for (; at < value.length && value.data[at] != ' '; at++) {
+      char c = value.data[at];
+      if (c == ':' && ++count < QN_COUNT(numbers)) continue;
+      if (c < '0' || c > '9' || numbers[count] > (UINT64_MAX - 9) / 10) return false;
+      numbers[count] = numbers[count] * 10 + (uint64_t)(c - '0');
+    }
+    if (count != QN_COUNT(numbers) - 1) return false;
+    *out_bytes += (double)numbers[1] * qn_window_keys((double)numbers[0], (double)depth, (double)tokens);
+    *out_macs += (double)numbers[2] * qn_window_pairs((double)numbers[0], (double)depth, (double)tokens);
+    if (at < value.length) at++;
+    value = (qn_str){value.data + at, value.length - at};
   }
   return true;
 }

@@ -158,13 +158,18 @@ const char *quern_model_summary_value(const quern_model *model, const char *key,
 typedef struct quern_model_cost {
   uint64_t weight_bytes;                    // packed weights that every step reads whole
   uint64_t token_bytes;                     // rows looked up in tables for each token of a step
-  uint64_t key_bytes;                       // of a key and its value in all layers: read for each key a sequence holds
+  uint64_t key_bytes;                       // of a key and its value in all layers: kept for each key a sequence holds
   uint64_t int8_macs_token, f32_macs_token; // in products, for each token
   uint64_t int8_macs_row, f32_macs_row;     // in products, for each token whose logits are wanted
-  uint64_t f32_macs_key;                    // in attention, for each key that each token sees
+  uint64_t f32_macs_key;                    // in attention, for each key that each token sees in all layers
 } quern_model_cost;
 // False when the artifact does not tell.
 bool quern_model_get_cost(const quern_model *model, quern_model_cost *out_cost);
+// Of that what attention takes, for `tokens` tokens of a sequence that holds `depth` keys before them: bytes of keys and
+// values, each counted once however many of the tokens see it, and multiply-adds. Layers with a window are counted as far
+// as that goes. False when the artifact does not tell.
+bool quern_model_get_attention_cost(const quern_model *model, int64_t depth, int64_t tokens, double *out_bytes,
+                                    double *out_macs);
 
 // ---- text and tokens -----------------------------------------------------------------------------------------------
 // Models without a tokenizer give QUERN_ERR_UNSUPPORTED (or -1, NULL, false) here.

@@ -68,13 +68,13 @@ static bool has_halves(const bench *b) {
 }
 
 // Seconds that the multiply-adds of a step take at the peaks.
-static double ideal_seconds(const bench_round *r, double tokens, double rows, double keys) {
+static double ideal_seconds(const bench_round *r, double tokens, double rows, double attention_macs) {
   const quern_model_cost *c = &r->b->cost;
   double int8 = (double)c->int8_macs_token * tokens + (double)c->int8_macs_row * rows;
   double floats = (double)c->f32_macs_token * tokens + (double)c->f32_macs_row * rows;
   double products = r->f16_ops_per_s > 0 && has_halves(r->b) ? r->f16_ops_per_s : r->rates[QUERN_RATE_FP32];
   return 2 * int8 / r->rates[QUERN_RATE_INT8] + 2 * floats / products +
-         2 * (double)c->f32_macs_key * keys / r->rates[QUERN_RATE_FP32];
+         2 * attention_macs / r->rates[QUERN_RATE_FP32];
 }
 
 // --- energy
@@ -161,9 +161,10 @@ int bench_prompt(bench_round *r, bench_prefill *p) {
   free(tokens);
   if (code != 0) return cli_fail_with(code, &r->error);
   if (w.count < 1) return QN_ERR_CANCELLED;
-  double seconds = w.first - begin, n = (double)p->tokens;
+  double seconds = w.first - begin, n = (double)p->tokens, bytes = 0, macs = 0;
   bool kept = add(r->b, &p->ttft, seconds);
-  if (kept && r->b->has_cost && has_peaks(r)) kept = add(r->b, &p->mfu, ideal_seconds(r, n, 1, n * (n + 1) / 2) / seconds);
+  bool told = r->b->has_cost && quern_model_get_attention_cost(r->b->model, 0, (int64_t)count, &bytes, &macs);
+  if (kept && told && has_peaks(r)) kept = add(r->b, &p->mfu, ideal_seconds(r, n, 1, macs) / seconds);
   return kept ? 0 : fail_nomem();
 }
 
@@ -223,13 +224,14 @@ static int measure_decode(bench_round *r, bench_decode *d) {
       !add(b, &d->joules, (after - before) / (double)(steps * d->batch))) {
     return fail_nomem();
   }
-  if (!b->has_cost) return 0;
-  double step = seconds / (double)steps, batch = (double)d->batch;
-  double keys = (double)d->depth + (d->one_sequence && d->batch > 1 ? 0.5 * (batch + 1) : 0.5 * (double)steps + 1);
-  double bytes = (double)b->cost.weight_bytes + (double)b->cost.token_bytes * batch +
-                 (double)b->cost.key_bytes * keys * (d->one_sequence ? 1 : batch);
+  double step = seconds / (double)steps, batch = (double)d->batch, sequences = d->one_sequence ? 1 : batch;
+  int64_t held = d->depth + (d->one_sequence && d->batch > 1 ? 0 : steps / 2);  // in the middle one
+  double key_bytes = 0, macs = 0;
+  bool told = quern_model_get_attention_cost(b->model, held, d->one_sequence ? d->batch : 1, &key_bytes, &macs);
+  if (!b->has_cost || !told) return 0;
+  double bytes = (double)b->cost.weight_bytes + (double)b->cost.token_bytes * batch + key_bytes * sequences;
   bool kept = add(b, &d->mbu, bytes / step / r->rates[QUERN_RATE_READ]);
-  if (kept && has_peaks(r)) kept = add(b, &d->mfu, ideal_seconds(r, batch, batch, keys * batch) / step);
+  if (kept && has_peaks(r)) kept = add(b, &d->mfu, ideal_seconds(r, batch, batch, macs * sequences) / step);
   return kept ? 0 : fail_nomem();
 }
 

@@ -124,7 +124,33 @@ START_TEST(damaged) {
 }
 END_TEST
 
-QN_CASE(kernel_facts, read_back, schedules, damaged)
+// Gemma 3's small model: five layers of six, of 384 bytes and multiply-adds a key in all, see 29 keys at most.
+START_TEST(windows_end_what_attention_costs) {
+  static const struct {
+    int64_t depth, tokens;
+    double in_window, pairs_in_window;  // keys that are read, pairs of a token and a key
+  } cases[] = {{0, 10, 10, 55}, {0, 29, 29, 435}, {20, 20, 40, 544}, {28, 1, 29, 29}, {100, 1, 29, 29}, {100, 3, 31, 87}};
+  const char *path = qn_test_temp_path("gemma3.qn");
+  quern_error error = {0};
+  quern_model *model;
+  quern_model_cost cost;
+  double bytes, macs;
+  ck_assert_msg(quern_compile(qn_test_source("tests/golden/models/gemma3"), path, NULL, &error) == 0, "%s", error.text);
+  ck_assert_int_eq((int)quern_model_open(path, NULL, &model, &error), 0);
+  ck_assert(quern_model_get_cost(model, &cost));
+  ck_assert_uint_eq(cost.key_bytes, 384);
+  ck_assert_uint_eq(cost.f32_macs_key, 384);
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    double depth = (double)cases[i].depth, tokens = (double)cases[i].tokens;
+    ck_assert(quern_model_get_attention_cost(model, cases[i].depth, cases[i].tokens, &bytes, &macs));
+    ck_assert_double_eq(bytes, 320 * cases[i].in_window + 64 * (depth + tokens));
+    ck_assert_double_eq(macs, 320 * cases[i].pairs_in_window + 64 * (tokens * depth + tokens * (tokens + 1) / 2));
+  }
+  quern_model_close(model);
+}
+END_TEST
+
+QN_CASE(kernel_facts, windows_end_what_attention_costs, read_back, schedules, damaged)
 
 static TCase *all(void) {
   TCase *tests = kernel_facts();
