@@ -253,6 +253,20 @@ static qn_status check_token(const qn_decoder *d, int32_t token, size_t index, q
                  token, d->vocab - 1);
 }
 
+qn_status qn_decoder_fork(qn_decoder *d, int32_t from, int64_t length, int32_t to, qn_diag *diag) {
+  QN_TRY(check_sequence(d, from, diag));
+  QN_TRY(check_sequence(d, to, diag));
+  if (from == to)
+    return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path,
+                   "got sequence %" PRId32 " to fork into itself, want another one", from);
+  if (length < 0 || length > qn_kv_cache_length(d->cache, from))
+    return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path,
+                   "got %" PRId64 " tokens of sequence %" PRId32 " to fork, want 0 to the %" PRId64 " that it has", length,
+                   from, qn_kv_cache_length(d->cache, from));
+  qn_kv_cache_fork(d->cache, from, length, to);
+  return QN_OK;
+}
+
 // The token and its page must be checked and reserved.
 static void push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
   d->arrays[INPUT_TOKENS][d->count] = token;

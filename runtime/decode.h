@@ -36,6 +36,9 @@ int64_t qn_decoder_position(const qn_decoder *decoder, int32_t sequence);  // to
 void qn_decoder_reset(qn_decoder *decoder, int32_t sequence);
 // Forgets all but the first `length` tokens (at most the present position).
 void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
+// Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held. They share pages until one
+// of them writes to such a page. Errors: ARGUMENT (no such sequence, the same one, a length that `from` has not).
+QN_CHECKED qn_status qn_decoder_fork(qn_decoder *decoder, int32_t from, int64_t length, int32_t to, qn_diag *diag);
 
 // Appends `count` tokens (at least 1) to a sequence, chunk by chunk. *out_last is the logits after the
 // last one: (vocab), borrowed until the decoder's next call; NULL = they are not computed. With `all` not NULL every token's logits go there:

@@ -151,6 +151,16 @@ static qn_status read_memory(void *context, void *to, const void *from, size_t b
   return status;
 }
 
+static qn_status copy_memory(void *context, void *to, const void *from, size_t bytes, qn_diag *diag) {
+  cuda_executor *e = context;
+  QN_TRY(qn_cuda_enter(e->cuda, diag));
+  qn_cu_result result =
+      e->cuda->driver.copy((qn_cu_address)(uintptr_t)to, (qn_cu_address)(uintptr_t)from, bytes, e->stream);
+  qn_status status = check(e, result, "copying memory", diag);
+  qn_cuda_leave(e->cuda);
+  return status;
+}
+
 static const qn_memory *memory(qn_executor *base) { return &((cuda_executor *)base)->memory; }
 
 // --- graphs that are kept
@@ -508,7 +518,7 @@ static qn_status build(cuda_executor *e, const qn_executor_options *options, qn_
   const qn_artifact *a = e->base.artifact;
   e->check_kernels = options->check_kernels;
   e->memory = (qn_memory){.context = e, .take = take_memory, .give_back = give_back_memory, .write = write_memory,
-                          .read = read_memory};
+                          .read = read_memory, .copy = copy_memory};
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     const qn_art_buffer *b = &a->buffers[i];
     if (b->kind != QN_ART_INPUT || element_bytes(b->dtype) > 0) continue;

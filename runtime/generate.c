@@ -84,6 +84,7 @@ typedef struct generation {
   qn_sampler *sampler;
   const qn_generate_params *params;
   qn_generate_stats *stats;
+  size_t held;  // tokens of the prompt that the sequence has already
   qn_detokenizer detokenizer;
   qn_stop_filter filter;
   qn_diag *diag;
@@ -199,14 +200,15 @@ static qn_status decode(generation *g, const float *logits, uint64_t start) {
   }
 }
 
-// Chunk by chunk; logits are of the last one alone. *out_logits stays NULL when it was cancelled; then, as after an
+// What the sequence lacks of the prompt, chunk by chunk; logits are of the last one alone. *out_logits stays NULL when it was cancelled; then, as after an
 // error, the sequence is as before.
 static qn_status prefill(generation *g, const float **out_logits) {
   const qn_generate_params *p = g->params;
   size_t chunk = (size_t)qn_decoder_chunk(g->decoder);
   int64_t before = qn_decoder_position(g->decoder, p->sequence);
-  qn_status status = qn_decoder_reserve(g->decoder, p->sequence, p->prompt, p->prompt_count, g->diag);
-  for (size_t done = 0; status == QN_OK && done < p->prompt_count; done += chunk) {
+  qn_status status =
+      qn_decoder_reserve(g->decoder, p->sequence, p->prompt + g->held, p->prompt_count - g->held, g->diag);
+  for (size_t done = g->held; status == QN_OK && done < p->prompt_count; done += chunk) {
     size_t count = p->prompt_count - done < chunk ? p->prompt_count - done : chunk;
     if (cancelled(g)) break;
     const float **logits = done + count == p->prompt_count ? out_logits : NULL;
@@ -225,6 +227,7 @@ static qn_status prefill_and_decode(generation *g) {
   g->stats->prefill_ns = now_ns() - start;
   if (prefilled != QN_OK || !logits) return prefilled;
   g->stats->prompt_tokens = (int64_t)p->prompt_count;
+  g->stats->held_tokens = (int64_t)g->held;
   for (size_t i = 0; i < p->prompt_count; i++) qn_sampler_accept(g->sampler, p->prompt[i]);
   qn_status status = decode(g, logits, start);
   g->stats->decode_ns = now_ns() - start - g->stats->first_ns;
@@ -235,7 +238,7 @@ static qn_status prefill_and_decode(generation *g) {
 // Is there no text before what will be generated: an empty sequence, and a prompt of control tokens alone (BOS)? Then
 // the space that SentencePiece puts before a text is not part of it.
 static bool begins_text(const generation *g) {
-  if (qn_decoder_position(g->decoder, g->params->sequence) > 0) return false;
+  if (qn_decoder_position(g->decoder, g->params->sequence) > (int64_t)g->held) return false;
   for (size_t i = 0; i < g->params->prompt_count; i++) {
     if (qn_tokenizer_type(g->tokenizer, g->params->prompt[i]) != QN_TOKEN_CONTROL) return false;
   }
@@ -249,12 +252,18 @@ qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sam
                   .tokenizer = tokenizer,
                   .sampler = sampler,
                   .params = params,
+                  .held = params->held,
                   .stats = out_stats,
                   .diag = diag};
   *out_stats = (qn_generate_stats){.pending = -1};
   if (params->sequence < 0 || params->sequence >= qn_decoder_sequences(decoder))
     return qn_fail(diag, QN_ERR_ARGUMENT, "sequence", "got %d, want 0 to %d", (int)params->sequence,
                    (int)qn_decoder_sequences(decoder) - 1);
+  if (params->held > 0 && (params->held >= params->prompt_count ||
+                           params->held > (uint64_t)qn_decoder_position(decoder, params->sequence)))
+    return qn_fail(diag, QN_ERR_ARGUMENT, "prompt_held",
+                   "got %zu, want fewer than the prompt's %zu tokens, and at most the %lld that the sequence has",
+                   params->held, params->prompt_count, (long long)qn_decoder_position(decoder, params->sequence));
   if (params->max_tokens < 0)
     return qn_fail(diag, QN_ERR_ARGUMENT, "max_tokens", "got %lld, want 0 (no limit) or more",
                    (long long)params->max_tokens);

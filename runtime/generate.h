@@ -27,6 +27,7 @@ typedef struct qn_generate_params {
   int32_t sequence;
   const int32_t *prompt;  // borrowed; appended to what the sequence holds
   size_t prompt_count;    // at least 1
+  size_t held;            // of the prompt, the first so many (not all) are the sequence's last tokens already
   int64_t max_tokens;     // 0 = until the context is full
   const qn_str *stops;    // borrowed; none empty. A stop string is matched across tokens and not handed out
   size_t stop_count;
@@ -40,6 +41,7 @@ typedef struct qn_generate_params {
 
 typedef struct qn_generate_stats {
   int64_t prompt_tokens, generated_tokens;  // generated: sampled, one that ended the text included
+  int64_t held_tokens;                      // of the prompt: those that were not evaluated since the sequence had them
   uint64_t prefill_ns;                      // evaluating the prompt
   uint64_t first_ns;                        // from the start until the first token was sampled (TTFT)
   uint64_t decode_ns;                       // from then on until the end

@@ -1,4 +1,5 @@
-// Pages are handed out from a stack of free numbers; a sequence's pages are a row of the block table.
+// Pages are handed out from a stack of free numbers; a sequence's pages are a row of the block table. A page is free when
+// its last holder lets go of it.
 #include "runtime/kv_cache.h"
 
 #include <assert.h>
@@ -20,12 +21,17 @@ struct qn_kv_cache {
   row *rows;                      // owned: one a row
   int32_t *table;                 // owned: (row_count, row_pages)
   int32_t *free;                  // owned: stack of page_count numbers, the next one on top
+  int32_t *holders;               // owned: of each page: rows that have it, and one more where it is kept
+  bool *kept;                     // owned: of each page
   qn_memory memory;               // where the pools lie
   uint8_t *pools;                 // taken of it; NULL when the program has no cache
   uint64_t pool_bytes;
   int32_t row_count;
   int64_t row_pages, page_count, free_count;
+  int64_t idle_count;  // pages that are kept and have no other holder
   int64_t page_keys, context;
+  qn_kv_reclaimer reclaim;  // NULL = none
+  void *reclaim_context;    // borrowed
 };
 
 // Where the pool of each cache buffer begins, in the artifact's order: calls visit(context, buffer, offset), and gives
@@ -89,6 +95,7 @@ static size_t table_bytes(const qn_kv_cache *c) {
   return (size_t)c->row_count * (size_t)c->row_pages * sizeof(int32_t);
 }
 static size_t free_bytes(const qn_kv_cache *c) { return (size_t)c->page_count * sizeof(int32_t); }
+static size_t kept_bytes(const qn_kv_cache *c) { return (size_t)c->page_count * sizeof(bool); }
 static size_t sequence_bytes(const qn_kv_cache *c) { return (size_t)c->row_count * sizeof(row); }
 
 static qn_status take_memory(qn_kv_cache *cache, qn_diag *diag) {
@@ -97,7 +104,10 @@ static qn_status take_memory(qn_kv_cache *cache, qn_diag *diag) {
   cache->rows = qn_alloc_zeroed(cache->allocator, sequence_bytes(cache));
   cache->table = qn_alloc_zeroed(cache->allocator, table_bytes(cache));
   cache->free = qn_alloc_zeroed(cache->allocator, free_bytes(cache));
-  if (!cache->rows || !cache->table || !cache->free) return qn_fail_nomem(diag, path, "the KV cache's tables");
+  cache->holders = qn_alloc_zeroed(cache->allocator, free_bytes(cache));
+  cache->kept = qn_alloc_zeroed(cache->allocator, kept_bytes(cache));
+  if (!cache->rows || !cache->table || !cache->free || !cache->holders || !cache->kept)
+    return qn_fail_nomem(diag, path, "the KV cache's tables");
   QN_TRY(for_each_pool(cache, NULL, NULL, &cache->pool_bytes, &overflow));
   if (overflow) {
     return qn_fail(diag, QN_ERR_LIMIT, path, "KV cache: the size of %" PRId64 " pages overflows", cache->page_count);
@@ -137,6 +147,8 @@ void qn_kv_cache_destroy(qn_kv_cache *cache) {
   qn_free(cache->allocator, cache->rows, sequence_bytes(cache));
   qn_free(cache->allocator, cache->table, table_bytes(cache));
   qn_free(cache->allocator, cache->free, free_bytes(cache));
+  qn_free(cache->allocator, cache->holders, free_bytes(cache));
+  qn_free(cache->allocator, cache->kept, kept_bytes(cache));
   qn_free(cache->allocator, cache, sizeof *cache);
 }
 
@@ -163,9 +175,80 @@ const int32_t *qn_kv_cache_block_table(const qn_kv_cache *cache) { return cache-
 int32_t qn_kv_cache_sequences(const qn_kv_cache *cache) { return cache->row_count; }
 int64_t qn_kv_cache_pages_per_sequence(const qn_kv_cache *cache) { return cache->row_pages; }
 int64_t qn_kv_cache_pages(const qn_kv_cache *cache) { return cache->page_count; }
-int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache) { return cache->free_count; }
+int64_t qn_kv_cache_page_keys(const qn_kv_cache *cache) { return cache->page_keys; }
+int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache) { return cache->free_count + cache->idle_count; }
 int64_t qn_kv_cache_context(const qn_kv_cache *cache) { return cache->context; }
 uint64_t qn_kv_cache_bytes(const qn_kv_cache *cache) { return cache->pool_bytes; }
+
+// --- pages and their holders
+
+static int32_t *pages_of(const qn_kv_cache *cache, int32_t sequence) {
+  return cache->table + (size_t)sequence * (size_t)cache->row_pages;
+}
+
+static int64_t pages_for(const qn_kv_cache *cache, int64_t tokens) {
+  return (tokens + cache->page_keys - 1) / cache->page_keys;
+}
+
+bool qn_kv_cache_kept(const qn_kv_cache *cache, int32_t page) { return cache->kept[page]; }
+bool qn_kv_cache_idle(const qn_kv_cache *cache, int32_t page) { return cache->kept[page] && cache->holders[page] == 1; }
+
+static void hold(qn_kv_cache *cache, int32_t page) {
+  assert(page >= 0 && page < cache->page_count && cache->holders[page] > 0);
+  if (qn_kv_cache_idle(cache, page)) cache->idle_count--;
+  cache->holders[page]++;
+}
+
+static void let_go(qn_kv_cache *cache, int32_t page) {
+  assert(cache->holders[page] > 0);
+  if (--cache->holders[page] == 0) cache->free[cache->free_count++] = page;
+  if (qn_kv_cache_idle(cache, page)) cache->idle_count++;
+}
+
+static int32_t take_free(qn_kv_cache *cache) {
+  assert(cache->free_count > 0);
+  int32_t page = cache->free[--cache->free_count];
+  cache->holders[page] = 1;
+  return page;
+}
+
+// Are there `count` free pages, if need be after idle ones have been given up?
+static bool have_free(qn_kv_cache *cache, int64_t count) {
+  if (count > cache->free_count && count <= cache->free_count + cache->idle_count && cache->reclaim)
+    cache->reclaim(cache->reclaim_context, count - cache->free_count);
+  return count <= cache->free_count;
+}
+
+int32_t qn_kv_cache_page(const qn_kv_cache *cache, int32_t sequence, int64_t index) {
+  assert(qn_kv_cache_has(cache, sequence) && index < pages_for(cache, cache->rows[sequence].length));
+  return pages_of(cache, sequence)[index];
+}
+
+void qn_kv_cache_keep(qn_kv_cache *cache, int32_t page) {
+  assert(!cache->kept[page]);
+  hold(cache, page);
+  cache->kept[page] = true;
+}
+
+void qn_kv_cache_unkeep(qn_kv_cache *cache, int32_t page) {
+  assert(cache->kept[page]);
+  if (qn_kv_cache_idle(cache, page)) cache->idle_count--;
+  cache->kept[page] = false;
+  let_go(cache, page);
+}
+
+bool qn_kv_cache_take(qn_kv_cache *cache, int32_t *out_page) {
+  if (cache->free_count == 0) return false;
+  *out_page = take_free(cache);
+  cache->kept[*out_page] = true;
+  cache->idle_count++;
+  return true;
+}
+
+void qn_kv_cache_set_reclaimer(qn_kv_cache *cache, qn_kv_reclaimer reclaim, void *context) {
+  cache->reclaim = reclaim;
+  cache->reclaim_context = context;
+}
 
 // --- sequences
 
@@ -194,6 +277,39 @@ int64_t qn_kv_cache_length(const qn_kv_cache *cache, int32_t sequence) {
   return cache->rows[sequence].length;
 }
 
+typedef struct copying {
+  const qn_kv_cache *cache;
+  int32_t from, to;
+  qn_diag *diag;
+} copying;
+
+static qn_status copy_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
+  const copying *c = context;
+  const qn_memory *memory = &c->cache->memory;
+  uint8_t *pool = c->cache->pools + offset;
+  return memory->copy(memory->context, pool + (size_t)c->to * (size_t)buffer->bytes,
+                      pool + (size_t)c->from * (size_t)buffer->bytes, (size_t)buffer->bytes, c->diag);
+}
+
+// Does the sequence's next token go to a page that others hold, too?
+static bool shares_next(const qn_kv_cache *cache, int32_t sequence) {
+  const row *s = &cache->rows[sequence];
+  if (s->length % cache->page_keys == 0) return false;
+  return cache->holders[pages_of(cache, sequence)[s->length / cache->page_keys]] > 1;
+}
+
+// A copy of that page, for the sequence alone, in its place. There must be a free one.
+static qn_status copy_next(qn_kv_cache *cache, int32_t sequence, qn_diag *diag) {
+  int32_t *place = &pages_of(cache, sequence)[cache->rows[sequence].length / cache->page_keys];
+  copying c = {cache, *place, take_free(cache), diag};
+  uint64_t bytes;
+  bool overflow;
+  qn_status status = for_each_pool(cache, copy_pool, &c, &bytes, &overflow);
+  let_go(cache, status == QN_OK ? c.from : c.to);
+  if (status == QN_OK) *place = c.to;
+  return status;
+}
+
 qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
   assert(qn_kv_cache_has(cache, sequence) && count >= 0);
   row *s = &cache->rows[sequence];
@@ -203,22 +319,56 @@ qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t coun
                    " that are there, want at most %" PRId64 " in all; open the model with a larger context",
                    count, s->length, cache->context);
   }
-  int64_t want = (s->length + count + cache->page_keys - 1) / cache->page_keys, more = want - s->pages;
-  if (more > cache->free_count) {
+  bool copy = count > 0 && shares_next(cache, sequence);
+  int64_t want = pages_for(cache, s->length + count), more = (want > s->pages ? want - s->pages : 0) + copy;
+  if (!have_free(cache, more)) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the KV cache is full: got %" PRId64 " more tokens for a sequence, which takes %" PRId64
                    " pages, want at most the %" PRId64 " of %" PRId64 " that are free",
-                   count, more, cache->free_count, cache->page_count);
+                   count, more, qn_kv_cache_free_pages(cache), cache->page_count);
   }
-  int32_t *pages = cache->table + (size_t)sequence * (size_t)cache->row_pages;
-  while (s->pages < want) pages[s->pages++] = cache->free[--cache->free_count];
+  if (copy) QN_TRY(copy_next(cache, sequence, diag));
+  int32_t *pages = pages_of(cache, sequence);
+  while (s->pages < want) pages[s->pages++] = take_free(cache);
   return QN_OK;
 }
 
 void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count) {
   row *s = &cache->rows[sequence];
   assert(qn_kv_cache_has(cache, sequence) && s->length + count <= s->pages * cache->page_keys);
+  assert(count == 0 || !shares_next(cache, sequence));
   s->length += count;
+}
+
+void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t to) {
+  assert(qn_kv_cache_has(cache, from) && qn_kv_cache_has(cache, to) && from != to);
+  assert(length >= 0 && length <= cache->rows[from].length);
+  const int32_t *source = pages_of(cache, from);
+  int32_t *pages = pages_of(cache, to);
+  qn_kv_cache_truncate(cache, to, 0);
+  row *s = &cache->rows[to];
+  s->length = length;
+  for (s->pages = 0; s->pages < pages_for(cache, length); s->pages++) {
+    pages[s->pages] = source[s->pages];
+    hold(cache, pages[s->pages]);
+  }
+}
+
+void qn_kv_cache_append(qn_kv_cache *cache, int32_t sequence, int32_t page, int64_t keys) {
+  assert(qn_kv_cache_has(cache, sequence) && keys > 0 && keys <= cache->page_keys);
+  row *s = &cache->rows[sequence];
+  assert(s->length == s->pages * cache->page_keys && keys <= cache->context - s->length);
+  hold(cache, page);
+  pages_of(cache, sequence)[s->pages++] = page;
+  s->length += keys;
+}
+
+void qn_kv_cache_exchange(qn_kv_cache *cache, int32_t sequence, int64_t index, int32_t page) {
+  assert((index + 1) * cache->page_keys <= qn_kv_cache_length(cache, sequence));
+  int32_t *place = &pages_of(cache, sequence)[index], before = *place;
+  hold(cache, page);
+  *place = page;
+  let_go(cache, before);
 }
 
 // --- all pages of a sequence
@@ -229,16 +379,25 @@ const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache) { return cac
 qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, qn_diag *diag) {
   assert(qn_kv_cache_has(cache, sequence) && length >= 0);
   row *s = &cache->rows[sequence];
-  int64_t before = s->length;
-  s->length = 0;  // the pages that it has are among those that it may keep
-  qn_status status = qn_kv_cache_reserve(cache, sequence, length, diag);
-  if (status == QN_OK) {
-    s->length = length > before ? length : before;  // truncate only shortens
-    qn_kv_cache_truncate(cache, sequence, length);
-  } else {
-    s->length = before;
+  int64_t want = pages_for(cache, length), alone = 0;  // its pages that nobody else holds may be taken for the new ones
+  for (int64_t i = 0; i < s->pages; i++) alone += cache->holders[pages_of(cache, sequence)[i]] == 1;
+  if (length > cache->context) {
+    return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
+                   "the context is full: got a sequence of %" PRId64 " tokens, want at most %" PRId64
+                   "; open the model with a larger context",
+                   length, cache->context);
   }
-  return status;
+  if (want > alone && !have_free(cache, want - alone)) {
+    return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
+                   "the KV cache is full: got a sequence of %" PRId64 " pages, want at most the %" PRId64 " of %" PRId64
+                   " that are free or its own",
+                   want, qn_kv_cache_free_pages(cache) + alone, cache->page_count);
+  }
+  qn_kv_cache_truncate(cache, sequence, 0);
+  int32_t *pages = pages_of(cache, sequence);
+  while (s->pages < want) pages[s->pages++] = take_free(cache);
+  s->length = length;
+  return QN_OK;
 }
 
 size_t qn_kv_cache_largest_page(const qn_kv_cache *cache) {
@@ -252,7 +411,8 @@ size_t qn_kv_cache_largest_page(const qn_kv_cache *cache) {
 
 typedef struct visiting {
   const qn_kv_cache *cache;
-  int32_t sequence;
+  const int32_t *numbers;  // of the pages
+  int64_t keys;            // that they hold in all
   bool write;
   uint8_t *page;
   qn_kv_page_visitor visit;
@@ -264,10 +424,9 @@ static qn_status visit_pool(void *context, const qn_art_buffer *buffer, uint64_t
   const visiting *v = context;
   const qn_kv_cache *cache = v->cache;
   const qn_memory *memory = &cache->memory;
-  const int32_t *pages = cache->table + (size_t)v->sequence * (size_t)cache->row_pages;
-  int64_t left = cache->rows[v->sequence].length;
+  int64_t left = v->keys;
   for (int64_t i = 0; left > 0; i++, left -= cache->page_keys) {
-    uint8_t *page = cache->pools + offset + (size_t)pages[i] * (size_t)buffer->bytes;
+    uint8_t *page = cache->pools + offset + (size_t)v->numbers[i] * (size_t)buffer->bytes;
     if (!v->write) QN_TRY(memory->read(memory->context, v->page, page, (size_t)buffer->bytes, v->diag));
     QN_TRY(v->visit(v->context, buffer, v->page, left < cache->page_keys ? left : cache->page_keys));
     if (v->write) QN_TRY(memory->write(memory->context, page, v->page, (size_t)buffer->bytes, v->diag));
@@ -275,12 +434,22 @@ static qn_status visit_pool(void *context, const qn_art_buffer *buffer, uint64_t
   return QN_OK;
 }
 
-qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
-                            qn_kv_page_visitor visit, void *context, qn_diag *diag) {
-  visiting v = {cache, sequence, write, page, visit, context, diag};
+static qn_status visit_pools(visiting v) {
   uint64_t bytes;
   bool overflow;
-  return for_each_pool(cache, visit_pool, &v, &bytes, &overflow);
+  return for_each_pool(v.cache, visit_pool, &v, &bytes, &overflow);
+}
+
+qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
+                            qn_kv_page_visitor visit, void *context, qn_diag *diag) {
+  return visit_pools((visiting){cache, pages_of(cache, sequence), qn_kv_cache_length(cache, sequence), write, page, visit,
+                                context, diag});
+}
+
+qn_status qn_kv_cache_visit_page(const qn_kv_cache *cache, int32_t number, int64_t keys, bool write, uint8_t *page,
+                                 qn_kv_page_visitor visit, void *context, qn_diag *diag) {
+  assert(number >= 0 && number < cache->page_count && keys > 0 && keys <= cache->page_keys);
+  return visit_pools((visiting){cache, &number, keys, write, page, visit, context, diag});
 }
 
 // --- synthetic contents
@@ -332,7 +501,7 @@ qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, 
   if (!page) return qn_fail_nomem(diag, cache->artifact->path, "a page of keys");
   qn_status status = qn_kv_cache_reserve(cache, sequence, count, diag);
   filling f = {.cache = cache,
-               .pages = cache->table + (size_t)sequence * (size_t)cache->row_pages,
+               .pages = pages_of(cache, sequence),
                .first = first,
                .end = s->pages,
                .page = page,
@@ -348,11 +517,57 @@ void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length) 
   assert(qn_kv_cache_has(cache, sequence));
   row *s = &cache->rows[sequence];
   assert(length >= 0 && length <= s->length);
-  int64_t keep = (length + cache->page_keys - 1) / cache->page_keys;
-  int32_t *pages = cache->table + (size_t)sequence * (size_t)cache->row_pages;
+  int64_t keep = pages_for(cache, length);
+  int32_t *pages = pages_of(cache, sequence);
   while (s->pages > keep) {
-    cache->free[cache->free_count++] = pages[--s->pages];
+    let_go(cache, pages[--s->pages]);
     pages[s->pages] = 0;
   }
   s->length = length;
+}
+
+// --- do the pages balance?
+
+static qn_status lost(const qn_kv_cache *cache, const char *what, int64_t page, int64_t got, int64_t want,
+                      qn_diag *diag) {
+  return qn_fail(diag, QN_ERR_INTERNAL, cache->artifact->path,
+                 "KV cache: %s (page %" PRId64 "): got %" PRId64 ", want %" PRId64 "; this is a bug", what, page, got,
+                 want);
+}
+
+// `counts` are of holders; those of free pages are written over.
+static qn_status compare_counts(const qn_kv_cache *cache, int32_t *counts, qn_diag *diag) {
+  int64_t unheld = 0, idle = 0;
+  for (int64_t i = 0; i < cache->page_count; i++) {
+    if (counts[i] != cache->holders[i]) return lost(cache, "holders", i, cache->holders[i], counts[i], diag);
+    unheld += counts[i] == 0;
+    idle += counts[i] == 1 && cache->kept[i];
+  }
+  if (unheld != cache->free_count) return lost(cache, "free pages", -1, cache->free_count, unheld, diag);
+  if (idle != cache->idle_count) return lost(cache, "idle pages", -1, cache->idle_count, idle, diag);
+  for (int64_t i = 0; i < cache->free_count; i++) {
+    int32_t page = cache->free[i];
+    if (counts[page]++ > 0) return lost(cache, "a free page", page, counts[page], 1, diag);
+  }
+  return QN_OK;
+}
+
+qn_status qn_kv_cache_check(const qn_kv_cache *cache, qn_diag *diag) {
+  int32_t *counts = qn_alloc_zeroed(cache->allocator, free_bytes(cache));
+  if (!counts) return qn_fail_nomem(diag, cache->artifact->path, "counts of pages");
+  qn_status status = QN_OK;
+  for (int64_t i = 0; i < cache->page_count; i++) counts[i] = cache->kept[i];
+  for (int32_t s = 0; s < cache->row_count; s++) {
+    const row *r = &cache->rows[s];
+    if (status == QN_OK && (r->pages < pages_for(cache, r->length) || r->pages > cache->row_pages))
+      status = lost(cache, "pages of a sequence", s, r->pages, pages_for(cache, r->length), diag);
+    for (int64_t i = 0; i < cache->row_pages; i++) {
+      if (i < r->pages) counts[pages_of(cache, s)[i]]++;
+      if (i >= r->pages && status == QN_OK && pages_of(cache, s)[i] != 0)
+        status = lost(cache, "the table beyond a sequence", s, pages_of(cache, s)[i], 0, diag);
+    }
+  }
+  if (status == QN_OK) status = compare_counts(cache, counts, diag);
+  qn_free(cache->allocator, counts, free_bytes(cache));
+  return status;
 }

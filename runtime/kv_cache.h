@@ -1,5 +1,7 @@
 // The paged KV cache: one pool of equal pages for each cache buffer of the program, page numbers shared by all of them,
-// and a block table that says which pages hold a sequence's keys. All memory is taken at creation.
+// and a block table that says which pages hold a sequence's keys. Sequences may share pages, and pages may be kept beside
+// them (kv_prefix.h): each page counts its holders, and who writes to one that others hold, too, gets a copy first. All
+// memory is taken at creation.
 #ifndef QN_RUNTIME_KV_CACHE_H
 #define QN_RUNTIME_KV_CACHE_H
 
@@ -28,7 +30,8 @@ const int32_t *qn_kv_cache_block_table(const qn_kv_cache *cache);
 int32_t qn_kv_cache_sequences(const qn_kv_cache *cache);           // B
 int64_t qn_kv_cache_pages_per_sequence(const qn_kv_cache *cache);  // P
 int64_t qn_kv_cache_pages(const qn_kv_cache *cache);               // G
-int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache);
+int64_t qn_kv_cache_page_keys(const qn_kv_cache *cache);
+int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache);  // nobody's, and those that are only kept and would be given up
 int64_t qn_kv_cache_context(const qn_kv_cache *cache);  // tokens a sequence may hold, as asked for
 uint64_t qn_kv_cache_bytes(const qn_kv_cache *cache);   // of all pools
 
@@ -39,8 +42,9 @@ void qn_kv_cache_remove(qn_kv_cache *cache, int32_t sequence);
 bool qn_kv_cache_has(const qn_kv_cache *cache, int32_t sequence);
 
 int64_t qn_kv_cache_length(const qn_kv_cache *cache, int32_t sequence);  // tokens
-// Room for `count` more tokens, so that their pages are in the table; the length stays. All or nothing.
-// LIMIT with got and want when the sequence's context or the pool is full.
+// Room for `count` more tokens, so that their pages are in the table and nobody else holds those that will be written;
+// the length stays. All or nothing. LIMIT with got and want when the sequence's context or the pool is full; the memory's
+// errors, of copying.
 QN_CHECKED qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
 // The tokens are in the cache now: `count` of those reserved.
 void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count);
@@ -51,6 +55,8 @@ QN_CHECKED qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int6
 // Makes the sequence one of `length` tokens whose pages are there and hold anything. LIMIT when context or pool do not
 // suffice: then it is as it was.
 QN_CHECKED qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, qn_diag *diag);
+// Makes `to` what the first `length` tokens of `from` are (another row), in place of what it held, by sharing their pages.
+void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t to);
 // Takes the pages that hold keys of the sequence through `page` (qn_kv_cache_largest_page bytes of the host's memory), of
 // every cache buffer in the artifact's order, first to last; `keys` of each are the sequence's. What the visitor finds
 // there is the page's contents, or with `write` what it puts there becomes them. Ends with the first status that is not
@@ -58,10 +64,37 @@ QN_CHECKED qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, i
 typedef qn_status (*qn_kv_page_visitor)(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys);
 QN_CHECKED qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
                                        qn_kv_page_visitor visit, void *context, qn_diag *diag);
+// The same for one page of the pool, of whose keys the first `keys` count.
+QN_CHECKED qn_status qn_kv_cache_visit_page(const qn_kv_cache *cache, int32_t number, int64_t keys, bool write,
+                                            uint8_t *page, qn_kv_page_visitor visit, void *context, qn_diag *diag);
 size_t qn_kv_cache_largest_page(const qn_kv_cache *cache);
 const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache);    // borrowed
 const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache);  // borrowed
 // Back to `length` tokens (at most the present length); pages that hold none of them are free again, reserved ones too.
 void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length);
+
+// --- pages that are kept beside the sequences' own
+
+// The index-th page of a sequence, which must hold keys of it.
+int32_t qn_kv_cache_page(const qn_kv_cache *cache, int32_t sequence, int64_t index);
+// Keeps a page that a sequence has, or no longer; a page is kept once.
+void qn_kv_cache_keep(qn_kv_cache *cache, int32_t page);
+void qn_kv_cache_unkeep(qn_kv_cache *cache, int32_t page);
+bool qn_kv_cache_kept(const qn_kv_cache *cache, int32_t page);
+// Does nobody hold the page but who keeps it?
+bool qn_kv_cache_idle(const qn_kv_cache *cache, int32_t page);
+// A free page, kept, that no sequence has; its contents are anything. False when there is none (nothing is given up).
+bool qn_kv_cache_take(qn_kv_cache *cache, int32_t *out_page);
+// Appends a page with `keys` keys to a sequence that ends with a full one and has room in its context; it shares the page.
+void qn_kv_cache_append(qn_kv_cache *cache, int32_t sequence, int32_t page, int64_t keys);
+// The sequence takes `page`, of the same contents, for its index-th, which must be full.
+void qn_kv_cache_exchange(qn_kv_cache *cache, int32_t sequence, int64_t index, int32_t page);
+// Who is asked to give up `count` idle pages when the free ones do not suffice: unkeeps them, or fewer where there are
+// fewer. NULL = nobody.
+typedef void (*qn_kv_reclaimer)(void *context, int64_t count);
+void qn_kv_cache_set_reclaimer(qn_kv_cache *cache, qn_kv_reclaimer reclaim, void *context);
+
+// Counts the holders of every page anew. INTERNAL when a count is wrong or a page is lost: a bug, or pages written over.
+QN_CHECKED qn_status qn_kv_cache_check(const qn_kv_cache *cache, qn_diag *diag);
 
 #endif

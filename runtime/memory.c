@@ -32,6 +32,6 @@ static qn_status put(void *context, void *to, const void *from, size_t bytes, qn
 }
 
 const qn_memory *qn_memory_host(void) {
-  static const qn_memory host = {.take = take, .give_back = give_back, .write = put, .read = put};
+  static const qn_memory host = {.take = take, .give_back = give_back, .write = put, .read = put, .copy = put};
   return &host;
 }

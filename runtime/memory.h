@@ -18,6 +18,8 @@ typedef struct qn_memory {
   qn_status (*write)(void *context, void *to, const void *from, size_t bytes, qn_diag *diag);
   // The other way: returns when all that runs is done and the bytes are in `to`.
   qn_status (*read)(void *context, void *to, const void *from, size_t bytes, qn_diag *diag);
+  // Within the memory, after all that was asked for before and before all that is asked for later. No overlaps.
+  qn_status (*copy)(void *context, void *to, const void *from, size_t bytes, qn_diag *diag);
 } qn_memory;
 
 // The host's: pages that take physical memory once they are written, huge ones where the system has some, spread over

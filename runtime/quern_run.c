@@ -467,6 +467,12 @@ quern_status quern_session_fill(quern_session *session, int32_t sequence, int64_
   return finish(qn_decoder_fill(session->decoder, sequence, count, &diag), &diag, error);
 }
 
+quern_status quern_session_fork(quern_session *session, int32_t from, int64_t length, int32_t to, quern_error *error) {
+  qn_diag diag = {0};
+  session->step_rows = 0;
+  return finish(qn_decoder_fork(session->decoder, from, length, to, &diag), &diag, error);
+}
+
 void quern_session_reset(quern_session *session, int32_t sequence) {
   if (has_sequence(session, sequence)) qn_decoder_reset(session->decoder, sequence);
 }
@@ -582,7 +588,8 @@ static void public_stats(const qn_generate_stats *from, quern_stats *to) {
                       .decode_steps = from->decode_steps,
                       .reason = (quern_stop_reason)from->reason,
                       .stop_index = from->stop_index,
-                      .pending_token = from->pending};
+                      .pending_token = from->pending,
+                      .held_tokens = from->held_tokens};
 }
 
 // Models pad their vocabulary: only ids that have a text are sampled.
@@ -604,6 +611,7 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
   qn_generate_params params = {.sequence = p->sequence,
                                .prompt = p->prompt,
                                .prompt_count = p->prompt_count,
+                               .held = p->prompt_held,
                                .max_tokens = p->max_tokens,
                                .stops = stops,
                                .stop_count = p->stop_count,

@@ -306,6 +306,10 @@ const float *quern_session_logits(const quern_session *session, size_t index);
 int64_t quern_session_position(const quern_session *session, int32_t sequence);
 // Forgets all but the first `length` tokens of a sequence. ARGUMENT when it is shorter.
 quern_status quern_session_truncate(quern_session *session, int32_t sequence, int64_t length, quern_error *error);
+// Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held: for several answers to one
+// prompt, or to go on from a place in several ways. Nothing is computed. The two share KV cache pages until one of them
+// writes to such a page, which takes a free one. ARGUMENT: no such sequence, the same one, a `length` beyond `from`.
+quern_status quern_session_fork(quern_session *session, int32_t from, int64_t length, int32_t to, quern_error *error);
 // For benchmarks: lengthens a sequence by `count` keys and values of synthetic numbers, as if it had been given so many
 // tokens. What is evaluated after them takes as long as after real ones. Errors: ARGUMENT, LIMIT (context or KV cache
 // full), UNSUPPORTED (a cache of a type that this does not know).
@@ -389,6 +393,9 @@ typedef struct quern_generate_params {
   quern_text_fn callback;  // may be NULL
   void *callback_context;
   quern_cancelled_fn cancelled;  // may be NULL: never; takes callback_context
+  // Of the prompt, the first so many tokens (not all) are the sequence's last ones already, by an earlier call or
+  // quern_session_fork: they count as prompt for sampling, and are not evaluated.
+  size_t prompt_held;
 } quern_generate_params;
 
 typedef enum quern_stop_reason {
@@ -411,6 +418,7 @@ typedef struct quern_stats {
   size_t stop_index;      // of the stop string, for QUERN_STOP_STRING
   int32_t pending_token;  // the last token sampled, which is not in the sequence yet: to go on, put it before the next
                           // prompt; -1 = none
+  int64_t held_tokens;    // of prompt_tokens: those that were not evaluated since the sequence had them
 } quern_stats;
 
 // Evaluates the prompt, then samples, hands out text and evaluates until something says stop, which is no error.

@@ -152,6 +152,51 @@ START_TEST(sequences_in_one_step) {
 }
 END_TEST
 
+// Sequences that fork, go back and go on at random: each has the logits of its own tokens, and the pages balance.
+START_TEST(forks) {
+  enum { SEQUENCES = 5, LENGTH = 70 };
+  int32_t tokens[SEQUENCES][LENGTH];
+  size_t lengths[SEQUENCES] = {0};
+  fixture f;
+  qn_test_random random = {11};
+  set_up(&f, NULL, 2, &(qn_decoder_options){.context = LENGTH, .sequences = SEQUENCES, .pages = 14});
+  for (int round = 0; round < 400; round++) {
+    int32_t s = (int32_t)(qn_test_random_u64(&random) % SEQUENCES), to = (int32_t)(qn_test_random_u64(&random) % SEQUENCES);
+    size_t count = 1 + qn_test_random_u64(&random) % 20;
+    double what = qn_test_random_unit(&random);
+    const float *last = NULL;
+    if (what < 0.3 && s != to) {
+      lengths[to] = lengths[s] > count ? lengths[s] - (count % 3 == 0 ? count : 0) : lengths[s];
+      memcpy(tokens[to], tokens[s], lengths[to] * sizeof *tokens[s]);
+      qn_assert_ok(&f.diag, qn_decoder_fork(f.decoder, s, (int64_t)lengths[to], to, &f.diag));
+    } else if (what < 0.4 || lengths[s] + count > LENGTH) {
+      lengths[s] = lengths[s] < count ? 0 : lengths[s] - count;
+      qn_decoder_truncate(f.decoder, s, (int64_t)lengths[s]);
+    } else {
+      random_tokens(tokens[s] + lengths[s], count, (uint64_t)round);
+      qn_diag full = {0};
+      qn_status status = qn_decoder_eval(f.decoder, s, tokens[s] + lengths[s], count, NULL, &last, &full);
+      qn_check(status == QN_OK || status == QN_ERR_LIMIT, "%s", full.text);
+      if (status == QN_OK) check_logits(last, tokens[s], lengths[s] += count);
+    }
+    ck_assert_int_eq(qn_decoder_position(f.decoder, s), (int64_t)lengths[s]);
+    qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(f.decoder), &f.diag));
+  }
+  for (int32_t s = 0; s < SEQUENCES; s++) qn_decoder_reset(f.decoder, s);
+  ck_assert_int_eq(qn_kv_cache_free_pages(qn_decoder_cache(f.decoder)), 14);
+#define REFUSED(text, from, length, to) \
+  f.diag = (qn_diag){0};                \
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, text, qn_decoder_fork(f.decoder, from, length, to, &f.diag))
+  REFUSED("got sequence 5, want 0 to 4", 5, 0, 1);
+  REFUSED("got sequence -1, want 0 to 4", 0, 0, -1);
+  REFUSED("got sequence 2 to fork into itself", 2, 0, 2);
+  REFUSED("got 1 tokens of sequence 0 to fork, want 0 to the 0", 0, 1, 2);
+  REFUSED("got -1 tokens of sequence 0", 0, -1, 2);
+#undef REFUSED
+  tear_down(&f);
+}
+END_TEST
+
 // --- errors
 
 START_TEST(refused_tokens_change_nothing) {
@@ -305,6 +350,6 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step)
+QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step, forks)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
 QN_TEST_MAIN(evaluating, errors)

@@ -99,6 +99,11 @@ START_TEST(caches) {
   run(&f, 1, 1, QN_RUN_STEP, 2);
   qn_assert_ok(&f.diag, memory->write(memory->context, f.pool, &seven, sizeof seven, &f.diag));
   run(&f, 1, 1, QN_RUN_STEP, 8);
+  float copied = 0;
+  uint8_t *pool = f.pool;
+  qn_assert_ok(&f.diag, memory->copy(memory->context, pool + QN_GPU_PAGE_BYTES, pool, QN_GPU_PAGE_BYTES, &f.diag));
+  qn_assert_ok(&f.diag, memory->read(memory->context, &copied, pool + QN_GPU_PAGE_BYTES, sizeof copied, &f.diag));
+  ck_assert(copied == 8);
   qn_assert_ok(&f.diag, memory->take(memory->context, QN_GPU_PAGE_BYTES, "t", "keys", "", &second, &f.diag));
   qn_assert_ok(&f.diag, qn_executor_bind_cache(f.executor, "k", 0, second, &f.diag));
   run(&f, 1, 1, QN_RUN_STEP, 1);  // a graph that knew the other one is not used any more

@@ -213,6 +213,53 @@ START_TEST(cancelled_and_continued) {
 }
 END_TEST
 
+// A fork that has the prompt's first tokens gives the same text, stop reason and history of the sampler, whatever it has.
+START_TEST(a_prompt_that_is_held) {
+  static int32_t tokens[40];
+  fixture f;
+  char whole[sizeof f.text];
+  for (int32_t i = 0; i < 40; i++) tokens[i] = QN_FAKE_ONE + i % 3;
+  set_up(&f, NULL, 0, 100);
+  qn_sampler_options penalty = qn_sampler_options_default();
+  penalty.temperature = 0;
+  penalty.repeat_penalty = 3;
+  f.params.prompt = tokens;
+  f.params.prompt_count = 40;
+  f.params.max_tokens = 12;
+  f.params.ignore_eog = true;
+  static const size_t helds[] = {0, 1, 15, 16, 39};
+  for (size_t i = 0; i < QN_COUNT(helds); i++) {
+    qn_sampler_destroy(f.sampler);
+    qn_assert_ok(&f.diag, qn_sampler_create(&penalty, QN_FAKE_TOKENS, qn_test_allocator(), &f.sampler, &f.diag));
+    qn_decoder_truncate(f.decoder, 0, (int64_t)helds[i]);
+    f.params.held = helds[i];
+    qn_assert_ok(&f.diag, generate(&f));
+    if (i == 0) strcpy(whole, f.text);
+    ck_assert_str_eq(f.text, whole);
+    ck_assert(f.stats.prompt_tokens == 40 && f.stats.held_tokens == (int64_t)helds[i]);
+  }
+  f.params.held = 40;
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "prompt_held: got 40, want fewer than the prompt's 40 tokens", generate(&f));
+  qn_decoder_truncate(f.decoder, 0, 3);
+  f.params.held = 4;
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "and at most the 3 that the sequence has", generate(&f));
+  // The first tokens being held, a text begins all the same, without the space that is put before one.
+  SCRIPT(QN_FAKE_ONE, QN_FAKE_EOS);
+  qn_fake_set_script(script, QN_COUNT(script));
+  static const int32_t begin[] = {QN_FAKE_BOS, QN_FAKE_BOS, QN_FAKE_BOS};
+  qn_decoder_truncate(f.decoder, 0, 0);
+  const float *last;
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, begin, 2, NULL, &last, &f.diag));
+  f.params.prompt = begin;
+  f.params.prompt_count = 3;
+  f.params.held = 2;
+  f.params.ignore_eog = false;
+  qn_assert_ok(&f.diag, generate(&f));
+  ck_assert_str_eq(f.text, "6'one'");
+  tear_down(&f);
+}
+END_TEST
+
 // Chunks of 16: a prompt of 40 tokens takes three steps.
 START_TEST(cancelled_between_steps) {
   static int32_t tokens[40];
@@ -347,7 +394,7 @@ START_TEST(out_of_memory) {
 END_TEST
 
 QN_CASE(stops, stop_strings, a_stop_string_across_tokens, text_left_at_the_end)
-QN_CASE(loop, until_the_end_of_the_text, the_context_fills, cancelled_and_continued, cancelled_between_steps, settings,
+QN_CASE(loop, until_the_end_of_the_text, the_context_fills, cancelled_and_continued, a_prompt_that_is_held, cancelled_between_steps, settings,
         without_a_tokenizer)
 QN_CASE(refused, logits_that_are_no_numbers, sequences_that_are_not_there)
 QN_CASE(memory, out_of_memory)

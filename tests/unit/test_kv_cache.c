@@ -144,7 +144,8 @@ START_TEST(limits) {
 }
 END_TEST
 
-// Random use: pages are conserved, no page is in two places, every key of a sequence has its page.
+// Random use: pages are conserved, no page is in two places, every key of a sequence has its page, what is shared is
+// counted, and no page that is written to is another's.
 START_TEST(pages_are_conserved) {
   enum { ROWS = 5, PAGES = 24 };
   qn_artifact artifact = open_artifact(1, 0, 0);
@@ -154,25 +155,194 @@ START_TEST(pages_are_conserved) {
   qn_test_random random = {7};
   for (int i = 0; i < ROWS; i++) add(cache);
   for (int round = 0; round < 5000; round++) {
-    int32_t s = (int32_t)(qn_test_random_u64(&random) % ROWS);
+    int32_t s = (int32_t)(qn_test_random_u64(&random) % ROWS), to = (int32_t)(qn_test_random_u64(&random) % ROWS);
     int64_t count = (int64_t)(qn_test_random_u64(&random) % 40);
-    if (qn_test_random_unit(&random) < 0.4) {
+    double what = qn_test_random_unit(&random);
+    if (what < 0.4) {
       lengths[s] = lengths[s] < count ? 0 : lengths[s] - count;
       qn_kv_cache_truncate(cache, s, lengths[s]);
+    } else if (what < 0.55 && to != s) {
+      lengths[to] = lengths[s] < count ? lengths[s] : lengths[s] - count;
+      qn_kv_cache_fork(cache, s, lengths[to], to);
     } else if (qn_kv_cache_reserve(cache, s, count, NULL) == QN_OK) {
+      for (int64_t i = lengths[s]; i < lengths[s] + count; i++) {
+        int32_t page = table[s * pitch + i / PAGE_KEYS];
+        for (int32_t row = 0; row < ROWS; row++) {
+          for (int64_t p = 0; row != s && p * PAGE_KEYS < lengths[row]; p++)
+            qn_check(table[row * pitch + p] != page, "row %d has the page that row %d writes", row, s);
+        }
+      }
       qn_kv_cache_advance(cache, s, count);
       lengths[s] += count;
     }
-    int owners[PAGES] = {0};
-    int64_t used = 0;
+    bool used[PAGES] = {false};
+    int64_t free = PAGES;
     for (int32_t row = 0; row < ROWS; row++) {
       int64_t pages = (lengths[row] + PAGE_KEYS - 1) / PAGE_KEYS;
       qn_check(qn_kv_cache_length(cache, row) == lengths[row] && lengths[row] <= 130, "row %d", row);
-      for (int64_t p = 0; p < pages; p++) qn_check(owners[table[row * pitch + p]]++ == 0, "a page in two places");
-      used += pages;
+      for (int64_t p = 0; p < pages; p++) {
+        free -= !used[table[row * pitch + p]];
+        used[table[row * pitch + p]] = true;
+      }
     }
-    qn_check(used + qn_kv_cache_free_pages(cache) == PAGES, "pages are lost");
+    qn_check(free == qn_kv_cache_free_pages(cache), "pages are lost");
+    qn_diag diag = {0};
+    if (round % 50 == 0) qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
   }
+  for (int32_t row = 0; row < ROWS; row++) qn_kv_cache_remove(cache, row);
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), PAGES);
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+// Who writes to a shared page gets a copy of it, the other keeps it; a full one is not copied.
+static qn_status write_number(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys) {
+  (void)keys;
+  memset(page, *(const int *)context, (size_t)buffer->bytes);
+  return QN_OK;
+}
+static qn_status expect_number(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys) {
+  (void)keys;
+  for (size_t i = 0; i < buffer->bytes; i++) qn_check(page[i] == *(const int *)context, "byte %zu: %d", i, page[i]);
+  return QN_OK;
+}
+static void visit(qn_kv_cache *cache, int32_t sequence, bool write, int number) {
+  static uint8_t page[128];
+  qn_diag diag = {0};
+  ck_assert_uint_le(qn_kv_cache_largest_page(cache), sizeof page);
+  qn_assert_ok(&diag, qn_kv_cache_visit(cache, sequence, write, page, write ? write_number : expect_number, &number, &diag));
+}
+
+START_TEST(shared_pages_are_copied) {
+  qn_artifact artifact = open_artifact(2, 0, 0);
+  qn_kv_cache *cache = create(&artifact, 3, 64, 6);
+  const int32_t *table = qn_kv_cache_block_table(cache);
+  qn_diag diag = {0};
+  int32_t a = add(cache), b = add(cache), c = add(cache);
+  append(cache, a, PAGE_KEYS + 5);
+  visit(cache, a, true, 7);
+  qn_kv_cache_fork(cache, a, PAGE_KEYS + 3, b);
+  qn_kv_cache_fork(cache, a, PAGE_KEYS, c);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 4);
+  ck_assert(table[4] == table[0] && table[5] == table[1] && table[8] == table[0] && table[9] == 0);
+  append(cache, b, 1);
+  ck_assert(table[4] == table[0] && table[5] != table[1]);
+  visit(cache, b, false, 7);
+  visit(cache, b, true, 9);  // of its own page; the first is still all three's
+  visit(cache, a, true, 7);
+  int32_t own = table[1];
+  append(cache, a, 1);  // nobody shares it any more
+  ck_assert_int_eq(table[1], own);
+  append(cache, c, 1);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 2);
+  // Nothing is copied before there is something to write, nor when the other has gone on.
+  qn_kv_cache_fork(cache, a, PAGE_KEYS + 6, c);
+  qn_assert_ok(&diag, qn_kv_cache_reserve(cache, c, 0, &diag));
+  ck_assert_int_eq(table[9], own);
+  qn_kv_cache_truncate(cache, c, PAGE_KEYS);
+  append(cache, a, 1);
+  ck_assert_int_eq(table[1], own);
+  qn_kv_cache_remove(cache, b);
+  qn_kv_cache_truncate(cache, a, 0);
+  qn_kv_cache_truncate(cache, c, 0);
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 6);
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+START_TEST(no_page_for_a_copy) {
+  qn_artifact artifact = open_artifact(1, 0, 0);
+  qn_kv_cache *cache = create(&artifact, 2, 64, 2);
+  qn_diag diag = {0};
+  int32_t a = add(cache), b = add(cache);
+  append(cache, a, PAGE_KEYS + 5);
+  qn_kv_cache_fork(cache, a, PAGE_KEYS + 5, b);
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "got 1 more tokens for a sequence, which takes 1 pages, want at most the 0 of 2",
+                  qn_kv_cache_reserve(cache, b, 1, &diag));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "got a sequence of 2 pages, want at most the 0 of 2",
+                  qn_kv_cache_replace(cache, b, 20, &diag));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "got a sequence of 65 tokens, want at most 64",
+                  qn_kv_cache_replace(cache, b, 65, &diag));
+  ck_assert_int_eq(qn_kv_cache_length(cache, b), PAGE_KEYS + 5);
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  qn_kv_cache_remove(cache, a);
+  append(cache, b, 1);
+  qn_assert_ok(&diag, qn_kv_cache_replace(cache, b, 3, &diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 1);
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  // What the check finds: a table that was written over.
+  ((int32_t *)(uintptr_t)qn_kv_cache_block_table(cache))[b * qn_kv_cache_pages_per_sequence(cache) + 3] = 1;
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_INTERNAL, "the table beyond a sequence", qn_kv_cache_check(cache, &diag));
+  ((int32_t *)(uintptr_t)qn_kv_cache_block_table(cache))[b * qn_kv_cache_pages_per_sequence(cache) + 3] = 0;
+  ((int32_t *)(uintptr_t)qn_kv_cache_block_table(cache))[b * qn_kv_cache_pages_per_sequence(cache)] ^= 1;
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_INTERNAL, "KV cache: holders", qn_kv_cache_check(cache, &diag));
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+// Pages that are kept beside the sequences count as free while nobody has them, and are given up when others are wanted.
+typedef struct keeper {
+  qn_kv_cache *cache;
+  int32_t pages[4];
+  int64_t asked;
+} keeper;
+
+static void give_up(void *context, int64_t count) {
+  keeper *k = context;
+  k->asked += count;
+  for (int i = 0; i < 4 && count > 0; i++) {
+    if (k->pages[i] < 0 || !qn_kv_cache_idle(k->cache, k->pages[i])) continue;
+    qn_kv_cache_unkeep(k->cache, k->pages[i]);
+    k->pages[i] = -1;
+    count--;
+  }
+}
+
+START_TEST(kept_pages) {
+  qn_artifact artifact = open_artifact(1, 0, 0);
+  qn_kv_cache *cache = create(&artifact, 2, 64, 4);
+  keeper k = {.cache = cache};
+  qn_diag diag = {0};
+  int32_t a = add(cache), b = add(cache), page;
+  qn_kv_cache_set_reclaimer(cache, give_up, &k);
+  append(cache, a, 3 * PAGE_KEYS);
+  for (int i = 0; i < 3; i++) qn_kv_cache_keep(cache, k.pages[i] = qn_kv_cache_page(cache, a, i));
+  ck_assert(qn_kv_cache_kept(cache, k.pages[0]) && !qn_kv_cache_idle(cache, k.pages[0]));
+  ck_assert(qn_kv_cache_take(cache, &k.pages[3]) && !qn_kv_cache_take(cache, &page));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 1);
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  qn_kv_cache_truncate(cache, a, 0);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 4);
+  qn_kv_cache_append(cache, b, k.pages[0], PAGE_KEYS);
+  qn_kv_cache_append(cache, b, k.pages[1], 5);  // the rest of it is no part of this sequence
+  ck_assert_int_eq(qn_kv_cache_length(cache, b), PAGE_KEYS + 5);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 2);
+  append(cache, b, 1);  // copies the second, for which a kept page is given up: it is idle then itself
+  ck_assert_int_eq(k.asked, 1);
+  ck_assert(qn_kv_cache_page(cache, b, 1) != k.pages[1] && qn_kv_cache_idle(cache, k.pages[1]));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 2);
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  append(cache, a, PAGE_KEYS);
+  qn_kv_cache_exchange(cache, a, 0, k.pages[0]);  // as if of the same tokens
+  ck_assert_int_eq(qn_kv_cache_page(cache, a, 0), qn_kv_cache_page(cache, b, 0));
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  qn_kv_cache_remove(cache, a);
+  qn_kv_cache_remove(cache, b);
+  for (int i = 0; i < 4; i++) {
+    if (k.pages[i] >= 0) qn_kv_cache_unkeep(cache, k.pages[i]);
+  }
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 4);
   qn_kv_cache_destroy(cache);
   qn_artifact_close(&artifact);
 }
@@ -293,6 +463,6 @@ START_TEST(filling) {
 }
 END_TEST
 
-QN_CASE(pages, sizes, pages_come_and_go, limits, pages_are_conserved)
+QN_CASE(pages, sizes, pages_come_and_go, limits, pages_are_conserved, shared_pages_are_copied, no_page_for_a_copy, kept_pages)
 QN_CASE(memory, pools_are_zero_and_apart, filling, out_of_memory)
 QN_TEST_MAIN(pages, memory)

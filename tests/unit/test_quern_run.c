@@ -233,6 +233,14 @@ START_TEST(a_session) {
   check_logits(quern_session_logits(session, 0), tokens, 6);
   check_logits(quern_session_logits(session, 1), tokens, 2);
   ck_assert_ptr_null(quern_session_logits(session, 2));
+  OK(quern_session_fork(session, 1, 4, 0, error));
+  OK(quern_session_eval(session, 0, tokens + 4, 3, &logits, error));
+  check_logits(logits, tokens, 7);
+  OK(quern_session_eval(session, 1, tokens + 6, 1, &logits, error));
+  check_logits(logits, tokens, 7);
+  FAILS(QUERN_ERR_ARGUMENT, "want 0 to the 7 that it has", quern_session_fork(session, 0, 8, 1, error));
+  FAILS(QUERN_ERR_ARGUMENT, "got sequence 2", quern_session_fork(session, 0, 1, 2, error));
+  OK(quern_session_truncate(session, 0, 2, error));
   OK(quern_session_fill(session, 0, 4, error));
   ck_assert_int_eq(quern_session_position(session, 0), 6);
   FAILS(QUERN_ERR_ARGUMENT, "sequence 2", quern_session_fill(session, 2, 1, error));
