@@ -226,6 +226,7 @@ void qn_decoder_destroy(qn_decoder *d) {
 int32_t qn_decoder_vocab(const qn_decoder *d) { return (int32_t)d->vocab; }
 int64_t qn_decoder_context(const qn_decoder *d) { return qn_kv_cache_context(d->cache); }
 int64_t qn_decoder_chunk(const qn_decoder *d) { return d->chunk; }
+int64_t qn_decoder_rows(const qn_decoder *d) { return d->max_rows; }
 int32_t qn_decoder_sequences(const qn_decoder *d) { return qn_kv_cache_sequences(d->cache); }
 const char *qn_decoder_path(const qn_decoder *d) { return d->artifact->path; }
 qn_executor *qn_decoder_executor(qn_decoder *d) { return d->executor; }

@@ -26,6 +26,7 @@ void qn_decoder_destroy(qn_decoder *decoder);  // NULL is harmless
 int32_t qn_decoder_vocab(const qn_decoder *decoder);  // width of a row of logits
 int64_t qn_decoder_context(const qn_decoder *decoder);
 int64_t qn_decoder_chunk(const qn_decoder *decoder);
+int64_t qn_decoder_rows(const qn_decoder *decoder);  // tokens of a step whose logits may be wanted
 int32_t qn_decoder_sequences(const qn_decoder *decoder);
 const char *qn_decoder_path(const qn_decoder *decoder);          // borrowed: the artifact's, for messages
 qn_executor *qn_decoder_executor(qn_decoder *decoder);           // borrowed: target, times, profile

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "runtime/text_out.h"
+
 const char *qn_stop_reason_name(qn_stop_reason reason) {
   static const char *const names[QN_STOP_COUNT] = {"eog", "string", "max_tokens", "context", "cancelled"};
   return (unsigned)reason < QN_STOP_COUNT ? names[reason] : "unknown";
@@ -85,8 +87,7 @@ typedef struct generation {
   const qn_generate_params *params;
   qn_generate_stats *stats;
   size_t held;  // tokens of the prompt that the sequence has already
-  qn_detokenizer detokenizer;
-  qn_stop_filter filter;
+  qn_text_out text;
   qn_diag *diag;
 } generation;
 
@@ -105,33 +106,26 @@ static bool give(generation *g, qn_str text, int32_t id) {
 
 // Hands out what the token makes certain; *out_stop when the generation ends with it.
 static qn_status take_token(generation *g, int32_t id, bool *out_stop) {
-  qn_str text = {"", 0};
-  if (g->tokenizer) {
-    QN_TRY(qn_detokenizer_push(&g->detokenizer, id, &text, g->diag));
-    if (qn_stop_filter_push(&g->filter, text, &text, &g->stats->stop_index)) {
-      g->stats->reason = QN_STOP_STRING;
-      *out_stop = true;
-      give(g, text, id);
-      return QN_OK;
-    }
-  }
-  *out_stop = !give(g, text, id);
+  qn_str text;
+  QN_TRY(qn_text_out_push(&g->text, id, &text, out_stop, &g->stats->stop_index, g->diag));
+  if (*out_stop) g->stats->reason = QN_STOP_STRING;
+  if (!give(g, text, id)) *out_stop = true;
   return QN_OK;
 }
 
 // The text that was held back while it might have become something else.
 static void finish_text(generation *g) {
+  qn_str text;
+  bool found = false;
   size_t stop = 0;
-  if (!g->tokenizer || g->stats->reason == QN_STOP_STRING || g->stats->reason == QN_STOP_CANCELLED) return;
-  qn_str text = qn_detokenizer_flush(&g->detokenizer);
-  bool found = qn_stop_filter_push(&g->filter, text, &text, &stop);
-  if (found) {  // a stop string of broken characters
-    g->stats->reason = QN_STOP_STRING;
-    g->stats->stop_index = stop;
+  if (g->stats->reason == QN_STOP_STRING || g->stats->reason == QN_STOP_CANCELLED) return;
+  for (int piece = 0; !found && qn_text_out_finish(&g->text, piece, &text, &found, &stop); piece++) {
+    if (found) {
+      g->stats->reason = QN_STOP_STRING;
+      g->stats->stop_index = stop;
+    }
+    if (text.length > 0 && !give(g, text, -1)) return;
   }
-  if (text.length > 0 && !give(g, text, -1)) return;
-  if (!found) text = qn_stop_filter_flush(&g->filter);
-  if (!found && text.length > 0) give(g, text, -1);
 }
 
 static bool cancelled(generation *g) {
@@ -235,16 +229,6 @@ static qn_status prefill_and_decode(generation *g) {
   return status;
 }
 
-// Is there no text before what will be generated: an empty sequence, and a prompt of control tokens alone (BOS)? Then
-// the space that SentencePiece puts before a text is not part of it.
-static bool begins_text(const generation *g) {
-  if (qn_decoder_position(g->decoder, g->params->sequence) > (int64_t)g->held) return false;
-  for (size_t i = 0; i < g->params->prompt_count; i++) {
-    if (qn_tokenizer_type(g->tokenizer, g->params->prompt[i]) != QN_TOKEN_CONTROL) return false;
-  }
-  return true;
-}
-
 qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sampler *sampler,
                       const qn_generate_params *params, const qn_allocator *allocator, qn_generate_stats *out_stats,
                       qn_diag *diag) {
@@ -267,23 +251,18 @@ qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sam
   if (params->max_tokens < 0)
     return qn_fail(diag, QN_ERR_ARGUMENT, "max_tokens", "got %lld, want 0 (no limit) or more",
                    (long long)params->max_tokens);
-  if (!tokenizer && params->stop_count > 0)
-    return qn_fail(diag, QN_ERR_ARGUMENT, "stop strings", "got %zu without a tokenizer", params->stop_count);
-  qn_status status = QN_OK;
-  if (tokenizer) {
-    unsigned flags = (begins_text(&g) ? 0u : QN_DECODE_CONTINUES) | (params->show_special ? QN_DECODE_SPECIAL : 0u);
-    QN_TRY(qn_detokenizer_init(&g.detokenizer, tokenizer, flags, allocator, diag));
-    status = qn_stop_filter_init(&g.filter, params->stops, params->stop_count, g.detokenizer.capacity, allocator, diag);
-  }
-  if (status == QN_OK) {
-    qn_executor_hold(qn_decoder_executor(decoder));
-    status = prefill_and_decode(&g);
-    qn_decoder_choose(decoder, NULL);
-    qn_executor_release(qn_decoder_executor(decoder));
-  }
-  if (tokenizer) {
-    qn_stop_filter_deinit(&g.filter);
-    qn_detokenizer_deinit(&g.detokenizer);
-  }
+  qn_text_options text = {.tokenizer = tokenizer,
+                          .stops = params->stops,
+                          .stop_count = params->stop_count,
+                          .show_special = params->show_special,
+                          .position = qn_decoder_position(decoder, params->sequence) - (int64_t)params->held,
+                          .prompt = params->prompt,
+                          .prompt_count = params->prompt_count};
+  QN_TRY(qn_text_out_init(&g.text, &text, allocator, diag));
+  qn_executor_hold(qn_decoder_executor(decoder));
+  qn_status status = prefill_and_decode(&g);
+  qn_decoder_choose(decoder, NULL);
+  qn_executor_release(qn_decoder_executor(decoder));
+  qn_text_out_deinit(&g.text);
   return status;
 }

@@ -52,6 +52,11 @@ QN_CHECKED qn_status qn_model_threads(const quern_model *model, int threads, boo
                                       qn_threads **out, qn_diag *diag);
 // Ends a public function: *error (may be NULL) becomes what the diagnosis says.
 quern_status qn_model_finish(qn_status status, const qn_diag *diag, quern_error *error);
+// What a caller's sampler options (NULL = the defaults) are inside. ARGUMENT for a struct of another library's.
+QN_CHECKED qn_status qn_model_sampler_options(const quern_sampler_options *options, qn_sampler_options *out,
+                                              qn_diag *diag);
+// Models pad their vocabulary: only ids that have a text are sampled.
+int32_t qn_session_sampled_vocab(const quern_session *session);
 // False when the summary has no such key.
 bool qn_model_summary_value(const quern_model *model, const char *key, qn_str *out);
 

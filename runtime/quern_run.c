@@ -537,14 +537,17 @@ quern_status quern_session_restore_file(quern_session *session, int32_t sequence
 
 // ---- generation
 
-static qn_sampler_options internal_options(const quern_sampler_options *o) {
-  return (qn_sampler_options){.temperature = o->temperature,
-                              .top_k = o->top_k,
-                              .top_p = o->top_p,
-                              .min_p = o->min_p,
-                              .repeat_penalty = o->repeat_penalty,
-                              .repeat_last_n = o->repeat_last_n,
-                              .seed = o->seed};
+qn_status qn_model_sampler_options(const quern_sampler_options *options, qn_sampler_options *out, qn_diag *diag) {
+  quern_sampler_options o = quern_sampler_options_default();
+  if (options) QN_TRY(qn_options_take(options, "quern_sampler_options", &o, sizeof o, diag));
+  *out = (qn_sampler_options){.temperature = o.temperature,
+                              .top_k = o.top_k,
+                              .top_p = o.top_p,
+                              .min_p = o.min_p,
+                              .repeat_penalty = o.repeat_penalty,
+                              .repeat_last_n = o.repeat_last_n,
+                              .seed = o.seed};
+  return QN_OK;
 }
 
 void quern_sampler_options_init(quern_sampler_options *out, size_t size) {
@@ -592,8 +595,7 @@ static void public_stats(const qn_generate_stats *from, quern_stats *to) {
                       .held_tokens = from->held_tokens};
 }
 
-// Models pad their vocabulary: only ids that have a text are sampled.
-static int32_t sampled_vocab(const quern_session *session) {
+int32_t qn_session_sampled_vocab(const quern_session *session) {
   int32_t vocab = qn_decoder_vocab(session->decoder);
   const qn_tokenizer *tokenizer = session->model->tokenizer;
   return tokenizer && qn_tokenizer_count(tokenizer) < vocab ? qn_tokenizer_count(tokenizer) : vocab;
@@ -603,10 +605,9 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
                           qn_generate_stats *stats, qn_diag *diag) {
   const qn_allocator *allocator = &session->model->allocator;
   generating g = {session, p};
-  quern_sampler_options options = quern_sampler_options_default();
-  if (p->sampler) QN_TRY(qn_options_take(p->sampler, "quern_sampler_options", &options, sizeof options, diag));
-  qn_sampler_options sampling = internal_options(&options);
+  qn_sampler_options sampling;
   qn_sampler *sampler = NULL;
+  QN_TRY(qn_model_sampler_options(p->sampler, &sampling, diag));
   for (size_t i = 0; i < p->stop_count; i++) stops[i] = qn_str_from(p->stops[i]);
   qn_generate_params params = {.sequence = p->sequence,
                                .prompt = p->prompt,
@@ -620,7 +621,7 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
                                .callback = p->callback ? forward_text : NULL,
                                .callback_context = &g,
                                .cancelled = forward_cancelled};
-  QN_TRY(qn_sampler_create(&sampling, sampled_vocab(session), allocator, &sampler, diag));
+  QN_TRY(qn_sampler_create(&sampling, qn_session_sampled_vocab(session), allocator, &sampler, diag));
   qn_status status =
       qn_generate(session->decoder, session->model->tokenizer, sampler, &params, allocator, stats, diag);
   qn_sampler_destroy(sampler);

@@ -427,6 +427,122 @@ typedef struct quern_stats {
 quern_status quern_generate(quern_session *session, const quern_generate_params *params, quern_stats *out_stats,
                             quern_error *error);
 
+// ---- many requests at a time ----------------------------------------------------------------------------------------
+// A scheduler evaluates requests of many users together: reading the weights once gives a token of each. It decides who is
+// evaluated when, and who waits for room in the KV cache; a request's tokens are those that quern_generate gives for it
+// alone, in every bit of the logits that they come from, whoever else is there.
+
+typedef struct quern_scheduler quern_scheduler;
+
+typedef enum quern_batching {
+  QUERN_BATCHING_CONTINUOUS,  // a request that waits is taken in as soon as another one has ended
+  QUERN_BATCHING_DYNAMIC,     // a batch begins when it is full or its first request has waited for batch_wait_us
+  QUERN_BATCHING_STATIC       // a batch begins with whoever waits then. Both take nobody in until all of it have ended
+} quern_batching;
+
+// What becomes of the keys and values of a request that has to give its room to others.
+typedef enum quern_preemption {
+  QUERN_PREEMPT_RECOMPUTE,  // they are evaluated again later
+  QUERN_PREEMPT_SWAP        // they are kept in memory or in a file
+} quern_preemption;
+
+// Online requests go before batch ones and take their places.
+typedef enum quern_priority { QUERN_PRIORITY_ONLINE, QUERN_PRIORITY_BATCH } quern_priority;
+
+typedef struct quern_scheduler_options {
+  size_t size;  // sizeof(quern_scheduler_options)
+  // Threads, context, chunk, sequences (how many requests are evaluated together) and pages; NULL = the defaults. The
+  // artifact must be compiled for as many sequences.
+  const quern_session_options *session;
+  quern_batching batching;
+  quern_preemption preemption;
+  const char *swap_folder;  // where QUERN_PREEMPT_SWAP writes files, of which none is left; NULL = memory
+  int64_t step_tokens;      // tokens of a step, of prompts and of generations; 0 = the session's chunk
+  // A step in which somebody generates takes in prompts only so far that it is expected to end within this time, judged by
+  // the steps before; but 16 tokens of them. So nobody waits longer for a token. 0 = as far as step_tokens allows
+  int64_t longest_wait_us;
+  int64_t batch_wait_us;  // QUERN_BATCHING_DYNAMIC
+  int64_t patience_us;    // a batch request that has waited so long counts as online; 0 = never
+} quern_scheduler_options;
+
+// *out_scheduler is the caller's; `model` must outlive it. Errors: those of quern_session_create; ARGUMENT (the text names
+// the option).
+quern_status quern_scheduler_create(quern_model *model, const quern_scheduler_options *options,
+                                    quern_scheduler **out_scheduler, quern_error *error);
+// Requests that have not ended end as cancelled. NULL is harmless.
+void quern_scheduler_destroy(quern_scheduler *scheduler);
+
+// How a request ended.
+typedef struct quern_request_result {
+  quern_status status;       // QUERN_OK, or the error that this request had; others go on
+  const char *error;         // its text; "" when there was none
+  quern_stop_reason reason;  // why it ended, for QUERN_OK
+  size_t stop_index;         // of the stop string, for QUERN_STOP_STRING
+  const int32_t *tokens;     // what was generated, the token that ended the text included
+  int64_t generated_tokens;
+  int64_t prompt_tokens, cached_tokens;  // cached: those of the prompt that were in the cache already
+  int64_t preemptions;                   // how often it had to give its room to others
+  int64_t passes;                        // steps that gave it tokens
+  uint64_t queued_ns, first_ns, total_ns;  // from being added until it was taken in, until its first token, until the end
+} quern_request_result;
+// Called once for each request, at its end; `result` is valid for the time of the call. It may add and cancel requests,
+// and do nothing else with the scheduler; quern_text_fn of a request likewise.
+typedef void (*quern_request_done_fn)(void *context, uint64_t id, const quern_request_result *result);
+
+typedef struct quern_request {
+  size_t size;            // sizeof(quern_request)
+  const int32_t *prompt;  // copied, as all of it is
+  size_t prompt_count;
+  const char *text;    // in place of tokens (prompt NULL): text_length bytes
+  size_t text_length;
+  unsigned text_flags;  // of quern_tokenize
+  int64_t max_tokens;   // 0 = until the context is full
+  const quern_sampler_options *sampler;  // NULL = quern_sampler_options_default()
+  const char *const *stops;              // as in quern_generate_params
+  size_t stop_count;
+  bool ignore_eog, show_special;
+  quern_priority priority;
+  uint64_t client;  // whose it is: of equal priority, the client goes first for whom the fewest tokens were evaluated
+  quern_text_fn callback;      // may be NULL; false = end it
+  quern_request_done_fn done;  // may be NULL
+  void *callback_context;
+} quern_request;
+
+// Has a request wait for the next step. By any thread. Errors: ARGUMENT (an option, a token), LIMIT (the prompt is longer
+// than the context, or than all pages), UNSUPPORTED (a text, and the model has no tokenizer), NOMEM.
+quern_status quern_scheduler_add(quern_scheduler *scheduler, const quern_request *request, uint64_t *out_id,
+                                 quern_error *error);
+// Ends a request before the next step. By any thread. ARGUMENT: it has ended, or never was.
+quern_status quern_scheduler_cancel(quern_scheduler *scheduler, uint64_t id, quern_error *error);
+
+// One step: takes in what was added and evaluates tokens of as many requests as there are rows and pages for; their
+// callbacks are called. *out_left is how many requests have not ended, *out_idle_us how long nothing will happen unless one
+// is added: 0 when something did, INT64_MAX when there is nothing. By one thread at a time, as all but _add and _cancel.
+// Errors: IO, INTERNAL, as of quern_session_eval: all requests are as they were before.
+quern_status quern_scheduler_step(quern_scheduler *scheduler, size_t *out_left, int64_t *out_idle_us,
+                                  quern_error *error);
+// Waits until a request is added or cancelled, but no longer than that. True when one was.
+bool quern_scheduler_wait(quern_scheduler *scheduler, int64_t most_us);
+
+typedef struct quern_scheduler_stats {
+  int64_t running, waiting;                    // requests
+  int64_t added, finished, cancelled, failed;  // failed: ended with an error
+  int64_t steps;
+  int64_t prompt_tokens, generated_tokens;   // evaluated; sampled
+  int64_t cached_tokens, recomputed_tokens;  // of prompts, found in the cache; evaluated again after a preemption
+  int64_t preemptions, swapped_out, swapped_in;
+  int64_t swaps_lost;   // could not be kept or read back, and were evaluated again
+  uint64_t swap_bytes;  // written
+  int64_t pages, free_pages, most_pages;  // of the KV cache; most: in use at a time
+  uint64_t slots, slots_unused;  // room for keys in pages in use, summed over all steps; of it, what held none
+  uint64_t longest_step_ns;      // of steps in which somebody generated
+  int64_t most_running;
+} quern_scheduler_stats;
+// What has happened so far.
+void quern_scheduler_get_stats(const quern_scheduler *scheduler, quern_scheduler_stats *out_stats);
+// Are all pages of the KV cache free, or held by a request? INTERNAL, with the numbers, when some are lost: a bug.
+quern_status quern_scheduler_check(const quern_scheduler *scheduler, quern_error *error);
+
 // ---- programs on the host's own tensors -----------------------------------------------------------------------------
 // What a model computes, a language model or not, is a program with inputs and outputs that have names: a graph in JSON
 // or one that was built in code (quern.h) says which. A runner calls it on the host's own memory. Any number of runners

@@ -1,0 +1,281 @@
+// Who has a row and pages: admission in order of priority, of what each client has had, and of arrival; and who loses
+// them again when there are too few. What a request loses is its place, never a token.
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/kv_state.h"
+#include "runtime/scheduler_impl.h"
+
+// --- taking in
+
+// A client that comes is level with the one that has had least: it neither waits for what others had before nor makes
+// them wait until it has had as much.
+static void level(qn_scheduler *s, qn_client *client) {
+  bool any = false;
+  int64_t least = 0;
+  if (client->taken_in) return;
+  for (size_t i = 0; i < s->clients.count; i++) {
+    const qn_client *other = s->clients.items[i];
+    if (!other->taken_in || (any && other->served >= least)) continue;
+    least = other->served;
+    any = true;
+  }
+  client->served = least;
+  client->taken_in = true;
+}
+
+static void end_cancelled(qn_scheduler *s, qn_request_list *list) {
+  for (qn_request *r = list->first, *next; r; r = next) {
+    next = r->next;  // a callback may add, which touches no list of ours
+    if (!atomic_load(&r->cancelled)) continue;
+    if (r->row < 0) qn_request_list_remove(list, r);
+    r->result.reason = QN_STOP_CANCELLED;
+    qn_request_end(s, r, NULL);
+  }
+}
+
+void qn_scheduler_take_in(qn_scheduler *s) {
+  pthread_mutex_lock(&s->lock);
+  s->woken = false;
+  for (qn_request *r; (r = s->incoming.first) != NULL;) {
+    qn_request_list_remove(&s->incoming, r);
+    qn_request_list_append(&s->waiting, r);
+    level(s, r->client);
+    s->stats.added++;
+  }
+  pthread_mutex_unlock(&s->lock);
+  end_cancelled(s, &s->waiting);
+  end_cancelled(s, &s->running);
+}
+
+// --- pages
+
+// What those who run will take for tokens that they have already.
+static int64_t promised_pages(const qn_scheduler *s) {
+  int64_t pages = 0;
+  for (const qn_request *r = s->running.first; r; r = r->next)
+    pages += qn_scheduler_pages_of(s, r->count) - qn_scheduler_pages_of(s, r->evaluated);
+  return pages;
+}
+
+static bool has_room(const qn_scheduler *s, const qn_request *r) {
+  return qn_scheduler_pages_of(s, r->count) <= qn_scheduler_free_pages(s) - promised_pages(s);
+}
+
+static int32_t free_row(const qn_scheduler *s) {
+  for (int32_t row = 0; row < qn_decoder_sequences(s->decoder); row++) {
+    if (!s->rows[row]) return row;
+  }
+  return -1;
+}
+
+// --- keeping what a request has in the cache
+
+void qn_scheduler_drop_kept(qn_request *r) {
+  qn_free(r->allocator, r->kept, r->kept_bytes);
+  if (r->kept_path) {
+    unlink(r->kept_path);
+    qn_free(r->allocator, r->kept_path, strlen(r->kept_path) + 1);
+  }
+  r->kept = NULL;
+  r->kept_path = NULL;
+  r->kept_bytes = 0;
+  r->kept_tokens = 0;
+}
+
+static qn_status keep_in_file(qn_scheduler *s, qn_request *r, qn_diag *diag) {
+  qn_buf path;
+  qn_buf_init(&path, r->allocator);
+  qn_buf_printf(&path, "%s/quern-%ld-%p-%" PRIu64 ".kv", s->options.swap_folder, (long)getpid(), (void *)s, r->id);
+  size_t length = path.length + 1;
+  if (!path.failed && (r->kept_path = qn_alloc(r->allocator, length))) memcpy(r->kept_path, qn_buf_text(&path), length);
+  qn_buf_deinit(&path);
+  if (!r->kept_path) return qn_fail_nomem(diag, s->options.swap_folder, "a file's name");
+  return qn_kv_state_save_file(qn_decoder_cache(s->decoder), r->row, r->kept_path, diag);
+}
+
+static qn_status keep(qn_scheduler *s, qn_request *r, qn_diag *diag) {
+  const qn_kv_cache *cache = qn_decoder_cache(s->decoder);
+  size_t bytes = 0;
+  if (!qn_kv_state_size(cache, r->row, &bytes)) return qn_fail(diag, QN_ERR_LIMIT, "swap", "the size overflows");
+  r->kept_tokens = r->evaluated;
+  if (s->options.swap_folder) {
+    QN_TRY(keep_in_file(s, r, diag));
+  } else {
+    r->kept = qn_alloc(r->allocator, bytes);
+    if (!r->kept) return qn_fail_nomem(diag, "swap", "a sequence's keys and values");
+    r->kept_bytes = bytes;
+    QN_TRY(qn_kv_state_save(cache, r->row, r->kept, bytes, &bytes, diag));
+  }
+  s->stats.swap_bytes += bytes;
+  s->stats.swapped_out++;
+  return QN_OK;
+}
+
+static qn_status put_back(qn_scheduler *s, qn_request *r, qn_diag *diag) {
+  if (!r->kept_path) return qn_decoder_restore(s->decoder, r->row, r->kept, r->kept_bytes, "swap", diag);
+  qn_mapping mapping = {0};
+  QN_TRY(qn_mapping_open(&mapping, r->kept_path, diag));
+  qn_status status = qn_mapping_keep_but(&mapping, mapping.size, mapping.size, r->kept_path, diag);
+  if (status == QN_OK)
+    status = qn_decoder_restore(s->decoder, r->row, mapping.data, mapping.size, r->kept_path, diag);
+  qn_mapping_close(&mapping);
+  return status;
+}
+
+// Nothing is lost with it but time: what it is of is evaluated again.
+static void lose_kept(qn_scheduler *s, qn_request *r, const qn_diag *why) {
+  qn_log(QN_LOG_WARNING, "swap: %s; evaluating %" PRId64 " tokens again", why->text, r->kept_tokens);
+  qn_scheduler_drop_kept(r);
+  s->stats.swaps_lost++;
+}
+
+// --- rows
+
+static void preempt(qn_scheduler *s, qn_request *r) {
+  qn_diag diag = {0};
+  if (s->options.preemption == QN_PREEMPT_SWAP && r->evaluated > 0 && keep(s, r, &diag) != QN_OK)
+    lose_kept(s, r, &diag);
+  s->planned_pages -=
+      qn_scheduler_pages_of(s, r->evaluated + r->step_tokens) - qn_scheduler_pages_of(s, r->evaluated);
+  qn_decoder_reset(s->decoder, r->row);
+  s->rows[r->row] = NULL;
+  r->row = -1;
+  r->evaluated = r->step_tokens = 0;
+  r->result.preemptions++;
+  s->stats.preemptions++;
+  qn_request_list_remove(&s->running, r);
+  qn_request_list_append(&s->waiting, r);
+}
+
+// A sampler and, of one that was preempted, what it had in the cache.
+static qn_status begin(qn_scheduler *s, qn_request *r, qn_diag *diag) {
+  if (!r->sampler) {
+    QN_TRY(qn_sampler_create(&r->sampling, s->vocab, r->allocator, &r->sampler, diag));
+    for (int64_t i = 0; i < r->prompt_count; i++) qn_sampler_accept(r->sampler, r->tokens[i]);
+    r->result.queued_ns = qn_scheduler_now(s) - r->added_ns;
+  }
+  if (r->kept_tokens == 0) return QN_OK;
+  qn_diag why = {0};
+  if (put_back(s, r, &why) == QN_OK) {
+    r->evaluated = r->kept_tokens;
+    s->stats.swapped_in++;
+    qn_scheduler_drop_kept(r);
+  } else {
+    lose_kept(s, r, &why);
+  }
+  return QN_OK;
+}
+
+static void give_row(qn_scheduler *s, qn_request *r, int32_t row) {
+  qn_diag diag = {0};
+  qn_request_list_remove(&s->waiting, r);
+  qn_request_list_append(&s->running, r);
+  s->rows[row] = r;
+  r->row = row;
+  r->turn = ++s->turns;
+  if (begin(s, r, &diag) != QN_OK) qn_request_end(s, r, &diag);
+}
+
+// Whom pages are taken from: of the least urgent the one that came last. So the one that came first always gets on.
+static qn_request *victim(const qn_scheduler *s) {
+  qn_request *worst = NULL;
+  for (qn_request *r = s->running.first; r; r = r->next) {
+    if (!worst || r->urgent < worst->urgent || (r->urgent == worst->urgent && r->turn > worst->turn)) worst = r;
+  }
+  return worst;
+}
+
+bool qn_scheduler_make_room(qn_scheduler *s, qn_request *r, int64_t tokens) {
+  int64_t more = qn_scheduler_pages_of(s, r->evaluated + tokens) - qn_scheduler_pages_of(s, r->evaluated);
+  while (more > qn_scheduler_free_pages(s) - s->planned_pages) {
+    if (s->running.count == 1) {
+      qn_diag diag = {0};
+      (void)qn_fail(&diag, QN_ERR_LIMIT, qn_decoder_path(s->decoder),
+                    "no page of the KV cache is free for a request of %" PRId64
+                    " tokens, and there is nobody to take one from; got %" PRId64 " free, want %" PRId64,
+                    r->count, qn_scheduler_free_pages(s), more);
+      qn_request_end(s, r, &diag);
+      return false;
+    }
+    qn_request *loser = victim(s);
+    preempt(s, loser);
+    if (loser == r) return false;
+  }
+  return true;
+}
+
+// --- who is next
+
+// Is `a` to be given a row before `b`? Who had one already goes on first, so that nobody is thrown out twice for those
+// that came later.
+static bool before(const qn_request *a, const qn_request *b) {
+  if (a->urgent != b->urgent) return a->urgent;
+  bool a_began = a->sampler != NULL, b_began = b->sampler != NULL;
+  if (a_began != b_began) return a_began;
+  if (a->client->served != b->client->served) return a->client->served < b->client->served;
+  return a->id < b->id;
+}
+
+static qn_request *next_waiting(qn_scheduler *s) {
+  uint64_t now = qn_scheduler_now(s), patience = s->options.patience_ns;
+  qn_request *best = NULL;
+  for (qn_request *r = s->waiting.first; r; r = r->next) {
+    if (patience > 0 && now - r->added_ns >= patience) r->urgent = true;
+    if (!best || before(r, best)) best = r;
+  }
+  return best;
+}
+
+static uint64_t oldest_wait(const qn_scheduler *s) {
+  uint64_t now = qn_scheduler_now(s), most = 0;
+  for (const qn_request *r = s->waiting.first; r; r = r->next) most = now - r->added_ns > most ? now - r->added_ns : most;
+  return most;
+}
+
+// Static and dynamic batches: may somebody be taken in?
+static bool batch_is_open(qn_scheduler *s) {
+  if (s->options.batching == QN_BATCHING_CONTINUOUS) return true;
+  if (s->running.count == 0) s->batch_closed = false;
+  if (s->batch_closed) return false;
+  return s->options.batching == QN_BATCHING_STATIC ||
+         s->waiting.count >= (size_t)qn_decoder_sequences(s->decoder) || oldest_wait(s) >= s->options.batch_wait_ns;
+}
+
+// Takes the place of one that is less urgent. False when all of those would not make enough room.
+static bool displace(qn_scheduler *s, const qn_request *r) {
+  int64_t pages = qn_scheduler_free_pages(s) - promised_pages(s);
+  for (const qn_request *other = s->running.first; other; other = other->next)
+    pages += other->urgent ? 0 : qn_scheduler_pages_of(s, other->count);
+  qn_request *loser = victim(s);
+  if (!loser || loser->urgent || pages < qn_scheduler_pages_of(s, r->count)) return false;
+  preempt(s, loser);
+  return true;
+}
+
+void qn_scheduler_admit(qn_scheduler *s) {
+  if (!batch_is_open(s)) return;
+  for (qn_request *r; (r = next_waiting(s)) != NULL;) {
+    int32_t row = free_row(s);
+    if (row >= 0 && has_room(s, r)) {
+      give_row(s, r, row);
+    } else if (s->running.count == 0 && row >= 0) {
+      give_row(s, r, row);  // nobody will ever leave more room: qn_scheduler_make_room tells it
+    } else if (!r->urgent || s->options.batching != QN_BATCHING_CONTINUOUS || !displace(s, r)) {
+      break;
+    }
+  }
+  if (s->options.batching != QN_BATCHING_CONTINUOUS && s->running.count > 0) s->batch_closed = true;
+  if ((int64_t)s->running.count > s->stats.most_running) s->stats.most_running = (int64_t)s->running.count;
+}
+
+uint64_t qn_scheduler_idle_ns(const qn_scheduler *s) {
+  uint64_t waited = oldest_wait(s);
+  if (s->waiting.count == 0) return QN_SCHEDULER_IDLE;
+  return waited < s->options.batch_wait_ns ? s->options.batch_wait_ns - waited : 1;
+}

@@ -1,0 +1,200 @@
+// One step: whose tokens are in it, how many of prompts beside those that decode, and what comes of it. All tokens of a
+// request are alike: what is left of them is evaluated, and the last one's logits give the next. That it is one token
+// which is left means decoding; several are a prompt, or what was in the cache before a preemption.
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "runtime/scheduler_impl.h"
+
+static int64_t left(const qn_request *r) { return r->count - r->evaluated; }
+
+// --- how long a step takes
+
+#define PACE_KEPT 0.97  // of the weight of what is known, with each step
+
+static void note_pace(qn_pace *p, double tokens, double time) {
+  p->weight = p->weight * PACE_KEPT + 1;
+  p->tokens = p->tokens * PACE_KEPT + tokens;
+  p->time = p->time * PACE_KEPT + time;
+  p->tokens_squared = p->tokens_squared * PACE_KEPT + tokens * tokens;
+  p->tokens_time = p->tokens_time * PACE_KEPT + tokens * time;
+}
+
+// Tokens that a step of at most `time` may have. Where all steps had about as many the slope is not known: then every
+// token is taken to cost its even share, which is more than it does.
+static double tokens_within(const qn_pace *p, double time) {
+  if (p->weight == 0) return 0;
+  double n = p->tokens / p->weight, t = p->time / p->weight;
+  double spread = p->tokens_squared / p->weight - n * n, slope = 0;
+  if (spread > 0.01 * n * n) slope = (p->tokens_time / p->weight - n * t) / spread;
+  if (slope <= 0) slope = t / n;
+  return slope > 0 ? n + (time - t) / slope : 0;
+}
+
+// --- the plan
+
+// Prompts get on whatever decodes: so much of a step is theirs.
+static int64_t least_prompt(const qn_scheduler *s) {
+  int64_t half = s->options.step_tokens / 2;
+  return half < QN_SCHEDULER_LEAST_PROMPT ? half : QN_SCHEDULER_LEAST_PROMPT;
+}
+
+static bool is_running(const qn_request *r) { return r->row >= 0; }
+
+// Who runs, in the order of the list, since making room takes some out of it.
+static size_t take_order(qn_scheduler *s) {
+  size_t count = 0;
+  for (qn_request *r = s->running.first; r; r = r->next) {
+    r->step_tokens = 0;
+    r->wanted = false;
+    s->order[count++] = r;
+  }
+  return count;
+}
+
+static void plan_tokens(qn_scheduler *s, qn_request *r, int64_t tokens) {
+  s->planned_pages += qn_scheduler_pages_of(s, r->evaluated + tokens) - qn_scheduler_pages_of(s, r->evaluated);
+  r->step_tokens = tokens;
+  r->wanted = tokens == left(r);
+}
+
+// One token each of those that decode, who had none for longest first: rows whose logits are wanted may be fewer.
+static int64_t plan_decoding(qn_scheduler *s, size_t count, int64_t budget, int64_t rows) {
+  int64_t used = 0;
+  for (size_t i = 0; i < count && used < budget && used < rows; i++) {
+    qn_request *r = s->order[i];
+    if (!r || !is_running(r) || left(r) != 1) continue;
+    if (!qn_scheduler_make_room(s, r, 1)) {
+      s->order[i] = NULL;
+      continue;
+    }
+    plan_tokens(s, r, 1);
+    used++;
+  }
+  return used;
+}
+
+static int64_t plan_prompts(qn_scheduler *s, size_t count, int64_t budget, int64_t rows) {
+  int64_t used = 0;
+  for (size_t i = 0; i < count && used < budget; i++) {
+    qn_request *r = s->order[i];
+    if (!r || !is_running(r) || left(r) < 2) continue;
+    int64_t tokens = left(r) < budget - used ? left(r) : budget - used;
+    if (tokens == left(r) && rows == 0) tokens--;
+    if (!qn_scheduler_make_room(s, r, tokens)) {
+      s->order[i] = NULL;
+      continue;
+    }
+    plan_tokens(s, r, tokens);
+    rows -= r->wanted;
+    used += tokens;
+  }
+  return used;
+}
+
+// Tokens of prompts beside `decoding` others.
+static int64_t prompt_budget(const qn_scheduler *s, int64_t decoding) {
+  int64_t room = s->options.step_tokens - decoding;
+  if (decoding == 0 || s->options.longest_wait_ns == 0) return room;
+  double most = tokens_within(&s->pace, (double)s->options.longest_wait_ns) - (double)decoding;
+  int64_t least = QN_SCHEDULER_LEAST_PROMPT < room ? QN_SCHEDULER_LEAST_PROMPT : room;
+  return most < (double)least ? least : most < (double)room ? (int64_t)most : room;
+}
+
+static void plan(qn_scheduler *s) {
+  size_t count = take_order(s);
+  int64_t rows = qn_decoder_rows(s->decoder), prompts = 0;
+  s->planned_pages = 0;
+  for (size_t i = 0; i < count; i++) prompts += left(s->order[i]) > 1;
+  int64_t decoding = plan_decoding(s, count, s->options.step_tokens - (prompts > 0 ? least_prompt(s) : 0), rows);
+  s->decodes = decoding > 0;
+  plan_prompts(s, count, prompt_budget(s, decoding), rows - decoding);
+}
+
+// The step's tokens, of who still has a place in it.
+static void lay_out(qn_scheduler *s) {
+  s->item_count = s->wanted_count = 0;
+  for (qn_request *r = s->running.first; r; r = r->next) {
+    for (int64_t i = 0; i < r->step_tokens; i++) {
+      bool wanted = r->wanted && i + 1 == r->step_tokens;
+      if (wanted) r->first_wanted = s->wanted_count++;
+      s->items[s->item_count++] = (qn_decoder_item){r->tokens[r->evaluated + i], r->row, wanted};
+    }
+  }
+}
+
+// --- what came of it
+
+static void count_evaluated(qn_scheduler *s, qn_request *r) {
+  int64_t again = r->furthest - r->evaluated;
+  if (again > r->step_tokens) again = r->step_tokens;
+  if (again > 0) s->stats.recomputed_tokens += again;
+  r->client->served += r->step_tokens;
+  int64_t prompt = r->prompt_count - r->evaluated;
+  if (prompt > r->step_tokens) prompt = r->step_tokens;
+  if (prompt > 0) s->stats.prompt_tokens += prompt;
+  r->evaluated += r->step_tokens;
+  if (r->evaluated > r->furthest) r->furthest = r->evaluated;
+}
+
+static void take_results(qn_scheduler *s, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    qn_request *r = s->order[i];
+    bool end = false;
+    qn_diag diag = {0};
+    if (!r->wanted) continue;
+    qn_status status = qn_request_take(s, r, qn_decoder_logits(s->decoder, r->first_wanted), &end, &diag);
+    s->stats.decode_tokens++;
+    r->result.passes++;
+    if (status == QN_OK && !end) {  // to the end of the list: who had no token for longest is first
+      qn_request_list_remove(&s->running, r);
+      qn_request_list_append(&s->running, r);
+      continue;
+    }
+    if (status == QN_OK) qn_request_finish_text(r);
+    qn_request_end(s, r, status == QN_OK ? NULL : &diag);
+  }
+}
+
+static void count_slots(qn_scheduler *s) {
+  int64_t used = s->stats.pages - qn_scheduler_free_pages(s), keys = 0;
+  for (const qn_request *r = s->running.first; r; r = r->next) keys += r->evaluated;
+  s->stats.slots += (uint64_t)(used * s->page_keys);
+  s->stats.slots_unused += (uint64_t)(used * s->page_keys - keys);
+  if (used > s->stats.most_pages) s->stats.most_pages = used;
+}
+
+static qn_status run(qn_scheduler *s, qn_diag *diag) {
+  size_t count = 0;
+  uint64_t begin = qn_scheduler_now(s);
+  QN_TRY(qn_decoder_step(s->decoder, s->items, s->item_count, diag));
+  for (qn_request *r = s->running.first; r; r = r->next) {
+    if (r->step_tokens == 0) continue;
+    count_evaluated(s, r);
+    s->order[count++] = r;
+  }
+  uint64_t took = qn_scheduler_now(s) - begin;
+  note_pace(&s->pace, (double)s->item_count, (double)took);
+  if (s->decodes && took > s->stats.longest_step_ns) s->stats.longest_step_ns = took;
+  s->stats.steps++;
+  count_slots(s);
+  take_results(s, count);
+  return QN_OK;
+}
+
+qn_status qn_scheduler_step(qn_scheduler *s, size_t *out_left, uint64_t *out_idle_ns, qn_diag *diag) {
+  qn_status status = QN_OK;
+  *out_idle_ns = 0;
+  qn_scheduler_take_in(s);
+  qn_scheduler_admit(s);
+  plan(s);
+  lay_out(s);
+  if (s->item_count > 0) {
+    status = run(s, diag);
+  } else {
+    *out_idle_ns = qn_scheduler_idle_ns(s);
+  }
+  *out_left = qn_scheduler_left(s);
+  return status;
+}

@@ -1,0 +1,730 @@
+// The scheduler on the hand-made model: every request has the tokens and the text that it has alone, whoever joins and
+// leaves, whatever is preempted; who goes first; and that an error stays with its request.
+#include "runtime/scheduler.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/base/log.h"
+#include "tests/support/fake_model.h"
+#include "tests/support/test.h"
+
+enum { REQUESTS = 60, PROMPT_MOST = 70, TOKENS_MOST = 40, CONTEXT = 128 };
+
+// --- what is asked for, and what comes of it alone
+
+typedef struct asked {
+  int32_t prompt[PROMPT_MOST];
+  int64_t count, max_tokens;
+  qn_sampler_options sampler;
+  qn_str stops[1];
+  size_t stop_count;
+  char text[512];  // what it must be
+  int32_t tokens[TOKENS_MOST + CONTEXT];
+  int64_t generated;
+  qn_stop_reason reason;
+} asked;
+
+typedef struct fixture {
+  qn_artifact artifact;
+  qn_threads *threads;
+  qn_tokenizer *tokenizer;
+  qn_decoder *decoder;
+  qn_scheduler *scheduler;
+  qn_diag diag;
+} fixture;
+
+static _Atomic uint64_t clock_ns;
+static uint64_t fake_clock(void *context) {
+  (void)context;
+  return atomic_load(&clock_ns);
+}
+
+static void open_decoder(fixture *f, int32_t sequences, int64_t pages, const qn_kernel_entry *kernels, qn_decoder **out) {
+  qn_decoder_options options = {
+      .context = CONTEXT, .sequences = sequences, .pages = pages, .executor = {.jit_entries = kernels}};
+  qn_assert_ok(&f->diag, qn_decoder_create(&f->artifact, f->threads, &options, qn_test_allocator(), out, &f->diag));
+}
+
+static void open_fixture(fixture *f) {
+  size_t size;
+  *f = (fixture){.artifact = qn_fake_model_open(&(qn_fake_options){.tokenizer = true})};
+  const void *blob = qn_artifact_section(&f->artifact, QN_SECTION_TOKENIZER, 0, &size);
+  qn_assert_ok(&f->diag, qn_tokenizer_open(blob, size, qn_test_allocator(), &f->tokenizer, &f->diag));
+  qn_assert_ok(&f->diag, qn_threads_create(1, false, qn_test_allocator(), &f->threads, &f->diag));
+  atomic_store(&clock_ns, 0);
+}
+
+static void start(fixture *f, const qn_scheduler_options *o, int32_t sequences, int64_t pages,
+                  const qn_kernel_entry *kernels) {
+  qn_scheduler_options options = *o;
+  options.clock = fake_clock;
+  open_decoder(f, sequences, pages, kernels, &f->decoder);
+  qn_assert_ok(&f->diag, qn_scheduler_create(f->decoder, f->tokenizer, QN_FAKE_TOKENS, &options, qn_test_allocator(),
+                                             &f->scheduler, &f->diag));
+}
+
+// Whatever is there ends; no page is lost.
+static void finish(fixture *f) {
+  qn_assert_ok(&f->diag, qn_scheduler_check(f->scheduler, &f->diag));
+  qn_scheduler_destroy(f->scheduler);
+  const qn_kv_cache *cache = qn_decoder_cache(f->decoder);
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), qn_kv_cache_pages(cache));
+  qn_decoder_destroy(f->decoder);
+}
+
+static void close_fixture(fixture *f) {
+  qn_threads_destroy(f->threads);
+  qn_tokenizer_close(f->tokenizer);
+  qn_artifact_close(&f->artifact);
+  ck_assert_int_eq(qn_fake_errors(), 0);
+  ck_assert_uint_eq(qn_test_allocator_memory()->live_bytes, 0);
+}
+
+static void append(char *text, size_t size, qn_str more, int32_t id) {
+  size_t used = strlen(text);
+  snprintf(text + used, size - used, "%s%.*s", id < 0 ? "|" : "", QN_STR_ARGS(more));
+}
+
+typedef struct alone {
+  asked *a;
+} alone;
+
+static bool note_alone(void *context, qn_str text, int32_t id) {
+  asked *a = ((alone *)context)->a;
+  append(a->text, sizeof a->text, text, id);
+  if (id >= 0) a->tokens[a->generated++] = id;
+  return true;
+}
+
+// By qn_generate, in a sequence of its own.
+static void generate_alone(fixture *f, asked *a) {
+  qn_decoder *decoder = NULL;
+  qn_sampler *sampler = NULL;
+  qn_generate_stats stats;
+  alone context = {a};
+  open_decoder(f, 1, 0, qn_fake_kernels, &decoder);
+  qn_assert_ok(&f->diag, qn_sampler_create(&a->sampler, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f->diag));
+  qn_generate_params params = {.prompt = a->prompt,
+                               .prompt_count = (size_t)a->count,
+                               .max_tokens = a->max_tokens,
+                               .stops = a->stops,
+                               .stop_count = a->stop_count,
+                               .callback = note_alone,
+                               .callback_context = &context};
+  a->text[0] = '\0';
+  a->generated = 0;
+  qn_assert_ok(&f->diag, qn_generate(decoder, f->tokenizer, sampler, &params, qn_test_allocator(), &stats, &f->diag));
+  if (stats.reason == QN_STOP_EOG) a->tokens[a->generated++] = stats.pending;
+  ck_assert_int_eq(a->generated, stats.generated_tokens);
+  a->reason = stats.reason;
+  qn_sampler_destroy(sampler);
+  qn_decoder_destroy(decoder);
+}
+
+static uint64_t below(qn_test_random *random, uint64_t limit) { return qn_test_random_u64(random) % limit; }
+
+static void ask(fixture *f, qn_test_random *random, asked *a) {
+  memset(a, 0, sizeof *a);
+  a->count = 1 + (int64_t)below(random, below(random, 3) ? 12 : PROMPT_MOST);
+  for (int64_t i = 0; i < a->count; i++) a->prompt[i] = (int32_t)below(random, QN_FAKE_TOKENS);
+  a->max_tokens = below(random, 8) ? 1 + (int64_t)below(random, TOKENS_MOST) : 0;
+  a->sampler = qn_sampler_options_default();
+  a->sampler.temperature = below(random, 2) ? 0 : 1;
+  a->sampler.repeat_penalty = below(random, 3) ? 1 : 1.3;
+  a->sampler.seed = qn_test_random_u64(random);
+  if (below(random, 3) == 0) a->stops[a->stop_count++] = QN_STR("STOP");
+  generate_alone(f, a);
+}
+
+// --- a request among others
+
+typedef struct running {
+  const asked *a;
+  uint64_t id;
+  char text[512];
+  int64_t given;
+  bool ended, may_end_early, stop_after;  // stop_after: the callback says so at its third call
+  int calls;
+  qn_status status;
+  qn_request_result result;
+  char error[256];
+  int *order, place;  // how many ended before it
+} running;
+
+static bool note(void *context, qn_str text, int32_t id) {
+  running *r = context;
+  append(r->text, sizeof r->text, text, id);
+  return !(r->stop_after && ++r->calls == 3);
+}
+
+static void note_end(void *context, uint64_t id, const qn_request_result *result) {
+  running *r = context;
+  ck_assert(!r->ended && id == r->id);
+  r->ended = true;
+  r->status = result->status;
+  r->result = *result;
+  snprintf(r->error, sizeof r->error, "%s", result->error);
+  if (r->order) r->place = (*r->order)++;
+  if (result->status != QN_OK) return;
+  if (result->generated_tokens > 0)
+    qn_check(result->total_ns >= result->first_ns && result->first_ns >= result->queued_ns, "times");
+  if (!r->a) return;
+  // All of it, or a beginning of it where it was ended.
+  bool whole = result->reason != QN_STOP_CANCELLED;
+  qn_check(whole || r->may_end_early, "cancelled by nobody");
+  qn_check(whole ? result->generated_tokens == r->a->generated : result->generated_tokens <= r->a->generated,
+           "got %d tokens, want %d", (int)result->generated_tokens, (int)r->a->generated);
+  qn_check(memcmp(result->tokens, r->a->tokens, (size_t)result->generated_tokens * sizeof(int32_t)) == 0,
+           "other tokens than alone");
+  qn_check(!whole || (result->reason == r->a->reason && strcmp(r->text, r->a->text) == 0), "got '%s', want '%s'", r->text,
+           r->a->text);
+  qn_check(strncmp(r->text, r->a->text, strlen(r->text)) == 0, "got '%s', want '%s'", r->text, r->a->text);
+}
+
+static qn_request_params params_of(const asked *a, running *r) {
+  *r = (running){.a = a};
+  return (qn_request_params){.prompt = a->prompt,
+                             .prompt_count = (size_t)a->count,
+                             .max_tokens = a->max_tokens,
+                             .sampler = a->sampler,
+                             .stops = a->stops,
+                             .stop_count = a->stop_count,
+                             .callback = note,
+                             .done = note_end,
+                             .context = r};
+}
+
+static void add(fixture *f, const qn_request_params *params) {
+  running *r = params->context;
+  qn_assert_ok(&f->diag, qn_scheduler_add(f->scheduler, params, &r->id, &f->diag));
+}
+
+// Steps until all have ended; the clock goes on, a microsecond a step.
+static void step_to_end(fixture *f) {
+  size_t left = 1;
+  uint64_t idle = 0;
+  for (int i = 0; left > 0; i++) {
+    ck_assert_int_lt(i, 100000);
+    qn_assert_ok(&f->diag, qn_scheduler_step(f->scheduler, &left, &idle, &f->diag));
+    qn_assert_ok(&f->diag, qn_scheduler_check(f->scheduler, &f->diag));
+    atomic_fetch_add(&clock_ns, 1000);
+  }
+  ck_assert(idle == 0 || idle == QN_SCHEDULER_IDLE);
+}
+
+static qn_scheduler_stats stats_of(const fixture *f) {
+  qn_scheduler_stats stats;
+  qn_scheduler_get_stats(f->scheduler, &stats);
+  return stats;
+}
+
+// --- the same tokens as alone
+
+// Requests join at random steps, some are cancelled, some say stop.
+static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_scheduler_options *options,
+                int32_t sequences, int64_t pages) {
+  static running r[REQUESTS];
+  size_t left = 0;
+  uint64_t idle;
+  start(f, options, sequences, pages, qn_fake_kernels);
+  for (size_t added = 0; added < REQUESTS || left > 0;) {
+    for (uint64_t more = below(random, 4) ? 0 : below(random, 8); added < REQUESTS && more > 0; more--, added++) {
+      qn_request_params params = params_of(&all[added], &r[added]);
+      r[added].may_end_early = below(random, 6) == 0;
+      r[added].stop_after = r[added].may_end_early && below(random, 2);
+      params.priority = below(random, 2) ? QN_PRIORITY_BATCH : QN_PRIORITY_ONLINE;
+      params.client = below(random, 3);
+      add(f, &params);
+    }
+    if (added > 0) {
+      size_t which = below(random, added);
+      if (r[which].may_end_early && !r[which].ended) ck_assert(qn_scheduler_cancel(f->scheduler, r[which].id));
+    }
+    qn_assert_ok(&f->diag, qn_scheduler_step(f->scheduler, &left, &idle, &f->diag));
+    qn_assert_ok(&f->diag, qn_scheduler_check(f->scheduler, &f->diag));
+    atomic_fetch_add(&clock_ns, 1000);
+  }
+  for (size_t i = 0; i < REQUESTS; i++) qn_check(r[i].ended && r[i].status == QN_OK, "request %d: %s", (int)i, r[i].error);
+  qn_scheduler_stats stats = stats_of(f);
+  ck_assert(stats.added == REQUESTS && stats.finished + stats.cancelled == REQUESTS && stats.failed == 0);
+  ck_assert(stats.running == 0 && stats.waiting == 0 && stats.free_pages == stats.pages);
+  ck_assert_int_le(stats.most_running, sequences);
+}
+
+START_TEST(as_alone_in_any_company) {
+  static asked all[REQUESTS];
+  qn_test_random random = {77};
+  fixture f;
+  int64_t preempted = 0, swapped = 0;
+  open_fixture(&f);
+  for (size_t i = 0; i < REQUESTS; i++) ask(&f, &random, &all[i]);
+  size_t stride = qn_test_stride(1, 3);
+  for (int32_t sequences = 1; sequences <= 16; sequences += (int32_t)stride) {
+    // Enough pages for one at its full context, and a few more.
+    int64_t pages = CONTEXT / QN_FAKE_PAGE_KEYS + sequences % 3;
+    for (int variant = 0; variant < 3; variant++) {
+      qn_scheduler_options options = {.preemption = variant == 0 ? QN_PREEMPT_RECOMPUTE : QN_PREEMPT_SWAP,
+                                      .swap_folder = variant == 2 ? qn_test_temp_dir() : NULL,
+                                      .batching = (qn_batching)(sequences % QN_BATCHING_COUNT),
+                                      .batch_wait_ns = 5000,
+                                      .patience_ns = sequences % 2 ? 20000 : 0,
+                                      .step_tokens = 1 + (int64_t)below(&random, 16)};
+      mix(&f, all, &random, &options, sequences, pages);
+      qn_scheduler_stats stats = stats_of(&f);
+      preempted += stats.preemptions;
+      swapped += stats.swapped_in;
+      ck_assert(stats.swaps_lost == 0 && (variant > 0 || stats.swapped_out == 0));
+      finish(&f);
+    }
+  }
+  ck_assert_msg(preempted > 40 && swapped > 15, "got %d and %d", (int)preempted, (int)swapped);
+  close_fixture(&f);
+}
+END_TEST
+
+// --- who goes first
+
+static asked plain_request(int64_t prompt, int64_t tokens) {
+  asked a = {.count = prompt, .max_tokens = tokens, .sampler = qn_sampler_options_default()};
+  for (int64_t i = 0; i < prompt; i++) a.prompt[i] = QN_FAKE_ONE + (int32_t)i % 3;
+  return a;
+}
+
+// A request of which only when it ends is looked at.
+static qn_request_params timed(const asked *a, running *r, int *order) {
+  qn_request_params params = params_of(a, r);
+  r->a = NULL;
+  r->order = order;
+  r->may_end_early = true;
+  params.ignore_eog = true;
+  return params;
+}
+
+START_TEST(online_before_batch) {
+  fixture f;
+  running r[6];
+  int order = 0;
+  asked a = plain_request(20, 10);
+  open_fixture(&f);
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 2, 0, qn_fake_kernels);
+  for (int i = 0; i < 6; i++) {
+    qn_request_params params = timed(&a, &r[i], &order);
+    params.priority = i < 4 ? QN_PRIORITY_BATCH : QN_PRIORITY_ONLINE;
+    if (i == 4) {  // two of batch have the rows
+      size_t left;
+      uint64_t idle;
+      for (int s = 0; s < 5; s++) qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+    }
+    add(&f, &params);
+  }
+  step_to_end(&f);
+  ck_assert(r[4].place < 2 && r[5].place < 2 && r[0].place < r[2].place && r[1].place < r[3].place);
+  ck_assert(r[0].result.preemptions == 1 && r[1].result.preemptions == 1 && r[4].result.preemptions == 0);
+  finish(&f);
+  // Whoever has waited long counts as online: then the order is that of arrival.
+  order = 0;
+  start(&f, &(qn_scheduler_options){.patience_ns = 1}, 1, 0, qn_fake_kernels);
+  for (int i = 0; i < 3; i++) {
+    qn_request_params params = timed(&a, &r[i], &order);
+    params.priority = i < 2 ? QN_PRIORITY_BATCH : QN_PRIORITY_ONLINE;
+    add(&f, &params);
+    atomic_fetch_add(&clock_ns, 10);
+  }
+  step_to_end(&f);
+  ck_assert(r[0].place == 0 && r[1].place == 1 && r[2].place == 2);
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+// One client has many requests, another comes later with two: it does not wait for all of the first one's.
+START_TEST(clients_in_turn) {
+  fixture f;
+  running r[12];
+  int order = 0;
+  asked a = plain_request(8, 8);
+  open_fixture(&f);
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 1, 0, qn_fake_kernels);
+  for (int i = 0; i < 12; i++) {
+    qn_request_params params = timed(&a, &r[i], &order);
+    params.client = i < 10 ? 1 : 2;
+    add(&f, &params);
+  }
+  step_to_end(&f);
+  ck_assert(r[10].place == 1 && r[11].place == 3 && r[0].place == 0 && r[1].place == 2 && r[9].place == 11);
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+START_TEST(batches) {
+  fixture f;
+  running r[4];
+  int order = 0;
+  asked small = plain_request(4, 3), large = plain_request(4, 20);
+  size_t left;
+  uint64_t idle;
+  open_fixture(&f);
+  for (int batching = QN_BATCHING_CONTINUOUS; batching < QN_BATCHING_COUNT; batching++) {
+    start(&f, &(qn_scheduler_options){.batching = (qn_batching)batching, .batch_wait_ns = 50000}, 3, 0, qn_fake_kernels);
+    order = 0;
+    for (int i = 0; i < 2; i++) {
+      qn_request_params params = timed(i ? &large : &small, &r[i], &order);
+      add(&f, &params);
+    }
+    qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+    bool waits = batching == QN_BATCHING_DYNAMIC;
+    ck_assert_uint_eq(left, 2);
+    ck_assert_int_eq(stats_of(&f).running, waits ? 0 : 2);
+    ck_assert_uint_eq(idle, waits ? 50000 : 0);
+    atomic_fetch_add(&clock_ns, 50000);  // so long does a batch wait that is not full
+    qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+    ck_assert_int_eq(stats_of(&f).running, 2);
+    for (int i = 2; i < 4; i++) {
+      qn_request_params params = timed(&small, &r[i], &order);
+      add(&f, &params);
+    }
+    step_to_end(&f);
+    // Continuous: they take the free row and that of the first; else they wait for the large one.
+    ck_assert_int_eq(r[1].place, batching == QN_BATCHING_CONTINUOUS ? 3 : 1);
+    finish(&f);
+  }
+  close_fixture(&f);
+}
+END_TEST
+
+// --- how long a step takes
+
+static void slow_fill(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  qn_fake_kernels[0](buffers, symbols, begin, end);
+  atomic_fetch_add(&clock_ns, (uint64_t)(end - begin) * 100 + (begin == 0 ? 1000 : 0));  // by the tokens of the step
+}
+
+// Steps of 16 tokens take 2,600 ns, but while somebody decodes prompts are taken in by 16 tokens in all as the floor, and
+// by more only as far as the bound lets them.
+START_TEST(nobody_waits_longer) {
+  static qn_kernel_entry kernels[QN_FAKE_KERNELS];
+  fixture f;
+  running r[8];
+  int order = 0;
+  memcpy(kernels, qn_fake_kernels, sizeof kernels);
+  kernels[0] = slow_fill;
+  open_fixture(&f);
+  qn_artifact_close(&f.artifact);
+  f.artifact = qn_fake_model_open(&(qn_fake_options){.tokenizer = true, .max_t = 128});
+  asked small = plain_request(2, 60), large = plain_request(PROMPT_MOST, 2);
+  uint64_t longest[2];
+  int64_t steps[2];
+  for (int bounded = 0; bounded < 2; bounded++) {
+    start(&f, &(qn_scheduler_options){.longest_wait_ns = bounded ? 5000 : 0}, 8, 0, kernels);
+    for (int i = 0; i < 8; i++) {
+      qn_request_params params = timed(i < 2 ? &small : &large, &r[i], &order);
+      add(&f, &params);
+      size_t left;
+      uint64_t idle;
+      for (int s = 0; s < 3; s++) qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+    }
+    step_to_end(&f);
+    longest[bounded] = stats_of(&f).longest_step_ns;
+    steps[bounded] = stats_of(&f).steps;
+    finish(&f);
+  }
+  ck_assert_uint_gt(longest[0], 7000);
+  ck_assert_uint_le(longest[1], 5000);
+  ck_assert_int_gt(steps[1], 0);
+  close_fixture(&f);
+}
+END_TEST
+
+// --- errors stay with their request
+
+START_TEST(refused_when_added) {
+  fixture f;
+  qn_decoder *decoder = NULL;
+  qn_scheduler *scheduler = NULL;
+  running r;
+  uint64_t id = 9;
+  asked a = plain_request(4, 4);
+  open_fixture(&f);
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 2, 4, qn_fake_kernels);  // 64 keys in all
+  qn_request_params good = params_of(&a, &r), p = good;
+  int32_t many[65] = {0};
+#define REFUSED(status, needle) \
+  qn_assert_fails(&f.diag, status, needle, qn_scheduler_add(f.scheduler, &p, &id, &f.diag)); \
+  ck_assert_uint_eq(id, 0); \
+  f.diag = (qn_diag){0}; \
+  p = good
+  p.prompt_count = 0;
+  REFUSED(QN_ERR_ARGUMENT, "got no token");
+  p.prompt = many, p.prompt_count = 65;
+  REFUSED(QN_ERR_LIMIT, "got a prompt of 65 tokens, want at most the 64");
+  p.prompt = (const int32_t[]){3, 40}, p.prompt_count = 2;
+  REFUSED(QN_ERR_ARGUMENT, "token 1: got id 40, want 0 to 39");
+  p.max_tokens = -1;
+  REFUSED(QN_ERR_ARGUMENT, "max_tokens: got -1");
+  p.priority = (qn_priority)7;
+  REFUSED(QN_ERR_ARGUMENT, "priority: got 7");
+  p.sampler.top_p = 2;
+  REFUSED(QN_ERR_ARGUMENT, "top_p");
+  p.stops = &(qn_str){"", 0}, p.stop_count = 1;
+  REFUSED(QN_ERR_ARGUMENT, "got an empty one");
+  ck_assert(!qn_scheduler_cancel(f.scheduler, 1) && !qn_scheduler_wait(f.scheduler, 0));
+  open_decoder(&f, 1, 0, qn_fake_kernels, &decoder);
+  const struct {
+    qn_scheduler_options options;
+    const char *needle;
+  } wrong[] = {{{.batching = (qn_batching)3}, "batching: got 3"},
+               {{.preemption = (qn_preemption)2}, "preemption: got 2"},
+               {{.step_tokens = 17}, "step_tokens: got 17, want 1 to 16"}};
+  for (size_t i = 0; i < QN_COUNT(wrong); i++) {
+    qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, wrong[i].needle,
+                    qn_scheduler_create(decoder, NULL, QN_FAKE_VOCAB, &wrong[i].options, qn_test_allocator(), &scheduler,
+                                        &f.diag));
+    f.diag = (qn_diag){0};
+  }
+  qn_decoder_destroy(decoder);
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+// Logits of whoever has token 39 are no numbers.
+static _Atomic int64_t spoiled = -1;
+static void find_spoiled(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  const int32_t *tokens = buffers[0];
+  for (int64_t t = begin; t < end; t++) {
+    if (tokens[t] == 39) atomic_store(&spoiled, t);
+  }
+  qn_fake_kernels[0](buffers, symbols, begin, end);
+}
+static void spoil(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  float *logits = buffers[2];
+  const int32_t *rows = buffers[1];
+  qn_fake_kernels[3](buffers, symbols, begin, end);
+  for (int64_t r = begin; r < end; r++) {
+    if (rows[r] == atomic_load(&spoiled)) logits[r * 48] = NAN;
+  }
+}
+
+START_TEST(an_error_of_one) {
+  static qn_kernel_entry kernels[QN_FAKE_KERNELS];
+  static asked all[4];
+  fixture f;
+  running r[5];
+  qn_test_random random = {5};
+  memcpy(kernels, qn_fake_kernels, sizeof kernels);
+  kernels[0] = find_spoiled;
+  kernels[3] = spoil;
+  open_fixture(&f);
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 6, 0, kernels);
+  for (int i = 0; i < 4; i++) {
+    ask(&f, &random, &all[i]);
+    qn_request_params params = params_of(&all[i], &r[i]);
+    add(&f, &params);
+  }
+  asked bad = plain_request(3, 5);
+  bad.prompt[2] = 39;
+  qn_request_params params = timed(&bad, &r[4], NULL);
+  add(&f, &params);
+  atomic_store(&spoiled, -1);
+  step_to_end(&f);
+  ck_assert(r[4].status == QN_ERR_FORMAT && strstr(r[4].error, "the logits are not numbers"));
+  for (int i = 0; i < 4; i++) ck_assert(r[i].ended && r[i].status == QN_OK);
+  ck_assert_int_eq(stats_of(&f).failed, 1);
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+START_TEST(no_page_and_nobody_to_take_one_from) {
+  fixture f;
+  running r;
+  asked a = plain_request(20, 10);
+  open_fixture(&f);
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 2, 8, qn_fake_kernels);
+  qn_assert_ok(&f.diag, qn_decoder_fill(f.decoder, 1, 112, &f.diag));  // of which the scheduler knows nothing
+  qn_request_params params = timed(&a, &r, NULL);
+  add(&f, &params);
+  size_t left = 1;
+  uint64_t idle;
+  qn_assert_fails(&f.diag, QN_ERR_INTERNAL, "row 1: got 112 tokens, want 0", qn_scheduler_check(f.scheduler, &f.diag));
+  while (left > 0) qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+  ck_assert(r.status == QN_ERR_LIMIT && strstr(r.error, "nobody to take one from"));
+  qn_decoder_reset(f.decoder, 1);
+  f.diag = (qn_diag){0};
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+// What was kept of a request is damaged or gone: it is evaluated again, and its tokens are the same.
+static int warnings;
+static void count_warnings(void *context, qn_log_level level, const char *text) {
+  (void)context;
+  warnings += level == QN_LOG_WARNING && strstr(text, "tokens again") != NULL;
+}
+
+START_TEST(swapped_out_and_lost) {
+  static asked all[6];
+  fixture f;
+  running r[6];
+  qn_test_random random = {21};
+  char command[600];
+  open_fixture(&f);
+  const char *folder = qn_test_temp_path("swap");
+  snprintf(command, sizeof command, "mkdir -p %s", folder);
+  ck_assert_int_eq(system(command), 0);
+  start(&f, &(qn_scheduler_options){.preemption = QN_PREEMPT_SWAP, .swap_folder = folder}, 6, 8, qn_fake_kernels);
+  for (int i = 0; i < 6; i++) {
+    ask(&f, &random, &all[i]);
+    qn_request_params params = params_of(&all[i], &r[i]);
+    add(&f, &params);
+  }
+  size_t left = 1;
+  uint64_t idle;
+  qn_log_set(count_warnings, NULL);
+  snprintf(command, sizeof command, "for f in %s/*.kv; do [ ! -e $f ] || truncate -s 99 $f; done", folder);
+  while (left > 0) {
+    qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+    if (stats_of(&f).swapped_out > 0) ck_assert_int_eq(system(command), 0);
+  }
+  for (int i = 0; i < 6; i++) ck_assert(r[i].ended && r[i].status == QN_OK);
+  qn_log_set(NULL, NULL);
+  ck_assert_int_eq(stats_of(&f).swaps_lost, warnings);
+  ck_assert(warnings > 0 && stats_of(&f).recomputed_tokens > 0);
+  snprintf(command, sizeof command, "rmdir %s", folder);  // no file is left
+  ck_assert_int_eq(system(command), 0);
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+// --- the host's side
+
+typedef struct chained {
+  fixture *f;
+  const asked *a;
+  int left, ended;
+} chained;
+
+static void add_another(void *context, uint64_t id, const qn_request_result *result) {
+  chained *c = context;
+  (void)id;
+  c->ended += result->status == QN_OK;
+  if (c->left-- <= 0) return;
+  qn_request_params params = {
+      .prompt = c->a->prompt, .prompt_count = 4, .max_tokens = 3, .sampler = c->a->sampler, .done = add_another, .context = c};
+  uint64_t other;
+  qn_assert_ok(&c->f->diag, qn_scheduler_add(c->f->scheduler, &params, &other, &c->f->diag));
+}
+
+START_TEST(a_callback_adds) {
+  fixture f;
+  asked a = plain_request(4, 3);
+  open_fixture(&f);
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 2, 0, qn_fake_kernels);
+  chained c = {&f, &a, 5, 0};
+  add_another(&c, 0, &(qn_request_result){.status = QN_OK});
+  ck_assert(qn_scheduler_wait(f.scheduler, QN_SCHEDULER_IDLE));
+  step_to_end(&f);
+  ck_assert_int_eq(c.ended, 6);
+  c.left = 2;  // one is there when the scheduler goes, and its end adds another, whose end adds none
+  add_another(&c, 0, &(qn_request_result){.status = QN_OK});
+  finish(&f);
+  ck_assert_int_eq(c.ended, 9);
+  close_fixture(&f);
+}
+END_TEST
+
+enum { WORKERS = 3, EACH = 20 };
+typedef struct worker {
+  fixture *f;
+  const asked *all;
+  running r[EACH];
+  uint64_t seed;
+} worker;
+
+static void *add_from_elsewhere(void *context) {
+  worker *w = context;
+  qn_test_random random = {w->seed};
+  for (int i = 0; i < EACH; i++) {
+    qn_request_params params = params_of(&w->all[i], &w->r[i]);
+    qn_diag diag = {0};
+    uint64_t id = 0;
+    w->r[i].may_end_early = true;
+    params.done = NULL;  // ids are not known yet when it ends
+    qn_check(qn_scheduler_add(w->f->scheduler, &params, &id, &diag) == QN_OK, "%s", diag.text);
+    if (below(&random, 3) == 0) qn_scheduler_cancel(w->f->scheduler, id);
+  }
+  return NULL;
+}
+
+START_TEST(added_by_threads) {
+  static asked all[EACH];
+  static worker workers[WORKERS];
+  pthread_t threads[WORKERS];
+  fixture f;
+  qn_test_random random = {3};
+  open_fixture(&f);
+  for (int i = 0; i < EACH; i++) ask(&f, &random, &all[i]);
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 5, 12, qn_fake_kernels);
+  for (int i = 0; i < WORKERS; i++) {
+    workers[i] = (worker){.f = &f, .all = all, .seed = (uint64_t)i + 1};
+    ck_assert_int_eq(pthread_create(&threads[i], NULL, add_from_elsewhere, &workers[i]), 0);
+  }
+  while (stats_of(&f).added < WORKERS * EACH) {
+    size_t left;
+    uint64_t idle;
+    qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+    if (idle == QN_SCHEDULER_IDLE) qn_scheduler_wait(f.scheduler, 1000000);
+  }
+  for (int i = 0; i < WORKERS; i++) pthread_join(threads[i], NULL);
+  step_to_end(&f);
+  for (int i = 0; i < WORKERS; i++) {
+    for (int j = 0; j < EACH; j++)
+      qn_check(strncmp(workers[i].r[j].text, all[j].text, strlen(workers[i].r[j].text)) == 0, "another text than alone");
+  }
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+static qn_status with_little_memory(const qn_allocator *allocator, void *context) {
+  fixture *f = context;
+  qn_scheduler *s = NULL;
+  asked a = plain_request(20, 4);
+  running r;
+  qn_diag diag = {0};
+  size_t left = 1;
+  uint64_t idle;
+  QN_TRY(qn_scheduler_create(f->decoder, f->tokenizer, QN_FAKE_TOKENS,
+                             &(qn_scheduler_options){.swap_folder = "nowhere"}, allocator, &s, &diag));
+  qn_request_params params = timed(&a, &r, NULL);
+  params.stops = &QN_STR("never");
+  params.stop_count = 1;
+  qn_status status = qn_scheduler_add(s, &params, &r.id, &diag);
+  while (status == QN_OK && left > 0) status = qn_scheduler_step(s, &left, &idle, &diag);
+  if (status == QN_OK) status = r.status;
+  qn_scheduler_destroy(s);
+  return status;
+}
+
+START_TEST(out_of_memory) {
+  fixture f;
+  open_fixture(&f);
+  open_decoder(&f, 2, 0, qn_fake_kernels, &f.decoder);
+  qn_test_failing_allocations(with_little_memory, &f);
+  qn_decoder_destroy(f.decoder);
+  close_fixture(&f);
+}
+END_TEST
+
+QN_CASE(company, as_alone_in_any_company)
+QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
+QN_CASE(errors, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from, swapped_out_and_lost)
+QN_CASE(host, a_callback_adds, added_by_threads, out_of_memory)
+QN_TEST_MAIN(company, order, errors, host)
