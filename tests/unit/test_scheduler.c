@@ -34,6 +34,7 @@ typedef struct fixture {
   qn_tokenizer *tokenizer;
   qn_decoder *decoder;
   qn_scheduler *scheduler;
+  const qn_allocator *allocator;  // of the scheduler
   qn_diag diag;
 } fixture;
 
@@ -51,7 +52,7 @@ static void open_decoder(fixture *f, int32_t sequences, int64_t pages, const qn_
 
 static void open_fixture(fixture *f) {
   size_t size;
-  *f = (fixture){.artifact = qn_fake_model_open(&(qn_fake_options){.tokenizer = true})};
+  *f = (fixture){.artifact = qn_fake_model_open(&(qn_fake_options){.tokenizer = true}), .allocator = qn_test_allocator()};
   const void *blob = qn_artifact_section(&f->artifact, QN_SECTION_TOKENIZER, 0, &size);
   qn_assert_ok(&f->diag, qn_tokenizer_open(blob, size, qn_test_allocator(), &f->tokenizer, &f->diag));
   qn_assert_ok(&f->diag, qn_threads_create(1, false, qn_test_allocator(), &f->threads, &f->diag));
@@ -63,7 +64,7 @@ static void start(fixture *f, const qn_scheduler_options *o, int32_t sequences, 
   qn_scheduler_options options = *o;
   options.clock = fake_clock;
   open_decoder(f, sequences, pages, kernels, &f->decoder);
-  qn_assert_ok(&f->diag, qn_scheduler_create(f->decoder, f->tokenizer, QN_FAKE_TOKENS, &options, qn_test_allocator(),
+  qn_assert_ok(&f->diag, qn_scheduler_create(f->decoder, f->tokenizer, QN_FAKE_TOKENS, &options, f->allocator,
                                              &f->scheduler, &f->diag));
 }
 
@@ -671,6 +672,7 @@ START_TEST(added_by_threads) {
   qn_test_random random = {3};
   open_fixture(&f);
   for (int i = 0; i < EACH; i++) ask(&f, &random, &all[i]);
+  f.allocator = qn_allocator_default();  // the tests' own is for one thread
   start(&f, &(qn_scheduler_options){.step_tokens = 0}, 5, 12, qn_fake_kernels);
   for (int i = 0; i < WORKERS; i++) {
     workers[i] = (worker){.f = &f, .all = all, .seed = (uint64_t)i + 1};
