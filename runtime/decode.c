@@ -49,6 +49,9 @@ struct qn_decoder {
   // owned: tokens, pos, last_pos, seq (chunk), rows (max_rows), sampling (max_rows, 8)
   int32_t *arrays[INPUT_BLOCK_TABLE];
   int64_t *pending;                    // owned: tokens of each sequence in the step that is being made
+  qn_kv_prefix *prefixes;              // owned; NULL = none
+  int32_t *log;                        // owned, with prefixes: (sequences, context), the tokens that a sequence holds
+  int64_t *logged;                     // owned, with prefixes: how many of them are known, from the first on
   const float *logits;                 // of the last step, in the executor's arena
   const int32_t *tokens;               // that the program chose; NULL when it chooses none
   int64_t pitch, vocab;                // of a row of logits, elements
@@ -170,6 +173,35 @@ static void set_row(qn_decoder *d, int64_t row, const qn_sampling *settings) {
   memcpy(d->arrays[INPUT_SAMPLING] + row * SETTINGS, settings, sizeof *settings);
 }
 
+// --- prefixes: what they take
+
+static size_t log_bytes(const qn_decoder *d) {  // rows × pages of them are bounded (kv_cache.c)
+  return (size_t)qn_kv_cache_sequences(d->cache) * (size_t)qn_kv_cache_context(d->cache) * sizeof *d->log;
+}
+static size_t logged_bytes(const qn_decoder *d) {
+  return (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->logged;
+}
+static int32_t *log_of(const qn_decoder *d, int32_t sequence) {
+  return d->log + (size_t)sequence * (size_t)qn_kv_cache_context(d->cache);
+}
+
+static qn_status create_prefixes(qn_decoder *d, qn_diag *diag) {
+  if (has_input(d->artifact, inputs[INPUT_LAST_POS].name))
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
+                   "got prefixes to keep of a model whose tokens see those after them, want one of generated text");
+  QN_TRY(qn_kv_prefix_create(d->cache, &d->prefixes, diag));
+  d->log = qn_alloc(d->allocator, log_bytes(d));
+  d->logged = qn_alloc_zeroed(d->allocator, logged_bytes(d));
+  return d->log && d->logged ? QN_OK : qn_fail_nomem(diag, d->artifact->path, "the tokens that sequences hold");
+}
+
+static void destroy_prefixes(qn_decoder *d) {
+  if (!d->prefixes) return;
+  qn_free(d->allocator, d->log, log_bytes(d));
+  qn_free(d->allocator, d->logged, logged_bytes(d));
+  qn_kv_prefix_destroy(d->prefixes);
+}
+
 static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_options *options, qn_diag *diag) {
   QN_TRY(check_program(d->artifact, diag));
   qn_kv_options kv = {.sequences = options->sequences, .pages = options->pages};
@@ -182,6 +214,7 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   int32_t sequence = 0;
   for (int32_t i = 0; i < qn_kv_cache_sequences(d->cache); i++) QN_TRY(qn_kv_cache_add(d->cache, &sequence, diag));
   d->pending = qn_alloc_zeroed(d->allocator, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
+  if (options->prefixes) QN_TRY(create_prefixes(d, diag));
   bool taken = d->pending != NULL;
   for (size_t i = 0; i < QN_COUNT(d->arrays); i++) {
     d->arrays[i] = qn_alloc_zeroed(d->allocator, array_bytes(d, i));
@@ -218,6 +251,7 @@ void qn_decoder_destroy(qn_decoder *d) {
   if (!d) return;
   for (size_t i = 0; i < QN_COUNT(d->arrays); i++) qn_free(d->allocator, d->arrays[i], array_bytes(d, i));
   if (d->cache) qn_free(d->allocator, d->pending, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
+  destroy_prefixes(d);
   qn_kv_cache_destroy(d->cache);
   qn_executor_destroy(d->executor);
   qn_free(d->allocator, d, sizeof *d);
@@ -233,9 +267,52 @@ qn_executor *qn_decoder_executor(qn_decoder *d) { return d->executor; }
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *d) { return d->cache; }
 
 int64_t qn_decoder_position(const qn_decoder *d, int32_t sequence) { return qn_kv_cache_length(d->cache, sequence); }
-void qn_decoder_reset(qn_decoder *d, int32_t sequence) { qn_kv_cache_truncate(d->cache, sequence, 0); }
+
+// --- prefixes
+
+// The sequence has only `length` tokens now, or only so many that are known.
+static void forget(qn_decoder *d, int32_t sequence, int64_t length) {
+  if (d->prefixes && d->logged[sequence] > length) d->logged[sequence] = length;
+}
+
+static void keep(qn_decoder *d, int32_t sequence, bool part) {
+  if (d->prefixes) qn_kv_prefix_keep(d->prefixes, sequence, log_of(d, sequence), d->logged[sequence], part);
+}
+
+// What the last step appended, by position.
+static void log_step(qn_decoder *d) {
+  for (int64_t i = 0; d->prefixes && i < d->count; i++) {
+    int32_t sequence = d->arrays[INPUT_SEQ][i], pos = d->arrays[INPUT_POS][i];
+    if (pos != d->logged[sequence]) continue;
+    log_of(d, sequence)[pos] = d->arrays[INPUT_TOKENS][i];
+    d->logged[sequence]++;
+  }
+}
+
+qn_kv_prefix *qn_decoder_prefixes(qn_decoder *d) { return d->prefixes; }
+void qn_decoder_keep(qn_decoder *d, int32_t sequence) { keep(d, sequence, false); }
+
+int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count) {
+  if (!d->prefixes || !qn_kv_cache_has(d->cache, sequence) || qn_kv_cache_length(d->cache, sequence) > 0) return 0;
+  if (count < 2 || count > INT32_MAX) return 0;
+  int64_t found = qn_kv_prefix_attach(d->prefixes, sequence, tokens, (int64_t)count);
+  // A page that is shared in part is copied at once, so that the sequence needs no more pages later than others do.
+  if (found > 0 && qn_kv_cache_reserve(d->cache, sequence, found < qn_kv_cache_context(d->cache), NULL) != QN_OK)
+    found -= found % qn_kv_cache_page_keys(d->cache);
+  qn_kv_cache_truncate(d->cache, sequence, found);  // pages that were reserved, too
+  memcpy(log_of(d, sequence), tokens, (size_t)found * sizeof *tokens);
+  d->logged[sequence] = found;
+  return found;
+}
+
+void qn_decoder_reset(qn_decoder *d, int32_t sequence) {
+  keep(d, sequence, true);
+  qn_decoder_truncate(d, sequence, 0);
+}
+
 void qn_decoder_truncate(qn_decoder *d, int32_t sequence, int64_t length) {
   qn_kv_cache_truncate(d->cache, sequence, length);
+  forget(d, sequence, length);
 }
 
 // --- one step: begin, push every token, run
@@ -264,7 +341,12 @@ qn_status qn_decoder_fork(qn_decoder *d, int32_t from, int64_t length, int32_t t
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path,
                    "got %" PRId64 " tokens of sequence %" PRId32 " to fork, want 0 to the %" PRId64 " that it has", length,
                    from, qn_kv_cache_length(d->cache, from));
+  keep(d, to, true);
   qn_kv_cache_fork(d->cache, from, length, to);
+  if (d->prefixes) {
+    d->logged[to] = d->logged[from] < length ? d->logged[from] : length;
+    memcpy(log_of(d, to), log_of(d, from), (size_t)d->logged[to] * sizeof *d->log);
+  }
   return QN_OK;
 }
 
@@ -292,6 +374,7 @@ static qn_status run(qn_decoder *d, qn_diag *diag) {
   }
   qn_run_kind kind = one_token_each(d) ? QN_RUN_STEP : QN_RUN_PROMPT;
   qn_status status = qn_executor_run(d->executor, symbols, kind, diag);
+  if (status == QN_OK) log_step(d);
   for (int64_t i = 0; i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i];
     if (status == QN_OK) qn_kv_cache_advance(d->cache, sequence, d->pending[sequence]);
@@ -347,7 +430,7 @@ qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens
   qn_executor_hold(d->executor);
   qn_status status = eval_chunks(d, sequence, tokens, count, all, out_last != NULL, diag);
   qn_executor_release(d->executor);
-  if (status != QN_OK) qn_kv_cache_truncate(d->cache, sequence, before);
+  if (status != QN_OK) qn_decoder_truncate(d, sequence, before);
   if (status == QN_OK && out_last) *out_last = qn_decoder_logits(d, (size_t)d->rows - 1);
   return status;
 }
@@ -362,7 +445,10 @@ qn_status qn_decoder_fill(qn_decoder *d, int32_t sequence, int64_t count, qn_dia
 qn_status qn_decoder_restore(qn_decoder *d, int32_t sequence, const void *data, size_t size, const char *name,
                              qn_diag *diag) {
   QN_TRY(check_sequence(d, sequence, diag));
-  return qn_kv_state_restore(d->cache, sequence, data, size, name, diag);
+  keep(d, sequence, true);
+  QN_TRY(qn_kv_state_restore(d->cache, sequence, data, size, name, diag));
+  forget(d, sequence, 0);
+  return QN_OK;
 }
 
 // --- one token of each of many sequences

@@ -3,7 +3,7 @@
 #ifndef QN_RUNTIME_DECODE_H
 #define QN_RUNTIME_DECODE_H
 
-#include "runtime/kv_cache.h"
+#include "runtime/kv_prefix.h"
 #include "runtime/sampler.h"
 
 typedef struct qn_decoder qn_decoder;
@@ -13,6 +13,7 @@ typedef struct qn_decoder_options {
   int64_t chunk;      // tokens evaluated in one step; 0 = as many as the program allows
   int32_t sequences;  // 0 = 1
   int64_t pages;      // of the KV pool; 0 = enough for every sequence at its full context
+  bool prefixes;      // keep what sequences held for others that begin alike
   qn_executor_options executor;
 } qn_decoder_options;
 
@@ -40,6 +41,17 @@ void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
 // Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held. They share pages until one
 // of them writes to such a page. Errors: ARGUMENT (no such sequence, the same one, a length that `from` has not).
 QN_CHECKED qn_status qn_decoder_fork(qn_decoder *decoder, int32_t from, int64_t length, int32_t to, qn_diag *diag);
+
+// --- prefixes; without options.prefixes nothing is ever found or kept
+// What a sequence holds is kept when it is reset, forked into or restored into, as far as it is known: up to what
+// qn_decoder_fill or qn_decoder_restore made.
+
+// Makes an empty sequence one of the first tokens, as many as are known, but not all. Gives how many; 0 also for a
+// sequence that is not there or not empty.
+int64_t qn_decoder_attach(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count);
+// Keeps the full pages that a sequence has so far, for others that come before it ends.
+void qn_decoder_keep(qn_decoder *decoder, int32_t sequence);
+qn_kv_prefix *qn_decoder_prefixes(qn_decoder *decoder);  // borrowed; NULL = none
 
 // Appends `count` tokens (at least 1) to a sequence, chunk by chunk. *out_last is the logits after the
 // last one: (vocab), borrowed until the decoder's next call; NULL = they are not computed. With `all` not NULL every token's logits go there:

@@ -194,12 +194,13 @@ static qn_status decode(generation *g, const float *logits, uint64_t start) {
   }
 }
 
-// What the sequence lacks of the prompt, chunk by chunk; logits are of the last one alone. *out_logits stays NULL when it was cancelled; then, as after an
-// error, the sequence is as before.
+// What the sequence lacks of the prompt, chunk by chunk; logits are of the last one alone. *out_logits stays NULL when it
+// was cancelled; then, as after an error, the sequence is as before.
 static qn_status prefill(generation *g, const float **out_logits) {
   const qn_generate_params *p = g->params;
   size_t chunk = (size_t)qn_decoder_chunk(g->decoder);
   int64_t before = qn_decoder_position(g->decoder, p->sequence);
+  if (before == 0) g->held = (size_t)qn_decoder_attach(g->decoder, p->sequence, p->prompt, p->prompt_count);
   qn_status status =
       qn_decoder_reserve(g->decoder, p->sequence, p->prompt + g->held, p->prompt_count - g->held, g->diag);
   for (size_t done = g->held; status == QN_OK && done < p->prompt_count; done += chunk) {
@@ -209,7 +210,11 @@ static qn_status prefill(generation *g, const float **out_logits) {
     if (logits) tell_settings(g);
     status = qn_decoder_eval(g->decoder, p->sequence, p->prompt + done, count, NULL, logits, g->diag);
   }
-  if (status != QN_OK || !*out_logits) qn_decoder_truncate(g->decoder, p->sequence, before);
+  if (status == QN_OK && *out_logits) {
+    qn_decoder_keep(g->decoder, p->sequence);
+  } else {
+    qn_decoder_truncate(g->decoder, p->sequence, before);
+  }
   return status;
 }
 

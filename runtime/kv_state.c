@@ -15,7 +15,7 @@ static uint64_t section_hash(const qn_artifact *a, uint32_t kind, uint32_t index
   return 0;
 }
 
-static uint64_t model_identity(const qn_artifact *a) {
+uint64_t qn_kv_state_model(const qn_artifact *a) {
   uint64_t hashes[] = {section_hash(a, QN_SECTION_WEIGHTS, 0),
                        section_hash(a, QN_SECTION_GRAPH, a->program_index)};
   return qn_hash64(hashes, sizeof hashes, QN_KV_STATE_VERSION);
@@ -43,7 +43,7 @@ static qn_kv_state_header make_header(const qn_kv_cache *cache, int32_t sequence
   const qn_artifact *a = qn_kv_cache_artifact(cache);
   qn_kv_state_header header = {.version = QN_KV_STATE_VERSION,
                                .page_keys = a->program->page_keys,
-                               .model = model_identity(a),
+                               .model = qn_kv_state_model(a),
                                .tokens = (uint64_t)qn_kv_cache_length(cache, sequence),
                                .size = size};
   memcpy(header.magic, QN_KV_STATE_MAGIC, sizeof header.magic);
@@ -86,6 +86,14 @@ static void clear_rest(uint8_t *page, layout l, uint64_t keys, uint64_t page_key
     memset(page + (i * page_keys + keys) * l.inner, 0, (size_t)((page_keys - keys) * l.inner));
 }
 
+qn_status qn_kv_state_clear_rest(const qn_artifact *a, const qn_art_buffer *buffer, uint8_t *page, int64_t keys,
+                                 qn_diag *diag) {
+  layout l;
+  QN_TRY(get_layout(a, buffer, &l, diag));
+  clear_rest(page, l, (uint64_t)keys, a->program->page_keys);
+  return QN_OK;
+}
+
 // Where the pages go: memory, or a file.
 typedef struct writing {
   const qn_artifact *artifact;
@@ -105,9 +113,7 @@ static qn_status put(writing *w, const uint8_t *data, size_t size) {
 
 static qn_status put_page(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys) {
   writing *w = context;
-  layout l;
-  QN_TRY(get_layout(w->artifact, buffer, &l, w->diag));
-  clear_rest(page, l, (uint64_t)keys, w->artifact->program->page_keys);
+  QN_TRY(qn_kv_state_clear_rest(w->artifact, buffer, page, keys, w->diag));
   return put(w, page, (size_t)buffer->bytes);
 }
 
@@ -168,11 +174,11 @@ static qn_status check_header(const qn_artifact *a, const qn_kv_state_header *h,
   if (h->version != QN_KV_STATE_VERSION)
     return qn_fail(diag, QN_ERR_UNSUPPORTED, name, "got a saved state of version %" PRIu32 ", want %u", h->version,
                    QN_KV_STATE_VERSION);
-  if (h->model != model_identity(a) || h->page_keys != a->program->page_keys)
+  if (h->model != qn_kv_state_model(a) || h->page_keys != a->program->page_keys)
     return qn_fail(diag, QN_ERR_UNSUPPORTED, name,
                    "was saved with another model (%016" PRIx64 "), want one of the weights and graph of %s (%016" PRIx64
                    ")",
-                   h->model, a->path, model_identity(a));
+                   h->model, a->path, qn_kv_state_model(a));
   if (h->tokens > INT32_MAX || !count_bytes(a, h->tokens, &want) || h->size != want || size != want)
     return qn_fail(diag, QN_ERR_FORMAT, name,
                    "got %zu bytes and %" PRIu64 " in the header, want %zu for %" PRIu64 " tokens: truncated or damaged",

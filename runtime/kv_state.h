@@ -18,6 +18,12 @@ typedef struct qn_kv_state_header {
   uint64_t hash;    // qn_hash64 of this header with hash 0, then of the pages with that as the seed
 } qn_kv_state_header;
 
+// What tells models apart whose keys and values fit each other's: the hash of weights and graph.
+uint64_t qn_kv_state_model(const qn_artifact *artifact);
+// Zeros in place of all but the first `keys` keys of a page. UNSUPPORTED for a layout that it does not know.
+QN_CHECKED qn_status qn_kv_state_clear_rest(const qn_artifact *artifact, const qn_art_buffer *buffer, uint8_t *page,
+                                            int64_t keys, qn_diag *diag);
+
 // Bytes of the sequence's state; false when they are too many to count.
 bool qn_kv_state_size(const qn_kv_cache *cache, int32_t sequence, size_t *out_size);
 // Keys beyond the sequence's length are written as zeros, since a page may hold what others left there. *out_size is

@@ -321,7 +321,8 @@ static qn_status create_threads(quern_session *session, const quern_session_opti
 static qn_status create_session(quern_session *session, const quern_session_options *options, qn_diag *diag) {
   quern_model *model = session->model;
   qn_decoder_options decoder = {
-      .context = options->context, .chunk = options->chunk, .sequences = options->sequences, .pages = options->pages};
+      .context = options->context, .chunk = options->chunk, .sequences = options->sequences, .pages = options->pages,
+      .prefixes = options->prefix_cache};
   if (!model->cuda) QN_TRY(create_threads(session, options, diag));
   decoder.executor = (qn_executor_options){.cuda = model->cuda,
                                            .target = model->target,

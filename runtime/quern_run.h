@@ -261,6 +261,11 @@ typedef struct quern_session_options {
   // CPU: of what is left of a kernel's work a thread takes its even share divided by this: 1 to 64, 0 = 2. Small numbers
   // are few large pieces, large ones even out what threads get where cores differ or are busy. No result depends on it.
   int grain;
+  // Keep what sequences held for later ones that begin with the same tokens: quern_generate on an empty sequence takes the
+  // beginning that is known and evaluates the rest; no bit of what it computes depends on that. Takes a few bytes a token
+  // of all KV pages. Of pages that no sequence has the least recently used go when others are wanted. UNSUPPORTED for
+  // models whose tokens see those after them.
+  bool prefix_cache;
 } quern_session_options;
 
 // *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical
@@ -345,6 +350,34 @@ quern_status quern_session_restore(quern_session *session, int32_t sequence, con
 quern_status quern_session_save_file(const quern_session *session, int32_t sequence, const char *path,
                                      quern_error *error);
 quern_status quern_session_restore_file(quern_session *session, int32_t sequence, const char *path, quern_error *error);
+
+// ---- what sequences begin with ---------------------------------------------------------------------------------------
+// Of sessions with `prefix_cache`. What a sequence holds is known to later ones from when a prompt of quern_generate has
+// been evaluated, and all of it when the sequence is reset.
+
+// Makes an empty sequence one of the first tokens of `tokens`, as many as are known, but not of the last, which is to be
+// evaluated; *out_held of them (0: none, or no prefix_cache). Then evaluate the others, or give all of them and their
+// number (prompt_held) to quern_generate, which does this by itself. Errors: ARGUMENT (no such sequence, or not empty).
+quern_status quern_session_attach(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
+                                  size_t *out_held, quern_error *error);
+
+typedef struct quern_prefix_info {
+  size_t size;  // sizeof(quern_prefix_info), set by the caller
+  int64_t lookups, asked_tokens, found_tokens;  // so far; found: that were not evaluated. found / asked is the hit rate
+  int64_t pages, tokens;                        // kept now
+  int64_t given_up_pages;                       // so far, since others wanted room
+} quern_prefix_info;
+// All zero without prefix_cache. Errors: ARGUMENT (size).
+quern_status quern_session_get_prefixes(const quern_session *session, quern_prefix_info *out_info, quern_error *error);
+// Writes all that is kept to a file, which appears whole or not at all. Errors: ARGUMENT (no prefix_cache), IO, NOMEM,
+// LIMIT, UNSUPPORTED (a cache of a layout that this does not know).
+quern_status quern_session_save_prefixes(const quern_session *session, const char *path, quern_error *error);
+// Keeps what such a file holds, too, the most recently used first, as far as KV pages are free; *out_pages of it are there
+// then. The file is checked, and may be of anybody as far as memory is concerned; but it says what keys and values a text
+// has, so take texts' beginnings only from whom you would take texts. Errors: ARGUMENT, IO, NOMEM, FORMAT (damaged,
+// truncated), UNSUPPORTED (of another model or version): then nothing is added.
+quern_status quern_session_load_prefixes(quern_session *session, const char *path, int64_t *out_pages,
+                                         quern_error *error);
 
 // ---- generation -----------------------------------------------------------------------------------------------------
 

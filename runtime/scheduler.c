@@ -251,7 +251,9 @@ qn_status qn_scheduler_check(const qn_scheduler *s, qn_diag *diag) {
     held += qn_scheduler_pages_of(s, tokens);
   }
   int64_t used = s->stats.pages - qn_scheduler_free_pages(s);
-  if (used == held) return QN_OK;
+  qn_kv_prefix *prefixes = qn_decoder_prefixes(s->decoder);
+  QN_TRY(prefixes ? qn_kv_prefix_check(prefixes, diag) : qn_kv_cache_check(qn_decoder_cache(s->decoder), diag));
+  if (used == held || (prefixes && used < held)) return QN_OK;  // requests may share what they begin with
   return qn_fail(diag, QN_ERR_INTERNAL, "scheduler", "got %" PRId64 " pages in use, want the %" PRId64 " of requests",
                  used, held);
 }

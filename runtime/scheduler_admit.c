@@ -160,7 +160,13 @@ static qn_status begin(qn_scheduler *s, qn_request *r, qn_diag *diag) {
     for (int64_t i = 0; i < r->prompt_count; i++) qn_sampler_accept(r->sampler, r->tokens[i]);
     r->result.queued_ns = qn_scheduler_now(s) - r->added_ns;
   }
-  if (r->kept_tokens == 0) return QN_OK;
+  if (r->kept_tokens == 0) {
+    r->evaluated = qn_decoder_attach(s->decoder, r->row, r->tokens, (size_t)r->count);
+    s->stats.cached_tokens += r->evaluated;
+    if (r->furthest == 0) r->result.cached_tokens = r->evaluated;
+    if (r->evaluated > r->furthest) r->furthest = r->evaluated;
+    return QN_OK;
+  }
   qn_diag why = {0};
   if (put_back(s, r, &why) == QN_OK) {
     r->evaluated = r->kept_tokens;

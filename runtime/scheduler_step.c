@@ -135,6 +135,7 @@ static void count_evaluated(qn_scheduler *s, qn_request *r) {
   if (prompt > r->step_tokens) prompt = r->step_tokens;
   if (prompt > 0) s->stats.prompt_tokens += prompt;
   r->evaluated += r->step_tokens;
+  if (prompt > 0 && r->evaluated >= r->prompt_count) qn_decoder_keep(s->decoder, r->row);
   if (r->evaluated > r->furthest) r->furthest = r->evaluated;
 }
 
@@ -158,10 +159,11 @@ static void take_results(qn_scheduler *s, size_t count) {
 }
 
 static void count_slots(qn_scheduler *s) {
-  int64_t used = s->stats.pages - qn_scheduler_free_pages(s), keys = 0;
-  for (const qn_request *r = s->running.first; r; r = r->next) keys += r->evaluated;
+  int64_t used = s->stats.pages - qn_scheduler_free_pages(s), unused = 0;
+  for (const qn_request *r = s->running.first; r; r = r->next)
+    unused += qn_scheduler_pages_of(s, r->evaluated) * s->page_keys - r->evaluated;
   s->stats.slots += (uint64_t)(used * s->page_keys);
-  s->stats.slots_unused += (uint64_t)(used * s->page_keys - keys);
+  s->stats.slots_unused += (uint64_t)unused;
   if (used > s->stats.most_pages) s->stats.most_pages = used;
 }
 

@@ -200,6 +200,61 @@ static void check_logits(const float *got, const int32_t *tokens, size_t count) 
   ck_assert_msg(memcmp(got, want, sizeof want) == 0, "after %zu tokens", count);
 }
 
+// A session that keeps what sequences held: the next prompt that begins alike is evaluated from where it parts.
+START_TEST(prefixes) {
+  quern_model *model = open_model(&with_tokenizer);
+  quern_session *session = NULL, *plain = NULL;
+  quern_stats stats;
+  quern_prefix_info info = {.size = sizeof info};
+  int32_t tokens[60];
+  const float *logits = NULL;
+  size_t held;
+  int64_t pages;
+  const char *path = qn_test_temp_path("session.prefixes");
+  for (int32_t i = 0; i < 60; i++) tokens[i] = i * 7 % QN_FAKE_TOKENS;
+  OK(quern_session_create(model, SESSION(.threads = 1, .context = 64, .sequences = 2, .prefix_cache = true), &session, error));
+  OK(quern_session_create(model, SESSION(.threads = 1, .context = 64), &plain, error));
+  quern_generate_params params = {.size = sizeof params, .prompt = tokens, .prompt_count = 40, .max_tokens = 3, .ignore_eog = true};
+  OK(quern_generate(session, &params, &stats, error));
+  ck_assert(stats.prompt_tokens == 40 && stats.held_tokens == 0);
+  params.sequence = 1;
+  params.prompt_count = 60;
+  OK(quern_generate(session, &params, &stats, error));  // the first is still there: its full pages
+  ck_assert(stats.prompt_tokens == 60 && stats.held_tokens == 32);
+  FAILS(QUERN_ERR_ARGUMENT, "got 1 of 62 tokens, want an empty one", quern_session_attach(session, 1, tokens, 60, &held, error));
+  FAILS(QUERN_ERR_ARGUMENT, "sequence: got 2, want 0 to 1", quern_session_attach(session, 2, tokens, 60, &held, error));
+  quern_session_reset(session, 0);
+  OK(quern_session_attach(session, 0, tokens, 48, &held, error));
+  ck_assert_uint_eq(held, 47);
+  OK(quern_session_eval(session, 0, tokens + held, 1, &logits, error));
+  check_logits(logits, tokens, 48);
+  OK(quern_session_get_prefixes(session, &info, error));
+  ck_assert(info.lookups == 3 && info.asked_tokens == 148 && info.found_tokens == 32 + 47 && info.given_up_pages == 0);
+  ck_assert(info.pages == 4 && info.tokens == 48 + 10);  // what the first generated parts from the second
+  OK(quern_session_save_prefixes(session, path, error));
+  quern_session_destroy(session);
+  OK(quern_session_create(model, SESSION(.threads = 1, .context = 64, .prefix_cache = true), &session, error));
+  OK(quern_session_load_prefixes(session, path, &pages, error));
+  ck_assert_int_eq(pages, info.pages);
+  OK(quern_session_attach(session, 0, tokens, 40, &held, error));
+  ck_assert_uint_eq(held, 39);
+  OK(quern_session_attach(plain, 0, tokens, 40, &held, error));
+  ck_assert_uint_eq(held, 0);
+  OK(quern_session_get_prefixes(plain, &info, error));
+  ck_assert(info.lookups == 0 && info.pages == 0);
+  FAILS(QUERN_ERR_ARGUMENT, "keeps no prefixes", quern_session_save_prefixes(plain, path, error));
+  FAILS(QUERN_ERR_ARGUMENT, "keeps no prefixes", quern_session_load_prefixes(plain, path, &pages, error));
+  FAILS(QUERN_ERR_ARGUMENT, "path: got NULL", quern_session_save_prefixes(session, NULL, error));
+  FAILS(QUERN_ERR_IO, "none", quern_session_load_prefixes(session, qn_test_temp_path("none"), &pages, error));
+  info.size = 3;
+  FAILS(QUERN_ERR_ARGUMENT, "quern_prefix_info: got size 3", quern_session_get_prefixes(session, &info, error));
+  quern_session_destroy(session);
+  quern_session_destroy(plain);
+  quern_model_close(model);
+  ck_assert_int_eq(qn_fake_errors(), 0);
+}
+END_TEST
+
 START_TEST(a_session) {
   static float all[20 * QN_FAKE_VOCAB];
   quern_model *model = open_model(&with_tokenizer);
@@ -367,5 +422,5 @@ START_TEST(generation) {
 END_TEST
 
 QN_CASE(models, a_model, opening_fails, opening_a_file, texts_and_tokens)
-QN_CASE(sessions, a_session, a_profile, generation)
+QN_CASE(sessions, a_session, prefixes, a_profile, generation)
 QN_TEST_MAIN(models, sessions)

@@ -44,9 +44,12 @@ static uint64_t fake_clock(void *context) {
   return atomic_load(&clock_ns);
 }
 
+static bool prefixes;  // shall decoders keep what sequences held?
+static bool begin_alike;  // shall many prompts begin with the same tokens?
+
 static void open_decoder(fixture *f, int32_t sequences, int64_t pages, const qn_kernel_entry *kernels, qn_decoder **out) {
   qn_decoder_options options = {
-      .context = CONTEXT, .sequences = sequences, .pages = pages, .executor = {.jit_entries = kernels}};
+      .context = CONTEXT, .sequences = sequences, .pages = pages, .prefixes = prefixes, .executor = {.jit_entries = kernels}};
   qn_assert_ok(&f->diag, qn_decoder_create(&f->artifact, f->threads, &options, qn_test_allocator(), out, &f->diag));
 }
 
@@ -131,7 +134,8 @@ static uint64_t below(qn_test_random *random, uint64_t limit) { return qn_test_r
 static void ask(fixture *f, qn_test_random *random, asked *a) {
   memset(a, 0, sizeof *a);
   a->count = 1 + (int64_t)below(random, below(random, 3) ? 12 : PROMPT_MOST);
-  for (int64_t i = 0; i < a->count; i++) a->prompt[i] = (int32_t)below(random, QN_FAKE_TOKENS);
+  int64_t alike = begin_alike && below(random, 2) ? (int64_t)below(random, 40) : 0;
+  for (int64_t i = 0; i < a->count; i++) a->prompt[i] = (int32_t)(i < alike ? (uint64_t)i % 5 : below(random, QN_FAKE_TOKENS));
   a->max_tokens = below(random, 8) ? 1 + (int64_t)below(random, TOKENS_MOST) : 0;
   a->sampler = qn_sampler_options_default();
   a->sampler.temperature = below(random, 2) ? 0 : 1;
@@ -260,8 +264,9 @@ START_TEST(as_alone_in_any_company) {
   static asked all[REQUESTS];
   qn_test_random random = {77};
   fixture f;
-  int64_t preempted = 0, swapped = 0;
+  int64_t preempted = 0, swapped = 0, cached = 0;
   open_fixture(&f);
+  begin_alike = true;
   for (size_t i = 0; i < REQUESTS; i++) ask(&f, &random, &all[i]);
   size_t stride = qn_test_stride(1, 3);
   for (int32_t sequences = 1; sequences <= 16; sequences += (int32_t)stride) {
@@ -274,8 +279,11 @@ START_TEST(as_alone_in_any_company) {
                                       .batch_wait_ns = 5000,
                                       .patience_ns = sequences % 2 ? 20000 : 0,
                                       .step_tokens = 1 + (int64_t)below(&random, 16)};
+      prefixes = (sequences + variant) % 2;
       mix(&f, all, &random, &options, sequences, pages);
+      prefixes = false;
       qn_scheduler_stats stats = stats_of(&f);
+      cached += stats.cached_tokens;
       preempted += stats.preemptions;
       swapped += stats.swapped_in;
       ck_assert(stats.swaps_lost == 0 && (variant > 0 || stats.swapped_out == 0));
@@ -283,6 +291,7 @@ START_TEST(as_alone_in_any_company) {
     }
   }
   ck_assert_msg(preempted > 40 && swapped > 15, "got %d and %d", (int)preempted, (int)swapped);
+  ck_assert_msg(cached > 200, "got %d tokens", (int)cached);
   close_fixture(&f);
 }
 END_TEST
