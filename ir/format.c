@@ -137,6 +137,18 @@ qn_tile qn_format_tile(const qn_format *format, uint32_t rows) {
   return tile;
 }
 
+// Is every number of the field times `factor` an unsigned byte?
+static bool fits_byte(const qn_sub_scale *sub, uint32_t factor) {
+  return sub->bits > 0 && !sub->is_signed && sub->offset == 0 && ((1u << sub->bits) - 1) * factor <= UINT8_MAX;
+}
+
+bool qn_format_sums_parts(const qn_format *format) {
+  bool plain = !format->has_table && format->offset == 0 && format->code_bits < 8;
+  bool several = format->group_values > 1 && format->group_values < QN_PART_VALUES;
+  bool minima = format->min_at < 0 || (fits_byte(&format->sub_min, QN_SUM_SPLIT) && format->group_values <= QN_SUM_SPLIT);
+  return several && plain && minima && fits_byte(&format->sub_scale, (1u << format->code_bits) - 1);
+}
+
 size_t qn_format_tile_block_bytes(const qn_format *format, uint32_t rows) {
   return is_plain(format) ? (size_t)rows * format->code_bits / 8 : qn_format_tile(format, rows).block_bytes;
 }

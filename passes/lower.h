@@ -75,6 +75,8 @@ const qn_lexpr *qn_lower_tile_min(qn_lower *lower, const qn_lower_tile *t);
 const qn_lexpr *qn_lower_group_scale(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *scale,
                                      const qn_lexpr *group);
 const qn_lexpr *qn_lower_group_min(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *min, const qn_lexpr *group);
+// The second factor of a group's scale, or of its min, as i32; of formats that have one.
+const qn_lexpr *qn_lower_group_factor(qn_lower *lower, const qn_lower_tile *t, bool min, const qn_lexpr *group);
 // Values 4 * word ... 4 * word + 3 of the part as unsigned bytes of an i32: offset still added. Of panels of 16.
 const qn_lexpr *qn_lower_tile_word(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *word);
 // Value 4 * word + byte as f32, before scaling.

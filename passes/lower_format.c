@@ -43,28 +43,31 @@ const qn_lexpr *qn_lower_tile_min(qn_lower *lower, const qn_lower_tile *t) {
   return LX_LOAD(t->buf, QN_LM_F16, LX_ADD(block_index(b, t, t->tile.min_at, 2), t->lane));
 }
 
-// The second factor of a group's scale or min, as f32.
-static const qn_lexpr *sub_factor(qn_lbuild *b, const qn_lower_tile *t, bool min, const qn_lexpr *group) {
+const qn_lexpr *qn_lower_group_factor(qn_lower *lower, const qn_lower_tile *t, bool min, const qn_lexpr *group) {
+  qn_lbuild *b = &lower->build;
   size_t at = min ? t->tile.sub_min_at : 0;
   const qn_lexpr *place = LX_ADD(LX_ADD(part_index(b, t, at, 1), LX_MUL(group, LX_INT(t->rows))), t->lane);
-  if (!t->tile.subs_share) return qn_lop1(b, QN_LX_TO_F32, LX_LOAD(t->buf, QN_LM_I8, place));
+  if (!t->tile.subs_share) return LX_LOAD(t->buf, QN_LM_I8, place);
   const qn_lexpr *byte = LX_LOAD(t->buf, QN_LM_U8, place);
   int bits = t->format->sub_scale.bits;
-  byte = min ? qn_lop2(b, QN_LX_SHR, byte, qn_li32(b, bits)) : qn_lop2(b, QN_LX_AND, byte, qn_li32(b, (1 << bits) - 1));
-  return qn_lop1(b, QN_LX_TO_F32, byte);
+  return min ? qn_lop2(b, QN_LX_SHR, byte, qn_li32(b, bits)) : qn_lop2(b, QN_LX_AND, byte, qn_li32(b, (1 << bits) - 1));
+}
+
+static const qn_lexpr *sub_factor(qn_lower *lower, const qn_lower_tile *t, bool min, const qn_lexpr *group) {
+  return qn_lop1(&lower->build, QN_LX_TO_F32, qn_lower_group_factor(lower, t, min, group));
 }
 
 const qn_lexpr *qn_lower_group_scale(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *scale,
                                      const qn_lexpr *group) {
   qn_lbuild *b = &lower->build;
-  return t->format->sub_scale.bits > 0 ? LX_MUL(scale, sub_factor(b, t, false, group)) : scale;
+  return t->format->sub_scale.bits > 0 ? LX_MUL(scale, sub_factor(lower, t, false, group)) : scale;
 }
 
 const qn_lexpr *qn_lower_group_min(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *min,
                                    const qn_lexpr *group) {
   qn_lbuild *b = &lower->build;
   if (t->format->sub_min.bits == 0) return min;
-  return qn_lop1(b, QN_LX_NEG, LX_MUL(min, sub_factor(b, t, true, group)));
+  return qn_lop1(b, QN_LX_NEG, LX_MUL(min, sub_factor(lower, t, true, group)));
 }
 
 // How far right, in bits, word `word` of a part is in its line of a plane, and which line that is.

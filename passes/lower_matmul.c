@@ -9,6 +9,7 @@ typedef struct matmul_context {
   const qn_lbuf *w, *acc;
   const qn_lexpr *panel, *lane, *row;
   int64_t k_size;
+  bool by_parts;  // groups are added up before they are scaled
 } matmul_context;
 
 // acc = fma(a, b, acc)
@@ -103,6 +104,131 @@ static void part_groups(qn_lower *lower, qn_lblock *block, const matmul_context 
   }
 }
 
+// A row of quantised activations in a part of K: codes, behind all of them scales, then sums of 32 codes, then sums of 16.
+typedef struct activations {
+  const qn_lbuf *buf;
+  const qn_lexpr *codes, *scale;  // the first word; the scale itself
+  const qn_lexpr *sums;           // that of the first group
+} activations;
+
+static activations activations_of(qn_lower *lower, const matmul_context *c, const group *g) {
+  qn_lbuild *b = &lower->build;
+  int64_t parts = c->k_size / QN_PART_VALUES, groups = g->tile->tile.groups;
+  activations x = {.buf = qn_lower_param(lower, c->node->operands[0])};
+  const qn_lexpr *row = LX_MUL(c->row, LX_INT(c->k_size / 8 * 3));
+  const qn_lexpr *scale = LX_ADD(LX_ADD(row, LX_INT(c->k_size / 4)), g->part);
+  x.codes = LX_ADD(row, LX_MUL(g->part, LX_INT(QN_PART_VALUES / 4)));
+  x.scale = LX_LOAD(x.buf, QN_LM_F32, scale);
+  x.sums = groups == 1 ? LX_ADD(scale, LX_INT(parts))
+                       : LX_ADD(LX_ADD(row, LX_INT(c->k_size / 4 + 2 * parts)), LX_MUL(g->part, LX_INT(groups)));
+  return x;
+}
+
+static const qn_lexpr *sum_of_codes(qn_lbuild *b, const activations *x, const qn_lexpr *at) {
+  return LX_LOAD(x->buf, QN_LM_I32, LX_ADD(x->sums, at));
+}
+
+// Adds a group's codes, times `factor` where there is one, times activation codes to `sum`: all words of a line together.
+static void add_codes(qn_lower *lower, qn_lblock *body, const matmul_context *c, const group *g, const activations *x,
+                      const qn_lbuf *sum, const qn_lexpr *line, const qn_lexpr *factor) {
+  qn_lbuild *b = &lower->build;
+  int64_t words = c->format->group_values / 4, lines = g->tile->tile.planes[0].lines;
+  const qn_lexpr *zero = LX_INT(0);
+  for (int64_t first = 0; first < words; first += lines) {
+    const qn_lexpr *word = LX_ADD(LX_INT(g->index * words + first), line);
+    const qn_lexpr *x_word = LX_LOAD(x->buf, QN_LM_I32, LX_ADD(x->codes, word)), *old = LX_LOAD(sum, QN_LM_I32, zero);
+    const qn_lexpr *codes = qn_lower_tile_word(lower, g->tile, word);
+    if (factor) codes = LX_MUL(codes, factor);
+    qn_lstore(b, body, sum, QN_LM_I32, zero, qn_lop3(b, QN_LX_DOT4, old, codes, x_word));
+  }
+}
+
+// A group's sum, which starts at `start`.
+static const qn_lexpr *sum_group(qn_lower *lower, qn_lblock *block, const matmul_context *c, const group *g,
+                                 const activations *x, const qn_lexpr *start) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0), *line = NULL;
+  qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
+  qn_lstore(b, block, sum, QN_LM_I32, zero, start);
+  qn_lblock *body = lines_loop(b, block, g->tile->tile.planes[0].lines, &line);
+  if (body) add_codes(lower, body, c, g, x, sum, line, NULL);
+  return qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero));
+}
+
+// Codes times activation codes: exact integers inside the group, then one fma (two with a min).
+static void integer_group(qn_lower *lower, qn_lblock *block, const matmul_context *c, const group *g) {
+  qn_lbuild *b = &lower->build;
+  const activations x = activations_of(lower, c, g);
+  const qn_lexpr *x_sum = sum_of_codes(b, &x, LX_INT(g->index)), *start = qn_li32(b, 0);
+  if (c->format->offset != 0) start = qn_lop2(b, QN_LX_UNBIAS, x_sum, qn_li32(b, c->format->offset));
+  const qn_lexpr *sum = sum_group(lower, block, c, g, &x, start);
+  accumulate(b, block, c->acc, sum, LX_MUL(g->scale, x.scale));
+  if (g->min) accumulate(b, block, c->acc, qn_lop1(b, QN_LX_TO_F32, x_sum), LX_MUL(g->min, x.scale));
+}
+
+// ---- groups that are added up before they are scaled (qn_format_sums_parts) -----------------------------------------
+//
+// Both sums of a part, of codes and of minima, are whole numbers below 2^24. CPUs make each group's sum and take it times
+// its factor, in f32; GPUs multiply bytes that hold the factors, which is what tensor cores can do. The bits are the same.
+
+static void sum_groups(qn_lower *lower, qn_lblock *block, const matmul_context *c, group g, const activations *x,
+                       const qn_lexpr **out_sum, const qn_lexpr **out_minima) {
+  qn_lbuild *b = &lower->build;
+  for (g.index = 0; g.index < (int64_t)g.tile->tile.groups; g.index++) {
+    const qn_lexpr *at = LX_INT(g.index), *codes = qn_lop1(b, QN_LX_TO_F32, sum_of_codes(b, x, at));
+    const qn_lexpr *factor = qn_lop1(b, QN_LX_TO_F32, qn_lower_group_factor(lower, g.tile, false, at));
+    const qn_lexpr *sum = sum_group(lower, block, c, &g, x, qn_li32(b, 0));
+    factor = held(b, block, "factor", factor);
+    *out_sum = *out_sum ? LX_FMA(sum, factor, *out_sum) : LX_MUL(sum, factor);
+    if (!g.min) continue;
+    factor = held(b, block, "least", qn_lop1(b, QN_LX_TO_F32, qn_lower_group_factor(lower, g.tile, true, at)));
+    *out_minima = *out_minima ? LX_FMA(codes, factor, *out_minima) : LX_MUL(codes, factor);
+  }
+}
+
+static const qn_lexpr *sum_bytes(qn_lower *lower, qn_lblock *block, const matmul_context *c, group g,
+                                 const activations *x) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *line = NULL, *zero = LX_INT(0);
+  qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
+  qn_lstore(b, block, sum, QN_LM_I32, zero, qn_li32(b, 0));
+  qn_lblock *body = lines_loop(b, block, g.tile->tile.planes[0].lines, &line);
+  for (g.index = 0; body && g.index < (int64_t)g.tile->tile.groups; g.index++)
+    add_codes(lower, body, c, &g, x, sum, line, qn_lower_group_factor(lower, g.tile, false, LX_INT(g.index)));
+  return qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero));
+}
+
+// A sum of codes is 16 times a signed byte, and 0 to 15; a minimum's factor stands beside itself 16 times as large.
+static const qn_lexpr *sum_minima_bytes(qn_lower *lower, qn_lblock *block, const group *g, const activations *x) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *at = NULL, *zero = LX_INT(0), *low = qn_li32(b, QN_SUM_SPLIT - 1);
+  qn_lbuf *sum = qn_llocal(b, block, "least", QN_LM_I32, 1);
+  qn_lstore(b, block, sum, QN_LM_I32, zero, qn_li32(b, 0));
+  qn_lblock *body = lines_loop(b, block, g->tile->tile.groups, &at);
+  if (!body) return NULL;
+  const qn_lexpr *codes = sum_of_codes(b, x, at), *factor = qn_lower_group_factor(lower, g->tile, true, at);
+  const qn_lexpr *high = qn_lop2(b, QN_LX_AND, qn_lop2(b, QN_LX_SHR, codes, qn_li32(b, 4)), qn_li32(b, 0xff));
+  low = qn_lop2(b, QN_LX_SHL, qn_lop2(b, QN_LX_AND, codes, low), qn_li32(b, 8));
+  const qn_lexpr *factors = LX_MUL(factor, qn_li32(b, QN_SUM_SPLIT + (1 << 8)));
+  const qn_lexpr *dot = qn_lop3(b, QN_LX_DOT4, LX_LOAD(sum, QN_LM_I32, zero), factors, qn_lop2(b, QN_LX_OR, high, low));
+  qn_lstore(b, body, sum, QN_LM_I32, zero, dot);
+  return qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero));
+}
+
+static void integer_part(qn_lower *lower, qn_lblock *block, const matmul_context *c, const group *g) {
+  qn_lbuild *b = &lower->build;
+  const activations x = activations_of(lower, c, g);
+  const qn_lexpr *sum = NULL, *minima = NULL;
+  if (lower->pass->options->gpu) {
+    sum = sum_bytes(lower, block, c, *g, &x);
+    if (g->min) minima = sum_minima_bytes(lower, block, g, &x);
+  } else {
+    sum_groups(lower, block, c, *g, &x, &sum, &minima);
+  }
+  accumulate(b, block, c->acc, sum, LX_MUL(g->scale, x.scale));
+  if (g->min) accumulate(b, block, c->acc, minima, LX_MUL(g->min, x.scale));
+}
+
 // The weight's groups along K in order: for kb over blocks, in it for s over the parts where there are several.
 static void each_group(qn_lower *lower, qn_lblock *block, const matmul_context *c, group_body body) {
   qn_lbuild *b = &lower->build;
@@ -114,6 +240,7 @@ static void each_group(qn_lower *lower, qn_lblock *block, const matmul_context *
   const qn_lexpr *at = LX_ADD(LX_MUL(c->panel, LX_INT(blocks)), k_block);
   qn_lower_tile tile = qn_lower_tile_at(c->format, c->w, QN_TILE_ROWS, at, part, c->lane);
   group g = {.tile = &tile, .scale = qn_lower_tile_scale(lower, &tile), .min = qn_lower_tile_min(lower, &tile)};
+  if (c->by_parts && g.min) g.min = qn_lop1(b, QN_LX_NEG, g.min);
   if (parts > 1) {
     g.scale = held(b, inner, "d", g.scale);
     if (g.min) g.min = held(b, inner, "dmin", g.min);
@@ -122,37 +249,11 @@ static void each_group(qn_lower *lower, qn_lblock *block, const matmul_context *
     tile.part = part = qn_lref(b, s);
   }
   g.part = LX_ADD(LX_MUL(k_block, LX_INT(parts)), part);
-  part_groups(lower, inner, c, g, body);
-}
-
-// Codes times activation codes: exact integers inside the group, then one fma (two with a min).
-static void integer_group(qn_lower *lower, qn_lblock *block, const matmul_context *c, const group *g) {
-  qn_lbuild *b = &lower->build;
-  int64_t blocks = c->k_size / QN_PART_VALUES, groups = g->tile->tile.groups, words = c->format->group_values / 4;
-  int64_t lines = g->tile->tile.planes[0].lines;
-  qn_lbuf *x = qn_lower_param(lower, c->node->operands[0]);
-  const qn_lexpr *zero = LX_INT(0), *x_words = LX_MUL(c->row, LX_INT(c->k_size / 8 * 3));
-  const qn_lexpr *x_scale_at = LX_ADD(LX_ADD(x_words, LX_INT(c->k_size / 4)), g->part);
-  // Sums of 32 codes stand behind the scales, sums of 16 behind those.
-  const qn_lexpr *x_sum_at = groups == 1 ? LX_ADD(x_scale_at, LX_INT(blocks))
-                                         : LX_ADD(LX_ADD(x_words, LX_INT(c->k_size / 4 + 2 * blocks + g->index)),
-                                                  LX_MUL(g->part, LX_INT(groups)));
-  const qn_lexpr *x_scale = LX_LOAD(x, QN_LM_F32, x_scale_at), *x_sum = LX_LOAD(x, QN_LM_I32, x_sum_at);
-  const qn_lexpr *x_codes = LX_ADD(x_words, LX_MUL(g->part, LX_INT(QN_PART_VALUES / 4)));
-  qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
-  const qn_lexpr *start = qn_li32(b, 0);
-  if (c->format->offset != 0) start = qn_lop2(b, QN_LX_UNBIAS, x_sum, qn_li32(b, c->format->offset));
-  qn_lstore(b, block, sum, QN_LM_I32, zero, start);
-  const qn_lexpr *line = NULL;
-  qn_lblock *body = lines_loop(b, block, lines, &line);
-  for (int64_t first = 0; first < words; first += lines) {  // all words of a line together
-    const qn_lexpr *word = LX_ADD(LX_INT(g->index * words + first), line);
-    const qn_lexpr *x_word = LX_LOAD(x, QN_LM_I32, LX_ADD(x_codes, word)), *old = LX_LOAD(sum, QN_LM_I32, zero);
-    const qn_lexpr *codes = qn_lower_tile_word(lower, g->tile, word);
-    qn_lstore(b, body, sum, QN_LM_I32, zero, qn_lop3(b, QN_LX_DOT4, old, codes, x_word));
+  if (c->by_parts) {
+    integer_part(lower, inner, c, &g);
+  } else {
+    part_groups(lower, inner, c, g, body);
   }
-  accumulate(b, block, c->acc, qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero)), LX_MUL(g->scale, x_scale));
-  if (g->min) accumulate(b, block, c->acc, qn_lop1(b, QN_LX_TO_F32, x_sum), LX_MUL(g->min, x_scale));
 }
 
 // Weights widened in registers (numeric mode f32): one fma a value, k ascending.
@@ -187,6 +288,7 @@ static void chain(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *p
                       .lane = lane,
                       .row = row,
                       .k_size = w->dims[w->rank - 1].value};
+  c.by_parts = x->dtype == QN_DTYPE_A8 && qn_format_sums_parts(c.format);
   if (!c.w) return;
   c.acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
   qn_lstore(b, block, c.acc, QN_LM_F32, LX_INT(0), LX_F32(0));

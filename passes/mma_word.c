@@ -78,7 +78,7 @@ bool qn_mma_is_words(const qn_mma_mapper *m, const qn_lstmt *s, qn_mma_words *ou
   int64_t words = out->trips * out->count;
   out->sum = sum;
   out->kind = words == MAX_WORDS ? QN_MMA_U8S8_K32 : QN_MMA_U8S8_K16;
-  return (hi & (hi - 1)) == 0 && (words == LANE_WORDS || words == MAX_WORDS);
+  return (hi & (hi - 1)) == 0 && (words <= LANE_WORDS || words == MAX_WORDS);
 }
 
 // ---- one expression of several ----------------------------------------------------------------------------------
@@ -152,12 +152,16 @@ static const qn_lexpr *choose(qn_lbuild *b, const qn_lexpr *const *cases, int co
   return chosen;
 }
 
+// Fewer words than mma has are followed by zeros in A.
 const qn_lexpr *qn_mma_word(qn_mma_mapper *m, const qn_mma_words *words, int operand, int step,
                             const qn_lexpr *quarter) {
   qn_lbuild *b = m->b;
   const qn_lexpr *cases[MAX_WORDS], *trips = qn_lint(b, words->trips);
-  int64_t first = step * LANE_WORDS / words->trips, last = (step * LANE_WORDS + LANE_WORDS - 1) / words->trips;
-  const qn_lexpr *word = qn_lop2(b, QN_LX_ADD, quarter, qn_lint(b, step * LANE_WORDS));
+  int64_t total = words->trips * words->count, begin = step * LANE_WORDS, end = begin + LANE_WORDS;
+  bool short_of = total < end;
+  int64_t first = begin / words->trips, last = ((short_of ? total : end) - 1) / words->trips;
+  const qn_lexpr *word = qn_lop2(b, QN_LX_ADD, quarter, qn_lint(b, begin));
+  if (short_of) word = qn_lop2(b, QN_LX_MIN, word, qn_lint(b, total - 1));
   const qn_lexpr *trip = qn_lop2(b, QN_LX_MOD, word, trips);
   const qn_lexpr *which = qn_lop2(b, QN_LX_SUB, qn_lop2(b, QN_LX_DIV, word, trips), qn_lint(b, first));
   const qn_lstmt *s = words->loop->u.loop.body.first;
@@ -166,5 +170,7 @@ const qn_lexpr *qn_mma_word(qn_mma_mapper *m, const qn_mma_words *words, int ope
   int count = (int)(last - first + 1);
   const qn_lexpr *value = merge(b, cases, count, which);
   if (!value && !b->failed) value = choose(b, cases, count, which);
-  return value ? qn_lexpr_replace(b, value, words->loop->u.loop.var, trip) : NULL;
+  if (value) value = qn_lexpr_replace(b, value, words->loop->u.loop.var, trip);
+  if (!value || !short_of || operand != 1) return value;
+  return qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LT, quarter, qn_lint(b, total - begin)), value, qn_li32(b, 0));
 }

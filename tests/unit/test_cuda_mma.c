@@ -148,7 +148,8 @@ static const char products[] =
 static void check_products(const qn_format *format, const char *shape, int sm) {
   char sizes[64], target[16], label[96];
   qn_gpu_device d = {.sm = sm};
-  qn_run_options options = {.quantize_activations = true, .launch = qn_gpu_launch, .launch_context = &d};
+  qn_run_options options = {
+      .quantize_activations = true, .gpu = true, .launch = qn_gpu_launch, .launch_context = &d};
   snprintf(sizes, sizeof sizes, "F=%s %s", format->name, shape);
   snprintf(target, sizeof target, "sm_%d", sm);
   qn_run *run = qn_run_create(products, sizes, &options);
@@ -171,6 +172,30 @@ static void check_products(const qn_format *format, const char *shape, int sm) {
   }
   qn_run_destroy(run);
 }
+
+// Where groups are added up before they are scaled, programs for CPUs and for GPUs make the sums in ways of their own.
+START_TEST(sums_of_parts) {
+  int formats = 0;
+  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
+    const qn_format *format = qn_format_of((qn_dtype)dtype);
+    const qn_run_output *outputs[2];
+    qn_run *runs[2];
+    char sizes[64];
+    if (!format || !qn_format_sums_parts(format)) continue;
+    formats++;
+    snprintf(sizes, sizeof sizes, "F=%s N=33 V=5 K=768", format->name);
+    for (int gpu = 0; gpu < 2; gpu++) {
+      runs[gpu] = qn_run_create(products, sizes, &(qn_run_options){.quantize_activations = true, .gpu = gpu == 1});
+      qn_run_begin(runs[gpu], 1, 2, NULL);
+      outputs[gpu] = qn_run_execute(runs[gpu], QN_RUN_PLAIN, &(qn_run_step){.spans = {{0, 0, 9}}});
+    }
+    for (size_t o = 0; o < qn_run_output_count(runs[0]); o++)
+      qn_run_compare_bits(&outputs[1][o], &outputs[0][o], format->name);
+    for (int gpu = 0; gpu < 2; gpu++) qn_run_destroy(runs[gpu]);
+  }
+  ck_assert_int_gt(formats, 0);
+}
+END_TEST
 
 START_TEST(products_of_every_format) {
   static const char *const shapes[] = {"N=17 V=31 K=%d", "N=33 V=130 K=%d", "N=144 V=5 K=%d"};
@@ -280,16 +305,17 @@ static void count_product(void *context, qn_run *run, size_t number, const qn_gp
   c->wavefronts = (double)n.shared_wavefronts / (double)n.shared_wavefronts_least;
 }
 
-// Prefill products: most of the arithmetic is mma's, the rest applies scales, twice as often where a group has 16 values,
-// and minima where there are some. All that a block reads comes once and in whole sectors, but where shared memory holds so
+// Prefill products: nine tenths of the arithmetic is mma's, the rest applies scales, twice as often where a group of 16 values
+// is scaled by itself, and minima where there are some. All that a block reads comes once and in whole sectors, but where shared memory holds so
 // few blocks that a token's scales of a piece are half a sector.
-static void count_format(const qn_format *format, const char *text, bool two) {
+static void count_format(const qn_format *format, const char *text) {
   char sizes[32];
-  bool sixteen = format->group_values == 16, slow = sixteen && format->min_at >= 0;
-  double most = 1.06, share = two ? 0.89 : 0.9;
+  bool sixteen = format->group_values == 16;
+  double most = 1.06, share = 0.9;
   counted c = {.on = {.sm = 90}, .used = (sixteen ? 44.0 : 40.0) / 48};
   snprintf(sizes, sizeof sizes, "F=%s", format->name);
-  qn_run_options options = {.quantize_activations = true, .launch = count_product, .launch_context = &c};
+  qn_run_options options = {
+      .quantize_activations = true, .gpu = true, .launch = count_product, .launch_context = &c};
   qn_run *run = qn_run_create(text, sizes, &options);
   sim_start("sm_90");
   qn_run_begin(run, 1, 2, NULL);
@@ -298,7 +324,7 @@ static void count_format(const qn_format *format, const char *text, bool two) {
   if (getenv("QUERN_TEST_SHOW"))
     printf("%s: %.1f %% of the arithmetic on tensor cores, %.3f of the least traffic, %.3f wavefronts\n", format->name,
            c.tensor_share * 100, traffic, c.wavefronts);
-  qn_check(c.tensor_share >= (slow ? 0.82 : share), "%s: %.1f %% on tensor cores", format->name, c.tensor_share * 100);
+  qn_check(c.tensor_share >= share, "%s: %.1f %% on tensor cores", format->name, c.tensor_share * 100);
   qn_check(traffic >= 1 && traffic <= most, "%s: %.3f of the least traffic", format->name, traffic);
   qn_check(c.wavefronts <= 1, "%s: %.3f of the least wavefronts", format->name, c.wavefronts);
   qn_run_destroy(run);
@@ -313,13 +339,13 @@ START_TEST(products_are_on_tensor_cores) {
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
     if (!format || format->block_values == 1 || (size_t)dtype % qn_test_stride(6, 7) != 0) continue;
-    for (size_t i = 0; i < QN_COUNT(texts); i++) count_format(format, texts[i], i == 1);
+    for (size_t i = 0; i < QN_COUNT(texts); i++) count_format(format, texts[i]);
   }
 }
 END_TEST
 
 static TCase *interpreted(void) {
-  const TTest *const tests[] = {interpreted_tiles};
+  const TTest *const tests[] = {interpreted_tiles, sums_of_parts};
   return qn_test_case("interpreted", tests, QN_COUNT(tests));
 }
 
