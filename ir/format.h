@@ -114,9 +114,9 @@ typedef struct qn_tile {
 qn_tile qn_format_tile(const qn_format *format, uint32_t rows);
 
 #define QN_SUM_SPLIT 16
-// Are the groups of a part added up before they are scaled, in the numeric mode int8? They are where every number times its
-// group's second factor is a byte, and where the minima's sums can be made of bytes, too: sums of activation codes (at most
-// 127 * QN_SUM_SPLIT) as QN_SUM_SPLIT times a byte and a remainder.
+// Are the groups of a part added up before they are scaled, in the numeric mode int8? They are where every number times
+// its group's second factor is a byte, and where the minima's sums can be made of bytes, too: sums of activation codes
+// (at most 127 * QN_SUM_SPLIT) as QN_SUM_SPLIT times a byte and a remainder.
 bool qn_format_sums_parts(const qn_format *format);
 
 // Bytes in the tile layout of one block of `rows` rows.

@@ -104,7 +104,7 @@ static void part_groups(qn_lower *lower, qn_lblock *block, const matmul_context 
   }
 }
 
-// A row of quantised activations in a part of K: codes, behind all of them scales, then sums of 32 codes, then sums of 16.
+// A row of quantised activations in a part of K: codes, behind all of them scales, sums of 32 codes, sums of 16.
 typedef struct activations {
   const qn_lbuf *buf;
   const qn_lexpr *codes, *scale;  // the first word; the scale itself
@@ -128,7 +128,7 @@ static const qn_lexpr *sum_of_codes(qn_lbuild *b, const activations *x, const qn
   return LX_LOAD(x->buf, QN_LM_I32, LX_ADD(x->sums, at));
 }
 
-// Adds a group's codes, times `factor` where there is one, times activation codes to `sum`: all words of a line together.
+// Adds a group's codes, times `factor` where there is one, times activation codes to `sum`: a line's words together.
 static void add_codes(qn_lower *lower, qn_lblock *body, const matmul_context *c, const group *g, const activations *x,
                       const qn_lbuf *sum, const qn_lexpr *line, const qn_lexpr *factor) {
   qn_lbuild *b = &lower->build;
@@ -168,8 +168,8 @@ static void integer_group(qn_lower *lower, qn_lblock *block, const matmul_contex
 
 // ---- groups that are added up before they are scaled (qn_format_sums_parts) -----------------------------------------
 //
-// Both sums of a part, of codes and of minima, are whole numbers below 2^24. CPUs make each group's sum and take it times
-// its factor, in f32; GPUs multiply bytes that hold the factors, which is what tensor cores can do. The bits are the same.
+// Both sums of a part, of codes and of minima, are whole numbers below 2^24. CPUs make each group's sum and take it
+// times its factor, in f32; GPUs multiply bytes that hold the factors, which is what tensor cores can do: the same bits.
 
 static void sum_groups(qn_lower *lower, qn_lblock *block, const matmul_context *c, group g, const activations *x,
                        const qn_lexpr **out_sum, const qn_lexpr **out_minima) {

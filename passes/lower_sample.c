@@ -1,24 +1,30 @@
-// Lowering of `sample`, in two kernels: the largest logit of each 64, as ordered integers, by many groups; then for
-// each row the thresholds of top-k and top-p by bisection, and the draw. runtime/README.md says what is chosen.
+// Lowering of `sample`, in three kernels. By many groups: the largest logit of each 64, as ordered integers; for top-p
+// without top-k, how much logits of each distance from the largest weigh together. Then for each row: the thresholds of
+// top-k and top-p by bisection, and the draw. runtime/README.md says what is chosen.
 //
 // Counts and weights are whole numbers, so that sums may be made in any order: here by 256 slots, which a GPU gives to
 // as many lanes. Bisection needs every candidate at every step; a lower bound of the k-th largest logit, the k-th
-// largest of the maxima of 64, leaves few of them. Sums of weights (43 bits) are kept as two i32: of the upper bits and
-// of the lower 12 bits.
+// largest of the maxima of 64, leaves few of them; for top-p the distance does at which the weights suffice. Sums of
+// weights (43 bits) are kept as two i32: of the upper bits and of the lower 12 bits.
 #include <limits.h>
 
 #include "passes/lower.h"
 
 enum { BLOCK = 64, SLOTS = 256, LOW_BITS = 12, KEY_BITS = 32 };
+// Distances of 0 to 15 (or more); ids that a group tallies, so few that a slot's sum is an i32.
+enum { DISTANCES = 16, SPAN = 1024 };
 enum { INVERSE_TEMPERATURE, TOP_K, TOP_P, LOG_MIN_P, RANDOM, TOP_P_ALL = 1 << 20 };
 
 typedef struct sample_context {
   qn_id id, logits, settings;
   int64_t vocab, blocks;
   int64_t vocab_pitch, block_pitch;  // of their scratch memory's rows
+  int64_t spans, tally_pitch;
   const qn_lexpr *row;
   const qn_lbuf *block_keys;        // i32 (R, blocks)
+  const qn_lbuf *tallies;           // i32 (R, spans, 2, DISTANCES): lower and upper bits of sums of weights
   const qn_lbuf *keys, *ids;        // i32 (R, vocab): of candidates, by id
+  const qn_lbuf *weights;           // i32 (R, vocab): likewise, where there is a top-p
   const qn_lbuf *count;             // i32 (1): candidates
   const qn_lbuf *max, *low, *high;  // i32 (1) each: the largest key; the bisection's ends
   const qn_lbuf *sums[2];           // i32 (SLOTS): of lower and upper bits
@@ -57,6 +63,11 @@ static const qn_lexpr *at_least(qn_lbuild *b, const qn_lexpr *x, const qn_lexpr 
 static const qn_lexpr *setting(qn_lower *lower, const sample_context *c, int word) {
   qn_lbuild *b = &lower->build;
   return qn_lower_value(lower, c->settings, (qn_lplace){c->row, LX_INT(word)});
+}
+
+static const qn_lexpr *has_top_p(qn_lower *lower, const sample_context *c) {
+  qn_lbuild *b = &lower->build;
+  return qn_lop2(b, QN_LX_LT, setting(lower, c, TOP_P), qn_li32(b, TOP_P_ALL));
 }
 
 // ---- keys -------------------------------------------------------------------------------------------------------
@@ -188,11 +199,24 @@ static const qn_lexpr *candidate_count(qn_lower *lower, const sample_context *c,
 
 static const qn_lexpr *candidate_weight(qn_lower *lower, const sample_context *c, const qn_lexpr *at) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *key = candidate_key(b, c, at);
-  return choose(b, at_least(b, key, c->from), weight_of(b, c, key, NULL), qn_li32(b, 0));
+  const qn_lexpr *weight = load(b, c->weights, LX_ADD(LX_MUL(c->row, LX_INT(c->vocab_pitch)), at));
+  return choose(b, at_least(b, candidate_key(b, c, at), c->from), weight, qn_li32(b, 0));
 }
 
 // ---- thresholds -------------------------------------------------------------------------------------------------
+
+static const qn_lexpr *middle_of(qn_lbuild *b, const sample_context *c) {
+  const qn_lexpr *both = LX_ADD(index_of(b, only(b, c->low)), index_of(b, only(b, c->high)));
+  return i32_of(b, LX_DIV(both, LX_INT(2)));
+}
+
+// One of the bisection's ends becomes the key: the lower one where `enough`.
+static void halve(qn_lbuild *b, qn_lblock *block, const sample_context *c, const qn_lbuf *key, const qn_lexpr *enough) {
+  const qn_lbuf *is = variable(b, block, "enough", choose(b, enough, qn_li32(b, 1), qn_li32(b, 0)));
+  const qn_lexpr *is_enough = qn_lop2(b, QN_LX_EQ, only(b, is), qn_li32(b, 1));
+  set(b, block, c->low, choose(b, is_enough, only(b, key), only(b, c->low)));
+  set(b, block, c->high, choose(b, is_enough, only(b, c->high), only(b, key)));
+}
 
 // Raises `low`, where `wanted`, to the largest key for which the terms of keys at least as large add up to
 // `need` / `unit`, if there is one.
@@ -203,16 +227,23 @@ static void bisect(qn_lower *lower, qn_lblock *block, sample_context *c, const q
   set(b, block, c->high, LX_ADD(only(b, c->max), qn_li32(b, 1)));
   const qn_lexpr *trips = choose(b, wanted, LX_INT(KEY_BITS), LX_INT(0));
   qn_lblock *body = qn_lower_loop(lower, block, "bit", LX_INT(0), trips, QN_LO_REDUCE, &unused);
-  const qn_lexpr *low = only(b, c->low), *high = only(b, c->high);
-  const qn_lexpr *middle = i32_of(b, LX_DIV(LX_ADD(index_of(b, low), index_of(b, high)), LX_INT(2)));
-  const qn_lbuf *key = variable(b, body, "key", middle);
+  const qn_lbuf *key = variable(b, body, "key", middle_of(b, c));
   c->from = only(b, key);
   add_up(lower, body, c, count, term);
-  const qn_lexpr *sum = LX_MUL(sum_at(b, c, LX_INT(0)), LX_INT(unit));
-  const qn_lbuf *enough = variable(b, body, "enough", choose(b, at_least(b, sum, need), qn_li32(b, 1), qn_li32(b, 0)));
-  const qn_lexpr *is_enough = qn_lop2(b, QN_LX_EQ, only(b, enough), qn_li32(b, 1));
-  set(b, body, c->low, choose(b, is_enough, only(b, key), low));
-  set(b, body, c->high, choose(b, is_enough, high, only(b, key)));
+  halve(b, body, c, key, at_least(b, LX_MUL(sum_at(b, c, LX_INT(0)), LX_INT(unit)), need));
+}
+
+// Sets whole[0], whole[1] to the sum of the terms of `count` places, its lower and upper bits.
+static void weigh_all(qn_lower *lower, qn_lblock *block, sample_context *c, const qn_lexpr *count, sample_term term,
+                      const qn_lbuf *const *whole) {
+  qn_lbuild *b = &lower->build;
+  add_up(lower, block, c, count, term);
+  for (int word = 0; word < 2; word++) set(b, block, whole[word], only(b, c->sums[word]));
+}
+
+// The sum that is kept as two words.
+static const qn_lexpr *two_words(qn_lbuild *b, const qn_lbuf *const *words) {
+  return LX_ADD(LX_MUL(index_of(b, only(b, words[1])), LX_INT(1 << LOW_BITS)), index_of(b, only(b, words[0])));
 }
 
 // The largest key of the row.
@@ -228,6 +259,129 @@ static void find_max(qn_lower *lower, qn_lblock *block, sample_context *c) {
   qn_lstore(b, slots, c->sums[0], QN_LM_I32, slot, only(b, acc));
   fold_slots(lower, block, c->sums[0], QN_LX_MAX);
   c->max = variable(b, block, "max", only(b, c->sums[0]));
+}
+
+// ---- distances --------------------------------------------------------------------------------------------------
+
+// Of a key from the largest, as an i32: the larger, the smaller the key.
+static const qn_lexpr *distance_of(qn_lbuild *b, const sample_context *c, const qn_lexpr *key) {
+  const qn_lexpr *below = LX_SUB(logit_of(b, only(b, c->max)), logit_of(b, key));
+  return i32_of(b, qn_lop1(b, QN_LX_ROUND, qn_lop2(b, QN_LX_MIN, below, LX_F32(DISTANCES - 1))));
+}
+
+// Is there a top-p, but no top-k?
+static const qn_lexpr *weighs_all(qn_lower *lower, const sample_context *c) {
+  qn_lbuild *b = &lower->build;
+  return qn_lop2(b, QN_LX_AND, has_top_p(lower, c), qn_lop2(b, QN_LX_LT, setting(lower, c, TOP_K), qn_li32(b, 1)));
+}
+
+// The number among the tallies of word `word` of a distance of a span.
+static const qn_lexpr *tally_at(qn_lbuild *b, const sample_context *c, const qn_lexpr *span, int word,
+                                const qn_lexpr *distance) {
+  const qn_lexpr *in_row = LX_ADD(LX_MUL(LX_ADD(LX_MUL(span, LX_INT(2)), LX_INT(word)), LX_INT(DISTANCES)), distance);
+  return LX_ADD(LX_MUL(c->row, LX_INT(c->tally_pitch)), in_row);
+}
+
+// Not where all logits are -infinity, and not where one is infinite or NaN.
+static const qn_lexpr *has_tokens(qn_lbuild *b, const sample_context *c) {
+  const qn_lexpr *top = logit_of(b, only(b, c->max));
+  return qn_lop2(b, QN_LX_EQ, LX_SUB(top, top), LX_F32(0));
+}
+
+// Adds the weights of a slot's ids of the span, by distance, to its column of `heaps`.
+static void fill_heaps(qn_lower *lower, qn_lblock *block, const sample_context *c, const qn_lexpr *span,
+                       const qn_lbuf *heaps) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *slot = NULL, *distance = NULL, *i = NULL, *pitch = LX_INT(SLOTS + 1);
+  qn_lblock *slots = qn_lower_loop(lower, block, "slot", LX_INT(0), LX_INT(SLOTS), QN_LO_DATA, &slot);
+  qn_lblock *body = qn_lower_loop(lower, slots, "distance", LX_INT(0), LX_INT(DISTANCES), QN_LO_REDUCE, &distance);
+  qn_lstore(b, body, heaps, QN_LM_I32, LX_ADD(LX_MUL(distance, pitch), slot), qn_li32(b, 0));
+  body = qn_lower_loop(lower, slots, "place", LX_INT(0), LX_INT(SPAN / SLOTS), QN_LO_REDUCE, &i);
+  const qn_lexpr *id = LX_ADD(LX_ADD(LX_MUL(span, LX_INT(SPAN)), LX_MUL(i, LX_INT(SLOTS))), slot);
+  const qn_lexpr *there = qn_lop2(b, QN_LX_LT, id, LX_INT(c->vocab));
+  body = qn_lower_when(lower, body, qn_lop2(b, QN_LX_AND, there, has_tokens(b, c)));
+  const qn_lbuf *key = variable(b, body, "key", key_of(lower, c, id));
+  const qn_lbuf *heap = variable(b, body, "heap", distance_of(b, c, only(b, key)));
+  const qn_lexpr *at = LX_ADD(LX_MUL(index_of(b, only(b, heap)), pitch), slot);
+  qn_lstore(b, body, heaps, QN_LM_I32, at, LX_ADD(load(b, heaps, at), weight_of(b, c, only(b, key), NULL)));
+}
+
+// A group's tallies of a span, zeros where nobody wants them.
+static void tally_span(qn_lower *lower, qn_lblock *block, sample_context *c, const qn_lexpr *span) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *distance = NULL, *slot = NULL, *wanted = weighs_all(lower, c);
+  const qn_lbuf *acc[2] = {NULL, NULL};
+  const qn_lexpr *unwanted = choose(b, wanted, qn_li32(b, 0), qn_li32(b, 1));
+  qn_lblock *none = qn_lower_when(lower, block, qn_lop2(b, QN_LX_EQ, unwanted, qn_li32(b, 1)));
+  none = qn_lower_loop(lower, none, "distance", LX_INT(0), LX_INT(DISTANCES), QN_LO_DATA, &distance);
+  for (int word = 0; word < 2; word++)
+    qn_lstore(b, none, c->tallies, QN_LM_I32, tally_at(b, c, span, word, distance), qn_li32(b, 0));
+  block = qn_lower_when(lower, block, wanted);
+  c->sums[0] = qn_llocal(b, block, "sums", QN_LM_I32, SLOTS);
+  find_max(lower, block, c);
+  const qn_lbuf *heaps = qn_llocal(b, block, "heaps", QN_LM_I32, DISTANCES * (SLOTS + 1));
+  fill_heaps(lower, block, c, span, heaps);
+  block = qn_lower_loop(lower, block, "distance", LX_INT(0), LX_INT(DISTANCES), QN_LO_DATA, &distance);
+  start_sums(b, block, c, acc);
+  qn_lblock *body = qn_lower_loop(lower, block, "place", LX_INT(0), LX_INT(SLOTS), QN_LO_REDUCE, &slot);
+  add_term(b, body, c, acc, load(b, heaps, LX_ADD(LX_MUL(distance, LX_INT(SLOTS + 1)), slot)));
+  for (int word = 0; word < 2; word++)
+    qn_lstore(b, block, c->tallies, QN_LM_I32, tally_at(b, c, span, word, distance), only(b, acc[word]));
+}
+
+// Adds up the tallies: of each distance into `heaps` (2, DISTANCES), of all into whole.
+static void add_tallies(qn_lower *lower, qn_lblock *block, const sample_context *c, const qn_lbuf *heaps,
+                        const qn_lbuf *const *whole) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *distance = NULL, *span = NULL;
+  const qn_lbuf *acc[2] = {NULL, NULL};
+  qn_lblock *each = qn_lower_loop(lower, block, "distance", LX_INT(0), LX_INT(DISTANCES), QN_LO_DATA, &distance);
+  start_sums(b, each, c, acc);
+  qn_lblock *body = qn_lower_loop(lower, each, "span", LX_INT(0), LX_INT(c->spans), QN_LO_REDUCE, &span);
+  for (int word = 0; word < 2; word++)
+    set(b, body, acc[word], LX_ADD(only(b, acc[word]), load(b, c->tallies, tally_at(b, c, span, word, distance))));
+  for (int word = 0; word < 2; word++)
+    qn_lstore(b, each, heaps, QN_LM_I32, LX_ADD(LX_INT(word * DISTANCES), distance), only(b, acc[word]));
+  for (int word = 0; word < 2; word++) set(b, block, whole[word], qn_li32(b, 0));
+  body = qn_lower_loop(lower, block, "distance", LX_INT(0), LX_INT(DISTANCES), QN_LO_REDUCE, &distance);
+  for (int word = 0; word < 2; word++) {
+    const qn_lexpr *heap = load(b, heaps, LX_ADD(LX_INT(word * DISTANCES), distance));
+    set(b, body, whole[word], LX_ADD(only(b, whole[word]), heap));
+  }
+}
+
+// The least distance up to which the weights are enough for top-p, as an i32.
+static const qn_lexpr *find_distance(qn_lower *lower, qn_lblock *block, const sample_context *c, const qn_lbuf *heaps,
+                                     const qn_lexpr *need) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *distance = NULL, *sum = NULL;
+  const qn_lbuf *passed[2] = {NULL, NULL}, *found = variable(b, block, "found", qn_li32(b, DISTANCES - 1));
+  start_sums(b, block, c, passed);
+  qn_lblock *body = qn_lower_loop(lower, block, "distance", LX_INT(0), LX_INT(DISTANCES), QN_LO_REDUCE, &distance);
+  for (int word = 0; word < 2; word++) {
+    const qn_lexpr *heap = load(b, heaps, LX_ADD(LX_INT(word * DISTANCES), distance));
+    set(b, body, passed[word], LX_ADD(only(b, passed[word]), heap));
+  }
+  sum = LX_MUL(two_words(b, passed), LX_INT(TOP_P_ALL));
+  const qn_lexpr *here = choose(b, at_least(b, sum, need), i32_of(b, distance), qn_li32(b, DISTANCES - 1));
+  set(b, body, found, qn_lop2(b, QN_LX_MIN, only(b, found), here));
+  return only(b, found);
+}
+
+// For top-p without top-k: sets whole to the sum of all weights and raises `low` to the least key of the distance at which
+// they suffice, which has the threshold.
+static void skip_distant(qn_lower *lower, qn_lblock *block, sample_context *c, const qn_lbuf *const *whole) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *unused = NULL;
+  const qn_lbuf *heaps = qn_llocal(b, block, "heaps", QN_LM_I32, 2 * DISTANCES);
+  add_tallies(lower, block, c, heaps, whole);
+  const qn_lexpr *need = LX_MUL(two_words(b, whole), index_of(b, setting(lower, c, TOP_P)));
+  const qn_lexpr *farthest = find_distance(lower, block, c, heaps, need);
+  set(b, block, c->high, only(b, c->max));
+  qn_lblock *body = qn_lower_loop(lower, block, "bit", LX_INT(0), LX_INT(KEY_BITS), QN_LO_REDUCE, &unused);
+  const qn_lbuf *key = variable(b, body, "key", middle_of(b, c));
+  halve(b, body, c, key, qn_lop2(b, QN_LX_LT, farthest, distance_of(b, c, only(b, key))));
+  set(b, block, c->low, only(b, c->high));
 }
 
 // ---- candidates -------------------------------------------------------------------------------------------------
@@ -265,6 +419,8 @@ static void keep_one(qn_lower *lower, qn_lblock *block, sample_context *c, const
   const qn_lexpr *place = LX_ADD(LX_MUL(c->row, LX_INT(c->vocab_pitch)), index_of(b, only(b, at)));
   qn_lstore(b, block, c->keys, QN_LM_I32, place, key);
   qn_lstore(b, block, c->ids, QN_LM_I32, place, i32_of(b, id));
+  qn_lblock *weighed = qn_lower_when(lower, block, has_top_p(lower, c));
+  qn_lstore(b, weighed, c->weights, QN_LM_I32, place, weight_of(b, c, key, NULL));
   count_one(lower, block, c, at, id, key);
 }
 
@@ -374,30 +530,27 @@ static void choose_token(qn_lower *lower, qn_lblock *rows, sample_context *c) {
   const qn_lexpr *least = qn_li32(b, INT_MIN);
   for (int word = 0; word < 2; word++) c->sums[word] = qn_llocal(b, rows, "sums", QN_LM_I32, SLOTS);
   find_max(lower, rows, c);
-  // All logits -infinity, an infinite one or a NaN: no token.
-  const qn_lexpr *top = logit_of(b, only(b, c->max));
-  const qn_lexpr *finite = qn_lop2(b, QN_LX_EQ, LX_SUB(top, top), LX_F32(0));
   qn_lower_store(lower, rows, c->id, (qn_lplace){NULL, c->row}, qn_li32(b, -1));
-  qn_lblock *block = qn_lower_when(lower, rows, finite);
+  qn_lblock *block = qn_lower_when(lower, rows, has_tokens(b, c));
   const qn_lexpr *k = setting(lower, c, TOP_K);
   const qn_lexpr *greedy = qn_lop2(b, QN_LX_EQ, k, qn_li32(b, 1)), *some = qn_lop2(b, QN_LX_LT, qn_li32(b, 1), k);
+  const qn_lexpr *p = setting(lower, c, TOP_P), *nucleus = has_top_p(lower, c);
+  const qn_lexpr *of_some = qn_lop2(b, QN_LX_AND, nucleus, qn_lop2(b, QN_LX_LT, qn_li32(b, 0), k));
+  const qn_lbuf *const whole[2] = {variable(b, block, "whole", least), variable(b, block, "whole", least)};
   c->low = variable(b, block, "low", choose(b, greedy, only(b, c->max), least));
   c->high = variable(b, block, "high", least);
+  c->words = 2;
+  skip_distant(lower, qn_lower_when(lower, block, weighs_all(lower, c)), c, whole);
   c->words = 1;
   bisect(lower, block, c, some, LX_INT(c->blocks), block_count, index_of(b, k), 1);
   list_candidates(lower, block, c);
   const qn_lexpr *count = index_of(b, only(b, c->count));
   bisect(lower, block, c, some, count, candidate_count, index_of(b, k), 1);
   c->words = 2;
-  const qn_lexpr *p = setting(lower, c, TOP_P), *nucleus = qn_lop2(b, QN_LX_LT, p, qn_li32(b, TOP_P_ALL));
   c->from = only(b, c->low);
-  qn_lblock *weigh = qn_lower_when(lower, block, nucleus);
-  add_up(lower, weigh, c, count, candidate_weight);
-  const qn_lbuf *whole[2];
-  for (int word = 0; word < 2; word++) whole[word] = variable(b, weigh, "whole", only(b, c->sums[word]));
-  const qn_lexpr *need =
-      LX_ADD(LX_MUL(index_of(b, only(b, whole[1])), LX_INT(1 << LOW_BITS)), index_of(b, only(b, whole[0])));
-  bisect(lower, weigh, c, nucleus, count, candidate_weight, LX_MUL(need, index_of(b, p)), TOP_P_ALL);
+  weigh_all(lower, qn_lower_when(lower, block, of_some), c, count, candidate_weight, whole);
+  const qn_lexpr *need = LX_MUL(two_words(b, whole), index_of(b, p));
+  bisect(lower, block, c, nucleus, count, candidate_weight, need, TOP_P_ALL);
   draw_token(lower, block, c);
 }
 
@@ -410,9 +563,12 @@ qn_status qn_lower_sample(qn_lower *lower, qn_id id) {
   c.blocks = (c.vocab + BLOCK - 1) / BLOCK;
   c.block_pitch = qn_lower_pitch(c.blocks);
   c.vocab_pitch = qn_lower_pitch(c.vocab);
-  uint32_t keys = 0, scratch[2] = {0, 0};
+  c.spans = (c.vocab + SPAN - 1) / SPAN;
+  c.tally_pitch = qn_lower_pitch(c.spans * 2 * DISTANCES);
+  uint32_t keys = 0, tallies = 0, scratch[3] = {0, 0, 0};
   QN_TRY(qn_lower_scratch(lower, QN_DTYPE_I32, logits->dims[0], c.block_pitch, &keys));
-  for (int i = 0; i < 2; i++)
+  QN_TRY(qn_lower_scratch(lower, QN_DTYPE_I32, logits->dims[0], c.tally_pitch, &tallies));
+  for (size_t i = 0; i < QN_COUNT(scratch); i++)
     QN_TRY(qn_lower_scratch(lower, QN_DTYPE_I32, logits->dims[0], c.vocab_pitch, &scratch[i]));
   c.block_keys = qn_lower_bind_writable(lower, keys);
   qn_lblock *body =
@@ -420,8 +576,18 @@ qn_status qn_lower_sample(qn_lower *lower, qn_id id) {
   find_block_keys(lower, body, &c);
   QN_TRY(qn_lower_end_piece(lower, "maxima"));
   c.block_keys = qn_lower_bind(lower, keys);
+  c.tallies = qn_lower_bind_writable(lower, tallies);
+  c.words = 2;
+  const qn_lexpr *span = NULL;
+  body = qn_lower_loop(lower, &b->kernel->body, "t", LX_INT(0), qn_ldim(b, logits->dims[0]), QN_LO_DATA, &c.row);
+  body = qn_lower_loop(lower, body, "h", LX_INT(0), LX_INT(c.spans), QN_LO_DATA, &span);
+  tally_span(lower, body, &c, span);
+  QN_TRY(qn_lower_end_piece(lower, "tallies"));
+  c.block_keys = qn_lower_bind(lower, keys);
+  c.tallies = qn_lower_bind(lower, tallies);
   c.keys = qn_lower_bind_writable(lower, scratch[0]);
   c.ids = qn_lower_bind_writable(lower, scratch[1]);
+  c.weights = qn_lower_bind_writable(lower, scratch[2]);
   body = qn_lower_loop(lower, &b->kernel->body, "t", LX_INT(0), qn_ldim(b, logits->dims[0]), QN_LO_DATA, &c.row);
   choose_token(lower, body, &c);
   return QN_OK;

@@ -1,4 +1,5 @@
-// Sampling by partial selection: a bounded heap finds the best candidates, so that no step sorts the vocabulary.
+// Sampling by partial selection: a bounded heap finds the best candidates, or sums by digits find how many will do, so
+// that no step sorts the vocabulary.
 #include "runtime/sampler.h"
 
 #include <math.h>
@@ -16,7 +17,7 @@ struct qn_sampler {
   int32_t n_vocab;
   qn_rng rng;
   candidate *all, *best;  // (n_vocab) each, owned: by id; the best of them, then those kept, by id. NULL when greedy
-  int32_t *weights;       // (n_vocab), owned: of `best`. NULL when greedy
+  int32_t *weights;       // (n_vocab), owned: of `best`; before, of `all`. NULL when greedy
   int64_t weight_sum;     // of the candidates
   int32_t n_best;
   int32_t greedy_id;
@@ -170,10 +171,10 @@ static float candidate_logit(candidate c) {
   return logit;
 }
 
-// 2^24 * e^((logit - maximum) * scale) as a whole number.
+// 2^24 * e^((logit - maximum) * scale) as a whole number. Most tokens are too unlikely to have a weight.
 static int32_t weight_of(const qn_sampler *s, candidate c, float scale) {
-  float difference = candidate_logit(c) - s->max_logit;
-  return (int32_t)rintf(qn_sampler_exp(difference * scale) * 0x1p24f);
+  float difference = (candidate_logit(c) - s->max_logit) * scale;
+  return difference < -17.5f ? 0 : (int32_t)rintf(qn_sampler_exp(difference) * 0x1p24f);  // 2^24 * e^-17.5 = 0.42
 }
 
 static void sift_down(candidate *heap, size_t count, size_t at) {
@@ -216,39 +217,50 @@ static int64_t sum_down_to(const qn_sampler *s, candidate limit) {
   return sum;
 }
 
-// The first of the k best, in order, with which the weights reach `need`; false when they do not.
-static bool find_reach(const qn_sampler *s, size_t k, int64_t need, candidate *out) {
+// The first of the k best, in order, with which the weights reach `need`; `limit` when they do not, since those equal
+// to the last are needed too.
+static candidate find_reach(const qn_sampler *s, size_t k, int64_t need, candidate limit) {
   int64_t sum = 0;
   for (size_t i = 0; i < k; i++) {
     sum += weight_of(s, s->best[i], 1);
-    if (sum << 20 < need) continue;
-    *out = s->best[i];
-    return true;
+    if (sum << 20 >= need) return s->best[i];
   }
-  return false;
+  return limit;
+}
+
+// The same of all candidates, whose weights are in s->weights: these are added up by the upper bits of the logits' order,
+// then, of those equal in these, by the next ones.
+static candidate find_reach_of_all(const qn_sampler *s, int64_t need) {
+  enum { DIGIT = 11, DIGITS = 1 << DIGIT };
+  int64_t sum = 0, of_digit[DIGITS];
+  uint64_t prefix = 0;
+  for (int left = 33 - DIGIT; left >= 0; left -= DIGIT) {  // below the digit; the first one is of 33 bits
+    size_t digit = 0;
+    memset(of_digit, 0, sizeof of_digit);
+    for (int32_t i = 0; i < s->n_vocab; i++) {
+      uint64_t order = s->all[i] >> 32 >> left;
+      if (order >> DIGIT == prefix) of_digit[order % DIGITS] += s->weights[i];
+    }
+    while (digit < DIGITS - 1 && (sum + of_digit[digit]) << 20 < need) sum += of_digit[digit++];
+    prefix = prefix << DIGIT | digit;
+  }
+  return prefix << 32;
 }
 
 // The last candidate, but for equals, that top-k and top-p leave.
 static candidate find_limit(qn_sampler *s) {
-  size_t n = (size_t)s->n_vocab, k = n;
+  size_t n = (size_t)s->n_vocab, k = (size_t)s->settings.top_k;
   candidate limit = UINT64_MAX;
-  bool some = s->settings.top_k > 0 && (size_t)s->settings.top_k < n, nucleus = s->settings.top_p < 1 << 20;
+  bool some = s->settings.top_k > 0 && k < n, nucleus = s->settings.top_p < 1 << 20;
   if (some) {
-    k = (size_t)s->settings.top_k;
     select_best(s, k);
     limit = s->best[k - 1];
   }
   if (!nucleus) return limit;
-  int64_t need = sum_down_to(s, limit) * s->settings.top_p;
-  if (some) {
-    find_reach(s, k, need, &limit);  // else those equal to the last are needed too
-    return limit;
-  }
-  // Without top-k it is not known how many will do: few, mostly.
-  for (k = n < 128 ? n : 128;; k = n / 8 < k ? n : k * 8) {
-    select_best(s, k);
-    if (find_reach(s, k, need, &limit) || k == n) return limit;
-  }
+  if (some) return find_reach(s, k, sum_down_to(s, limit) * s->settings.top_p, limit);
+  int64_t sum = 0;
+  for (size_t i = 0; i < n; i++) sum += s->weights[i] = weight_of(s, s->all[i], 1);
+  return find_reach_of_all(s, sum * s->settings.top_p);
 }
 
 // Fills s->best with what top-k, top-p and min-p leave, by id, and returns their count.

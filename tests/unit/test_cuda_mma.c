@@ -305,9 +305,9 @@ static void count_product(void *context, qn_run *run, size_t number, const qn_gp
   c->wavefronts = (double)n.shared_wavefronts / (double)n.shared_wavefronts_least;
 }
 
-// Prefill products: nine tenths of the arithmetic is mma's, the rest applies scales, twice as often where a group of 16 values
-// is scaled by itself, and minima where there are some. All that a block reads comes once and in whole sectors, but where shared memory holds so
-// few blocks that a token's scales of a piece are half a sector.
+// Prefill products: nine tenths of the arithmetic is mma's, the rest applies scales, twice as often where a group of 16
+// values is scaled by itself, and minima where there are some. All that a block reads comes once and in whole sectors,
+// but where shared memory holds so few blocks that a token's scales of a piece are half a sector.
 static void count_format(const qn_format *format, const char *text) {
   char sizes[32];
   bool sixteen = format->group_values == 16;

@@ -1,10 +1,12 @@
 // Kernels of every class and format as they would be shipped: CUDA C++ through NVRTC, its PTX run by the simulator, and
 // the bits of the kernels as lowered, which the interpreter runs. Needs NVRTC, no GPU.
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "codegen/cuda/nvrtc.h"
 #include "passes/gpu_count.h"
+#include "runtime/sampler.h"
 #include "tests/support/gpu_launch.h"
 #include "tests/support/test.h"
 
@@ -196,6 +198,59 @@ START_TEST(sampling) {
 }
 END_TEST
 
+// Logits like a model's, and one way to sample; what the kernel does that chooses, in one group a row.
+typedef struct nucleus {
+  qn_gpu_device on;
+  qn_sampling settings;
+  uint64_t instructions;
+} nucleus;
+
+static void launch_sampling(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
+                            const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
+  nucleus *n = context;
+  const qn_lkernel *kernel = variant->kernel;
+  for (size_t i = 0; i < kernel->param_count; i++) {
+    size_t count = buffers[i].size / sizeof(float);
+    bool logits = kernel->params[i]->mem == QN_LM_F32, settings = buffers[i].size == sizeof n->settings;
+    if (settings && !kernel->params[i]->writable) memcpy(buffers[i].data, &n->settings, sizeof n->settings);
+    qn_test_random random = {1};
+    for (size_t j = 0; logits && j < count; j++) {
+      double sum = -6;
+      for (int k = 0; k < 12; k++) sum += qn_test_random_unit(&random);
+      ((float *)buffers[i].data)[j] = (float)(2.5 * sum);
+    }
+  }
+  sim.counters_reset();
+  qn_gpu_launch(&n->on, run, number, variant, buffers, symbols, extent);
+  if (extent == 1) n->instructions += sim_counters(kernel->name).instructions;
+}
+
+static uint64_t count_sampling(int32_t top_k, double top_p) {
+  static const char text[] = "x = input f32[T,20000]; sampling = input i32[T,8]; a = sample x sampling; output a";
+  nucleus n = {.on = {.sm = 90},
+               .settings = {.inverse_temperature = 1,
+                            .top_k = top_k,
+                            .top_p = (int32_t)(top_p * (1 << 20)),
+                            .log_min_p = -INFINITY}};
+  qn_run_options options = {.gpu = true, .launch = launch_sampling, .launch_context = &n};
+  qn_run *run = qn_run_create(text, NULL, &options);
+  sim_start("sm_90");
+  qn_run_begin(run, 1, 1, NULL);
+  qn_run_execute(run, QN_RUN_LAUNCH, &(qn_run_step){.spans = {{0, 0, 1}}});
+  qn_run_destroy(run);
+  return n.instructions;
+}
+
+// Top-p without top-k looks at the likely tokens again for each bit of its threshold, not at all.
+START_TEST(a_nucleus_costs_little) {
+  if (sim_is_real()) return;
+  unsigned long long some = count_sampling(40, 0.95), all = count_sampling(0, 0.95), none = count_sampling(0, 1);
+  if (getenv("QUERN_TEST_SHOW"))
+    printf("instructions to choose: top-k and top-p %llu, top-p %llu, neither %llu\n", some, all, none);
+  qn_check(all <= 2 * none, "top-p alone takes %llu instructions, without it %llu", all, none);
+}
+END_TEST
+
 // Choices, orders and products of experts: what the values say decides which rows a group does.
 START_TEST(experts) {
   static const char text[] =
@@ -336,7 +391,8 @@ static TCase *kernels(void) {
   if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
   qn_nvrtc_close(nvrtc);
   const TTest *const tests[] = {
-      products_of_every_format,     rows_of_every_class,        attention, attention_of_long_sequences, sampling, experts,
+      products_of_every_format,     rows_of_every_class,        attention, attention_of_long_sequences, sampling,
+      a_nucleus_costs_little,       experts,
       a_row_reads_each_weight_once, a_token_reads_each_key_once};
   return qn_test_case("kernels", tests, QN_COUNT(tests));
 }
