@@ -62,6 +62,10 @@ quern_status quern_scheduler_create(quern_model *model, const quern_scheduler_op
   return qn_model_finish(status, &diag, error);
 }
 
+void quern_scheduler_get_info(const quern_scheduler *s, quern_session_info *out_info) {
+  quern_session_get_info(s->session, out_info);
+}
+
 void quern_scheduler_destroy(quern_scheduler *s) {
   if (!s) return;
   const qn_allocator *allocator = &s->session->model->allocator;

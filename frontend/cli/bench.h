@@ -14,7 +14,8 @@ typedef struct bench_options {
   cli_common common;
   const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages,
       *spin, *tuning_db, *against, *device, *libcuda, *signed_by;
-  uint64_t generate, reps, context, decode_threads, grain;
+  const char *trace, *slo, *batching, *outputs, *preempt, *html_path;
+  uint64_t generate, reps, context, decode_threads, grain, requests, seed, shared_prefix, pages, longest_wait, batch_wait;
   bool pin, no_pin;
 } bench_options;
 
@@ -93,6 +94,9 @@ typedef struct bench_round {
   quern_error error;
 } bench_round;
 
+// Numbers with commas between them into a list; `name` is the option's. An exit code after a message.
+int bench_read_list(const char *name, const char *text, uint64_t least, uint64_t most, bench_list *out);
+int64_t bench_largest(const bench_list *list);
 // One measurement more is done; false when a signal has asked to end.
 bool bench_step(bench *b, const char *stage);
 // Takes all samples in the lists above. An exit code after a message.

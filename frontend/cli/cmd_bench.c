@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "frontend/cli/bench.h"
+#include "frontend/cli/bench_trace.h"
 #include "frontend/cli/json.h"
 #include "frontend/cli/run_open.h"
 #include "runtime/base/file.h"
@@ -30,6 +31,30 @@ static const cli_option options_table[] = {
     {"against", 0, CLI_TEXT, FIELD(against), "OTHER.qn", 0, 0, NULL, NULL,
      "another artifact, of the same model, which takes turns with FILE in this process: prints how many times as fast FILE "
      "is, and nothing else. With the last of --threads; --reps prompts each, and as many times the tokens to decode"},
+    {"trace", 0, CLI_TEXT, FIELD(trace), "FILE|poisson:RATE,...", 0, 0, NULL, NULL,
+     "replay requests that arrive over time on the scheduler, and nothing else: those of a file, or --requests of them at "
+     "random, so many a second. A line of the file is one request: milliseconds from the beginning, tokens of the prompt, "
+     "tokens to generate, and maybe: number of a prefix that others share, its tokens, online or batch, number of a client"},
+    {"slo", 0, CLI_TEXT, FIELD(slo), "ttft=TIME,tpot=TIME", 0, 0, NULL, "none",
+     "trace: what a request is promised, in ms or s; goodput counts those that got it"},
+    {"requests", 0, CLI_COUNT, FIELD(requests), "N", 1, 1 << 20, NULL, "100 of them", "trace poisson: how many"},
+    {"output", 0, CLI_TEXT, FIELD(outputs), "LEAST,MOST", 0, 0, NULL, "8,128",
+     "trace poisson: tokens to generate, small numbers as likely as large ones; of prompts --prompt says it (16,256)"},
+    {"shared-prefix", 0, CLI_COUNT, FIELD(shared_prefix), "N", 1, 1 << 20, NULL, "0",
+     "trace poisson: each prompt begins with one of four texts of so many tokens"},
+    {"seed", 0, CLI_COUNT, FIELD(seed), "N", 0, INT64_MAX, NULL, "0", "trace poisson: of the random numbers"},
+    {"batching", 0, CLI_TEXT, FIELD(batching), "HOW,...", 0, 0, NULL, "continuous",
+     "trace: continuous, dynamic or static, or several of them one after the other; the largest of --batch is how many "
+     "requests are evaluated together"},
+    {"pages", 0, CLI_COUNT, FIELD(pages), "N", 1, 1 << 30, NULL, "enough for all",
+     "trace: pages of the KV cache; with too few, requests wait or are preempted"},
+    {"preempt", 0, CLI_CHOICE, FIELD(preempt), "HOW", 0, 0, "recompute|swap", "recompute",
+     "trace: what becomes of the keys and values of a preempted request: evaluated again, or kept in memory"},
+    {"longest-wait", 0, CLI_COUNT, FIELD(longest_wait), "MS", 1, 1 << 20, NULL, "no bound",
+     "trace: take in prompts only so far that nobody who generates waits longer for a token"},
+    {"batch-wait", 0, CLI_COUNT, FIELD(batch_wait), "MS", 1, 1 << 20, NULL, "0",
+     "trace with dynamic batching: how long a batch that is not full waits"},
+    {"html", 0, CLI_TEXT, FIELD(html_path), "FILE", 0, 0, NULL, NULL, "trace: a page with plots; - is standard output"},
     {"reps", 0, CLI_COUNT, FIELD(reps), "N", 1, 1000, NULL, "5", "repetitions of everything, taken in turn"},
     {"clock", 0, CLI_CHOICE, FIELD(clock), "CLOCK", 0, 0, "wall|cpu", "wall",
      "what counts as time: on the wall; or the CPU time of the threads over their number, of which other programs on a "
@@ -93,7 +118,7 @@ bool bench_step(bench *b, const char *stage) {
 
 // --- the plan
 
-static int read_list(const char *name, const char *text, uint64_t least, uint64_t most, bench_list *out) {
+int bench_read_list(const char *name, const char *text, uint64_t least, uint64_t most, bench_list *out) {
   for (;;) {
     char word[24];
     uint64_t value;
@@ -115,10 +140,10 @@ static int read_list(const char *name, const char *text, uint64_t least, uint64_
 static int read_lists(bench *b) {
   const bench_options *o = b->options;
   int code = 0;
-  if (o->threads) code = read_list("--threads", o->threads, 1, 1024, &b->threads);
-  if (code == 0) code = read_list("--prompt", o->prompts ? o->prompts : DEFAULT_PROMPTS, 1, INT32_MAX, &b->prompts);
-  if (code == 0) code = read_list("--depth", o->depths ? o->depths : DEFAULT_DEPTHS, 0, INT32_MAX, &b->depths);
-  if (code == 0) code = read_list("--batch", o->batches ? o->batches : DEFAULT_BATCHES, 1, 4096, &b->batches);
+  if (o->threads) code = bench_read_list("--threads", o->threads, 1, 1024, &b->threads);
+  if (code == 0) code = bench_read_list("--prompt", o->prompts ? o->prompts : DEFAULT_PROMPTS, 1, INT32_MAX, &b->prompts);
+  if (code == 0) code = bench_read_list("--depth", o->depths ? o->depths : DEFAULT_DEPTHS, 0, INT32_MAX, &b->depths);
+  if (code == 0) code = bench_read_list("--batch", o->batches ? o->batches : DEFAULT_BATCHES, 1, 4096, &b->batches);
   if (code == 0 && !o->threads) b->threads = (bench_list){{0}, 1};  // as many as a session takes by itself
   return code;
 }
@@ -158,7 +183,7 @@ static int read_settings(bench *b) {
   return cli_settings_get(&settings, &b->settings);
 }
 
-static int64_t largest(const bench_list *list) {
+int64_t bench_largest(const bench_list *list) {
   int64_t most = 0;
   for (size_t i = 0; i < list->count; i++) most = list->items[i] > most ? list->items[i] : most;
   return most;
@@ -190,7 +215,7 @@ static int open_model(bench *b, const char *path, char **out_path) {
                        .context = (uint32_t)o->context,
                        .run_threads = o->threads && b->threads.count == 1 ? (int)b->threads.items[0] : 0,
                        .signed_by = o->signed_by,
-                       .sequences = (uint32_t)largest(&b->batches),
+                       .sequences = (uint32_t)bench_largest(&b->batches),
                        .tuning_db = o->tuning_db,
                        .device = b->device,
                        .quiet = o->common.quiet,
@@ -205,7 +230,7 @@ static int open_model(bench *b, const char *path, char **out_path) {
   // Of several numbers of threads none has its own: they are compared under the machine's.
   if (!o->threads || b->threads.count == 1) cli_settings_of_model(&settings, b->model, &b->settings);
   b->artifact = *out_path;
-  b->context = most_keys(b);
+  b->context = b->options->trace ? 1 : most_keys(b);  // that of a trace is seen when it is replayed
   int64_t most = quern_model_context_max(b->model);
   if (most > 0 && b->context > most) {
     return cli_fail(QN_ERR_LIMIT, path, "got prompts and depths for a context of %lld tokens, want at most %lld",
@@ -243,6 +268,62 @@ static int open_machine(bench *b) {
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
+// --- traces
+
+static int write_text(const bench_traces *t, void (*put)(const bench_traces *t, qn_buf *out), const char *path,
+                      const char *option) {
+  qn_buf text;
+  if (!path) return 0;
+  qn_buf_init(&text, t->b->allocator);
+  put(t, &text);
+  int code = cli_json_save(&text, path, option);
+  qn_buf_deinit(&text);
+  return code;
+}
+
+static int replay_traces(bench_traces *t, const char *path, char **artifact) {
+  bench *b = t->b;
+  const bench_options *o = b->options;
+  int code = bench_trace_read(t);
+  cli_catch_signals();
+  if (code == 0) code = open_model(b, path, artifact);
+  cli_progress_init(&b->progress, o->common.quiet);
+  if (code == 0) code = place_weights(b);
+  if (code == 0) code = bench_trace_measure(t);
+  cli_progress_end(&b->progress);
+  if (cli_interrupted()) return cli_interrupt_code();
+  bool silent = (o->json_path && strcmp(o->json_path, "-") == 0) || (o->html_path && strcmp(o->html_path, "-") == 0);
+  if (code == 0 && !silent) bench_trace_print(t);
+  if (code == 0) code = write_text(t, bench_trace_put_json, o->json_path, "--json");
+  if (code == 0) code = write_text(t, bench_trace_put_html, o->html_path, "--html");
+  return code != 0 ? code : cli_out_end();
+}
+
+static int bench_trace_all(bench *b, const char *path, char **artifact) {
+  bench_traces t = {.b = b};
+  int code = replay_traces(&t, path, artifact);
+  bench_trace_free(&t);
+  return code;
+}
+
+// Options of a trace without one would do nothing.
+static int check_trace_options(const bench_options *o) {
+  const struct {
+    const char *name;
+    bool given;
+  } of_traces[] = {{"--slo", o->slo},           {"--requests", o->requests > 0},
+                   {"--output", o->outputs},    {"--shared-prefix", o->shared_prefix > 0},
+                   {"--batching", o->batching}, {"--pages", o->pages > 0},
+                   {"--preempt", o->preempt},   {"--longest-wait", o->longest_wait > 0},
+                   {"--html", o->html_path},    {"--batch-wait", o->batch_wait > 0},
+                   {"--seed", o->seed > 0}};
+  for (size_t i = 0; !o->trace && i < QN_COUNT(of_traces); i++) {
+    if (of_traces[i].given) return cli_fail(QN_ERR_ARGUMENT, of_traces[i].name, "is for --trace");
+  }
+  if (o->trace && o->against) return cli_fail(QN_ERR_ARGUMENT, "--against", "got it with --trace, want one of them");
+  return 0;
+}
+
 // --- the command
 
 static int write_json(const bench *b) {
@@ -259,9 +340,11 @@ static int bench_all(bench *b, const char *path, char **artifact) {
   if (json && cli_same_file(json, path)) {
     return cli_fail(QN_ERR_ARGUMENT, "--json", "got the model file itself, want another file");
   }
-  int code = read_lists(b);
+  int code = check_trace_options(b->options);
+  if (code == 0) code = read_lists(b);
   if (code == 0) code = find_device(b);
   if (code == 0 && !b->device.name) code = read_settings(b);
+  if (code == 0 && b->options->trace) return bench_trace_all(b, path, artifact);
   cli_catch_signals();
   if (code == 0) code = open_model(b, path, artifact);
   cli_progress_init(&b->progress, b->options->common.quiet);

@@ -28,6 +28,9 @@ void explain_put_json(const quern_explanation *e, qn_buf *out);
 // One page that needs nothing else: styles and plots are in it.
 void explain_put_html(const explain_view *view, qn_buf *out);
 
+// What every page of ours begins with, up to the styles.
+extern const char explain_page_head[], explain_page_styles[];
+
 // Plots of the page, as SVG (explain_plot.c).
 void explain_plot_bars(const quern_phase_report *phase, qn_buf *out);
 void explain_plot_roofline(const quern_explanation *e, qn_buf *out);

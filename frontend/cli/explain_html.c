@@ -5,13 +5,13 @@
 
 #include "frontend/cli/explain.h"
 
-static const char head[] =
+const char explain_page_head[] =
     "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
     "<link rel=\"icon\" href=\"data:,\">\n";
 
-static const char styles[] =
+const char explain_page_styles[] =
     "<style>\n"
     ":root{color-scheme:light dark;--page:#fbfaf8;--panel:#fff;--ink:#1d1f23;--quiet:#5b6067;--line:#dcdad4;"
     "--c0:#0072b2;--c1:#3a9bd1;--c2:#e69f00;--c3:#b8860b;--c4:#009e73;--c5:#cc79a7;--c6:#d55e00;--c7:#80868e}\n"
@@ -86,7 +86,7 @@ static void put_title(const quern_explanation *e, qn_buf *out) {
   qn_buf_puts(out, "<title>quern explain: ");
   explain_put_escaped(out, e->model);
   qn_buf_puts(out, "</title>\n");
-  qn_buf_puts(out, styles);
+  qn_buf_puts(out, explain_page_styles);
   qn_buf_puts(out, "</head>\n<body>\n<main>\n<h1>");
   explain_put_escaped(out, e->model);
   qn_buf_puts(out, "</h1>\n<p class=\"quiet\">");
@@ -310,7 +310,7 @@ static void put_against(const explain_view *view, size_t phase, qn_buf *out) {
 
 void explain_put_html(const explain_view *view, qn_buf *out) {
   const quern_explanation *e = view->now;
-  qn_buf_puts(out, head);
+  qn_buf_puts(out, explain_page_head);
   put_title(e, out);
   put_roofline(e, out);
   for (size_t i = 0; i < e->phase_count; i++) put_phase(e, &e->phases[i], out);
