@@ -502,8 +502,8 @@ typedef struct quern_scheduler_options {
 // the option).
 quern_status quern_scheduler_create(quern_model *model, const quern_scheduler_options *options,
                                     quern_scheduler **out_scheduler, quern_error *error);
-// What the session's options have become.
-void quern_scheduler_get_info(const quern_scheduler *scheduler, quern_session_info *out_info);
+// The session that it evaluates in, for its info, profile and prefixes; what it holds is the scheduler's own business.
+quern_session *quern_scheduler_session(const quern_scheduler *scheduler);
 // Requests that have not ended end as cancelled. NULL is harmless.
 void quern_scheduler_destroy(quern_scheduler *scheduler);
 

@@ -62,9 +62,7 @@ quern_status quern_scheduler_create(quern_model *model, const quern_scheduler_op
   return qn_model_finish(status, &diag, error);
 }
 
-void quern_scheduler_get_info(const quern_scheduler *s, quern_session_info *out_info) {
-  quern_session_get_info(s->session, out_info);
-}
+quern_session *quern_scheduler_session(const quern_scheduler *s) { return s->session; }
 
 void quern_scheduler_destroy(quern_scheduler *s) {
   if (!s) return;

@@ -16,7 +16,7 @@ typedef struct bench_options {
       *spin, *tuning_db, *against, *device, *libcuda, *signed_by;
   const char *trace, *slo, *batching, *outputs, *preempt, *html_path;
   uint64_t generate, reps, context, decode_threads, grain, requests, seed, shared_prefix, pages, longest_wait, batch_wait;
-  bool pin, no_pin;
+  bool pin, no_pin, prefix_cache;
 } bench_options;
 
 // "1,2,4" of an option.

@@ -138,6 +138,7 @@ static int open_scheduler(replay *r) {
   quern_session_options session = {.size = sizeof session,
                                    .context = r->t->longest,
                                    .pages = (int64_t)o->pages,
+                                   .prefix_cache = o->prefix_cache,
                                    .sequences = (int32_t)bench_largest(&b->batches)};
   cli_settings_apply(&b->settings, &session);
   int64_t most = quern_model_context_max(b->model);
@@ -152,7 +153,7 @@ static int open_scheduler(replay *r) {
                                      .batch_wait_us = (int64_t)(o->batch_wait * 1000)};
   int code = (int)quern_scheduler_create(b->model, &options, &r->scheduler, &r->error);
   if (code != 0) return code;
-  quern_scheduler_get_info(r->scheduler, &r->t->session);
+  quern_session_get_info(quern_scheduler_session(r->scheduler), &r->t->session);
   r->threads = r->t->session.threads;
   return 0;
 }

@@ -48,6 +48,8 @@ static const cli_option options_table[] = {
      "requests are evaluated together"},
     {"pages", 0, CLI_COUNT, FIELD(pages), "N", 1, 1 << 30, NULL, "enough for all",
      "trace: pages of the KV cache; with too few, requests wait or are preempted"},
+    {"prefix-cache", 0, CLI_FLAG, FIELD(prefix_cache), NULL, 0, 0, NULL, NULL,
+     "trace: keep what prompts have in common in the KV cache, as long as there is room"},
     {"preempt", 0, CLI_CHOICE, FIELD(preempt), "HOW", 0, 0, "recompute|swap", "recompute",
      "trace: what becomes of the keys and values of a preempted request: evaluated again, or kept in memory"},
     {"longest-wait", 0, CLI_COUNT, FIELD(longest_wait), "MS", 1, 1 << 20, NULL, "no bound",
@@ -316,7 +318,7 @@ static int check_trace_options(const bench_options *o) {
                    {"--batching", o->batching}, {"--pages", o->pages > 0},
                    {"--preempt", o->preempt},   {"--longest-wait", o->longest_wait > 0},
                    {"--html", o->html_path},    {"--batch-wait", o->batch_wait > 0},
-                   {"--seed", o->seed > 0}};
+                   {"--seed", o->seed > 0},     {"--prefix-cache", o->prefix_cache}};
   for (size_t i = 0; !o->trace && i < QN_COUNT(of_traces); i++) {
     if (of_traces[i].given) return cli_fail(QN_ERR_ARGUMENT, of_traces[i].name, "is for --trace");
   }

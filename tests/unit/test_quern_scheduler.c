@@ -75,7 +75,7 @@ START_TEST(texts_of_many) {
   uint64_t id;
   OK(quern_scheduler_create(model, OPTIONS(.session = &session, .preemption = QUERN_PREEMPT_SWAP, .longest_wait_us = 1000), &scheduler, error));
   quern_session_info info;
-  quern_scheduler_get_info(scheduler, &info);
+  quern_session_get_info(quern_scheduler_session(scheduler), &info);
   ck_assert(info.sequences == 3 && info.threads == 2 && info.context == 8 * QN_FAKE_PAGE_KEYS);
   for (int i = 0; i < COUNT; i++) {
     quern_request request = text_request(texts[i], &t[i]);
