@@ -472,14 +472,7 @@ qn_weight_source quern_built_weights(const quern_graph *g) {
 
 int64_t quern_built_context(const quern_graph *g) { return g->graph->max_values[QN_SYM_P] * QN_PAGE_KEYS; }
 
-int64_t quern_built_vocab_size(const quern_graph *g) {
-  for (size_t i = 0; i < g->graph->outputs.count; i++) {
-    const qn_output *output = &g->graph->outputs.items[i];
-    const qn_type *type = &qn_graph_node(g->graph, output->value)->type;
-    if (strcmp(output->name, "logits") == 0 && type->rank == 2) return type->dims[1].value;
-  }
-  return 0;
-}
+int64_t quern_built_vocab_size(const quern_graph *g) { return qn_graph_vocab_size(g->graph); }
 
 qn_status quern_built_hash(const quern_graph *g, qn_hasher *hasher, qn_diag *diag) {
   qn_buf text;

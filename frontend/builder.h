@@ -16,7 +16,7 @@ QN_CHECKED qn_status quern_built_copy(const quern_graph *graph, qn_arena *arena,
 qn_weight_source quern_built_weights(const quern_graph *graph);
 // Tokens of context: what its pages hold.
 int64_t quern_built_context(const quern_graph *graph);
-// Width of the output "logits"; 0 = no language model.
+// Token ids are below it (qn_graph_vocab_size); 0 = neither a language model nor an encoder.
 int64_t quern_built_vocab_size(const quern_graph *graph);
 // Adds all that the graph says, and its weights' bytes. NOMEM.
 QN_CHECKED qn_status quern_built_hash(const quern_graph *graph, qn_hasher *hasher, qn_diag *diag);

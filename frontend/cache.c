@@ -80,8 +80,7 @@ static qn_status hash_options(qn_hasher *hasher, const quern_compile_options *o,
                          o->sign_key};
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(hasher, texts[i]);
   if (o->template_path) QN_TRY(hash_file(hasher, o->template_path, diag));
-  int64_t numbers[] = {o->context_tokens, o->chunk_tokens ? o->chunk_tokens : QUERN_DEFAULT_CHUNK,
-                       o->all_logits,     o->sequences ? o->sequences : 1,
+  int64_t numbers[] = {o->context_tokens, o->chunk_tokens, o->all_logits, o->sequences ? o->sequences : 1,
                        o->run_threads};
   qn_hasher_update(hasher, numbers, sizeof numbers);
   return QN_OK;

@@ -315,7 +315,10 @@ static qn_status open_file(quern_compilation *c, const char *model_path, qn_impo
   QN_TRY(name_model(c, model_path, qn_import_quantize(c->import, &c->quantize, c->diag)));
   int64_t own = qn_import_context(c->import);
   out->context_tokens = c->options->context_tokens ? c->options->context_tokens : own ? own : DEFAULT_CONTEXT;
-  out->chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens : QUERN_DEFAULT_CHUNK;
+  bool encodes = qn_import_embedding_size(c->import) > 0;  // a text as a whole
+  out->chunk_tokens = c->options->chunk_tokens ? c->options->chunk_tokens
+                      : encodes                ? out->context_tokens
+                                               : QUERN_DEFAULT_CHUNK;
   c->context_tokens = out->context_tokens;
   if (out->chunk_tokens > out->context_tokens) out->chunk_tokens = out->context_tokens;
   out->max_rows = c->options->all_logits || sequences > out->chunk_tokens ? out->chunk_tokens : sequences;

@@ -189,7 +189,7 @@ static qn_status plan(explaining *x) {
 }
 
 static qn_status explain(explaining *x) {
-  if (quern_model_vocab_size(x->model) == 0) {
+  if (quern_model_vocab_size(x->model) == 0 || quern_model_embedding_size(x->model) > 0) {
     return qn_fail(x->diag, QN_ERR_UNSUPPORTED, x->model->path,
                    "is no language model, whose prompts could be measured");
   }

@@ -87,7 +87,7 @@ static qn_status take_model(predicting *p, quern_compilation *c) {
   QN_TRY(quern_compilation_open(c, p->path));
   qn_pass_context *pass = &c->parts[c->part_of[0]].pass;
   QN_TRY(qn_run_passes(pass));
-  if (qn_import_vocab_size(c->import) == 0)
+  if (qn_import_vocab_size(c->import) == 0 || qn_import_embedding_size(c->import) > 0)
     return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is no language model, whose prompts could be predicted");
   p->context = c->context_tokens;
   p->e->told.model = explain_text(p->arena, qn_str_from(qn_import_model_name(c->import)));
@@ -188,7 +188,7 @@ static qn_status take_artifact(predicting *p, const qn_artifact *whole) {
   qn_program *program = NULL;
   QN_TRY(choose_code(p, whole, &code));
   if (!qn_artifact_view(whole, QN_ART_GPU, &a)) return qn_fail(p->diag, QN_ERR_FORMAT, p->path, "has no GPU program");
-  if (a.program->vocab_size == 0)
+  if (a.program->vocab_size == 0 || qn_artifact_embedding_size(&a) > 0)
     return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is no language model, whose prompts could be predicted");
   QN_TRY(quern_artifact_program(&a, p->arena, &program, p->diag));
   QN_TRY(take_program(p, program, told_cost, &a));

@@ -51,7 +51,7 @@ typedef struct quern_compile_options {
   // "host" (default), "x86-64-v3", "aarch64", a CPU name, "+feature", "cuda:sm_90"; commas: several targets.
   const char *target;
   uint32_t context_tokens;  // largest context the artifact may be run with; 0 = the model's own
-  uint32_t chunk_tokens;    // most tokens a step takes; 0 = 256
+  uint32_t chunk_tokens;    // most tokens a step takes; 0 = 256, of encoders the context
   const char *numeric_mode;   // "int8" (default): quantised weights meet int8 activations; "f32": widened in registers;
                               // "half": as int8, and f16 and bf16 weights meet activations of their type (tensor cores)
   const char *kv_type;        // "f32" (default), "f16" or "bf16": how keys and values are kept
@@ -251,7 +251,8 @@ quern_value quern_graph_op(quern_graph *graph, const quern_op *op, quern_error *
 quern_value quern_graph_apply(quern_graph *graph, const char *name, quern_value a, quern_value b, quern_error *error);
 
 // Names a result, which runs leave for the host. An output "logits" of [R, vocabulary] makes a language model, which
-// sessions run, of a graph with a session's inputs (tokens, pos, seq, rows, block_table). Errors: ARGUMENT.
+// sessions run, of a graph with a session's inputs (tokens, pos, last_pos, seq, rows, block_table); one "embedding" of
+// [R, width] without logits makes an encoder, with which sessions embed texts. Errors: ARGUMENT.
 int quern_graph_output(quern_graph *graph, const char *name, quern_value value, quern_error *error);
 
 // The type of a value into `out`, of `size` bytes with the NUL. Errors: ARGUMENT (no value of this graph), LIMIT (it

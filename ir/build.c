@@ -300,6 +300,18 @@ static qn_status shape_gather_rows(const shape_context *c, qn_type *out) {
   return QN_OK;
 }
 
+static qn_status shape_pool(const shape_context *c, qn_type *out) {
+  const qn_type *x = c->operands[0], *pos = c->operands[1], *rows = c->operands[2];
+  const char *kind = spec_text(c, QN_ATTR_KIND);
+  if (strcmp(kind, "mean") != 0 && strcmp(kind, "first") != 0) return attr_error(c, QN_ATTR_KIND, "mean or first");
+  if (!is_f32(x) || x->rank != 2 || !is_const_from(x, 1)) return operand_error(c, 0, "f32[T, width]");
+  if (!is_i32_rows(pos) || !qn_dim_equal(pos->dims[0], x->dims[0])) return operand_error(c, 1, "i32[T]");
+  if (!is_i32_rows(rows)) return operand_error(c, 2, "i32[R]");
+  qn_dim dims[] = {rows->dims[0], x->dims[1]};
+  *out = qn_type_make(QN_DTYPE_F32, 2, dims);
+  return QN_OK;
+}
+
 static qn_status shape_matmul(const shape_context *c, qn_type *out) {
   const qn_type *x = c->operands[0], *w = c->operands[1];
   if (x->rank != 2 || (!is_f32(x) && x->dtype != QN_DTYPE_A8)) return operand_error(c, 0, "f32[T, K] or a8[T, K]");

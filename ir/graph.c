@@ -156,6 +156,38 @@ uint32_t *qn_graph_count_uses(const qn_graph *graph, qn_arena *arena) {
   return uses;
 }
 
+// The output of this name where it is rows of f32; NULL when there is none.
+static const qn_type *rows_output(const qn_graph *graph, const char *name) {
+  for (size_t i = 0; i < graph->outputs.count; i++) {
+    const qn_output *output = &graph->outputs.items[i];
+    const qn_type *type = &qn_graph_node(graph, output->value)->type;
+    if (strcmp(output->name, name) == 0 && type->rank == 2) return type;
+  }
+  return NULL;
+}
+
+int64_t qn_graph_embedding_size(const qn_graph *graph) {
+  const qn_type *type = rows_output(graph, "embedding");
+  bool encodes = type && !rows_output(graph, "logits") && type->dims[0].symbol == QN_SYM_R && qn_dim_is_const(type->dims[1]);
+  return encodes ? type->dims[1].value : 0;
+}
+
+int64_t qn_graph_vocab_size(const qn_graph *graph) {
+  const qn_type *logits = rows_output(graph, "logits");
+  int64_t least = 0;
+  if (logits) return logits->dims[1].value;
+  if (!qn_graph_embedding_size(graph)) return 0;
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (node->op != QN_OP_EMBED) continue;
+    const qn_node *ids = qn_graph_node(graph, node->operands[1]);
+    int64_t rows = qn_graph_node(graph, node->operands[0])->type.dims[0].value;
+    bool of_tokens = ids->op == QN_OP_INPUT && strcmp(qn_node_text(ids, QN_ATTR_NAME, ""), "tokens") == 0;
+    if (of_tokens && (least == 0 || rows < least)) least = rows;
+  }
+  return least;
+}
+
 double qn_expert_share(int64_t experts, int64_t chosen, double tokens) {
   if (experts < 1 || chosen >= experts) return 1;
   return 1 - pow(1 - (double)chosen / (double)experts, tokens);
@@ -193,6 +225,9 @@ qn_cost qn_node_cost(const qn_graph *graph, qn_id id, const int64_t symbol_value
   } else if (strcmp(rule, "top_k") == 0 || strcmp(rule, "expert_mix") == 0) {
     const qn_type *weights = node->op == QN_OP_TOP_K ? first : &qn_graph_node(graph, node->operands[1])->type;
     cost.flops = 2.0 * (double)elements * (double)weights->dims[1].value;
+  } else if (strcmp(rule, "pool") == 0) {
+    int64_t summed = 0;  // each token once
+    cost.flops = qn_type_elements(first, symbol_values, &summed) ? (double)summed : 0;
   } else if (strcmp(rule, "attn_scores") == 0) {
     cost.flops = 2.0 * (double)elements * (double)first->dims[2].value;
   } else if (strcmp(rule, "attn_mix") == 0 || strcmp(rule, "attention") == 0) {

@@ -113,6 +113,12 @@ bool qn_graph_is_stack(const qn_graph *graph, const qn_node *node);
 // The value behind views that only rename elements (a view with a group of its own copies).
 qn_id qn_graph_base(const qn_graph *graph, qn_id id);
 
+// The width of an encoder's output "embedding" [R, width]; 0 when there is none, or logits.
+int64_t qn_graph_embedding_size(const qn_graph *graph);
+// Below what token ids are: the width of the output "logits" [R, vocabulary], or the rows of the smallest table that an
+// encoder looks the input "tokens" up in. 0 when the graph is neither a language model nor an encoder.
+int64_t qn_graph_vocab_size(const qn_graph *graph);
+
 // Which part of the weights of `experts` experts a step of `tokens` tokens reads when each has `chosen` of them, any as
 // likely.
 double qn_expert_share(int64_t experts, int64_t chosen, double tokens);

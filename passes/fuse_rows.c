@@ -36,7 +36,7 @@ static bool keeps_rows(const qn_graph *graph, const qn_node *view) {
 // May the node be in one loop over rows with what the group computes: does it read only its own row of that?
 static bool reads_own_rows(const qn_graph *graph, const qn_node *node, uint32_t group) {
   for (int i = 0; i < node->operand_count; i++) {
-    bool own = !(node->op == QN_OP_GATHER_ROWS && i == 0);
+    bool own = !((node->op == QN_OP_GATHER_ROWS || node->op == QN_OP_POOL) && i == 0);
     qn_id id = node->operands[i], base = qn_graph_base(graph, id);
     for (; id != base; id = qn_graph_node(graph, id)->operands[0])
       own = own && keeps_rows(graph, qn_graph_node(graph, id));

@@ -138,6 +138,7 @@ static bool writes_rows(const qn_node *node) {
     case QN_OP_TOP_K:
     case QN_OP_EXPERT_ORDER:
     case QN_OP_EXPERT_MIX:
+    case QN_OP_POOL:
     case QN_OP_CONCAT: return true;
     case QN_OP_SOFTMAX: return !qn_dim_is_const(node->type.dims[node->type.rank - 1]);
     default: return false;

@@ -537,6 +537,43 @@ static void concat_rows(qn_lower *lower, qn_lblock *block, qn_id id, const qn_le
   }
 }
 
+// --- pooling
+
+typedef struct pool_context {
+  qn_id id;
+  const qn_lexpr *row, *first, *count;  // the result's row; the tokens that are pooled
+} pool_context;
+
+static void pool_element(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const pool_context *c = context;
+  const qn_node *node = qn_graph_node(lower->graph, c->id);
+  const qn_lexpr *zero = LX_INT(0), *s = NULL;
+  const qn_lexpr *first = qn_lower_value(lower, node->operands[0], (qn_lplace){c->first, index});
+  if (strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "first") == 0) {
+    qn_lower_store(lower, block, c->id, (qn_lplace){c->row, index}, first);
+    return;
+  }
+  const qn_lbuf *acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
+  qn_lstore(b, block, acc, QN_LM_F32, zero, first);
+  qn_lblock *body = qn_lower_loop(lower, block, "s", LX_INT(1), c->count, QN_LO_REDUCE, &s);
+  const qn_lexpr *next = qn_lower_value(lower, node->operands[0], (qn_lplace){LX_ADD(c->first, s), index});
+  qn_lstore(b, body, acc, QN_LM_F32, zero, LX_ADD(LX_LOAD(acc, QN_LM_F32, zero), next));
+  const qn_lexpr *count = qn_lop1(b, QN_LX_TO_F32, qn_lop1(b, QN_LX_TO_I32, c->count));
+  qn_lower_store(lower, block, c->id, (qn_lplace){c->row, index}, LX_DIV(LX_LOAD(acc, QN_LM_F32, zero), count));
+}
+
+// The tokens before the row's own are as many as its position, but no more than the step has.
+static void pool_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row) {
+  qn_lbuild *b = &lower->build;
+  const qn_node *node = qn_graph_node(lower->graph, id);
+  const qn_lexpr *last = qn_lop1(b, QN_LX_TO_INDEX, qn_lower_value(lower, node->operands[2], (qn_lplace){NULL, row}));
+  const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_INDEX, qn_lower_value(lower, node->operands[1], (qn_lplace){NULL, last}));
+  const qn_lexpr *before = qn_lop2(b, QN_LX_MIN, pos, last);
+  pool_context c = {.id = id, .row = row, .first = LX_SUB(last, before), .count = LX_ADD(before, LX_INT(1))};
+  qn_lower_each(lower, block, "i", node->type.dims[1].value, pool_element, &c);
+}
+
 // --- the group
 
 // Is some kv_write of this group fed by `id` directly?
@@ -562,6 +599,8 @@ static void lower_node(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
     qn_lower_top_k_row(lower, block, id, row);
   } else if (node->op == QN_OP_EXPERT_MIX) {
     qn_lower_expert_mix_row(lower, block, id, row);
+  } else if (node->op == QN_OP_POOL) {
+    pool_row(lower, block, id, row);
   } else if (node->op == QN_OP_KV_WRITE) {
     const qn_node *x = qn_graph_node(lower->graph, node->operands[1]);
     if (x->group != lower->group) store_rows(lower, block, id, row);  // else written where x is computed

@@ -672,6 +672,20 @@ qn_status qn_artifact_check_weights(const qn_artifact *artifact, qn_diag *diag) 
   return QN_OK;
 }
 
+int64_t qn_artifact_embedding_size(const qn_artifact *artifact) {
+  enum { SYM_R = 2 };  // qn_symbol of ir/type.h
+  int64_t size = 0;
+  for (uint32_t i = 0; i < artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &artifact->buffers[i];
+    if (b->kind != QN_ART_ARENA || !b->output) continue;
+    const char *name = artifact->strings + b->name;
+    if (strcmp(name, "logits") == 0) return 0;
+    bool rows = b->dtype == DTYPE_F32 && b->rank == 2 && b->symbols[0] == SYM_R && b->dims[0] == 1 && b->symbols[1] == 0;
+    if (strcmp(name, "embedding") == 0 && rows && b->dims[1] > 0 && b->dims[1] <= INT32_MAX) size = b->dims[1];
+  }
+  return size;
+}
+
 int64_t qn_artifact_context_max(const qn_artifact *artifact) {
   enum { SYM_P = 3 };  // qn_symbol of ir/type.h
   const qn_art_program *p = artifact->program;

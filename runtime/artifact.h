@@ -62,7 +62,9 @@ typedef struct qn_art_program {
   uint64_t own_bytes;   // of the memory that each thread has of its own; GPU: 0
   int64_t symbol_max[QN_ARTIFACT_SYMBOLS];  // the largest values a step may use; 0 = any
   uint32_t name;        // string
-  uint32_t vocab_size;  // width of the "logits" output; 0 when the program is no language model
+  // Token ids are below it: the width of the output "logits", or of an encoder (output "embedding") the rows of its
+  // table; 0 when the program takes no tokens.
+  uint32_t vocab_size;
 } qn_art_program;
 
 typedef enum qn_art_buffer_kind { QN_ART_ARENA, QN_ART_WEIGHT, QN_ART_CACHE, QN_ART_INPUT } qn_art_buffer_kind;
@@ -202,6 +204,9 @@ const qn_art_code *qn_artifact_code_at(const qn_artifact *artifact, uint32_t ind
 // Of code for CUDA: how each variant of its plan is launched; and the compute capability that it needs (90).
 const qn_art_launch *qn_art_code_launches(const qn_art_code *code);
 int qn_art_code_sm(const qn_art_code *code);
+// Numbers of an embedding that an encoder makes of a text: the width of its output "embedding", f32 [R, width]. 0 = the
+// program is no encoder: it has no such output, or logits.
+int64_t qn_artifact_embedding_size(const qn_artifact *artifact);
 // The most tokens a sequence may hold in this program; 0 = any number.
 int64_t qn_artifact_context_max(const qn_artifact *artifact);
 // Reads all weights and compares with the section's hash.

@@ -52,9 +52,10 @@ struct qn_decoder {
   qn_kv_prefix *prefixes;              // owned; NULL = none
   int32_t *log;                        // owned, with prefixes: (sequences, context), the tokens that a sequence holds
   int64_t *logged;                     // owned, with prefixes: how many of them are known, from the first on
-  const float *logits;                 // of the last step, in the executor's arena
+  const float *logits;                 // of the last step, in the executor's arena; an encoder's embeddings
   const int32_t *tokens;               // that the program chose; NULL when it chooses none
-  int64_t pitch, vocab;                // of a row of logits, elements
+  int64_t pitch, vocab;                // of a row of logits, elements; how many token ids there are
+  int64_t embedding;                   // numbers of an embedding; 0 = it makes logits
   int64_t chunk, max_rows;
   int64_t count, rows;  // tokens and wanted rows of this step
 };
@@ -94,21 +95,25 @@ static qn_status check_program(const qn_artifact *a, qn_diag *diag) {
   return QN_OK;
 }
 
-// Where the executor leaves the logits: f32 [R, vocab].
+// Where the executor leaves the logits: f32 [R, vocab]; of an encoder the embeddings: f32 [R, embedding].
 static qn_status find_logits(qn_decoder *d, qn_diag *diag) {
   const qn_art_buffer *b = NULL;
   const char *path = d->artifact->path;
-  d->logits = qn_executor_output(d->executor, "logits", &b);
-  if (!d->logits)
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, path, "the program has no output 'logits': no language model");
+  d->embedding = qn_artifact_embedding_size(d->artifact);
+  d->logits = qn_executor_output(d->executor, d->embedding ? "embedding" : "logits", &b);
+  if (!d->logits) {
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
+                   "the program has no output 'logits' nor 'embedding', f32 [R, width]: no language model");
+  }
+  d->vocab = d->artifact->program->vocab_size;
+  d->pitch = b->row_pitch;
+  if (d->embedding) return QN_OK;
   if (b->dtype != DTYPE_F32 || b->rank != 2 || b->symbols[0] != SYM_R || b->dims[0] != 1 || b->symbols[1] != SYM_NONE ||
       b->dims[1] < 1 || b->dims[1] != (int64_t)d->artifact->program->vocab_size) {
     return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
                    "output 'logits' has another type or shape than f32 [R, %" PRIu32 "]",
                    d->artifact->program->vocab_size);
   }
-  d->vocab = b->dims[1];
-  d->pitch = b->row_pitch;
   return QN_OK;
 }
 
@@ -258,6 +263,7 @@ void qn_decoder_destroy(qn_decoder *d) {
 }
 
 int32_t qn_decoder_vocab(const qn_decoder *d) { return (int32_t)d->vocab; }
+int64_t qn_decoder_embedding(const qn_decoder *d) { return d->embedding; }
 int64_t qn_decoder_context(const qn_decoder *d) { return qn_kv_cache_context(d->cache); }
 int64_t qn_decoder_chunk(const qn_decoder *d) { return d->chunk; }
 int64_t qn_decoder_rows(const qn_decoder *d) { return d->max_rows; }
@@ -414,7 +420,14 @@ static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tok
   return QN_OK;
 }
 
+static qn_status check_logits(const qn_decoder *d, qn_diag *diag) {
+  if (!d->embedding) return QN_OK;
+  return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
+                 "is an encoder: it makes an embedding of a whole text, and no logits; embed texts with it");
+}
+
 qn_status qn_decoder_reserve(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, qn_diag *diag) {
+  QN_TRY(check_logits(d, diag));
   QN_TRY(check_sequence(d, sequence, diag));
   if (count == 0 || count > INT32_MAX) {
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %zu tokens to evaluate, want at least 1", count);
@@ -451,10 +464,71 @@ qn_status qn_decoder_restore(qn_decoder *d, int32_t sequence, const void *data, 
   return QN_OK;
 }
 
+// --- whole texts
+
+// How many of the texts one step can take, and their tokens; each alone must fit.
+static qn_status choose_texts(const qn_decoder *d, const size_t *counts, size_t texts, size_t *out_texts,
+                              qn_diag *diag) {
+  size_t tokens = 0, most = (size_t)d->chunk, sequences = (size_t)qn_kv_cache_sequences(d->cache);
+  size_t longest = (size_t)qn_decoder_context(d) < most ? (size_t)qn_decoder_context(d) : most;
+  if (sequences > (size_t)d->max_rows) sequences = (size_t)d->max_rows;
+  for (*out_texts = 0; *out_texts < texts && *out_texts < sequences; ++*out_texts) {
+    size_t count = counts[*out_texts];
+    if (count == 0 || count > longest) {
+      if (*out_texts > 0) return QN_OK;  // told when its turn comes
+      return qn_fail(diag, count ? QN_ERR_LIMIT : QN_ERR_ARGUMENT, d->artifact->path,
+                     "got a text of %zu tokens to embed, want 1 to %zu, since it is evaluated whole; split longer ones",
+                     count, longest);
+    }
+    if (count > most - tokens) return QN_OK;
+    tokens += count;
+  }
+  return QN_OK;
+}
+
+static qn_status push_texts(qn_decoder *d, const int32_t *tokens, const size_t *counts, size_t texts, qn_diag *diag) {
+  for (size_t i = 0; i < texts; i++) {
+    qn_decoder_truncate(d, (int32_t)i, 0);
+    QN_TRY(qn_kv_cache_reserve(d->cache, (int32_t)i, (int64_t)counts[i], diag));
+    for (size_t j = 0; j < counts[i]; j++, tokens++) {
+      QN_TRY(check_token(d, *tokens, j, diag));
+      push(d, *tokens, (int32_t)i, j + 1 == counts[i]);
+    }
+  }
+  return QN_OK;
+}
+
+qn_status qn_decoder_embed(qn_decoder *d, const int32_t *tokens, const size_t *counts, size_t texts, float *out,
+                           size_t *out_done, qn_diag *diag) {
+  size_t now = 0, width = (size_t)d->embedding;
+  *out_done = 0;
+  if (!d->embedding) {
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
+                   "makes logits and no embeddings, want an encoder (BERT and its like)");
+  }
+  QN_TRY(choose_texts(d, counts, texts, &now, diag));
+  if (now == 0) return QN_OK;
+  begin(d);
+  qn_status status = push_texts(d, tokens, counts, now, diag);
+  if (status == QN_OK) {
+    qn_executor_hold(d->executor);
+    status = run(d, diag);
+    qn_executor_release(d->executor);
+  }
+  for (int64_t i = 0; status != QN_OK && i < d->count; i++) d->pending[d->arrays[INPUT_SEQ][i]] = 0;
+  for (size_t i = 0; i < now; i++) {
+    if (status == QN_OK) memcpy(out + i * width, qn_decoder_logits(d, i), width * sizeof *out);
+    qn_decoder_truncate(d, (int32_t)i, 0);
+  }
+  if (status == QN_OK) *out_done = now;
+  return status;
+}
+
 // --- one token of each of many sequences
 
 static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
   int64_t wanted = 0;
+  QN_TRY(check_logits(d, diag));
   for (size_t i = 0; i < count; i++) {
     QN_TRY(check_sequence(d, items[i].sequence, diag));
     QN_TRY(check_token(d, items[i].token, i, diag));

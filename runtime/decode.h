@@ -24,7 +24,8 @@ QN_CHECKED qn_status qn_decoder_create(const qn_artifact *artifact, qn_threads *
                                        qn_decoder **out, qn_diag *diag);
 void qn_decoder_destroy(qn_decoder *decoder);  // NULL is harmless
 
-int32_t qn_decoder_vocab(const qn_decoder *decoder);  // width of a row of logits
+int32_t qn_decoder_vocab(const qn_decoder *decoder);  // token ids are below it: width of a row of logits
+int64_t qn_decoder_embedding(const qn_decoder *decoder);  // numbers of an embedding; 0 = it makes logits
 int64_t qn_decoder_context(const qn_decoder *decoder);
 int64_t qn_decoder_chunk(const qn_decoder *decoder);
 int64_t qn_decoder_rows(const qn_decoder *decoder);  // tokens of a step whose logits may be wanted
@@ -74,6 +75,14 @@ QN_CHECKED qn_status qn_decoder_fill(qn_decoder *decoder, int32_t sequence, int6
 // LIMIT; then it is as it was.
 QN_CHECKED qn_status qn_decoder_restore(qn_decoder *decoder, int32_t sequence, const void *data, size_t size,
                                         const char *name, qn_diag *diag);
+
+// Of an encoder: embeddings of whole texts, each of which is one sequence by itself from position 0 on. `tokens` are
+// those of all texts, one text after another, `counts` how many each has (at least 1). Evaluates in one step as many of
+// the first texts as it can hold, *out_done of them, and writes their embeddings to `out`: (*out_done, embedding),
+// row-major. Sequences are empty afterwards. Errors: UNSUPPORTED (it makes logits), ARGUMENT (a token out of range, a text
+// without tokens), LIMIT (a text that is longer than the context or a step).
+QN_CHECKED qn_status qn_decoder_embed(qn_decoder *decoder, const int32_t *tokens, const size_t *counts, size_t texts,
+                                      float *out, size_t *out_done, qn_diag *diag);
 
 // One token of a step over several sequences.
 typedef struct qn_decoder_item {

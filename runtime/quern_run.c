@@ -147,6 +147,9 @@ const char *quern_model_name(const quern_model *model) {
 const char *quern_model_path(const quern_model *model) { return model->path; }
 const char *quern_model_target(const quern_model *model) { return model->target; }
 int32_t quern_model_vocab_size(const quern_model *model) { return (int32_t)model->artifact.program->vocab_size; }
+int32_t quern_model_embedding_size(const quern_model *model) {
+  return (int32_t)qn_artifact_embedding_size(&model->artifact);
+}
 int64_t quern_model_context_max(const quern_model *model) {
   return qn_artifact_context_max(&model->artifact);
 }
@@ -418,6 +421,28 @@ quern_status quern_session_eval_all(quern_session *session, int32_t sequence, co
   qn_status status = logits ? QN_OK : qn_fail(&diag, QN_ERR_ARGUMENT, "logits", "got NULL, want memory for them");
   if (status == QN_OK) status = eval(session, sequence, tokens, count, logits, NULL, &diag);
   return finish(status, &diag, error);
+}
+
+// Step by step, so that it can be cancelled between them.
+static qn_status embed(quern_session *session, const int32_t *tokens, const size_t *counts, size_t texts, float *out,
+                       qn_diag *diag) {
+  size_t width = (size_t)qn_decoder_embedding(session->decoder), done = 0;
+  session->step_rows = 0;
+  if (texts > 0 && (!tokens || !counts || !out)) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, session->model->path, "got NULL, want tokens, counts and memory for embeddings");
+  }
+  for (size_t at = 0; at < texts; at += done) {
+    QN_TRY(take_cancel(session, diag));
+    QN_TRY(qn_decoder_embed(session->decoder, tokens, counts + at, texts - at, out + at * width, &done, diag));
+    for (size_t i = 0; i < done; i++) tokens += counts[at + i];
+  }
+  return QN_OK;
+}
+
+quern_status quern_session_embed(quern_session *session, const int32_t *tokens, const size_t *counts, size_t texts,
+                                 float *out_embeddings, quern_error *error) {
+  qn_diag diag = {0};
+  return finish(embed(session, tokens, counts, texts, out_embeddings, &diag), &diag, error);
 }
 
 quern_status quern_session_step(quern_session *session, const quern_item *items, size_t count, quern_error *error) {

@@ -141,8 +141,11 @@ const char *quern_model_code_form(const quern_model *model);
 // Bytes a second that the model's GPU reads of its memory, measured by copies within it: what MBU is a part of. Takes up
 // to a gibibyte there for some milliseconds. Errors: ARGUMENT (the model is on the CPU), NOMEM.
 quern_status quern_model_measure_read(quern_model *model, double *out_bytes_per_s, quern_error *error);
-// Logits a token has; token ids are 0 .. size-1. 0 when the model is no language model.
+// Logits a token has; token ids are 0 .. size-1, also of an encoder, which has no logits. 0 when the model is neither.
 int32_t quern_model_vocab_size(const quern_model *model);
+// Numbers of an embedding, when the model is an encoder (BERT and its like), which makes one of a text and no logits
+// (quern_session_embed); 0 when it is none.
+int32_t quern_model_embedding_size(const quern_model *model);
 // The most tokens of context that the compiled program allows; 0 = as many as memory allows.
 int64_t quern_model_context_max(const quern_model *model);
 // The most sequences a session may hold, and the most tokens of a step whose logits may be wanted; 0 = any number.
@@ -270,7 +273,7 @@ typedef struct quern_session_options {
 
 // *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical
 // memory as it fills; on a GPU it is taken whole); evaluating allocates nothing, but for what a GPU's driver keeps of a
-// step of one token a sequence when there is the first with so many sequences. Errors: UNSUPPORTED (no language model),
+// step of one token a sequence when there is the first with so many sequences. Errors: UNSUPPORTED (no language model nor encoder),
 // LIMIT, ARGUMENT, NOMEM (also of the GPU).
 quern_status quern_session_create(quern_model *model, const quern_session_options *options, quern_session **out_session,
                                   quern_error *error);
@@ -306,6 +309,15 @@ quern_status quern_session_step(quern_session *session, const quern_item *items,
 // Of the index-th item of the last step that wanted logits: f32 (vocab_size), valid until the session's next call.
 // NULL when there was none.
 const float *quern_session_logits(const quern_session *session, size_t index);
+
+// Of an encoder: an embedding of each of `texts` texts. `tokens` are those of all texts, one text after another, with
+// those that go around a text (QUERN_TOKENIZE_ADD_SPECIAL); counts (texts) says how many each has, at least 1. They are
+// written to out_embeddings: f32 (texts, quern_model_embedding_size), row-major, of length 1 where the model says so. As
+// many texts as the session has sequences and its chunk has tokens are computed together, which changes no bit. The
+// session's sequences are empty afterwards. Errors: UNSUPPORTED (the model makes logits), ARGUMENT (a token out of range,
+// a text without tokens), LIMIT (a text longer than the context or the chunk: it is evaluated whole), CANCELLED, INTERNAL.
+quern_status quern_session_embed(quern_session *session, const int32_t *tokens, const size_t *counts, size_t texts,
+                                 float *out_embeddings, quern_error *error);
 
 // Tokens in a sequence; -1 for a sequence out of range.
 int64_t quern_session_position(const quern_session *session, int32_t sequence);

@@ -8,7 +8,7 @@
 #include "runtime/base/str.h"
 
 extern const cli_command cli_compile_command, cli_run_command, cli_bench_command, cli_inspect_command,
-    cli_explain_command, cli_tokenize_command, cli_verify_command, cli_machine_command, cli_tune_command,
+    cli_explain_command, cli_tokenize_command, cli_embed_command, cli_verify_command, cli_machine_command, cli_tune_command,
     cli_cache_command, cli_eval_command, cli_man_command, cli_completion_command;
 
 // Every command, in the order of `quern help`.

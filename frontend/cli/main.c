@@ -11,7 +11,7 @@
 
 static const cli_command *const commands[] = {
     &cli_compile_command, &cli_run_command,     &cli_bench_command, &cli_explain_command, &cli_inspect_command,
-    &cli_tokenize_command, &cli_verify_command, &cli_machine_command, &cli_tune_command, &cli_cache_command,
+    &cli_tokenize_command, &cli_embed_command, &cli_verify_command, &cli_machine_command, &cli_tune_command, &cli_cache_command,
     &cli_eval_command, &cli_man_command,
     &cli_completion_command};
 

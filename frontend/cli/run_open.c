@@ -177,7 +177,7 @@ static int open_model_file(const run_source *s, quern_model **out_model) {
   return s->no_cache ? open_uncached(s, out_model) : open_cached(s, out_model);
 }
 
-int run_open(const run_source *source, quern_model **out_model) {
+static int open_any(const run_source *source, quern_model **out_model) {
   if (source->target && strchr(source->target, ',')) {
     return cli_fail(QN_ERR_ARGUMENT, "--target", "got '%s', want one target to run", source->target);
   }
@@ -193,4 +193,15 @@ int run_open(const run_source *source, quern_model **out_model) {
   run_source with_target = *source;
   with_target.target = target;
   return open_model_file(&with_target, out_model);
+}
+
+int run_open(const run_source *source, quern_model **out_model) {
+  int code = open_any(source, out_model);
+  if (code != 0 || (quern_model_embedding_size(*out_model) > 0) == source->encoder) return code;
+  quern_model_close(*out_model);
+  *out_model = NULL;
+  if (source->encoder) {
+    return cli_fail(QN_ERR_UNSUPPORTED, source->path, "makes no embeddings, want an encoder (BERT and its like); quern run continues texts with a model that makes logits");
+  }
+  return cli_fail(QN_ERR_UNSUPPORTED, source->path, "is an encoder, which makes embeddings and no text; want quern embed");
 }

@@ -17,6 +17,7 @@ typedef struct run_source {
   cli_device device;                                               // where the model is to run
   const char *signed_by;                                           // quern_model_options.signed_by
   bool all_logits;                                                 // quern_compile_options.all_logits
+  bool encoder;                                                    // one is wanted; else a model that makes logits
   bool jit, no_cache, quiet;
   // Where to put the artifact's path, to be freed: NULL of one that nobody else can open. May be NULL.
   char **out_artifact;
@@ -27,7 +28,8 @@ typedef struct run_source {
   "read the weights from huge pages: the file's own where its file system has such (madvise), not at all (off), " \
   "or a copy on transparent ones (thp) or on those reserved in /proc/sys/vm/nr_hugepages (hugetlb)"
 
-// 0 and *out_model (close it with quern_model_close), or an exit code after a message on stderr.
+// 0 and *out_model (close it with quern_model_close), or an exit code after a message on stderr: also for an encoder where
+// none is wanted, and the other way round.
 int run_open(const run_source *source, quern_model **out_model);
 
 #endif

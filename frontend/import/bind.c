@@ -534,6 +534,35 @@ static qn_status turn_around(qn_place *place, qn_bound_tensor *tensor, qn_diag *
   return QN_OK;
 }
 
+// Makes the tensor those of its rows that the weight is.
+static qn_status take_rows(qn_place *place, const qn_template_weight *weight, qn_bound_tensor *tensor, qn_diag *diag) {
+  qn_world world = place->binding->source.world;
+  qn_tensor_data *data = &tensor->data;
+  qn_scope scope = qn_place_scope(place);
+  int64_t first, all, count = 1, stored = data->rank == 2 ? data->dims[0] : data->rank == 1 ? 1 : 0;
+  size_t skipped = 0;
+  QN_TRY(qn_expression_int(weight->path, weight->rows[world][0], &scope, 0, MAX_DIMENSION, &first, diag));
+  QN_TRY(qn_expression_int(weight->path, weight->rows[world][1], &scope, 1, MAX_DIMENSION, &all, diag));
+  if (weight->rank == 2) {
+    QN_TRY(qn_expression_int(weight->path, weight->shape[0], &scope, 1, MAX_DIMENSION, &count, diag));
+  }
+  if (stored != all || first + count > all) {
+    return qn_fail(diag, QN_ERR_FORMAT, place->binding->source.name,
+                   "tensor '%s': got a matrix of %" PRId64 " rows, want %" PRId64 " = %s, of which %" PRId64
+                   " from row %" PRId64 " on are taken (%s)",
+                   tensor->name, stored, all, weight->rows[world][1], count, first, weight->path);
+  }
+  int64_t width = data->dims[data->rank - 1];
+  if (!qn_format_file_bytes(data->format, first, width, &skipped)) return qn_fail_nomem(diag, tensor->name, "its rows");
+  if (data->data) data->data = (const uint8_t *)data->data + skipped;
+  tensor->first_row = first;
+  tensor->file_rows = all;
+  data->rank = 2;
+  data->dims[0] = count;
+  data->dims[1] = width;
+  return QN_OK;
+}
+
 static qn_status fail_part(const qn_binding *b, const char *name, const qn_tensor_data *got, const char *first,
                            const qn_tensor_data *want, qn_diag *diag) {
   qn_buf text;
@@ -611,6 +640,7 @@ static qn_status find_tensor(qn_place *place, const char *where, const qn_templa
     out->data.rank = 1;
   }
   if (*out_found && weight->transposed[source->world]) QN_TRY(turn_around(place, out, diag));
+  if (*out_found && weight->rows[source->world][0]) QN_TRY(take_rows(place, weight, out, diag));
   return *out_found ? check_shape(place, weight, out->name, &out->data, diag) : QN_OK;
 }
 
@@ -643,7 +673,7 @@ qn_status qn_binding_weight(qn_place *place, const char *where, const qn_templat
   }
   *out = &b->tensors.items[index];
   bool same = (*out)->data.rank == tensor.data.rank && (*out)->data.data == tensor.data.data &&
-              (*out)->transposed == tensor.transposed &&
+              (*out)->transposed == tensor.transposed && (*out)->first_row == tensor.first_row &&
               memcmp((*out)->data.dims, tensor.data.dims, sizeof tensor.data.dims) == 0;
   if (same) return QN_OK;
   return qn_fail(diag, QN_ERR_FORMAT, weight->path, "tensor '%s' is bound to two weights of different shapes or values",
@@ -681,12 +711,18 @@ static qn_status put_bytes(const qn_binding *binding, const qn_bound_tensor *ten
   const qn_model_source *source = &binding->source;
   const int64_t *dims = tensor->data.dims;
   void *made = NULL;
-  if (!from && !tensor->transposed) return source->load_tensor(source->context, tensor->name, out, diag);
+  size_t row = tensor->data.rank == 2 ? size / (size_t)dims[0] : size, whole = size;
+  if (tensor->file_rows && !qn_size_mul((size_t)tensor->file_rows, row, &whole)) {
+    return qn_fail_nomem(diag, tensor->name, "its bytes");
+  }
+  if (!from && !tensor->transposed && !tensor->file_rows) {
+    return source->load_tensor(source->context, tensor->name, out, diag);
+  }
   if (!from) {
-    if (!(made = qn_alloc(allocator, size))) return qn_fail_nomem(diag, tensor->name, "its bytes");
+    if (!(made = qn_alloc(allocator, whole))) return qn_fail_nomem(diag, tensor->name, "its bytes");
     qn_status status = source->load_tensor(source->context, tensor->name, made, diag);
     if (status != QN_OK) {
-      qn_free(allocator, made, size);
+      qn_free(allocator, made, whole);
       return status;
     }
     from = made;
@@ -694,9 +730,9 @@ static qn_status put_bytes(const qn_binding *binding, const qn_bound_tensor *ten
   if (tensor->transposed) {
     transpose(from, dims[1], dims[0], tensor->data.format->block_bytes, out);
   } else {
-    memcpy(out, from, size);
+    memcpy(out, (const uint8_t *)from + (size_t)tensor->first_row * row, size);
   }
-  qn_free(allocator, made, size);
+  qn_free(allocator, made, whole);
   return QN_OK;
 }
 

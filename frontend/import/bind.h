@@ -38,6 +38,7 @@ typedef struct qn_bound_tensor {
   const qn_template_weight *weight;
   qn_tensor_data data;      // rank and dims as the template has them; in the file's format. data NULL: it is to be made
   bool transposed;          // the file has the two dims the other way round; data is NULL then
+  int64_t first_row, file_rows;  // the weight is rows of the file's matrix from first_row on; file_rows 0: all of it
   const char **parts;       // arena: the tensors that are stacked, of which `name` is the first; data is NULL then
   int64_t part_count;       // 0 = it is one tensor
   const qn_format *target;  // what the graph computes with: the file's format, or another after qn_requantize_plan

@@ -49,20 +49,25 @@ static qn_status read_value(const qn_json *json, const cJSON *item, const char *
   return QN_OK;
 }
 
-static qn_status add_value(qn_hf_config *config, const qn_json *json, const cJSON *item, const char *key, int depth) {
-  qn_hf_value value = {.key = key};
+static qn_status put_value(qn_hf_config *config, const qn_json *json, const qn_hf_value *value) {
+  const char *key = value->key;
   if (config->values.count == MAX_VALUES) {
     return qn_json_fail(json, QN_ERR_LIMIT, key, "got more than %d values", MAX_VALUES);
   }
-  QN_TRY(read_value(json, item, key, depth, &value));
   if (qn_map_get(&config->index, qn_str_from(key), NULL)) {  // "a.b" beside {"a": {"b": ...}}
     return qn_json_fail(json, QN_ERR_FORMAT, key, "the key is there twice");
   }
   if (!qn_map_put(&config->index, qn_str_from(key), config->values.count) ||
-      !qn_vec_push_arena(config->arena, &config->values, value)) {
+      !qn_vec_push_arena(config->arena, &config->values, *value)) {
     return fail_nomem(json);
   }
   return QN_OK;
+}
+
+static qn_status add_value(qn_hf_config *config, const qn_json *json, const cJSON *item, const char *key, int depth) {
+  qn_hf_value value = {.key = key};
+  QN_TRY(read_value(json, item, key, depth, &value));
+  return put_value(config, json, &value);
 }
 
 static qn_status read_object(qn_hf_config *config, const qn_json *json, const cJSON *object, const char *path,
@@ -83,17 +88,38 @@ static qn_status read_object(qn_hf_config *config, const qn_json *json, const cJ
   return QN_OK;
 }
 
+static qn_status add_text(qn_hf_config *config, const qn_json *json, const char *text, size_t length,
+                          const char *prefix) {
+  cJSON *root;
+  QN_TRY(qn_json_parse(json, text, length, &root));
+  qn_status status = read_object(config, json, root, prefix, 0);
+  cJSON_Delete(root);
+  return status;
+}
+
 qn_status qn_hf_config_parse(qn_hf_config *out, const char *name, const char *text, size_t length, qn_arena *arena,
                              qn_diag *diag) {
-  cJSON *root;
   *out = (qn_hf_config){.name = qn_arena_strdup(arena, name), .arena = arena};
   qn_map_init(&out->index, arena->allocator);
   if (!out->name) return qn_fail_nomem(diag, name, "its name");
   qn_json json = {arena, out->name, diag};
-  QN_TRY(qn_json_parse(&json, text, length, &root));
-  qn_status status = read_object(out, &json, root, "", 0);
-  cJSON_Delete(root);
+  return add_text(out, &json, text, length, "");
+}
+
+qn_status qn_hf_config_add_file(qn_hf_config *config, const char *path, const char *prefix, qn_diag *diag) {
+  char *text;
+  size_t size;
+  qn_json json = {config->arena, path, diag};
+  QN_TRY(qn_file_read(path, QN_TEXT_MAX, config->arena->allocator, &text, &size, diag));
+  qn_status status = add_text(config, &json, text, size, prefix);
+  qn_free(config->arena->allocator, text, size + 1);
   return status;
+}
+
+qn_status qn_hf_config_add_number(qn_hf_config *config, const char *name, const char *key, double number,
+                                  qn_diag *diag) {
+  qn_json json = {config->arena, name, diag};
+  return put_value(config, &json, &(qn_hf_value){.key = key, .kind = QN_HF_NUMBER, .number = number});
 }
 
 qn_status qn_hf_config_open(qn_hf_config *out, const char *path, qn_arena *arena, qn_diag *diag) {

@@ -29,6 +29,11 @@ QN_CHECKED qn_status qn_hf_config_open(qn_hf_config *out, const char *path, qn_a
 // The same from `length` bytes with a NUL after them.
 QN_CHECKED qn_status qn_hf_config_parse(qn_hf_config *out, const char *name, const char *text, size_t length,
                                         qn_arena *arena, qn_diag *diag);
+// Adds the keys of another file, each behind `prefix` and a dot; FORMAT for one that is there already.
+QN_CHECKED qn_status qn_hf_config_add_file(qn_hf_config *config, const char *path, const char *prefix, qn_diag *diag);
+// Adds a number under a key; `name` is that of the file for messages.
+QN_CHECKED qn_status qn_hf_config_add_number(qn_hf_config *config, const char *name, const char *key, double number,
+                                             qn_diag *diag);
 void qn_hf_config_deinit(qn_hf_config *config);
 
 const qn_hf_value *qn_hf_config_find(const qn_hf_config *config, const char *key);  // NULL = none, or null

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "frontend/import/hf_modules.h"
+
 // Files that hold a model in a form that is refused, in the order of what is told first. `what` is said of the file.
 static const struct {
   const char *ending, *what;
@@ -30,7 +32,8 @@ static const struct {
 typedef struct listing {
   const char *foreign[QN_COUNT(foreign)];  // the first of each kind, by name
   QN_VEC(const char *) safetensors;
-  bool config, adapter, single, index;
+  const char *sentence_config;  // sentence_bert_config.json, or of another name
+  bool config, adapter, single, index, modules;
 } listing;
 
 static bool ends_with(const char *text, const char *ending) {
@@ -43,6 +46,11 @@ static qn_status note_file(listing *seen, const char *name, qn_arena *arena, qn_
   seen->adapter |= strcmp(name, "adapter_config.json") == 0;
   seen->single |= strcmp(name, "model.safetensors") == 0;
   seen->index |= strcmp(name, "model.safetensors.index.json") == 0;
+  seen->modules |= strcmp(name, "modules.json") == 0;
+  if (strncmp(name, "sentence_", 9) == 0 && ends_with(name, "_config.json")) {
+    seen->sentence_config = qn_arena_strdup(arena, name);
+    if (!seen->sentence_config) return qn_fail_nomem(diag, name, "a name");
+  }
   bool ours = ends_with(name, ".safetensors");
   const char *copy = NULL;
   for (size_t i = 0; i < QN_COUNT(foreign); i++) {
@@ -128,7 +136,12 @@ static qn_status open_config(qn_hf_model *model, const listing *seen, qn_arena *
   }
   if (!seen->config) return fail_foreign(model, seen, "config.json", diag);
   const char *path = join(arena, model->folder, "config.json");
-  return path ? qn_hf_config_open(&model->config, path, arena, diag) : qn_fail_nomem(diag, model->name, "a path");
+  if (!path) return qn_fail_nomem(diag, model->name, "a path");
+  QN_TRY(qn_hf_config_open(&model->config, path, arena, diag));
+  if (!seen->modules) return QN_OK;
+  const char *first = seen->sentence_config ? join(arena, model->folder, seen->sentence_config) : NULL;
+  if (seen->sentence_config && !first) return qn_fail_nomem(diag, model->name, "a path");
+  return qn_hf_modules_read(&model->config, model->folder, first, diag);
 }
 
 qn_status qn_hf_model_open(qn_hf_model *out, const char *path, qn_arena *arena, qn_diag *diag) {

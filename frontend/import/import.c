@@ -23,7 +23,7 @@ struct qn_import {
   qn_template t;
   qn_binding binding;
   const char *architecture, *model_name;  // arena
-  int64_t vocab_size;
+  int64_t vocab_size, embedding_size;
   qn_requantize_options quantize;  // format NULL: nothing is quantised
   void *made, *quantized;          // owned: the bytes of the tensor that was found last
   size_t made_bytes, quantized_bytes;
@@ -43,16 +43,6 @@ static qn_status make_graph(qn_import *import, const qn_import_graph_options *o,
   return qn_instantiate(&import->binding, &options, arena, out, diag);
 }
 
-// The width of the output "logits".
-static int64_t logits_width(const qn_graph *graph) {
-  for (size_t i = 0; i < graph->outputs.count; i++) {
-    const qn_output *output = &graph->outputs.items[i];
-    const qn_type *type = &qn_graph_node(graph, output->value)->type;
-    if (strcmp(output->name, "logits") == 0 && type->rank == 2) return type->dims[1].value;
-  }
-  return 0;
-}
-
 // A graph made and dropped: every error of template and weights shows here, before anything else is done. On the way
 // plans the quantising of its weights where a format is given.
 static qn_status try_graph(qn_import *import, const qn_format *quantize, qn_diag *diag) {
@@ -62,7 +52,8 @@ static qn_status try_graph(qn_import *import, const qn_format *quantize, qn_diag
   qn_graph *graph = NULL;
   qn_arena_init(&arena, import->allocator);
   qn_status status = make_graph(import, &options, 1, &arena, &graph, diag);
-  if (status == QN_OK) import->vocab_size = logits_width(graph);
+  if (status == QN_OK) import->vocab_size = qn_graph_vocab_size(graph);
+  if (status == QN_OK) import->embedding_size = qn_graph_embedding_size(graph);
   if (status == QN_OK && quantize) qn_requantize_plan(&import->binding, graph, quantize);
   qn_arena_deinit(&arena);
   return status;
@@ -318,6 +309,7 @@ const char *qn_import_architecture(const qn_import *import) { return import->arc
 const char *qn_import_model_name(const qn_import *import) { return import->model_name; }
 int64_t qn_import_context(const qn_import *import) { return import->binding.context; }
 int64_t qn_import_vocab_size(const qn_import *import) { return import->vocab_size; }
+int64_t qn_import_embedding_size(const qn_import *import) { return import->embedding_size; }
 qn_gguf *qn_import_gguf(qn_import *import) { return import->gguf; }
 const char *qn_import_folder(const qn_import *import) { return import->hf.folder; }
 

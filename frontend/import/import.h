@@ -44,7 +44,8 @@ qn_weight_source qn_import_weights(qn_import *import);
 const char *qn_import_architecture(const qn_import *import);  // "llama"
 const char *qn_import_model_name(const qn_import *import);    // general.name, or the file's or folder's
 int64_t qn_import_context(const qn_import *import);           // the model's own context; 0 = not stated
-int64_t qn_import_vocab_size(const qn_import *import);        // width of "logits"; 0 = no language model
+int64_t qn_import_vocab_size(const qn_import *import);        // qn_graph_vocab_size
+int64_t qn_import_embedding_size(const qn_import *import);    // qn_graph_embedding_size
 qn_gguf *qn_import_gguf(qn_import *import);                   // the GGUF behind it (vocabulary); NULL = none
 const char *qn_import_folder(const qn_import *import);        // of a model of the Hugging Face world; NULL = another
 // IO when the model's files lost bytes since they were opened: what was read of them meanwhile is worth nothing.

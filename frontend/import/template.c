@@ -219,9 +219,31 @@ static qn_status read_stack(reader *r, const cJSON *item, const char *path, qn_t
                       "got values that are computed or transposed, want tensors as they are");
 }
 
+// "rows": [first, all], for all worlds or one a world: the part of the file's tensor that the weight is.
+static qn_status read_rows(reader *r, const cJSON *item, const char *path, qn_template_weight *w) {
+  static const char *const worlds[] = {"gguf", "hf", NULL};
+  const cJSON *rows = qn_json_get(item, "rows");
+  const char *rows_path = qn_json_key_path(&r->json, path, "rows");
+  if (!rows) return QN_OK;
+  if (cJSON_IsObject(rows)) QN_TRY(qn_json_object(&r->json, rows, rows_path, worlds));
+  for (int i = 0; i < QN_WORLD_COUNT; i++) {
+    const cJSON *own = cJSON_IsObject(rows) ? qn_json_get(rows, world_names[i]) : rows;
+    if (!own) continue;
+    QN_TRY(qn_json_array(&r->json, own, rows_path, 2, 2));
+    for (int j = 0; j < 2; j++) {
+      QN_TRY(qn_json_expression(&r->json, cJSON_GetArrayItem(own, j), rows_path, &w->rows[i][j]));
+    }
+    if (w->rank > 2 || w->stack || w->each[i] || w->transposed[i]) {
+      return qn_json_fail(&r->json, QN_ERR_FORMAT, rows_path,
+                          "is for matrices and vectors as the file has them, not computed, stacked or transposed");
+    }
+  }
+  return QN_OK;
+}
+
 static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   static const char *const keys[] = {"gguf",  "hf",   "shape", "optional", "keep", "transposed",
-                                     "stack", "each", "note",  NULL};
+                                     "stack", "each", "rows",  "note",     NULL};
   static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep",   "stack",
                                            "each", "note",  "data",     "base64", NULL};
   qn_template_weight w = {.path = qn_json_where(&r->json, path)};
@@ -242,6 +264,7 @@ static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   QN_TRY(read_transposed(r, item, path, &w));
   QN_TRY(read_each(r, item, path, &w));
   QN_TRY(read_stack(r, item, path, &w));
+  QN_TRY(read_rows(r, item, path, &w));
   bool named = w.names[QN_WORLD_GGUF].count || w.names[QN_WORLD_HF].count;
   bool computed = w.each[QN_WORLD_GGUF] || w.each[QN_WORLD_HF];
   if (w.data && computed) return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "got both values and each, want one");

@@ -43,6 +43,9 @@ typedef struct qn_template_weight {
   // The index in names of tensors that are stacked along the first dimension, one for each of its elements; NULL = one
   // tensor. A name without the index is that of the whole.
   const char *stack;
+  // Of a tensor of rows[world][1] rows those from number rows[world][0] on, as many as the shape has, of a vector one
+  // (expressions); NULL = all of it.
+  const char *rows[QN_WORLD_COUNT][2];
   const float *data;  // the values themselves (graphs); NULL = in the model file
   size_t data_count;
 } qn_template_weight;

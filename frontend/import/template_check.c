@@ -137,6 +137,9 @@ static qn_status check_weight_use(checker *c, const char *where, const qn_templa
   for (int i = 0; i < QN_WORLD_COUNT && status == QN_OK; i++) status = check_texts(c, where, &w->names[i]);
   if (w->stack) c->index_count--;
   QN_TRY(status);
+  for (int i = 0; i < QN_WORLD_COUNT; i++) {
+    for (int j = 0; j < 2; j++) QN_TRY(check_expression(c, where, w->rows[i][j]));
+  }
   return check_shape(c, where, w->rank, w->shape);
 }
 

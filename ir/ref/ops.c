@@ -142,6 +142,18 @@ static qn_status take_rows(const op_context *c, const qn_ref_tensor *table, cons
   return QN_OK;
 }
 
+static void pool(const op_context *c) {
+  const qn_ref_tensor *x = c->in[0], *pos = c->in[1], *rows = c->in[2];
+  bool mean = strcmp(qn_node_text(c->node, QN_ATTR_KIND, ""), "mean") == 0;
+  int64_t width = last(x);
+  for (int64_t i = 0; i < c->out->count; i++) {
+    int64_t t = (int64_t)rows->values[i / width], before = (int64_t)pos->values[t] < t ? (int64_t)pos->values[t] : t;
+    double sum = 0;
+    for (int64_t s = t - before; s <= t; s++) sum += s == t - before || mean ? x->values[s * width + i % width] : 0;
+    c->out->values[i] = mean ? sum / (double)(before + 1) : sum;
+  }
+}
+
 // --- products
 
 static void matmul(const op_context *c) {
@@ -423,6 +435,7 @@ qn_status qn_ref_op(const qn_node *node, const qn_ref_tensor *const *operands, q
     case QN_OP_CONCAT: concat(&c); break;
     case QN_OP_EMBED:
     case QN_OP_GATHER_ROWS: return take_rows(&c, operands[0], operands[1]);
+    case QN_OP_POOL: pool(&c); break;
     case QN_OP_MATMUL: matmul(&c); break;
     case QN_OP_TOP_K: top_k(&c); break;
     case QN_OP_PICK: pick(&c); break;

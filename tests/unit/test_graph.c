@@ -166,6 +166,11 @@ static const struct {
     {EXPERTS "j = top_k r k=3; o = expert_order j; y = expert_matmul x w i o",
      "y: expert_matmul: operand 3: got i32[6T], want the expert_order of operand 2"},
 
+    {"x = input f32[T,4]; y = pool x pos rows kind=max", "y: pool: attribute kind: got 'max', want mean or first"},
+    {"x = input f32[T,2,4]; y = pool x pos rows kind=mean", "y: pool: operand 0: got f32[T,2,4], want f32[T, width]"},
+    {"x = input f32[T,4]; y = pool x rows rows kind=mean", "y: pool: operand 1: got i32[R], want i32[T]"},
+    {"x = input f32[T,4]; y = pool x pos x kind=first", "y: pool: operand 2: got f32[T,4], want i32[R]"},
+
     {"x = input f32[T]; g = input f32[T,2]; y = expert_mix x g",
      "y: expert_mix: operand 0: got f32[T], want f32[kT, width]"},
     {"x = input f32[T,4]; g = input f32[T,2]; y = expert_mix x g",

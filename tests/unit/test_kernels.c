@@ -311,6 +311,14 @@ static const kernel_case shapes[] = {
      &token_counts,
      2e-6,
      RMS},
+    // The tokens of a sequence in this step as one row; what is pooled may be no value in memory, and be pooled again.
+    {"x = input f32[T,$D]; a = pool x pos rows kind=mean; b = pool x pos rows kind=first; n = neg x\n"
+     "c = pool n pos rows kind=mean\n"
+     "w = param f32[$D]; r = rmsnorm c w eps=1e-24; s = add a r; output a b s",
+     {"D=1", "D=17", "D=40"},
+     &runs,
+     2e-6,
+     RMS},
 };
 
 // ---- tables, rotations ----------------------------------------------------------------------------------------
