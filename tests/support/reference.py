@@ -6,7 +6,8 @@
     reference/bin/python tests/support/reference.py [--out FOLDER] [--llama-cpp FOLDER] [NAME...]
 
 Each folder gets config.json, model.safetensors (or shards) and expected.safetensors: some tokens, a handful of
-positions, and the logits there, computed in float32 from the weights as they are stored; some get model.gguf, by the converter of a checkout of llama.cpp.
+positions, and the logits there, computed in float32 from the weights as they are stored; of encoders the embeddings of
+the first few tokens, of more and of all. Some get model.gguf, by the converter of a checkout of llama.cpp.
 The tests need none of this.
 An architecture is a function below: it gives a model of random weights, of at most some 100 KB.
 """
@@ -27,13 +28,14 @@ from safetensors.torch import load_file, save_file
 MODELS = {}
 
 
-def model(dtype, tokens=75, shard=None, gguf=False, pack=None):
+def model(dtype, tokens=75, shard=None, gguf=False, pack=None, pool=None):
     """Registers a function that makes a model; `dtype` is how its weights are stored, `shard` the size of files, `gguf`
     whether llama.cpp's converter keeps all that it computes (it drops the windows of some), `pack` a way to pack its
-    linear layers (below)."""
+    linear layers (below). `pool` makes an embedding of an encoder's hidden states: "mean" and "cls", which are written
+    as modules of sentence-transformers ("mean+norm": scaled to length 1), or "", the mean without any modules."""
 
     def register(make):
-        MODELS[make.__name__] = (make, dtype, tokens, shard, gguf, pack)
+        MODELS[make.__name__] = (make, dtype, tokens, shard, gguf, pack, pool)
         return make
 
     return register
@@ -358,6 +360,73 @@ def pack_model(net, folder, method):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": config}, indent=2) + "\n")
 
 
+# ---- encoders -------------------------------------------------------------------------------------------------------
+
+
+@model(torch.float16, gguf=True, pool="")
+def bert():
+    return hf.BertModel(hf.BertConfig(
+        vocab_size=112, hidden_size=36, intermediate_size=56, num_hidden_layers=2, num_attention_heads=3,
+        max_position_embeddings=80))
+
+
+@model(torch.float32, pool="cls")
+def bert_head():
+    return hf.BertForMaskedLM(hf.BertConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=96, hidden_act="gelu_new"))
+
+
+@model(torch.bfloat16, gguf=True, pool="mean+norm")
+def minilm():
+    return hf.BertModel(hf.BertConfig(
+        vocab_size=96, hidden_size=36, intermediate_size=48, num_hidden_layers=2, num_attention_heads=6,
+        max_position_embeddings=96), add_pooling_layer=False)
+
+
+@model(torch.bfloat16, gguf=True, pool="cls")
+def roberta():
+    return hf.RobertaModel(hf.RobertaConfig(
+        vocab_size=112, hidden_size=40, intermediate_size=56, num_hidden_layers=2, num_attention_heads=5,
+        max_position_embeddings=82, type_vocab_size=1, layer_norm_eps=1e-5))
+
+
+@model(torch.float16, gguf=True, pool="")
+def nomic_bert():
+    return hf.NomicBertModel(hf.NomicBertConfig(
+        vocab_size=112, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=3,
+        max_position_embeddings=128))
+
+
+def write_modules(folder, pool, width):
+    """What sentence-transformers has beside the encoder."""
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if "norm" in pool else [])
+    (folder / "modules.json").write_text(json.dumps([
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds)], indent=2) + "\n")
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({
+        "word_embedding_dimension": width, "pooling_mode_cls_token": pool == "cls",
+        "pooling_mode_mean_tokens": pool != "cls", "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False}, indent=2) + "\n")
+    (folder / "sentence_bert_config.json").write_text('{\n  "max_seq_length": 77,\n  "do_lower_case": false\n}\n')
+
+
+def expect_embeddings(net, pool, vocab, count, generator):
+    """Tokens, how many of the first of them make a text, and the embeddings of those texts."""
+    pad = net.config.pad_token_id or 0
+    tokens = torch.randint(pad + 1, vocab, (count,), generator=generator)
+    lengths = [p + 1 for p in positions_of(count)]
+    rows = []
+    with torch.no_grad():
+        for n in lengths:
+            hidden = net.base_model(input_ids=tokens[None, :n]).last_hidden_state[0]
+            row = hidden[0] if pool == "cls" else hidden.mean(0)
+            rows.append(torch.nn.functional.normalize(row, dim=0) if "norm" in pool else row)
+    return {"tokens": tokens.int(), "lengths": torch.tensor(lengths, dtype=torch.int32),
+            "embeddings": torch.stack(rows).float().contiguous()}
+
+
 # ---- what is made of each ----------------------------------------------------------------------------------------------
 
 
@@ -405,17 +474,23 @@ def convert(folder, dtype):
         shutil.copytree(folder, copy)
         config = ModelBase.load_hparams(copy, False)
         tokens = {str(i): i for i in range(config["vocab_size"])}
-        (copy / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}, "added_tokens": []}))
+        (copy / "tokenizer.json").write_text(
+            json.dumps({"model": {"type": "WordPiece", "vocab": tokens}, "added_tokens": []}))
         kind = get_model_class(get_model_architecture(config, ModelType.TEXT))
         kind.set_vocab = lambda self: None
         if config["model_type"] == "gpt_neox":  # looks for the key's old place
             config["rotary_pct"] = config["rope_parameters"]["partial_rotary_factor"]
+        if config["model_type"] == "nomic_bert":  # the converter knows the keys of the model's own code
+            config |= {"n_positions": 8192, "max_trained_positions": 2048, "activation_function": "swiglu",
+                       "causal": False, "qkv_proj_bias": False, "mlp_fc1_bias": False, "mlp_fc2_bias": False,
+                       "prenorm": False, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False,
+                       "rotary_emb_scale_base": None, "rotary_emb_base": config["rope_parameters"]["rope_theta"]}
         with torch.inference_mode():
             kind(copy, gguf.LlamaFileType[types[dtype]], folder / "model.gguf", hparams=config).write()
 
 
 def make(name, out, converter):
-    build, dtype, count, shard, gguf, pack = MODELS[name]
+    build, dtype, count, shard, gguf, pack, pool = MODELS[name]
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -432,12 +507,16 @@ def make(name, out, converter):
     if pack:
         pack_model(net, folder, pack)
     vocab = net.config.get_text_config().vocab_size
-    save_file(expect(net, vocab, count, generator), folder / "expected.safetensors")
+    if pool:
+        write_modules(folder, pool, net.config.hidden_size)
+    expected = (expect(net, vocab, count, generator) if pool is None
+                else expect_embeddings(net, pool, vocab, count, generator))
+    save_file(expected, folder / "expected.safetensors")
     if gguf and converter:
         convert(folder, dtype)
     elif gguf:
         print(f"{name}: without model.gguf, which --llama-cpp makes")
-    size = sum(f.stat().st_size for f in folder.iterdir())
+    size = sum(f.stat().st_size for f in folder.rglob("*"))
     print(f"{name}: {size / 1000:.0f} KB")
     if size > 200_000:
         shutil.rmtree(folder)

@@ -1,7 +1,8 @@
 // Every architecture against the reference: tests/golden/models/<name> holds a tiny checkpoint of random weights, as its
 // files are found in the wild, and what the reference (tests/support/reference.py) makes of some tokens. Every folder that
 // is there is tested. Logits are within 1e-4 of the reference's, in float32, as the largest difference over the largest
-// magnitude; a prompt at once, token by token and in uneven chunks gives the same bits.
+// magnitude; a prompt at once, token by token and in uneven chunks gives the same bits. Of encoders it is embeddings, of
+// texts one by one and together.
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,7 +14,7 @@
 #include "tests/support/test.h"
 
 #define TOLERANCE 1e-4
-enum { MAX_MODELS = 128, MAX_TOKENS = 512, CHUNK = 32 };
+enum { MAX_MODELS = 128, MAX_TOKENS = 512, CHUNK = 32, SEQUENCES = 3 };
 
 // ---- what is there -----------------------------------------------------------------------------------------------
 
@@ -56,11 +57,13 @@ static void find_cases(void) {
 
 // ---- what is wanted ----------------------------------------------------------------------------------------------
 
-// expected.safetensors: tokens I32 [T], positions I32 [P], logits F32 [P, vocabulary].
+// expected.safetensors: tokens I32 [T], positions I32 [P], logits F32 [P, vocabulary]; of an encoder in their place
+// lengths I32 [P], of texts that are so many of the first tokens, and embeddings F32 [P, width].
 typedef struct expectation {
   qn_safetensors *file;
   int32_t tokens[MAX_TOKENS];
   size_t count;
+  bool encoder;
   const qn_safetensors_tensor *positions, *logits;
 } expectation;
 
@@ -76,8 +79,9 @@ static void open_expectation(const model_case *c, expectation *e) {
   snprintf(path, sizeof path, "%s/expected.safetensors", c->folder);
   qn_assert_ok(&diag, qn_safetensors_open(&e->file, path, qn_test_allocator(), &diag));
   const qn_safetensors_tensor *tokens = find(e, "tokens", QN_STORED_I32, 1);
-  e->positions = find(e, "positions", QN_STORED_I32, 1);
-  e->logits = find(e, "logits", QN_STORED_F32, 2);
+  e->encoder = qn_safetensors_find(e->file, "embeddings") != NULL;
+  e->positions = find(e, e->encoder ? "lengths" : "positions", QN_STORED_I32, 1);
+  e->logits = find(e, e->encoder ? "embeddings" : "logits", QN_STORED_F32, 2);
   e->count = (size_t)tokens->count;
   ck_assert_uint_le(e->count, MAX_TOKENS);
   memcpy(e->tokens, tokens->data, tokens->size_bytes);
@@ -98,6 +102,30 @@ static double difference(const expectation *e, const float *logits) {
       if (!isfinite(got)) return INFINITY;
       most = fmax(most, fabs((double)got - (double)want));
       largest = fmax(largest, fabs((double)want));
+    }
+  }
+  return most / largest;
+}
+
+// The same of embeddings. GGUF does not say whether they are of length 1: then ours are given the length of theirs.
+static double embedding_difference(const expectation *e, const float *embeddings, bool scaled) {
+  size_t width = (size_t)e->logits->dims[1];
+  double most = 0, largest = 0;
+  for (size_t i = 0; i < e->positions->count; i++) {
+    const float *got = embeddings + i * width;
+    double own = 0, theirs = 0;
+    float want[MAX_TOKENS];
+    ck_assert_uint_le(width, MAX_TOKENS);
+    memcpy(want, e->logits->data + 4 * i * width, 4 * width);
+    for (size_t j = 0; j < width; j++) {
+      own += (double)got[j] * (double)got[j];
+      theirs += (double)want[j] * (double)want[j];
+    }
+    for (size_t j = 0; j < width; j++) {
+      double value = scaled ? (double)got[j] * sqrt(theirs / own) : (double)got[j];
+      if (!isfinite(value)) return INFINITY;
+      most = fmax(most, fabs(value - (double)want[j]));
+      largest = fmax(largest, fabs((double)want[j]));
     }
   }
   return most / largest;
@@ -142,6 +170,49 @@ static void check_model(quern_model *model, const model_case *c, const expectati
   quern_session_destroy(session);
 }
 
+// Texts that begin alike, of the lengths that are wanted, `together` at a time.
+static void embed(quern_session *session, const expectation *e, size_t together, float *out) {
+  quern_error error;
+  int32_t tokens[4 * MAX_TOKENS];
+  size_t counts[MAX_TOKENS], width = (size_t)e->logits->dims[1];
+  for (size_t at = 0, now; at < e->positions->count; at += now) {
+    now = e->positions->count - at < together ? e->positions->count - at : together;
+    size_t used = 0;
+    for (size_t i = 0; i < now; i++) {
+      int32_t length;
+      memcpy(&length, e->positions->data + 4 * (at + i), 4);
+      ck_assert(length > 0 && (size_t)length <= e->count && used + (size_t)length <= QN_COUNT(tokens));
+      memcpy(tokens + used, e->tokens, (size_t)length * sizeof *tokens);
+      counts[i] = (size_t)length;
+      used += counts[i];
+    }
+    int code = (int)quern_session_embed(session, tokens, counts, now, out + at * width, &error);
+    ck_assert_msg(code == 0, "%s: %s", e->file->name, error.text);
+  }
+}
+
+static void check_encoder(quern_model *model, const model_case *c, const expectation *e, float *embeddings) {
+  quern_error error;
+  quern_session *session;
+  quern_session_options options = {.size = sizeof options, .threads = 2, .no_pin = true, .sequences = SEQUENCES};
+  size_t size = e->positions->count * (size_t)e->logits->dims[1] * sizeof(float);
+  float *other = malloc(size);
+  ck_assert_ptr_nonnull(other);
+  ck_assert_int_eq(quern_model_embedding_size(model), e->logits->dims[1]);
+  ck_assert_msg(quern_session_create(model, &options, &session, &error) == 0, "%s: %s", c->path, error.text);
+  embed(session, e, e->positions->count, embeddings);
+  double got = embedding_difference(e, embeddings, strstr(c->path, ".gguf") != NULL);
+  if (getenv("QUERN_TEST_SHOW")) printf("%-60s %.3g\n", c->path, got);
+  ck_assert_msg(got <= TOLERANCE, "%s: embeddings differ from the reference's by %.3g of the largest, want at most %g",
+                c->path, got, TOLERANCE);
+  embed(session, e, 1, other);
+  ck_assert_msg(memcmp(embeddings, other, size) == 0, "%s: a text alone gives another embedding", c->path);
+  ck_assert_int_ne((int)quern_session_eval(session, 0, e->tokens, 1, NULL, &error), 0);
+  ck_assert_msg(strstr(error.text, "is an encoder") != NULL, "%s", error.text);
+  free(other);
+  quern_session_destroy(session);
+}
+
 // The artifact of the same compilation has the same bits as what the JIT linked.
 static void check_artifact(const model_case *c, const quern_compile_options *options, const expectation *e,
                            const float *logits) {
@@ -153,7 +224,12 @@ static void check_artifact(const model_case *c, const quern_compile_options *opt
   ck_assert_ptr_nonnull(other);
   ck_assert_msg(quern_compile(c->path, path, options, &error) == 0, "%s", error.text);
   ck_assert_msg(quern_model_open(path, NULL, &model, &error) == 0, "%s", error.text);
-  check_model(model, c, e, other);
+  if (e->encoder) {
+    size = e->positions->count * (size_t)e->logits->dims[1] * sizeof(float);
+    check_encoder(model, c, e, other);
+  } else {
+    check_model(model, c, e, other);
+  }
   ck_assert_msg(memcmp(logits, other, size) == 0, "%s: the artifact gives other logits than the JIT", c->path);
   quern_model_close(model);
   free(other);
@@ -171,20 +247,27 @@ static bool is_left_out(int i) {
 START_TEST(agrees_with_the_reference) {
   const model_case *c = &cases[_i];
   if (is_left_out(_i)) return;
-  const quern_compile_options options = {.size = sizeof options,
-                                         .numeric_mode = "f32",
-                                         .chunk_tokens = CHUNK,
-                                         .context_tokens = MAX_TOKENS / 4,
-                                         .all_logits = true,
-                                         .tuning_db = "none"};
+  quern_compile_options options = {.size = sizeof options, .numeric_mode = "f32", .tuning_db = "none"};
   quern_error error;
   quern_model *model;
   expectation e = {0};
   open_expectation(c, &e);
+  if (e.encoder) {  // texts are evaluated whole
+    options.sequences = SEQUENCES;
+    options.context_tokens = (uint32_t)e.count;
+  } else {
+    options.chunk_tokens = CHUNK;
+    options.context_tokens = MAX_TOKENS / 4;
+    options.all_logits = true;
+  }
   float *logits = malloc(e.count * (size_t)e.logits->dims[1] * sizeof(float));
   ck_assert_ptr_nonnull(logits);
   ck_assert_msg(quern_jit(c->path, &options, &model, &error) == 0, "%s", error.text);
-  check_model(model, c, &e, logits);
+  if (e.encoder) {
+    check_encoder(model, c, &e, logits);
+  } else {
+    check_model(model, c, &e, logits);
+  }
   quern_model_close(model);
   if (_i % (int)qn_test_stride(6, 12) == 0) check_artifact(c, &options, &e, logits);
   free(logits);
