@@ -273,8 +273,8 @@ typedef struct quern_session_options {
 
 // *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical
 // memory as it fills; on a GPU it is taken whole); evaluating allocates nothing, but for what a GPU's driver keeps of a
-// step of one token a sequence when there is the first with so many sequences. Errors: UNSUPPORTED (no language model nor encoder),
-// LIMIT, ARGUMENT, NOMEM (also of the GPU).
+// step of one token a sequence when there is the first with so many sequences. Errors: UNSUPPORTED (neither a language
+// model nor an encoder), LIMIT, ARGUMENT, NOMEM (also of the GPU).
 quern_status quern_session_create(quern_model *model, const quern_session_options *options, quern_session **out_session,
                                   quern_error *error);
 void quern_session_destroy(quern_session *session);  // NULL is harmless
@@ -292,7 +292,7 @@ void quern_session_get_info(const quern_session *session, quern_session_info *ou
 // Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits becomes
 // the logits after the last one, f32 (vocab_size), valid until the session's next call; NULL = they are not computed.
 // After an error the sequence is as it was. Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV
-// cache full), CANCELLED, INTERNAL (a kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
+// cache full), UNSUPPORTED (the model is an encoder, which is given whole texts), CANCELLED, INTERNAL (a kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
 quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
                                 const float **out_logits, quern_error *error);
 // The same with the logits after every token, copied to `logits`: f32 (count, vocab_size), row-major.
@@ -334,8 +334,8 @@ quern_status quern_session_fill(quern_session *session, int32_t sequence, int64_
 // Empties a sequence (one out of range: nothing happens).
 void quern_session_reset(quern_session *session, int32_t sequence);
 
-// Asks the call that works on the session to stop, or the next one where none does: quern_session_eval, _eval_all and
-// _step end with CANCELLED, quern_generate with QUERN_STOP_CANCELLED, before the next chunk of a prompt or the next
+// Asks the call that works on the session to stop, or the next one where none does: quern_session_eval, _eval_all, _embed
+// and _step end with CANCELLED, quern_generate with QUERN_STOP_CANCELLED, before the next chunk of a prompt or the next
 // token. From any thread, as long as the session is there; also from a signal handler. The call that stops uses the
 // request up.
 void quern_session_cancel(quern_session *session);

@@ -59,7 +59,7 @@ static const char details[] =
     "Makes an embedding of each text, a vector of numbers, by an encoder (BERT and its like), and prints it, a text a\n"
     "line, numbers with spaces between. FILE is an artifact or a model file, which is compiled into the cache as "
     "quern\n"
-    "run does; for an artifact to compute several texts together it must be compiled with --sequences. How a text's\n"
+    "run does; for an artifact to compute several texts together it must be compiled with --batch. How a text's\n"
     "tokens become one vector (the mean of all or the first; of length 1 or not) is the model's to say.\n";
 
 typedef struct embed_state {

@@ -1,4 +1,4 @@
-// The vocabulary of a Hugging Face folder: tokenizer.json or tokenizer.model, and what the files beside it say.
+// The vocabulary of a Hugging Face folder: tokenizer.json or tokenizer.model, or older files, and what the files beside it say.
 #include "frontend/import/vocab_folder.h"
 
 #include <inttypes.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "frontend/import/json.h"
+#include "frontend/import/vocab_files.h"
 #include "runtime/base/file.h"
 #include "runtime/base/vec.h"
 
@@ -228,6 +228,26 @@ static qn_status read_around(folder *f) {
 
 // ---- the folder --------------------------------------------------------------------------------------------------
 
+// One that is in the files of older days.
+static qn_status read_files(folder *f, bool *out_found) {
+  qn_vocab_files files = {.folder = f->path,
+                          .config = f->config,
+                          .special_map = f->special_map,
+                          .added = f->added,
+                          .model_config = f->model_config};
+  char *text;
+  QN_TRY(find_file(f, "vocab.txt", &files.vocab_txt));
+  QN_TRY(find_file(f, "vocab.json", &files.vocab_json));
+  QN_TRY(find_file(f, "merges.txt", &files.merges));
+  QN_TRY(qn_vocab_files_to_json(&files, f->arena, &text, f->diag));
+  *out_found = text != NULL;
+  if (!text) return QN_OK;
+  const char *path = files.vocab_txt ? files.vocab_txt : files.vocab_json;
+  qn_status status = qn_vocab_from_json(text, strlen(text), path, f->arena, f->out, f->diag);
+  cJSON_free(text);
+  return status == QN_OK ? name_tokens(f) : status;
+}
+
 static qn_status read_tokenizer(folder *f, bool *out_found) {
   const char *json, *model = NULL;
   char *data;
@@ -236,7 +256,7 @@ static qn_status read_tokenizer(folder *f, bool *out_found) {
   if (!json) QN_TRY(find_file(f, "tokenizer.model", &model));
   const char *path = json ? json : model;
   *out_found = path != NULL;
-  if (!path) return QN_OK;
+  if (!path) return read_files(f, out_found);
   QN_TRY(qn_file_read(path, QN_TEXT_MAX, f->arena->allocator, &data, &size, f->diag));
   qn_status status = json ? qn_vocab_from_json(data, size, path, f->arena, f->out, f->diag)
                           : qn_vocab_from_sentencepiece(data, size, path, f->arena, f->out, f->diag);
@@ -278,7 +298,8 @@ qn_status qn_vocab_from_folder(const char *path, int64_t vocab_size, qn_arena *a
     *out_found = found;
   } else if (status == QN_OK && !found) {
     status = qn_fail(diag, QN_ERR_UNSUPPORTED, path,
-                     "has neither tokenizer.json nor tokenizer.model; save the tokenizer anew with transformers");
+                     "has neither tokenizer.json nor tokenizer.model, nor vocab.txt, nor vocab.json with merges.txt; save "
+                     "the tokenizer anew with transformers");
   }
   return status;
 }

@@ -9,10 +9,11 @@
 // All of these fill *out with texts and arrays that live in `arena`, which must outlive it. Errors name the file and
 // the place in it, got and want.
 
-// Finds tokenizer.json, else tokenizer.model, in `folder`; what they do not say (which tokens are BOS, EOS, unknown and
+// Finds tokenizer.json, else tokenizer.model, else vocab.txt (WordPiece) or vocab.json and merges.txt (byte-level BPE) of
+// the classes that vocab_files.c lists, in `folder`; what they do not say (which tokens are BOS, EOS, unknown and
 // padding, which end a generation, tokens that were added) is taken from tokenizer_config.json,
 // special_tokens_map.json, added_tokens.json, generation_config.json and config.json, where these are there. *out_found
-// (may be NULL: then it is an error, UNSUPPORTED): is there one of the two? vocab_size: the rows of the model's
+// (may be NULL: then it is an error, UNSUPPORTED): is there one of these? vocab_size: the rows of the model's
 // embedding, 0 = not known: a vocabulary with more tokens is refused. Errors: those of the functions below, IO.
 QN_CHECKED qn_status qn_vocab_from_folder(const char *folder, int64_t vocab_size, qn_arena *arena,
                                           qn_tokenizer_desc *out, bool *out_found, qn_diag *diag);

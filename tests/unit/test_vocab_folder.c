@@ -242,6 +242,51 @@ START_TEST(folder_with_model) {
 }
 END_TEST
 
+// vocab.txt: lines are tokens; what goes around a text, and whether case counts, is the class's to say.
+START_TEST(folder_with_vocab_txt) {
+  file f;
+  folder = qn_test_temp_dir();
+  put_text("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\r\nab\n##c\nab\n");
+  refuse_folder(QN_ERR_UNSUPPORTED, "has no tokenizer.json but vocab.txt, of the tokenizer_class '' (model_type '')");
+  put_text("config.json", "{\"model_type\": \"bert\"}");
+  qn_assert_ok(&f.diag, read_folder(&f, 0, NULL));
+  const qn_tokenizer_desc *d = &f.desc;
+  ck_assert(d->token_count == 7 && d->unk == 1 && qn_str_is(d->tokens[5], "##c") && qn_str_is(d->tokens[6], "ab"));
+  ck_assert(d->before_count == 1 && d->before[0] == 2 && d->after_count == 1 && d->after[0] == 3);
+  ck_assert_int_eq(d->types[3], QN_TOKEN_CONTROL);
+  qn_arena_deinit(&f.arena);
+  put_text("tokenizer_config.json", "{\"tokenizer_class\": \"BertTokenizerFast\", \"cls_token\": \"<c>\"}");
+  refuse_folder(QN_ERR_FORMAT, "cls_token is '<c>', which is not in the vocabulary of 6 tokens");
+  put_text("tokenizer_config.json", "{\"tokenizer_class\": \"OtherTokenizer\"}");
+  refuse_folder(QN_ERR_UNSUPPORTED, "of the tokenizer_class 'OtherTokenizer' (model_type 'bert'), which is not known");
+}
+END_TEST
+
+START_TEST(folder_with_merges) {
+  file f;
+  bool found = true;
+  folder = qn_test_temp_dir();
+  put_text("vocab.json", "{\"<s>\": 0, \"<pad>\": 1, \"</s>\": 2, \"<unk>\": 3, \"a\": 4, \"b\": 5, \"ab\": 6, \"<mask>\": 7}");
+  qn_assert_ok(&f.diag, read_folder(&f, 0, &found));
+  ck_assert(!found);  // half of it
+  qn_arena_deinit(&f.arena);
+  put_text("merges.txt", "#version: 0.2\na b\n");
+  put_text("tokenizer_config.json", "{\"tokenizer_class\": \"RobertaTokenizer\"}");
+  put_text("added_tokens.json", "{\"<x>\": 8}");
+  qn_assert_ok(&f.diag, read_folder(&f, 0, NULL));
+  const qn_tokenizer_desc *d = &f.desc;
+  ck_assert(d->token_count == 9 && d->before[0] == 0 && d->after[0] == 2 && d->merge_count == 1);
+  ck_assert(d->types[7] == (QN_TOKEN_CONTROL | QN_TOKEN_TAKES_BEFORE) && qn_str_is(d->tokens[8], "<x>"));
+  qn_arena_deinit(&f.arena);
+  put_text("tokenizer_config.json", "{\"tokenizer_class\": \"GPT2Tokenizer\"}");
+  qn_assert_ok(&f.diag, read_folder(&f, 0, NULL));
+  ck_assert(d->before_count == 0 && d->after_count == 0);
+  qn_arena_deinit(&f.arena);
+  put_text("vocab.json", "[1]");
+  refuse_folder(QN_ERR_FORMAT, "vocab.json: is no JSON object of tokens and ids");
+}
+END_TEST
+
 static qn_status read_again(const qn_allocator *allocator, void *context) {
   (void)context;
   qn_arena arena;
@@ -267,5 +312,5 @@ START_TEST(allocations_may_fail) {
 END_TEST
 
 QN_CASE(sentencepiece, sentencepiece_fields, sentencepiece_errors)
-QN_CASE(folders, folder_with_json, folder_with_model, allocations_may_fail)
+QN_CASE(folders, folder_with_json, folder_with_model, folder_with_vocab_txt, folder_with_merges, allocations_may_fail)
 QN_TEST_MAIN(sentencepiece, folders)
