@@ -228,7 +228,7 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   if (!taken) return qn_fail_nomem(diag, d->artifact->path, "a step's inputs");
   QN_TRY(bind_inputs(d, diag));
   for (int64_t row = 0; row < d->max_rows; row++) set_row(d, row, &(qn_sampling){.inverse_temperature = 1, .top_k = 1});
-  qn_decoder_choose(d, NULL);
+  qn_decoder_choose(d, NULL, 0);
   int64_t most[QN_ARTIFACT_SYMBOLS];
   set_symbols(d, d->chunk, d->max_rows, most);
   return qn_executor_reserve(d->executor, most, diag);
@@ -391,14 +391,23 @@ static qn_status run(qn_decoder *d, qn_diag *diag) {
 
 bool qn_decoder_chooses(const qn_decoder *d) { return d->tokens != NULL; }
 
-void qn_decoder_choose(qn_decoder *d, const qn_sampling *settings) {
+void qn_decoder_choose(qn_decoder *d, const qn_sampling *settings, size_t count) {
   if (!d->tokens) return;
-  if (settings) set_row(d, 0, settings);
-  qn_executor_want(d->executor, "token", settings != NULL);
-  qn_executor_want(d->executor, "logits", settings == NULL);
+  for (size_t row = 0; row < count; row++) set_row(d, (int64_t)row, &settings[row]);
+  qn_executor_want(d->executor, "token", count > 0);
+  qn_executor_want(d->executor, "logits", count == 0);
 }
 
-int32_t qn_decoder_token(const qn_decoder *d) { return d->tokens[0]; }
+int32_t qn_decoder_token(const qn_decoder *d, size_t index) { return d->tokens[index]; }
+
+int64_t qn_decoder_room(const qn_decoder *d, int32_t sequence) {
+  int64_t length = qn_kv_cache_length(d->cache, sequence), keys = d->artifact->program->page_keys;
+  int64_t pages = qn_kv_cache_free_pages(d->cache), context = qn_kv_cache_context(d->cache) - length;
+  if (keys == 0) keys = 1;
+  int64_t rest = (keys - length % keys) % keys;  // of the last page
+  if (rest > 0 && pages > 0) pages--;            // which may be shared: then whoever writes to it takes a free one
+  return pages > context / keys || pages * keys + rest > context ? context : pages * keys + rest;
+}
 
 const float *qn_decoder_logits(const qn_decoder *d, size_t index) { return d->logits + (int64_t)index * d->pitch; }
 

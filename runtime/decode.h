@@ -30,6 +30,7 @@ int64_t qn_decoder_context(const qn_decoder *decoder);
 int64_t qn_decoder_chunk(const qn_decoder *decoder);
 int64_t qn_decoder_rows(const qn_decoder *decoder);  // tokens of a step whose logits may be wanted
 int32_t qn_decoder_sequences(const qn_decoder *decoder);
+int64_t qn_decoder_rows(const qn_decoder *decoder);  // tokens of a step that may be wanted
 const char *qn_decoder_path(const qn_decoder *decoder);          // borrowed: the artifact's, for messages
 qn_executor *qn_decoder_executor(qn_decoder *decoder);           // borrowed: target, times, profile
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *decoder);  // borrowed: sizes
@@ -97,10 +98,13 @@ const float *qn_decoder_logits(const qn_decoder *decoder, size_t index);
 
 // Does the program choose tokens (README.md)?
 bool qn_decoder_chooses(const qn_decoder *decoder);
-// From now on, with settings (copied): steps leave the token that they choose for the first wanted row, and no logits.
-// NULL: logits again. Nothing happens where the program chooses no tokens.
-void qn_decoder_choose(qn_decoder *decoder, const qn_sampling *settings);
-// The token that the last step chose; -1 where its logits are no numbers. The program must choose tokens.
-int32_t qn_decoder_token(const qn_decoder *decoder);
+// From now on, with settings (copied) of the first `count` wanted rows: steps leave the tokens that they choose for these,
+// and no logits. Count 0: logits again. Nothing happens where the program chooses no tokens.
+void qn_decoder_choose(qn_decoder *decoder, const qn_sampling *settings, size_t count);
+// The token that the last step chose for the index-th wanted row; -1 where its logits are no numbers. The program must
+// choose tokens.
+int32_t qn_decoder_token(const qn_decoder *decoder, size_t index);
+// How many tokens more a sequence can take now for certain, by its context and the free pages.
+int64_t qn_decoder_room(const qn_decoder *decoder, int32_t sequence);
 
 #endif

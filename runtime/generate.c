@@ -88,6 +88,10 @@ typedef struct generation {
   qn_generate_stats *stats;
   size_t held;  // tokens of the prompt that the sequence has already
   qn_text_out text;
+  int64_t position;       // tokens of the sequence that are of the text: guesses come after them
+  const qn_draft *draft;  // guesses that the last step evaluated; NULL = none
+  qn_decoder_item *items;  // owned (as many as guesses of a step, and one): what a step evaluates
+  qn_sampling *settings;   // owned (the same): how the tokens after them are chosen
   qn_diag *diag;
 } generation;
 
@@ -141,7 +145,7 @@ static bool ends_here(generation *g) {
     g->stats->reason = QN_STOP_MAX_TOKENS;
     return true;
   }
-  if (qn_decoder_position(g->decoder, p->sequence) >= qn_decoder_context(g->decoder)) {
+  if (g->position >= qn_decoder_context(g->decoder)) {
     g->stats->reason = QN_STOP_CONTEXT;
     return true;
   }
@@ -155,42 +159,114 @@ static bool program_chooses(const generation *g) {
          qn_sampler_vocab(g->sampler) == qn_decoder_vocab(g->decoder);
 }
 
-// Before a step whose token is wanted.
-static void tell_settings(generation *g) {
-  qn_sampling settings;
+// Before a step that wants the next token and those after `guesses` guesses.
+static void tell_settings(generation *g, int32_t guesses) {
+  size_t count = (size_t)guesses + 1;
   if (!program_chooses(g)) return;
-  qn_sampler_settings(g->sampler, &settings);
-  qn_decoder_choose(g->decoder, &settings);
+  qn_sampler_foresee(g->sampler, g->settings, count);
+  qn_decoder_choose(g->decoder, g->settings, count);
 }
 
-static qn_status sample(generation *g, const float *logits, int32_t *out_id) {
+// The token after the last step's index-th row.
+static qn_status sample(generation *g, size_t index, int32_t *out_id) {
   qn_diag why = {.text = "the program chose no token"};
   bool program = program_chooses(g);
-  if (program && (*out_id = qn_decoder_token(g->decoder)) >= 0) return QN_OK;
-  if (!program && qn_sampler_sample(g->sampler, logits, out_id, &why) == QN_OK) return QN_OK;
+  qn_sampling drawn;
+  if (program) qn_sampler_settings(g->sampler, &drawn);
+  if (program && (*out_id = qn_decoder_token(g->decoder, index)) >= 0) return QN_OK;
+  if (!program && qn_sampler_sample(g->sampler, qn_decoder_logits(g->decoder, index), out_id, &why) == QN_OK)
+    return QN_OK;
   return qn_fail(g->diag, QN_ERR_FORMAT, qn_decoder_path(g->decoder),
                  "the logits are not numbers: the weights may be damaged, try --check-weights (%s)", why.text);
 }
 
-static qn_status decode(generation *g, const float *logits, uint64_t start) {
+static void note_text(generation *g, const int32_t *tokens, size_t count) {
+  if (g->params->speculator) qn_speculator_take(g->params->speculator, tokens, count);
+}
+
+// The token after the index-th row: hands it out. *out_stop when the text ends with it.
+static qn_status next_token(generation *g, size_t index, uint64_t start, int32_t *out_id, bool *out_stop) {
   qn_generate_stats *stats = g->stats;
+  int32_t id = 0;
+  QN_TRY(sample(g, index, &id));
+  qn_sampler_accept(g->sampler, id);
+  note_text(g, &id, 1);
+  stats->pending = *out_id = id;
+  if (stats->generated_tokens++ == 0) stats->first_ns = now_ns() - start;
+  if (g->tokenizer && !g->params->ignore_eog && qn_tokenizer_is_eog(g->tokenizer, id)) {
+    stats->reason = QN_STOP_EOG;
+    *out_stop = true;
+    return QN_OK;
+  }
+  QN_TRY(take_token(g, id, out_stop));
+  *out_stop = *out_stop || ends_here(g);
+  return QN_OK;
+}
+
+// Hands out what the last step has made certain: the token after the text, and as long as it was guessed, the one after
+// that. Guesses that did not come true are taken out of the sequence.
+static qn_status take_tokens(generation *g, uint64_t start, int32_t *out_id, bool *out_stop) {
+  int32_t node = QN_DRAFT_ROOT, accepted = 0;
+  qn_status status;
+  for (;;) {
+    status = next_token(g, (size_t)(node + 1), start, out_id, out_stop);
+    if (status != QN_OK || *out_stop || !g->draft) break;
+    node = qn_draft_child(g->draft, node, *out_id);
+    if (node == QN_DRAFT_ROOT) break;
+    g->stats->pending = -1;
+    g->stats->decode_steps++;
+    g->position++;
+    accepted++;
+  }
+  if (g->draft) {
+    qn_decoder_truncate(g->decoder, g->params->sequence, g->position);
+    qn_speculator_note(g->params->speculator, accepted);
+    g->stats->accepted += accepted;
+  }
+  return status;
+}
+
+// Guesses what may come after the next token. There is room for that one.
+static qn_status guess(generation *g) {
+  const qn_generate_params *p = g->params;
+  g->draft = NULL;
+  if (!p->speculator) return QN_OK;
+  int64_t most = qn_decoder_room(g->decoder, p->sequence) - 1, rows = qn_decoder_rows(g->decoder) - 1;
+  if (p->max_tokens > 0 && most > p->max_tokens - g->stats->generated_tokens - 1)
+    most = p->max_tokens - g->stats->generated_tokens - 1;
+  if (most > rows) most = rows;
+  const qn_draft *draft = NULL;
+  QN_TRY(qn_speculator_propose(p->speculator, g->sampler, most < 0 ? 0 : (int32_t)most, &draft, g->diag));
+  if (draft->count > 0) g->draft = draft;
+  return QN_OK;
+}
+
+// One step: the token, and the guesses after it.
+static qn_status evaluate(generation *g, int32_t id) {
+  const qn_generate_params *p = g->params;
+  int32_t guesses = g->draft ? g->draft->count : 0;
+  uint64_t begin = now_ns();
+  tell_settings(g, guesses);
+  g->items[0] = (qn_decoder_item){id, p->sequence, true};
+  for (int32_t i = 0; i < guesses; i++) g->items[i + 1] = (qn_decoder_item){g->draft->tokens[i], p->sequence, true};
+  QN_TRY(qn_decoder_step(g->decoder, g->items, (size_t)guesses + 1, g->diag));
+  g->stats->proposed += guesses;
+  if (p->speculator) qn_speculator_time(p->speculator, guesses, now_ns() - begin);
+  g->stats->pending = -1;
+  g->stats->decode_steps++;
+  g->stats->passes++;
+  g->position++;
+  return QN_OK;
+}
+
+static qn_status decode(generation *g, uint64_t start) {
   for (;;) {
     int32_t id = 0;
     bool stop = false;
-    QN_TRY(sample(g, logits, &id));
-    qn_sampler_accept(g->sampler, id);
-    stats->pending = id;
-    if (stats->generated_tokens++ == 0) stats->first_ns = now_ns() - start;
-    if (g->tokenizer && !g->params->ignore_eog && qn_tokenizer_is_eog(g->tokenizer, id)) {
-      stats->reason = QN_STOP_EOG;
-      return QN_OK;
-    }
-    QN_TRY(take_token(g, id, &stop));
-    if (stop || ends_here(g)) return QN_OK;
-    tell_settings(g);
-    QN_TRY(qn_decoder_eval(g->decoder, g->params->sequence, &id, 1, NULL, &logits, g->diag));
-    stats->pending = -1;
-    stats->decode_steps++;
+    QN_TRY(take_tokens(g, start, &id, &stop));
+    if (stop) return QN_OK;
+    QN_TRY(guess(g));
+    QN_TRY(evaluate(g, id));
   }
 }
 
@@ -207,7 +283,7 @@ static qn_status prefill(generation *g, const float **out_logits) {
     size_t count = p->prompt_count - done < chunk ? p->prompt_count - done : chunk;
     if (cancelled(g)) break;
     const float **logits = done + count == p->prompt_count ? out_logits : NULL;
-    if (logits) tell_settings(g);
+    if (logits) tell_settings(g, 0);
     status = qn_decoder_eval(g->decoder, p->sequence, p->prompt + done, count, NULL, logits, g->diag);
   }
   if (status == QN_OK && *out_logits) {
@@ -222,16 +298,49 @@ static qn_status prefill_and_decode(generation *g) {
   const qn_generate_params *p = g->params;
   const float *logits = NULL;
   uint64_t start = now_ns();
+  if (p->speculator) {
+    int64_t before = qn_decoder_position(g->decoder, p->sequence) - (int64_t)g->held;
+    QN_TRY(qn_speculator_begin(p->speculator, before, g->sampler, g->diag));
+  }
   qn_status prefilled = prefill(g, &logits);
   g->stats->prefill_ns = now_ns() - start;
   if (prefilled != QN_OK || !logits) return prefilled;
   g->stats->prompt_tokens = (int64_t)p->prompt_count;
   g->stats->held_tokens = (int64_t)g->held;
   for (size_t i = 0; i < p->prompt_count; i++) qn_sampler_accept(g->sampler, p->prompt[i]);
-  qn_status status = decode(g, logits, start);
+  g->position = qn_decoder_position(g->decoder, p->sequence);
+  note_text(g, p->prompt, p->prompt_count);
+  qn_status status = decode(g, start);
   g->stats->decode_ns = now_ns() - start - g->stats->first_ns;
   if (status == QN_OK) finish_text(g);
   return status;
+}
+
+static qn_status check_params(const qn_decoder *decoder, const qn_generate_params *params, qn_diag *diag) {
+  if (params->sequence < 0 || params->sequence >= qn_decoder_sequences(decoder))
+    return qn_fail(diag, QN_ERR_ARGUMENT, "sequence", "got %d, want 0 to %d", (int)params->sequence,
+                   (int)qn_decoder_sequences(decoder) - 1);
+  if (params->held > 0 && (params->held >= params->prompt_count ||
+                           params->held > (uint64_t)qn_decoder_position(decoder, params->sequence)))
+    return qn_fail(diag, QN_ERR_ARGUMENT, "prompt_held",
+                   "got %zu, want fewer than the prompt's %zu tokens, and at most the %lld that the sequence has",
+                   params->held, params->prompt_count, (long long)qn_decoder_position(decoder, params->sequence));
+  if (params->max_tokens < 0)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "max_tokens", "got %lld, want 0 (no limit) or more",
+                   (long long)params->max_tokens);
+  return QN_OK;
+}
+
+// Where a step's tokens are laid out: the next one, and guesses.
+static qn_status take_step_memory(generation *g, const qn_allocator *allocator, size_t count, qn_diag *diag) {
+  g->items = qn_alloc_zeroed(allocator, count * sizeof *g->items);
+  g->settings = qn_alloc_zeroed(allocator, count * sizeof *g->settings);
+  return g->items && g->settings ? QN_OK : qn_fail_nomem(diag, "generate", "a step");
+}
+
+static void free_step_memory(generation *g, const qn_allocator *allocator, size_t count) {
+  qn_free(allocator, g->items, count * sizeof *g->items);
+  qn_free(allocator, g->settings, count * sizeof *g->settings);
 }
 
 qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sampler *sampler,
@@ -244,18 +353,9 @@ qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sam
                   .held = params->held,
                   .stats = out_stats,
                   .diag = diag};
+  size_t step = (params->speculator ? (size_t)qn_speculator_most(params->speculator) : 0) + 1;
   *out_stats = (qn_generate_stats){.pending = -1};
-  if (params->sequence < 0 || params->sequence >= qn_decoder_sequences(decoder))
-    return qn_fail(diag, QN_ERR_ARGUMENT, "sequence", "got %d, want 0 to %d", (int)params->sequence,
-                   (int)qn_decoder_sequences(decoder) - 1);
-  if (params->held > 0 && (params->held >= params->prompt_count ||
-                           params->held > (uint64_t)qn_decoder_position(decoder, params->sequence)))
-    return qn_fail(diag, QN_ERR_ARGUMENT, "prompt_held",
-                   "got %zu, want fewer than the prompt's %zu tokens, and at most the %lld that the sequence has",
-                   params->held, params->prompt_count, (long long)qn_decoder_position(decoder, params->sequence));
-  if (params->max_tokens < 0)
-    return qn_fail(diag, QN_ERR_ARGUMENT, "max_tokens", "got %lld, want 0 (no limit) or more",
-                   (long long)params->max_tokens);
+  QN_TRY(check_params(decoder, params, diag));
   qn_text_options text = {.tokenizer = tokenizer,
                           .stops = params->stops,
                           .stop_count = params->stop_count,
@@ -264,10 +364,14 @@ qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sam
                           .prompt = params->prompt,
                           .prompt_count = params->prompt_count};
   QN_TRY(qn_text_out_init(&g.text, &text, allocator, diag));
-  qn_executor_hold(qn_decoder_executor(decoder));
-  qn_status status = prefill_and_decode(&g);
-  qn_decoder_choose(decoder, NULL);
-  qn_executor_release(qn_decoder_executor(decoder));
+  qn_status status = take_step_memory(&g, allocator, step, diag);
+  if (status == QN_OK) {
+    qn_executor_hold(qn_decoder_executor(decoder));
+    status = prefill_and_decode(&g);
+    qn_decoder_choose(decoder, NULL, 0);
+    qn_executor_release(qn_decoder_executor(decoder));
+  }
+  free_step_memory(&g, allocator, step);
   qn_text_out_deinit(&g.text);
   return status;
 }

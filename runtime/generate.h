@@ -4,6 +4,7 @@
 
 #include "runtime/decode.h"
 #include "runtime/sampler.h"
+#include "runtime/speculate.h"
 #include "runtime/tokenizer.h"
 
 typedef enum qn_stop_reason {
@@ -37,6 +38,7 @@ typedef struct qn_generate_params {
   void *callback_context;
   qn_generate_cancelled cancelled;  // may be NULL: never; takes callback_context. Cancelled within the prompt, the
                                     // sequence is as it was before
+  qn_speculator *speculator;  // borrowed; NULL = one token a step. It knows of the sequence what passed through here
 } qn_generate_params;
 
 typedef struct qn_generate_stats {
@@ -45,7 +47,9 @@ typedef struct qn_generate_stats {
   uint64_t prefill_ns;                      // evaluating the prompt
   uint64_t first_ns;                        // from the start until the first token was sampled (TTFT)
   uint64_t decode_ns;                       // from then on until the end
-  int64_t decode_steps;                     // tokens evaluated in that time
+  int64_t decode_steps;                     // tokens evaluated in that time, guesses that did not come true left out
+  int64_t passes;                           // the steps that these were evaluated in
+  int64_t proposed, accepted;               // guesses verified, and those of them that came true
   qn_stop_reason reason;
   size_t stop_index;  // of the stop string, for QN_STOP_STRING
   int32_t pending;    // the last token sampled, which is not in the sequence yet; to go on, put it before the next

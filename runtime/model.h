@@ -7,6 +7,7 @@
 
 #include "runtime/decode.h"
 #include "runtime/quern_run.h"
+#include "runtime/speculate.h"
 #include "runtime/tokenizer.h"
 
 // Code that is in this process already.
@@ -38,6 +39,12 @@ struct quern_session {
   size_t step_rows;     // wanted items of the last step
   int decode_threads;
   _Atomic bool cancelled;  // asked for, and not yet used up
+};
+
+struct quern_speculator {
+  quern_session *session;     // borrowed
+  qn_decoder *draft;          // owned; NULL where no draft model guesses
+  qn_speculator *speculator;  // owned
 };
 
 QN_CHECKED qn_status qn_model_open(const char *path, const quern_model_options *options, quern_model **out,

@@ -618,7 +618,10 @@ static void public_stats(const qn_generate_stats *from, quern_stats *to) {
                       .reason = (quern_stop_reason)from->reason,
                       .stop_index = from->stop_index,
                       .pending_token = from->pending,
-                      .held_tokens = from->held_tokens};
+                      .held_tokens = from->held_tokens,
+                      .passes = from->passes,
+                      .proposed = from->proposed,
+                      .accepted = from->accepted};
 }
 
 int32_t qn_session_sampled_vocab(const quern_session *session) {
@@ -647,7 +650,11 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
                                .callback = p->callback ? forward_text : NULL,
                                .callback_context = &g,
                                .cancelled = forward_cancelled};
-  QN_TRY(qn_sampler_create(&sampling, qn_session_sampled_vocab(session), allocator, &sampler, diag));
+                      .held_tokens = from->held_tokens,
+  if (p->speculator && p->speculator->session != session)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got one of another session, want one of this session");
+  if (p->speculator) params.speculator = p->speculator->speculator;
+  QN_TRY(qn_sampler_create(&sampling, sampled_vocab(session), allocator, &sampler, diag));
   qn_status status =
       qn_generate(session->decoder, session->model->tokenizer, sampler, &params, allocator, stats, diag);
   qn_sampler_destroy(sampler);

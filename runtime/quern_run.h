@@ -424,6 +424,34 @@ typedef bool (*quern_text_fn)(void *context, const char *text, size_t length, in
 // not call into the session.
 typedef bool (*quern_cancelled_fn)(void *context);
 
+// What guesses the tokens that come next, so that one step of the model can evaluate several. The text is the same as
+// without, in every bit; how many steps it takes is another matter, and what they cost.
+typedef enum quern_technique {
+  QUERN_SPECULATE_LOOKUP,  // what came after the longest earlier occurrence of the text's last tokens
+  QUERN_SPECULATE_DRAFT    // a smaller model with the same vocabulary goes on with the text
+} quern_technique;
+// A stable lower-case word for a technique: "lookup". NULL for a number that is none.
+const char *quern_technique_name(quern_technique technique);
+
+typedef struct quern_speculator quern_speculator;
+typedef struct quern_speculator_options {
+  size_t size;  // sizeof(quern_speculator_options)
+  quern_technique technique;
+  quern_model *draft;  // of QUERN_SPECULATE_DRAFT: must outlive the speculator
+  // Guesses a step: always as many as there can be up to this. 0 = as many as pay, by what came true so far and by what a
+  // guess costs, up to 7; where none pay, one is tried now and then.
+  int32_t tokens;
+} quern_speculator_options;
+// Makes guesses for one sequence of the session at a time; they begin from what passes through quern_generate with it, and
+// what it knows of a sequence lasts from call to call. Any call may be with it, another one, or none. *out_speculator is
+// the caller's, to be destroyed before the session. A draft model computes with the session's threads and takes a KV cache
+// for the session's context. Errors: ARGUMENT (no such technique, no draft model, one with another vocabulary), LIMIT (the
+// artifact computes the logits of one token a step: compile it with quern_compile_options.sequences), NOMEM, and those of
+// quern_session_create for the draft model.
+quern_status quern_speculator_create(quern_session *session, const quern_speculator_options *options,
+                                     quern_speculator **out_speculator, quern_error *error);
+void quern_speculator_destroy(quern_speculator *speculator);  // NULL is harmless
+
 typedef struct quern_generate_params {
   size_t size;  // sizeof(quern_generate_params)
   int32_t sequence;
@@ -441,6 +469,7 @@ typedef struct quern_generate_params {
   // Of the prompt, the first so many tokens (not all) are the sequence's last ones already, by an earlier call or
   // quern_session_fork: they count as prompt for sampling, and are not evaluated.
   size_t prompt_held;
+  quern_speculator *speculator;  // of the same session; NULL = one token a step
 } quern_generate_params;
 
 typedef enum quern_stop_reason {
@@ -458,12 +487,14 @@ typedef struct quern_stats {
   uint64_t prefill_ns;                      // evaluating the prompt
   uint64_t first_ns;                        // until the first token was sampled
   uint64_t decode_ns;                       // from then on
-  int64_t decode_steps;  // tokens evaluated in that time: decode_steps / decode_ns is the speed of decoding
+  int64_t decode_steps;  // tokens of the text evaluated in that time: decode_steps / decode_ns is the speed of decoding
   quern_stop_reason reason;
   size_t stop_index;      // of the stop string, for QUERN_STOP_STRING
   int32_t pending_token;  // the last token sampled, which is not in the sequence yet: to go on, put it before the next
                           // prompt; -1 = none
   int64_t held_tokens;    // of prompt_tokens: those that were not evaluated since the sequence had them
+  int64_t passes;              // steps in which decode_steps tokens were evaluated: as many, without a speculator
+  int64_t proposed, accepted;  // guesses that these steps verified, and those that came true
 } quern_stats;
 
 // Evaluates the prompt, then samples, hands out text and evaluates until something says stop, which is no error.

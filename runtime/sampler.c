@@ -391,11 +391,39 @@ int32_t qn_sampler_vocab(const qn_sampler *s) { return s->n_vocab; }
 
 bool qn_sampler_needs_logits(const qn_sampler *s) { return s->history != NULL; }
 
-void qn_sampler_settings(qn_sampler *s, qn_sampling *out) {
+static void draw_settings(const qn_sampler *s, qn_rng *rng, qn_sampling *out) {
   *out = s->settings;
   if (s->all == NULL) return;  // greedy
-  uint64_t random = qn_rng_next(&s->rng) >> 16;
+  uint64_t random = qn_rng_next(rng) >> 16;
   for (int digit = 0; digit < 3; digit++) out->random[digit] = (int32_t)(random >> (32 - 16 * digit) & 0xffff);
+}
+
+void qn_sampler_settings(qn_sampler *s, qn_sampling *out) { draw_settings(s, &s->rng, out); }
+
+void qn_sampler_foresee(const qn_sampler *s, qn_sampling *out, size_t count) {
+  qn_rng rng = s->rng;
+  for (size_t i = 0; i < count; i++) draw_settings(s, &rng, &out[i]);
+}
+
+qn_status qn_sampler_clone(const qn_sampler *s, const qn_allocator *allocator, qn_sampler **out, qn_diag *diag) {
+  QN_TRY(qn_sampler_create(&s->options, s->n_vocab, allocator, out, diag));
+  qn_sampler_follow(*out, s);
+  return QN_OK;
+}
+
+bool qn_sampler_alike(const qn_sampler *a, const qn_sampler *b) {
+  const qn_sampler_options *x = &a->options, *y = &b->options;
+  return a->n_vocab == b->n_vocab && x->temperature == y->temperature && x->top_k == y->top_k && x->top_p == y->top_p &&
+         x->min_p == y->min_p && x->repeat_penalty == y->repeat_penalty && x->repeat_last_n == y->repeat_last_n;
+}
+
+void qn_sampler_follow(qn_sampler *s, const qn_sampler *other) {
+  s->rng = other->rng;
+  if (s->history == NULL) return;
+  s->n_history = other->n_history;
+  s->history_at = other->history_at;
+  memcpy(s->history, other->history, (size_t)s->options.repeat_last_n * sizeof *s->history);
+  memcpy(s->seen, other->seen, (size_t)s->n_vocab * sizeof *s->seen);
 }
 
 int32_t qn_sampler_candidate_count(const qn_sampler *s) { return s->n_best; }

@@ -64,6 +64,17 @@ int32_t qn_sampler_vocab(const qn_sampler *sampler);  // n_vocab of its creation
 bool qn_sampler_needs_logits(const qn_sampler *sampler);
 // The settings for one token, for whoever chooses it elsewhere; draws the random number that qn_sampler_sample would.
 void qn_sampler_settings(qn_sampler *sampler, qn_sampling *out);
+// The same for the next `count` tokens, without drawing: whoever takes one of them then draws it.
+void qn_sampler_foresee(const qn_sampler *sampler, qn_sampling *out, size_t count);
+
+// One of the same options and vocabulary, which chooses as this one will from now on. The caller's. NOMEM.
+QN_CHECKED qn_status qn_sampler_clone(const qn_sampler *sampler, const qn_allocator *allocator, qn_sampler **out,
+                                      qn_diag *diag);
+// Do they have the same options, but for the seed, and the same vocabulary?
+bool qn_sampler_alike(const qn_sampler *a, const qn_sampler *b);
+// Makes `sampler` choose as `other` will from now on: its random numbers to come and its history. They must be
+// alike.
+void qn_sampler_follow(qn_sampler *sampler, const qn_sampler *other);
 
 // What the last sample drew from: the count of candidates (1 when greedy), and each with its probability. False when
 // index is not below the count.

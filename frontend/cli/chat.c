@@ -168,7 +168,8 @@ static int generate(conversation *c, quern_error *error) {
                                   .ignore_eog = c->chat->ignore_eog,
                                   .callback = take_text,
                                   .callback_context = c,
-                                  .cancelled = interrupted};
+                                  .cancelled = interrupted,
+                                  .speculator = c->chat->speculator};
   c->answer.length = c->generated.count = 0;
   cli_catch_signals();
   int code = (int)quern_generate(c->chat->session, &params, &c->stats, error);

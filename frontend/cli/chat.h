@@ -32,6 +32,7 @@ typedef struct cli_chat {
   const quern_sampler_options *sampler;
   const char *const *stops;
   size_t stop_count;
+  quern_speculator *speculator;  // NULL = one token a step
   int64_t max_tokens;  // of an answer; 0 = no limit
   bool ignore_eog, quiet;
 } cli_chat;

@@ -9,13 +9,14 @@
 #include "frontend/cli/progress.h"
 #include "frontend/cli/run_open.h"
 #include "frontend/cli/settings.h"
+#include "frontend/cli/speculate.h"
 #include "runtime/base/file.h"
 #include "runtime/base/vec.h"
 
 typedef struct run_options {
   cli_common common;
   const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
-      *spin, *tuning_db, *device, *libcuda, *signed_by, *chat_template, *system, *max_tokens;
+      *spin, *tuning_db, *device, *libcuda, *signed_by, *chat_template, *system, *max_tokens, *speculate, *draft_tokens;
   cli_texts stops;
   uint64_t top_k, repeat_last, seed, threads, decode_threads, grain, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
@@ -58,6 +59,9 @@ static const cli_option options_table[] = {
     {"seed", 0, CLI_COUNT, FIELD(seed), "N", 0, UINT64_MAX, NULL, "0",
      "of the random numbers; the same seed gives the "
      "same text on every machine"},
+    {"speculate", 0, CLI_TEXT, FIELD(speculate), CLI_SPECULATE_VALUE, 0, 0, NULL, NULL, CLI_SPECULATE_HELP},
+    {"draft-tokens", 0, CLI_TEXT, FIELD(draft_tokens), CLI_DRAFT_TOKENS_VALUE, 0, 0, NULL, CLI_DRAFT_TOKENS_STANDARD,
+     CLI_DRAFT_TOKENS_HELP},
     {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP},
     {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
     {"check-kernels", 0, CLI_FLAG, FIELD(check_kernels), NULL, 0, 0, NULL, NULL,
@@ -114,6 +118,8 @@ typedef struct run_state {
   const qn_allocator *allocator;
   quern_model *model;      // owned
   quern_session *session;  // owned
+  cli_speculation speculation;
+  quern_speculator *speculator;  // owned; NULL without --speculate
   cli_settings settings;
   cli_device device;
   bool has_tokenizer;
@@ -292,6 +298,7 @@ static int generate(run_state *run) {
                                     .ignore_eog = options->ignore_eog,
                                     .show_special = options->special,
                                     .cancelled = interrupted,
+                                    .speculator = run->speculator,
       .callback = take_text,
                                     .callback_context = run};
     code = (int)quern_generate(run->session, &params, &run->stats, &error);
@@ -353,6 +360,23 @@ static int64_t peak_memory(void) {
   return kib * 1024;
 }
 
+// Tokens that a step of the model gave, over all of them.
+static double tokens_a_pass(const quern_stats *stats) {
+  return stats->passes > 0 ? (double)stats->decode_steps / (double)stats->passes : 0;
+}
+
+static void put_speculation(cli_json *json, const run_state *run) {
+  const quern_stats *stats = &run->stats;
+  cli_json_begin(json, "speculation", '{');
+  cli_json_text(json, "technique", qn_str_from(quern_technique_name(run->speculation.technique)));
+  cli_json_int(json, "passes", stats->passes);
+  cli_json_int(json, "tokens", stats->decode_steps);
+  cli_json_int(json, "proposed", stats->proposed);
+  cli_json_int(json, "accepted", stats->accepted);
+  cli_json_real(json, "tokens_per_pass", tokens_a_pass(stats));
+  cli_json_end(json, '}');
+}
+
 static int print_json(run_state *run) {
   const quern_stats *stats = &run->stats;
   quern_session_info info;
@@ -380,6 +404,7 @@ static int print_json(run_state *run) {
   cli_json_real(&json, "prefill_tokens_per_s", per_second(stats->prompt_tokens, stats->prefill_ns));
   cli_json_real(&json, "decode_tokens_per_s", per_second(stats->decode_steps, stats->decode_ns));
   cli_json_end(&json, '}');
+  if (run->speculator) put_speculation(&json, run);
   cli_json_end(&json, '}');
   qn_buf_putc(&out, '\n');
   bool failed = out.failed;
@@ -397,6 +422,10 @@ static void print_stats(const run_state *run) {
       per_second(stats->prompt_tokens, stats->prefill_ns), (long long)stats->generated_tokens,
       (double)stats->decode_ns * 1e-6, per_second(stats->decode_steps, stats->decode_ns),
       quern_stop_reason_name(stats->reason));
+  if (run->speculator)
+    fprintf(stderr, "quern: %s: %lld of %lld guesses came true, %.2f tokens a step\n",
+            quern_technique_name(run->speculation.technique), (long long)stats->accepted, (long long)stats->proposed,
+            tokens_a_pass(stats));
 }
 
 static int finish(run_state *run) {
@@ -493,6 +522,7 @@ static int converse(run_state *run) {
                    .stops = o->stops.items,
                    .stop_count = o->stops.count,
                    .max_tokens = run->max_tokens,
+                   .speculator = run->speculator,
                    .ignore_eog = o->ignore_eog,
                    .quiet = o->common.quiet};
   return cli_chat_run(&chat);
@@ -501,6 +531,7 @@ static int converse(run_state *run) {
 static int run_all(run_state *run, const char *path) {
   const run_options *o = run->options;
   int code = check_chat(run);
+  if (code == 0) code = cli_speculation_read(o->speculate, o->draft_tokens, &run->speculation);
   if (code == 0) code = find_device(run);
   if (code != 0) return code;
   cli_settings_options settings = {.threads = o->threads,
@@ -525,6 +556,7 @@ static int run_all(run_state *run, const char *path) {
                        .tuning_db = o->tuning_db,
                        .signed_by = o->signed_by,
                        .context = (uint32_t)o->context,
+                       .sequences = cli_speculation_sequences(&run->speculation),
                        .run_threads = (int)o->threads,
                        .jit = o->jit,
                        .no_cache = o->no_cache,
@@ -542,6 +574,7 @@ static int run_all(run_state *run, const char *path) {
   if (code == 0 && !o->chat) code = make_prompt(run);
   begin = cli_seconds();
   if (code == 0) code = create_session(run);
+  if (code == 0) code = cli_speculation_create(&run->speculation, &source, run->session, &run->speculator);
   run->load_seconds += cli_seconds() - begin;
   if (code == 0 && o->chat) return converse(run);
   if (code == 0) code = open_logits(run, path);
@@ -555,7 +588,9 @@ static int run(void *context, const char *path) {
   int code = run_all(&run, path);
   qn_file_writer_abandon(&run.logits);
   cli_chat_template_free(&run.chat_template);
+  quern_speculator_destroy(run.speculator);
   quern_session_destroy(run.session);
+  cli_speculation_free(&run.speculation);
   quern_model_close(run.model);
   qn_buf_deinit(&run.text);
   qn_vec_free(run.allocator, &run.prompt);

@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
 # Makes quern nano, the small Llama model that ships with quern: generates its text from a seed, trains its
-# tokenizer and its weights, measures it, and writes GGUF. Building, running and testing quern needs none of this.
+# tokenizer and its weights, measures it, and writes GGUF; then what guesses its tokens, a draft model and Medusa heads.
+# Building, running and testing quern needs none of this.
 #
 #   python3 models/nano/train.py                     train, then write nano.gguf, tasks.tsv and golden.txt
+#   python3 models/nano/train.py --draft             train and write draft.gguf, which guesses what nano.gguf says
+#   python3 models/nano/train.py --medusa            train and write medusa/: heads on nano.gguf that do
 #   python3 models/nano/train.py --cases             write tasks.tsv only (needs no PyTorch)
 #   python3 models/nano/train.py --stories           write stories.txt only (needs no PyTorch)
 #   python3 models/nano/train.py --data 20           print the first 20 training documents (needs no PyTorch)
 #   python3 models/nano/train.py --eval nano.gguf    accuracy of a GGUF file on every held-out case
 #   python3 models/nano/train.py --golden nano.gguf  write golden.txt from a GGUF file
 import argparse
+import collections
 import hashlib
+import itertools
+import json
 import math
 import os
 import re
@@ -21,7 +27,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 # ---- the model --------------------------------------------------------------------------------------------------
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN = 256, 3, 4, 2, 64, 512
+Shape = collections.namedtuple("Shape", "hidden layers heads kv_heads head_dim ffn")
+NANO = Shape(hidden=256, layers=3, heads=4, kv_heads=2, head_dim=64, ffn=512)
+DRAFT = Shape(hidden=96, layers=2, heads=3, kv_heads=1, head_dim=32, ffn=160)  # a tenth of its parameters
+MEDUSA_HEADS = 3
 VOCAB, CONTEXT, EPS, ROPE_THETA = 512, 256, 1e-5, 10000.0
 BOS, EOS = VOCAB - 2, VOCAB - 1
 MAX_BYTES = 4_000_000
@@ -477,18 +486,18 @@ def gguf_key(name, kind, value):
     return head + struct.pack({U32: "<I", F32: "<f", BOOL: "<?"}[kind], value)
 
 
-def write_gguf(path, tokenizer, tensors):
+def write_gguf(path, tokenizer, tensors, shape=NANO, name="quern nano"):
     """tensors: {name: float32 torch tensor}. Matrices are stored as F16, norms as F32."""
     import torch
     keys = [
-        ("general.architecture", STRING, "llama"), ("general.name", STRING, "quern nano"),
+        ("general.architecture", STRING, "llama"), ("general.name", STRING, name),
         ("general.license", STRING, "Apache-2.0"), ("general.file_type", U32, 1),
         ("general.alignment", U32, ALIGNMENT), ("llama.vocab_size", U32, VOCAB),
-        ("llama.context_length", U32, CONTEXT), ("llama.embedding_length", U32, HIDDEN),
-        ("llama.block_count", U32, LAYERS), ("llama.feed_forward_length", U32, FFN),
-        ("llama.attention.head_count", U32, HEADS), ("llama.attention.head_count_kv", U32, KV_HEADS),
+        ("llama.context_length", U32, CONTEXT), ("llama.embedding_length", U32, shape.hidden),
+        ("llama.block_count", U32, shape.layers), ("llama.feed_forward_length", U32, shape.ffn),
+        ("llama.attention.head_count", U32, shape.heads), ("llama.attention.head_count_kv", U32, shape.kv_heads),
         ("llama.attention.layer_norm_rms_epsilon", F32, EPS), ("llama.rope.freq_base", F32, ROPE_THETA),
-        ("llama.rope.dimension_count", U32, HEAD_DIM),
+        ("llama.rope.dimension_count", U32, shape.head_dim),
         ("tokenizer.ggml.model", STRING, "gpt2"), ("tokenizer.ggml.pre", STRING, "gpt-2"),
         ("tokenizer.ggml.tokens", ARRAY, (STRING, tokenizer.tokens)),
         ("tokenizer.ggml.token_type", ARRAY, (I32, [1] * BOS + [3, 3])),  # 1 normal, 3 control
@@ -568,31 +577,32 @@ def load_tokenizer(keys):
 # The weights are a plain dictionary under their GGUF names, and the network a function of it.
 
 
-def new_weights(seed):
+def new_weights(seed, shape=NANO):
     import torch
     torch.manual_seed(seed)
-    shapes = {"token_embd.weight": (VOCAB, HIDDEN), "output_norm.weight": (HIDDEN,)}
-    for i in range(LAYERS):
+    hidden, q, kv, ffn = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn
+    shapes = {"token_embd.weight": (VOCAB, hidden), "output_norm.weight": (hidden,)}
+    for i in range(shape.layers):
         shapes.update({
-            f"blk.{i}.attn_norm.weight": (HIDDEN,),
-            f"blk.{i}.attn_q.weight": (HEADS * HEAD_DIM, HIDDEN),
-            f"blk.{i}.attn_k.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
-            f"blk.{i}.attn_v.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
-            f"blk.{i}.attn_output.weight": (HIDDEN, HEADS * HEAD_DIM),
-            f"blk.{i}.ffn_norm.weight": (HIDDEN,),
-            f"blk.{i}.ffn_gate.weight": (FFN, HIDDEN),
-            f"blk.{i}.ffn_up.weight": (FFN, HIDDEN),
-            f"blk.{i}.ffn_down.weight": (HIDDEN, FFN),
+            f"blk.{i}.attn_norm.weight": (hidden,),
+            f"blk.{i}.attn_q.weight": (q, hidden),
+            f"blk.{i}.attn_k.weight": (kv, hidden),
+            f"blk.{i}.attn_v.weight": (kv, hidden),
+            f"blk.{i}.attn_output.weight": (hidden, q),
+            f"blk.{i}.ffn_norm.weight": (hidden,),
+            f"blk.{i}.ffn_gate.weight": (ffn, hidden),
+            f"blk.{i}.ffn_up.weight": (ffn, hidden),
+            f"blk.{i}.ffn_down.weight": (hidden, ffn),
         })
     weights = {}
-    for name, shape in shapes.items():
-        if len(shape) == 1:
-            weights[name] = torch.ones(shape)
+    for name, size in shapes.items():
+        if len(size) == 1:
+            weights[name] = torch.ones(size)
         else:
-            std = 0.02 if name == "token_embd.weight" else shape[1] ** -0.5
+            std = 0.02 if name == "token_embd.weight" else size[1] ** -0.5
             if name.endswith(("attn_output.weight", "ffn_down.weight")):
-                std *= (2 * LAYERS) ** -0.5
-            weights[name] = torch.randn(shape) * std
+                std *= (2 * shape.layers) ** -0.5
+            weights[name] = torch.randn(size) * std
     return weights
 
 
@@ -600,47 +610,69 @@ def rms_norm(x, weight):
     return x * (x.pow(2).mean(-1, keepdim=True) + EPS).rsqrt() * weight
 
 
-def rope(x):
-    """(B, heads, T, HEAD_DIM): rotates each adjacent pair (2i, 2i+1) by position * theta^(-2i / HEAD_DIM)."""
+def rope(x, first=0):
+    """(B, heads, T, head_dim): rotates each adjacent pair (2i, 2i+1) by position * theta^(-2i / head_dim), the first
+    of the T at position `first`."""
     import torch
-    step = ROPE_THETA ** (-torch.arange(0, HEAD_DIM, 2, dtype=torch.float64) / HEAD_DIM)
-    angle = torch.arange(x.shape[2], dtype=torch.float64)[:, None] * step
+    step = ROPE_THETA ** (-torch.arange(0, x.shape[3], 2, dtype=torch.float64) / x.shape[3])
+    angle = torch.arange(first, first + x.shape[2], dtype=torch.float64)[:, None] * step
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
 
 
-def forward(w, ids, mask=None):
-    """ids (B, T) -> logits (B, T, VOCAB). mask (B, 1, T, T): true where attention is allowed; None is causal."""
+def hidden_states(w, ids, mask=None, shape=NANO, cache=None):
+    """ids (B, T) -> what the logits are made of, (B, T, hidden), normed. mask (B, 1, T, T): true where attention is
+    allowed; None is causal. cache: a list with the keys and values of earlier tokens by layer, lengthened; then T is 1."""
     import torch
     import torch.nn.functional as F
     batch, length = ids.shape
     x = F.embedding(ids, w["token_embd.weight"])
-    for i in range(LAYERS):
+    for i in range(shape.layers):
         blk = f"blk.{i}."
         y = rms_norm(x, w[blk + "attn_norm.weight"])
-        q, k, v = (F.linear(y, w[f"{blk}attn_{name}.weight"]).view(batch, length, -1, HEAD_DIM).transpose(1, 2)
+        q, k, v = (F.linear(y, w[f"{blk}attn_{name}.weight"]).view(batch, length, -1, shape.head_dim).transpose(1, 2)
                    for name in "qkv")
         with torch.autocast("cpu", enabled=False):  # neighbouring positions blur in bfloat16
             q, k, v = (t.float() if t.dtype == torch.bfloat16 else t for t in (q, k, v))
-            q, k = rope(q), rope(k)
-            k, v = (t.repeat_interleave(HEADS // KV_HEADS, dim=1) for t in (k, v))
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+            first = cache[i][0].shape[2] if cache and i < len(cache) else 0
+            q, k = rope(q, first), rope(k, first)
+            if cache is not None:
+                if first:
+                    k, v = (torch.cat(pair, 2) for pair in zip(cache[i], (k, v)))
+                cache[i:i + 1] = [(k, v)]
+            k, v = (t.repeat_interleave(shape.heads // shape.kv_heads, dim=1) for t in (k, v))
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and first == 0)
         x = x + F.linear(y.transpose(1, 2).reshape(batch, length, -1), w[blk + "attn_output.weight"])
         y = rms_norm(x, w[blk + "ffn_norm.weight"])
         y = F.silu(F.linear(y, w[blk + "ffn_gate.weight"])) * F.linear(y, w[blk + "ffn_up.weight"])
         x = x + F.linear(y, w[blk + "ffn_down.weight"])
-    return F.linear(rms_norm(x, w["output_norm.weight"]), w["token_embd.weight"])
+    return rms_norm(x, w["output_norm.weight"])
+
+
+def forward(w, ids, mask=None, shape=NANO, cache=None):
+    """ids (B, T) -> logits (B, T, VOCAB); see hidden_states."""
+    import torch.nn.functional as F
+    return F.linear(hidden_states(w, ids, mask, shape, cache), w["token_embd.weight"])
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
 
 
-def batches(seed, tokenizer, rows):
+def documents(seed, tokenizer):
+    """Endless (prompt's ids, the rest's), the document's ends included."""
+    index = 0
+    while True:
+        prompt, rest = document(seed, index)
+        index += 1
+        yield [BOS, *tokenizer.encode(prompt)], [*tokenizer.encode(rest), EOS]
+
+
+def batches(source, rows):
     """Endless (ids, targets, weight, mask): documents packed into rows of CONTEXT tokens, each seeing only itself.
     RoPE is relative, so a document in mid-row computes what it would at the start of a context."""
     import torch
-    index, waiting = 0, []
+    waiting = []
     while True:
         row_ids = [[] for _ in range(rows)]
         row_docs = [[] for _ in range(rows)]
@@ -650,11 +682,9 @@ def batches(seed, tokenizer, rows):
             if queue:
                 ids, weights = queue.pop()
             else:
-                prompt, rest = document(seed, index)
-                index += 1
-                head, tail = tokenizer.encode(prompt), tokenizer.encode(rest)
-                ids = [BOS, *head, *tail, EOS]
-                weights = [0.0] * len(head) + [2.0 if head else 1.0] * (len(tail) + 1) + [0.0]
+                head, tail = next(source)
+                ids = head + tail
+                weights = [0.0] * (len(head) - 1) + [2.0 if len(head) > 1 else 1.0] * len(tail) + [0.0]
                 if len(ids) > CONTEXT:
                     continue
             row = next((r for r in range(rows) if len(row_ids[r]) + len(ids) <= CONTEXT), None)
@@ -695,7 +725,7 @@ def train(args):
     cases = held_out_cases()
     quick = {name: rows[:100] for name, rows in cases.items()}
     first = 0
-    stream = batches(args.seed, tokenizer, args.rows)
+    stream = batches(documents(args.seed, tokenizer), args.rows)
     if args.checkpoint and os.path.exists(args.checkpoint):
         saved = torch.load(args.checkpoint, weights_only=True)
         first = saved["step"]
@@ -732,6 +762,155 @@ def train(args):
     print(f"trained in {(time.time() - began) / 60:.1f} min")
     size = write_gguf(args.out, tokenizer, {name: w.detach() for name, w in weights.items()})
     print(f"wrote {args.out}: {size} bytes")
+
+
+# ---- what guesses nano's tokens -------------------------------------------------------------------------------------
+# Both are trained on documents as they are and on stories as nano itself goes on with them: of words that are as likely
+# as each other, what they are to guess is the one that nano takes.
+
+
+def continued(weights, tokenizer, seed, count, rows=64, piece=8):
+    """`count` stories of which nano has written the rest, greedily: [(prompt's ids, the rest's)]. They are cut to a
+    multiple of `piece` tokens, so that those of one length can be continued together."""
+    import torch
+    rng, queue, found = Rng(seed, 7), {}, []
+    while len(found) < count:
+        ids = [BOS, *tokenizer.encode(story(rng))]
+        begun = ids[:1 + piece * rng.below(len(ids) // piece)]
+        group = queue.setdefault(len(begun), [])
+        group.append(begun)
+        if len(group) < rows:
+            continue
+        ids, cache = torch.tensor(queue.pop(len(begun))), []
+        with torch.no_grad():
+            logits = forward(weights, ids, cache=cache)
+            while ids.shape[1] < CONTEXT and not (ids == EOS).any(1).all():
+                best = logits[:, -1:].argmax(-1)
+                ids = torch.cat((ids, best), 1)
+                logits = forward(weights, best, cache=cache)
+        found += [([BOS], row[1:row.index(EOS) + 1]) for row in ids.tolist() if EOS in row]
+    return found
+
+
+def guess_stream(args, weights, tokenizer):
+    """Batches of ten documents, of which one is a story, to each story of nano's own."""
+    own = itertools.cycle(continued(weights, tokenizer, args.seed + 1, 640))
+
+    def both():
+        for index, item in enumerate(documents(args.seed + 2, tokenizer)):
+            yield item
+            if index % 10 == 0:
+                yield next(own)
+
+    return batches(both(), args.rows)
+
+
+def optimise(args, parameters, loss_of, stream):
+    """args.steps of AdamW on loss_of(batch), an (inside autocast) function of what the stream yields."""
+    import torch
+    optimizer = torch.optim.AdamW([
+        {"params": [w for w in parameters if w.dim() > 1], "weight_decay": 0.02},
+        {"params": [w for w in parameters if w.dim() == 1], "weight_decay": 0.0},
+    ], betas=(0.9, 0.98), eps=1e-9, fused=True)
+    began = time.time()
+    for step in range(args.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args.steps, args.lr)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+            loss, told = loss_of(next(stream))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        done = step + 1
+        if done % 50 == 0 or done == args.steps:
+            left = (time.time() - began) / done * (args.steps - done)
+            print(f"step {done:6d}  loss {loss.item():.4f}  {told}  left {left / 60:.1f} min", flush=True)
+
+
+def mean(values, weights):
+    return (values * weights.view(-1)).sum() / weights.sum()
+
+
+def train_draft(args):
+    """A model of a tenth of nano's size that guesses its tokens."""
+    import torch
+    import torch.nn.functional as F
+    torch.set_num_threads(args.threads)
+    keys, teacher = read_gguf(args.nano)
+    tokenizer = load_tokenizer(keys)
+    weights = {name: w.requires_grad_() for name, w in new_weights(args.seed, DRAFT).items()}
+    print(f"{sum(w.numel() for w in weights.values())} parameters of {sum(w.numel() for w in teacher.values())}")
+
+    def loss_of(batch):
+        ids, targets, token_weights, mask = batch
+        logits = forward(weights, ids, mask, DRAFT).float().view(-1, VOCAB)
+        wanted = targets.view(-1)
+        loss = mean(F.cross_entropy(logits, wanted, reduction="none"), token_weights)
+        return loss, f"right {mean((logits.argmax(-1) == wanted).float(), token_weights):.4f}"
+
+    optimise(args, list(weights.values()), loss_of, guess_stream(args, teacher, tokenizer))
+    size = write_gguf(args.out, tokenizer, {name: w.detach() for name, w in weights.items()}, DRAFT, "quern nano draft")
+    print(f"wrote {args.out}: {size} bytes")
+
+
+def train_medusa(args):
+    """Heads on nano's hidden state, which stays as it is (Medusa-1): head i says the token i + 2 places on. A head is a
+    linear layer with SiLU added to its input, then one to the vocabulary (Cai et al. 2024, section 2.1)."""
+    import torch
+    import torch.nn.functional as F
+    torch.set_num_threads(args.threads)
+    keys, base = read_gguf(args.nano)
+    tokenizer = load_tokenizer(keys)
+    heads = {}
+    for i in range(MEDUSA_HEADS):
+        heads[f"medusa_head.{i}.0.linear.weight"] = torch.zeros(NANO.hidden, NANO.hidden)
+        heads[f"medusa_head.{i}.0.linear.bias"] = torch.zeros(NANO.hidden)
+        heads[f"medusa_head.{i}.1.weight"] = base["token_embd.weight"].clone()
+    heads = {name: w.requires_grad_() for name, w in heads.items()}
+    print(f"{sum(w.numel() for w in heads.values())} parameters in {MEDUSA_HEADS} heads")
+
+    def loss_of(batch):
+        ids, targets, token_weights, mask = batch
+        with torch.no_grad():
+            x = hidden_states(base, ids, mask)
+        total, told = 0, []
+        for i in range(MEDUSA_HEADS):
+            y = x + F.silu(F.linear(x, heads[f"medusa_head.{i}.0.linear.weight"], heads[f"medusa_head.{i}.0.linear.bias"]))
+            logits = F.linear(y, heads[f"medusa_head.{i}.1.weight"]).float().view(-1, VOCAB)
+            wanted = targets.roll(-(i + 1), 1)
+            # The place that is guessed must be of the same document, and not of its prompt.
+            same = torch.diagonal(mask[:, 0].roll(-(i + 1), 1), dim1=1, dim2=2).float()
+            same[:, CONTEXT - i - 1:] = 0
+            used = token_weights.roll(-(i + 1), 1) * same * (token_weights > 0)
+            total = total + 0.8 ** i * mean(F.cross_entropy(logits, wanted.reshape(-1), reduction="none"), used)
+            told.append(f"{mean((logits.argmax(-1) == wanted.reshape(-1)).float(), used):.4f}")
+        return total, "right " + " ".join(told)
+
+    optimise(args, list(heads.values()), loss_of, guess_stream(args, base, tokenizer))
+    write_medusa(args.out, {name: w.detach() for name, w in heads.items()})
+
+
+def write_medusa(folder, tensors):
+    """A checkpoint as Medusa's authors lay it out: config.json and medusa_lm_head.safetensors, in F16."""
+    import torch
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "config.json"), "w", newline="\n") as f:
+        json.dump({"medusa_num_heads": MEDUSA_HEADS, "medusa_num_layers": 1, "base_model_name_or_path": "nano.gguf",
+                   "hidden_size": NANO.hidden, "vocab_size": VOCAB}, f, indent=2)
+        f.write("\n")
+    header, body = {}, b""
+    for name, tensor in tensors.items():
+        data = tensor.to(torch.float16).contiguous().numpy().tobytes()
+        header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path = os.path.join(folder, "medusa_lm_head.safetensors")
+    with open(path + ".part", "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + body)
+    os.replace(path + ".part", path)
+    print(f"wrote {path}: {8 + len(text) + len(body)} bytes")
 
 
 # ---- measuring ----------------------------------------------------------------------------------------------------
@@ -833,6 +1012,9 @@ def main():
     parser.add_argument("--data", type=int, metavar="N", help="print the first N training documents and stop")
     parser.add_argument("--eval", metavar="GGUF", help="measure a GGUF file and stop (exit status 1 below 99 %%)")
     parser.add_argument("--golden", metavar="GGUF", help="write golden.txt beside this script from a GGUF file and stop")
+    parser.add_argument("--draft", action="store_true", help="train a draft model for --nano and stop")
+    parser.add_argument("--medusa", action="store_true", help="train Medusa heads for --nano and stop")
+    parser.add_argument("--nano", metavar="GGUF", default=os.path.join(HERE, "nano.gguf"), help="whose tokens are guessed")
     parser.add_argument("--sample", metavar="GGUF", help="print a few stories at temperature 0.8 and stop")
     parser.add_argument("--prompt", default="", help="how --sample begins")
     parser.add_argument("--seed", type=int, default=1)
@@ -843,8 +1025,10 @@ def main():
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True,
                         help="train under bfloat16 autocast; measuring is always float32")
     parser.add_argument("--checkpoint", help="file to save to every 500 steps and to resume from")
-    parser.add_argument("--out", default=os.path.join(HERE, "nano.gguf"))
+    parser.add_argument("--out", help="what to write; nano.gguf, draft.gguf or medusa beside this script")
     args = parser.parse_args()
+    if not args.out:
+        args.out = os.path.join(HERE, "draft.gguf" if args.draft else "medusa" if args.medusa else "nano.gguf")
     if args.cases:
         write_cases(os.path.join(HERE, "tasks.tsv"))
     elif args.stories:
@@ -852,6 +1036,10 @@ def main():
     elif args.data is not None:
         for index in range(args.data):
             print("".join(document(args.seed, index)))
+    elif args.draft:
+        train_draft(args)
+    elif args.medusa:
+        train_medusa(args)
     elif args.eval:
         sys.exit(0 if evaluate(args.eval, args.threads) else 1)
     elif args.golden:

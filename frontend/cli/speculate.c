@@ -1,0 +1,76 @@
+// What guesses tokens, by the command line's words.
+#include "frontend/cli/speculate.h"
+
+#include <string.h>
+
+#include "frontend/cli/cli.h"
+
+#define MOST_TOKENS 64
+
+// The technique whose name the word begins with, up to its end or a colon.
+static bool find_technique(const char *word, quern_technique *out) {
+  size_t length = strcspn(word, ":");
+  const char *name;
+  for (int i = 0; (name = quern_technique_name((quern_technique)i)) != NULL; i++) {
+    if (strlen(name) != length || memcmp(name, word, length) != 0) continue;
+    *out = (quern_technique)i;
+    return true;
+  }
+  return false;
+}
+
+static int read_tokens(const char *word, int32_t *out) {
+  uint64_t count = 0;
+  if (strcmp(word, "auto") == 0) return 0;
+  if (!cli_read_count(word, &count) || count < 1 || count > MOST_TOKENS)
+    return cli_fail(QN_ERR_ARGUMENT, "--draft-tokens", "got '%s', want auto or a number from 1 to %d", word, MOST_TOKENS);
+  *out = (int32_t)count;
+  return 0;
+}
+
+int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_speculation *out) {
+  *out = (cli_speculation){.wanted = speculate != NULL};
+  if (!speculate)
+    return draft_tokens ? cli_fail(QN_ERR_ARGUMENT, "--draft-tokens", "is for --speculate; give that, too") : 0;
+  const char *colon = strchr(speculate, ':');
+  bool found = find_technique(speculate, &out->technique), takes_file = out->technique == QUERN_SPECULATE_DRAFT;
+  if (!found || (takes_file ? !colon || !colon[1] : colon != NULL))
+    return cli_fail(QN_ERR_ARGUMENT, "--speculate", "got '%s', want %s", speculate, CLI_SPECULATE_VALUE);
+  if (takes_file) out->draft_path = colon + 1;
+  return draft_tokens ? read_tokens(draft_tokens, &out->tokens) : 0;
+}
+
+uint32_t cli_speculation_sequences(const cli_speculation *s) {
+  return !s->wanted ? 0 : s->tokens ? (uint32_t)s->tokens + 1 : 8;
+}
+
+static int open_draft(cli_speculation *s, const run_source *target) {
+  run_source source = *target;
+  bool compiled = quern_is_artifact(s->draft_path);
+  source.path = s->draft_path;
+  source.quant = source.template_path = NULL;
+  if (compiled) source.numeric = source.kv_type = NULL;
+  if (compiled) source.jit = source.no_cache = false;
+  source.sequences = 0;
+  source.context = 0;
+  source.out_artifact = NULL;
+  return run_open(&source, &s->draft);
+}
+
+int cli_speculation_create(cli_speculation *s, const run_source *target, quern_session *session,
+                           quern_speculator **out_speculator) {
+  quern_error error = {0};
+  *out_speculator = NULL;
+  if (!s->wanted) return 0;
+  int code = s->draft_path && !s->draft ? open_draft(s, target) : 0;
+  if (code != 0) return code;
+  quern_speculator_options options = {
+      .size = sizeof options, .technique = s->technique, .draft = s->draft, .tokens = s->tokens};
+  code = (int)quern_speculator_create(session, &options, out_speculator, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+void cli_speculation_free(cli_speculation *s) {
+  quern_model_close(s->draft);
+  *s = (cli_speculation){0};
+}

@@ -1,0 +1,57 @@
+// What guesses the tokens that come next, behind one interface: a model then verifies several guesses in one step
+// (speculate.h). A guess costs no text anything: what is said is what the model itself chooses.
+#ifndef QN_RUNTIME_PROPOSE_H
+#define QN_RUNTIME_PROPOSE_H
+
+#include "runtime/decode.h"
+#include "runtime/sampler.h"
+
+#define QN_DRAFT_KINDS 4    // kinds of guesses that are told apart by how often they come true
+#define QN_DRAFT_ROOT  (-1)  // the text's last token, which all guesses come after
+
+// Guessed tokens: a tree, each node after its parent.
+typedef struct qn_draft {
+  int32_t *tokens, *parents;  // (capacity), owned by whoever made it; parents: an earlier node, or QN_DRAFT_ROOT
+  int32_t count, capacity;
+  int32_t kind;  // 0 .. QN_DRAFT_KINDS-1: guesses of a larger one are likelier to come true
+} qn_draft;
+
+// Appends a node; there must be room. Its index.
+int32_t qn_draft_add(qn_draft *draft, int32_t parent, int32_t token);
+// The node after `node` that has this token; QN_DRAFT_ROOT when there is none.
+int32_t qn_draft_child(const qn_draft *draft, int32_t node, int32_t token);
+
+// What a proposer sees: all of the text, its last token not yet evaluated.
+typedef struct qn_propose_text {
+  const int32_t *tokens;  // borrowed
+  size_t count;           // at least 1
+  const qn_sampler *sampler;  // that will choose the next token: its options, its history and its random numbers to come
+} qn_propose_text;
+
+typedef struct qn_proposer qn_proposer;
+typedef struct qn_proposer_type {
+  const char *name;
+  // What kind of guess it has, if any; before propose, which then adds at most `most` nodes to an empty draft. NULL: 0.
+  int32_t (*look)(qn_proposer *self, const qn_propose_text *text);
+  // A text begins whose tokens this sampler will choose; may be NULL. It takes the memory that propose then needs.
+  qn_status (*begin)(qn_proposer *self, const qn_sampler *sampler, qn_diag *diag);
+  qn_status (*propose)(qn_proposer *self, const qn_propose_text *text, int32_t most, qn_draft *out, qn_diag *diag);
+  void (*destroy)(qn_proposer *self);
+} qn_proposer_type;
+// The first field of every proposer. For one sequence and one thread at a time.
+struct qn_proposer {
+  const qn_proposer_type *type;
+};
+void qn_proposer_destroy(qn_proposer *proposer);  // NULL is harmless
+
+// Prompt lookup (Saxena 2023; Yang et al. 2023, "Inference with Reference"): what came after the longest earlier
+// occurrence of the text's last tokens. NOMEM.
+QN_CHECKED qn_status qn_propose_lookup_create(const qn_allocator *allocator, qn_proposer **out, qn_diag *diag);
+
+// A draft model (Leviathan et al. 2023): a smaller one of the same vocabulary goes on with the text, with the sampler's
+// own random numbers, so that both models tend to choose alike. `decoder` is borrowed; the sequence of it is the
+// proposer's own, and its logits are at least as many as the sampler's vocabulary. Errors: ARGUMENT, NOMEM.
+QN_CHECKED qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, const qn_allocator *allocator,
+                                             qn_proposer **out, qn_diag *diag);
+
+#endif

@@ -1,0 +1,126 @@
+// Speculators in the public interface of quern_run.h: what guesses, for a session.
+#include <inttypes.h>
+
+#include "runtime/base/options.h"
+#include "runtime/model.h"
+#include "runtime/speculate.h"
+
+// --- draft models
+
+static const char *name_of(const quern_model *model) { return model->path; }
+
+// Guesses are token ids: both models must mean the same text by each.
+static qn_status check_vocabulary(const quern_model *model, const quern_model *draft, qn_diag *diag) {
+  const qn_tokenizer *a = model->tokenizer, *b = draft->tokenizer;
+  if (!a != !b)
+    return qn_fail(diag, QN_ERR_ARGUMENT, name_of(draft), "the draft model has %s tokenizer, want that of %s",
+                   b ? "a" : "no", name_of(model));
+  int32_t count = a ? qn_tokenizer_count(a) : (int32_t)model->artifact.program->vocab_size;
+  int32_t got = b ? qn_tokenizer_count(b) : (int32_t)draft->artifact.program->vocab_size;
+  if (got != count)
+    return qn_fail(diag, QN_ERR_ARGUMENT, name_of(draft),
+                   "the draft model has a vocabulary of %" PRId32 " tokens, want the %" PRId32 " of %s", got, count,
+                   name_of(model));
+  for (int32_t id = 0; a && id < count; id++) {
+    qn_str x = qn_tokenizer_piece(a, id), y = qn_tokenizer_piece(b, id);
+    if (qn_str_equal(x, y)) continue;
+    return qn_fail(diag, QN_ERR_ARGUMENT, name_of(draft),
+                   "token %" PRId32 " of the draft model is '%.*s', want '%.*s' as %s has it", id, QN_STR_ARGS(y),
+                   QN_STR_ARGS(x), name_of(model));
+  }
+  return QN_OK;
+}
+
+static qn_status open_draft(quern_speculator *s, quern_model *draft, qn_diag *diag) {
+  quern_session *session = s->session;
+  if (!draft)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no draft model, want one that guesses");
+  QN_TRY(check_vocabulary(session->model, draft, diag));
+  if (!draft->cuda && !session->threads)
+    return qn_fail(diag, QN_ERR_ARGUMENT, name_of(draft), "the draft model is on the CPU, want it on the GPU that %s is on",
+                   name_of(session->model));
+  int64_t context = qn_decoder_context(session->decoder), most = qn_artifact_context_max(&draft->artifact);
+  qn_decoder_options options = {.context = most && most < context ? most : context};
+  options.executor = (qn_executor_options){.cuda = draft->cuda,
+                                           .target = draft->target,
+                                           .jit_entries = draft->jit.entries,
+                                           .decode_threads = session->decode_threads};
+  return qn_decoder_create(&draft->artifact, draft->cuda ? NULL : session->threads, &options, &session->model->allocator,
+                           &s->draft, diag);
+}
+
+// --- techniques
+
+static qn_status propose_by_lookup(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out,
+                                   qn_diag *diag) {
+  (void)options;
+  return qn_propose_lookup_create(&s->session->model->allocator, out, diag);
+}
+
+static qn_status propose_by_draft(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out,
+                                  qn_diag *diag) {
+  QN_TRY(open_draft(s, options->draft, diag));
+  return qn_propose_draft_create(s->draft, 0, &s->session->model->allocator, out, diag);
+}
+
+static const struct {
+  const char *name;
+  qn_status (*create)(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out, qn_diag *diag);
+} techniques[] = {
+    [QUERN_SPECULATE_LOOKUP] = {"lookup", propose_by_lookup},
+    [QUERN_SPECULATE_DRAFT] = {"draft", propose_by_draft},
+};
+
+const char *quern_technique_name(quern_technique technique) {
+  return (unsigned)technique < QN_COUNT(techniques) ? techniques[technique].name : NULL;
+}
+
+static qn_status check(const quern_session *session, const quern_speculator_options *options, qn_diag *diag) {
+  if ((unsigned)options->technique >= QN_COUNT(techniques))
+    return qn_fail(diag, QN_ERR_ARGUMENT, "technique", "got %d, want 0 to %zu", (int)options->technique,
+                   QN_COUNT(techniques) - 1);
+  int64_t rows = qn_decoder_rows(session->decoder);
+  if (rows < 2 || options->tokens > rows - 1)
+    return qn_fail(diag, QN_ERR_LIMIT, session->model->path,
+                   "got %" PRId32 " guesses to verify in a step, but the artifact computes the logits of %" PRId64
+                   " token%s a step, want guesses and one; compile it with --batch %" PRId32,
+                   options->tokens ? options->tokens : 1, rows, rows == 1 ? "" : "s",
+                   options->tokens ? options->tokens + 1 : QN_SPECULATE_MOST + 1);
+  return QN_OK;
+}
+
+static qn_status create(quern_speculator *s, const quern_speculator_options *options, qn_diag *diag) {
+  qn_proposer *proposer = NULL;
+  qn_decoder *decoder = s->session->decoder;
+  QN_TRY(check(s->session, options, diag));
+  QN_TRY(techniques[options->technique].create(s, options, &proposer, diag));
+  qn_speculate_options own = {.tokens = options->tokens, .text_max = qn_decoder_context(decoder) + 1};
+  if (own.tokens == 0 && qn_decoder_rows(decoder) <= QN_SPECULATE_MOST) own.most = (int32_t)qn_decoder_rows(decoder) - 1;
+  return qn_speculator_create(proposer, &own, &s->session->model->allocator, &s->speculator, diag);
+}
+
+quern_status quern_speculator_create(quern_session *session, const quern_speculator_options *options,
+                                     quern_speculator **out_speculator, quern_error *error) {
+  qn_diag diag = {0};
+  quern_speculator_options own;
+  *out_speculator = NULL;
+  qn_status status = qn_options_take(options, "quern_speculator_options", &own, sizeof own, &diag);
+  if (status != QN_OK) return qn_model_finish(status, &diag, error);
+  quern_speculator *s = qn_alloc_zeroed(&session->model->allocator, sizeof *s);
+  if (!s) return qn_model_finish(qn_fail_nomem(&diag, session->model->path, "a speculator"), &diag, error);
+  s->session = session;
+  status = create(s, &own, &diag);
+  if (status == QN_OK) {
+    *out_speculator = s;
+  } else {
+    quern_speculator_destroy(s);
+  }
+  return qn_model_finish(status, &diag, error);
+}
+
+void quern_speculator_destroy(quern_speculator *s) {
+  if (!s) return;
+  qn_speculator_destroy(s->speculator);
+  qn_decoder_destroy(s->draft);
+  qn_free(&s->session->model->allocator, s, sizeof *s);
+}

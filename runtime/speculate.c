@@ -1,0 +1,232 @@
+// The text that guesses are made from, and how many of them: by what came true and by what a guess costs.
+#include "runtime/speculate.h"
+
+#include <string.h>
+#include <time.h>
+
+// What came true of one kind of guess, and when it is tried again if none do.
+typedef struct record {
+  double right, wrong;   // of guesses, the older the less they count
+  int32_t wait, waited;  // steps without guesses between tries; 0 = it is not given up
+} record;
+
+struct qn_speculator {
+  const qn_allocator *allocator;  // borrowed
+  qn_proposer *proposer;          // owned
+  int32_t fixed, most;            // fixed 0: as many as pay
+  int32_t *text;                  // owned (text_max)
+  size_t text_max, count;
+  int64_t base;    // the position of text[0] in the sequence
+  qn_draft draft;  // arrays owned (most)
+  record records[QN_DRAFT_KINDS];
+  double plain_ns;                // what a step without guesses takes; 0 = not known
+  double verify_cost, make_cost;  // what one guess adds to a step, verified and made, in plain steps
+  qn_speculate_stats stats;
+};
+
+#define FIRST_WAIT   8
+#define LONGEST_WAIT 512
+#define MEMORY       0.85  // how much a record counts after one more
+#define SHARE_LESS   0.4   // of a new measurement in what a step takes, where it is less than was known
+#define SHARE_MORE   0.1   // where it is more: other programs may have been at work
+#define COST_MIN     0.005
+#define COST_MAX     2.0
+
+// --- drafts
+
+int32_t qn_draft_add(qn_draft *draft, int32_t parent, int32_t token) {
+  draft->tokens[draft->count] = token;
+  draft->parents[draft->count] = parent;
+  return draft->count++;
+}
+
+int32_t qn_draft_child(const qn_draft *draft, int32_t node, int32_t token) {
+  for (int32_t i = node + 1; i < draft->count; i++) {
+    if (draft->parents[i] == node && draft->tokens[i] == token) return i;
+  }
+  return QN_DRAFT_ROOT;
+}
+
+void qn_proposer_destroy(qn_proposer *proposer) {
+  if (proposer) proposer->type->destroy(proposer);
+}
+
+// --- life
+
+static qn_status check(const qn_speculate_options *o, qn_diag *diag) {
+  if (o->tokens < 0 || o->most < 0)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "speculation", "got %d guesses a step, want 1 or more, or 0 for as many as pay",
+                   (int)(o->tokens < 0 ? o->tokens : o->most));
+  if (o->text_max < 1)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "speculation", "got a text of %lld tokens, want at least 1",
+                   (long long)o->text_max);
+  return QN_OK;
+}
+
+static qn_status take_memory(qn_speculator *s, qn_diag *diag) {
+  size_t bytes = 0;
+  if (qn_size_mul(s->text_max, sizeof *s->text, &bytes)) s->text = qn_alloc(s->allocator, bytes);
+  if (qn_size_mul((size_t)s->most, sizeof *s->draft.tokens, &bytes)) {
+    s->draft.tokens = qn_alloc(s->allocator, bytes);
+    s->draft.parents = qn_alloc(s->allocator, bytes);
+  }
+  s->draft.capacity = s->most;
+  return s->text && s->draft.tokens && s->draft.parents ? QN_OK : qn_fail_nomem(diag, "speculation", "the text");
+}
+
+qn_status qn_speculator_create(qn_proposer *proposer, const qn_speculate_options *options,
+                               const qn_allocator *allocator, qn_speculator **out, qn_diag *diag) {
+  *out = NULL;
+  qn_status status = check(options, diag);
+  qn_speculator *s = status == QN_OK ? qn_alloc_zeroed(allocator, sizeof *s) : NULL;
+  if (!s) {
+    qn_proposer_destroy(proposer);
+    return status != QN_OK ? status : qn_fail_nomem(diag, "speculation", "its state");
+  }
+  s->allocator = allocator;
+  s->proposer = proposer;
+  s->fixed = options->tokens;
+  s->most = options->tokens ? options->tokens : options->most ? options->most : QN_SPECULATE_MOST;
+  s->text_max = (size_t)options->text_max;
+  s->verify_cost = 0.15;
+  for (int32_t k = 0; k < QN_DRAFT_KINDS; k++) s->records[k] = (record){.right = 1 + k, .wrong = 1};
+  status = take_memory(s, diag);
+  if (status != QN_OK) {
+    qn_speculator_destroy(s);
+    return status;
+  }
+  *out = s;
+  return QN_OK;
+}
+
+void qn_speculator_destroy(qn_speculator *s) {
+  if (!s) return;
+  qn_proposer_destroy(s->proposer);
+  qn_free(s->allocator, s->text, s->text_max * sizeof *s->text);
+  qn_free(s->allocator, s->draft.tokens, (size_t)s->most * sizeof *s->draft.tokens);
+  qn_free(s->allocator, s->draft.parents, (size_t)s->most * sizeof *s->draft.parents);
+  qn_free(s->allocator, s, sizeof *s);
+}
+
+const char *qn_speculator_name(const qn_speculator *s) { return s->proposer->type->name; }
+int32_t qn_speculator_most(const qn_speculator *s) { return s->most; }
+void qn_speculator_get_stats(const qn_speculator *s, qn_speculate_stats *out) { *out = s->stats; }
+
+// --- the text
+
+qn_status qn_speculator_begin(qn_speculator *s, int64_t position, const qn_sampler *sampler, qn_diag *diag) {
+  if (position < s->base || position - s->base > (int64_t)s->count) {
+    s->base = position;  // what is before is not known
+    s->count = 0;
+  } else {
+    s->count = (size_t)(position - s->base);
+  }
+  return s->proposer->type->begin ? s->proposer->type->begin(s->proposer, sampler, diag) : QN_OK;
+}
+
+static void drop_front(qn_speculator *s, size_t count) {
+  memmove(s->text, s->text + count, (s->count - count) * sizeof *s->text);
+  s->count -= count;
+  s->base += (int64_t)count;
+}
+
+void qn_speculator_take(qn_speculator *s, const int32_t *tokens, size_t count) {
+  if (count > s->text_max) {
+    s->base += (int64_t)(s->count + count - s->text_max);
+    s->count = 0;
+    tokens += count - s->text_max;
+    count = s->text_max;
+  }
+  size_t room = s->text_max - s->count;
+  if (count > room) drop_front(s, count - room > s->count / 2 ? count - room : s->count / 2);
+  memcpy(s->text + s->count, tokens, count * sizeof *tokens);
+  s->count += count;
+}
+
+// --- how many
+
+static double cost_of(const qn_speculator *s) { return s->verify_cost + s->make_cost; }
+
+// How many guesses make a token cheapest, when each comes true as often as that record's did: n of them give
+// 1 + p + ... + p^n tokens (Leviathan et al. 2023, section 3.1) and take 1 + n * cost.
+static int32_t how_many(const qn_speculator *s, const record *r) {
+  double rate = r->right / (r->right + r->wrong), cost = cost_of(s), tokens = 1, power = 1, best = 1;
+  int32_t n = 0;
+  for (int32_t i = 1; i <= s->most; i++) {
+    tokens += power *= rate;
+    if (tokens / (1 + i * cost) <= best) continue;
+    best = tokens / (1 + i * cost);
+    n = i;
+  }
+  return n;
+}
+
+// So many as pay; where none do, one now and then, ever more seldom while it fails.
+static int32_t choose(qn_speculator *s, record *r) {
+  if (s->fixed) return s->fixed;
+  if (s->plain_ns <= 0) return 0;  // the first step shows what guesses are to be measured against
+  int32_t n = how_many(s, r);
+  if (n > 0) {
+    r->wait = 0;
+    return n;
+  }
+  if (r->wait == 0) r->wait = FIRST_WAIT;
+  if (++r->waited < r->wait) return 0;
+  r->waited = 0;
+  r->wait = r->wait * 2 < LONGEST_WAIT ? r->wait * 2 : LONGEST_WAIT;
+  return 1;
+}
+
+static double now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static double toward(double known, double measured) {
+  return known + (measured < known ? SHARE_LESS : SHARE_MORE) * (measured - known);
+}
+
+static double clamped(double cost) { return cost < COST_MIN ? COST_MIN : cost > COST_MAX ? COST_MAX : cost; }
+
+qn_status qn_speculator_propose(qn_speculator *s, const qn_sampler *sampler, int32_t most, const qn_draft **out,
+                                qn_diag *diag) {
+  qn_propose_text text = {s->text, s->count, sampler};
+  s->draft.count = 0;
+  *out = &s->draft;
+  if (s->count == 0 || most < 1) return QN_OK;
+  s->draft.kind = s->proposer->type->look ? s->proposer->type->look(s->proposer, &text) : 0;
+  int32_t wanted = choose(s, &s->records[s->draft.kind]);
+  if (wanted > most) wanted = most;
+  if (wanted == 0) return QN_OK;
+  double begin = now_ns();
+  qn_status status = s->proposer->type->propose(s->proposer, &text, wanted, &s->draft, diag);
+  if (status != QN_OK) s->draft.count = 0;
+  if (s->draft.count > 0 && s->plain_ns > 0) {
+    double cost = (now_ns() - begin) / s->plain_ns / s->draft.count;
+    s->make_cost = toward(s->make_cost, clamped(cost));
+  }
+  return status;
+}
+
+void qn_speculator_note(qn_speculator *s, int32_t accepted) {
+  int32_t proposed = 0;
+  if (s->draft.count == 0) return;
+  for (int32_t i = s->draft.count - 1; i >= 0; i = s->draft.parents[i]) proposed++;
+  record *r = &s->records[s->draft.kind];
+  r->right = MEMORY * r->right + accepted;
+  r->wrong = MEMORY * r->wrong + (accepted < proposed);
+  s->stats.steps++;
+  s->stats.proposed += proposed;
+  s->stats.accepted += accepted;
+  s->draft.count = 0;
+}
+
+void qn_speculator_time(qn_speculator *s, int32_t guesses, uint64_t time_ns) {
+  double ns = (double)time_ns;
+  if (guesses == 0) {
+    s->plain_ns = s->plain_ns > 0 ? toward(s->plain_ns, ns) : ns;
+  } else if (s->plain_ns > 0) {
+    s->verify_cost = toward(s->verify_cost, clamped((ns / s->plain_ns - 1) / guesses));
+  }
+}

@@ -1,0 +1,50 @@
+// Several tokens from one step: a proposer guesses what comes next, the model evaluates the guesses together with the
+// text's last token, and as many are kept as the sampler chooses from the model's own logits. So the text is that of plain
+// decoding, bit for bit, at any temperature; only the number of steps is another one.
+#ifndef QN_RUNTIME_SPECULATE_H
+#define QN_RUNTIME_SPECULATE_H
+
+#include "runtime/propose.h"
+
+// One sequence's guesses, and how well they did. For one thread at a time.
+typedef struct qn_speculator qn_speculator;
+
+typedef struct qn_speculate_options {
+  int32_t tokens;    // guesses a step: always as many as there can be up to this. 0 = as many as pay, by what came true
+  int32_t most;      // with tokens 0: at most; 0 = QN_SPECULATE_MOST
+  int64_t text_max;  // tokens of a text; what is longer is guessed from its end
+} qn_speculate_options;
+
+#define QN_SPECULATE_MOST 7  // with the text's last token a step of 8
+
+typedef struct qn_speculate_stats {
+  int64_t steps;     // that verified at least one guess
+  int64_t proposed;  // guesses; in trees, the deepest path's
+  int64_t accepted;  // of them
+} qn_speculate_stats;
+
+// Takes over `proposer`, also after an error. Errors: ARGUMENT, NOMEM.
+QN_CHECKED qn_status qn_speculator_create(qn_proposer *proposer, const qn_speculate_options *options,
+                                          const qn_allocator *allocator, qn_speculator **out, qn_diag *diag);
+void qn_speculator_destroy(qn_speculator *speculator);  // NULL is harmless
+const char *qn_speculator_name(const qn_speculator *speculator);  // of its technique
+// The most guesses that it ever makes.
+int32_t qn_speculator_most(const qn_speculator *speculator);
+void qn_speculator_get_stats(const qn_speculator *speculator, qn_speculate_stats *out);
+
+// A sequence of `position` tokens is gone on with, by what this sampler chooses. What is known of the first so many stays
+// known. Takes the memory that guessing needs. NOMEM; ARGUMENT (the sampler is for more tokens than are guessed from).
+QN_CHECKED qn_status qn_speculator_begin(qn_speculator *speculator, int64_t position, const qn_sampler *sampler,
+                                         qn_diag *diag);
+// The text goes on with these tokens, of the prompt or chosen.
+void qn_speculator_take(qn_speculator *speculator, const int32_t *tokens, size_t count);
+// Guesses what comes after the text, at most `most` tokens; *out is borrowed until the next call and may be empty. Errors:
+// those of the proposer; then nothing is guessed.
+QN_CHECKED qn_status qn_speculator_propose(qn_speculator *speculator, const qn_sampler *sampler, int32_t most,
+                                           const qn_draft **out, qn_diag *diag);
+// What became of the last guesses: so many came true, one after another.
+void qn_speculator_note(qn_speculator *speculator, int32_t accepted);
+// What a step took that verified so many guesses, 0 for a plain one: by this it is known how many pay.
+void qn_speculator_time(qn_speculator *speculator, int32_t guesses, uint64_t time_ns);
+
+#endif

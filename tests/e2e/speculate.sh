@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Guesses on the committed model: the text is that of plain decoding whatever guesses, greedy and sampled, in runs and in
+# chats; how many tokens a step gives; and what is refused.
+. "$(dirname "$0")/../support/e2e.sh"
+need_quern
+nano="$QUERN_SOURCE/models/nano/nano.gguf" draft="$QUERN_SOURCE/models/nano/draft.gguf"
+[ -r "$nano" ] && [ -r "$draft" ] || skip "models/nano is not there"
+"$QUERN" compile -q "$nano" --batch 8 -o "$WORK/nano.qn"
+"$QUERN" compile -q "$draft" -o "$WORK/draft.qn"
+
+techniques=("lookup" "draft:$WORK/draft.qn")
+for sampling in "--temp 0" "--temp 0.8 --seed 7" "--temp 1.2 --seed 3 --repeat-penalty 1.2"; do
+  for prompt in "Once upon a time" "copy: q w e r t =" "sort: q w e r t ="; do
+    # shellcheck disable=SC2086
+    "$QUERN" run -q "$WORK/nano.qn" -p "$prompt" -n 120 $sampling >"$WORK/plain"
+    for technique in "${techniques[@]}"; do
+      for tokens in auto 1 7; do
+        # shellcheck disable=SC2086
+        "$QUERN" run -q "$WORK/nano.qn" -p "$prompt" -n 120 $sampling --speculate "$technique" --draft-tokens "$tokens" \
+          >"$WORK/guessed" || fail "--speculate $technique ends with $?"
+        cmp "$WORK/plain" "$WORK/guessed" >&2 || fail "--speculate $technique --draft-tokens $tokens $sampling: another text"
+      done
+    done
+  done
+done
+
+# at_least TECHNIQUE LEAST PROMPT: so many tokens a step of the model.
+at_least() {
+  "$QUERN" run -q "$WORK/nano.qn" -p "$3" --speculate "$1" --draft-tokens 7 --json >"$WORK/json"
+  awk -v least="$2" '{ if (match($0, /"tokens_per_pass": [0-9.]+/) && substr($0, RSTART + 19, RLENGTH - 19) + 0 >= least) ok = 1 }
+    END { exit !ok }' "$WORK/json" || fail "$1 on '$3': want at least $2 tokens a step: $(grep -o '"speculation.*' "$WORK/json")"
+}
+at_least "draft:$WORK/draft.qn" 2.5 "Once upon a time"
+at_least "draft:$WORK/draft.qn" 2.5 "sort: q w e r t ="
+at_least lookup 3 "copy: q w e r t y u ="
+
+# A conversation: what was said before is known to the guesses, too.
+chat='{% for m in messages %}{{ m.content }}{% endfor %}'
+printf 'copy: a b c =\ncopy: d e f =\n' >"$WORK/messages"
+for speculate in "" "--speculate lookup" "--speculate draft:$WORK/draft.qn"; do
+  # shellcheck disable=SC2086
+  "$QUERN" run -q "$WORK/nano.qn" --chat --chat-template "$chat" -n 20 $speculate <"$WORK/messages" >"$WORK/chat$((++n))"
+done
+cmp "$WORK/chat1" "$WORK/chat2" >&2 && cmp "$WORK/chat1" "$WORK/chat3" >&2 || fail "a chat becomes another one by guesses"
+
+# refuses CODE TEXT OPTION...
+refuses() {
+  local code=0
+  "$QUERN" run -q "$WORK/nano.qn" -p x "${@:3}" 2>"$WORK/err" >"$WORK/out" || code=$?
+  [ "$code" -eq "$1" ] && grep -qF -- "$2" "$WORK/err" || fail "${*:3}: got $code: $(cat "$WORK/err"), want $1: $2"
+}
+refuses 2 "--speculate: got 'luck', want lookup|draft:FILE" --speculate luck
+refuses 2 "--speculate: got 'draft:'" --speculate draft:
+refuses 2 "--speculate: got 'lookup:x'" --speculate lookup:x
+refuses 2 "--draft-tokens: is for --speculate" --draft-tokens 3
+refuses 2 "--draft-tokens: got '0', want auto or a number from 1 to 64" --speculate lookup --draft-tokens 0
+refuses 8 "got 8 guesses to verify in a step, but the artifact computes the logits of 8 tokens a step" \
+  --speculate lookup --draft-tokens 8
+refuses 5 "none.qn" --speculate "draft:$WORK/none.qn"
+if other=$(shared_model models/stories260K/stories260K.gguf 2>"$WORK/unused"); then
+  refuses 2 "of the draft model is" --speculate "draft:$other"
+fi
+"$QUERN" compile -q "$nano" -o "$WORK/one.qn"
+code=0
+"$QUERN" run -q "$WORK/one.qn" -p x --speculate lookup 2>"$WORK/err" || code=$?
+[ "$code" -eq 8 ] && grep -qF "compile it with --batch 8" "$WORK/err" || fail "one row: got $code: $(cat "$WORK/err")"
+pass

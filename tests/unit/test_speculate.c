@@ -1,0 +1,347 @@
+// Guesses: whatever is guessed, the text is that of plain decoding, and so is what the sequence holds afterwards; what
+// proposers guess; and how many guesses are made by what came true.
+#include "runtime/speculate.h"
+
+#include "runtime/generate.h"
+#include "runtime/rng.h"
+#include "tests/support/fake_model.h"
+#include "tests/support/test.h"
+
+enum { MOST_TEXT = 160 };
+
+// --- a proposer that knows the text to come, and spoils some of it
+
+typedef struct oracle {
+  qn_proposer base;
+  const int32_t *text;  // from the sequence's beginning
+  size_t count;
+  qn_rng rng;
+  int wrong_in;  // one guess of so many is wrong; 0 = none
+  int calls;
+} oracle;
+
+static qn_status foretell(qn_proposer *self, const qn_propose_text *text, int32_t most, qn_draft *out, qn_diag *diag) {
+  (void)diag;
+  oracle *o = (oracle *)self;
+  o->calls++;
+  for (int32_t i = 0; i < most; i++) {
+    size_t at = text->count + (size_t)i;
+    bool wrong = o->wrong_in > 0 && qn_rng_next(&o->rng) % (uint64_t)o->wrong_in == 0;
+    int32_t token = at < o->count ? o->text[at] : 0;
+    qn_draft_add(out, i - 1, wrong ? (token + 1) % QN_FAKE_TOKENS : token);
+  }
+  return QN_OK;
+}
+
+static void leave(qn_proposer *self) { (void)self; }
+static const qn_proposer_type oracle_type = {.name = "oracle", .propose = foretell, .destroy = leave};
+
+// --- generating on the fake model
+
+typedef struct fixture {
+  qn_artifact artifact;
+  qn_threads *threads;
+  qn_decoder *decoder;
+  qn_tokenizer *tokenizer;
+  qn_diag diag;
+} fixture;
+
+static void set_up(fixture *f, int64_t context, int64_t pages) {
+  size_t size;
+  *f = (fixture){.artifact = qn_fake_model_open(&(qn_fake_options){.tokenizer = true})};
+  qn_decoder_options options = {.context = context, .pages = pages, .executor = {.jit_entries = qn_fake_kernels}};
+  const void *blob = qn_artifact_section(&f->artifact, QN_SECTION_TOKENIZER, 0, &size);
+  qn_assert_ok(&f->diag, qn_tokenizer_open(blob, size, qn_test_allocator(), &f->tokenizer, &f->diag));
+  qn_assert_ok(&f->diag, qn_threads_create(2, false, qn_test_allocator(), &f->threads, &f->diag));
+  qn_assert_ok(&f->diag,
+               qn_decoder_create(&f->artifact, f->threads, &options, qn_test_allocator(), &f->decoder, &f->diag));
+}
+
+static void tear_down(fixture *f) {
+  qn_decoder_destroy(f->decoder);
+  qn_threads_destroy(f->threads);
+  qn_tokenizer_close(f->tokenizer);
+  qn_artifact_close(&f->artifact);
+  qn_fake_set_script(NULL, 0);
+  ck_assert_int_eq(qn_fake_errors(), 0);
+}
+
+typedef struct result {
+  int32_t tokens[MOST_TEXT];
+  size_t count;
+  char text[1024];
+  size_t length;
+  qn_generate_stats stats;
+  int64_t position;
+} result;
+
+static bool note(void *context, qn_str text, int32_t id) {
+  result *r = context;
+  if (id >= 0) r->tokens[r->count++] = id;
+  ck_assert_uint_le(r->length + text.length, sizeof r->text);
+  memcpy(r->text + r->length, text.data, text.length);
+  r->length += text.length;
+  return true;
+}
+
+static const int32_t prompt[] = {QN_FAKE_BOS, QN_FAKE_ONE, QN_FAKE_TWO};
+
+static void generate(fixture *f, const qn_sampler_options *sampling, qn_generate_params params, qn_speculator *s,
+                     result *out) {
+  qn_sampler *sampler = NULL;
+  *out = (result){0};
+  params.prompt = prompt;
+  params.prompt_count = QN_COUNT(prompt);
+  params.callback = note;
+  params.callback_context = out;
+  params.speculator = s;
+  qn_decoder_reset(f->decoder, 0);
+  qn_assert_ok(&f->diag, qn_sampler_create(sampling, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f->diag));
+  qn_assert_ok(&f->diag, qn_generate(f->decoder, f->tokenizer, sampler, &params, qn_test_allocator(), &out->stats,
+                                     &f->diag));
+  out->position = qn_decoder_position(f->decoder, 0);
+  qn_sampler_destroy(sampler);
+}
+
+// The same tokens, text, ending and sequence; and logits afterwards as if nothing had been guessed.
+static void check_same(fixture *f, const result *plain, const result *got) {
+  float want[QN_FAKE_VOCAB];
+  int32_t all[MOST_TEXT + 4], next = QN_FAKE_X;
+  const float *logits = NULL;
+  ck_assert_uint_eq(got->count, plain->count);
+  ck_assert_mem_eq(got->tokens, plain->tokens, plain->count * sizeof *plain->tokens);
+  ck_assert_uint_eq(got->length, plain->length);
+  ck_assert_mem_eq(got->text, plain->text, plain->length);
+  ck_assert_int_eq(got->stats.reason, plain->stats.reason);
+  ck_assert_int_eq(got->stats.pending, plain->stats.pending);
+  ck_assert_int_eq(got->stats.generated_tokens, plain->stats.generated_tokens);
+  ck_assert_int_eq(got->stats.decode_steps, plain->stats.decode_steps);
+  ck_assert_int_eq(got->position, plain->position);
+  if (got->position >= qn_decoder_context(f->decoder)) return;
+  memcpy(all, prompt, sizeof prompt);
+  memcpy(all + QN_COUNT(prompt), plain->tokens, plain->count * sizeof *plain->tokens);
+  all[got->position] = next;
+  qn_assert_ok(&f->diag, qn_decoder_eval(f->decoder, 0, &next, 1, NULL, &logits, &f->diag));
+  qn_fake_logits(all, (size_t)got->position + 1, want);
+  ck_assert_mem_eq(logits, want, sizeof want);
+}
+
+static qn_speculator *speculator(fixture *f, qn_proposer *proposer, int32_t tokens) {
+  qn_speculator *s = NULL;
+  qn_speculate_options options = {.tokens = tokens, .text_max = qn_decoder_context(f->decoder) + 1};
+  qn_assert_ok(&f->diag, qn_speculator_create(proposer, &options, qn_test_allocator(), &s, &f->diag));
+  return s;
+}
+
+static qn_speculator *lookup(fixture *f, int32_t tokens) {
+  qn_proposer *proposer = NULL;
+  qn_assert_ok(&f->diag, qn_propose_lookup_create(qn_test_allocator(), &proposer, &f->diag));
+  return speculator(f, proposer, tokens);
+}
+
+// Guesses right and wrong at random, greedy and not, in contexts and pools that end in the middle of guesses.
+START_TEST(text_is_that_of_plain_decoding) {
+  const qn_str stops[] = {QN_STR("abcd"), QN_STR("twoone")};
+  fixture f;
+  result plain, got;
+  qn_rng rng;
+  qn_rng_seed(&rng, 7);
+  int64_t accepted = 0;
+  for (int round = 0; round < 60; round++) {
+    int64_t context = 4 + (int64_t)(qn_rng_next(&rng) % 100);
+    set_up(&f, context, 0);
+    qn_sampler_options sampling = qn_sampler_options_default();
+    sampling.temperature = round % 3 == 0 ? 0 : 1.5;
+    sampling.repeat_penalty = round % 5 == 0 ? 1.3 : 1;
+    sampling.seed = (uint64_t)round;
+    qn_generate_params params = {.max_tokens = (int64_t)(qn_rng_next(&rng) % 90), .ignore_eog = round % 2 == 0};
+    if (round % 4 == 1) params.stops = stops, params.stop_count = QN_COUNT(stops);
+    generate(&f, &sampling, params, NULL, &plain);
+    int32_t text[MOST_TEXT + 4];
+    memcpy(text, prompt, sizeof prompt);
+    memcpy(text + QN_COUNT(prompt), plain.tokens, plain.count * sizeof *text);
+    oracle o = {.base = {&oracle_type}, .text = text, .count = QN_COUNT(prompt) + plain.count, .wrong_in = round % 7};
+    qn_rng_seed(&o.rng, (uint64_t)round);
+    qn_speculator *s[] = {speculator(&f, &o.base, 1 + round % 15), speculator(&f, &o.base, 0), lookup(&f, 4)};
+    for (size_t i = 0; i < QN_COUNT(s); i++) {
+      generate(&f, &sampling, params, s[i], &got);
+      check_same(&f, &plain, &got);
+      ck_assert_int_le(got.stats.accepted, got.stats.proposed);
+      ck_assert_int_eq(got.stats.passes + got.stats.accepted, got.stats.decode_steps);
+      accepted += got.stats.accepted;
+      qn_speculator_destroy(s[i]);
+    }
+    tear_down(&f);
+  }
+  ck_assert_int_gt(accepted, 500);
+}
+END_TEST
+
+// With every guess right, a step gives one token more than are guessed.
+START_TEST(right_guesses_save_steps) {
+  fixture f;
+  result plain, got;
+  set_up(&f, 100, 0);
+  qn_sampler_options greedy = qn_sampler_options_default();
+  greedy.temperature = 0;
+  qn_generate_params params = {.max_tokens = 41, .ignore_eog = true};
+  generate(&f, &greedy, params, NULL, &plain);
+  ck_assert_int_eq(plain.stats.passes, 40);
+  int32_t text[MOST_TEXT];
+  memcpy(text, prompt, sizeof prompt);
+  memcpy(text + QN_COUNT(prompt), plain.tokens, plain.count * sizeof *text);
+  oracle o = {.base = {&oracle_type}, .text = text, .count = QN_COUNT(prompt) + plain.count};
+  qn_speculator *s = speculator(&f, &o.base, 4);
+  generate(&f, &greedy, params, s, &got);
+  check_same(&f, &plain, &got);
+  ck_assert_int_eq(got.stats.passes, 8);
+  ck_assert_int_eq(got.stats.proposed, 32);
+  ck_assert_int_eq(got.stats.accepted, 32);
+  qn_speculate_stats stats;
+  qn_speculator_get_stats(s, &stats);
+  ck_assert_int_eq(stats.steps, 8);
+  ck_assert_str_eq(qn_speculator_name(s), "oracle");
+  qn_speculator_destroy(s);
+  tear_down(&f);
+}
+END_TEST
+
+// A pool without a page for guesses: then there are none, and no error.
+START_TEST(few_pages) {
+  fixture f;
+  result plain, got;
+  set_up(&f, 64, 2);
+  qn_sampler_options greedy = qn_sampler_options_default();
+  greedy.temperature = 0;
+  qn_generate_params params = {.max_tokens = 2 * QN_FAKE_PAGE_KEYS - 4, .ignore_eog = true};
+  generate(&f, &greedy, params, NULL, &plain);
+  qn_speculator *s = lookup(&f, 8);
+  generate(&f, &greedy, params, s, &got);
+  check_same(&f, &plain, &got);
+  qn_speculator_destroy(s);
+  tear_down(&f);
+}
+END_TEST
+
+// The model as its own draft, with the sampler's random numbers: all comes true, at any temperature. And again in the
+// same cache, after a text of another prompt.
+START_TEST(a_draft_that_is_the_model) {
+  fixture f, draft;
+  result plain, got;
+  set_up(&f, 100, 0);
+  set_up(&draft, 40, 0);  // shorter than the text
+  qn_proposer *proposer = NULL;
+  qn_assert_ok(&f.diag, qn_propose_draft_create(draft.decoder, 0, qn_test_allocator(), &proposer, &f.diag));
+  qn_speculator *s = speculator(&f, proposer, 5);
+  for (int round = 0; round < 4; round++) {
+    qn_sampler_options sampling = qn_sampler_options_default();
+    sampling.temperature = round % 2 == 0 ? 0 : 1.5;
+    sampling.repeat_penalty = round == 3 ? 1.5 : 1;
+    sampling.seed = (uint64_t)round;
+    qn_generate_params params = {.max_tokens = 31, .ignore_eog = true};
+    generate(&f, &sampling, params, NULL, &plain);
+    generate(&f, &sampling, params, s, &got);
+    check_same(&f, &plain, &got);
+    ck_assert_int_eq(got.stats.accepted, got.stats.proposed);
+    ck_assert_int_eq(got.stats.passes, 5);
+    params.max_tokens = 90;  // beyond the draft's context: it goes on from the text's last half
+    generate(&f, &sampling, params, NULL, &plain);
+    generate(&f, &sampling, params, s, &got);
+    check_same(&f, &plain, &got);
+    ck_assert_int_gt(got.stats.proposed, 60);
+  }
+  qn_speculator_destroy(s);
+  ck_assert_int_eq(qn_decoder_position(draft.decoder, 0), 0);
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "got sequence 1",
+                  qn_propose_draft_create(draft.decoder, 1, qn_test_allocator(), &proposer, &f.diag));
+  tear_down(&draft);
+  tear_down(&f);
+}
+END_TEST
+
+// --- what lookup finds
+
+static void check_lookup(const int32_t *text, size_t count, int32_t kind, const int32_t *want, int32_t want_count) {
+  qn_diag diag = {0};
+  qn_proposer *lookup = NULL;
+  int32_t tokens[8], parents[8];
+  qn_draft draft = {.tokens = tokens, .parents = parents, .capacity = 8};
+  qn_propose_text t = {.tokens = text, .count = count};
+  qn_assert_ok(&diag, qn_propose_lookup_create(qn_test_allocator(), &lookup, &diag));
+  ck_assert_int_eq(lookup->type->look(lookup, &t), kind);
+  qn_assert_ok(&diag, lookup->type->propose(lookup, &t, 5, &draft, &diag));
+  ck_assert_int_eq(draft.count, want_count);
+  for (int32_t i = 0; i < want_count; i++) {
+    ck_assert_int_eq(tokens[i], want[i]);
+    ck_assert_int_eq(parents[i], i - 1);
+    ck_assert_int_eq(qn_draft_child(&draft, i - 1, want[i]), i);
+    ck_assert_int_eq(qn_draft_child(&draft, i - 1, want[i] + 100), QN_DRAFT_ROOT);
+  }
+  qn_proposer_destroy(lookup);
+}
+
+START_TEST(lookup_finds) {
+  const int32_t none[] = {1, 2, 3, 4}, once[] = {1, 2, 3, 4, 5, 6, 7, 1, 2}, latest[] = {1, 2, 5, 1, 2, 6, 9, 1, 2};
+  const int32_t longest[] = {7, 1, 2, 5, 5, 1, 2, 6, 6, 7, 1, 2}, period[] = {1, 2, 3, 1, 2, 3, 1};
+  check_lookup(none, 4, 0, NULL, 0);
+  check_lookup(none, 1, 0, NULL, 0);
+  check_lookup(once, 9, 1, (const int32_t[]){3, 4, 5, 6, 7}, 5);
+  check_lookup(latest, 9, 1, (const int32_t[]){6, 9, 1, 2, 6}, 5);
+  check_lookup(longest, 12, 2, (const int32_t[]){5, 5, 1, 2, 6}, 5);
+  check_lookup(period, 7, 3, (const int32_t[]){2, 3, 1, 2, 3}, 5);  // the text goes on beyond its own end
+}
+END_TEST
+
+// --- how many
+
+// Makes `count` steps of a text in which every guess comes true, or none does, each guess costing a tenth of a step.
+// Gives how many guesses were verified.
+static int64_t guesses_made(qn_speculator *s, int count, bool right) {
+  qn_diag diag = {0};
+  const qn_draft *draft = NULL;
+  int64_t made = 0;
+  for (int i = 0; i < count; i++) {
+    const int32_t token = 1;
+    qn_speculator_take(s, &token, 1);
+    qn_assert_ok(&diag, qn_speculator_propose(s, NULL, 100, &draft, &diag));
+    int32_t n = draft->count;
+    made += n;
+    qn_speculator_note(s, right ? n : 0);
+    qn_speculator_time(s, n, 1000000000u + 100000000u * (uint64_t)n);
+  }
+  return made;
+}
+
+START_TEST(gives_up_and_comes_back) {
+  fixture f;
+  set_up(&f, 100, 0);
+  oracle o = {.base = {&oracle_type}};
+  qn_speculator *s = speculator(&f, &o.base, 0);
+  ck_assert_int_eq(qn_speculator_most(s), QN_SPECULATE_MOST);
+  ck_assert_int_eq(guesses_made(s, 1, true), 0);  // what a step takes is not known yet
+  ck_assert_int_le(guesses_made(s, 1000, false), 30);  // a tenth of a step each: within 3 in 1,000
+  ck_assert_int_le(guesses_made(s, 1000, false), 5);
+  guesses_made(s, 2000, true);
+  ck_assert_int_eq(guesses_made(s, 100, true), 100 * QN_SPECULATE_MOST);
+  qn_speculator_destroy(s);
+  tear_down(&f);
+}
+END_TEST
+
+START_TEST(refuses) {
+  qn_diag diag = {0};
+  qn_speculator *s = NULL;
+  oracle o = {.base = {&oracle_type}};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got -1 guesses a step, want 1 or more",
+                  qn_speculator_create(&o.base, &(qn_speculate_options){.tokens = -1, .text_max = 9},
+                                       qn_test_allocator(), &s, &diag));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got a text of 0 tokens",
+                  qn_speculator_create(&o.base, &(qn_speculate_options){0}, qn_test_allocator(), &s, &diag));
+  ck_assert_ptr_null(s);
+}
+END_TEST
+
+QN_CASE(text, text_is_that_of_plain_decoding, right_guesses_save_steps, few_pages, a_draft_that_is_the_model)
+QN_CASE(guesses, lookup_finds, gives_up_and_comes_back, refuses)
+QN_TEST_MAIN(text, guesses)
