@@ -650,11 +650,10 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
                                .callback = p->callback ? forward_text : NULL,
                                .callback_context = &g,
                                .cancelled = forward_cancelled};
-                      .held_tokens = from->held_tokens,
   if (p->speculator && p->speculator->session != session)
     return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got one of another session, want one of this session");
   if (p->speculator) params.speculator = p->speculator->speculator;
-  QN_TRY(qn_sampler_create(&sampling, sampled_vocab(session), allocator, &sampler, diag));
+  QN_TRY(qn_sampler_create(&sampling, qn_session_sampled_vocab(session), allocator, &sampler, diag));
   qn_status status =
       qn_generate(session->decoder, session->model->tokenizer, sampler, &params, allocator, stats, diag);
   qn_sampler_destroy(sampler);

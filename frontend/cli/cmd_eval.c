@@ -9,11 +9,12 @@
 #include "frontend/cli/json.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/run_open.h"
+#include "frontend/cli/speculate.h"
 
 typedef struct eval_options {
   cli_common common;
   const char *text, *tasks, *json, *quant, *numeric, *target, *kv_type, *template_path, *tuning_db, *device, *libcuda,
-      *signed_by;
+      *signed_by, *speculate, *draft_tokens;
   uint64_t context, stride, limit, threads;
   bool lines, no_cache;
 } eval_options;
@@ -33,6 +34,10 @@ static const cli_option options_table[] = {
      "count the right answers to a file's cases: lines of task, prompt and answer, with tabs between"},
     {"limit", 0, CLI_COUNT, FIELD(limit), "N", 0, UINT32_MAX, NULL, "0",
      "take only the first N cases of each task; 0 = all"},
+    {"speculate", 0, CLI_TEXT, FIELD(speculate), CLI_SPECULATE_VALUE, 0, 0, NULL, NULL,
+     "answer the cases of --tasks with guesses, and count the tokens that a step of the model gives (see quern run --help)"},
+    {"draft-tokens", 0, CLI_TEXT, FIELD(draft_tokens), CLI_DRAFT_TOKENS_VALUE, 0, 0, NULL, CLI_DRAFT_TOKENS_STANDARD,
+     CLI_DRAFT_TOKENS_HELP},
     {"json", 0, CLI_TEXT, FIELD(json), "FILE", 0, 0, NULL, NULL, "write the results as JSON; - is standard output"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT,...", 0, 0, NULL, "the file's formats",
      "model file: quantise its float matrices first; several formats, or all, make a table"},
@@ -79,8 +84,8 @@ typedef struct measured {
   uint64_t window, stride;
 } measured;
 
-static int measure(const eval_options *o, quern_model *model, cli_progress *progress, measured *out,
-                   quern_error *error) {
+static int measure(const eval_options *o, quern_model *model, const cli_speculation *speculation, cli_progress *progress,
+                   measured *out, quern_error *error) {
   int64_t most = quern_model_context_max(model);
   quern_session *session = NULL;
   quern_session_options how = {.size = sizeof how, .threads = (int)o->threads, .context = (int64_t)o->context};
@@ -100,10 +105,17 @@ static int measure(const eval_options *o, quern_model *model, cli_progress *prog
   int code = (int)quern_session_create(model, &how, &session, error);
   cli_text_options text = {o->text, o->lines, out->window, out->stride};
   if (code == 0 && o->text) code = cli_evaluate_text(model, session, &text, progress, &out->text, error);
+  quern_speculator *speculator = NULL;
+  if (code == 0 && speculation) code = cli_speculation_create(speculation, session, &speculator, error);
   if (code == 0 && o->tasks)
-    code = cli_evaluate_tasks(model, session, o->tasks, o->limit, progress, &out->tasks, error);
+    code = cli_evaluate_tasks(model, session, speculator, o->tasks, o->limit, progress, &out->tasks, error);
+  quern_speculator_destroy(speculator);
   quern_session_destroy(session);
   return code;
+}
+
+static double tokens_a_pass(int64_t tokens, int64_t passes) {
+  return passes > 0 ? (double)tokens / (double)passes : 0.0;
 }
 
 static double percent(uint64_t right, uint64_t count) {
@@ -129,11 +141,13 @@ static void put_measured(cli_json *json, const eval_options *o, const measured *
     cli_json_text(json, "name", qn_str_from(task->name));
     cli_json_int(json, "right", (int64_t)task->right);
     cli_json_int(json, "count", (int64_t)task->count);
+    if (o->speculate) cli_json_precise(json, "tokens_per_pass", tokens_a_pass(task->tokens, task->passes));
     cli_json_end(json, '}');
   }
   cli_json_end(json, ']');
   cli_json_int(json, "right", (int64_t)m->tasks.right);
   cli_json_int(json, "count", (int64_t)m->tasks.count);
+  if (o->speculate) cli_json_precise(json, "tokens_per_pass", tokens_a_pass(m->tasks.tokens, m->tasks.passes));
 }
 
 static void print_measured(const eval_options *o, const measured *m, qn_buf *out) {
@@ -144,12 +158,17 @@ static void print_measured(const eval_options *o, const measured *m, qn_buf *out
         (unsigned long long)m->window, (unsigned long long)m->stride);
   for (size_t i = 0; i < m->tasks.items.count; i++) {
     const cli_task *task = &m->tasks.items.items[i];
-    qn_buf_printf(out, "%-12s %6llu of %6llu right, %.2f %%\n", task->name, (unsigned long long)task->right,
+    qn_buf_printf(out, "%-12s %6llu of %6llu right, %.2f %%", task->name, (unsigned long long)task->right,
                   (unsigned long long)task->count, percent(task->right, task->count));
+    if (o->speculate) qn_buf_printf(out, ", %.2f tokens a step", tokens_a_pass(task->tokens, task->passes));
+    qn_buf_putc(out, '\n');
   }
   if (o->tasks)
-    qn_buf_printf(out, "%-12s %6llu of %6llu right, %.2f %%\n", "all", (unsigned long long)m->tasks.right,
+    qn_buf_printf(out, "%-12s %6llu of %6llu right, %.2f %%", "all", (unsigned long long)m->tasks.right,
                   (unsigned long long)m->tasks.count, percent(m->tasks.right, m->tasks.count));
+  if (o->tasks && o->speculate)
+    qn_buf_printf(out, ", %.2f tokens a step", tokens_a_pass(m->tasks.tokens, m->tasks.passes));
+  if (o->tasks) qn_buf_putc(out, '\n');
 }
 
 // One wrong case of each task.
@@ -193,13 +212,21 @@ static int eval_one(const eval_options *o, const char *path) {
   cli_progress progress;
   qn_buf text, out;
   cli_json json = {.out = &out};
-  int code = cli_device_find(o->device, o->libcuda, cpu_options, QN_COUNT(cpu_options), &source.device);
-  if (code == 0) code = run_open(&source, &model);
+  cli_speculation speculation;
+  int code = cli_speculation_read(o->speculate, o->draft_tokens, &speculation);
   if (code != 0) return code;
+  source.sequences = cli_speculation_sequences(&speculation);
+  code = cli_device_find(o->device, o->libcuda, cpu_options, QN_COUNT(cpu_options), &source.device);
+  if (code == 0) code = run_open(&source, &model);
+  if (code == 0) code = cli_speculation_open(&speculation, &source);
+  if (code != 0) {
+    quern_model_close(model);
+    return code;
+  }
   qn_buf_init(&text, qn_allocator_default());
   qn_buf_init(&out, qn_allocator_default());
   cli_progress_init(&progress, o->common.quiet);
-  code = measure(o, model, &progress, &m, &error);
+  code = measure(o, model, &speculation, &progress, &m, &error);
   cli_progress_end(&progress);
   if (code == 0) {
     cli_json_begin(&json, NULL, '{');
@@ -216,6 +243,7 @@ static int eval_one(const eval_options *o, const char *path) {
   }
   cli_tasks_free(&m.tasks);
   quern_model_close(model);
+  cli_speculation_free(&speculation);
   qn_buf_deinit(&text);
   qn_buf_deinit(&out);
   return code;
@@ -271,7 +299,7 @@ static int measure_cell(table *t, const char *format, const char *mode, matrix_s
   quern_model *model = NULL;
   quern_error error = {0};
   int code = quern_jit(t->path, &how, &model, &error);
-  if (code == 0) code = measure(o, model, &t->progress, m, &error);
+  if (code == 0) code = measure(o, model, NULL, &t->progress, m, &error);
   quern_model_close(model);
   cli_progress_end(&t->progress);
   if (code == QN_ERR_CANCELLED && cli_interrupted()) return cli_interrupt_code();
@@ -382,6 +410,8 @@ static int run(void *context, const char *path) {
   for (size_t i = 0; i < QN_COUNT(of_text); i++)
     if (of_text[i].given && !o->text)
       return cli_fail(QN_ERR_ARGUMENT, of_text[i].name, "is of --perplexity, which is not given");
+  if (o->speculate && (!o->tasks || is_several(o->quant) || is_several(o->numeric)))
+    return cli_fail(QN_ERR_ARGUMENT, "--speculate", "is of --tasks with one format and one mode");
   if (o->limit && !o->tasks) return cli_fail(QN_ERR_ARGUMENT, "--limit", "is of --tasks, which are not given");
   cli_catch_signals();
   return is_several(o->quant) || is_several(o->numeric) ? eval_table(o, path) : eval_one(o, path);

@@ -455,6 +455,14 @@ static int create_session(run_state *run) {
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
+static int create_speculator(run_state *run, const run_source *source) {
+  quern_error error = {0};
+  int code = cli_speculation_open(&run->speculation, source);
+  if (code != 0) return code;
+  code = cli_speculation_create(&run->speculation, run->session, &run->speculator, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
 static int find_device(run_state *run) {
   const run_options *o = run->options;
   const cli_cpu_option cpu_options[] = {{"--threads", o->threads > 0}, {"--decode-threads", o->decode_threads > 0},
@@ -574,7 +582,7 @@ static int run_all(run_state *run, const char *path) {
   if (code == 0 && !o->chat) code = make_prompt(run);
   begin = cli_seconds();
   if (code == 0) code = create_session(run);
-  if (code == 0) code = cli_speculation_create(&run->speculation, &source, run->session, &run->speculator);
+  if (code == 0) code = create_speculator(run, &source);
   run->load_seconds += cli_seconds() - begin;
   if (code == 0 && o->chat) return converse(run);
   if (code == 0) code = open_logits(run, path);

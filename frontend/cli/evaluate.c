@@ -37,6 +37,7 @@ static int go_on(cli_progress *progress, const char *stage, uint64_t done, uint6
 typedef struct task_run {
   quern_model *model;
   quern_session *session;
+  quern_speculator *speculator;  // may be NULL
   uint64_t limit;
   cli_tasks *tasks;
   cli_ids prompt, wanted;
@@ -61,7 +62,8 @@ static bool take_text(void *context, const char *text, size_t length, int32_t to
 }
 
 // Runs one case; *out_right says whether the answer is the wanted one.
-static int run_case(task_run *run, const char *prompt, const char *answer, bool *out_right, quern_error *error) {
+static int run_case(task_run *run, const char *prompt, const char *answer, cli_task *task, bool *out_right,
+                    quern_error *error) {
   int code = cli_tokenize(run->model, prompt, strlen(prompt), QUERN_TOKENIZE_ADD_SPECIAL, &run->prompt, error);
   if (code == 0) code = cli_tokenize(run->model, answer, strlen(answer), 0, &run->wanted, error);
   if (code != 0) return code;
@@ -73,7 +75,8 @@ static int run_case(task_run *run, const char *prompt, const char *answer, bool 
                                   .max_tokens = (int64_t)run->wanted.count * 2 + 16,  // what goes on longer is wrong
                                   .sampler = &greedy,
                                   .callback = take_text,
-                                  .callback_context = &run->text};
+                                  .callback_context = &run->text,
+                                  .speculator = run->speculator};
   quern_stats stats;
   run->text.length = 0;
   quern_session_reset(run->session, 0);
@@ -81,6 +84,10 @@ static int run_case(task_run *run, const char *prompt, const char *answer, bool 
   if (run->text.failed) return no_memory(error);
   const char *got = run->text.length > 0 ? qn_buf_text(&run->text) : "";
   *out_right = stats.reason == QUERN_STOP_EOG && strcmp(got + (got[0] == ' '), answer) == 0;
+  task->tokens += stats.decode_steps;
+  task->passes += stats.passes;
+  run->tasks->tokens += stats.decode_steps;
+  run->tasks->passes += stats.passes;
   return code;
 }
 
@@ -105,7 +112,7 @@ static int take_case(task_run *run, const char *path, size_t number, char *line,
   if (!task) return no_memory(error);
   if (run->limit > 0 && task->count >= run->limit) return 0;
   bool right = false;
-  int code = run_case(run, prompt, answer, &right, error);
+  int code = run_case(run, prompt, answer, task, &right, error);
   task->count++;
   task->right += right;
   run->tasks->count++;
@@ -113,9 +120,9 @@ static int take_case(task_run *run, const char *path, size_t number, char *line,
   return code == 0 && !right ? keep_wrong(run, task, prompt, answer, error) : code;
 }
 
-int cli_evaluate_tasks(quern_model *model, quern_session *session, const char *path, uint64_t limit,
-                       cli_progress *progress, cli_tasks *out, quern_error *error) {
-  task_run run = {.model = model, .session = session, .limit = limit, .tasks = out};
+int cli_evaluate_tasks(quern_model *model, quern_session *session, quern_speculator *speculator, const char *path,
+                       uint64_t limit, cli_progress *progress, cli_tasks *out, quern_error *error) {
+  task_run run = {.model = model, .session = session, .speculator = speculator, .limit = limit, .tasks = out};
   char *text = NULL;
   size_t size = 0, number = 1;
   int code = read_file(path, &text, &size, error);

@@ -9,6 +9,7 @@
 typedef struct cli_task {
   char *name;  // owned
   uint64_t right, count;
+  int64_t tokens, passes;  // of the answers: tokens evaluated after the first, and the steps of the model that took
   char *prompt, *got, *want;  // owned: the first case that it got wrong; NULL = none
 } cli_task;
 
@@ -16,12 +17,13 @@ typedef struct cli_task {
 typedef struct cli_tasks {
   QN_VEC(cli_task) items;  // in the order of the file
   uint64_t right, count;   // of all
+  int64_t tokens, passes;
 } cli_tasks;
 
 // A case is a line "task TAB prompt TAB answer" of the file ('#' begins a remark); it is right when the model, greedy,
 // continues the prompt with the answer (after at most one space) and ends its text. `limit` cases of each task; 0 =
-// all. A status, with *error.
-int cli_evaluate_tasks(quern_model *model, quern_session *session, const char *path, uint64_t limit,
+// all. With a speculator, which may be NULL, a step may give several tokens. A status, with *error.
+int cli_evaluate_tasks(quern_model *model, quern_session *session, quern_speculator *speculator, const char *path, uint64_t limit,
                        cli_progress *progress, cli_tasks *out, quern_error *error);
 void cli_tasks_free(cli_tasks *tasks);
 

@@ -44,30 +44,28 @@ uint32_t cli_speculation_sequences(const cli_speculation *s) {
   return !s->wanted ? 0 : s->tokens ? (uint32_t)s->tokens + 1 : 8;
 }
 
-static int open_draft(cli_speculation *s, const run_source *target) {
+int cli_speculation_open(cli_speculation *s, const run_source *target) {
+  if (!s->draft_path) return 0;
   run_source source = *target;
-  bool compiled = quern_is_artifact(s->draft_path);
   source.path = s->draft_path;
-  source.quant = source.template_path = NULL;
-  if (compiled) source.numeric = source.kv_type = NULL;
-  if (compiled) source.jit = source.no_cache = false;
+  source.quant = source.template_path = NULL;  // are of the model's own file
+  if (quern_is_artifact(s->draft_path)) {
+    source.numeric = source.kv_type = NULL;
+    source.jit = source.no_cache = false;
+  }
   source.sequences = 0;
   source.context = 0;
+  source.all_logits = false;
   source.out_artifact = NULL;
   return run_open(&source, &s->draft);
 }
 
-int cli_speculation_create(cli_speculation *s, const run_source *target, quern_session *session,
-                           quern_speculator **out_speculator) {
-  quern_error error = {0};
-  *out_speculator = NULL;
-  if (!s->wanted) return 0;
-  int code = s->draft_path && !s->draft ? open_draft(s, target) : 0;
-  if (code != 0) return code;
+int cli_speculation_create(const cli_speculation *s, quern_session *session, quern_speculator **out_speculator,
+                           quern_error *error) {
   quern_speculator_options options = {
       .size = sizeof options, .technique = s->technique, .draft = s->draft, .tokens = s->tokens};
-  code = (int)quern_speculator_create(session, &options, out_speculator, &error);
-  return code == 0 ? 0 : cli_fail_with(code, &error);
+  *out_speculator = NULL;
+  return s->wanted ? (int)quern_speculator_create(session, &options, out_speculator, error) : 0;
 }
 
 void cli_speculation_free(cli_speculation *s) {

@@ -27,10 +27,11 @@ typedef struct cli_speculation {
 int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_speculation *out);
 // Sequences that a model file must be compiled for, so that a step can verify the guesses; 0 = it need not be.
 uint32_t cli_speculation_sequences(const cli_speculation *speculation);
-// Makes the guesser of a session; *out_speculator NULL without --speculate. A draft model is opened as `target` says the
-// model itself was. 0, or an exit code after a message.
-int cli_speculation_create(cli_speculation *speculation, const run_source *target, quern_session *session,
-                           quern_speculator **out_speculator);
+// Opens the draft model, if there is one, as `target` says the model itself was. 0, or an exit code after a message.
+int cli_speculation_open(cli_speculation *speculation, const run_source *target);
+// Makes the guesser of a session; *out_speculator NULL without --speculate. A status, with *error.
+int cli_speculation_create(const cli_speculation *speculation, quern_session *session,
+                           quern_speculator **out_speculator, quern_error *error);
 // After the session is gone.
 void cli_speculation_free(cli_speculation *speculation);
 

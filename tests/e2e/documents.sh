@@ -75,7 +75,7 @@ expect "" run -n ""
 expect "bash" completion b
 expect "explain" help ex
 expect "verify" man ver
-expect "--special --spin" run --sp
+expect "--special --speculate --spin" run --sp
 # ---- zsh
 
 "$QUERN" completion zsh >"$WORK/_quern" || fail "completion zsh ends with $?"

@@ -421,6 +421,70 @@ START_TEST(generation) {
 }
 END_TEST
 
+// What is guessed changes no text; who may guess, and for whom.
+START_TEST(speculation) {
+  static const int32_t script[] = {QN_FAKE_BOS, QN_FAKE_ONE, QN_FAKE_AB, QN_FAKE_ONE, QN_FAKE_AB,
+                                   QN_FAKE_ONE, QN_FAKE_AB,  QN_FAKE_ONE, QN_FAKE_AB, QN_FAKE_EOS};
+  quern_model *model = open_model(&with_tokenizer), *plain = open_model(&(qn_fake_options){0});
+  quern_model *narrow = open_model(&(qn_fake_options){.tokenizer = true, .max_r = 1});
+  quern_session *session = NULL, *other = NULL;
+  quern_speculator *lookup = NULL, *draft = NULL, *none = NULL;
+  quern_stats stats;
+  char text[128] = "";
+  quern_sampler_options greedy = quern_sampler_options_default();
+  greedy.temperature = 0;
+  OK(quern_session_create(model, SESSION(.threads = 1), &session, error));
+  OK(quern_session_create(narrow, SESSION(.threads = 1), &other, error));
+  quern_speculator_options options = {.size = sizeof options, .technique = QUERN_SPECULATE_LOOKUP, .tokens = 3};
+  OK(quern_speculator_create(session, &options, &lookup, error));
+  FAILS(QUERN_ERR_LIMIT, "the logits of 1 token a step", quern_speculator_create(other, &options, &none, error));
+  options.tokens = 16;
+  FAILS(QUERN_ERR_LIMIT, "got 16 guesses", quern_speculator_create(session, &options, &none, error));
+  options.technique = (quern_technique)99;
+  FAILS(QUERN_ERR_ARGUMENT, "technique: got 99", quern_speculator_create(session, &options, &none, error));
+  options = (quern_speculator_options){.size = sizeof options, .technique = QUERN_SPECULATE_DRAFT, .tokens = 2};
+  FAILS(QUERN_ERR_ARGUMENT, "got no draft model", quern_speculator_create(session, &options, &none, error));
+  options.draft = plain;
+  FAILS(QUERN_ERR_ARGUMENT, "the draft model has no tokenizer", quern_speculator_create(session, &options, &none, error));
+  ck_assert_ptr_null(none);
+  options.draft = model;  // guesses for itself
+  OK(quern_speculator_create(session, &options, &draft, error));
+  ck_assert_str_eq(quern_technique_name(QUERN_SPECULATE_DRAFT), "draft");
+  ck_assert_ptr_null(quern_technique_name((quern_technique)99));
+
+  quern_generate_params params = {.size = sizeof params,
+                                  .prompt = script,
+                                  .prompt_count = 5,
+                                  .sampler = &greedy,
+                                  .callback = append,
+                                  .callback_context = text};
+  qn_fake_set_script(script, QN_COUNT(script));
+  quern_speculator *by[] = {NULL, lookup, draft};
+  const int64_t passes[] = {4, 1, 2};
+  for (size_t i = 0; i < QN_COUNT(by); i++) {
+    text[0] = '\0';
+    quern_session_reset(session, 0);
+    params.speculator = by[i];
+    OK(quern_generate(session, &params, &stats, error));
+    ck_assert_str_eq(text, " oneab oneab");
+    ck_assert(stats.reason == QUERN_STOP_EOG && stats.decode_steps == 4);
+    ck_assert_int_eq(stats.passes, passes[i]);
+    ck_assert_int_eq(stats.accepted, 4 - passes[i]);
+    ck_assert_int_ge(stats.proposed, stats.accepted);
+  }
+  qn_fake_set_script(NULL, 0);
+  FAILS(QUERN_ERR_ARGUMENT, "one of another session", quern_generate(other, &params, &stats, error));
+  quern_speculator_destroy(lookup);
+  quern_speculator_destroy(draft);
+  quern_speculator_destroy(NULL);
+  quern_session_destroy(session);
+  quern_session_destroy(other);
+  quern_model_close(model);
+  quern_model_close(plain);
+  quern_model_close(narrow);
+}
+END_TEST
+
 QN_CASE(models, a_model, opening_fails, opening_a_file, texts_and_tokens)
-QN_CASE(sessions, a_session, prefixes, a_profile, generation)
+QN_CASE(sessions, a_session, prefixes, a_profile, generation, speculation)
 QN_TEST_MAIN(models, sessions)
