@@ -314,6 +314,17 @@ int quern_graph_object(const quern_graph *graph, const char *object_path, const 
 // compares the weights with their checksum; NULL = summary.
 int quern_inspect(const char *path, const char *what, char **out_text, quern_error *error);
 
+typedef struct quern_inspect_kv_options {
+  size_t size;          // sizeof(quern_inspect_kv_options)
+  int32_t sequences;    // 0 = 1
+  int64_t context;      // tokens of each; 0 = what the artifact or the model allows, or 4096 where it sets no bound
+  const char *kv_type;  // of a model: as in quern_compile_options; of an artifact its own, or NULL
+} quern_inspect_kv_options;
+// The same for the KV cache that a session with so many sequences of such a length takes when it is full: bytes and pages,
+// computed from the file alone. Errors: ARGUMENT, LIMIT (more than the artifact was compiled for, or the model allows), and
+// those of opening the file.
+int quern_inspect_kv(const char *path, const quern_inspect_kv_options *options, char **out_text, quern_error *error);
+
 // ---- checking an artifact -------------------------------------------------------------------------------------------
 // Runs the machine code of an artifact for CPUs on this machine against what its kernels say in loop IR, on inputs that
 // are made to find mistakes. Code runs in child processes alone: one that crashes is a result.

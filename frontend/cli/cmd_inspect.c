@@ -7,6 +7,8 @@
 typedef struct inspect_options {
   cli_common common;
   const char *what;
+  uint64_t batch, context;
+  const char *kv_type;
   bool check_weights;
 } inspect_options;
 
@@ -15,6 +17,12 @@ static const cli_option options_table[] = {
     {"what", 'w', CLI_TEXT, FIELD(what), "PART,...", 0, 0, NULL, "summary", "the parts to show; see below"},
     {"check-weights", 0, CLI_FLAG, FIELD(check_weights), NULL, 0, 0, NULL, NULL,
      "read all weights of an artifact and compare them with their hash (the other sections always are)"},
+    {"batch", 0, CLI_COUNT, FIELD(batch), "N", 1, INT32_MAX, NULL, NULL,
+     "only tell what the KV cache of so many sequences takes, before anything is compiled or allocated"},
+    {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, NULL,
+     "the same for sequences of so many tokens; without it of as many as the file allows"},
+    {"kv-type", 0, CLI_TEXT, FIELD(kv_type), "TYPE", 0, 0, NULL, NULL,
+     "the same for keys and values of this type, as quern compile takes it"},
 };
 
 static const char details[] =
@@ -35,8 +43,26 @@ static const char *parts_text(void) {
          "  all       all of these that the file has\n";
 }
 
+static int inspect_kv(const inspect_options *options, const char *path) {
+  quern_inspect_kv_options kv = {.size = sizeof kv,
+                                 .sequences = (int32_t)options->batch,
+                                 .context = (int64_t)options->context,
+                                 .kv_type = options->kv_type};
+  char *text = NULL;
+  quern_error error = {0};
+  if (options->what || options->check_weights)
+    return cli_fail(QN_ERR_ARGUMENT, options->what ? "--what" : "--check-weights",
+                    "makes no sense with --batch, --ctx and --kv-type");
+  int code = quern_inspect_kv(path, &kv, &text, &error);
+  if (code != 0) return cli_fail_with(code, &error);
+  cli_out(text, strlen(text));
+  free(text);
+  return cli_out_end();
+}
+
 static int run(void *context, const char *path) {
   const inspect_options *options = context;
+  if (options->batch || options->context || options->kv_type) return inspect_kv(options, path);
   qn_buf what;
   qn_buf_init(&what, qn_allocator_default());
   qn_buf_puts(&what, options->what ? options->what : "summary");

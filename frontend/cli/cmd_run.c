@@ -1,4 +1,5 @@
 // quern run: continues a text. The text alone goes to standard output, as it is generated; all else to stderr.
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,7 +17,8 @@
 typedef struct run_options {
   cli_common common;
   const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
-      *spin, *tuning_db, *device, *libcuda, *signed_by, *chat_template, *system, *max_tokens, *speculate, *draft_tokens;
+      *spin, *tuning_db, *prefix_cache, *device, *libcuda, *signed_by, *chat_template, *system, *max_tokens, *speculate,
+      *draft_tokens;
   cli_texts stops;
   uint64_t top_k, repeat_last, seed, threads, decode_threads, grain, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
@@ -77,6 +79,9 @@ static const cli_option options_table[] = {
      "tokens of context, prompt and generated text together; a model file is compiled for as many"},
     {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "what the artifact allows",
      "tokens of the prompt taken in one step; any value gives the same text"},
+    {"prefix-cache", 0, CLI_TEXT, FIELD(prefix_cache), "FILE", 0, 0, NULL, NULL,
+     "evaluate of the text only what follows a beginning that the file holds from earlier runs, and write to it what this "
+     "one adds; the text is the same with it or without"},
     {"logits", 0, CLI_TEXT, FIELD(logits_path), "FILE", 0, 0, NULL, NULL,
      "write logits as rows of little-endian float32: row 0 after the prompt, row i after the i-th generated token; a "
      "row "
@@ -396,12 +401,13 @@ static int print_json(run_state *run) {
   cli_json_int(&json, "decode_threads", info.decode_threads);
   cli_json_int(&json, "context", info.context);
   cli_json_int(&json, "rss_bytes", peak_memory());
+  cli_json_int(&json, "held_tokens", stats->held_tokens);
   cli_json_begin(&json, "timings", '{');
   cli_json_real(&json, "load_ms", run->load_seconds * 1e3);
   cli_json_real(&json, "ttft_ms", (double)stats->first_ns * 1e-6);
   cli_json_real(&json, "prefill_ms", (double)stats->prefill_ns * 1e-6);
   cli_json_real(&json, "decode_ms", (double)stats->decode_ns * 1e-6);
-  cli_json_real(&json, "prefill_tokens_per_s", per_second(stats->prompt_tokens, stats->prefill_ns));
+  cli_json_real(&json, "prefill_tokens_per_s", per_second(stats->prompt_tokens - stats->held_tokens, stats->prefill_ns));
   cli_json_real(&json, "decode_tokens_per_s", per_second(stats->decode_steps, stats->decode_ns));
   cli_json_end(&json, '}');
   if (run->speculator) put_speculation(&json, run);
@@ -415,11 +421,13 @@ static int print_json(run_state *run) {
 
 static void print_stats(const run_state *run) {
   const quern_stats *stats = &run->stats;
+  char held[64] = "";
+  if (stats->held_tokens > 0) snprintf(held, sizeof held, ", %lld of them held,", (long long)stats->held_tokens);
   fprintf(
       stderr,
-      "quern: prompt %lld tokens in %.1f ms (%.0f tokens/s); generated %lld in %.1f ms (%.1f tokens/s); ended: %s\n",
-      (long long)stats->prompt_tokens, (double)stats->prefill_ns * 1e-6,
-      per_second(stats->prompt_tokens, stats->prefill_ns), (long long)stats->generated_tokens,
+      "quern: prompt %lld tokens%s in %.1f ms (%.0f tokens/s); generated %lld in %.1f ms (%.1f tokens/s); ended: %s\n",
+      (long long)stats->prompt_tokens, held, (double)stats->prefill_ns * 1e-6,
+      per_second(stats->prompt_tokens - stats->held_tokens, stats->prefill_ns), (long long)stats->generated_tokens,
       (double)stats->decode_ns * 1e-6, per_second(stats->decode_steps, stats->decode_ns),
       quern_stop_reason_name(stats->reason));
   if (run->speculator)
@@ -448,7 +456,8 @@ static int create_session(run_state *run) {
   quern_session_options how = {.size = sizeof how,
                                .context = (int64_t)options->context,
                                .chunk = (int64_t)options->chunk,
-                               .check_kernels = options->check_kernels};
+                               .check_kernels = options->check_kernels,
+                               .prefix_cache = options->prefix_cache != NULL};
   cli_settings_apply(&run->settings, &how);
   quern_error error = {0};
   int code = (int)quern_session_create(run->model, &how, &run->session, &error);
@@ -460,6 +469,24 @@ static int create_speculator(run_state *run, const run_source *source) {
   int code = cli_speculation_open(&run->speculation, source);
   if (code != 0) return code;
   code = cli_speculation_create(&run->speculation, run->session, &run->speculator, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+// --prefix-cache: what earlier runs have kept, where there is a file; and what is kept now.
+static int load_prefixes(run_state *run) {
+  const char *path = run->options->prefix_cache;
+  quern_error error = {0};
+  int64_t pages;
+  if (!path || (access(path, F_OK) != 0 && errno == ENOENT)) return 0;
+  int code = (int)quern_session_load_prefixes(run->session, path, &pages, &error);
+  return code == 0 ? 0 : cli_fail_with(code, &error);
+}
+
+static int save_prefixes(run_state *run) {
+  quern_error error = {0};
+  if (!run->options->prefix_cache || cli_interrupted()) return 0;
+  quern_session_reset(run->session, 0);
+  int code = (int)quern_session_save_prefixes(run->session, run->options->prefix_cache, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
@@ -584,10 +611,15 @@ static int run_all(run_state *run, const char *path) {
   if (code == 0) code = create_session(run);
   if (code == 0) code = create_speculator(run, &source);
   run->load_seconds += cli_seconds() - begin;
-  if (code == 0 && o->chat) return converse(run);
+  if (code == 0 && cli_same_file(o->prefix_cache ? o->prefix_cache : "", path))
+    code = cli_fail(QN_ERR_ARGUMENT, "--prefix-cache", "got the model file itself, want another file");
+  if (code == 0) code = load_prefixes(run);
+  if (code == 0 && o->chat) code = converse(run);
+  if (code == 0 && o->chat) return save_prefixes(run);
   if (code == 0) code = open_logits(run, path);
   if (code == 0) code = generate(run);
-  return code == 0 ? finish(run) : code;
+  if (code == 0) code = finish(run);
+  return code == 0 ? save_prefixes(run) : code;
 }
 
 static int run(void *context, const char *path) {

@@ -33,6 +33,13 @@ START_TEST(what_a_file_is) {
   qn_test_write_file(path, "quern\r\n\032 and more", 17);
   ck_assert(quern_is_artifact(path) && !quern_is_artifact(nano()));
   ck_assert(!quern_is_artifact(qn_test_temp_path("none")));
+  quern_inspect_kv_options kv = {.size = sizeof kv, .sequences = 3, .context = 100, .kv_type = "f16"};
+  OK(quern_inspect_kv(nano(), &kv, &text, error));
+  ck_assert_ptr_nonnull(strstr(text, "kv_pages = 6: 3 sequences of 100 tokens\n"));
+  free(text);
+  kv.context = -1;
+  FAILS(QUERN_ERR_ARGUMENT, "got 3 sequences of -1 tokens", quern_inspect_kv(nano(), &kv, &text, error));
+  ck_assert_ptr_null(text);
   OK(quern_inspect(nano(), NULL, &text, error));
   ck_assert_msg(strstr(text, "architecture") != NULL, "%s", text);
   free(text);

@@ -1,0 +1,156 @@
+// quern_inspect_kv: what a KV cache takes, told of an artifact or of a model before anything is compiled or allocated.
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/compilation.h"
+#include "frontend/compile.h"
+#include "frontend/import/import.h"
+#include "frontend/inspect.h"
+#include "frontend/quern.h"
+#include "runtime/artifact.h"
+#include "runtime/base/options.h"
+
+typedef struct kv_sizes {
+  char type[16];
+  uint64_t page_bytes, page_keys;       // of all layers
+  int64_t context_most, sequences_most;  // 0 = any
+} kv_sizes;
+
+static qn_status too_large(const char *path, qn_diag *diag) {
+  return qn_fail(diag, QN_ERR_LIMIT, path, "the size of the KV cache overflows");
+}
+
+// --- of an artifact
+
+static void read_type(const qn_artifact *a, kv_sizes *out) {
+  size_t size = 0;
+  const char *summary = qn_artifact_section(a, QN_SECTION_SUMMARY, 0, &size), key[] = "kv_type = ";
+  const char *end = summary + size;
+  for (const char *line = summary; line && line < end;) {
+    const char *stop = memchr(line, '\n', (size_t)(end - line));
+    if (!stop) stop = end;
+    size_t length = (size_t)(stop - line), name = sizeof key - 1;
+    if (length > name && memcmp(line, key, name) == 0 && length - name < sizeof out->type) {
+      memcpy(out->type, line + name, length - name);
+      out->type[length - name] = '\0';
+    }
+    line = stop + 1;
+  }
+}
+
+static qn_status of_artifact(const char *path, kv_sizes *out, qn_diag *diag) {
+  qn_artifact a;
+  QN_TRY(qn_artifact_open(&a, path, diag));
+  bool fits = true;
+  for (uint32_t i = 0; i < a.program->buffer_count; i++) {
+    if (a.buffers[i].kind == QN_ART_CACHE)
+      fits = fits && !__builtin_add_overflow(out->page_bytes, a.buffers[i].bytes, &out->page_bytes);
+  }
+  out->page_keys = a.program->page_keys;
+  out->context_most = qn_artifact_context_max(&a);
+  out->sequences_most = a.program->symbol_max[QN_SYM_B];
+  read_type(&a, out);
+  qn_artifact_close(&a);
+  return fits ? QN_OK : too_large(path, diag);
+}
+
+// --- of a model
+
+static qn_status sum_caches(const qn_graph *graph, const char *path, uint64_t *out, qn_diag *diag) {
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (node->op != QN_OP_CACHE) continue;
+    uint64_t bytes = qn_dtype_size(node->type.dtype);
+    for (int d = 1; d < node->type.rank; d++) {
+      if (__builtin_mul_overflow(bytes, (uint64_t)node->type.dims[d].value, &bytes)) return too_large(path, diag);
+    }
+    if (__builtin_add_overflow(*out, bytes, out)) return too_large(path, diag);
+  }
+  return QN_OK;
+}
+
+static qn_status of_model(const char *path, const quern_inspect_kv_options *o, kv_sizes *out, qn_diag *diag) {
+  const qn_allocator *allocator = qn_allocator_default();
+  const char *type = o->kv_type ? o->kv_type : QUERN_DEFAULT_KV_TYPE;
+  qn_import *import = NULL;
+  qn_graph *graph = NULL;
+  qn_arena arena;
+  qn_import_graph_options options = {.chunk_tokens = 1, .max_rows = 1, .max_sequences = 1};
+  if (!qn_dtype_parse(qn_str_from(type), &options.kv_dtype) || !qn_dtype_is_float(options.kv_dtype))
+    return qn_fail(diag, QN_ERR_ARGUMENT, "kv-type", "got '%s', want f32, f16 or bf16", type);
+  QN_TRY(qn_import_open(path, &(qn_import_options){0}, allocator, &import, diag));
+  qn_arena_init(&arena, allocator);
+  options.context_tokens = qn_import_context(import) > 0 ? qn_import_context(import) : o->context > 0 ? o->context : 4096;
+  qn_status status = qn_import_graph(import, &options, &arena, &graph, diag);
+  if (status == QN_OK) status = sum_caches(graph, path, &out->page_bytes, diag);
+  snprintf(out->type, sizeof out->type, "%s", type);
+  out->page_keys = QN_PAGE_KEYS;
+  out->context_most = qn_import_context(import);
+  qn_arena_deinit(&arena);
+  qn_import_close(import);
+  return status;
+}
+
+// --- the text
+
+static qn_status describe(const char *path, const quern_inspect_kv_options *o, const kv_sizes *k, qn_buf *out,
+                          qn_diag *diag) {
+  int64_t context = o->context ? o->context : k->context_most ? k->context_most : 4096;
+  int64_t sequences = o->sequences ? o->sequences : 1;
+  uint64_t pages, bytes;
+  char size[32];
+  if (context < 1 || sequences < 1)
+    return qn_fail(diag, QN_ERR_ARGUMENT, path, "got %" PRId64 " sequences of %" PRId64 " tokens, want 1 or more",
+                   sequences, context);
+  if ((k->context_most && context > k->context_most) || (k->sequences_most && sequences > k->sequences_most))
+    return qn_fail(diag, QN_ERR_LIMIT, path,
+                   "got %" PRId64 " sequences of %" PRId64 " tokens, want at most %" PRId64 " of %" PRId64 " (0: any)",
+                   sequences, context, k->sequences_most, k->context_most);
+  if (k->page_bytes == 0) {
+    qn_buf_puts(out, "kv_cache = none: the program keeps no keys\n");
+    return QN_OK;
+  }
+  uint64_t each = ((uint64_t)context + k->page_keys - 1) / k->page_keys;
+  if (__builtin_mul_overflow(each, (uint64_t)sequences, &pages) || __builtin_mul_overflow(pages, k->page_bytes, &bytes))
+    return too_large(path, diag);
+  qn_buf_printf(out, "kv_type = ");
+  inspect_put_text(out, qn_str_from(k->type));
+  qn_buf_printf(out, "\nkv_page_bytes = %" PRIu64 ", %s: %" PRIu64 " tokens in all layers\n", k->page_bytes,
+                inspect_size(k->page_bytes, size), k->page_keys);
+  qn_buf_printf(out, "kv_pages = %" PRIu64 ": %" PRId64 " sequences of %" PRId64 " tokens\n", pages, sequences, context);
+  qn_buf_printf(out, "kv_cache_bytes = %" PRIu64 ", %s\n", bytes, inspect_size(bytes, size));
+  return QN_OK;
+}
+
+static qn_status inspect(const char *path, const quern_inspect_kv_options *options, qn_buf *out, qn_diag *diag) {
+  quern_inspect_kv_options own;
+  kv_sizes sizes = {.type = "?"};
+  QN_TRY(qn_options_take(options, "quern_inspect_kv_options", &own, sizeof own, diag));
+  if (!quern_is_artifact(path)) {
+    QN_TRY(of_model(path, &own, &sizes, diag));
+  } else {
+    QN_TRY(of_artifact(path, &sizes, diag));
+    if (own.kv_type && strcmp(own.kv_type, sizes.type) != 0)
+      return qn_fail(diag, QN_ERR_ARGUMENT, path, "got kv-type '%s', want '%s', as the artifact was compiled", own.kv_type,
+                     sizes.type);
+  }
+  return describe(path, &own, &sizes, out, diag);
+}
+
+int quern_inspect_kv(const char *path, const quern_inspect_kv_options *options, char **out_text, quern_error *error) {
+  qn_diag diag = {0};
+  qn_buf text;
+  *out_text = NULL;
+  qn_buf_init(&text, qn_allocator_default());
+  qn_status status = inspect(path, options, &text, &diag);
+  if (status == QN_OK && !text.failed) *out_text = strdup(qn_buf_text(&text));
+  if (status == QN_OK && !*out_text) status = qn_fail_nomem(&diag, path, "its description");
+  qn_buf_deinit(&text);
+  if (error) {
+    error->code = (int)status;
+    memcpy(error->text, status == QN_OK ? "" : diag.text, status == QN_OK ? 1 : sizeof error->text);
+  }
+  return (int)status;
+}
