@@ -57,8 +57,20 @@ done
 [ "$(ids "$WORK/json")" = "$(ids "$WORK/plain")" ] && cmp "$WORK/a" "$WORK/b" || fail "another text that begins alike"
 [ "$(held "$WORK/json")" -ge $((count - 2)) ] || fail "got $(held "$WORK/json") tokens held"
 
-"$QUERN" compile -q "$model" -o "$WORK/other.qn" --kv-type f32
-refused 4 "was saved with another model" run "$WORK/other.qn" -p a -n 1 --prefix-cache "$kept"
+"$QUERN" compile -q "$model" -o "$WORK/batch.qn" --batch 4  # another model: the type of its cache is f32
+refused 4 "was saved with another model" run "$WORK/batch.qn" -p a -n 1 --prefix-cache "$kept"
 refused 2 "got the model file itself" run "$artifact" -p a -n 1 --prefix-cache "$artifact"
 printf 'x' | dd of="$kept" bs=1 seek=700 conv=notrunc 2>/dev/null
 refused 3 "damaged" run "$artifact" -p a -n 1 --prefix-cache "$kept"
+
+# ---- guesses, and a beginning that is held
+
+rm "$kept"
+for guess in lookup "draft:$QUERN_SOURCE/models/nano/draft.gguf"; do
+  for round in 1 2; do
+    "$QUERN" run -q "$WORK/batch.qn" -p "$prompt" -n 24 --json --speculate "$guess" --prefix-cache "$kept" >"$WORK/json"
+    "$QUERN" run -q "$WORK/batch.qn" -p "$prompt" -n 24 --json >"$WORK/plain"
+    [ "$(ids "$WORK/json")" = "$(ids "$WORK/plain")" ] || fail "$guess, round $round: another text: $(cat "$WORK/json")"
+  done
+  [ "$(held "$WORK/json")" -eq $((count - 1)) ] || fail "$guess: got $(held "$WORK/json") tokens held"
+done
