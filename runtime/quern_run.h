@@ -561,6 +561,7 @@ typedef struct quern_request_result {
   int64_t prompt_tokens, cached_tokens;  // cached: those of the prompt that were in the cache already
   int64_t preemptions;                   // how often it had to give its room to others
   int64_t passes;                        // steps that gave it tokens
+  int64_t proposed, accepted;            // guesses that were verified, and those that came true
   uint64_t queued_ns, first_ns, total_ns;  // from being added until it was taken in, until its first token, until the end
 } quern_request_result;
 // Called once for each request, at its end; `result` is valid for the time of the call. It may add and cancel requests,
@@ -580,6 +581,11 @@ typedef struct quern_request {
   size_t stop_count;
   bool ignore_eog, show_special;
   quern_priority priority;
+  // Guess what comes next by what came after the same words before, as QUERN_SPECULATE_LOOKUP does; at most so many tokens
+  // a step, 0 = as many as pay, which are few in a large batch. Nothing is guessed where the artifact computes the logits of
+  // one token a step.
+  bool lookup;
+  int32_t guess_tokens;
   uint64_t client;  // whose it is: of equal priority, the client goes first for whom the fewest tokens were evaluated
   quern_text_fn callback;      // may be NULL; false = end it
   quern_request_done_fn done;  // may be NULL
@@ -608,6 +614,7 @@ typedef struct quern_scheduler_stats {
   int64_t steps;
   int64_t prompt_tokens, generated_tokens;   // evaluated; sampled
   int64_t cached_tokens, recomputed_tokens;  // of prompts, found in the cache; evaluated again after a preemption
+  int64_t proposed, accepted;  // guesses that were verified, and those that came true
   int64_t preemptions, swapped_out, swapped_in;
   int64_t swaps_lost;   // could not be kept or read back, and were evaluated again
   uint64_t swap_bytes;  // written

@@ -99,6 +99,8 @@ static void forward_done(void *context, uint64_t id, const qn_request_result *r)
                                  .cached_tokens = r->cached_tokens,
                                  .preemptions = r->preemptions,
                                  .passes = r->passes,
+                                 .proposed = r->proposed,
+                                 .accepted = r->accepted,
                                  .queued_ns = r->queued_ns,
                                  .first_ns = r->first_ns,
                                  .total_ns = r->total_ns};
@@ -119,6 +121,8 @@ static qn_status add_tokens(quern_scheduler *s, const quern_request *q, const in
                               .show_special = q->show_special,
                               .priority = (qn_priority)q->priority,
                               .client = q->client,
+                              .lookup = q->lookup,
+                              .guesses = q->guess_tokens,
                               .callback = q->callback ? forward_text : NULL,
                               .done = forward_done};
   for (size_t i = 0; i < q->stop_count; i++) stops[i] = qn_str_from(q->stops[i]);
@@ -212,6 +216,8 @@ void quern_scheduler_get_stats(const quern_scheduler *s, quern_scheduler_stats *
                                  .generated_tokens = i.decode_tokens,
                                  .cached_tokens = i.cached_tokens,
                                  .recomputed_tokens = i.recomputed_tokens,
+                                 .proposed = i.proposed,
+                                 .accepted = i.accepted,
                                  .preemptions = i.preemptions,
                                  .swapped_out = i.swapped_out,
                                  .swapped_in = i.swapped_in,

@@ -49,6 +49,7 @@ typedef struct qn_request_result {
   const int32_t *tokens;   // generated ones, the one that ended the text included; borrowed for the time of the call
   int64_t prompt_tokens, cached_tokens, generated_tokens;  // cached: of the prompt, found in the cache
   int64_t preemptions, passes;                             // passes: steps that gave it tokens
+  int64_t proposed, accepted;                              // guesses that were verified, and those that came true
   uint64_t queued_ns, first_ns, total_ns;  // since it was added: until it first had a row, until its first token, until the end
 } qn_request_result;
 
@@ -64,6 +65,8 @@ typedef struct qn_request_params {
   size_t stop_count;
   bool ignore_eog, show_special;
   qn_priority priority;
+  bool lookup;      // guess what comes next by what came after the same words before (propose.h)
+  int32_t guesses;  // a step at most, 0 = as many as pay
   uint64_t client;  // whose it is: of equal priority, who has had least goes first
   qn_generate_callback callback;  // may be NULL
   qn_request_done done;           // may be NULL. Both may add and cancel, but not step or destroy
@@ -75,6 +78,7 @@ typedef struct qn_scheduler_stats {
   int64_t running, waiting;
   int64_t added, finished, cancelled, failed;  // failed: ended with an error
   int64_t steps, prompt_tokens, decode_tokens, cached_tokens, recomputed_tokens;  // prompt: evaluated; decode: sampled
+  int64_t proposed, accepted;                                // guesses
   int64_t preemptions, swapped_out, swapped_in, swaps_lost;  // lost: could not be kept or put back, and was recomputed
   uint64_t swap_bytes;                                       // written
   int64_t pages, free_pages, most_pages;                     // most: in use at a time

@@ -153,11 +153,26 @@ static void preempt(qn_scheduler *s, qn_request *r) {
   qn_request_list_append(&s->waiting, r);
 }
 
+// Of a request that is to be guessed at: what guesses, and the text so far.
+static qn_status begin_guessing(qn_scheduler *s, qn_request *r, qn_diag *diag) {
+  qn_proposer *proposer = NULL;
+  if (!r->lookup || qn_decoder_rows(s->decoder) < 2) return QN_OK;
+  qn_speculate_options options = {.tokens = r->most_guesses, .text_max = r->capacity};
+  if (options.tokens == 0 && qn_decoder_rows(s->decoder) <= QN_SPECULATE_MOST)
+    options.most = (int32_t)qn_decoder_rows(s->decoder) - 1;
+  QN_TRY(qn_propose_lookup_create(r->allocator, &proposer, diag));
+  QN_TRY(qn_speculator_create(proposer, &options, r->allocator, &r->speculator, diag));
+  QN_TRY(qn_speculator_begin(r->speculator, 0, r->sampler, diag));
+  qn_speculator_take(r->speculator, r->tokens, (size_t)r->count);
+  return QN_OK;
+}
+
 // A sampler and, of one that was preempted, what it had in the cache.
 static qn_status begin(qn_scheduler *s, qn_request *r, qn_diag *diag) {
   if (!r->sampler) {
     QN_TRY(qn_sampler_create(&r->sampling, s->vocab, r->allocator, &r->sampler, diag));
     for (int64_t i = 0; i < r->prompt_count; i++) qn_sampler_accept(r->sampler, r->tokens[i]);
+    QN_TRY(begin_guessing(s, r, diag));
     r->result.queued_ns = qn_scheduler_now(s) - r->added_ns;
   }
   if (r->kept_tokens == 0) {

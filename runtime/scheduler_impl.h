@@ -7,6 +7,7 @@
 
 #include "runtime/base/vec.h"
 #include "runtime/scheduler.h"
+#include "runtime/speculate.h"
 #include "runtime/text_out.h"
 
 // Who has had how many tokens evaluated. It is there as long as it has requests.
@@ -39,6 +40,9 @@ struct qn_request {
   int64_t capacity, count, prompt_count;
   qn_sampler *sampler;  // owned; made with the first row
   qn_text_out text;
+  bool lookup;
+  int32_t most_guesses;       // 0 = as many as pay
+  qn_speculator *speculator;  // owned; made with the first row. NULL = nothing is guessed
   // where it is
   int32_t row;         // of the block table; -1 = none
   int64_t evaluated;   // tokens that are in the cache
@@ -54,6 +58,8 @@ struct qn_request {
   int64_t step_tokens;  // 0 = it is not in it
   size_t first_wanted;  // of the step's wanted rows
   bool wanted;          // the logits after its last token are
+  const qn_draft *draft;  // guesses after its last token, a chain, whose logits are wanted, too; borrowed of the speculator
+  int64_t guesses;        // how many of the step's tokens those are
   // what is told at the end
   uint64_t added_ns;
   qn_request_result result;
@@ -96,6 +102,7 @@ struct qn_scheduler {
   size_t item_count, wanted_count;
   int64_t planned_pages;    // that the step will take
   bool decodes;             // somebody decodes in this step
+  int64_t decoding;         // how many do
   bool batch_closed;        // static, dynamic: nobody is taken in until all have ended
   uint64_t turns;
   qn_pace pace;

@@ -26,6 +26,11 @@ static qn_status check(const qn_scheduler *s, const qn_request_params *p, qn_dia
   if ((unsigned)p->priority >= QN_PRIORITY_COUNT) {
     return qn_fail(diag, QN_ERR_ARGUMENT, "priority", "got %d, want 0 (online) or 1 (batch)", (int)p->priority);
   }
+  int64_t rows = qn_decoder_rows(s->decoder);
+  if (p->guesses < 0 || p->guesses >= (rows > 1 ? rows : INT32_MAX)) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, "guesses", "got %" PRId32 ", want 0 (as many as pay) to %" PRId64, p->guesses,
+                   rows - 1);
+  }
   return qn_sampler_options_check(&p->sampler, diag);
 }
 
@@ -81,6 +86,8 @@ qn_status qn_request_create(const qn_scheduler *s, const qn_request_params *p, q
   r->sampling = p->sampler;
   r->max_tokens = p->max_tokens;
   r->ignore_eog = p->ignore_eog;
+  r->lookup = p->lookup;
+  r->most_guesses = p->guesses;
   r->priority = p->priority;
   r->callback = p->callback;
   r->done = p->done;
@@ -101,6 +108,7 @@ void qn_request_destroy(qn_request *r) {
   if (!r) return;
   qn_scheduler_drop_kept(r);
   qn_text_out_deinit(&r->text);
+  qn_speculator_destroy(r->speculator);
   qn_sampler_destroy(r->sampler);
   qn_free(r->allocator, r->stops, r->stops_bytes);
   qn_free(r->allocator, r->tokens, (size_t)r->capacity * sizeof *r->tokens);
@@ -151,6 +159,7 @@ qn_status qn_request_take(qn_scheduler *s, qn_request *r, const float *logits, b
   qn_sampler_accept(r->sampler, id);
   if (r->result.generated_tokens++ == 0) r->result.first_ns = qn_scheduler_now(s) - r->added_ns;
   r->tokens[r->count++] = id;
+  if (r->speculator) qn_speculator_take(r->speculator, &id, 1);
   return take_token(s, r, id, out_end, diag);
 }
 

@@ -21,15 +21,33 @@ static void note_pace(qn_pace *p, double tokens, double time) {
   p->tokens_time = p->tokens_time * PACE_KEPT + tokens * time;
 }
 
-// Tokens that a step of at most `time` may have. Where all steps had about as many the slope is not known: then every
-// token is taken to cost its even share, which is more than it does.
+// What a token more costs; 0 where it is not known, since all steps had about as many.
+static double slope_of(const qn_pace *p) {
+  if (p->weight == 0) return 0;
+  double n = p->tokens / p->weight, t = p->time / p->weight, spread = p->tokens_squared / p->weight - n * n;
+  double slope = spread > 0.01 * n * n ? (p->tokens_time / p->weight - n * t) / spread : 0;
+  return slope > 0 ? slope : 0;
+}
+
+// Tokens that a step of at most `time` may have. Where the slope is not known every token is taken to cost its even
+// share, which is more than it does.
 static double tokens_within(const qn_pace *p, double time) {
   if (p->weight == 0) return 0;
-  double n = p->tokens / p->weight, t = p->time / p->weight;
-  double spread = p->tokens_squared / p->weight - n * n, slope = 0;
-  if (spread > 0.01 * n * n) slope = (p->tokens_time / p->weight - n * t) / spread;
+  double n = p->tokens / p->weight, t = p->time / p->weight, slope = slope_of(p);
   if (slope <= 0) slope = t / n;
   return slope > 0 ? n + (time - t) / slope : 0;
+}
+
+// Tells who guesses what a step costs a request: its share of what all have in common, and its own tokens. So guesses are
+// cheap for one that is alone, and seldom pay in a large batch.
+static void tell_pace(const qn_scheduler *s, const qn_request *r, int64_t decoding) {
+  const qn_pace *p = &s->pace;
+  double n = p->tokens / p->weight, t = p->time / p->weight, slope = slope_of(p), base = t - slope * n;
+  double plain = (base > 0 ? base : 0) / (double)decoding + slope;
+  if (slope <= 0) plain = t / (double)decoding;
+  qn_speculator_time(r->speculator, 0, (uint64_t)plain + 1);
+  if (slope > 0 && r->guesses > 0)
+    qn_speculator_time(r->speculator, (int32_t)r->guesses, (uint64_t)(plain + slope * (double)r->guesses) + 1);
 }
 
 // --- the plan
@@ -48,6 +66,7 @@ static size_t take_order(qn_scheduler *s) {
   for (qn_request *r = s->running.first; r; r = r->next) {
     r->step_tokens = 0;
     r->wanted = false;
+    r->guesses = 0;
     s->order[count++] = r;
   }
   return count;
@@ -71,6 +90,36 @@ static int64_t plan_decoding(qn_scheduler *s, size_t count, int64_t budget, int6
     }
     plan_tokens(s, r, 1);
     used++;
+  }
+  return used;
+}
+
+// How many tokens may be guessed after the last one: no more than it can have.
+static int64_t most_guesses(const qn_scheduler *s, const qn_request *r, int64_t room) {
+  int64_t most = s->most_tokens - r->evaluated - 1;
+  if (r->max_tokens > 0 && most > r->max_tokens - r->result.generated_tokens - 1)
+    most = r->max_tokens - r->result.generated_tokens - 1;
+  if (most > qn_speculator_most(r->speculator)) most = qn_speculator_most(r->speculator);
+  return most < room ? most : room;
+}
+
+// Guesses take what tokens, rows and pages are left; nobody is preempted for them.
+static int64_t plan_guesses(qn_scheduler *s, size_t count, int64_t room) {
+  int64_t used = 0;
+  for (size_t i = 0; i < count && used < room; i++) {
+    qn_request *r = s->order[i];
+    if (!r || !is_running(r) || !r->wanted || !r->speculator) continue;
+    int64_t most = most_guesses(s, r, room - used);
+    qn_diag diag;
+    // An error leaves it without guesses, which costs time alone.
+    if (most < 1 || qn_speculator_propose(r->speculator, r->sampler, (int32_t)most, &r->draft, &diag) != QN_OK) continue;
+    int64_t more = qn_scheduler_pages_of(s, r->evaluated + 1 + r->draft->count) -
+                   qn_scheduler_pages_of(s, r->evaluated + 1);
+    if (more > qn_scheduler_free_pages(s) - s->planned_pages) continue;
+    s->planned_pages += more;
+    r->guesses = r->draft->count;
+    r->step_tokens += r->guesses;
+    used += r->guesses;
   }
   return used;
 }
@@ -107,8 +156,12 @@ static void plan(qn_scheduler *s) {
   int64_t rows = qn_decoder_rows(s->decoder), prompts = 0;
   s->planned_pages = 0;
   for (size_t i = 0; i < count; i++) prompts += left(s->order[i]) > 1;
-  int64_t decoding = plan_decoding(s, count, s->options.step_tokens - (prompts > 0 ? least_prompt(s) : 0), rows);
+  int64_t room = s->options.step_tokens - (prompts > 0 ? least_prompt(s) : 0);
+  int64_t decoding = plan_decoding(s, count, room, rows);
   s->decodes = decoding > 0;
+  s->decoding = decoding;
+  room = (room < rows - (prompts > 0) ? room : rows - (prompts > 0)) - decoding;
+  decoding += plan_guesses(s, count, room);
   plan_prompts(s, count, prompt_budget(s, decoding), rows - decoding);
 }
 
@@ -116,27 +169,56 @@ static void plan(qn_scheduler *s) {
 static void lay_out(qn_scheduler *s) {
   s->item_count = s->wanted_count = 0;
   for (qn_request *r = s->running.first; r; r = r->next) {
-    for (int64_t i = 0; i < r->step_tokens; i++) {
-      bool wanted = r->wanted && i + 1 == r->step_tokens;
+    int64_t own = r->step_tokens - r->guesses;
+    for (int64_t i = 0; i < own; i++) {
+      bool wanted = r->wanted && i + 1 == own;
       if (wanted) r->first_wanted = s->wanted_count++;
       s->items[s->item_count++] = (qn_decoder_item){r->tokens[r->evaluated + i], r->row, wanted};
     }
+    for (int64_t i = 0; i < r->guesses; i++, s->wanted_count++)
+      s->items[s->item_count++] = (qn_decoder_item){r->draft->tokens[i], r->row, true};
   }
 }
 
 // --- what came of it
 
 static void count_evaluated(qn_scheduler *s, qn_request *r) {
-  int64_t again = r->furthest - r->evaluated;
-  if (again > r->step_tokens) again = r->step_tokens;
+  int64_t again = r->furthest - r->evaluated, own = r->step_tokens - r->guesses;
+  if (again > own) again = own;
   if (again > 0) s->stats.recomputed_tokens += again;
   r->client->served += r->step_tokens;
   int64_t prompt = r->prompt_count - r->evaluated;
-  if (prompt > r->step_tokens) prompt = r->step_tokens;
+  if (prompt > own) prompt = own;
   if (prompt > 0) s->stats.prompt_tokens += prompt;
-  r->evaluated += r->step_tokens;
+  r->evaluated += own;
   if (prompt > 0 && r->evaluated >= r->prompt_count) qn_decoder_keep(s->decoder, r->row);
   if (r->evaluated > r->furthest) r->furthest = r->evaluated;
+}
+
+// The token after its last one, and those after guesses as long as they come true.
+static qn_status take_tokens(qn_scheduler *s, qn_request *r, bool *out_end, qn_diag *diag) {
+  int64_t accepted = 0;
+  qn_status status = QN_OK;
+  for (;;) {
+    status = qn_request_take(s, r, qn_decoder_logits(s->decoder, r->first_wanted + (size_t)accepted), out_end, diag);
+    s->stats.decode_tokens++;
+    if (status != QN_OK || *out_end || accepted == r->guesses) break;
+    if (r->tokens[r->count - 1] != r->draft->tokens[accepted]) break;
+    accepted++;
+    r->evaluated++;
+  }
+  if (r->guesses > 0) {
+    qn_speculator_note(r->speculator, (int32_t)accepted);
+    r->result.proposed += r->guesses;
+    r->result.accepted += accepted;
+    s->stats.proposed += r->guesses;
+    s->stats.accepted += accepted;
+    qn_decoder_truncate(s->decoder, r->row, r->evaluated);
+    if (r->evaluated > r->furthest) r->furthest = r->evaluated;
+  }
+  if (r->speculator) tell_pace(s, r, s->decoding > 0 ? s->decoding : 1);
+  r->result.passes++;
+  return status;
 }
 
 static void take_results(qn_scheduler *s, size_t count) {
@@ -145,9 +227,7 @@ static void take_results(qn_scheduler *s, size_t count) {
     bool end = false;
     qn_diag diag = {0};
     if (!r->wanted) continue;
-    qn_status status = qn_request_take(s, r, qn_decoder_logits(s->decoder, r->first_wanted), &end, &diag);
-    s->stats.decode_tokens++;
-    r->result.passes++;
+    qn_status status = take_tokens(s, r, &end, &diag);
     if (status == QN_OK && !end) {  // to the end of the list: who had no token for longest is first
       qn_request_list_remove(&s->running, r);
       qn_request_list_append(&s->running, r);

@@ -77,6 +77,7 @@ static void put_run(cli_json *j, const trace_run *r) {
   cli_json_precise(j, "within_objective", per((double)r->within, (double)r->outcomes.count));
   cli_json_precise(j, "cache_hit_rate", hit_rate(r));
   cli_json_precise(j, "slots_unused", unused_slots(r));
+  cli_json_precise(j, "acceptance_rate", per((double)s->accepted, (double)s->proposed));
   cli_json_precise(j, "tokens_per_pass", per((double)r->generated, (double)r->passes));
   cli_json_int(j, "steps", s->steps);
   cli_json_int(j, "prompt_tokens", s->prompt_tokens);

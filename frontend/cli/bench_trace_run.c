@@ -73,6 +73,7 @@ static int add(replay *r, replay_request *q) {
                            .ignore_eog = true,
                            .priority = from->batch ? QUERN_PRIORITY_BATCH : QUERN_PRIORITY_ONLINE,
                            .client = from->client,
+                           .lookup = r->t->b->options->speculate != NULL,
                            .callback = note_token,
                            .done = note_end,
                            .callback_context = q};

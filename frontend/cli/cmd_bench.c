@@ -52,6 +52,8 @@ static const cli_option options_table[] = {
      "trace: keep what prompts have in common in the KV cache, as long as there is room"},
     {"preempt", 0, CLI_CHOICE, FIELD(preempt), "HOW", 0, 0, "recompute|swap", "recompute",
      "trace: what becomes of the keys and values of a preempted request: evaluated again, or kept in memory"},
+    {"speculate", 0, CLI_CHOICE, FIELD(speculate), "HOW", 0, 0, "lookup", "not at all",
+     "trace: guess what comes next of every request, as many tokens as pay, by what came after the same tokens before"},
     {"longest-wait", 0, CLI_COUNT, FIELD(longest_wait), "MS", 1, 1 << 20, NULL, "no bound",
      "trace: take in prompts only so far that nobody who generates waits longer for a token"},
     {"batch-wait", 0, CLI_COUNT, FIELD(batch_wait), "MS", 1, 1 << 20, NULL, "0",
@@ -318,7 +320,8 @@ static int check_trace_options(const bench_options *o) {
                    {"--batching", o->batching}, {"--pages", o->pages > 0},
                    {"--preempt", o->preempt},   {"--longest-wait", o->longest_wait > 0},
                    {"--html", o->html_path},    {"--batch-wait", o->batch_wait > 0},
-                   {"--seed", o->seed > 0},     {"--prefix-cache", o->prefix_cache}};
+                   {"--seed", o->seed > 0},     {"--prefix-cache", o->prefix_cache},
+                   {"--speculate", o->speculate}};
   for (size_t i = 0; !o->trace && i < QN_COUNT(of_traces); i++) {
     if (of_traces[i].given) return cli_fail(QN_ERR_ARGUMENT, of_traces[i].name, "is for --trace");
   }

@@ -168,6 +168,8 @@ static uint64_t add(adder *a) {
                            .sampler = &f->kind->sampler,
                            .priority = below(&a->random, 3) ? QUERN_PRIORITY_ONLINE : QUERN_PRIORITY_BATCH,
                            .client = below(&a->random, 4),
+                           .lookup = below(&a->random, 2),
+                           .guess_tokens = (int32_t)below(&a->random, 4),
                            .callback = note,
                            .done = note_end,
                            .callback_context = f};
@@ -266,13 +268,13 @@ int main(int argc, char **argv) {
     if (atomic_load(&live_bytes) != live) fail("memory", "some is left after a scheduler");
     if (++schedulers == 5) first_kib = resident_kib();
     sum.steps += stats.steps, sum.preemptions += stats.preemptions, sum.swapped_in += stats.swapped_in;
-    sum.cached_tokens += stats.cached_tokens, sum.swaps_lost += stats.swaps_lost;
+    sum.cached_tokens += stats.cached_tokens, sum.accepted += stats.accepted, sum.swaps_lost += stats.swaps_lost;
   }
   printf("%.0f s, %" PRId64 " schedulers, %" PRId64 " steps: %" PRId64 " requests, %" PRId64 " of them cancelled, %" PRId64
-         " preemptions, %" PRId64 " swapped in, %" PRId64 " tokens of prefixes; resident %" PRId64 " KiB, %" PRId64
+         " preemptions, %" PRId64 " swapped in, %" PRId64 " tokens of prefixes, %" PRId64 " guesses came true; resident %" PRId64 " KiB, %" PRId64
          " after five schedulers\n",
          seconds() - begin, schedulers, sum.steps, atomic_load(&s.added), atomic_load(&s.cancelled), sum.preemptions,
-         sum.swapped_in, sum.cached_tokens, resident_kib(), first_kib);
+         sum.swapped_in, sum.cached_tokens, sum.accepted, resident_kib(), first_kib);
   for (int i = 0; i < KINDS; i++) free(s.kinds[i].text);
   quern_model_close(s.model);
   if (atomic_load(&live_bytes) != 0) fail("memory", "some is left at the end");

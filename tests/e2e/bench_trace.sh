@@ -47,7 +47,8 @@ cmp -s "$WORK/tokens1" "$WORK/tokens2" || fail "a seed gives $(cat "$WORK/tokens
 [ "$(count cache_hit_rate 0)" -eq 2 ] || fail "hits without --prefix-cache: $(cat "$WORK/json")"
 [ "$(count rate_per_s '[0-9]*')" -eq 2 ] && [ "$(grep -c '<svg' "$WORK/html")" -eq 2 ] || fail "got $(cat "$WORK/json")"
 "$QUERN" bench -q "$artifact" --trace poisson:50 --requests 12 --prompt 4,40 --output 2,20 --shared-prefix 64 --seed 5 --batch 4 \
-  --prefix-cache --json "$WORK/json" >/dev/null || fail "--prefix-cache ends with $?"
+  --prefix-cache --speculate lookup --json "$WORK/json" >/dev/null || fail "--prefix-cache ends with $?"
+grep -qE '"acceptance_rate": [0-9.]+, "tokens_per_pass": [1-9]' "$WORK/json" || fail "got $(cat "$WORK/json")"
 grep -qE '"cache_hit_rate": 0\.[1-9]' "$WORK/json" || fail "no hits in $(cat "$WORK/json")"
 "$QUERN" bench -q "$artifact" --trace "$WORK/trace" --json - >"$WORK/out" && [ "$(wc -l <"$WORK/out")" -eq 1 ] || fail "--json -"
 

@@ -243,6 +243,8 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
       r[added].stop_after = r[added].may_end_early && below(random, 2);
       params.priority = below(random, 2) ? QN_PRIORITY_BATCH : QN_PRIORITY_ONLINE;
       params.client = below(random, 3);
+      params.lookup = below(random, 2);
+      params.guesses = (int32_t)below(random, 5);
       add(f, &params);
     }
     if (added > 0) {
@@ -264,7 +266,7 @@ START_TEST(as_alone_in_any_company) {
   static asked all[REQUESTS];
   qn_test_random random = {77};
   fixture f;
-  int64_t preempted = 0, swapped = 0, cached = 0;
+  int64_t preempted = 0, swapped = 0, cached = 0, proposed = 0, accepted = 0;
   open_fixture(&f);
   begin_alike = true;
   for (size_t i = 0; i < REQUESTS; i++) ask(&f, &random, &all[i]);
@@ -285,11 +287,14 @@ START_TEST(as_alone_in_any_company) {
       qn_scheduler_stats stats = stats_of(&f);
       cached += stats.cached_tokens;
       preempted += stats.preemptions;
+      proposed += stats.proposed;
+      accepted += stats.accepted;
       swapped += stats.swapped_in;
       ck_assert(stats.swaps_lost == 0 && (variant > 0 || stats.swapped_out == 0));
       finish(&f);
     }
   }
+  ck_assert_msg(proposed > accepted && accepted > 20, "got %d of %d", (int)accepted, (int)proposed);
   ck_assert_msg(preempted > 40 && swapped > 15, "got %d and %d", (int)preempted, (int)swapped);
   ck_assert_msg(cached > 200, "got %d tokens", (int)cached);
   close_fixture(&f);
@@ -478,6 +483,8 @@ START_TEST(refused_when_added) {
   REFUSED(QN_ERR_ARGUMENT, "max_tokens: got -1");
   p.priority = (qn_priority)7;
   REFUSED(QN_ERR_ARGUMENT, "priority: got 7");
+  p.guesses = 16;
+  REFUSED(QN_ERR_ARGUMENT, "guesses: got 16, want 0 (as many as pay) to 15");
   p.sampler.top_p = 2;
   REFUSED(QN_ERR_ARGUMENT, "top_p");
   p.stops = &(qn_str){"", 0}, p.stop_count = 1;
