@@ -4,6 +4,8 @@
 
 #include "runtime/propose.h"
 
+#define TRY_TOKENS 16
+
 typedef struct drafting {
   qn_proposer base;
   const qn_allocator *allocator;  // borrowed
@@ -38,9 +40,11 @@ static qn_status catch_up(drafting *d, const qn_propose_text *text, const float 
   return eval(d, text->tokens + d->from + held, text->count - d->from - held, out_logits, diag);
 }
 
-// A text longer than the context is taken from its last half on.
+// A text longer than the context is taken from its last half on. One guess after a long time is a try, for which all that
+// was missed is not worth evaluating: then only the text's last tokens are.
 static size_t choose_beginning(const drafting *d, const qn_propose_text *text, size_t most) {
   size_t context = (size_t)qn_decoder_context(d->decoder);
+  if (most == 1 && text->count > d->from + TRY_TOKENS + common(d, text)) return text->count - TRY_TOKENS;
   bool fits = text->count >= d->from && text->count - d->from + most <= context;
   if (fits && (d->from == 0 || text->count - d->from >= context / 4)) return d->from;
   size_t keep = context / 2 > 0 ? context / 2 : 1;

@@ -21,6 +21,7 @@ struct qn_speculator {
   record records[QN_DRAFT_KINDS];
   double plain_ns;                // what a step without guesses takes; 0 = not known
   double verify_cost, make_cost;  // what one guess adds to a step, verified and made, in plain steps
+  int32_t timed;                  // how often making guesses was timed, the first time included, which takes in the prompt
   qn_speculate_stats stats;
 };
 
@@ -189,6 +190,14 @@ static double toward(double known, double measured) {
 
 static double clamped(double cost) { return cost < COST_MIN ? COST_MIN : cost > COST_MAX ? COST_MAX : cost; }
 
+// What a guess took to make, in plain steps. A try after a while has more to do, to catch up with the text: it is not
+// counted, nor is the first, which has all of the prompt.
+static void time_making(qn_speculator *s, double cost) {
+  if (s->timed == 1) s->make_cost = clamped(cost);
+  if (s->timed > 1) s->make_cost = toward(s->make_cost, clamped(cost));
+  if (s->timed < 2) s->timed++;
+}
+
 qn_status qn_speculator_propose(qn_speculator *s, const qn_sampler *sampler, int32_t most, const qn_draft **out,
                                 qn_diag *diag) {
   qn_propose_text text = {s->text, s->count, sampler};
@@ -202,10 +211,8 @@ qn_status qn_speculator_propose(qn_speculator *s, const qn_sampler *sampler, int
   double begin = now_ns();
   qn_status status = s->proposer->type->propose(s->proposer, &text, wanted, &s->draft, diag);
   if (status != QN_OK) s->draft.count = 0;
-  if (s->draft.count > 0 && s->plain_ns > 0) {
-    double cost = (now_ns() - begin) / s->plain_ns / s->draft.count;
-    s->make_cost = toward(s->make_cost, clamped(cost));
-  }
+  if (s->draft.count > 0 && s->plain_ns > 0 && s->records[s->draft.kind].wait == 0)
+    time_making(s, (now_ns() - begin) / s->plain_ns / s->draft.count);
   return status;
 }
 

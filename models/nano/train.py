@@ -839,7 +839,8 @@ def train_draft(args):
     torch.set_num_threads(args.threads)
     keys, teacher = read_gguf(args.nano)
     tokenizer = load_tokenizer(keys)
-    weights = {name: w.requires_grad_() for name, w in new_weights(args.seed, DRAFT).items()}
+    begun = read_gguf(args.begin)[1] if args.begin else new_weights(args.seed, DRAFT)
+    weights = {name: w.requires_grad_() for name, w in begun.items()}
     print(f"{sum(w.numel() for w in weights.values())} parameters of {sum(w.numel() for w in teacher.values())}")
 
     def loss_of(batch):
@@ -1014,6 +1015,7 @@ def main():
     parser.add_argument("--golden", metavar="GGUF", help="write golden.txt beside this script from a GGUF file and stop")
     parser.add_argument("--draft", action="store_true", help="train a draft model for --nano and stop")
     parser.add_argument("--medusa", action="store_true", help="train Medusa heads for --nano and stop")
+    parser.add_argument("--begin", metavar="GGUF", help="a draft model to train further")
     parser.add_argument("--nano", metavar="GGUF", default=os.path.join(HERE, "nano.gguf"), help="whose tokens are guessed")
     parser.add_argument("--sample", metavar="GGUF", help="print a few stories at temperature 0.8 and stop")
     parser.add_argument("--prompt", default="", help="how --sample begins")
