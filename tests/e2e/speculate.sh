@@ -64,4 +64,20 @@ fi
 code=0
 "$QUERN" run -q "$WORK/draft.qn" -p x --speculate lookup 2>"$WORK/err" || code=$?
 [ "$code" -eq 8 ] && grep -qF "compile it with --batch 8" "$WORK/err" || fail "one row: got $code: $(cat "$WORK/err")"
+
+# Where the program itself chooses the tokens, of every row that verifies a guess, too: on the simulator of GPUs.
+code=0
+"$QUERN" compile -q "$draft" --target cuda:sm_80 --batch 4 -o "$WORK/gpu.qn" 2>"$WORK/err" || code=$?
+if [ "$code" -eq 7 ]; then
+  echo "no NVRTC here: nothing is guessed on GPUs"
+else
+  [ "$code" -eq 0 ] || fail "compiling for GPUs ends with $code: $(cat "$WORK/err")"
+  for speculate in "" "--speculate lookup --draft-tokens 3"; do
+    # shellcheck disable=SC2086
+    "$QUERN" run "$WORK/gpu.qn" --device cuda --libcuda "$QUERN_BUILD/ptxsim/libcuda.so.1" -p "copy: a b c d =" -n 12 \
+      --ignore-eog --temp 0.7 --seed 3 $speculate >"$WORK/gpu${#speculate}" 2>"$WORK/err" || fail "a GPU: $(cat "$WORK/err")"
+  done
+  cmp "$WORK/gpu0" "$WORK/gpu35" >&2 || fail "guesses change what a GPU says"
+  grep -q "guesses came true" "$WORK/err" || fail "nothing was guessed: $(cat "$WORK/err")"
+fi
 pass
