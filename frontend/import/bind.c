@@ -244,6 +244,19 @@ static qn_status find_in_model(qn_place *place, const qn_template_param *p, cons
   return QN_OK;
 }
 
+// Is one of the param's keys there, and null?
+static qn_status find_null(qn_place *place, const qn_template_param *p, bool *out, qn_diag *diag) {
+  const qn_model_source *source = &place->binding->source;
+  const qn_text_list *keys = &p->keys[source->world];
+  *out = false;
+  for (size_t i = 0; i < keys->count && source->is_null && !*out; i++) {
+    const char *key;
+    QN_TRY(expand(place, p->path, keys->items[i], &key, diag));
+    *out = source->is_null(source->context, key);
+  }
+  return QN_OK;
+}
+
 static qn_status find_value(qn_place *place, const qn_template_param *p, const char **out_where, qn_value *out,
                             qn_diag *diag) {
   const qn_model_source *source = &place->binding->source;
@@ -254,6 +267,12 @@ static qn_status find_value(qn_place *place, const qn_template_param *p, const c
   QN_TRY(find_in_model(place, p, &key, &found, out, diag));
   *out_where = value_place(place, p, key);
   if (found) return QN_OK;
+  bool null = false;
+  if (p->none) QN_TRY(find_null(place, p, &null, diag));
+  if (null) {
+    *out_where = p->path;
+    return evaluate_text(place, p, p->none, out, diag);
+  }
   if (!p->otherwise) {
     if (!key) {
       return qn_fail(diag, QN_ERR_FORMAT, p->path, "has neither a value nor a key for %s models nor a default",

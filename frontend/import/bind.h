@@ -20,6 +20,7 @@ typedef struct qn_model_source {
   // *out_count is -1 for a key with one value, which stands for all.
   qn_status (*find_item)(void *context, const char *key, qn_param_kind kind, int64_t index, bool *out_found,
                          int64_t *out_count, qn_value *out, qn_diag *diag);
+  bool (*is_null)(void *context, const char *key);  // is the key there with nothing? NULL: no key can be
   // dims are row-major, rank as in the file.
   qn_status (*find_tensor)(void *context, const char *name, bool *out_found, qn_tensor_data *out, qn_diag *diag);
   bool (*has_tensor)(void *context, const char *name);  // the same without looking at the tensor

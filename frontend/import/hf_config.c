@@ -78,8 +78,9 @@ static qn_status read_object(qn_hf_config *config, const qn_json *json, const cJ
   cJSON_ArrayForEach(child, object) {
     const char *key = qn_arena_printf(config->arena, "%s%s%s", path, *path ? "." : "", child->string);
     if (!key) return fail_nomem(json);
-    if (cJSON_IsNull(child)) continue;
-    if (cJSON_IsObject(child) && child->child) {
+    if (cJSON_IsNull(child)) {
+      QN_TRY(put_value(config, json, &(qn_hf_value){.key = key, .kind = QN_HF_NULL}));
+    } else if (cJSON_IsObject(child) && child->child) {
       QN_TRY(read_object(config, json, child, key, depth + 1));
     } else {
       QN_TRY(add_value(config, json, child, key, depth));
@@ -137,7 +138,13 @@ void qn_hf_config_deinit(qn_hf_config *config) { qn_map_deinit(&config->index); 
 
 const qn_hf_value *qn_hf_config_find(const qn_hf_config *config, const char *key) {
   uint64_t at;
-  return qn_map_get(&config->index, qn_str_from(key), &at) ? &config->values.items[at] : NULL;
+  bool there = qn_map_get(&config->index, qn_str_from(key), &at) && config->values.items[at].kind != QN_HF_NULL;
+  return there ? &config->values.items[at] : NULL;
+}
+
+bool qn_hf_config_is_null(const qn_hf_config *config, const char *key) {
+  uint64_t at;
+  return qn_map_get(&config->index, qn_str_from(key), &at) && config->values.items[at].kind == QN_HF_NULL;
 }
 
 // ---- values as params want them ----------------------------------------------------------------------------------
@@ -229,6 +236,7 @@ void qn_hf_value_print(const qn_hf_value *value, size_t max_items, qn_buf *out) 
       return;
     }
     case QN_HF_OBJECT: qn_buf_puts(out, "{}"); return;
+    case QN_HF_NULL: qn_buf_puts(out, "null"); return;
     case QN_HF_LIST: break;
   }
   qn_buf_putc(out, '[');

@@ -1,5 +1,5 @@
 // A Hugging Face config.json (or another of a folder's JSON files) as dotted keys: "hidden_size", "rope_scaling.factor".
-// What is null is as if it were not there.
+// What is null is as if it were not there, but for qn_hf_config_is_null.
 #ifndef QN_IMPORT_HF_CONFIG_H
 #define QN_IMPORT_HF_CONFIG_H
 
@@ -8,7 +8,7 @@
 // One value. Objects are taken apart into their members; an empty object is a value.
 typedef struct qn_hf_value {
   const char *key;  // arena: the dotted path
-  enum { QN_HF_BOOL, QN_HF_NUMBER, QN_HF_TEXT, QN_HF_LIST, QN_HF_OBJECT } kind;
+  enum { QN_HF_BOOL, QN_HF_NUMBER, QN_HF_TEXT, QN_HF_LIST, QN_HF_OBJECT, QN_HF_NULL } kind;
   bool flag;                         // BOOL
   double number;                     // NUMBER
   const char *text;                  // TEXT, arena
@@ -37,6 +37,7 @@ QN_CHECKED qn_status qn_hf_config_add_number(qn_hf_config *config, const char *n
 void qn_hf_config_deinit(qn_hf_config *config);
 
 const qn_hf_value *qn_hf_config_find(const qn_hf_config *config, const char *key);  // NULL = none, or null
+bool qn_hf_config_is_null(const qn_hf_config *config, const char *key);             // it is there, and null
 // The value under a key as a param of this kind wants it (BOOL: 0 or 1). A list with one value a layer is taken when all
 // are equal; FORMAT for a value of another kind.
 QN_CHECKED qn_status qn_hf_config_get(const qn_hf_config *config, const char *key, qn_param_kind kind, bool *out_found,

@@ -123,7 +123,8 @@ static qn_status list_names(qn_hf_packed *p, qn_arena *arena, qn_diag *diag) {
 
 static bool has_config(const qn_hf_model *model) {
   for (size_t i = 0; i < model->config.values.count; i++) {
-    if (strncmp(model->config.values.items[i].key, "quantization_config", strlen("quantization_config")) == 0) return true;
+    if (model->config.values.items[i].kind != QN_HF_NULL &&
+        strncmp(model->config.values.items[i].key, "quantization_config", strlen("quantization_config")) == 0) return true;
   }
   return false;
 }

@@ -36,6 +36,11 @@ static bool is_listed(const char *const *patterns, size_t count, const char *key
   return false;
 }
 
+static bool is_null(void *context, const char *key) {
+  const qn_hf_source *source = context;
+  return qn_hf_config_is_null(&source->model->config, key);
+}
+
 static bool is_empty(const qn_hf_value *value) {
   switch (value->kind) {
     case QN_HF_BOOL: return !value->flag;
@@ -49,7 +54,7 @@ static bool key_at(void *context, size_t i, qn_str *out) {
   const qn_hf_source *source = context;
   if (i >= source->model->config.values.count) return false;
   const qn_hf_value *value = &source->model->config.values.items[i];
-  bool says_nothing = is_listed(harmless, QN_COUNT(harmless), value->key) ||
+  bool says_nothing = value->kind == QN_HF_NULL || is_listed(harmless, QN_COUNT(harmless), value->key) ||
                       (is_empty(value) && is_listed(harmless_if_empty, QN_COUNT(harmless_if_empty), value->key));
   *out = says_nothing ? (qn_str){0} : qn_str_from(value->key);
   return true;
@@ -147,6 +152,7 @@ qn_status qn_hf_source_get(qn_hf_source *hf, qn_model_source *out, qn_diag *diag
                            .world = QN_WORLD_HF,
                            .find_key = find_key,
                            .find_item = find_item,
+                           .is_null = is_null,
                            .find_tensor = find_tensor,
                            .has_tensor = has_tensor,
                            .load_tensor = load_tensor,

@@ -120,13 +120,15 @@ static qn_status read_param_sources(reader *r, const cJSON *item, const char *pa
       return qn_json_fail(&r->json, QN_ERR_FORMAT, path, "got both a value and a %s key, want one", world_names[w]);
     }
   }
+  const cJSON *none = qn_json_get(item, "null");
+  if (none) QN_TRY(read_param_value(r, none, qn_json_key_path(&r->json, path, "null"), p->kind, &p->none));
   if (!otherwise) return QN_OK;
   return read_param_value(r, otherwise, qn_json_key_path(&r->json, path, "default"), p->kind, &p->otherwise);
 }
 
 static qn_status read_param(reader *r, const cJSON *item, const char *path) {
   static const char *const keys[] = {"gguf", "hf",  "kind", "list", "value", "default",
-                                     "min",  "max", "note", NULL};
+                                     "null", "min", "max",  "note", NULL};
   qn_template_param p = {.path = qn_json_where(&r->json, path)};
   QN_TRY(qn_json_object(&r->json, item, path, keys));
   p.name = qn_arena_strdup(r->json.arena, item->string);

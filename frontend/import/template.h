@@ -25,6 +25,7 @@ typedef struct qn_template_param {
   qn_text_list keys[QN_WORLD_COUNT];   // metadata keys with {placeholders}, the first that is there counts
   const char *values[QN_WORLD_COUNT];  // fixed value (expression; for TEXT a text with placeholders); NULL = none
   const char *otherwise;               // when the key is not there; NULL = it must be
+  const char *none;                    // when the key is there and null; NULL = as if it were not there
   const char *list;                    // how many values it has (expression), each by its number j; NULL = one
   bool has_min, has_max;
   double min, max;

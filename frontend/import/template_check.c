@@ -90,6 +90,7 @@ static qn_status check_param(checker *c, const qn_template_param *p) {
     QN_TRY(check_texts(c, p->path, &p->keys[w]));
     QN_TRY(check_value(c, p, p->values[w]));
   }
+  QN_TRY(check_value(c, p, p->none));
   return check_value(c, p, p->otherwise);
 }
 

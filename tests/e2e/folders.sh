@@ -24,6 +24,14 @@ for want in 'file = safetensors, 1 file' 'compiles = yes' 'architecture = llama'
   grep -q "$want" text || fail "inspect: want '$want' in: $(head -40 text)"
 done
 
+# What is null in config.json is off; what is not there has the reference's default.
+cp -r "$QUERN_SOURCE/tests/golden/models/gemma2" gemma2
+sed -i 's/"attn_logit_softcapping": [0-9.]*/"attn_logit_softcapping": null/; /"final_logit_softcapping"/d' gemma2/config.json
+"$QUERN" inspect gemma2 --what summary,metadata >text
+for want in 'score_cap = 0' 'logit_cap = 30' 'window = 41' 'attn_logit_softcapping = null'; do
+  grep -q "^$want$" text || fail "null: want '$want' in: $(cat text)"
+done
+
 # The cache: once compiled, then taken, until a file of the folder changes. (The tiny model has no tokenizer, which is
 # told after it was compiled.)
 cached() {
