@@ -52,6 +52,8 @@ done
 "$QUERN" embed model.qn -p 'w7 w9' --json | has '^{"dimensions": 36, "texts": \[{"tokens": 4, "embedding": \[-\?[0-9]' || fail "--json"
 awk '{ s = 0; for (i = 1; i <= NF; i++) s += $i * $i; if (s < 0.99999 || s > 1.00001) exit 1 }' five || fail "not of length 1"
 
+"$QUERN" verify -q model.qn --fast >out || fail "verify: $(cat out)"
+
 # ---- texts that are too long
 
 seq -s ' ' 1 80 | sed 's/\([0-9]*\)/w\1/g' >long

@@ -191,6 +191,35 @@ static void embed(quern_session *session, const expectation *e, size_t together,
   }
 }
 
+// What an encoder's session does not do.
+static void check_refused(quern_session *session, const expectation *e, float *out) {
+  quern_error error;
+  const size_t none = 0, one = 1, longer = e->count + 1, both[] = {1, 0};
+  const int32_t wrong = INT32_MAX;
+  const quern_item item = {e->tokens[0], 0, true};
+  int32_t tokens[MAX_TOKENS + 1];
+  const struct {
+    const int32_t *tokens;
+    const size_t *counts, texts;
+    float *out;
+    const char *want;
+  } cases[] = {{tokens, &none, 1, out, "got a text of 0 tokens to embed, want 1 to"},
+               {tokens, both, 2, out, "got a text of 0 tokens to embed, want 1 to"},
+               {tokens, &longer, 1, out, "since it is evaluated whole; split longer ones"},
+               {&wrong, &one, 1, out, "token 0: got id 2147483647, want 0 to"},
+               {tokens, &one, 1, NULL, "got NULL, want tokens, counts and memory for embeddings"}};
+  for (size_t i = 0; i < longer; i++) tokens[i] = e->tokens[0];
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    int code = (int)quern_session_embed(session, cases[i].tokens, cases[i].counts, cases[i].texts, cases[i].out, &error);
+    ck_assert_msg(code != 0 && strstr(error.text, cases[i].want), "want '%s', got %d: %s", cases[i].want, code, error.text);
+  }
+  ck_assert_int_eq((int)quern_session_embed(session, tokens, &one, 0, out, &error), 0);
+  ck_assert_int_ne((int)quern_session_eval(session, 0, tokens, 1, NULL, &error), 0);
+  ck_assert_msg(strstr(error.text, "is an encoder: it makes an embedding of a whole text") != NULL, "%s", error.text);
+  ck_assert_int_ne((int)quern_session_step(session, &item, 1, &error), 0);
+  ck_assert_msg(strstr(error.text, "is an encoder") != NULL, "%s", error.text);
+}
+
 static void check_encoder(quern_model *model, const model_case *c, const expectation *e, float *embeddings) {
   quern_error error;
   quern_session *session;
@@ -207,8 +236,7 @@ static void check_encoder(quern_model *model, const model_case *c, const expecta
                 c->path, got, TOLERANCE);
   embed(session, e, 1, other);
   ck_assert_msg(memcmp(embeddings, other, size) == 0, "%s: a text alone gives another embedding", c->path);
-  ck_assert_int_ne((int)quern_session_eval(session, 0, e->tokens, 1, NULL, &error), 0);
-  ck_assert_msg(strstr(error.text, "is an encoder") != NULL, "%s", error.text);
+  check_refused(session, e, other);
   free(other);
   quern_session_destroy(session);
 }

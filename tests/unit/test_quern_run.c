@@ -276,6 +276,8 @@ START_TEST(a_session) {
   for (size_t i = 0; i < 20; i++) check_logits(all + i * QN_FAKE_VOCAB, tokens, i + 1);
   ck_assert(quern_session_position(session, 1) == 20 && quern_session_position(session, 2) == -1);
   FAILS(QUERN_ERR_ARGUMENT, "got NULL", quern_session_eval_all(session, 1, tokens, 1, NULL, error));
+  FAILS(QUERN_ERR_UNSUPPORTED, "makes logits and no embeddings, want an encoder",
+        quern_session_embed(session, tokens, &(size_t){1}, 1, all, error));
   OK(quern_session_truncate(session, 1, 5, error));
   FAILS(QUERN_ERR_ARGUMENT, "length: got 6", quern_session_truncate(session, 1, 6, error));
   FAILS(QUERN_ERR_ARGUMENT, "length: got -1", quern_session_truncate(session, 1, -1, error));
