@@ -398,28 +398,46 @@ static void put_float(qn_dtype dtype, uint8_t *at, float value) {
     memcpy(at, &half, sizeof half);
 }
 
-// The pool of a layer: keys that somebody sees are numbers, everything else is NaN. K is [G, heads, C, 64], V is
-// [G, heads, 64, C].
+// What of a head's memory is nobody's: NaN, of codes any bytes with scales that are NaN.
+static void fill_unseen(const qn_kv_page *page, qn_dtype dtype, uint8_t *data, size_t bytes) {
+  size_t size = page->coded ? 1 : (size_t)page->bits / 8;
+  if (page->coded) {
+    qn_inputs_poison(0, data, bytes);
+    for (size_t at = 0; at < bytes; at++) data[at] |= (at % (size_t)page->head_bytes) >= (size_t)page->scales_at ? 0xFF : 1;
+    return;
+  }
+  for (size_t at = 0; at + size <= bytes; at += size) put_float(dtype, data + at, NAN);
+}
+
+// An element that somebody sees: a number of -1 to 1, or a code, whose scale makes it one.
+static void put_cached(const qn_kv_page *page, qn_dtype dtype, uint8_t *head, int64_t key, int64_t c, float value) {
+  int shift;
+  if (!page->coded) {
+    put_float(dtype, head + qn_kv_page_place(page, key, c, &shift), value);
+    return;
+  }
+  qn_kv_page_set_code(page, head, key, c, (int)(value * (float)page->most));
+  put_float(QN_DTYPE_BF16, head + qn_kv_page_scale(page, key, c), 1 / (float)page->most);
+}
+
+// The pool of a layer: keys that somebody sees are numbers, everything else is NaN. check_type has found a page in it.
 static void fill_cache(filling *f, size_t param) {
   const qn_inputs *in = f->in;
   const qn_pbuf *p = in->subject.params[param];
   const tokens *t = &f->tokens;
   qn_guarded *g = &in->buffers[param];
-  qn_dtype dtype = p->type.dtype;
-  size_t size = qn_dtype_size(dtype);
-  bool is_k = strcmp(p->name, "k") == 0;
-  int64_t heads = p->type.dims[1].value, width = p->type.dims[is_k ? 2 : 3].value;
-  for (size_t at = 0; at + size <= g->size; at += size) put_float(dtype, g->data + at, NAN);
+  qn_kv_page layout;
+  if (!qn_type_kv_page(&p->type, strcmp(p->name, "k") == 0, &layout)) return;
+  fill_unseen(&layout, p->type.dtype, g->data, g->size);
   for (int64_t s = 0; s < t->sequences; s++) {
     for (int64_t key = 0; key < t->seen[s]; key++) {
       int64_t page = page_of(t, s, key / QN_PAGE_KEYS), slot = key % QN_PAGE_KEYS;
       uint64_t random = mix(in->seed, param, (uint64_t)(s * 65537 + key)) | 1;
-      for (int64_t i = 0; i < heads * width; i++) {
-        int64_t head = i / width, c = i % width;
-        int64_t in_head = is_k ? c * QN_PAGE_KEYS + slot : slot * width + c;
+      for (int64_t i = 0; i < layout.heads * layout.width; i++) {
         random = random * UINT64_C(6364136223846793005) + 1442695040888963407u;
         float value = (float)(random >> 40) * 0x1p-23f - 1;
-        put_float(dtype, g->data + (size_t)((page * heads + head) * width * QN_PAGE_KEYS + in_head) * size, value);
+        uint8_t *head = g->data + (size_t)(page * layout.page_bytes + i / layout.width * layout.head_bytes);
+        put_cached(&layout, p->type.dtype, head, slot, i % layout.width, value);
       }
     }
   }
@@ -471,11 +489,10 @@ static qn_status check_type(const qn_inputs *in, size_t i, qn_diag *diag) {
   int64_t width = qn_row_width(&p->type, in->symbols), all = 0, size = (int64_t)in->buffers[i].size;
   bool fits = true;
   if (p->kind == QN_PB_CACHE) {
-    int64_t element = (int64_t)qn_dtype_size(p->type.dtype);
-    fits = p->type.rank == 4 && p->name && qn_dtype_is_float(p->type.dtype) && p->type.dims[1].symbol == QN_SYM_NONE &&
-           p->type.dims[2].symbol == QN_SYM_NONE && p->type.dims[3].symbol == QN_SYM_NONE &&
-           p->type.dims[strcmp(p->name, "k") == 0 ? 3 : 2].value == QN_PAGE_KEYS &&
-           !__builtin_mul_overflow(width, in->symbols[QN_SYM_G] * element, &all) && all == size;
+    qn_kv_page page;
+    bool is_k = p->name && strcmp(p->name, "k") == 0;
+    fits = p->name && qn_type_kv_page(&p->type, is_k, &page) && page.keys == QN_PAGE_KEYS &&
+           !__builtin_mul_overflow(page.page_bytes, in->symbols[QN_SYM_G], &all) && all == size;
   } else if (p->type.dtype == QN_DTYPE_A8) {
     fits = p->type.rank >= 2 && width % 32 == 0 && width <= size && p->row_pitch >= width + width / 2;
   }

@@ -132,8 +132,8 @@ static qn_status parse_targets(quern_compilation *c) {
 
 static qn_status parse_kv_type(quern_compilation *c, qn_dtype *out) {
   const char *text = c->options->kv_type ? c->options->kv_type : QUERN_DEFAULT_KV_TYPE;
-  if (!qn_dtype_parse(qn_str_from(text), out) || !qn_dtype_is_float(*out)) {
-    return qn_fail(c->diag, QN_ERR_ARGUMENT, "kv-type", "got '%s', want f32, f16 or bf16", text);
+  if (!qn_dtype_parse(qn_str_from(text), out) || !qn_dtype_is_cached(*out)) {
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "kv-type", "got '%s', want f32, f16, bf16, int8 or int4", text);
   }
   return QN_OK;
 }

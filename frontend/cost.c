@@ -37,9 +37,19 @@ static void count_product(const qn_graph *g, const qn_node *node, quern_kernel_c
 
 // Of a key or its value, in the cache that the operand is.
 static uint64_t cached_bytes(const qn_graph *g, qn_id operand) {
-  const qn_type *type = &qn_graph_node(g, operand)->type;
-  return constant(type->dims[1]) * constant(type->dims[2]) * constant(type->dims[3]) * qn_dtype_size(type->dtype) /
-         QN_PAGE_KEYS;
+  const qn_node *cache = qn_graph_node(g, operand);
+  qn_kv_page page;
+  bool is_k = strcmp(qn_node_text(cache, QN_ATTR_KIND, ""), "k") == 0;
+  return qn_type_kv_page(&cache->type, is_k, &page) ? (uint64_t)page.page_bytes / QN_PAGE_KEYS : 0;
+}
+
+// Of keys and of values, each as codes or as floats.
+static void count_attention(const qn_graph *g, const qn_node *node, quern_kernel_cost *c) {
+  uint64_t macs = constant(node->type.dims[1]) * constant(node->type.dims[2]);
+  for (int i = 1; i <= 2; i++) {
+    bool codes = qn_node_attr(node, QN_ATTR_CODES) && qn_dtype_is_block(qn_graph_node(g, node->operands[i])->type.dtype);
+    *(codes ? &c->int8_macs_pair : &c->f32_macs_pair) += macs;
+  }
 }
 
 // Attention alone in its group.
@@ -64,7 +74,7 @@ static void count_node(const qn_graph *g, qn_id id, quern_kernel_cost *c) {
     }
     case QN_OP_ATTENTION:
       count_window(node, c);
-      c->f32_macs_pair += 2 * constant(type->dims[1]) * constant(type->dims[2]);
+      count_attention(g, node, c);
       c->key_bytes += cached_bytes(g, node->operands[1]) + cached_bytes(g, node->operands[2]);
       return;
     case QN_OP_ATTN_SCORES: {
@@ -129,14 +139,15 @@ typedef struct window_cost {
 typedef QN_VEC(window_cost) window_costs;
 
 static void add_window(const quern_kernel_cost *c, window_costs *all, qn_buf *out) {
-  if (c->key_bytes == 0 && c->f32_macs_pair == 0) return;
+  uint64_t macs = c->f32_macs_pair + c->int8_macs_pair;
+  if (c->key_bytes == 0 && macs == 0) return;
   for (size_t i = 0; i < all->count; i++) {
     if (all->items[i].window != c->window) continue;
     all->items[i].key_bytes += c->key_bytes;
-    all->items[i].macs += c->f32_macs_pair;
+    all->items[i].macs += macs;
     return;
   }
-  if (!qn_vec_push(out->allocator, all, ((window_cost){c->window, c->key_bytes, c->f32_macs_pair}))) out->failed = true;
+  if (!qn_vec_push(out->allocator, all, ((window_cost){c->window, c->key_bytes, macs}))) out->failed = true;
 }
 
 void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *out) {
@@ -157,7 +168,8 @@ void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *ou
   } lines[] = {{"weight_bytes", sum.weight_bytes},     {"token_bytes", sum.token_bytes},
                {"key_bytes", sum.key_bytes},           {"int8_macs_token", sum.int8_macs_token},
                {"f32_macs_token", sum.f32_macs_token}, {"int8_macs_row", sum.int8_macs_row},
-               {"f32_macs_row", sum.f32_macs_row},     {"f32_macs_key", sum.f32_macs_pair}};
+               {"f32_macs_row", sum.f32_macs_row},     {"f32_macs_key", sum.f32_macs_pair},
+               {"int8_macs_key", sum.int8_macs_pair}};
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
     qn_buf_printf(out, "cost.%s = %" PRIu64 "\n", lines[i].key, lines[i].value);
   }

@@ -60,7 +60,8 @@ void explain_add_cost(const explain_kernel *k, const explain_chunk *chunk, quern
   out->memory_bytes += n * ((double)c->weight_bytes + (double)c->token_bytes * t + (double)c->key_bytes * keys);
   out->value_bytes +=
       n * ((double)c->value_bytes_token * t + (double)c->value_bytes_row * r + (double)c->value_bytes_pair * pairs);
-  out->int8_ops += 2 * n * ((double)c->int8_macs_token * t + (double)c->int8_macs_row * r);
+  out->int8_ops +=
+      2 * n * ((double)c->int8_macs_token * t + (double)c->int8_macs_row * r + (double)c->int8_macs_pair * pairs);
   out->fp32_ops +=
       2 * n * ((double)c->f32_macs_token * t + (double)c->f32_macs_row * r + (double)c->f32_macs_pair * pairs);
   out->other_ops += n * ((double)c->flops_token * t + (double)c->flops_row * r + (double)c->flops_pair * pairs);
@@ -140,8 +141,9 @@ static qn_status add_prediction(explaining *x, const explain_kernel *k, const ex
   double n = (double)k->steps;
   // Attention is predicted with some number of keys: all but what threads pay to meet goes with them.
   double meet = x->machine.barrier_s < p.sync_s ? x->machine.barrier_s : p.sync_s;
-  double macs = k->cost.f32_macs_pair > 0 && p.macs > 0
-                    ? (double)k->cost.f32_macs_pair *
+  double pair_macs = (double)(k->cost.f32_macs_pair + k->cost.int8_macs_pair);
+  double macs = pair_macs > 0 && p.macs > 0
+                    ? pair_macs *
                           qn_window_pairs((double)k->cost.window, (double)chunk->depth, (double)chunk->tokens) / p.macs
                     : 1;
   out->bandwidth_s += n * p.memory_s * macs;

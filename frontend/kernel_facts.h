@@ -20,6 +20,7 @@
   X(value_bytes_pair, "values read and written, a pair")             \
   X(int8_macs_token, "multiply-adds of codes, a token")              \
   X(int8_macs_row, "multiply-adds of codes, a token with logits")    \
+  X(int8_macs_pair, "multiply-adds of codes, a pair")                \
   X(f32_macs_token, "multiply-adds of floats, a token")              \
   X(f32_macs_row, "multiply-adds of floats, a token with logits")    \
   X(f32_macs_pair, "multiply-adds of floats, a pair")                \

@@ -54,7 +54,8 @@ typedef struct quern_compile_options {
   uint32_t chunk_tokens;    // most tokens a step takes; 0 = 256, of encoders the context
   const char *numeric_mode;   // "int8" (default): quantised weights meet int8 activations; "f32": widened in registers;
                               // "half": as int8, and f16 and bf16 weights meet activations of their type (tensor cores)
-  const char *kv_type;        // "f32" (default), "f16" or "bf16": how keys and values are kept
+  const char *kv_type;        // how keys and values are kept: "f32" (default), "f16", "bf16"; "int8" or "int4": as codes
+                              // with scales of a token and head
   const char *template_path;  // architecture template to use instead of the built-in one; NULL = by the model
   const char *schedule;       // text of one schedule for every kernel (tests, experiments; CPUs alone); NULL = defaults
   int threads;                // to compile with; 0 = one a core

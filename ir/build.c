@@ -108,10 +108,11 @@ static qn_status given_cache(const shape_context *c, const qn_type *type) {
   bool is_k = strcmp(kind, "k") == 0;
   if (!is_k && strcmp(kind, "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
   bool shaped = type->rank == 4 && qn_dim_equal(type->dims[0], qn_dim_sym(QN_SYM_G)) && is_const_from(type, 1) &&
-                type->dims[is_k ? 3 : 2].value == QN_PAGE_KEYS && qn_dtype_is_float(type->dtype);
+                type->dims[is_k ? 3 : 2].value == QN_PAGE_KEYS && qn_dtype_is_cached(type->dtype);
   if (shaped) return QN_OK;
   return type_error(c,
-                    is_k ? "floats [G, heads, head_dim, 64] for kind k" : "floats [G, heads, 64, head_dim] for kind v");
+                    is_k ? "floats, int8 or int4 [G, heads, head_dim, 64] for kind k"
+                         : "floats, int8 or int4 [G, heads, 64, head_dim] for kind v");
 }
 
 static qn_status given_param(const shape_context *c, const qn_type *type) {

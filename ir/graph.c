@@ -202,6 +202,15 @@ static double value_bytes(const qn_type *type, const int64_t *symbol_values) {
   return (double)elements * (double)qn_dtype_size(type->dtype);
 }
 
+// Of a cache, whose pages hold more than elements: all of them.
+static double node_bytes(const qn_node *node, const int64_t *symbol_values) {
+  qn_kv_page page;
+  bool is_k = strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0;
+  bool cache = node->op == QN_OP_CACHE || node->op == QN_OP_KV_WRITE;
+  if (!cache || !qn_type_kv_page(&node->type, is_k, &page)) return value_bytes(&node->type, symbol_values);
+  return (double)page.page_bytes * (double)symbol_values[QN_SYM_G];
+}
+
 // The part of its experts that a product reads.
 static double share_read(const qn_graph *graph, const qn_node *node, const int64_t *symbol_values) {
   const qn_type *w = &qn_graph_node(graph, node->operands[1])->type;
@@ -238,9 +247,9 @@ qn_cost qn_node_cost(const qn_graph *graph, qn_id id, const int64_t symbol_value
   }
   for (int i = 0; i < node->operand_count; i++) {
     if ((flags & QN_OF_W) && i == 0) continue;  // a cache is written at a few places, not read
-    const qn_type *type = &qn_graph_node(graph, node->operands[i])->type;
+    const qn_node *operand = qn_graph_node(graph, node->operands[i]);
     bool experts = node->op == QN_OP_EXPERT_MATMUL && i == 1;
-    cost.bytes_read += value_bytes(type, symbol_values) * (experts ? share_read(graph, node, symbol_values) : 1);
+    cost.bytes_read += node_bytes(operand, symbol_values) * (experts ? share_read(graph, node, symbol_values) : 1);
   }
   cost.bytes_written = (flags & QN_OF_W) ? value_bytes(&qn_graph_node(graph, node->operands[1])->type, symbol_values)
                                          : value_bytes(&node->type, symbol_values);

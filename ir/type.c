@@ -79,6 +79,28 @@ bool qn_type_elements(const qn_type *type, const int64_t *symbol_values, int64_t
   return true;
 }
 
+// The runtime, which does not know this room, finds the kinds of caches by number.
+#define QN_KV_KIND(name, dtype, bits, group) _Static_assert(QN_DTYPE_##name == (dtype), "the order of ir/dtype.def");
+#include "runtime/base/kv_page.def"
+#undef QN_KV_KIND
+
+bool qn_dtype_is_cached(qn_dtype dtype) {
+  switch (dtype) {
+#define QN_KV_KIND(name, dtype, bits, group) case QN_DTYPE_##name: return true;
+#include "runtime/base/kv_page.def"
+#undef QN_KV_KIND
+    default: return false;
+  }
+}
+
+bool qn_type_kv_page(const qn_type *type, bool is_k, qn_kv_page *out) {
+  bool shaped = type->rank == 4;
+  for (int i = 1; shaped && i < 4; i++) shaped = qn_dim_is_const(type->dims[i]);
+  const qn_dim *d = type->dims;
+  return shaped &&
+         qn_kv_page_make(type->dtype, is_k, d[1].value, d[is_k ? 2 : 3].value, d[is_k ? 3 : 2].value, out);
+}
+
 void qn_dim_print(qn_dim dim, qn_buf *out) {
   if (qn_dim_is_const(dim) || dim.value != 1) qn_buf_printf(out, "%" PRId64, dim.value);
   if (!qn_dim_is_const(dim)) qn_buf_putc(out, qn_symbol_letter(dim.symbol));

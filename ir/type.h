@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "runtime/base/diag.h"
+#include "runtime/base/kv_page.h"
 #include "runtime/base/str.h"
 
 typedef enum qn_dtype {
@@ -23,6 +24,7 @@ static inline bool qn_dtype_is_block(qn_dtype d) { return qn_dtype_size(d) == 0;
 static inline bool qn_dtype_is_float(qn_dtype d) {
   return d == QN_DTYPE_F32 || d == QN_DTYPE_F16 || d == QN_DTYPE_BF16;
 }
+bool qn_dtype_is_cached(qn_dtype dtype);  // what a cache of keys or values may hold
 
 // Sizes known only when a step runs. The runtime passes their values to every kernel in this order.
 typedef enum qn_symbol {
@@ -60,6 +62,8 @@ qn_type qn_type_make(qn_dtype dtype, int rank, const qn_dim *dims);
 bool qn_type_equal(const qn_type *a, const qn_type *b);
 // Elements, symbols replaced by symbol_values[QN_SYM_COUNT]; false on overflow.
 bool qn_type_elements(const qn_type *type, const int64_t *symbol_values, int64_t *out);
+// The page of a cache of this type, [G, heads, head_dim, keys] of K or [G, heads, keys, head_dim] of V; false when it is none.
+bool qn_type_kv_page(const qn_type *type, bool is_k, qn_kv_page *out);
 // "f32[T,2048]"
 void qn_type_print(const qn_type *type, qn_buf *out);
 void qn_dim_print(qn_dim dim, qn_buf *out);

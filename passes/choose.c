@@ -111,7 +111,7 @@ static qn_schedule choose(const qn_pkernel *kernel, const qn_machine_model *mach
   c.best = qn_schedule_plain();
   c.best.lanes = QN_TILE_ROWS;
   c.best.k_unroll = c.best.parallel = 1;  // always: what the barriers before and after cost, the kernel does not tell
-  if (kernel->is_matmul) c.best.dots = machine->dots;
+  if (qn_kernel_has_dots(kernel)) c.best.dots = machine->dots;
   consider(&c, &c.best);
   for (bool better = true; better;) {
     better = (kernel->is_matmul || kernel->tile_rows > 0) && try_tiles(&c);

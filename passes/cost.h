@@ -37,6 +37,7 @@ typedef struct qn_work_nest {
 typedef struct qn_kernel_work {
   qn_work_nest nests[QN_DOTS_FORMS][QN_WORK_NESTS];  // by the knob `dots`
   int nest_count;
+  bool forms;                         // there are integer products, whose form the knob decides
   qn_op_counts flat[QN_SHARE_COUNT];  // outside of nests, in one iteration of the outermost loop: scalars and lanes
   double flat_rolled;
   int64_t streamed_bytes;             // weights: read once in order
@@ -48,5 +49,8 @@ typedef struct qn_kernel_work {
 // Counts the kernel's work into *out_work (arena). `allocator` is for what is needed on the way.
 QN_CHECKED qn_status qn_cost_count(const qn_pkernel *kernel, qn_arena *arena, const qn_kernel_work **out_work,
                                    qn_diag *diag);
+
+// Are there products of codes, of which the knob `dots` says how they are made? Matmuls may always have it.
+bool qn_kernel_has_dots(const qn_pkernel *kernel);
 
 #endif

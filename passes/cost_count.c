@@ -278,6 +278,10 @@ static void count_form(qn_lkernel *kernel, bool tiled, int dots, qn_lbuild *b, q
   if (single && !factor_of(outer->u.loop.hi, &work->extent, &work->extent_rows)) work->extent_rows = true;
 }
 
+bool qn_kernel_has_dots(const qn_pkernel *kernel) {
+  return kernel->is_matmul || (kernel->work && kernel->work->forms);
+}
+
 static bool has_dots(const qn_lexpr *e, const void *context) {
   (void)context;
   return e->op == QN_LX_DOT4;
@@ -305,6 +309,7 @@ qn_status qn_cost_count(const qn_pkernel *kernel, qn_arena *arena, const qn_kern
   for (int dots = 1; dots < QN_DOTS_FORMS && !forms; dots++) {
     memcpy(work->nests[dots], work->nests[0], sizeof work->nests[0]);
   }
+  work->forms = forms;
   count_params(kernel, work);
   *out_work = work;
   return status;

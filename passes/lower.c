@@ -110,11 +110,11 @@ static qn_status make_buffer(qn_lower *lower, qn_id id) {
     p.kind = QN_PB_CACHE;
     p.name = qn_node_text(node, QN_ATTR_KIND, "?");
     p.layer = (int)qn_node_int(node, QN_ATTR_INDEX, 0);
-    int64_t elements = 0, ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1};
-    if (!qn_type_elements(&node->type, ones, &elements) || elements > QN_BUFFER_BYTES_MAX / 4) {
+    qn_kv_page page;
+    if (!qn_type_kv_page(&node->type, strcmp(p.name, "k") == 0, &page) || page.page_bytes > QN_BUFFER_BYTES_MAX) {
       return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of a cache page overflows");
     }
-    p.bytes = (uint64_t)elements * qn_dtype_size(node->type.dtype);
+    p.bytes = (uint64_t)page.page_bytes;
     value->stored = true;
   } else if (value->materialised) {
     QN_TRY(arena_buffer(lower, node, &p));
@@ -165,7 +165,7 @@ static qn_status find_materialised(qn_lower *lower) {
     for (int i = 0; user->group && i < user->operand_count; i++) {
       qn_id base = qn_graph_base(graph, user->operands[i]);
       const qn_node *node = qn_graph_node(graph, base);
-      bool direct = user->op == QN_OP_KV_WRITE && user->operands[1] == base;
+      bool direct = user->op == QN_OP_KV_WRITE && user->operands[1] == base && !qn_dtype_is_block(user->type.dtype);
       bool rotated = node->op == QN_OP_ROPE && !direct;  // pairs are stored, not read element by element
       bool needed = node->group != user->group || rotated || reads_often(user, i);
       if (node->group && needed) lower->values[base].materialised = true;

@@ -130,6 +130,32 @@ typedef const qn_lexpr *(*qn_lower_element)(qn_lower *lower, const qn_lexpr *ind
 const qn_lbuf *qn_lower_reduce(qn_lower *lower, qn_lblock *block, int64_t extent, qn_lop op, float start,
                                qn_lower_element element, void *context);
 
+// A block of 32 values as codes, the rule of the op quantize.
+typedef struct qn_lower_codes {
+  const qn_lbuf *codes;    // i32 (32), -127 to 127
+  const qn_lexpr *scale;   // f32; NaN of a block that has a NaN or an infinity
+  const qn_lbuf *sums[2];  // i32: element 0 is the sum of the codes of a half
+} qn_lower_codes;
+// Appends what makes codes and scale of 32 values; the sums are declared.
+qn_lower_codes qn_lower_quantize_block(qn_lower *lower, qn_lblock *block, qn_lower_element element, void *context);
+// Appends what makes the sums.
+void qn_lower_sum_codes(qn_lower *lower, qn_lblock *block, const qn_lower_codes *codes);
+// Of a block whose largest magnitude is `max`: what values are multiplied with before they are rounded, its scale; the code
+// of x.
+const qn_lexpr *qn_lower_code_inverse(qn_lbuild *b, const qn_lexpr *max);
+const qn_lexpr *qn_lower_code_scale(qn_lbuild *b, const qn_lexpr *max);
+const qn_lexpr *qn_lower_code(qn_lbuild *b, const qn_lexpr *x, const qn_lexpr *inverse);
+// A value's magnitude as an i32, which orders as the values do and puts NaN above all.
+const qn_lexpr *qn_lower_magnitude(qn_lbuild *b, const qn_lexpr *x);
+
+// The body of a loop over `heads`, or over those of the part that is being written, and the head's number.
+qn_lblock *qn_lower_each_head(qn_lower *lower, qn_lblock *block, int64_t heads, const qn_lexpr **out_head);
+// The page that a kv_write puts token `row` on, and the token's position; NULL after a failure.
+const qn_lexpr *qn_lower_written_page(qn_lower *lower, const qn_node *write, const qn_lexpr *row,
+                                      const qn_lexpr **out_pos);
+// Writes a row of a kv_write into a cache of codes (lower_codes.c).
+void qn_lower_write_codes(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row);
+
 // The signature of the group being lowered (signature.c; see qn_pkernel), in the program's arena; NULL when out of memory.
 const char *qn_lower_signature(const qn_lower *lower);
 

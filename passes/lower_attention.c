@@ -50,6 +50,26 @@ const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *pos) {
   return LX_ADD(LX_DIV(pos, LX_INT(QN_PAGE_KEYS)), LX_INT(1));
 }
 
+// An element of the chunk: `along` what is summed (c of a key, the key of a value), `column` the other.
+static const qn_lexpr *chunk_element(qn_lower *lower, const part_context *c, const qn_lexpr *along,
+                                     const qn_lexpr *column) {
+  qn_lbuild *b = &lower->build;
+  const qn_attention *a = c->a;
+  qn_id cache = a->k_cache ? a->k_cache : a->v_cache;
+  const qn_kv_page *page = a->k_cache ? &a->k_page : &a->v_page;
+  qn_lbuf *pool = qn_lower_param(lower, cache);
+  if (!pool) return NULL;
+  if (!page->coded) {
+    const qn_lexpr *at = LX_ADD(LX_MUL(along, LX_INT(page->is_k ? page->keys : page->width)), column);
+    return LX_LOAD(pool, pool->mem, qn_attention_pool_index(b, a, c->page, c->kv_head, at));
+  }
+  qn_attention_codes codes = qn_attention_pool_codes(lower, a, cache, c->page, c->kv_head);
+  const qn_lexpr *panel = LX_DIV(column, LX_INT(QN_TILE_ROWS)), *lane = LX_MOD(column, LX_INT(QN_TILE_ROWS));
+  const qn_lexpr *group = page->is_k ? LX_INT(0) : qn_attention_panel_group(b, page, panel);
+  return LX_MUL(qn_attention_code_number(b, &codes, along, panel, lane),
+                qn_attention_code_scale(b, &codes, group, page->is_k ? column : along));
+}
+
 static const qn_lexpr *key_of(qn_lbuild *b, const part_context *c, const qn_lexpr *index) {
   return LX_ADD(LX_MUL(c->chunk, LX_INT(QN_PAGE_KEYS)), index);
 }
@@ -62,12 +82,8 @@ static void start_scores(qn_lower *lower, qn_lblock *block, const qn_lexpr *inde
 static void add_scores(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
   qn_lbuild *b = &lower->build;
   const part_context *c = context;
-  qn_lbuf *pool = qn_lower_param(lower, c->a->k_cache);
-  if (!pool) return;
-  const qn_lexpr *at = LX_ADD(LX_MUL(c->d, LX_INT(QN_PAGE_KEYS)), index);
-  at = qn_attention_pool_index(b, c->a, c->page, c->kv_head, at);
   qn_lstore(b, block, c->scores, QN_LM_F32, index,
-            LX_FMA(c->query, LX_LOAD(pool, pool->mem, at), LX_LOAD(c->scores, QN_LM_F32, index)));
+            LX_FMA(c->query, chunk_element(lower, c, c->d, index), LX_LOAD(c->scores, QN_LM_F32, index)));
 }
 
 // scale, soft cap, and -inf for keys that this token does not see.
@@ -106,12 +122,8 @@ static void start_out(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, 
 static void add_values(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
   qn_lbuild *b = &lower->build;
   const part_context *c = context;
-  qn_lbuf *pool = qn_lower_param(lower, c->a->v_cache);
-  if (!pool) return;
-  const qn_lexpr *at = LX_ADD(LX_MUL(c->key, LX_INT(c->a->head_dim)), index);
-  at = qn_attention_pool_index(b, c->a, c->page, c->kv_head, at);
   qn_lstore(b, block, c->out, QN_LM_F32, index,
-            LX_FMA(c->probability, LX_LOAD(pool, pool->mem, at), LX_LOAD(c->out, QN_LM_F32, index)));
+            LX_FMA(c->probability, chunk_element(lower, c, c->key, index), LX_LOAD(c->out, QN_LM_F32, index)));
 }
 
 static void store_out(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
@@ -210,6 +222,10 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
   a.kv_heads = pool->dims[1].value;
   a.head_dim = a.k_cache ? pool->dims[2].value : pool->dims[3].value;
   a.group = node->type.dims[1].value / a.kv_heads;
+  a.integer = qn_node_int(node, QN_ATTR_CODES, 0) != 0;
+  bool sized = (!a.k_cache || qn_type_kv_page(&qn_graph_node(lower->graph, a.k_cache)->type, true, &a.k_page)) &&
+               (!a.v_cache || qn_type_kv_page(&qn_graph_node(lower->graph, a.v_cache)->type, false, &a.v_page));
+  if (!sized) return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of a cache page overflows");
   if (fused && qn_graph_node(lower->graph, a.v_cache)->type.dims[3].value != a.head_dim) {
     return qn_fail(lower->pass->diag, QN_ERR_UNSUPPORTED, node->loc,
                    "attention: got values of %lld beside keys of %lld, want head_dims that are equal",

@@ -12,6 +12,8 @@ typedef struct qn_attention {
   int64_t kv_heads, head_dim;
   int64_t group;   // query heads that share a KV head
   int64_t window;  // a token sees so many keys, its own the last; 0 = all before it
+  qn_kv_page k_page, v_page;  // of the caches that there are
+  bool integer;               // the numeric mode `codes`
 } qn_attention;
 
 // An i32 value of a token (its position, its sequence) as an index.
@@ -70,6 +72,58 @@ const qn_lexpr *qn_attention_row_score(qn_lower *lower, const qn_attention_run *
 const qn_lexpr *qn_attention_in_chunk(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *key);
 const qn_lexpr *qn_attention_first_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *pos);
 const qn_lexpr *qn_attention_end_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *pos);
+
+// --- caches of codes (lower_attention_codes.c)
+
+// A head of a chunk of keys or values: in a pool, or brought into a tile.
+typedef struct qn_attention_codes {
+  const qn_kv_page *page;
+  const qn_lbuf *buf;
+  const qn_lexpr *first_byte;  // where the head begins in the pool; NULL = at 0
+} qn_attention_codes;
+// The head of a page of the pool that `cache` is.
+qn_attention_codes qn_attention_pool_codes(qn_lower *lower, const qn_attention *a, qn_id cache, const qn_lexpr *page,
+                                           const qn_lexpr *kv_head);
+// Columns are keys of K and elements of V: `lane` of panel `panel` of 16. Four codes along what is summed, `word` being
+// which four, as unsigned bytes of an i32.
+const qn_lexpr *qn_attention_code_word(qn_lbuild *b, const qn_attention_codes *codes, const qn_lexpr *word,
+                                       const qn_lexpr *panel, const qn_lexpr *lane);
+// Code number `along` of what is summed, as f32 without its offset.
+const qn_lexpr *qn_attention_code_number(qn_lbuild *b, const qn_attention_codes *codes, const qn_lexpr *along,
+                                         const qn_lexpr *panel, const qn_lexpr *lane);
+// The scale of a key's codes; of V of group `group` of its elements.
+const qn_lexpr *qn_attention_code_scale(qn_lbuild *b, const qn_attention_codes *codes, const qn_lexpr *group,
+                                        const qn_lexpr *key);
+// The group that a panel of V's elements is of.
+const qn_lexpr *qn_attention_panel_group(qn_lbuild *b, const qn_kv_page *page, const qn_lexpr *panel);
+// A row's weight of a key times the scale of the key's value; 0 where the row does not see it.
+const qn_lexpr *qn_attention_value_weight(qn_lower *lower, const qn_attention_run *run,
+                                          const qn_attention_codes *values, const qn_lexpr *weight, const qn_lexpr *row,
+                                          const qn_lexpr *group, const qn_lexpr *key);
+int64_t qn_attention_code_words(const qn_kv_page *page);   // along what is summed
+int64_t qn_attention_code_blocks(const qn_kv_page *page);  // of 32 codes, the last of which may be less
+
+// What rows are multiplied with, in codes: of each row `row_blocks` blocks of 8 words.
+typedef struct qn_attention_factors {
+  int64_t row_blocks;
+  const qn_lbuf *codes;   // i32: four codes a word; -127 to 127
+  const qn_lbuf *scales;  // f32 a block
+  const qn_lbuf *sums;    // i32 a block: of its codes
+} qn_attention_factors;
+// What a block's exact sum starts with; `at` numbers the block of factors.
+const qn_lexpr *qn_attention_dot_start(qn_lbuild *b, const qn_attention_codes *codes, const qn_attention_factors *f,
+                                       const qn_lexpr *at);
+// The sum and the products of a word of codes and one of factors.
+const qn_lexpr *qn_attention_dot(qn_lbuild *b, const qn_attention_codes *codes, const qn_lexpr *sum, const qn_lexpr *word,
+                                 const qn_lexpr *factors);
+// Declares room for so many rows.
+qn_attention_factors qn_attention_declare_factors(qn_lbuild *b, qn_lblock *block, int64_t rows, int64_t row_blocks);
+// The sums that begin with block `kb`, of `words` words: of one element and one or several rows.
+typedef void (*qn_attention_block)(qn_lower *lower, qn_lblock *block, const qn_attention_codes *codes,
+                                   const qn_lexpr *kb, int64_t words, void *context);
+// Appends what adds up all blocks in order, and calls `block` for each place where one is written.
+void qn_attention_each_block(qn_lower *lower, qn_lblock *block, const qn_attention_codes *codes,
+                             qn_attention_block add, void *context);
 
 // Writes the kernel of a fused `attention` node (lower_attention_fused.c); sets lower->tile_rows and run_tokens.
 QN_CHECKED qn_status qn_lower_attention_fused(qn_lower *lower, const qn_attention *a);

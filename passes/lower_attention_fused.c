@@ -29,12 +29,23 @@ typedef struct fused_context {
   const qn_lexpr *key_lo, *key_hi;  // of add_values
   bool fresh;                       // add_values begins the chunk's part
   bool shared;                      // add_values is of keys that all rows see
+  // caches of codes
+  const qn_lexpr *panel;                // base / 16
+  const qn_lexpr *group, *half;         // of the weights that get codes: the values' group, and 32 keys of the chunk
+  qn_attention_codes keys, values;      // of the chunk
+  qn_attention_factors queries, shares;  // integer: of a row; of a row and a group of its values
+  const qn_lbuf *weight;                // 64 a row and group: times the values' scales
+  int64_t query_pitch;                  // of a row of `query`: whole blocks
 } fused_context;
 
 typedef void (*fused_body)(qn_lower *lower, qn_lblock *block, fused_context *c);
 
 static const qn_lexpr *head_at(qn_lbuild *b, const fused_context *c, const qn_lexpr *at) {
   return LX_ADD(LX_MUL(c->row, LX_INT(c->run.a->head_dim)), at);
+}
+
+static const qn_lexpr *query_at(qn_lbuild *b, const fused_context *c, const qn_lexpr *at) {
+  return LX_ADD(LX_MUL(c->row, LX_INT(c->query_pitch)), at);
 }
 
 static const qn_lexpr *score_at(qn_lbuild *b, const fused_context *c, const qn_lexpr *key) {
@@ -62,10 +73,12 @@ static void tile(qn_lower *lower, qn_lblock *block, const qn_lexpr *first, const
   if (panels > 0) {
     const qn_lexpr *n = NULL;
     qn_lblock *inner = qn_lower_loop(lower, block, "n", LX_INT(0), LX_INT(panels), QN_LO_DATA, &n);
+    c->panel = n;
     c->base = LX_MUL(n, LX_INT(QN_TILE_ROWS));
     panel_rows(lower, inner, first, count, QN_TILE_ROWS, c, body);
   }
   if (rest > 0) {
+    c->panel = LX_INT(panels);
     c->base = LX_INT(panels * QN_TILE_ROWS);
     panel_rows(lower, block, first, count, rest, c, body);
   }
@@ -94,6 +107,28 @@ static void add_link(qn_lower *lower, qn_lblock *block, const fused_context *c, 
   qn_lstore(b, block, chain->acc, QN_LM_F32, zero, LX_FMA(left, right, LX_LOAD(chain->acc, QN_LM_F32, zero)));
 }
 
+// Asks for a page of codes: its lines are shared out among `trips` trips of a chain, of which this is number `trip`, for
+// each panel.
+static void ask_codes(qn_lower *lower, qn_lblock *block, const fused_context *c, qn_id cache, const qn_lexpr *page,
+                      const qn_lexpr *trip, int64_t trips) {
+  enum { LINE_BYTES = 64 };
+  qn_lbuild *b = &lower->build;
+  qn_attention_codes codes = qn_attention_pool_codes(lower, c->run.a, cache, page, c->run.kv_head);
+  int64_t width = codes.page->is_k ? c->run.a->head_dim : QN_PAGE_KEYS;  // of what is walked meanwhile
+  int64_t panels = (width + QN_TILE_ROWS - 1) / QN_TILE_ROWS, lines = (codes.page->head_bytes - 1) / LINE_BYTES + 1;
+  int64_t each = (lines - 1) / (panels * trips) + 1;
+  const qn_lexpr *turn = LX_ADD(LX_MUL(c->panel, LX_INT(trips)), trip);
+  const qn_lexpr *at = LX_ADD(codes.first_byte, LX_MUL(turn, LX_INT(each * LINE_BYTES)));
+  for (int64_t i = 0; codes.buf && i < each; i++)
+    qn_lprefetch(b, block, codes.buf, QN_LM_U8, LX_ADD(at, LX_INT(i * LINE_BYTES)));
+}
+
+// How many trips a chain over all of its links has.
+static int64_t chain_trips(const fused_context *c, const chain_context *chain) {
+  int64_t links = chain->ahead == c->run.a->v_cache ? c->run.a->head_dim : QN_PAGE_KEYS;
+  return links / LINKS > 0 ? links / LINKS : 1;
+}
+
 // Asks for 16 elements of a page for each link of a chain of 64 or head_dim links: for all of the page, once every
 // panel's chain is through.
 static void ask_ahead(qn_lower *lower, qn_lblock *block, const fused_context *c, const chain_context *chain,
@@ -102,6 +137,10 @@ static void ask_ahead(qn_lower *lower, qn_lblock *block, const fused_context *c,
   qn_lbuild *b = &lower->build;
   qn_lbuf *pool = chain->ahead ? qn_lower_param(lower, chain->ahead) : NULL;
   if (!pool) return;
+  if (qn_dtype_is_block(qn_graph_node(lower->graph, chain->ahead)->type.dtype)) {
+    ask_codes(lower, block, c, chain->ahead, chain->ahead_page, LX_DIV(links, LX_INT(LINKS)), chain_trips(c, chain));
+    return;
+  }
   int64_t elements = LINE_BYTES / (int64_t)qn_lmem_size(pool->mem);
   int64_t length = chain->ahead == c->run.a->v_cache ? c->run.a->head_dim : QN_PAGE_KEYS;
   const qn_lexpr *at = LX_ADD(LX_MUL(c->base, LX_INT(length)), LX_MUL(links, LX_INT(QN_TILE_ROWS)));
@@ -137,24 +176,69 @@ static void score_link(qn_lower *lower, const fused_context *c, const qn_lexpr *
   qn_lbuf *pool = qn_lower_param(lower, c->run.a->k_cache);
   if (!pool) return;
   const qn_lexpr *at = LX_ADD(LX_MUL(k, LX_INT(QN_PAGE_KEYS)), LX_ADD(c->base, c->lane));
-  *out_left = LX_LOAD(c->query, QN_LM_F32, head_at(b, c, k));
+  *out_left = LX_LOAD(c->query, QN_LM_F32, query_at(b, c, k));
   *out_right = LX_LOAD(pool, pool->mem, qn_attention_pool_index(b, c->run.a, c->run.page, c->run.kv_head, at));
+}
+
+static void code_score_link(qn_lower *lower, const fused_context *c, const qn_lexpr *k, const qn_lexpr **out_left,
+                            const qn_lexpr **out_right) {
+  qn_lbuild *b = &lower->build;
+  *out_left = LX_LOAD(c->query, QN_LM_F32, query_at(b, c, k));
+  *out_right = qn_attention_code_number(b, &c->keys, k, c->panel, c->lane);
+}
+
+// A row's factors in codes, times the codes of the chunk.
+typedef struct block_context {
+  const fused_context *c;
+  const qn_attention_factors *factors;
+  const qn_lexpr *row;  // of the factors
+  const qn_lbuf *acc;
+  qn_id ahead;
+  const qn_lexpr *ahead_page;
+} block_context;
+
+// acc = fma(the exact sum of a block's products, the scale of its factors, acc).
+static void add_block(qn_lower *lower, qn_lblock *block, const qn_attention_codes *codes, const qn_lexpr *kb,
+                      int64_t words, void *context) {
+  enum { WORDS = 8 };
+  qn_lbuild *b = &lower->build;
+  const block_context *x = context;
+  const qn_attention_factors *f = x->factors;
+  const qn_lexpr *zero = LX_INT(0), *g = NULL, *at = LX_ADD(LX_MUL(x->row, LX_INT(f->row_blocks)), kb);
+  if (words == WORDS) ask_codes(lower, block, x->c, x->ahead, x->ahead_page, kb, f->row_blocks);
+  qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
+  qn_lstore(b, block, sum, QN_LM_I32, zero, qn_attention_dot_start(b, codes, f, at));
+  qn_lblock *body = qn_lower_loop(lower, block, "g", zero, LX_INT(words), QN_LO_REDUCE, &g);
+  const qn_lexpr *factor = LX_LOAD(f->codes, QN_LM_I32, LX_ADD(LX_MUL(at, LX_INT(WORDS)), g));
+  const qn_lexpr *word = qn_attention_code_word(b, codes, LX_ADD(LX_MUL(kb, LX_INT(WORDS)), g), x->c->panel, x->c->lane);
+  qn_lstore(b, body, sum, QN_LM_I32, zero, qn_attention_dot(b, codes, LX_LOAD(sum, QN_LM_I32, zero), word, factor));
+  const qn_lexpr *number = qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero));
+  qn_lstore(b, block, x->acc, QN_LM_F32, zero,
+            LX_FMA(number, LX_LOAD(f->scales, QN_LM_F32, at), LX_LOAD(x->acc, QN_LM_F32, zero)));
 }
 
 static void make_score(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
+  const qn_attention *a = c->run.a;
   const qn_lexpr *zero = LX_INT(0);
   qn_lbuf *acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
   qn_lstore(b, block, acc, QN_LM_F32, zero, LX_F32(0));
-  write_chain(lower, block, c,
-              &(chain_context){.acc = acc,
-                               .lo = zero,
-                               .hi = LX_INT(c->run.a->head_dim),
-                               .link = score_link,
-                               .ahead = c->run.a->v_cache,
-                               .ahead_page = c->run.page});
-  qn_lstore(b, block, c->score, QN_LM_F32, score_at(b, c, LX_ADD(c->base, c->lane)),
-            qn_attention_row_score(lower, &c->run, LX_LOAD(acc, QN_LM_F32, zero), c->row, c->base, c->lane));
+  if (a->k_page.coded && a->integer) {
+    block_context x = {c, &c->queries, c->row, acc, a->v_cache, c->run.page};
+    qn_attention_each_block(lower, block, &c->keys, add_block, &x);
+  } else {
+    write_chain(lower, block, c,
+                &(chain_context){.acc = acc,
+                                 .lo = zero,
+                                 .hi = LX_INT(a->head_dim),
+                                 .link = a->k_page.coded ? code_score_link : score_link,
+                                 .ahead = a->v_cache,
+                                 .ahead_page = c->run.page});
+  }
+  const qn_lexpr *dot = LX_LOAD(acc, QN_LM_F32, zero), *key = LX_ADD(c->base, c->lane);
+  if (a->k_page.coded) dot = LX_MUL(dot, qn_attention_code_scale(b, &c->keys, zero, key));
+  qn_lstore(b, block, c->score, QN_LM_F32, score_at(b, c, key),
+            qn_attention_row_score(lower, &c->run, dot, c->row, c->base, c->lane));
 }
 
 // ---- softmax ----------------------------------------------------------------------------------------------------
@@ -171,6 +255,74 @@ static void make_weight(qn_lower *lower, qn_lblock *block, const qn_lexpr *index
   const qn_lexpr *at = score_at(b, c, index);
   const qn_lexpr *weight = qn_lop1(b, QN_LX_EXP, LX_SUB(LX_LOAD(c->score, QN_LM_F32, at), c->base));
   qn_lstore(b, block, c->score, QN_LM_F32, at, weight);
+}
+
+// ---- weights of values in codes ---------------------------------------------------------------------------------
+
+// The row of a row's weights for a group of its values.
+static const qn_lexpr *share_row(qn_lbuild *b, const fused_context *c, const qn_lexpr *group) {
+  return LX_ADD(LX_MUL(c->row, LX_INT(c->run.a->v_page.groups)), group);
+}
+
+static const qn_lexpr *weight_at(qn_lbuild *b, const fused_context *c, const qn_lexpr *group, const qn_lexpr *key) {
+  return LX_ADD(LX_MUL(share_row(b, c, group), LX_INT(QN_PAGE_KEYS)), key);
+}
+
+static void scale_weight(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const fused_context *c = context;
+  const qn_lexpr *weight = LX_LOAD(c->score, QN_LM_F32, score_at(b, c, index));
+  qn_lstore(b, block, c->weight, QN_LM_F32, weight_at(b, c, c->group, index),
+            qn_attention_value_weight(lower, &c->run, &c->values, weight, c->row, c->group, index));
+}
+
+static const qn_lexpr *weight_element(qn_lower *lower, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const fused_context *c = context;
+  const qn_lexpr *key = LX_ADD(LX_MUL(c->half, LX_INT(32)), index);
+  return LX_LOAD(c->weight, QN_LM_F32, weight_at(b, c, c->group, key));
+}
+
+static const qn_lexpr *query_element(qn_lower *lower, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const fused_context *c = context;
+  return LX_LOAD(c->query, QN_LM_F32, query_at(b, c, LX_ADD(LX_MUL(c->half, LX_INT(32)), index)));
+}
+
+typedef struct code_context {
+  const qn_lbuf *to, *codes;
+  const qn_lexpr *first;  // byte
+} code_context;
+
+static void store_code(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const code_context *c = context;
+  qn_lstore(b, block, c->to, QN_LM_I8, LX_ADD(c->first, index), LX_LOAD(c->codes, QN_LM_I32, index));
+}
+
+// The blocks of 32 of a row of factors, each of which c->half numbers.
+static void make_factors(qn_lower *lower, qn_lblock *block, fused_context *c, const qn_attention_factors *f,
+                         const qn_lexpr *row, qn_lower_element element) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0);
+  qn_lblock *body = qn_lower_loop(lower, block, "kb", zero, LX_INT(f->row_blocks), QN_LO_DATA, &c->half);
+  qn_lower_codes codes = qn_lower_quantize_block(lower, body, element, c);
+  const qn_lexpr *at = LX_ADD(LX_MUL(row, LX_INT(f->row_blocks)), c->half);
+  code_context stored = {f->codes, codes.codes, LX_MUL(at, LX_INT(32))};
+  qn_lower_lanes(lower, body, 32, true, store_code, &stored);
+  qn_lower_sum_codes(lower, body, &codes);
+  qn_lstore(b, body, f->scales, QN_LM_F32, at, codes.scale);
+  qn_lstore(b, body, f->sums, QN_LM_I32, at,
+            LX_ADD(LX_LOAD(codes.sums[0], QN_LM_I32, zero), LX_LOAD(codes.sums[1], QN_LM_I32, zero)));
+}
+
+static void weights_of_codes(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  int64_t groups = c->run.a->v_page.groups;
+  if (!c->values.buf) return;
+  block = qn_lower_loop(lower, block, "s", LX_INT(0), LX_INT(groups), QN_LO_DATA, &c->group);
+  qn_lower_lanes(lower, block, QN_PAGE_KEYS, true, scale_weight, c);
+  if (c->run.a->integer) make_factors(lower, block, c, &c->shares, share_row(b, c, c->group), weight_element);
 }
 
 // The chunk's weights, relative to its maximum, and their sum; the new maximum of all chunks, and the factors by which
@@ -197,6 +349,7 @@ static void softmax_row(qn_lower *lower, qn_lblock *block, fused_context *c) {
       qn_attention_merge(b, LX_LOAD(c->sum, QN_LM_F32, c->row), LX_LOAD(c->factor, QN_LM_F32, c->row),
                          LX_LOAD(sum, QN_LM_F32, zero), LX_LOAD(c->share, QN_LM_F32, c->row));
   qn_lstore(b, block, c->sum, QN_LM_F32, c->row, merged);
+  if (c->run.a->v_page.coded) weights_of_codes(lower, block, c);
 }
 
 // ---- values -----------------------------------------------------------------------------------------------------
@@ -220,6 +373,37 @@ static void value_link(qn_lower *lower, const fused_context *c, const qn_lexpr *
 static const qn_lexpr *merged(qn_lbuild *b, const fused_context *c, const qn_lexpr *at, const qn_lexpr *part) {
   return qn_attention_merge(b, LX_LOAD(c->out, QN_LM_F32, at), LX_LOAD(c->factor, QN_LM_F32, c->row), part,
                             LX_LOAD(c->share, QN_LM_F32, c->row));
+}
+
+static void code_value_link(qn_lower *lower, const fused_context *c, const qn_lexpr *k, const qn_lexpr **out_left,
+                            const qn_lexpr **out_right) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *group = qn_attention_panel_group(b, c->values.page, c->panel);
+  *out_left = LX_LOAD(c->weight, QN_LM_F32, weight_at(b, c, group, k));
+  *out_right = qn_attention_code_number(b, &c->values, k, c->panel, c->lane);
+}
+
+// All keys of the chunk, and what that gives to what is there.
+static void add_code_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  const qn_attention *a = c->run.a;
+  const qn_lexpr *zero = LX_INT(0), *at = head_at(b, c, LX_ADD(c->base, c->lane));
+  qn_lbuf *acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
+  qn_lstore(b, block, acc, QN_LM_F32, zero, LX_F32(0));
+  if (a->integer) {
+    const qn_lexpr *row = share_row(b, c, qn_attention_panel_group(b, c->values.page, c->panel));
+    block_context x = {c, &c->shares, row, acc, a->k_cache, c->next_page};
+    qn_attention_each_block(lower, block, &c->values, add_block, &x);
+  } else {
+    write_chain(lower, block, c,
+                &(chain_context){.acc = acc,
+                                 .lo = zero,
+                                 .hi = LX_INT(QN_PAGE_KEYS),
+                                 .link = code_value_link,
+                                 .ahead = a->k_cache,
+                                 .ahead_page = c->next_page});
+  }
+  qn_lstore(b, block, c->out, QN_LM_F32, at, merged(b, c, at, LX_LOAD(acc, QN_LM_F32, zero)));
 }
 
 // part += weight * value for keys key_lo .. key_hi - 1, in order.
@@ -289,6 +473,10 @@ static void choose_place(qn_lower *lower, qn_lblock *block, fused_context *c) {
 static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
   const qn_lexpr *zero = LX_INT(0), *j = NULL, *group = LX_INT(c->run.a->group);
+  if (c->run.a->v_page.coded) {
+    if (c->values.buf) tile(lower, block, zero, c->run.rows, c->run.a->head_dim, c, add_code_values);
+    return;
+  }
   const qn_lexpr *lo = qn_attention_first_seen(b, &c->run, qn_attention_load_index(b, c->run.high, zero));
   const qn_lexpr *hi = qn_attention_end_seen(b, &c->run, qn_attention_load_index(b, c->run.low, zero));
   choose_place(lower, block, c);
@@ -324,6 +512,10 @@ static void chunks(qn_lower *lower, qn_lblock *block, fused_context *c) {
   const qn_lexpr *next = qn_lop2(b, QN_LX_MIN, LX_ADD(c->run.chunk, LX_INT(1)), LX_SUB(hi, LX_INT(1)));
   c->run.page = qn_attention_load_index(b, c->run.a->table, LX_ADD(c->run.table_row, c->run.chunk));
   c->next_page = qn_attention_load_index(b, c->run.a->table, LX_ADD(c->run.table_row, next));
+  const qn_attention *a = c->run.a;
+  if (a->k_page.coded) c->keys = qn_attention_pool_codes(lower, a, a->k_cache, c->run.page, c->run.kv_head);
+  if (a->v_page.coded) c->values = qn_attention_pool_codes(lower, a, a->v_cache, c->run.page, c->run.kv_head);
+  if (b->failed) return;
   tile(lower, body, zero, c->run.rows, QN_PAGE_KEYS, c, make_score);
   qn_lblock *row = qn_lower_loop(lower, body, "r", zero, c->run.rows, QN_LO_DATA, &c->row);
   softmax_row(lower, row, c);
@@ -336,8 +528,15 @@ static void start_element(qn_lower *lower, qn_lblock *block, const qn_lexpr *ind
   const qn_lexpr *token = LX_ADD(c->run.first, LX_DIV(c->row, LX_INT(c->run.a->group)));
   const qn_lexpr *query =
       qn_lower_value(lower, c->run.a->q, (qn_lplace){token, qn_attention_head_element(b, &c->run, c->row, index)});
-  qn_lstore(b, block, c->query, QN_LM_F32, head_at(b, c, index), query);
+  qn_lstore(b, block, c->query, QN_LM_F32, query_at(b, c, index), query);
   qn_lstore(b, block, c->out, QN_LM_F32, head_at(b, c, index), LX_F32(0));
+}
+
+static void pad_query(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const fused_context *c = context;
+  const qn_lexpr *at = query_at(b, c, LX_ADD(LX_INT(c->run.a->head_dim), index));
+  qn_lstore(b, block, c->query, QN_LM_F32, at, LX_F32(0));
 }
 
 static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {
@@ -349,6 +548,10 @@ static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lstore(b, rows, c->max, QN_LM_F32, c->row, LX_F32(-INFINITY));
   qn_lstore(b, rows, c->sum, QN_LM_F32, c->row, LX_F32(0));
   qn_lower_lanes(lower, rows, c->run.a->head_dim, true, start_element, c);
+  if (!c->queries.codes) return;
+  int64_t rest = c->query_pitch - c->run.a->head_dim;
+  if (rest > 0) qn_lower_each(lower, rows, "e", rest, pad_query, c);
+  make_factors(lower, rows, c, &c->queries, c->row, query_element);
 }
 
 static void store_element(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
@@ -377,16 +580,30 @@ static void run_of_tokens(qn_lower *lower, qn_lblock *block, fused_context *c, i
   c->run.low = qn_llocal(b, block, "low", QN_LM_I32, 1);
   c->run.high = qn_llocal(b, block, "high", QN_LM_I32, 1);
   c->run.position = qn_llocal(b, block, "position", QN_LM_I32, rows);
-  c->query = qn_llocal(b, block, "query", QN_LM_F32, rows * c->run.a->head_dim);
-  c->beyond = rows * c->run.a->head_dim;
-  c->out = qn_llocal(b, block, "out", QN_LM_F32, 2 * c->beyond);
-  c->part = qn_llocal(b, block, "part", QN_LM_F32, rows * c->run.a->head_dim);
+  const qn_attention *a = c->run.a;
+  c->query_pitch = a->head_dim;
+  if (a->k_page.coded && a->integer) {
+    int64_t blocks = qn_attention_code_blocks(&a->k_page);
+    c->query_pitch = blocks * 32;
+    c->queries = qn_attention_declare_factors(b, block, rows, blocks);
+  }
+  c->query = qn_llocal(b, block, "query", QN_LM_F32, rows * c->query_pitch);
+  c->beyond = rows * a->head_dim;
+  c->out = qn_llocal(b, block, "out", QN_LM_F32, a->v_page.coded ? c->beyond : 2 * c->beyond);
+  if (a->v_page.coded) {
+    int64_t shares = rows * a->v_page.groups;
+    c->weight = qn_llocal(b, block, "weight", QN_LM_F32, shares * QN_PAGE_KEYS);
+    if (a->integer)
+      c->shares = qn_attention_declare_factors(b, block, shares, qn_attention_code_blocks(&a->v_page));
+  } else {
+    c->part = qn_llocal(b, block, "part", QN_LM_F32, rows * a->head_dim);
+  }
   c->score = qn_llocal(b, block, "score", QN_LM_F32, rows * QN_PAGE_KEYS);
   c->max = qn_llocal(b, block, "max", QN_LM_F32, rows);
   c->sum = qn_llocal(b, block, "sum", QN_LM_F32, rows);
   c->factor = qn_llocal(b, block, "factor", QN_LM_F32, rows);
   c->share = qn_llocal(b, block, "share", QN_LM_F32, rows);
-  c->aside = qn_llocal(b, block, "aside", QN_LM_I32, 1);
+  if (!a->v_page.coded) c->aside = qn_llocal(b, block, "aside", QN_LM_I32, 1);
   qn_attention_find_positions(lower, block, &c->run);
   start_rows(lower, block, c);
   chunks(lower, block, c);

@@ -41,6 +41,9 @@ typedef struct tile_context {
   // parts: of chunks, in memory
   const qn_lbuf *tops, *sums, *parts;
   const qn_lexpr *token;
+  // integer: of a row of queries; of a row's weights for a group of values
+  qn_attention_factors queries, shares;
+  int64_t query_pitch;  // of a row of `query`
 } tile_context;
 
 static int64_t head_dim_of(const tile_context *c) { return c->run.a->head_dim; }
@@ -91,12 +94,13 @@ static void stage(qn_lower *lower, qn_lblock *block, const tile_context *c, qn_i
   qn_lbuf *pool = qn_lower_param(lower, cache);
   if (!tile || !pool) return;
   const qn_attention *a = c->run.a;
-  int64_t size = (int64_t)qn_lmem_size(pool->mem), in_piece = BYTES / size;
+  const qn_kv_page *p = cache == a->k_cache ? &a->k_page : &a->v_page;
+  int64_t size = p->coded ? 1 : (int64_t)qn_lmem_size(pool->mem), in_piece = BYTES / size;
   const qn_lexpr *first = LX_DIV(lo, LX_INT(in_piece));
   const qn_lexpr *end = LX_DIV(LX_ADD(hi, LX_INT(in_piece - 1)), LX_INT(in_piece));
   qn_lblock *body = each(lower, block, c, LX_SUB(end, first), &piece);
   const qn_lexpr *page = LX_ADD(LX_MUL(c->run.page, LX_INT(a->kv_heads)), c->run.kv_head);
-  const qn_lexpr *from = LX_MUL(page, LX_INT(a->head_dim * QN_PAGE_KEYS * size / (int64_t)sizeof(int32_t)));
+  const qn_lexpr *from = LX_MUL(page, LX_INT(p->head_bytes / (int64_t)sizeof(int32_t)));
   const qn_lexpr *at = LX_MUL(LX_ADD(first, piece), words);
   qn_lstore(b, body, tile, QN_LM_I32, at, qn_lload(b, pool, QN_LM_I32, LX_ADD(from, at), WORDS));
 }
@@ -111,6 +115,13 @@ static const qn_lexpr *pool_element(qn_lower *lower, const tile_context *c, qn_i
   return LX_LOAD(pool, pool->mem, qn_attention_pool_index(b, c->run.a, c->run.page, c->run.kv_head, at));
 }
 
+// The chunk's codes.
+static qn_attention_codes chunk_codes(qn_lower *lower, const tile_context *c, qn_id cache, const qn_lbuf *tile) {
+  const qn_attention *a = c->run.a;
+  if (tile) return (qn_attention_codes){.page = cache == a->k_cache ? &a->k_page : &a->v_page, .buf = tile};
+  return qn_attention_pool_codes(lower, a, cache, c->run.page, c->run.kv_head);
+}
+
 // What shared memory holds of a chunk at a time.
 typedef struct tile_plan {
   qn_lmem keys, values;
@@ -121,8 +132,9 @@ typedef struct tile_plan {
 static tile_plan plan_tiles(const qn_lower *lower, const qn_attention *a) {
   tile_plan plan = {.keys = qn_lower_mem(qn_graph_node(lower->graph, a->k_cache)->type.dtype),
                     .values = qn_lower_mem(qn_graph_node(lower->graph, a->v_cache)->type.dtype)};
-  int64_t keys = QN_PAGE_KEYS * a->head_dim * (int64_t)qn_lmem_size(plan.keys);
-  int64_t values = QN_PAGE_KEYS * a->head_dim * (int64_t)qn_lmem_size(plan.values);
+  int64_t keys = a->k_page.head_bytes, values = a->v_page.head_bytes;
+  if (a->k_page.coded) plan.keys = QN_LM_I32;
+  if (a->v_page.coded) plan.values = QN_LM_I32;
   plan.staged = keys <= TILE_BYTES && values <= TILE_BYTES;
   plan.both = keys + values <= BOTH_BYTES;
   if (plan.staged) plan.bytes = plan.both ? keys + values : keys > values ? keys : values;
@@ -138,9 +150,9 @@ static void declare_tiles(qn_lower *lower, qn_lblock *block, tile_context *c) {
     c->keys = c->values = qn_llocal(b, block, "tile", QN_LM_I32, words);
     return;
   }
-  int64_t elements = QN_PAGE_KEYS * head_dim_of(c);
-  c->keys = qn_llocal(b, block, "keys", plan.keys, elements);
-  c->values = qn_llocal(b, block, "values", plan.values, elements);
+  const qn_attention *a = c->run.a;
+  c->keys = qn_llocal(b, block, "keys", plan.keys, a->k_page.head_bytes / (int64_t)qn_lmem_size(plan.keys));
+  c->values = qn_llocal(b, block, "values", plan.values, a->v_page.head_bytes / (int64_t)qn_lmem_size(plan.values));
 }
 
 // ---- scores -----------------------------------------------------------------------------------------------------
@@ -169,13 +181,117 @@ static void score_link(qn_lower *lower, qn_lblock *block, tile_context *c, const
   const lane_context *l = context;
   const qn_lbuf *key = qn_llocal(b, block, "key", QN_LM_F32, 1);
   const qn_lexpr *at = LX_ADD(LX_MUL(k, LX_INT(QN_PAGE_KEYS)), l->column), *zero = LX_INT(0);
-  qn_lstore(b, block, key, QN_LM_F32, zero, pool_element(lower, c, c->run.a->k_cache, c->keys, at));
+  if (c->run.a->k_page.coded) {
+    qn_attention_codes codes = chunk_codes(lower, c, c->run.a->k_cache, c->keys);
+    qn_lstore(b, block, key, QN_LM_F32, zero,
+              qn_attention_code_number(b, &codes, k, LX_DIV(l->column, LX_INT(QN_TILE_ROWS)),
+                                       LX_MOD(l->column, LX_INT(QN_TILE_ROWS))));
+  } else {
+    qn_lstore(b, block, key, QN_LM_F32, zero, pool_element(lower, c, c->run.a->k_cache, c->keys, at));
+  }
   for (int64_t i = 0; i < c->lane_rows; i++) {
-    const qn_lexpr *query = f32_at(b, c->query, LX_ADD(LX_MUL(row_of(b, l, i), LX_INT(head_dim_of(c))), k));
+    const qn_lexpr *query = f32_at(b, c->query, LX_ADD(LX_MUL(row_of(b, l, i), LX_INT(c->query_pitch)), k));
     qn_lstore(b, block, l->acc, QN_LM_F32, LX_INT(i),
               LX_FMA(query, f32_at(b, key, zero), f32_at(b, l->acc, LX_INT(i))));
   }
 }
+
+// ---- codes ------------------------------------------------------------------------------------------------------
+
+typedef const qn_lexpr *(*factor_fn)(qn_lower *lower, const tile_context *c, const qn_lexpr *block_index,
+                                     const qn_lexpr *i);
+
+static const qn_lexpr *i32_at(qn_lbuild *b, const qn_lbuf *buf, const qn_lexpr *at) {
+  return LX_LOAD(buf, QN_LM_I32, at);
+}
+
+// Makes `count` blocks of codes: of a query, or of weights. A lane does a block; it begins with the number of its own, so
+// that lanes whose blocks begin in one bank do not meet there. The maximum and the sum are the same in any order.
+static void make_factors(qn_lower *lower, qn_lblock *block, const tile_context *c, const qn_attention_factors *f,
+                         const qn_lexpr *count, factor_fn factor) {
+  enum { VALUES = 32 };
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *e = NULL, *i = NULL, *zero = LX_INT(0), *values = LX_INT(VALUES);
+  qn_lblock *body = each(lower, block, c, count, &e), *loop;
+  const qn_lbuf *most = qn_llocal(b, body, "most", QN_LM_I32, 1), *sum = qn_llocal(b, body, "sum", QN_LM_I32, 1);
+  qn_lstore(b, body, most, QN_LM_I32, zero, qn_li32(b, 0));
+  loop = qn_lower_loop(lower, body, "i", zero, values, QN_LO_REDUCE, &i);
+  const qn_lexpr *turned = LX_MOD(LX_ADD(e, i), values);
+  qn_lstore(b, loop, most, QN_LM_I32, zero,
+            qn_lop2(b, QN_LX_MAX, i32_at(b, most, zero), qn_lower_magnitude(b, factor(lower, c, e, turned))));
+  const qn_lbuf *inverse = qn_llocal(b, body, "inverse", QN_LM_F32, 1);
+  const qn_lexpr *max = qn_lop1(b, QN_LX_AS_F32, i32_at(b, most, zero));
+  qn_lstore(b, body, inverse, QN_LM_F32, zero, qn_lower_code_inverse(b, max));
+  qn_lstore(b, body, sum, QN_LM_I32, zero, qn_li32(b, 0));
+  loop = qn_lower_loop(lower, body, "i", zero, values, QN_LO_REDUCE, &i);
+  turned = LX_MOD(LX_ADD(e, i), values);
+  const qn_lbuf *code = qn_llocal(b, loop, "code", QN_LM_I32, 1);
+  qn_lstore(b, loop, code, QN_LM_I32, zero, qn_lower_code(b, factor(lower, c, e, turned), f32_at(b, inverse, zero)));
+  qn_lstore(b, loop, f->codes, QN_LM_I8, LX_ADD(LX_MUL(e, values), turned), i32_at(b, code, zero));
+  qn_lstore(b, loop, sum, QN_LM_I32, zero, LX_ADD(i32_at(b, sum, zero), i32_at(b, code, zero)));
+  qn_lstore(b, body, f->scales, QN_LM_F32, e, qn_lower_code_scale(b, max));
+  qn_lstore(b, body, f->sums, QN_LM_I32, e, i32_at(b, sum, zero));
+}
+
+// A lane's rows times a chunk's codes: of row i of the lane, the factors of row `row` + i * `step`.
+typedef struct block_context {
+  const tile_context *c;
+  const lane_context *l;
+  const qn_attention_factors *factors;
+  const qn_lexpr *first;  // of the lane's first row
+  int64_t step;
+  const qn_lexpr *panel, *lane;
+} block_context;
+
+static void add_block(qn_lower *lower, qn_lblock *block, const qn_attention_codes *codes, const qn_lexpr *kb,
+                      int64_t words, void *context) {
+  enum { WORDS = 8 };
+  qn_lbuild *b = &lower->build;
+  const block_context *x = context;
+  const qn_attention_factors *f = x->factors;
+  const qn_lexpr *zero = LX_INT(0), *g = NULL;
+  const qn_lbuf *sums = qn_llocal(b, block, "sums", QN_LM_I32, x->c->lane_rows);
+  for (int64_t i = 0; i < x->c->lane_rows; i++) {
+    const qn_lexpr *at = LX_ADD(LX_MUL(LX_ADD(x->first, LX_INT(i * x->step)), LX_INT(f->row_blocks)), kb);
+    qn_lstore(b, block, sums, QN_LM_I32, LX_INT(i), qn_attention_dot_start(b, codes, f, at));
+  }
+  qn_lblock *body = qn_lower_loop(lower, block, "g", zero, LX_INT(words), QN_LO_REDUCE, &g);
+  const qn_lbuf *word = qn_llocal(b, body, "word", QN_LM_I32, 1);
+  const qn_lexpr *along = LX_ADD(LX_MUL(kb, LX_INT(WORDS)), g);
+  qn_lstore(b, body, word, QN_LM_I32, zero, qn_attention_code_word(b, codes, along, x->panel, x->lane));
+  for (int64_t i = 0; i < x->c->lane_rows; i++) {
+    const qn_lexpr *row = LX_MUL(LX_ADD(x->first, LX_INT(i * x->step)), LX_INT(f->row_blocks * WORDS));
+    const qn_lexpr *dot = qn_attention_dot(b, codes, i32_at(b, sums, LX_INT(i)), i32_at(b, word, zero),
+                                           i32_at(b, f->codes, LX_ADD(row, along)));
+    qn_lstore(b, body, sums, QN_LM_I32, LX_INT(i), dot);
+  }
+  for (int64_t i = 0; i < x->c->lane_rows; i++) {
+    const qn_lexpr *at = LX_ADD(LX_MUL(LX_ADD(x->first, LX_INT(i * x->step)), LX_INT(f->row_blocks)), kb);
+    const qn_lexpr *number = qn_lop1(b, QN_LX_TO_F32, i32_at(b, sums, LX_INT(i)));
+    qn_lstore(b, block, x->l->acc, QN_LM_F32, LX_INT(i),
+              LX_FMA(number, f32_at(b, f->scales, at), f32_at(b, x->l->acc, LX_INT(i))));
+  }
+}
+
+static const qn_lexpr *query_factor(qn_lower *lower, const tile_context *c, const qn_lexpr *block_index,
+                                    const qn_lexpr *i) {
+  qn_lbuild *b = &lower->build;
+  return f32_at(b, c->query, LX_ADD(LX_MUL(block_index, LX_INT(32)), i));
+}
+
+// Blocks of weights: 2 halves of a chunk, groups, rows.
+static const qn_lexpr *weight_factor(qn_lower *lower, const tile_context *c, const qn_lexpr *block_index,
+                                     const qn_lexpr *i) {
+  qn_lbuild *b = &lower->build;
+  const qn_attention *a = c->run.a;
+  const qn_lexpr *two = LX_INT(2), *groups = LX_INT(a->v_page.groups), *share = LX_DIV(block_index, two);
+  const qn_lexpr *row = LX_DIV(share, groups), *key = LX_ADD(LX_MUL(LX_MOD(block_index, two), LX_INT(32)), i);
+  qn_attention_codes values = chunk_codes(lower, c, a->v_cache, c->values);
+  return qn_attention_value_weight(lower, &c->run, &values, f32_at(b, c->score, score_at(b, row, key)), row,
+                                   LX_MOD(share, groups), key);
+}
+
+// ---- scores, all of them ----------------------------------------------------------------------------------------
 
 static void make_scores(qn_lower *lower, qn_lblock *block, tile_context *c) {
   qn_lbuild *b = &lower->build;
@@ -185,11 +301,21 @@ static void make_scores(qn_lower *lower, qn_lblock *block, tile_context *c) {
   l.row = LX_MUL(LX_DIV(e, keys), LX_INT(c->lane_rows));
   l.column = LX_MOD(e, keys);
   start_lane(lower, body, c, &l, 0);
-  chain(lower, body, c, zero, LX_INT(head_dim_of(c)), score_link, &l);
+  const qn_attention *a = c->run.a;
+  qn_attention_codes codes = {.page = &a->k_page};
+  if (a->k_page.coded) codes = chunk_codes(lower, c, a->k_cache, c->keys);
+  if (a->k_page.coded && a->integer) {
+    const qn_lexpr *width = LX_INT(QN_TILE_ROWS);
+    block_context x = {c, &l, &c->queries, l.row, 1, LX_DIV(l.column, width), LX_MOD(l.column, width)};
+    qn_attention_each_block(lower, body, &codes, add_block, &x);
+  } else {
+    chain(lower, body, c, zero, LX_INT(head_dim_of(c)), score_link, &l);
+  }
   for (int64_t i = 0; i < c->lane_rows; i++) {
-    const qn_lexpr *row = row_of(b, &l, i);
+    const qn_lexpr *row = row_of(b, &l, i), *dot = f32_at(b, l.acc, LX_INT(i));
+    if (a->k_page.coded) dot = LX_MUL(dot, qn_attention_code_scale(b, &codes, zero, l.column));
     qn_lstore(b, body, c->score, QN_LM_F32, score_at(b, row, l.column),
-              qn_attention_row_score(lower, &c->run, f32_at(b, l.acc, LX_INT(i)), row, zero, l.column));
+              qn_attention_row_score(lower, &c->run, dot, row, zero, l.column));
   }
 }
 
@@ -259,6 +385,39 @@ static void value_link(qn_lower *lower, qn_lblock *block, tile_context *c, const
   }
 }
 
+static void code_value_link(qn_lower *lower, qn_lblock *block, tile_context *c, const qn_lexpr *key, void *context) {
+  qn_lbuild *b = &lower->build;
+  const lane_context *l = context;
+  const qn_lexpr *zero = LX_INT(0), *panel = LX_DIV(l->column, LX_INT(QN_TILE_ROWS));
+  const qn_lbuf *value = qn_llocal(b, block, "value", QN_LM_F32, 1);
+  qn_attention_codes values = chunk_codes(lower, c, c->run.a->v_cache, c->values);
+  const qn_lexpr *group = qn_attention_panel_group(b, values.page, panel);
+  qn_lstore(b, block, value, QN_LM_F32, zero,
+            qn_attention_code_number(b, &values, key, panel, LX_MOD(l->column, LX_INT(QN_TILE_ROWS))));
+  for (int64_t i = 0; i < c->lane_rows; i++) {
+    const qn_lexpr *row = row_of(b, l, i), *weight = f32_at(b, c->score, score_at(b, row, key));
+    weight = qn_attention_value_weight(lower, &c->run, &values, weight, row, group, key);
+    qn_lstore(b, block, l->acc, QN_LM_F32, LX_INT(i),
+              LX_FMA(weight, f32_at(b, value, zero), f32_at(b, l->acc, LX_INT(i))));
+  }
+}
+
+// All keys of the chunk: those that a row does not see have weight 0, and codes are numbers.
+static void sum_codes(qn_lower *lower, qn_lblock *block, tile_context *c, const lane_context *l) {
+  qn_lbuild *b = &lower->build;
+  const qn_attention *a = c->run.a;
+  if (!a->integer) {
+    chain(lower, block, c, LX_INT(0), LX_INT(QN_PAGE_KEYS), code_value_link, (void *)(uintptr_t)l);
+    return;
+  }
+  const qn_lexpr *width = LX_INT(QN_TILE_ROWS), *panel = LX_DIV(l->column, width);
+  const qn_lexpr *group = qn_attention_panel_group(b, &a->v_page, panel), *groups = LX_INT(a->v_page.groups);
+  block_context x = {c, l, &c->shares, LX_ADD(LX_MUL(l->row, groups), group), a->v_page.groups, panel,
+                     LX_MOD(l->column, width)};
+  qn_attention_codes values = chunk_codes(lower, c, a->v_cache, c->values);
+  qn_attention_each_block(lower, block, &values, add_block, &x);
+}
+
 // What becomes of an element of a row's part.
 typedef void (*part_fn)(qn_lower *lower, qn_lblock *block, tile_context *c, const qn_lexpr *row,
                         const qn_lexpr *element, const qn_lexpr *part);
@@ -278,13 +437,14 @@ static void sum_values(qn_lower *lower, qn_lblock *block, tile_context *c, part_
   qn_lblock *body = each(lower, block, c, LX_MUL(c->blocks, width), &e);
   l.row = LX_MUL(LX_DIV(e, width), LX_INT(c->lane_rows));
   l.column = LX_MOD(e, width);
-  start_lane(lower, body, c, &l, -0.0f);
-  bool alone = qn_lexpr_is_int(c->run.tokens, &tokens);
-  if (c->run.a->window > 0 && !alone) chain(lower, body, c, first, all_first, value_link, &l);
+  start_lane(lower, body, c, &l, c->run.a->v_page.coded ? 0 : -0.0f);
+  bool alone = qn_lexpr_is_int(c->run.tokens, &tokens), coded = c->run.a->v_page.coded;
+  if (coded) sum_codes(lower, body, c, &l);
+  if (!coded && c->run.a->window > 0 && !alone) chain(lower, body, c, first, all_first, value_link, &l);
   l.some = false;
-  chain(lower, body, c, all_first, all_end, value_link, &l);
+  if (!coded) chain(lower, body, c, all_first, all_end, value_link, &l);
   l.some = true;
-  if (!alone) chain(lower, body, c, all_end, end, value_link, &l);
+  if (!coded && !alone) chain(lower, body, c, all_end, end, value_link, &l);
   for (int64_t i = 0; i < c->lane_rows; i++)
     finish(lower, body, c, row_of(b, &l, i), l.column, f32_at(b, l.acc, LX_INT(i)));
 }
@@ -297,21 +457,38 @@ static void begin_chunk(qn_lower *lower, qn_lblock *block, tile_context *c) {
   const qn_lexpr *first = qn_attention_first_seen(b, &c->run, qn_attention_load_index(b, c->run.low, zero));
   const qn_lexpr *end = qn_attention_end_seen(b, &c->run, qn_attention_load_index(b, c->run.high, zero));
   c->run.page = qn_attention_load_index(b, a->table, LX_ADD(c->run.table_row, c->run.chunk));
-  stage(lower, block, c, a->k_cache, c->keys, zero, LX_MUL(width, LX_INT(QN_PAGE_KEYS)));
-  if (c->values != c->keys) stage(lower, block, c, a->v_cache, c->values, LX_MUL(first, width), LX_MUL(end, width));
+  const qn_lexpr *from = LX_MUL(first, width), *to = LX_MUL(end, width), *all = LX_MUL(width, LX_INT(QN_PAGE_KEYS));
+  if (a->k_page.coded) all = LX_INT(a->k_page.head_bytes);
+  if (a->v_page.coded) from = zero, to = LX_INT(a->v_page.head_bytes);
+  stage(lower, block, c, a->k_cache, c->keys, zero, all);
+  if (c->values != c->keys) stage(lower, block, c, a->v_cache, c->values, from, to);
   make_scores(lower, block, c);
-  if (c->values && c->values == c->keys)
-    stage(lower, block, c, a->v_cache, c->values, LX_MUL(first, width), LX_MUL(end, width));
+  if (c->values && c->values == c->keys) stage(lower, block, c, a->v_cache, c->values, from, to);
   make_weights(lower, block, c);
+  if (!a->v_page.coded || !a->integer) return;
+  make_factors(lower, block, c, &c->shares, LX_MUL(LX_MUL(c->blocks, LX_INT(c->lane_rows)), LX_INT(2 * a->v_page.groups)),
+               weight_factor);
 }
 
 // ---- what all kernels begin with --------------------------------------------------------------------------------
+
+static int64_t query_pitch(const qn_attention *a) {
+  return a->k_page.coded && a->integer ? qn_attention_code_blocks(&a->k_page) * 32 : a->head_dim;
+}
+
+// Bytes of the codes that a row needs.
+static int64_t factor_bytes(const qn_attention *a) {
+  enum { BLOCK_BYTES = 32 + 2 * sizeof(float) };
+  int64_t keys = a->k_page.coded ? qn_attention_code_blocks(&a->k_page) : 0;
+  int64_t values = a->v_page.coded ? qn_attention_code_blocks(&a->v_page) * a->v_page.groups : 0;
+  return a->integer ? (keys + values) * BLOCK_BYTES : 0;
+}
 
 // Declares what rows need, and fills in queries and positions: rows beyond those that there are see nothing.
 static void start_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   qn_lbuild *b = &lower->build;
   const qn_attention *a = c->run.a;
-  const qn_lexpr *e = NULL, *width = LX_INT(a->head_dim), *group = LX_INT(a->group);
+  const qn_lexpr *e = NULL, *group = LX_INT(a->group);
   const qn_lexpr *lane_rows = LX_INT(c->lane_rows);
   c->run.rows = LX_MUL(c->run.tokens, group);
   c->blocks = LX_DIV(LX_ADD(c->run.rows, LX_INT(c->lane_rows - 1)), lane_rows);
@@ -319,7 +496,14 @@ static void start_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   c->run.low = qn_llocal(b, block, "low", QN_LM_I32, 1);
   c->run.high = qn_llocal(b, block, "high", QN_LM_I32, 1);
   c->run.position = qn_llocal(b, block, "position", QN_LM_I32, c->most_rows);
-  c->query = qn_llocal(b, block, "query", QN_LM_F32, c->most_rows * a->head_dim);
+  c->query_pitch = query_pitch(a);
+  if (a->k_page.coded && a->integer)
+    c->queries = qn_attention_declare_factors(b, block, c->most_rows, qn_attention_code_blocks(&a->k_page));
+  if (a->v_page.coded && a->integer) {
+    int64_t shares = c->most_rows * a->v_page.groups;
+    c->shares = qn_attention_declare_factors(b, block, shares, qn_attention_code_blocks(&a->v_page));
+  }
+  c->query = qn_llocal(b, block, "query", QN_LM_F32, c->most_rows * c->query_pitch);
   c->score = qn_llocal(b, block, "score", QN_LM_F32, c->most_rows * SCORE_PITCH);
   c->partial = qn_llocal(b, block, "partial", QN_LM_F32, c->most_rows * PARTIALS);
   c->own = qn_llocal(b, block, "own", QN_LM_F32, c->most_rows);
@@ -331,11 +515,19 @@ static void start_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, a->pos, token));
   qn_lstore(b, body, c->run.position, QN_LM_I32, e,
             qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LE, e, last), pos, qn_li32(b, -1)));
-  body = each(lower, block, c, LX_MUL(LX_MUL(c->blocks, lane_rows), width), &e);
-  const qn_lexpr *row = qn_lop2(b, QN_LX_MIN, LX_DIV(e, width), last);
+  const qn_lexpr *width = LX_INT(c->query_pitch), *all = LX_MUL(c->blocks, lane_rows);
+  body = each(lower, block, c, LX_MUL(all, width), &e);
+  const qn_lexpr *row = qn_lop2(b, QN_LX_MIN, LX_DIV(e, width), last), *element = LX_MOD(e, width);
   token = LX_ADD(c->run.first, LX_DIV(row, group));
-  const qn_lexpr *at = qn_attention_head_element(b, &c->run, row, LX_MOD(e, width));
-  qn_lstore(b, body, c->query, QN_LM_F32, e, qn_lower_value(lower, a->q, (qn_lplace){token, at}));
+  bool padded = c->query_pitch > a->head_dim;
+  const qn_lexpr *within = padded ? qn_lop2(b, QN_LX_MIN, element, LX_INT(a->head_dim - 1)) : element;
+  const qn_lexpr *at = qn_attention_head_element(b, &c->run, row, within);
+  const qn_lexpr *query = qn_lower_value(lower, a->q, (qn_lplace){token, at});
+  if (padded)
+    query = qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LT, element, LX_INT(a->head_dim)), query, LX_F32(0));
+  qn_lstore(b, body, c->query, QN_LM_F32, e, query);
+  if (c->queries.codes)
+    make_factors(lower, block, c, &c->queries, LX_MUL(all, LX_INT(c->queries.row_blocks)), query_factor);
 }
 
 static int64_t rows_up(const tile_context *c, int64_t rows) {
@@ -523,7 +715,8 @@ static void do_run(qn_lower *lower, qn_lblock *block, tile_context *c, int64_t m
 // Tokens of a run: as many as there is room for.
 static int64_t tokens_of_run(qn_lower *lower, const qn_attention *a) {
   int64_t staged = plan_tiles(lower, a).bytes, rows = RUN_ROWS;
-  int64_t row_bytes = (2 * a->head_dim + SCORE_PITCH + PARTIALS + 6) * (int64_t)sizeof(float);
+  int64_t numbers = query_pitch(a) + a->head_dim + SCORE_PITCH + PARTIALS + 6;
+  int64_t row_bytes = numbers * (int64_t)sizeof(float) + factor_bytes(a);
   while (rows > a->group && staged + rows * row_bytes > SHARED_BYTES) rows /= 2;
   return rows > a->group ? rows / a->group : 1;
 }

@@ -51,8 +51,7 @@ void qn_lower_lanes(qn_lower *lower, qn_lblock *block, int64_t extent, bool unro
   }
 }
 
-// The body of a loop over `heads`, or over those of the part that is being written, and the head's number.
-static qn_lblock *each_head(qn_lower *lower, qn_lblock *block, int64_t heads, const qn_lexpr **out_head) {
+qn_lblock *qn_lower_each_head(qn_lower *lower, qn_lblock *block, int64_t heads, const qn_lexpr **out_head) {
   qn_lbuild *b = &lower->build;
   qn_lvar *h = qn_lvar_new(b, "h");
   qn_lstmt *loop = qn_lfor(b, block, h, LX_INT(0), LX_INT(heads / lower->parts), QN_LO_DATA);
@@ -218,7 +217,7 @@ static void row_op(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *
   value->stat_count = node->op == QN_OP_RMSNORM ? 1 : 2;
   value->stats = qn_llocal(b, block, "stat", QN_LM_F32, inner * value->stat_count);
   const qn_lexpr *head = NULL;
-  block = each_head(lower, block, inner, &head);
+  block = qn_lower_each_head(lower, block, inner, &head);
   row_context c = {.x = node->operands[0], .row = row, .base = LX_MUL(head, LX_INT(width))};
   row_numbers(lower, block, node, &c, value->stats, LX_MUL(head, LX_INT(value->stat_count)));
 }
@@ -274,50 +273,22 @@ static void symbolic_softmax(qn_lower *lower, qn_lblock *block, qn_id id, const 
 
 typedef struct quantize_context {
   qn_id x;
-  const qn_lexpr *row, *block_start;     // flat index of the block's first value
-  const qn_lbuf *max, *codes, *sums[2];  // sums: of the two halves
-  const qn_lexpr *inverse;
+  const qn_lexpr *row, *block_start;  // flat index of the block's first value
+  const qn_lbuf *codes, *sums[2];     // sums: of the two halves
   const qn_lbuf *out;
   const qn_lexpr *code_at;  // byte index of the block's first code
 } quantize_context;
 
-// Magnitudes are compared as integers, which order them as floats do and put NaN above all.
-static const qn_lexpr *magnitude_bits(qn_lower *lower, const quantize_context *c, const qn_lexpr *index) {
-  qn_lbuild *b = &lower->build;
-  const qn_lexpr *x = qn_lower_value(lower, c->x, (qn_lplace){c->row, LX_ADD(c->block_start, index)});
-  return qn_lop1(b, QN_LX_AS_I32, qn_lop1(b, QN_LX_ABS, x));
-}
-
-static void quantize_max(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+static const qn_lexpr *quantized_element(qn_lower *lower, const qn_lexpr *index, void *context) {
   qn_lbuild *b = &lower->build;
   const quantize_context *c = context;
-  const qn_lexpr *low = magnitude_bits(lower, c, index);
-  const qn_lexpr *high = magnitude_bits(lower, c, LX_ADD(index, LX_INT(QN_TILE_ROWS)));
-  qn_lstore(b, block, c->max, QN_LM_I32, index, qn_lop2(b, QN_LX_MAX, low, high));
-}
-
-static void quantize_codes(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
-  qn_lbuild *b = &lower->build;
-  const quantize_context *c = context;
-  const qn_lexpr *x = qn_lower_value(lower, c->x, (qn_lplace){c->row, LX_ADD(c->block_start, index)});
-  const qn_lexpr *number = qn_lop2(b, QN_LX_MAX, LX_MUL(x, c->inverse), LX_F32(-127));  // a number where x is none
-  const qn_lexpr *code = qn_lop1(b, QN_LX_TO_I32, qn_lop1(b, QN_LX_ROUND, number));
-  qn_lstore(b, block, c->codes, QN_LM_I32, index, code);
+  return qn_lower_value(lower, c->x, (qn_lplace){c->row, LX_ADD(c->block_start, index)});
 }
 
 static void quantize_store(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
   qn_lbuild *b = &lower->build;
   const quantize_context *c = context;
   qn_lstore(b, block, c->out, QN_LM_I8, LX_ADD(c->code_at, index), LX_LOAD(c->codes, QN_LM_I32, index));
-}
-
-static void quantize_sums(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
-  qn_lbuild *b = &lower->build;
-  const quantize_context *c = context;
-  for (int half = 0; half < 2; half++) {
-    const qn_lexpr *code = LX_LOAD(c->codes, QN_LM_I32, LX_ADD(index, LX_INT(half * QN_TILE_ROWS)));
-    qn_lstore(b, block, c->sums[half], QN_LM_I32, index, code);
-  }
 }
 
 // The sums of the block's codes: of all of them behind the scales, of the halves behind those.
@@ -346,23 +317,16 @@ static void quantize_row(qn_lower *lower, qn_lblock *rows, qn_id id, const qn_le
   qn_lblock *block = &loop->u.loop.body;
   quantize_context c = {
       .x = node->operands[0], .row = row, .block_start = LX_MUL(qn_lref(b, kb), LX_INT(32)), .out = out};
-  c.max = qn_llocal(b, block, "max", QN_LM_I32, QN_TILE_ROWS);
-  c.codes = qn_llocal(b, block, "code", QN_LM_I32, 32);
-  for (int half = 0; half < 2; half++) c.sums[half] = qn_llocal(b, block, "sum", QN_LM_I32, QN_TILE_ROWS);
-  qn_lower_lanes(lower, block, QN_TILE_ROWS, true, quantize_max, &c);
-  qn_lower_tree(lower, block, c.max, QN_LX_MAX);
-  const qn_lexpr *max = qn_lop1(b, QN_LX_AS_F32, LX_LOAD(c.max, QN_LM_I32, LX_INT(0)));
+  qn_lower_codes codes = qn_lower_quantize_block(lower, block, quantized_element, &c);
+  c.codes = codes.codes;
+  c.sums[0] = codes.sums[0];
+  c.sums[1] = codes.sums[1];
   const qn_lexpr *words = LX_MUL(row, LX_INT(pitch / 4));
-  const qn_lexpr *some = qn_lop2(b, QN_LX_LE, LX_F32(QN_QUANTIZE_LEAST), max);  // not for NaN
-  c.inverse = qn_lop3(b, QN_LX_SELECT, some, LX_DIV(LX_F32(127), max), LX_F32(0));
   c.code_at = LX_ADD(LX_MUL(row, LX_INT(pitch)), c.block_start);
-  qn_lower_lanes(lower, block, 32, true, quantize_codes, &c);
   qn_lower_lanes(lower, block, 32, true, quantize_store, &c);
-  qn_lower_lanes(lower, block, QN_TILE_ROWS, true, quantize_sums, &c);
-  for (int half = 0; half < 2; half++) qn_lower_tree(lower, block, c.sums[half], QN_LX_ADD);
+  qn_lower_sum_codes(lower, block, &codes);
   const qn_lexpr *scale_at = LX_ADD(words, LX_ADD(LX_INT(width / 4), qn_lref(b, kb)));
-  // max - max makes the scale of a block with an infinity NaN, as its values are.
-  qn_lstore(b, block, out, QN_LM_F32, scale_at, LX_DIV(LX_ADD(max, LX_SUB(max, max)), LX_F32(127)));
+  qn_lstore(b, block, out, QN_LM_F32, scale_at, codes.scale);
   const qn_lexpr *halves = LX_ADD(words, LX_ADD(LX_INT(width / 4 + 2 * blocks), LX_MUL(qn_lref(b, kb), LX_INT(2))));
   store_sums(lower, block, &c, LX_ADD(scale_at, LX_INT(blocks)), halves);
   lower->values[id].stored = true;
@@ -425,7 +389,7 @@ static void store_rows(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
       type->rank > 1 ? type->dims[type->rank - 1].value : (row || type->rank == 0 ? 1 : type->dims[0].value);
   int64_t outer = type->rank > 1 ? qn_lower_row_width(type) / inner : 1;
   if (outer > 1) {
-    block = each_head(lower, block, outer, &c.base);
+    block = qn_lower_each_head(lower, block, outer, &c.base);
     c.base = LX_MUL(c.base, LX_INT(inner));
   }
   qn_lower_each(lower, block, name, inner, store_element, &c);
@@ -468,7 +432,7 @@ static void rope_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr
   int64_t head_dim = node->type.dims[2].value;
   int64_t dims = qn_graph_node(lower->graph, node->operands[1])->type.dims[1].value;
   const qn_lexpr *head = NULL;
-  block = each_head(lower, block, node->type.dims[1].value, &head);
+  block = qn_lower_each_head(lower, block, node->type.dims[1].value, &head);
   rope_context c = {id,       node,
                     row,      LX_MUL(head, LX_INT(head_dim)),
                     dims / 2, strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "pairs") == 0};
@@ -576,11 +540,12 @@ static void pool_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr
 
 // --- the group
 
-// Is some kv_write of this group fed by `id` directly?
+// Is some kv_write of this group fed by `id` directly? Those into caches of codes read what they write.
 static bool feeds_cache(const qn_lower *lower, qn_id id) {
   for (qn_id w = id + 1; w < lower->graph->nodes.count; w++) {
     const qn_node *write = qn_graph_node(lower->graph, w);
-    if (write->op == QN_OP_KV_WRITE && write->group == lower->group && write->operands[1] == id) return true;
+    if (write->op != QN_OP_KV_WRITE || write->group != lower->group || write->operands[1] != id) continue;
+    if (!qn_dtype_is_block(write->type.dtype)) return true;
   }
   return false;
 }
@@ -603,7 +568,8 @@ static void lower_node(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
     pool_row(lower, block, id, row);
   } else if (node->op == QN_OP_KV_WRITE) {
     const qn_node *x = qn_graph_node(lower->graph, node->operands[1]);
-    if (x->group != lower->group) store_rows(lower, block, id, row);  // else written where x is computed
+    if (qn_dtype_is_block(node->type.dtype)) qn_lower_write_codes(lower, block, id, row);
+    else if (x->group != lower->group) store_rows(lower, block, id, row);  // else written where x is computed
   } else if (node->op == QN_OP_SOFTMAX && !qn_dim_is_const(node->type.dims[node->type.rank - 1])) {
     symbolic_softmax(lower, block, id, row);
   } else {

@@ -54,6 +54,11 @@ static const qn_lexpr *param_elements(qn_lower *lower, const qn_pbuf *buffer) {
     return LX_INT((int64_t)(buffer->bytes /
                             qn_lmem_size(buffer->layout == QN_LAYOUT_PLAIN ? QN_LM_F32 : qn_lower_mem(type->dtype))));
   }
+  qn_kv_page page;
+  if (buffer->kind == QN_PB_CACHE && qn_dtype_is_block(type->dtype)) {
+    bool sized = qn_type_kv_page(type, strcmp(buffer->name, "k") == 0, &page);
+    return LX_MUL(qn_ldim(b, type->dims[0]), LX_INT(sized ? page.page_bytes : 0));
+  }
   if (buffer->kind == QN_PB_CACHE || type->rank == 0) {
     const qn_lexpr *elements = LX_INT(1);
     for (int i = 0; i < type->rank; i++) elements = LX_MUL(elements, qn_ldim(b, type->dims[i]));
@@ -295,19 +300,27 @@ const qn_lexpr *qn_lower_value(qn_lower *lower, qn_id id, qn_lplace place) {
   return NULL;
 }
 
+const qn_lexpr *qn_lower_written_page(qn_lower *lower, const qn_node *write, const qn_lexpr *row,
+                                      const qn_lexpr **out_pos) {
+  qn_lbuild *b = &lower->build;
+  qn_lplace place = {NULL, row};
+  const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_INDEX, qn_lower_value(lower, write->operands[2], place));
+  const qn_lexpr *seq = qn_lop1(b, QN_LX_TO_INDEX, qn_lower_value(lower, write->operands[3], place));
+  const qn_lexpr *slot = LX_ADD(LX_MUL(seq, qn_lsym(b, QN_SYM_P)), LX_DIV(pos, LX_INT(QN_PAGE_KEYS)));
+  qn_lbuf *table = qn_lower_param(lower, write->operands[4]);
+  if (!table) return NULL;
+  *out_pos = pos;
+  return qn_lop1(b, QN_LX_TO_INDEX, LX_LOAD(table, QN_LM_I32, slot));
+}
+
 // The index in a cache of (key of this token, head, value c): pages by the block table.
 static const qn_lexpr *cache_index(qn_lower *lower, const qn_node *write, qn_lplace place) {
   qn_lbuild *b = &lower->build;
   const qn_type *cache = &write->type;
   bool is_k = strcmp(qn_node_text(write, QN_ATTR_KIND, "k"), "k") == 0;
   int64_t heads = cache->dims[1].value, head_dim = cache->dims[is_k ? 2 : 3].value;
-  qn_lplace row = {NULL, place.row};
-  const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_INDEX, qn_lower_value(lower, write->operands[2], row));
-  const qn_lexpr *seq = qn_lop1(b, QN_LX_TO_INDEX, qn_lower_value(lower, write->operands[3], row));
-  const qn_lexpr *slot = LX_ADD(LX_MUL(seq, qn_lsym(b, QN_SYM_P)), LX_DIV(pos, LX_INT(QN_PAGE_KEYS)));
-  qn_lbuf *table = qn_lower_param(lower, write->operands[4]);
-  if (!table) return NULL;
-  const qn_lexpr *page = qn_lop1(b, QN_LX_TO_INDEX, LX_LOAD(table, QN_LM_I32, slot));
+  const qn_lexpr *pos = NULL, *page = qn_lower_written_page(lower, write, place.row, &pos);
+  if (!page) return NULL;
   const qn_lexpr *head = LX_ADD(LX_MUL(page, LX_INT(heads)), LX_DIV(place.flat, LX_INT(head_dim)));
   const qn_lexpr *c = LX_MOD(place.flat, LX_INT(head_dim)), *key = LX_MOD(pos, LX_INT(QN_PAGE_KEYS));
   if (is_k) return LX_ADD(LX_MUL(LX_ADD(LX_MUL(head, LX_INT(head_dim)), c), LX_INT(QN_PAGE_KEYS)), key);
@@ -328,7 +341,7 @@ void qn_lower_store(qn_lower *lower, qn_lblock *block, qn_id id, qn_lplace place
   for (qn_id w = 1; w < lower->graph->nodes.count; w++) {
     const qn_node *write = qn_graph_node(lower->graph, w);
     if (write->op != QN_OP_KV_WRITE || write->group != lower->group) continue;
-    if (w != id && write->operands[1] != id) continue;
+    if ((w != id && write->operands[1] != id) || qn_dtype_is_block(write->type.dtype)) continue;
     qn_lbuf *cache = qn_lower_param(lower, w);
     if (!cache) return;
     cache->writable = true;

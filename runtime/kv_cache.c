@@ -400,6 +400,14 @@ qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t leng
   return QN_OK;
 }
 
+bool qn_kv_cache_layout(const qn_artifact *artifact, const qn_art_buffer *b, qn_kv_page *out) {
+  const char *kind = artifact->strings + b->name;
+  bool is_k = strcmp(kind, "k") == 0;
+  if ((!is_k && strcmp(kind, "v") != 0) || b->rank != 4) return false;
+  return qn_kv_page_make(b->dtype, is_k, b->dims[1], b->dims[is_k ? 2 : 3], artifact->program->page_keys, out) &&
+         b->dims[is_k ? 3 : 2] == out->keys && (uint64_t)out->page_bytes == b->bytes;
+}
+
 size_t qn_kv_cache_largest_page(const qn_kv_cache *cache) {
   size_t most = 1;
   for (uint32_t i = 0; i < cache->artifact->program->buffer_count; i++) {
@@ -454,8 +462,6 @@ qn_status qn_kv_cache_visit_page(const qn_kv_cache *cache, int32_t number, int64
 
 // --- synthetic contents
 
-enum { DTYPE_F32 = 0, DTYPE_F16 = 1, DTYPE_BF16 = 2 };  // qn_dtype of ir/dtype.def
-
 typedef struct filling {
   const qn_kv_cache *cache;
   const int32_t *pages;
@@ -464,25 +470,40 @@ typedef struct filling {
   qn_diag *diag;
 } filling;
 
-// Any bits between these two exponents are numbers of magnitude 2^-3 to 2^-1, half of them negative.
-static uint16_t small_number(uint32_t dtype, uint32_t random) {
-  return dtype == DTYPE_F16 ? (uint16_t)((random & 0x83FF) | 0x3000) : (uint16_t)((random & 0x807F) | 0x3E00);
+// Any bits between these two exponents are numbers of magnitude 2^-3 to 2^-1, half of them negative. The upper half of an
+// f32 is a bf16, and any lower half will do.
+static uint16_t small_number(bool is_f16, uint32_t random) {
+  return is_f16 ? (uint16_t)((random & 0x83FF) | 0x3000) : (uint16_t)((random & 0x807F) | 0x3E00);
+}
+
+// Any bytes are codes; scales are positive, and such that values are about as large as those of floats.
+static uint16_t small_scale(const qn_kv_page *page, uint32_t random) {
+  return (uint16_t)((random & 0x007F) | (page->bits == 8 ? 0x3B00 : 0x3D00));
+}
+
+static uint16_t small_bits(const qn_kv_page *page, uint64_t at, uint32_t random) {
+  if (!page->coded) return small_number(page->is_f16, random);
+  // A signed byte -128 is no code.
+  return at % (uint64_t)page->head_bytes >= (uint64_t)page->scales_at ? small_scale(page, random) : (uint16_t)(random | 0x0101);
 }
 
 static qn_status fill_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
   const filling *f = context;
-  if (buffer->dtype > DTYPE_BF16) {
-    return qn_fail(f->diag, QN_ERR_UNSUPPORTED, f->cache->artifact->path,
-                   "KV cache: got element type %" PRIu32 ", want f32, f16 or bf16 to fill it with numbers", buffer->dtype);
+  const qn_artifact *a = f->cache->artifact;
+  qn_kv_page layout;
+  bool known = qn_kv_page_make(buffer->dtype, true, 1, 1, f->cache->page_keys, &layout) && !layout.coded;
+  if (!known && !qn_kv_cache_layout(a, buffer, &layout)) {
+    return qn_fail(f->diag, QN_ERR_UNSUPPORTED, a->path,
+                   "KV cache: got element type %" PRIu32 ", want f32, f16, bf16, or pages of int8 or int4, to fill it",
+                   buffer->dtype);
   }
   const qn_memory *memory = &f->cache->memory;
-  // The upper half of an f32 is a bf16, and any lower half will do.
   for (int64_t i = f->first; i < f->end; i++) {
     uint8_t *to = f->cache->pools + offset + (size_t)f->pages[i] * (size_t)buffer->bytes;
     uint32_t state = 2463534242u + (uint32_t)f->pages[i] + buffer->layer;
     for (uint64_t at = 0; at + 2 <= buffer->bytes; at += 2) {
       state ^= state << 13, state ^= state >> 17, state ^= state << 5;
-      uint16_t bits = small_number(buffer->dtype, state);
+      uint16_t bits = small_bits(&layout, at, state);
       memcpy(f->page + at, &bits, sizeof bits);
     }
     QN_TRY(memory->write(memory->context, to, f->page, buffer->bytes, f->diag));

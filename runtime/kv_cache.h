@@ -5,6 +5,7 @@
 #ifndef QN_RUNTIME_KV_CACHE_H
 #define QN_RUNTIME_KV_CACHE_H
 
+#include "runtime/base/kv_page.h"
 #include "runtime/executor.h"
 
 typedef struct qn_kv_cache qn_kv_cache;
@@ -49,7 +50,7 @@ QN_CHECKED qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, i
 // The tokens are in the cache now: `count` of those reserved.
 void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count);
 // Lengthens a sequence by `count` tokens whose pages are written whole with small numbers, for benchmarks. Errors: those
-// of reserve, UNSUPPORTED for pools of a type that is none of f32, f16 and bf16, NOMEM and those of the memory (nothing is
+// of reserve, UNSUPPORTED for pools whose pages are laid out in no way that is known, NOMEM and those of the memory (nothing is
 // lengthened).
 QN_CHECKED qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
 // Makes the sequence one of `length` tokens whose pages are there and hold anything. LIMIT when context or pool do not
@@ -67,6 +68,8 @@ QN_CHECKED qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequenc
 // The same for one page of the pool, of whose keys the first `keys` count.
 QN_CHECKED qn_status qn_kv_cache_visit_page(const qn_kv_cache *cache, int32_t number, int64_t keys, bool write,
                                             uint8_t *page, qn_kv_page_visitor visit, void *context, qn_diag *diag);
+// How a page of the cache buffer is laid out; false when it is no way that is known here.
+bool qn_kv_cache_layout(const qn_artifact *artifact, const qn_art_buffer *buffer, qn_kv_page *out);
 size_t qn_kv_cache_largest_page(const qn_kv_cache *cache);
 const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache);    // borrowed
 const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache);  // borrowed

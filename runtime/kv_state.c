@@ -57,23 +57,10 @@ static uint64_t header_seed(qn_kv_state_header header) {
 
 // --- pages
 
-// Where keys lie in a page: `outer` runs of page_keys keys of `inner` bytes each. K is [G, heads, head_dim, keys], V is
-// [G, heads, keys, head_dim].
-typedef struct layout {
-  uint64_t outer, inner;
-} layout;
-
-static qn_status get_layout(const qn_artifact *a, const qn_art_buffer *b, layout *out, qn_diag *diag) {
+static qn_status get_page(const qn_artifact *a, const qn_art_buffer *b, qn_kv_page *out, qn_diag *diag) {
+  if (qn_kv_cache_layout(a, b, out)) return QN_OK;
   const char *kind = a->strings + b->name;
-  uint32_t keys = a->program->page_keys, axis = strcmp(kind, "k") == 0 ? 3 : strcmp(kind, "v") == 0 ? 2 : 0;
-  *out = (layout){1, 1};
-  bool known = axis > 0 && b->rank == 4 && b->dims[axis] == (int64_t)keys;
-  size_t outer = 1;
-  for (uint32_t d = 1; known && d < axis; d++) known = b->dims[d] > 0 && qn_size_mul(outer, (size_t)b->dims[d], &outer);
-  if (known && b->bytes % keys == 0 && b->bytes / keys % outer == 0) {
-    *out = (layout){outer, b->bytes / keys / outer};
-    return QN_OK;
-  }
+  uint32_t keys = a->program->page_keys;
   return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
                  "KV cache '%s' of layer %" PRIu32
                  ": got a layout whose state cannot be saved, want k as [pages, heads, "
@@ -81,16 +68,11 @@ static qn_status get_layout(const qn_artifact *a, const qn_art_buffer *b, layout
                  kind, b->layer, keys, keys);
 }
 
-static void clear_rest(uint8_t *page, layout l, uint64_t keys, uint64_t page_keys) {
-  for (uint64_t i = 0; i < l.outer; i++)
-    memset(page + (i * page_keys + keys) * l.inner, 0, (size_t)((page_keys - keys) * l.inner));
-}
-
 qn_status qn_kv_state_clear_rest(const qn_artifact *a, const qn_art_buffer *buffer, uint8_t *page, int64_t keys,
                                  qn_diag *diag) {
-  layout l;
-  QN_TRY(get_layout(a, buffer, &l, diag));
-  clear_rest(page, l, (uint64_t)keys, a->program->page_keys);
+  qn_kv_page layout;
+  QN_TRY(get_page(a, buffer, &layout, diag));
+  qn_kv_page_clear(&layout, keys, page);
   return QN_OK;
 }
 

@@ -193,7 +193,8 @@ bool quern_model_get_cost(const quern_model *model, quern_model_cost *c) {
   } lines[] = {{"weight_bytes", &c->weight_bytes},     {"token_bytes", &c->token_bytes},
                {"key_bytes", &c->key_bytes},           {"int8_macs_token", &c->int8_macs_token},
                {"f32_macs_token", &c->f32_macs_token}, {"int8_macs_row", &c->int8_macs_row},
-               {"f32_macs_row", &c->f32_macs_row},     {"f32_macs_key", &c->f32_macs_key}};
+               {"f32_macs_row", &c->f32_macs_row},     {"f32_macs_key", &c->f32_macs_key},
+               {"int8_macs_key", &c->int8_macs_key}};
   for (size_t i = 0; i < QN_COUNT(lines); i++) {
     if (!cost_line(model, lines[i].name, lines[i].value)) return false;
   }

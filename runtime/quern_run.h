@@ -165,6 +165,7 @@ typedef struct quern_model_cost {
   uint64_t int8_macs_token, f32_macs_token; // in products, for each token
   uint64_t int8_macs_row, f32_macs_row;     // in products, for each token whose logits are wanted
   uint64_t f32_macs_key;                    // in attention, for each key that each token sees in all layers
+  uint64_t int8_macs_key;                   // the same of caches of codes
 } quern_model_cost;
 // False when the artifact does not tell.
 bool quern_model_get_cost(const quern_model *model, quern_model_cost *out_cost);

@@ -70,11 +70,13 @@ static bool has_halves(const bench *b) {
 // Seconds that the multiply-adds of a step take at the peaks.
 static double ideal_seconds(const bench_round *r, double tokens, double rows, double attention_macs) {
   const quern_model_cost *c = &r->b->cost;
-  double int8 = (double)c->int8_macs_token * tokens + (double)c->int8_macs_row * rows;
+  double pair = (double)(c->f32_macs_key + c->int8_macs_key);
+  double codes = pair > 0 ? attention_macs * (double)c->int8_macs_key / pair : 0;  // of attention, over caches of codes
+  double int8 = (double)c->int8_macs_token * tokens + (double)c->int8_macs_row * rows + codes;
   double floats = (double)c->f32_macs_token * tokens + (double)c->f32_macs_row * rows;
   double products = r->f16_ops_per_s > 0 && has_halves(r->b) ? r->f16_ops_per_s : r->rates[QUERN_RATE_FP32];
   return 2 * int8 / r->rates[QUERN_RATE_INT8] + 2 * floats / products +
-         2 * attention_macs / r->rates[QUERN_RATE_FP32];
+         2 * (attention_macs - codes) / r->rates[QUERN_RATE_FP32];
 }
 
 // --- energy

@@ -35,7 +35,7 @@ static const cli_option options_table[] = {
      "and BF16 weights with activations rounded to their type, which GPUs' tensor cores do"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
      "quantise the model's F32, F16 and BF16 matrices to one of the formats below, and tell each one's error"},
-    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
+    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16|int8|int4", "f32",
      "how keys and values are kept in the cache"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one for the model's architecture",
      "the architecture as JSON"},

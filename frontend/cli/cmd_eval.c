@@ -48,7 +48,7 @@ static const cli_option options_table[] = {
     {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
     {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
      "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
-    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
+    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16|int8|int4", "f32",
      "model file: how keys and values are kept"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
      "model file: the architecture as JSON"},

@@ -211,8 +211,9 @@ qn_status qn_import_graph(qn_import *import, const qn_import_graph_options *opti
   QN_TRY(check_range("chunk", options->chunk_tokens, INT32_MAX, diag));
   QN_TRY(check_range("rows", options->max_rows, INT32_MAX, diag));
   QN_TRY(check_range("sequences", options->max_sequences, 1 << 20, diag));
-  if (!qn_dtype_is_float(options->kv_dtype)) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, "kv type", "got %s, want f32, f16 or bf16", qn_dtype_name(options->kv_dtype));
+  if (!qn_dtype_is_cached(options->kv_dtype)) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, "kv type", "got %s, want f32, f16, bf16, int8 or int4",
+                   qn_dtype_name(options->kv_dtype));
   }
   if (most && context > most) {
     return qn_fail(diag, QN_ERR_LIMIT, "context",

@@ -6,7 +6,7 @@
 #include "frontend/import/bind.h"
 
 typedef struct qn_instantiate_options {
-  qn_dtype kv_dtype;                 // what "kv" stands for: F32, F16 or BF16
+  qn_dtype kv_dtype;                 // what "kv" stands for: F32, F16, BF16, KV8 or KV4
   int64_t max_values[QN_SYM_COUNT];  // copied into the graph
   int64_t context_tokens;            // the most tokens of a sequence: "compiled_context" in statements
 } qn_instantiate_options;

@@ -202,6 +202,36 @@ static int64_t pool_index(const qn_ref_tensor *pool, bool is_k, const qn_ref_ten
   return is_k ? (base * dim(pool, 2) + c) * QN_PAGE_KEYS + slot : (base * QN_PAGE_KEYS + slot) * dim(pool, 3) + c;
 }
 
+// What a cache of codes makes of values that share a scale, `stride` apart, in place.
+static void keep_codes(const qn_kv_page *page, double *values, int64_t count, int64_t stride) {
+  float max = 0, most = (float)page->most;
+  bool odd = false;
+  for (int64_t i = 0; i < count; i++) {
+    float x = fabsf((float)values[i * stride]);
+    odd = odd || !isfinite(x);
+    max = x > max ? x : max;
+  }
+  float scale = odd ? NAN : qn_bf16_to_f32(qn_f32_to_bf16(max / (most + 0.5f)));
+  float inverse = max >= QN_QUANTIZE_LEAST ? 1 / scale : 0;
+  for (int64_t i = 0; i < count; i++) {
+    float code = nearbyintf((float)values[i * stride] * inverse);
+    values[i * stride] = (double)scale * (code > most ? most : code < -most ? -most : code);
+  }
+}
+
+// The keys or values that were written of token t.
+static void keep_token(const op_context *c, const qn_kv_page *page, int64_t t) {
+  const qn_ref_tensor *seq = c->in[3], *table = c->in[4];
+  int64_t pos = (int64_t)c->in[2]->values[t], width = page->group_width;
+  for (int64_t head = 0; head < page->heads; head++) {
+    for (int64_t first = 0; first < page->width; first += width) {
+      int64_t at = pool_index(c->out, page->is_k, seq, table, t, pos, head, first);
+      int64_t count = page->width - first < width ? page->width - first : width;
+      keep_codes(page, c->out->values + at, count, page->is_k ? page->keys : 1);
+    }
+  }
+}
+
 static void kv_write(const op_context *c) {
   const qn_ref_tensor *pool = c->in[0], *x = c->in[1], *pos = c->in[2], *seq = c->in[3], *table = c->in[4];
   bool is_k = strcmp(qn_node_text(c->node, QN_ATTR_KIND, "k"), "k") == 0;
@@ -212,6 +242,9 @@ static void kv_write(const op_context *c) {
     int64_t at = pool_index(pool, is_k, seq, table, t, (int64_t)pos->values[t], i / width % heads, i % width);
     c->out->values[at] = x->values[i];
   }
+  qn_kv_page page;
+  bool coded = qn_type_kv_page(&c->node->type, is_k, &page) && page.coded;
+  for (int64_t t = 0; coded && t < dim(x, 0); t++) keep_token(c, &page, t);
 }
 
 static bool sees(const op_context *c, int64_t pos, int64_t key) {

@@ -28,7 +28,7 @@ enum {
 };
 
 typedef struct options {
-  const char *shapes, *kv, *tokens, *depths, *target, *dump, *schedule;
+  const char *shapes, *kv, *tokens, *depths, *target, *dump, *schedule, *mode;
   int threads, repetitions, mib;
 } options;
 
@@ -36,7 +36,8 @@ typedef struct options {
 typedef struct bench {
   const options *o;
   int64_t heads, kv_heads, head_dim, tokens, depth, pages, layers, window;
-  size_t page_bytes, pool_bytes;  // of K or V
+  qn_kv_page page[2];  // of K and V
+  size_t pool_bytes;   // of K or V, the larger
   qn_dtype kv;
   uint8_t *caches;  // layers × (K, V)
   float *q, *out;
@@ -87,6 +88,7 @@ static void make_program(bench *b, qn_arena *arena) {
   snprintf(sizes, sizeof sizes, "H=%d C=%d J=%d F=%s T=%d P=%d W=%d", (int)b->heads, (int)b->head_dim, (int)b->kv_heads,
            qn_dtype_name(b->kv), (int)b->tokens, (int)b->pages, (int)b->window);
   qn_pass_options pass_options = {
+      .quantize_activations = strcmp(b->o->mode, "int8") == 0,
       .machine = qn_machine_model_plain(b->target.vector_bytes, b->target.vector_registers, b->target.dots,
                                         b->target.cache_bytes)};
   qn_schedule forced;
@@ -154,29 +156,42 @@ static void *map(size_t size) {
   return p;
 }
 
-// Random numbers of magnitude 1/128 to 2 or so: random bits with an exponent that is none of infinities and NaN.
-static void fill_caches(uint8_t *at, size_t size, qn_dtype kv) {
-  uint64_t state = 88172645463325252u;
-  uint64_t keep = kv == QN_DTYPE_F16 ? UINT64_C(0x9FFF9FFF9FFF9FFF) : UINT64_C(0x83FFFFFF83FFFFFF);
-  uint64_t set = kv == QN_DTYPE_F16 ? UINT64_C(0x2000200020002000) : UINT64_C(0x3C0000003C000000);
-  for (size_t i = 0; i + 8 <= size; i += 8) {
-    uint64_t bits = (next_random(&state) & keep) | set;
+// Random numbers of magnitude 1/128 to 2 or so: random bits with an exponent that is none of infinities and NaN. Codes are
+// any bytes, with scales of about 1/64.
+static void fill_pool(const bench *b, const qn_kv_page *page, uint8_t *at, uint64_t *state) {
+  uint16_t keep = b->kv == QN_DTYPE_F16 ? 0x9FFF : 0x83FF, set = b->kv == QN_DTYPE_F16 ? 0x2000 : 0x3C00;
+  for (size_t i = 0; i + 2 <= b->pool_bytes; i += 2) {
+    uint16_t bits = (uint16_t)next_random(state);
+    bool scale = page->coded && (int64_t)i % page->head_bytes >= page->scales_at;
+    if (scale) bits = (uint16_t)((bits & 0x7F) | 0x3C00);
+    if (!page->coded) bits = (uint16_t)((bits & keep) | set);
     memcpy(at + i, &bits, sizeof bits);
   }
 }
 
-static double cached(const bench *b, size_t pool, int64_t page, int64_t head, int64_t at) {
-  size_t index = (size_t)((page * b->kv_heads + head) * b->head_dim * QN_PAGE_KEYS + at);
-  const uint8_t *from = b->caches + pool * b->pool_bytes + index * qn_dtype_size(b->kv);
+static void fill_caches(const bench *b) {
+  uint64_t state = 88172645463325252u;
+  for (int64_t i = 0; i < 2 * b->layers; i++) fill_pool(b, &b->page[i % 2], b->caches + (size_t)i * b->pool_bytes, &state);
+}
+
+// Of the first layer's K or V.
+static double cached(const bench *b, int pool, int64_t page, int64_t head, int64_t key, int64_t c) {
+  const qn_kv_page *p = &b->page[pool];
+  const uint8_t *at = b->caches + (size_t)pool * b->pool_bytes + page * p->page_bytes + head * p->head_bytes;
+  int shift;
+  const uint8_t *from = at + qn_kv_page_place(p, key, c, &shift);
+  uint16_t bits;
   float value;
+  if (p->coded) {
+    memcpy(&bits, at + qn_kv_page_scale(p, key, c), sizeof bits);
+    return (double)qn_bf16_to_f32(bits) * qn_kv_page_get_code(p, at, key, c);
+  }
   if (b->kv == QN_DTYPE_F32) {
     memcpy(&value, from, sizeof value);
     return (double)value;
   }
-  uint16_t bits;
   memcpy(&bits, from, sizeof bits);
-  double magnitude = ldexp(1024 + (bits & 1023), ((bits >> 10) & 31) - 25);
-  return bits & 0x8000 ? -magnitude : magnitude;
+  return (double)qn_f16_to_f32(bits);
 }
 
 // Compares one query head of one token with plain C, in the first layer.
@@ -189,7 +204,7 @@ static void check(const bench *b, int64_t token, int64_t head) {
     double dot = 0;
     for (int64_t d = 0; d < b->head_dim; d++) {
       dot += (double)b->q[(token * b->heads + head) * b->head_dim + d] *
-             cached(b, 0, b->table[key / QN_PAGE_KEYS], kv_head, d * QN_PAGE_KEYS + key % QN_PAGE_KEYS);
+             cached(b, 0, b->table[key / QN_PAGE_KEYS], kv_head, key % QN_PAGE_KEYS, d);
     }
     scores[key] = dot * 0.125;
     if (scores[key] > top) top = scores[key];
@@ -198,16 +213,16 @@ static void check(const bench *b, int64_t token, int64_t head) {
   for (int64_t d = 0; d < b->head_dim; d++) {
     double want = 0;
     for (int64_t key = first; key < keys; key++) {
-      want +=
-          scores[key] / sum * cached(b, 1, b->table[key / QN_PAGE_KEYS], kv_head, key % QN_PAGE_KEYS * b->head_dim + d);
+      want += scores[key] / sum * cached(b, 1, b->table[key / QN_PAGE_KEYS], kv_head, key % QN_PAGE_KEYS, d);
     }
     double error = fabs((double)b->out[token * b->out_pitch + head * b->head_dim + d] - want);
     if (!(error <= worst)) worst = error;
   }
   free(scores);
-  if (worst <= 1e-4) return;
-  fprintf(stderr, "quern-attention: token %" PRId64 ", head %" PRId64 ": got an error of %g, want at most 1e-4\n",
-          token, head, worst);
+  double most = b->page[0].coded && strcmp(b->o->mode, "int8") == 0 ? 2e-2 : 1e-4;  // queries and weights are codes
+  if (worst <= most) return;
+  fprintf(stderr, "quern-attention: token %" PRId64 ", head %" PRId64 ": got an error of %g, want at most %g\n", token,
+          head, worst, most);
   exit(QN_ERR_INTERNAL);
 }
 
@@ -356,7 +371,7 @@ static void count_work(const bench *b, double *out_macs, double *out_bytes) {
   int64_t cache = b->depth + b->tokens;
   if (b->window > 0 && cache > b->window + b->tokens) cache = b->window + b->tokens;
   *out_macs = keys * (double)b->heads * (double)b->head_dim * 2;
-  *out_bytes = (double)cache * (double)b->kv_heads * (double)b->head_dim * 2 * (double)qn_dtype_size(b->kv);
+  *out_bytes = (double)cache * (double)(b->page[0].page_bytes + b->page[1].page_bytes) / QN_PAGE_KEYS;
 }
 
 static void time_case(bench *b, qn_kernel_fn run, void *const *bound, qn_arena *arena) {
@@ -398,14 +413,18 @@ static void run_case(bench *b) {
   qn_arena_init(&arena, qn_allocator_default());
   size_t q_bytes = (size_t)(b->tokens * b->heads * b->head_dim) * sizeof(float), memory = (size_t)b->o->mib << 20;
   b->pages = (b->depth + b->tokens + QN_PAGE_KEYS - 1) / QN_PAGE_KEYS;
-  b->page_bytes = (size_t)(b->kv_heads * b->head_dim * QN_PAGE_KEYS) * qn_dtype_size(b->kv);
-  b->pool_bytes = b->page_bytes * (size_t)b->pages;
+  for (int i = 0; i < 2; i++) {
+    if (!qn_kv_page_make(b->kv, i == 0, b->kv_heads, b->head_dim, QN_PAGE_KEYS, &b->page[i])) die("no such cache");
+  }
+  int64_t page_bytes = b->page[0].page_bytes;
+  if (b->page[1].page_bytes > page_bytes) page_bytes = b->page[1].page_bytes;
+  b->pool_bytes = (size_t)(page_bytes * b->pages);
   b->layers = (int64_t)(memory / (2 * b->pool_bytes));
   if (b->layers < 1) b->layers = 1;
   if (b->layers > MAX_LAYERS) b->layers = MAX_LAYERS;
   size_t cache_bytes = (size_t)b->layers * 2 * b->pool_bytes;
   b->caches = map(cache_bytes);
-  fill_caches(b->caches, cache_bytes, b->kv);
+  fill_caches(b);
   b->q = map(q_bytes);
   b->out = map(q_bytes + 64);
   b->pos = map((size_t)b->tokens * 4);
@@ -445,11 +464,11 @@ static void run_case(bench *b) {
 static int usage(void) {
   fprintf(stderr,
           "usage: quern-attention [option value]...\n"
-          "  --shapes 32/4x64,9/3x64  query heads / KV heads x head_dim     --kv f16,f32       default both\n"
+          "  --shapes 32/4x64,9/3x64  query heads / KV heads x head_dim     --kv f16,f32       default both; int8, int4\n"
           "  --tokens 1,512           of a step                            --depths 0,4096    tokens before them\n"
           "  --threads N              default 2                            --reps N           default 9\n"
           "  --mib N                  of caches; default 256               --window N         keys a token sees\n"
-          "  --schedule FILE          instead of the default schedule\n"
+          "  --schedule FILE          instead of the default schedule      --mode int8|f32    of codes\n"
           "  --target T               default host                         --dump text|mlir|llvm|asm\n");
   return QN_ERR_ARGUMENT;
 }
@@ -472,7 +491,7 @@ static void run_shape(bench *b, const char *shape) {
     exit(usage());
   b->heads = heads, b->kv_heads = kv_heads, b->head_dim = head_dim;
   for (const char *kvs = o->kv; next_item(&kvs, kv, sizeof kv);) {
-    if (!qn_dtype_parse(qn_str_from(kv), &b->kv) || (b->kv != QN_DTYPE_F16 && b->kv != QN_DTYPE_F32)) exit(usage());
+    if (!qn_dtype_parse(qn_str_from(kv), &b->kv) || b->kv == QN_DTYPE_BF16) exit(usage());
     for (const char *counts = o->tokens; next_item(&counts, tokens, sizeof tokens);) {
       for (const char *depths = o->depths; next_item(&depths, depth, sizeof depth);) {
         b->tokens = atoi(tokens);
@@ -490,6 +509,7 @@ int main(int argc, char **argv) {
                .tokens = "1,512",
                .depths = "0,512,4096,16384",
                .target = "host",
+               .mode = "int8",
                .threads = 2,
                .repetitions = 9,
                .mib = 256};
@@ -500,7 +520,7 @@ int main(int argc, char **argv) {
   } known[] = {{"--shapes", &o.shapes, NULL},     {"--kv", &o.kv, NULL},           {"--tokens", &o.tokens, NULL},
                {"--depths", &o.depths, NULL},     {"--target", &o.target, NULL},   {"--dump", &o.dump, NULL},
                {"--schedule", &o.schedule, NULL}, {"--threads", NULL, &o.threads}, {"--reps", NULL, &o.repetitions},
-               {"--mib", NULL, &o.mib},           {"--window", NULL, &window}};
+               {"--mib", NULL, &o.mib},           {"--window", NULL, &window},     {"--mode", &o.mode, NULL}};
   for (int i = 1; i < argc; i += 2) {
     size_t k = 0;
     while (k < QN_COUNT(known) && strcmp(argv[i], known[k].name) != 0) k++;

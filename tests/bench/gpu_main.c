@@ -110,8 +110,9 @@ static range range_of(const qn_pbuf *b) {
 // Of a cache the keys that the sequence has, of others all.
 static uint64_t live_bytes(const device *d, const qn_pbuf *b, const qn_linterp_buffer *buffer) {
   if (b->kind != QN_PB_CACHE) return buffer->size;
-  int64_t key = b->type.dims[1].value * b->type.dims[2].value * b->type.dims[3].value / QN_PAGE_KEYS;
-  return (uint64_t)(d->keys * key) * qn_dtype_size(b->type.dtype);
+  qn_kv_page page;
+  ck_assert(qn_type_kv_page(&b->type, strcmp(b->name, "k") == 0, &page));
+  return (uint64_t)(d->keys * page.page_bytes / QN_PAGE_KEYS);
 }
 
 // What a product moves at least when each of its blocks reads its panels' weights and its tokens' values once, and

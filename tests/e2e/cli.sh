@@ -57,7 +57,7 @@ for number in x nan inf 0x1 1e999 -0.5 '' 1001; do
 done
 wrong 2 "--top-p: got '1.5', want a number from 0 to 1" run "$model" --top-p 1.5
 wrong 2 "--numeric: got 'int4', want int8, f32 or half" compile "$model" -o "$WORK/x.qn" --numeric int4
-wrong 2 "--kv-type: got 'f8', want f32, f16 or bf16" compile "$model" -o "$WORK/x.qn" --kv-type f8
+wrong 2 "--kv-type: got 'f8', want f32, f16, bf16, int8 or int4" compile "$model" -o "$WORK/x.qn" --kv-type f8
 wrong 2 "--json: got '1', want no value" run "$model" --json=1
 wrong 2 "--prompt: got nothing after it, want TEXT" run "$model" --prompt
 wrong 2 "got no file, want an artifact or a model file" run

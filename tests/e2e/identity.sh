@@ -82,8 +82,8 @@ identity "nano, f16 weights" "$nano"
 # Generated code has no sanitizers, so that these would find there what they find without: the bits.
 if [ "${QUERN_SANITIZE:-OFF}" != ON ] || [ -n "${QUERN_TEST_ALL:-}" ]; then
   identity "q4_1, float activations, bf16 cache" "$WORK/q4_1.gguf" --numeric f32 --kv-type bf16
-  identity "q4_0, int8 activations" "$WORK/q4_0.gguf"
-  identity "q8_0, float activations" "$WORK/q8_0.gguf" --numeric f32
+  identity "q4_0, int8 activations, int8 cache" "$WORK/q4_0.gguf" --kv-type int8
+  identity "q8_0, float activations, int4 cache" "$WORK/q8_0.gguf" --numeric f32 --kv-type int4
   identity "q8_0, int8 activations, f16 cache" "$WORK/q8_0.gguf" --kv-type f16
   targets="x86-64-v2"  # has no fused multiply-add: takes long to compile, so once
   identity "q4_1, int8 activations" "$WORK/q4_1.gguf"

@@ -22,6 +22,8 @@ typedef struct pool {
   uint8_t *data;        // of the compiled program, as the cache's dtype
   double *oracle;
   int64_t count;
+  qn_kv_page page;
+  size_t bytes;
 } pool;
 
 struct qn_run {
@@ -236,7 +238,7 @@ qn_run *qn_run_create(const char *text, const char *sizes, const qn_run_options 
 static void free_pools(qn_run *run) {
   for (size_t i = 0; i < run->pools.count; i++) {
     const pool *p = &run->pools.items[i];
-    qn_free(qn_test_allocator(), p->data, (size_t)p->count * qn_dtype_size(p->node->type.dtype));
+    qn_free(qn_test_allocator(), p->data, p->bytes);
   }
   run->pools.count = 0;
 }
@@ -275,11 +277,31 @@ static int page_of(const qn_run *run, int sequence, int page) {
   return count - shifted;
 }
 
+// A key of a sequence as codes, and what the oracle has of it. Scales are such that all numbers come up.
+static void code_key(const qn_run *run, pool *p, int sequence, int64_t key) {
+  const qn_kv_page *page = &p->page;
+  int64_t number = page_of(run, sequence, (int)(key / page->keys)), slot = key % page->keys;
+  for (int64_t head = 0; head < page->heads; head++) {
+    uint8_t *at = p->data + number * page->page_bytes + head * page->head_bytes;
+    for (int64_t c = 0; c < page->width; c++) {
+      double u = unit("scale", sequence, key, head * 4096 + c / page->group_width) + 0.5;
+      uint16_t scale = qn_f32_to_bf16((float)(u / page->most));
+      int code = (int)nearbyint(cache_value(p->node, sequence, key, head, c) * page->most);
+      qn_kv_page_set_code(page, at, slot, c, code);
+      memcpy(at + qn_kv_page_scale(page, slot, c), &scale, sizeof scale);
+      int64_t base = number * page->heads + head;
+      int64_t to = page->is_k ? (base * page->width + c) * page->keys + slot : (base * page->keys + slot) * page->width + c;
+      p->oracle[to] = (double)qn_bf16_to_f32(scale) * code;
+    }
+  }
+}
+
 static void fill_pool(const qn_run *run, pool *p, const int *past) {
   const qn_type *type = &p->node->type;
   bool is_k = strcmp(qn_node_text(p->node, QN_ATTR_KIND, ""), "k") == 0;
   int64_t heads = type->dims[1].value, width = type->dims[is_k ? 2 : 3].value;
   for (int64_t i = 0; i < p->count; i++) p->oracle[i] = NAN;
+  memset(p->data, 0xFF, p->bytes);  // of codes that nobody wrote: scales that are NaN
   for (int s = 0; s < run->sequences; s++) {
     for (int64_t key = 0; past && key < past[s]; key++) {
       for (int64_t i = 0; i < heads * width; i++) {
@@ -290,7 +312,10 @@ static void fill_pool(const qn_run *run, pool *p, const int *past) {
       }
     }
   }
-  for (int64_t i = 0; i < p->count; i++) {
+  for (int s = 0; p->page.coded && s < run->sequences; s++) {
+    for (int64_t key = 0; past && key < past[s]; key++) code_key(run, p, s, key);
+  }
+  for (int64_t i = 0; i < p->count && !p->page.coded; i++) {
     float value = (float)p->oracle[i];
     uint16_t half = type->dtype == QN_DTYPE_F16 ? qn_f32_to_f16(value) : qn_f32_to_bf16(value);
     if (type->dtype == QN_DTYPE_F32)
@@ -312,7 +337,9 @@ void qn_run_begin(qn_run *run, int sequences, int pages, const int *past) {
     if (node->op != QN_OP_CACHE) continue;
     pool p = {.node = node};
     ck_assert(qn_type_elements(&node->type, run->symbols, &p.count));
-    p.data = qn_alloc(qn_test_allocator(), (size_t)p.count * qn_dtype_size(node->type.dtype));
+    ck_assert(qn_type_kv_page(&node->type, strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0, &p.page));
+    p.bytes = (size_t)(p.page.page_bytes * run->symbols[QN_SYM_G]);
+    p.data = qn_alloc(qn_test_allocator(), p.bytes);
     p.oracle = QN_ARENA_ARRAY(&run->arena, (size_t)p.count, double);
     fill_pool(run, &p, past);
     ck_assert(qn_vec_push_arena(&run->arena, &run->pools, p));
@@ -501,7 +528,7 @@ static void bind(qn_run *run, qn_linterp_buffer *out) {
       case QN_PB_CACHE: {
         const pool *cache = find_pool(run, p->name, p->layer);
         out[i].data = cache->data;
-        out[i].size = (size_t)cache->count * qn_dtype_size(p->type.dtype);
+        out[i].size = cache->bytes;
         break;
       }
     }

@@ -231,7 +231,7 @@ START_TEST(illegal_schedules_say_why) {
       {product, "F=f32 N=48 K=64", "lanes = 16", "the range of row counts is empty", 3, 2},
       {attention, NULL, "m_tiles = 6,1\nn_tile = 4", NULL, 2, 8},
       {attention, NULL, "n_tile = 3", "n_tile: it does not divide", 2, 8},
-      {attention, NULL, "dots = 1", "dots: this kernel multiplies no weights", 2, 8},
+      {attention, NULL, "dots = 1", "dots: this kernel multiplies no codes", 2, 8},
       {attention, NULL, "n_block = 2", "n_block: this kernel multiplies no weights", 2, 8},
       {rows, NULL, "m_tiles = 2,1", "m_tiles: rows are not tiled in this kernel", 1, 8},
       {rows, NULL, "n_tile = 2", "n_tile: this kernel has no panels", 1, 8},

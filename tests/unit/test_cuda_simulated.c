@@ -174,6 +174,7 @@ START_TEST(attention) {
   check_program(fused, "H=3 J=1 C=7 F=bf16 W=66 S=2", false, &runs, 100);
   check_program(sloped, "H=9 J=3 C=24 F=f32 W=5 S=0", false, &runs, 120);
   check_program(parts, "H=4 J=2 C=16 F=f16 W=9 S=3", false, &runs, 90);
+  check_program(fused, "H=4 J=2 C=20 F=int8 W=0 S=0", true, &runs, 80);
 }
 END_TEST
 
@@ -187,6 +188,7 @@ START_TEST(attention_of_long_sequences) {
                              "p = softmax s; o = attn_mix p vw pos seq block_table; output o";
   check_launched(text, "H=8 J=2 C=64 F=f16 W=0", false, &long_sequences, 90, qn_gpu_launch);
   check_launched(text, "H=2 J=2 C=128 F=f32 W=100", false, &long_sequences, 120, qn_gpu_launch);
+  check_launched(text, "H=4 J=1 C=64 F=int4 W=100", true, &long_sequences, 100, qn_gpu_launch);
 }
 END_TEST
 

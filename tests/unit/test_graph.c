@@ -37,8 +37,8 @@ static const struct {
     {"c = const 1 f32[1]", "c: const: got type f32[1], want f32[]"},
     {"c = cache kind=q index=0 f32[G,2,16,64]", "c: cache: attribute kind: got 'q', want k or v"},
     {"c = cache kind=k index=0 f32[G,2,64,16]",
-     "c: cache: got type f32[G,2,64,16], want floats [G, heads, head_dim, 64] for kind k"},
-    {"c = cache kind=v index=0 f32[G,2,16,63]", "want floats [G, heads, 64, head_dim] for kind v"},
+     "c: cache: got type f32[G,2,64,16], want floats, int8 or int4 [G, heads, head_dim, 64] for kind k"},
+    {"c = cache kind=v index=0 f32[G,2,16,63]", "want floats, int8 or int4 [G, heads, 64, head_dim] for kind v"},
     {"c = cache kind=k index=0 f32[2G,2,16,64]", "c: cache: got type f32[2G,2,16,64]"},
     {"c = cache kind=k index=0 i8[G,2,16,64]", "c: cache: got type i8[G,2,16,64]"},
     // views

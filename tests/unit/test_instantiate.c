@@ -503,7 +503,7 @@ START_TEST(test_graph_options) {
       {64, 0, 1, 1, QN_DTYPE_F32, QN_ERR_ARGUMENT, "chunk: got 0"},
       {64, 1, -5, 1, QN_DTYPE_F32, QN_ERR_ARGUMENT, "rows: got -5"},
       {64, 1, 1, 1 << 30, QN_DTYPE_F32, QN_ERR_ARGUMENT, "sequences: got 1073741824"},
-      {64, 1, 1, 1, QN_DTYPE_Q8_0, QN_ERR_ARGUMENT, "kv type: got q8_0, want f32, f16 or bf16"},
+      {64, 1, 1, 1, QN_DTYPE_Q8_0, QN_ERR_ARGUMENT, "kv type: got q8_0, want f32, f16, bf16, int8 or int4"},
       {65, 1, 1, 1, QN_DTYPE_F32, QN_ERR_LIMIT,
        "context: got 65 tokens, want at most the 64 that tiny-gpt2-test has positions for"},
   };

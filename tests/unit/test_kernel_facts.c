@@ -60,6 +60,7 @@ START_TEST(read_back) {
   ck_assert_uint_eq(sum.int8_macs_token, whole.int8_macs_token);
   ck_assert_uint_eq(sum.int8_macs_row, whole.int8_macs_row);
   ck_assert_uint_eq(sum.f32_macs_pair, whole.f32_macs_key);
+  ck_assert_uint_eq(sum.int8_macs_pair, whole.int8_macs_key);
   ck_assert_uint_gt(sum.value_bytes_token, 0);
   ck_assert_uint_gt(sum.flops_token, 0);
   qn_arena_deinit(&arena);

@@ -113,10 +113,10 @@ static void check_program(const kernel_case *c, const char *sizes, bool quantize
 }
 
 // The program for GPUs: its kernels as mapped to lanes have the bits of the program for CPUs.
-static void check_gpu_program(const kernel_case *c, const char *sizes) {
+static void check_gpu_program(const kernel_case *c, const char *sizes, bool quantize) {
   const scenario *s = c->scenario;
-  qn_run *cpu = qn_run_create(c->text, sizes, NULL),
-         *gpu = qn_run_create(c->text, sizes, &(qn_run_options){.gpu = true});
+  qn_run *cpu = qn_run_create(c->text, sizes, &(qn_run_options){.quantize_activations = quantize}),
+         *gpu = qn_run_create(c->text, sizes, &(qn_run_options){.gpu = true, .quantize_activations = quantize});
   const qn_run_output *want[QN_COUNT(s->steps)], *got[QN_COUNT(s->steps)];
   char label[160];
   run_steps(cpu, s, QN_RUN_PLAIN, want);
@@ -420,6 +420,20 @@ static const kernel_case attention[] = {
                       "o = attn_mix p vw last_pos seq block_table; output o p",
      {"H=4 J=2 C=16 F=f32"},
      &sequences,
+     1e-5,
+     RMS},
+    // Codes with scales of a token and head, multiplied as numbers, whole and in its parts.
+    {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3 window=$W\n"
+                      "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=4 J=2 C=16 F=int8 W=0", "H=3 J=1 C=48 F=int4 W=64", "H=2 J=1 C=7 F=int8 W=66", "H=3 J=3 C=80 F=int4 W=0",
+      "H=2 J=1 C=9 F=int4 W=0"},
+     &sequences,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s\n"
+                      "o = attn_mix p vw pos seq block_table; output o p",
+     {"H=4 J=2 C=20 F=int8", "H=4 J=2 C=40 F=int4"},
+     &runs,
      1e-5,
      RMS},
     // Keys and values rounded to 11 and to 8 bits.
@@ -728,7 +742,7 @@ END_TEST
 START_TEST(attention_for_gpus) {
   for (size_t i = 0, turn = 0; i < QN_COUNT(attention); i++) {
     for (int j = 0; attention[i].sizes[j]; j++, turn++)
-      if (turn % qn_test_stride(3, 7) == 0) check_gpu_program(&attention[i], attention[i].sizes[j]);
+      if (turn % qn_test_stride(3, 7) == 0) check_gpu_program(&attention[i], attention[i].sizes[j], false);
   }
 }
 END_TEST
@@ -780,6 +794,32 @@ START_TEST(quantised_experts) {
   check_quantised_cases(&mixtures[1], 1);
 }
 END_TEST
+// Queries and weights as codes of 8 bits as well.
+static const kernel_case codes[] = {
+    {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.1 window=$W\n"
+                      "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=4 J=2 C=64 F=int8 W=0", "H=4 J=1 C=80 F=int4 W=67", "H=3 J=3 C=20 F=int8 W=0", "H=2 J=1 C=40 F=int4 W=0"},
+     &runs,
+     2e-2,
+     MEAN},
+    {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.1\n"
+                      "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=9 J=3 C=24 F=int8", "H=8 J=4 C=8 F=int4", "H=3 J=1 C=7 F=int8"},
+     &sequences,
+     2e-2,
+     MEAN},
+};
+
+START_TEST(attention_over_codes) {
+  for (size_t i = 0; i < QN_COUNT(codes); i++) {
+    for (int j = 0; codes[i].sizes[j]; j++) check_program(&codes[i], codes[i].sizes[j], true);
+  }
+}
+END_TEST
+START_TEST(attention_over_codes_for_gpus) {
+  for (size_t i = 0; i < QN_COUNT(codes); i++) check_gpu_program(&codes[i], codes[i].sizes[i], true);
+}
+END_TEST
 START_TEST(float_layers) { check_cases(layers, QN_COUNT(layers)); }
 END_TEST
 START_TEST(quantised_layers) { check_quantised_cases(quantised, 1); }
@@ -791,7 +831,7 @@ static const struct {
 } tables[] = {{elementwise, QN_COUNT(elementwise)}, {row_ops, QN_COUNT(row_ops)},     {shapes, QN_COUNT(shapes)},
               {rotations, QN_COUNT(rotations)},     {attention, QN_COUNT(attention)}, {fused, QN_COUNT(fused)},
               {experts, QN_COUNT(experts)},
-              {sampling, QN_COUNT(sampling)}};
+              {codes, QN_COUNT(codes)},             {sampling, QN_COUNT(sampling)}};
 
 START_TEST(every_op_has_a_case) {
   bool seen[QN_OP_COUNT] = {false};
@@ -808,7 +848,8 @@ START_TEST(every_op_has_a_case) {
 END_TEST
 
 QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops, rotation_ops, attention_ops,
-        attention_for_gpus, sampling_ops, fused_products, float_layers, quantised_layers)
+        attention_for_gpus, attention_over_codes,
+        attention_over_codes_for_gpus, sampling_ops, fused_products, float_layers, quantised_layers)
 QN_CASE(mixtures_of_experts, expert_ops, quantised_experts)
 QN_CASE(formats, every_format, every_format_by_tokens)
 QN_TEST_MAIN(kernels, mixtures_of_experts, formats)

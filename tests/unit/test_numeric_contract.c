@@ -15,7 +15,7 @@
   "q = matmul a wq; k = matmul a wk; v = matmul a wv\n"                                                               \
   "q3 = split_heads q heads=4; k3 = split_heads k heads=2; v3 = split_heads v heads=2\n"                              \
   "qr = rope q3 table kind=pairs; kr = rope k3 table kind=pairs\n"                                                    \
-  "kc = cache kind=k index=0 f16[G,2,8,64]; vc = cache kind=v index=0 f16[G,2,64,8]\n"                                \
+  "kc = cache kind=k index=0 $C[G,2,8,64]; vc = cache kind=v index=0 $C[G,2,64,8]\n"                                  \
   "kw = kv_write kc kr pos seq block_table kind=k; vw = kv_write vc v3 pos seq block_table kind=v\n"                  \
   "s = attn_scores qr kw pos seq block_table scale=0.35; p = softmax s; o = attn_mix p vw pos seq block_table\n"      \
   "om = merge_heads o; wo = param $F[32,32]; oo = matmul om wo; h = add x oo\n"                                       \
@@ -39,7 +39,10 @@ typedef struct mode {
   const char *layer;
 } mode;
 static const mode modes[] = {
-    {"F=q8_0", true, layer}, {"F=q4_0", true, mixture}, {"F=f32", false, layer}, {"F=q4_1", false, mixture}};
+    {"F=q8_0 C=int8", true, layer},
+    {"F=q4_0 C=f16", true, mixture},
+    {"F=f32 C=f16", false, layer},
+    {"F=q4_1 C=int4", false, mixture}};
 
 // Compiling takes long: the first few.
 static size_t compiled_modes(void) { return QN_COUNT(modes) / qn_test_stride(2, 4); }

@@ -1,0 +1,109 @@
+// Pages of a KV cache: every element and scale has a place of its own in its head, bytes belong to one token, and what
+// is cleared is a token's.
+#include "runtime/base/kv_page.h"
+
+#include <string.h>
+
+#include "ir/type.h"
+#include "tests/support/test.h"
+
+static const qn_dtype dtypes[] = {QN_DTYPE_F32, QN_DTYPE_F16, QN_DTYPE_BF16, QN_DTYPE_KV8, QN_DTYPE_KV4};
+static const int64_t widths[] = {1, 7, 8, 16, 20, 31, 48, 64, 80, 128, 256};
+
+static qn_kv_page make(qn_dtype dtype, bool is_k, int64_t heads, int64_t width) {
+  qn_kv_page page;
+  ck_assert(qn_kv_page_make((uint32_t)dtype, is_k, heads, width, 64, &page));
+  return page;
+}
+
+// Marks the bits of an element or scale as token `key`'s; a byte is of one token, and no bit is anybody else's.
+static void claim(uint8_t *bits, int *owner, int64_t at, int mask, int64_t key) {
+  ck_assert_int_eq(bits[at] & mask, 0);
+  ck_assert(owner[at] == 0 || owner[at] == (int)key + 1);
+  bits[at] |= (uint8_t)mask;
+  owner[at] = (int)key + 1;
+}
+
+static void check_places(const qn_kv_page *page) {
+  static uint8_t bits[1 << 17];
+  static int owner[1 << 17];
+  memset(bits, 0, sizeof bits);
+  memset(owner, 0, sizeof owner);
+  ck_assert_int_le(page->head_bytes, (int64_t)sizeof bits);
+  ck_assert_int_eq(page->page_bytes, page->heads * page->head_bytes);
+  for (int64_t key = 0; key < page->keys; key++) {
+    for (int64_t c = 0; c < page->width; c++) {
+      int shift;
+      int64_t at = qn_kv_page_place(page, key, c, &shift), bytes = page->bits < 8 ? 1 : page->bits / 8;
+      ck_assert(at >= 0 && at + bytes <= (page->coded ? page->scales_at : page->head_bytes));
+      for (int64_t i = 0; i < bytes; i++) claim(bits, owner, at + i, page->bits == 4 ? 15 << shift : 255, key);
+    }
+    for (int64_t c = 0; page->coded && c < page->width; c += page->group_width) {
+      int64_t at = qn_kv_page_scale(page, key, c);
+      ck_assert(at >= page->scales_at && at + 2 <= page->head_bytes && at % 2 == 0);
+      for (int64_t i = 0; i < 2; i++) claim(bits, owner, at + i, 255, key);
+    }
+  }
+}
+
+START_TEST(places) {
+  for (size_t d = 0; d < QN_COUNT(dtypes); d++) {
+    for (size_t w = 0; w < QN_COUNT(widths); w++) {
+      for (int is_k = 0; is_k < 2; is_k++) {
+        qn_kv_page page = make(dtypes[d], is_k != 0, 3, widths[w]);
+        check_places(&page);
+        ck_assert(qn_dtype_is_cached(dtypes[d]));
+      }
+    }
+  }
+  // Of a head_dim of 64, in bytes a key: F16 has 128.
+  ck_assert_int_eq(make(QN_DTYPE_F16, true, 1, 64).head_bytes, 64 * 128);
+  ck_assert_int_eq(make(QN_DTYPE_KV8, true, 1, 64).head_bytes, 64 * 66);
+  ck_assert_int_eq(make(QN_DTYPE_KV8, false, 1, 64).head_bytes, 64 * 66);
+  ck_assert_int_eq(make(QN_DTYPE_KV4, true, 1, 64).head_bytes, 64 * 34);
+  ck_assert_int_eq(make(QN_DTYPE_KV4, false, 1, 64).head_bytes, 64 * 36);
+}
+END_TEST
+
+START_TEST(codes) {
+  static uint8_t head[1 << 15], all[1 << 16];
+  for (int kind = 0; kind < 4; kind++) {
+    qn_kv_page page = make(kind < 2 ? QN_DTYPE_KV8 : QN_DTYPE_KV4, kind % 2 == 0, 2, 40);
+    memset(head, 0x5A, sizeof head);
+    for (int64_t i = 0; i < page.keys * page.width; i++) {
+      int number = (int)(i * 7919 % (2 * page.most + 1)) - page.most;
+      qn_kv_page_set_code(&page, head, i / page.width, i % page.width, number);
+    }
+    for (int64_t i = 0; i < page.keys * page.width; i++) {
+      int number = (int)(i * 7919 % (2 * page.most + 1)) - page.most;
+      ck_assert_int_eq(qn_kv_page_get_code(&page, head, i / page.width, i % page.width), number);
+    }
+    memcpy(all, head, (size_t)page.head_bytes);
+    memcpy(all + page.head_bytes, head, (size_t)page.head_bytes);
+    qn_kv_page_clear(&page, 5, all);
+    for (int64_t i = 0; i < page.keys * page.width; i++) {
+      int64_t key = i / page.width, c = i % page.width, at = page.head_bytes + qn_kv_page_scale(&page, key, c);
+      int shift;
+      int64_t place = page.head_bytes + qn_kv_page_place(&page, key, c, &shift);
+      ck_assert_int_eq(all[place], key < 5 ? head[place - page.head_bytes] : 0);
+      ck_assert_int_eq(all[at], key < 5 ? 0x5A : 0);
+    }
+  }
+}
+END_TEST
+
+START_TEST(refused) {
+  qn_kv_page page;
+  ck_assert(!qn_kv_page_make((uint32_t)QN_DTYPE_I32, true, 1, 64, 64, &page));
+  ck_assert(!qn_kv_page_make((uint32_t)QN_DTYPE_Q8_0, true, 1, 64, 64, &page));
+  ck_assert(!qn_dtype_is_cached(QN_DTYPE_Q8_0));
+  ck_assert(!qn_kv_page_make((uint32_t)QN_DTYPE_KV8, true, 1, 64, 16, &page));
+  ck_assert(!qn_kv_page_make((uint32_t)QN_DTYPE_KV8, false, 0, 64, 64, &page));
+  ck_assert(!qn_kv_page_make((uint32_t)QN_DTYPE_F32, false, 1, -1, 64, &page));
+  ck_assert(!qn_kv_page_make((uint32_t)QN_DTYPE_F32, false, 1 << 20, 1 << 20, 64, &page));
+  ck_assert(!qn_kv_page_make((uint32_t)QN_DTYPE_F32, false, INT64_MAX, 64, 64, &page));
+}
+END_TEST
+
+QN_CASE(kv_page, places, codes, refused)
+QN_TEST_MAIN(kv_page)
