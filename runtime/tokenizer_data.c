@@ -177,7 +177,7 @@ static qn_status add_token(qn_tok_writer *w, uint32_t id, qn_diag *diag) {
   if (byte >= 0 && w->bytes[byte] == QN_TOK_FREE) w->bytes[byte] = id;
   size_t begin = w->texts.length;
   put_text(&w->desc->decoder, text, type, &w->texts);
-  qn_str rendered = {w->texts.data + begin, w->texts.length - begin};
+  qn_str rendered = {qn_buf_text(&w->texts) + begin, w->texts.length - begin};
   w->spelled_alike = w->spelled_alike && !w->texts.failed && qn_str_equal(rendered, text);
   if (w->texts.failed || !qn_vec_push(w->arena.allocator, &w->text_ends, w->texts.length) ||
       !qn_vec_push(w->arena.allocator, &w->symbols, text)) {
