@@ -1,6 +1,6 @@
 // A compiled program as one relocatable ELF object: kernels' code, packed weights, and a driver, a function in C's
-// calling convention that walks the steps. It needs nothing of quern to run, and of a C library memcpy alone (on
-// aarch64 getauxval, too, where the code needs features that not every CPU has).
+// calling convention that walks the steps. It needs nothing of quern to run, and of a C library memcpy alone (but
+// for x86-64 getauxval, too, where the code needs features that not every CPU has).
 #ifndef QN_CODEGEN_OBJECT_FILE_H
 #define QN_CODEGEN_OBJECT_FILE_H
 

@@ -187,7 +187,7 @@ static void put_intro(const object_writing *w, qn_buf *out) {
       ", for %s: how to call what is in the object file.\n"
       "// It needs nothing of quern, and of a C library memcpy%s. Tensors are dense and row-major.\n"
       "// Several threads may call at a time, each with memory of its own; a kernel may use 4 MiB of stack.\n",
-      w->c->targets[0].name, w->c->targets[0].arch == QN_ARCH_AARCH64 ? " and getauxval" : "");
+      w->c->targets[0].name, w->c->targets[0].arch == QN_ARCH_X86_64 ? "" : " and getauxval");
   qn_buf_printf(out, "#ifndef %s_QUERN_H\n#define %s_QUERN_H\n\n#include <stddef.h>\n#include <stdint.h>\n\n", w->upper,
                 w->upper);
   qn_buf_puts(

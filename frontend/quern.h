@@ -286,8 +286,8 @@ int quern_quantize(const char *format, int64_t rows, int64_t columns, const floa
 
 // ---- object files ---------------------------------------------------------------------------------------------------
 // A program as one relocatable object file, for one target, to be linked into a host's program: code, weights, and a
-// function in C that runs it, which a header declares. It needs nothing of quern, and of a C library memcpy alone (on
-// aarch64 getauxval, too, where the code needs features that not every CPU has). Example: frontend/examples/embed.c.
+// function in C that runs it, which a header declares. It needs nothing of quern, and of a C library memcpy alone (but
+// for x86-64 getauxval, too, where the code needs features that not every CPU has). Example: frontend/examples/embed.c.
 
 typedef struct quern_object_options {
   size_t size;               // sizeof(quern_object_options)

@@ -63,12 +63,17 @@ static void detect(bool *present) {
 
 #elif defined(__riscv)
 
-// Bits of AT_HWCAP are letters: arch/riscv/include/uapi/asm/hwcap.h.
-static const struct feature { const char *name; } features[] = {{"a"}, {"c"}, {"d"}, {"f"}, {"m"}, {"v"}};
+static const struct feature {
+  const char *name;
+  unsigned bit;
+} features[] = {
+#define QN_RV_FEATURE(name, bit) {name, bit},
+#include "runtime/base/cpu_features.def"
+};
 
 static void detect(bool *present) {
   unsigned long word = getauxval(AT_HWCAP);
-  for (size_t i = 0; i < COUNT(features); i++) present[i] = word >> (features[i].name[0] - 'a') & 1;
+  for (size_t i = 0; i < COUNT(features); i++) present[i] = word >> features[i].bit & 1;
 }
 
 #else

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "codegen/cpu/emit.h"
 #include "codegen/cpu/module.h"
 #include "codegen/object_file.h"
 #include "runtime/base/cpu_features.h"
@@ -102,12 +103,30 @@ static const qn_x86_feature x86_features[] = {
 #define QN_X86_FEATURE(name, leaf, bit, state) {name, leaf, bit, state},
 #include "runtime/base/cpu_features.def"
 };
-static const struct a64_feature {
+// Of architectures whose features the system tells, in words of the auxiliary vector.
+typedef struct told_feature {
   const char *name;
   unsigned word, bit;
-} a64_features[] = {
+} told_feature;
+static const told_feature a64_features[] = {
 #define QN_A64_FEATURE(name, word, bit) {name, word, bit},
 #include "runtime/base/cpu_features.def"
+};
+static const told_feature rv_features[] = {
+#define QN_RV_FEATURE(name, bit) {name, 0, bit},
+#include "runtime/base/cpu_features.def"
+};
+
+// What every CPU has that runs a driver: the driver itself is compiled for it.
+static const struct base {
+  const char *cpu, *features;
+  const char *names;  // of its features, as targets require them
+  const told_feature *told;
+  size_t told_count;
+} bases[QN_ARCH_COUNT] = {
+    [QN_ARCH_X86_64] = {"x86-64", "", "", NULL, 0},
+    [QN_ARCH_AARCH64] = {"generic", "", "neon", a64_features, QN_COUNT(a64_features)},
+    [QN_ARCH_RISCV64] = {"generic-rv64", "+m,+a,+f,+d,+c", "m,a,f,d,c", rv_features, QN_COUNT(rv_features)},
 };
 
 // Where the words of cpuid are: leaf, subleaf and register (eax, ebx, ecx, edx).
@@ -123,7 +142,7 @@ static const struct {
     [LEAF_EXT_ECX] = {0x80000001u, 0, 2},
 };
 
-// The bits that the target's features want, by word; of aarch64 without NEON, which every one has.
+// The bits that the target's features want, by word, without those of the base.
 typedef struct wanted {
   uint64_t bits[LEAF_COUNT];
   qn_x86_state state;
@@ -131,18 +150,15 @@ typedef struct wanted {
 } wanted;
 
 static bool add_feature(const qn_target *target, qn_str name, wanted *out) {
-  if (target->arch == QN_ARCH_AARCH64) {
-    for (size_t i = 0; i < QN_COUNT(a64_features); i++) {
-      const struct a64_feature *f = &a64_features[i];
-      if (!qn_str_is(name, f->name)) continue;
-      bool base = strcmp(f->name, "neon") == 0;
-      out->bits[f->word] |= base ? 0 : UINT64_C(1) << f->bit;
-      out->any |= !base;
-      return true;
-    }
-    return false;
+  const struct base *base = &bases[target->arch];
+  for (size_t i = 0; i < base->told_count; i++) {
+    const told_feature *f = &base->told[i];
+    if (!qn_str_is(name, f->name)) continue;
+    out->bits[f->word] |= UINT64_C(1) << f->bit;
+    out->any = true;
+    return true;
   }
-  for (size_t i = 0; i < QN_COUNT(x86_features); i++) {
+  for (size_t i = 0; target->arch == QN_ARCH_X86_64 && i < QN_COUNT(x86_features); i++) {
     const qn_x86_feature *f = &x86_features[i];
     if (!qn_str_is(name, f->name)) continue;
     out->bits[f->leaf] |= UINT64_C(1) << f->bit;
@@ -157,7 +173,7 @@ static qn_status list_features(const driver *d, wanted *out) {
   *out = (wanted){0};
   for (const char *at = d->target->required; *at;) {
     qn_str name = {at, strcspn(at, ",")};
-    if (!add_feature(d->target, name, out)) {
+    if (!qn_features_have(bases[d->target->arch].names, name) && !add_feature(d->target, name, out)) {
       return qn_fail(d->diag, QN_ERR_INTERNAL, d->target->name, "no test is known for the CPU feature %.*s",
                      QN_STR_ARGS(name));
     }
@@ -207,7 +223,7 @@ static void demand_x86(driver *d, const wanted *w) {
   demand_bits(d, LLVMBuildExtractValue(d->b, call(d, type, code, &zero, 1), 0, ""), STATE_BITS[w->state]);
 }
 
-static void demand_a64(driver *d, const wanted *w) {
+static void demand_told(driver *d, const wanted *w) {
   static const int vectors[] = {16, 26};  // AT_HWCAP, AT_HWCAP2
   LLVMTypeRef type = LLVMFunctionType(d->i64, &d->i64, 1, false);
   LLVMValueRef getauxval = LLVMAddFunction(d->module, "getauxval", type);
@@ -236,8 +252,8 @@ static qn_status make_check(driver *d) {
   LLVMBasicBlockRef look = new_block(d), done = new_block(d);
   LLVMBuildCondBr(d->b, LLVMBuildIsNotNull(d->b, read_known(d, known), ""), done, look);
   LLVMPositionBuilderAtEnd(d->b, look);
-  if (d->target->arch == QN_ARCH_AARCH64) {
-    demand_a64(d, &w);
+  if (bases[d->target->arch].told) {
+    demand_told(d, &w);
   } else {
     demand_x86(d, &w);
   }
@@ -265,6 +281,12 @@ static LLVMValueRef set_modes(driver *d) {
     intrinsic(d, "llvm.aarch64.set.fpcr", LLVMFunctionType(d->none, &d->i64, 1, false), &zero, 1);
     return before;
   }
+  if (d->target->arch == QN_ARCH_RISCV64) {
+    LLVMValueRef nearest = LLVMConstInt(d->i32, 1, false);  // as in FLT_ROUNDS; nothing flushes denormals
+    LLVMValueRef before = intrinsic(d, "llvm.get.rounding", LLVMFunctionType(d->i32, NULL, 0, false), NULL, 0);
+    intrinsic(d, "llvm.set.rounding", LLVMFunctionType(d->none, &d->i32, 1, false), &nearest, 1);
+    return before;
+  }
   enum { MXCSR_DEFAULT = 0x1F80 };
   LLVMTypeRef type = LLVMFunctionType(d->none, &d->ptr, 1, false);
   LLVMValueRef before = LLVMBuildAlloca(d->b, d->i32, ""), own = LLVMBuildAlloca(d->b, d->i32, "");
@@ -277,6 +299,8 @@ static LLVMValueRef set_modes(driver *d) {
 static void restore_modes(driver *d, LLVMValueRef before) {
   if (d->target->arch == QN_ARCH_AARCH64) {
     intrinsic(d, "llvm.aarch64.set.fpcr", LLVMFunctionType(d->none, &d->i64, 1, false), &before, 1);
+  } else if (d->target->arch == QN_ARCH_RISCV64) {
+    intrinsic(d, "llvm.set.rounding", LLVMFunctionType(d->none, &d->i32, 1, false), &before, 1);
   } else {
     intrinsic(d, "llvm.x86.sse.ldmxcsr", LLVMFunctionType(d->none, &d->ptr, 1, false), &before, 1);
   }
@@ -534,8 +558,8 @@ static qn_status make_module(driver *d) {
 // Its code must run where the kernels' does not, so as to say so.
 static qn_target base_target(const qn_target *target) {
   qn_target base = *target;
-  snprintf(base.cpu, sizeof base.cpu, "%s", target->arch == QN_ARCH_AARCH64 ? "generic" : "x86-64");
-  base.features[0] = '\0';
+  snprintf(base.cpu, sizeof base.cpu, "%s", bases[target->arch].cpu);
+  snprintf(base.features, sizeof base.features, "%s", bases[target->arch].features);
   return base;
 }
 
@@ -556,9 +580,6 @@ qn_status qn_cpu_driver(const qn_driver *of, const qn_codegen_options *options, 
                         uint8_t **out, size_t *out_size, qn_diag *diag) {
   qn_arena arena;
   *out = NULL;
-  if (options->target->arch != QN_ARCH_X86_64 && options->target->arch != QN_ARCH_AARCH64)
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, options->target->name,
-                   "got a target without object files, want one of x86-64 or aarch64; an artifact can have its code");
   driver d = {.of = of, .target = options->target, .arena = &arena, .diag = diag, .context = LLVMContextCreate()};
   qn_arena_init(&arena, allocator);
   d.module = LLVMModuleCreateWithNameInContext(of->name, d.context);

@@ -247,13 +247,16 @@ static qn_status emit_function(qn_emit *e, MlirBlock module_body, const char *sy
   return status;
 }
 
-// Is `name` one of the comma-separated words of `list`?
-static bool lists(const char *list, const char *name) {
-  size_t length = strlen(name);
-  for (const char *at = list; (at = strstr(at, name)) != NULL; at += length)
-    if ((at == list || at[-1] == ',') && (at[length] == ',' || at[length] == '\0')) return true;
+bool qn_features_have(const char *list, qn_str name) {
+  for (const char *at = list; *at;) {
+    qn_str word = {at, strcspn(at, ",")};
+    if (qn_str_equal(word, name)) return true;
+    at += word.length + (at[word.length] == ',');
+  }
   return false;
 }
+
+static bool lists(const char *list, const char *name) { return qn_features_have(list, qn_str_from(name)); }
 
 static qn_cpu_features features_of(const qn_target *target) {
   bool arm = target->arch == QN_ARCH_AARCH64, riscv = target->arch == QN_ARCH_RISCV64;

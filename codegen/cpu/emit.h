@@ -36,6 +36,9 @@ QN_CHECKED qn_status qn_emit_kernels(MlirContext context, MlirModule module, con
                                      const qn_lkernel *const *kernels, const char *const *names, size_t count,
                                      const qn_allocator *allocator, qn_diag *diag);
 
+// Is `name` one of the comma-separated words of `list` (qn_target.required)?
+bool qn_features_have(const char *list, qn_str name);
+
 // --- between the emitter's files
 
 // A value with e->type.lanes lanes, or 1.

@@ -19,19 +19,6 @@ if cross_run "$WORK/model.qn" --target aarch64+dotprod 2>"$WORK/err"; then fail 
 grep -q "needs dotprod, which this CPU lacks" "$WORK/err" || fail "a missing feature: $(cat "$WORK/err")"
 
 # Object files: the values of x86-64, and a code of their own where the CPU lacks something.
-embed() {  # embed COMPILER TARGET FLAG...
-  "$QUERN" compile -q frontend/examples/embed.json --emit=object --name scaled --target "$2" -o "$WORK/scaled.o" || fail "an object for $2"
-  "$1" -O1 -I"$WORK" frontend/examples/embed.c "$WORK/scaled.o" -pthread "${@:3}" -o "$WORK/embed" || fail "linking an object for $2"
-}
-embed cc host
-"$WORK/embed" >"$WORK/want" || fail "embed.c ends with $?"
-for pair in $cpus; do
-  embed "$cross" "${pair%%=*}" -static
-  qemu-aarch64 -cpu "${pair#*=}" "$WORK/embed" >"$WORK/got" || fail "an object for ${pair%%=*} ends with $?"
-  cmp "$WORK/want" "$WORK/got" || fail "an object for ${pair%%=*} gives other values"
-done
-embed "$cross" aarch64+dotprod -static
-code=0
-qemu-aarch64 -cpu cortex-a72 "$WORK/embed" 2>"$WORK/err" || code=$?
-[ "$code" -eq 7 ] && grep -q "must have neon,dotprod" "$WORK/err" || fail "an object without dotprod: $code: $(cat "$WORK/err")"
+compare_objects "$cpus"
+lacking cortex-a72 aarch64+dotprod neon,dotprod
 pass "$compared runs on aarch64 with the bits of x86-64"

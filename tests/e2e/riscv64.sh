@@ -18,9 +18,8 @@ pair=riscv64+v=rv64,v=false
 if cross_run "$WORK/model.qn" --target riscv64+v 2>"$WORK/err"; then fail "code with vectors is run without them"; fi
 grep -q "needs v, which this CPU lacks" "$WORK/err" || fail "a missing feature: $(cat "$WORK/err")"
 
-code=0
-"$QUERN" compile -q frontend/examples/embed.json --emit=object --target riscv64 -o "$WORK/x.o" 2>"$WORK/err" || code=$?
-[ "$code" -eq 4 ] && grep -q "a target without object files" "$WORK/err" || fail "an object: $code: $(cat "$WORK/err")"
+compare_objects riscv64=rv64,v=false "${cross_flags[@]}"
+lacking rv64,v=false riscv64+v m,a,f,d,c,v "${cross_flags[@]}"
 
 counts=1,5
 compare "nano, f16 weights" models/nano/nano.gguf riscv64=rv64,v=false
@@ -28,6 +27,7 @@ compare "nano, f16 weights" models/nano/nano.gguf riscv64=rv64,v=false
 cross_flags[2]=-DVECTORS=1
 cross_need riscv64 ""
 vectors=elen=64,vext_spec=v1.0
+compare_objects "riscv64+v=rv64,v=true,vlen=128,$vectors" "${cross_flags[@]}"
 compare "nano, f16 weights, vectors" models/nano/nano.gguf "riscv64+v=rv64,v=true,vlen=128,$vectors"
 "$synth" --model tiny-llama-test --type q4_0 -o "$WORK/q4_0.gguf" >/dev/null || fail "quern-synth"
 compare "q4_0" "$WORK/q4_0.gguf" "riscv64+v=rv64,v=true,vlen=256,$vectors"

@@ -16,7 +16,7 @@ cross_need() {
   grep -qs '^QUERN_SANITIZE:BOOL=ON' "$QUERN_BUILD/CMakeCache.txt" && skip "what runs under qemu is not what has sanitizers"
   [ -x "$synth" ] && [ -x "$native" ] || skip "quern-synth or quern-logits is not built"
   cd "$QUERN_SOURCE" || exit 1
-  local sources=() file
+  local sources=() file cross_objects=$WORK/cross-$arch
   for file in runtime/*.c runtime/base/*.c; do
     case $file in
       runtime/topology.c | runtime/tokenizer_*.c | runtime/jinja_*.c) ;;  # hwloc, PCRE2, and what nothing here calls
@@ -24,11 +24,15 @@ cross_need() {
     esac
   done
   emulated="$WORK/quern-logits"
+  if [ ! -d "$cross_objects" ]; then
+    mkdir "$cross_objects"
+    for file in "${sources[@]}" tests/support/topology_plain.c tests/bench/logits_main.c; do
+      echo "-o $cross_objects/${file//\//_}.o $file"
+    done | xargs -P "$(nproc)" -L 1 "$cross" -std=c17 -D_GNU_SOURCE -O1 -ffunction-sections -fdata-sections -ffp-contract=off \
+      -Wall -Wextra -Werror -I. -pthread -c || fail "the cross build"
+  fi
   # What calls what is left out goes at the end, since nothing calls it.
-  "$cross" -std=c17 -D_GNU_SOURCE -O1 -ffunction-sections -fdata-sections -Wl,--gc-sections -ffp-contract=off -Wall -Wextra \
-    -Werror -I. -pthread -static -o "$emulated" \
-    "${sources[@]}" tests/support/topology_plain.c tests/bench/logits_main.c "${cross_flags[@]}" -lm ||
-    fail "the cross build"
+  "$cross" -Wl,--gc-sections -pthread -static -o "$emulated" "$cross_objects"/*.o "${cross_flags[@]}" -lm || fail "the cross build"
 }
 
 # A pair TARGET=CPU: a target, and a CPU of qemu that has it and nothing beyond.
@@ -60,4 +64,31 @@ compare_formats() {
   "$synth" --model tiny-wide-test --type every --layers 2 -o "$WORK/every.gguf" >/dev/null || fail "quern-synth"
   compare "every format, int8 activations" "$WORK/every.gguf" "$1" --numeric int8
   compare "every format, f32 activations" "$WORK/every.gguf" "${1%% *}" --numeric f32
+}
+
+# embed COMPILER TARGET FLAG...: frontend/examples/embed.c with an object file for the target, as $WORK/embed.
+embed() {
+  "$QUERN" compile -q frontend/examples/embed.json --emit=object --name scaled --target "$2" -o "$WORK/scaled.o" ||
+    fail "an object for $2"
+  "$1" -O1 -I"$WORK" frontend/examples/embed.c "$WORK/scaled.o" -pthread "${@:3}" -o "$WORK/embed" || fail "linking an object for $2"
+}
+
+# compare_objects PAIRS FLAG...: what object files for the targets compute is what those for x86-64 do.
+compare_objects() {
+  embed cc host
+  "$WORK/embed" >"$WORK/want" || fail "embed.c ends with $?"
+  for pair in $1; do
+    embed "$cross" "${pair%%=*}" -static "${@:2}"
+    "qemu-$arch" -cpu "${pair#*=}" "$WORK/embed" >"$WORK/got" || fail "an object for ${pair%%=*} ends with $?"
+    cmp "$WORK/want" "$WORK/got" || fail "an object for ${pair%%=*} gives other values"
+    compared=$((compared + 1))
+  done
+}
+
+# lacking CPU TARGET FEATURES FLAG...: an object file says by its code that the CPU lacks something of these.
+lacking() {
+  local code=0
+  embed "$cross" "$2" -static "${@:4}"
+  "qemu-$arch" -cpu "$1" "$WORK/embed" 2>"$WORK/err" || code=$?
+  [ "$code" -eq 7 ] && grep -q "must have $3" "$WORK/err" || fail "an object for $2 on $1: $code: $(cat "$WORK/err")"
 }
