@@ -34,10 +34,14 @@ typedef struct part {
 static void *compile_part(void *argument) {
   part *p = argument;
   LLVMContextRef context = LLVMContextCreate();
-  LLVMModuleRef module = NULL;
-  p->status = qn_lower_kernels(p->kernels, p->names, p->count, p->options, p->allocator, context, &module, &p->diag);
-  if (p->status == QN_OK) p->status = qn_object_emit(module, p->options, &p->object, &p->diag);
-  if (module) LLVMDisposeModule(module);
+  qn_lowered lowered = {0};
+  p->status = qn_lower_kernels(p->kernels, p->names, p->count, p->options, p->allocator, context, &lowered, &p->diag);
+  p->object = lowered.object;
+  if (p->status == QN_OK && !p->object) {
+    p->status = qn_object_emit(lowered.module, p->options, &p->object, &p->diag);
+    if (p->status == QN_OK) qn_object_keep(&lowered.key, p->object, p->allocator);
+  }
+  if (lowered.module) LLVMDisposeModule(lowered.module);
   LLVMContextDispose(context);
   return NULL;
 }

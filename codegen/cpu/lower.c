@@ -71,16 +71,29 @@ static bool run_passes(MlirContext context, MlirModule module) {
   return mlirLogicalResultIsSuccess(result);
 }
 
+// A verified module → what becomes of it. Returns what failed; NULL = nothing did.
+static const char *lower_module(MlirContext mlir, MlirModule module, const qn_codegen_options *options,
+                                const qn_allocator *allocator, LLVMContextRef context, qn_lowered *out) {
+  out->key = qn_object_key_of(module, options);
+  out->object = qn_object_find(&out->key, allocator);
+  if (out->object) return NULL;
+  if (!run_passes(mlir, module)) return "lowering to the LLVM dialect failed";
+  out->module = mlirTranslateModuleToLLVMIR(mlirModuleGetOperation(module), context);
+  if (!out->module) return "translation to LLVM IR failed";
+  dump_llvm(options, out->module);
+  return NULL;
+}
+
 qn_status qn_lower_kernels(const qn_lkernel *const *kernels, const char *const *names, size_t count,
                            const qn_codegen_options *options, const qn_allocator *allocator, LLVMContextRef context,
-                           LLVMModuleRef *out, qn_diag *diag) {
+                           qn_lowered *out, qn_diag *diag) {
   qn_buf messages;
   qn_buf_init(&messages, allocator);
   MlirContext mlir = create_context();
   MlirDiagnosticHandlerID handler = mlirContextAttachDiagnosticHandler(mlir, collect, &messages, NULL);
   MlirModule module = mlirModuleCreateEmpty(mlirLocationUnknownGet(mlir));
   const char *failed = NULL;
-  *out = NULL;
+  *out = (qn_lowered){0};
   qn_diag inner = {0};
   qn_status status = qn_emit_kernels(mlir, module, options->target, kernels, names, count, allocator, &inner);
   if (status == QN_OK) dump_mlir(options, allocator, module);
@@ -88,12 +101,8 @@ qn_status qn_lower_kernels(const qn_lkernel *const *kernels, const char *const *
     failed = inner.text;
   } else if (!mlirOperationVerify(mlirModuleGetOperation(module))) {
     failed = "the MLIR made from the kernels is not valid";
-  } else if (!run_passes(mlir, module)) {
-    failed = "lowering to the LLVM dialect failed";
-  } else if ((*out = mlirTranslateModuleToLLVMIR(mlirModuleGetOperation(module), context)) == NULL) {
-    failed = "translation to LLVM IR failed";
   } else {
-    dump_llvm(options, *out);
+    failed = lower_module(mlir, module, options, allocator, context, out);
   }
   if (failed)
     status = qn_fail(diag, status == QN_OK ? QN_ERR_INTERNAL : status, names[0], "%s%s%s", failed,

@@ -3,16 +3,23 @@
 #define QN_CODEGEN_CPU_MODULE_H
 
 #include "codegen/codegen.h"
+#include "codegen/cpu/object_cache.h"
 #include "llvm-c/Core.h"
 #include "llvm-c/TargetMachine.h"
 
 // Hands a stage's text to options->dump; several compile threads take turns.
 void qn_dump_stage(const qn_codegen_options *options, const char *stage, const char *text, size_t length);
 
-// lower.c: kernels → MLIR → the LLVM dialect → an LLVM module in `context`, owned by the caller.
+// lower.c: kernels → MLIR → the LLVM dialect → an LLVM module in `context`; or, where that was kept earlier, their object
+// at once. The caller owns the one that is there, the other is NULL.
+typedef struct qn_lowered {
+  LLVMModuleRef module;
+  LLVMMemoryBufferRef object;
+  qn_object_key key;
+} qn_lowered;
 QN_CHECKED qn_status qn_lower_kernels(const qn_lkernel *const *kernels, const char *const *names, size_t count,
                                       const qn_codegen_options *options, const qn_allocator *allocator,
-                                      LLVMContextRef context, LLVMModuleRef *out, qn_diag *diag);
+                                      LLVMContextRef context, qn_lowered *out, qn_diag *diag);
 
 // object.c: LLVM's passes and code generation. The machine is disposed of with LLVMDisposeTargetMachine, the object
 // with LLVMDisposeMemoryBuffer.

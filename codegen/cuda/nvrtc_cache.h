@@ -16,7 +16,5 @@ void qn_nvrtc_entry_print(const uint64_t key[2], const qn_nvrtc_code *code, qn_b
 // out.
 bool qn_nvrtc_entry_parse(const char *data, size_t size, const uint64_t key[2], const qn_allocator *allocator,
                           qn_nvrtc_code *out);
-// Has the hash fit the bytes again. Harmless for bytes that are no entry.
-void qn_nvrtc_entry_rehash(uint8_t *data, size_t size);
 
 #endif

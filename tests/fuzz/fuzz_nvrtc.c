@@ -5,6 +5,7 @@
 #include "codegen/cuda/nvrtc_cache.h"
 #include "codegen/cuda/ptxas.h"
 #include "codegen/cuda/sass.h"
+#include "codegen/kept_file.h"
 #include "tests/support/fuzz.h"
 
 static const uint64_t key[2] = {0x0123456789abcdef, 77};
@@ -54,4 +55,4 @@ void fuzz_seeds(fuzz_take_fn take, void *context) {
 static const char *const words[] = {"Compiling entry function 'k'", " registers", " bytes smem", " bytes stack frame",
                                     "99999999999999999999", "-1", NULL};
 
-QN_FUZZ_MAIN_WITH(.words = words, .runs = 30000, .repair = qn_nvrtc_entry_rehash)
+QN_FUZZ_MAIN_WITH(.words = words, .runs = 30000, .repair = qn_kept_rehash)
