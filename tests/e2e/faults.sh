@@ -9,6 +9,7 @@ nano="$QUERN_SOURCE/models/nano/nano.gguf" library="$QUERN_BUILD/tests/faults.so
 [ -r "$library" ] || skip "faults.so is not built"
 mkdir "$WORK/out"
 export XDG_CACHE_HOME="$WORK/cache" XDG_DATA_HOME="$WORK/data"
+unset QUERN_OBJECT_CACHE  # every run makes the same calls
 # The sanitizer wants to be the first library. Here it comes after ours, which finds it by RTLD_NEXT.
 export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0"
 most=3

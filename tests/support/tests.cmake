@@ -65,8 +65,9 @@ foreach(source IN LISTS support_sources)
   target_link_libraries(support_${name} PUBLIC ${targets} PkgConfig::ext_check m)
 endforeach()
 
-# NVRTC takes most of the time of tests that use it. Builds of the same source may share what it made (tests/run).
-set(QUERN_TEST_NVRTC_CACHE "${CMAKE_BINARY_DIR}/tests/nvrtc" CACHE PATH "where tests keep what NVRTC made")
+# Compilers (LLVM, NVRTC) take most of the time of tests that use them. What they made is kept and found by the next test that
+# asks for the same, and by other builds of the same source that are given the folder (tests/run).
+set(QUERN_TEST_KEPT "${CMAKE_BINARY_DIR}/tests/kept" CACHE PATH "where tests keep what compilers made")
 
 # What every test finds in its environment. LLVM and MLIR keep some memory until the process ends: lsan.supp.
 set(test_environment
@@ -74,9 +75,11 @@ set(test_environment
   "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
   "XDG_DATA_HOME=${CMAKE_BINARY_DIR}/tests/no-data"  # not the user's own tuning database
   "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/tests/cache"   # nor their cache
-  "QUERN_NVRTC_CACHE=${QUERN_TEST_NVRTC_CACHE}"       # what NVRTC made is found there the next time
+  "QUERN_NVRTC_CACHE=${QUERN_TEST_KEPT}/nvrtc" "QUERN_OBJECT_CACHE=${QUERN_TEST_KEPT}/objects"
   "QUERN_CC=${CMAKE_C_COMPILER}" "QUERN_SANITIZE=${QUERN_SANITIZE}"
-  "UBSAN_OPTIONS=print_stacktrace=1")
+  "UBSAN_OPTIONS=print_stacktrace=1"
+  # LLVM allocates much: shorter stacks of where take a tenth less time.
+  "ASAN_OPTIONS=malloc_context_size=8")
 if(NOT "$ENV{QUERN_SHARED}" STREQUAL "")
   list(APPEND test_environment "QUERN_SHARED=$ENV{QUERN_SHARED}")
 endif()
@@ -89,11 +92,24 @@ function(quern_test_program name source)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 endfunction()
 
+# The long ones begin first, so that none is left alone at the end: seconds, roughly, of those that take more than ten.
+set(test_costs
+  test_kernels 80 e2e_aarch64 60 e2e_identity 50 test_gpu_models 40 test_cuda_compile 40 e2e_gpu 40 test_numeric_contract 30
+  test_codegen 30 test_targets 25 test_architectures 35 e2e_riscv64 30 e2e_tune 30 e2e_cuda 25 e2e_quantize 20 e2e_cli 20
+  e2e_explain 20 e2e_cache 20 test_alloc_sweep 20 test_cuda_simulated 20 e2e_faults 20 e2e_deb 20 e2e_errors 15 e2e_bench 15
+  e2e_explain_page 15 test_session 15 test_check 12 test_loop_passes 12 test_search 10)
+
 # A test whose command and label are given.
 function(quern_test name label)
   add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600 LABELS ${label}
     ENVIRONMENT "${test_environment}")
+  list(FIND test_costs ${name} at)
+  if(NOT at EQUAL -1)
+    math(EXPR at "${at} + 1")
+    list(GET test_costs ${at} cost)
+    set_tests_properties(${name} PROPERTIES COST ${cost})
+  endif()
 endfunction()
 
 file(GLOB unit_tests CONFIGURE_DEPENDS tests/unit/test_*.c)

@@ -2,6 +2,7 @@
 // memory forms, for each x86-64 level that this machine runs, from the linked image and from the JIT.
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "codegen/codegen.h"
@@ -379,7 +380,7 @@ START_TEST(code_uses_only_what_it_requires) {
   };
   compiled c = {0};
   parse_operator_kernels(&c);
-  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+  for (size_t i = 0; i < QN_COUNT(cases); i += qn_test_stride(1, 4)) {  // it is LLVM's code that is looked at
     qn_diag diag = {0};
     qn_code code;
     forbidden f = cases[i];
@@ -661,6 +662,7 @@ START_TEST(stages_are_dumped) {
 END_TEST
 
 START_TEST(code_is_the_same_every_time) {
+  unsetenv("QUERN_OBJECT_CACHE");  // made anew
   compiled c = {0};
   qn_code code[2];
   qn_diag diag = {0};

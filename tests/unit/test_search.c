@@ -87,7 +87,7 @@ static double distance_after(uint64_t seed, int draw, double noise, double *out_
 
 START_TEST(finds_the_planted_schedule) {
   double seconds;
-  for (uint64_t seed = 1; seed <= SURFACES; seed += qn_test_stride(1, 5)) {
+  for (uint64_t seed = 1; seed <= SURFACES; seed += qn_test_stride(4, 10)) {
     double distance = distance_after(seed, 0, 0.005, &seconds);
     qn_check(distance <= NEAR, "surface %d: %.3f of the best", (int)seed, distance);
     qn_check(seconds <= BUDGET_S + 2, "surface %d took %.1f s of its clock", (int)seed, seconds);
@@ -102,7 +102,7 @@ START_TEST(finds_it_through_noise) {
   for (int draw = 1; draw <= most; draw++) {
     int found = 0, all = 0;
     double seconds;
-    for (uint64_t seed = 1; seed <= SURFACES; seed += qn_test_stride(1, 5), all++)
+    for (uint64_t seed = 1; seed <= SURFACES; seed += qn_test_stride(4, 10), all++)
       found += distance_after(seed, draw, 0.2, &seconds) <= NEAR;
     if (getenv("QUERN_TEST_SHOW")) printf("draw %d: %d of %d\n", draw, found, all);
     qn_check(found >= all - 1, "draw %d: %d of %d surfaces", draw, found, all);
