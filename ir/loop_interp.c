@@ -177,6 +177,23 @@ static bool run_index(machine *m, const code *c) {
   return true;
 }
 
+// Most of what is run is where something lies: sums and products of single numbers. run_index says what is wrong with one.
+static bool run_index_sum(machine *m, const code *c) {
+  enum { lane = 0 };
+  int64_t result;
+  if (__builtin_add_overflow(A.index, B.index, &result)) return run_index(m, c);
+  OUT.index = result;
+  return true;
+}
+
+static bool run_index_product(machine *m, const code *c) {
+  enum { lane = 0 };
+  int64_t result;
+  if (__builtin_mul_overflow(A.index, B.index, &result)) return run_index(m, c);
+  OUT.index = result;
+  return true;
+}
+
 static int32_t dot4(int32_t sum, uint32_t x, bool x_signed, uint32_t signed_bytes) {
   uint32_t result = (uint32_t)sum;
   for (int shift = 0; shift < 32; shift += 8) {
@@ -479,6 +496,11 @@ static bool run_mma(machine *m, const step *s) {
 
 typedef bool (*run_fn)(machine *m, const code *c);
 
+static run_fn run_of_index(const qn_lexpr *e) {
+  bool single = e->type.lanes == 1;
+  return single && e->op == QN_LX_ADD ? run_index_sum : single && e->op == QN_LX_MUL ? run_index_product : run_index;
+}
+
 // What runs an operator; NULL when it makes no sense on operands of these kinds.
 static run_fn run_of(const qn_lexpr *e) {
   qn_lkind from = e->operands[0]->type.kind;
@@ -499,7 +521,7 @@ static run_fn run_of(const qn_lexpr *e) {
     case QN_LX_COS:
     case QN_LX_TANH:
     case QN_LX_ERF: return run_math;
-    default: return from == QN_LK_INDEX ? run_index : from == QN_LK_F32 ? run_f32 : run_i32;
+    default: return from == QN_LK_INDEX ? run_of_index(e) : from == QN_LK_F32 ? run_f32 : run_i32;
   }
 }
 

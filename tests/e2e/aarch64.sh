@@ -5,11 +5,11 @@
 cross_need aarch64 "gcc-aarch64-linux-gnu, libc6-dev-arm64-cross"
 cpus="aarch64=cortex-a72 aarch64+dotprod=neoverse-n1 aarch64+dotprod+i8mm=max"
 
-counts=1,2,3,16,17
+counts=1,3,17
 compare "nano, f16 weights" models/nano/nano.gguf "$cpus"
 counts=70  # more than a page of keys
 if stories=$(shared_model models/stories260K/stories260K.gguf); then compare stories260K "$stories" "${cpus##* }"; fi
-counts=1,3,17
+counts=1,17
 compare_formats "$cpus"
 
 # A feature that the CPU lacks is named.
