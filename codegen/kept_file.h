@@ -1,6 +1,6 @@
 // What took a compiler long to make (NVRTC, LLVM), kept in a folder: a file an entry, whose name its maker chooses and
-// whose key is the hash of all that the content depends on. It is put there by a rename, so that compilations at the same
-// time do not collide; size, key and a hash of the bytes are checked before it is believed.
+// whose key is the hash of all that the content depends on. It is put there by a rename, so that compilations at the
+// same time do not collide; size, key and a hash of the bytes are checked before it is believed.
 #ifndef QN_CODEGEN_KEPT_FILE_H
 #define QN_CODEGEN_KEPT_FILE_H
 
@@ -27,12 +27,12 @@ typedef struct qn_kept {
 bool qn_kept_read(const char *path, const qn_kept_name *name, const qn_allocator *allocator, qn_kept *out);
 void qn_kept_deinit(qn_kept *kept, const qn_allocator *allocator);
 
-// Writes an entry as printed. Makes the folder where it is not there. What was made is there whether it can be kept or not,
-// so that no error is told.
+// Writes an entry as printed. Makes the folder where it is not there. What was made is there whether it can be kept or
+// not, so that no error is told.
 void qn_kept_write(const char *folder, const char *path, const qn_buf *entry);
 
-// An entry is a file that somebody else may have written. Appends its head; after its content, qn_kept_finish with where
-// that began.
+// An entry is a file that somebody else may have written. Appends its head; after its content, qn_kept_finish with
+// where that began.
 void qn_kept_begin(const qn_kept_name *name, qn_buf *out);
 void qn_kept_finish(qn_buf *out, size_t begin);
 // The content, in `data`; NULL where the bytes are no whole entry of this name.

@@ -1,5 +1,5 @@
-// Objects that MLIR and LLVM made of kernels, kept in the folder that an environment variable names: for tests and builds
-// that compile the same kernels again and again. Without it nothing is kept and nothing looked for.
+// Objects that MLIR and LLVM made of kernels, kept in the folder that an environment variable names: for tests and
+// builds that compile the same kernels again and again. Without it nothing is kept and nothing looked for.
 #ifndef QN_CODEGEN_CPU_OBJECT_CACHE_H
 #define QN_CODEGEN_CPU_OBJECT_CACHE_H
 
@@ -14,8 +14,8 @@ typedef struct qn_object_key {
   uint64_t words[2];
 } qn_object_key;
 
-// The key of what becomes of a module of kernels as emitted: the hash of all that it depends on. No folder where none is
-// named, or where stages are dumped, which takes going through them.
+// The key of what becomes of a module of kernels as emitted: the hash of all that it depends on. No folder where none
+// is named, or where stages are dumped, which takes going through them.
 qn_object_key qn_object_key_of(MlirModule module, const qn_codegen_options *options);
 
 // The object, to be freed by LLVMDisposeMemoryBuffer; NULL where there is none, or one that is damaged.

@@ -33,8 +33,8 @@ static qn_code compile(const char *text, const char *target_name, int *stages) {
   qn_assert_ok(&diag, qn_target_parse(target_name, &target, &diag));
   qn_codegen_options options = {
       .target = &target, .threads = 1, .dump = stages ? ignore_stage : NULL, .dump_context = stages};
-  qn_assert_ok(&diag, qn_cpu_compile((const qn_lkernel *const *)kernels, count, &options, qn_test_allocator(), &code,
-                                     &diag));
+  qn_assert_ok(&diag,
+               qn_cpu_compile((const qn_lkernel *const *)kernels, count, &options, qn_test_allocator(), &code, &diag));
   qn_arena_deinit(&arena);
   return code;
 }
