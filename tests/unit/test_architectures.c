@@ -203,15 +203,15 @@ static void check_refused(quern_session *session, const expectation *e, float *o
     const size_t *counts, texts;
     float *out;
     const char *want;
-  } cases[] = {{tokens, &none, 1, out, "got a text of 0 tokens to embed, want 1 to"},
+  } calls[] = {{tokens, &none, 1, out, "got a text of 0 tokens to embed, want 1 to"},
                {tokens, both, 2, out, "got a text of 0 tokens to embed, want 1 to"},
                {tokens, &longer, 1, out, "since it is evaluated whole; split longer ones"},
                {&wrong, &one, 1, out, "token 0: got id 2147483647, want 0 to"},
                {tokens, &one, 1, NULL, "got NULL, want tokens, counts and memory for embeddings"}};
   for (size_t i = 0; i < longer; i++) tokens[i] = e->tokens[0];
-  for (size_t i = 0; i < QN_COUNT(cases); i++) {
-    int code = (int)quern_session_embed(session, cases[i].tokens, cases[i].counts, cases[i].texts, cases[i].out, &error);
-    ck_assert_msg(code != 0 && strstr(error.text, cases[i].want), "want '%s', got %d: %s", cases[i].want, code, error.text);
+  for (size_t i = 0; i < QN_COUNT(calls); i++) {
+    int code = (int)quern_session_embed(session, calls[i].tokens, calls[i].counts, calls[i].texts, calls[i].out, &error);
+    ck_assert_msg(code != 0 && strstr(error.text, calls[i].want), "want '%s', got %d: %s", calls[i].want, code, error.text);
   }
   ck_assert_int_eq((int)quern_session_embed(session, tokens, &one, 0, out, &error), 0);
   ck_assert_int_ne((int)quern_session_eval(session, 0, tokens, 1, NULL, &error), 0);
