@@ -163,15 +163,16 @@ static void check_program(const char *text, const char *format, bool quantize, s
   qn_run_destroy(run);
 }
 
-// Without QUERN_TEST_ALL every other format takes one chip in one numeric mode, another one the next.
+// Without QUERN_TEST_ALL every format takes one numeric mode, the next one the other, and every two of them another chip.
 START_TEST(products_of_every_format) {
-  size_t turn = 0, stride = qn_test_stride(QN_COUNT(chips), QN_COUNT(chips)), modes = qn_test_stride(4, 4);
+  size_t turn = 0, stride = qn_test_stride(QN_COUNT(chips), QN_COUNT(chips)), every = qn_test_stride(2, 4);
   for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
     const qn_format *format = qn_format_of((qn_dtype)dtype);
     if (!format) continue;
-    for (int quantize = 0; quantize <= (format->block_values > 1); quantize++, turn++)
-      if (format->block_values == 1 || (turn + (size_t)dtype) % modes == 0)
-        check_program(product, format->name, quantize, turn, stride);
+    for (size_t quantize = 0; quantize <= (format->block_values > 1); quantize++)
+      if (format->block_values == 1 || (turn + quantize) % every == 0)
+        check_program(product, format->name, quantize == 1, turn / 2, stride);
+    turn++;
   }
 }
 END_TEST
