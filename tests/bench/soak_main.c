@@ -207,16 +207,20 @@ static void step_until(soak *s, double until) {
 }
 
 // Of settings only such as every request ends with: pages for one at its full context, at least.
-static void run_one(soak *s, uint64_t *random, double until, quern_scheduler_stats *out) {
+static void run_one(soak *s, uint64_t *random, bool first, double until, quern_scheduler_stats *out) {
   quern_error error;
   int32_t most = quern_model_sequences_max(s->model);
   quern_session_options session = {.size = sizeof session, .threads = 2, .no_pin = true, .context = s->context};
   session.sequences = 1 + (int32_t)below(random, (uint64_t)(most > 0 ? most : 16));
   session.pages = (s->context + 63) / 64 + (int64_t)below(random, 8);
   session.prefix_cache = below(random, 2);
+  if (first) {  // one that preempts in any case
+    session.sequences = most > 0 ? most : 16;
+    session.pages = (s->context + 63) / 64;
+  }
   quern_scheduler_options options = {.size = sizeof options,
                                      .session = &session,
-                                     .batching = (quern_batching)(below(random, 2) ? 0 : below(random, 3)),
+                                     .batching = (quern_batching)(first || below(random, 2) ? 0 : below(random, 3)),
                                      .preemption = (quern_preemption)below(random, 2),
                                      .swap_folder = below(random, 2) ? getenv("TMPDIR") : NULL,
                                      .longest_wait_us = below(random, 2) ? 20000 : 0,
@@ -264,7 +268,7 @@ int main(int argc, char **argv) {
   int64_t live = atomic_load(&live_bytes), schedulers = 0, first_kib = 0;
   while (schedulers == 0 || seconds() - begin < limit) {
     double left = limit - (seconds() - begin), slice = left < 3 ? left : 3;
-    run_one(&s, &random, seconds() + (slice > 0.2 ? slice : 0.2), &stats);
+    run_one(&s, &random, schedulers == 0, seconds() + (slice > 0.2 ? slice : 0.2), &stats);
     if (atomic_load(&live_bytes) != live) fail("memory", "some is left after a scheduler");
     if (++schedulers == 5) first_kib = resident_kib();
     sum.steps += stats.steps, sum.preemptions += stats.preemptions, sum.swapped_in += stats.swapped_in;
