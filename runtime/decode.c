@@ -303,8 +303,9 @@ int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens
   if (count < 2 || count > INT32_MAX) return 0;
   int64_t found = qn_kv_prefix_attach(d->prefixes, sequence, tokens, (int64_t)count);
   // A page that is shared in part is copied at once, so that the sequence needs no more pages later than others do.
-  if (found > 0 && qn_kv_cache_reserve(d->cache, sequence, found < qn_kv_cache_context(d->cache), NULL) != QN_OK)
-    found -= found % qn_kv_cache_page_keys(d->cache);
+  int64_t part = found % qn_kv_cache_page_keys(d->cache);
+  if (part > 0 && qn_kv_cache_reserve(d->cache, sequence, found < qn_kv_cache_context(d->cache), NULL) != QN_OK)
+    found -= part;
   qn_kv_cache_truncate(d->cache, sequence, found);  // pages that were reserved, too
   memcpy(log_of(d, sequence), tokens, (size_t)found * sizeof *tokens);
   d->logged[sequence] = found;
