@@ -62,11 +62,10 @@ static qn_status sum_caches(const qn_graph *graph, const char *path, uint64_t *o
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(graph, id);
     if (node->op != QN_OP_CACHE) continue;
-    uint64_t bytes = qn_dtype_size(node->type.dtype);
-    for (int d = 1; d < node->type.rank; d++) {
-      if (__builtin_mul_overflow(bytes, (uint64_t)node->type.dims[d].value, &bytes)) return too_large(path, diag);
-    }
-    if (__builtin_add_overflow(*out, bytes, out)) return too_large(path, diag);
+    qn_kv_page page;
+    bool is_k = strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0;
+    if (!qn_type_kv_page(&node->type, is_k, &page)) return too_large(path, diag);
+    if (__builtin_add_overflow(*out, (uint64_t)page.page_bytes, out)) return too_large(path, diag);
   }
   return QN_OK;
 }
@@ -78,8 +77,8 @@ static qn_status of_model(const char *path, const quern_inspect_kv_options *o, k
   qn_graph *graph = NULL;
   qn_arena arena;
   qn_import_graph_options options = {.chunk_tokens = 1, .max_rows = 1, .max_sequences = 1};
-  if (!qn_dtype_parse(qn_str_from(type), &options.kv_dtype) || !qn_dtype_is_float(options.kv_dtype))
-    return qn_fail(diag, QN_ERR_ARGUMENT, "kv-type", "got '%s', want f32, f16 or bf16", type);
+  if (!qn_dtype_parse(qn_str_from(type), &options.kv_dtype) || !qn_dtype_is_cached(options.kv_dtype))
+    return qn_fail(diag, QN_ERR_ARGUMENT, "kv-type", "got '%s', want f32, f16, bf16, int8 or int4", type);
   QN_TRY(qn_import_open(path, &(qn_import_options){0}, allocator, &import, diag));
   qn_arena_init(&arena, allocator);
   options.context_tokens = qn_import_context(import) > 0 ? qn_import_context(import) : o->context > 0 ? o->context : 4096;
