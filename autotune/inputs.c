@@ -55,14 +55,25 @@ static int64_t at_most(const qn_subject *subject, qn_symbol symbol, int64_t valu
   return value < 1 ? 1 : value;
 }
 
+// Which tokens it works on: a source's, or the sequences' own.
+static qn_symbol tokens_symbol(const qn_subject *subject) {
+  for (size_t i = 0; i < subject->plain->param_count; i++) {
+    const qn_pbuf *p = subject->params[i];
+    if (p->kind == QN_PB_INPUT && p->type.rank > 0 && p->type.dims[0].symbol == QN_SYM_S) return QN_SYM_S;
+  }
+  return QN_SYM_T;
+}
+
 void qn_subject_symbols(const qn_subject *subject, int64_t rows, int64_t keys, int64_t sequences,
                         int64_t out[QN_SYM_COUNT]) {
   memset(out, 0, sizeof(int64_t) * QN_SYM_COUNT);
   out[QN_SYM_T] = at_most(subject, QN_SYM_T, rows);
+  out[QN_SYM_S] = at_most(subject, QN_SYM_S, rows);
   out[QN_SYM_R] = at_most(subject, QN_SYM_R, rows);
   if (out[QN_SYM_R] > out[QN_SYM_T]) out[QN_SYM_R] = out[QN_SYM_T];
-  out[QN_SYM_B] = at_most(subject, QN_SYM_B, sequences < out[QN_SYM_T] ? sequences : out[QN_SYM_T]);
-  out[QN_SYM_P] = at_most(subject, QN_SYM_P, (keys + out[QN_SYM_T] + QN_PAGE_KEYS - 1) / QN_PAGE_KEYS);
+  int64_t tokens = out[tokens_symbol(subject)];
+  out[QN_SYM_B] = at_most(subject, QN_SYM_B, sequences < tokens ? sequences : tokens);
+  out[QN_SYM_P] = at_most(subject, QN_SYM_P, (keys + tokens + QN_PAGE_KEYS - 1) / QN_PAGE_KEYS);
   out[QN_SYM_G] = out[QN_SYM_B] * out[QN_SYM_P] + 1;  // page 0 is nobody's
 }
 
@@ -222,11 +233,30 @@ static bool is_input(const qn_pbuf *p, const char *name) {
   return p->kind == QN_PB_INPUT && p->name && strcmp(p->name, name) == 0;
 }
 
+// What an input says of each token: where it is, the last key that it sees, of which sequence it is.
+typedef enum told { TOLD_NOTHING, TOLD_POS, TOLD_LAST_POS, TOLD_SEQ } told;
+
+static told told_of(const qn_pbuf *p) {
+  static const struct {
+    const char *name;
+    told what;
+  } inputs[] = {{"pos", TOLD_POS},
+                {"source_pos", TOLD_POS},
+                {"last_pos", TOLD_LAST_POS},
+                {"source_last_pos", TOLD_LAST_POS},
+                {"cross_last_pos", TOLD_LAST_POS},
+                {"seq", TOLD_SEQ},
+                {"source_seq", TOLD_SEQ}};
+  for (size_t i = 0; i < QN_COUNT(inputs); i++)
+    if (is_input(p, inputs[i].name)) return inputs[i].what;
+  return TOLD_NOTHING;
+}
+
 // The largest position that the tables of this kernel, and the cache, have room for.
 static int64_t positions(const qn_inputs *in) {
   int64_t most = in->symbols[QN_SYM_P] * QN_PAGE_KEYS;
   for (size_t i = 0; i < in->count; i++) {
-    if (!is_input(in->subject.params[i], "pos")) continue;
+    if (told_of(in->subject.params[i]) != TOLD_POS) continue;
     int64_t rows = rows_looked_up(in, i, true);
     if (rows < most) most = rows;
   }
@@ -238,7 +268,7 @@ static int64_t positions(const qn_inputs *in) {
 static qn_status make_tokens(filling *f) {
   tokens *t = &f->tokens;
   const qn_inputs *in = f->in;
-  t->count = in->symbols[QN_SYM_T];
+  t->count = in->symbols[tokens_symbol(&in->subject)];
   t->sequences = in->symbols[QN_SYM_B];
   t->pages = in->symbols[QN_SYM_P];
   if (t->count > INT32_MAX || t->sequences > INT32_MAX || t->pages > INT32_MAX / QN_PAGE_KEYS)
@@ -289,6 +319,15 @@ static int64_t choices_of_rows(const filling *f, const qn_pbuf *p, int64_t rows)
   return few && rows > 2 ? 2 : rows;
 }
 
+static int32_t of_token(const tokens *t, int64_t i, told what, int32_t otherwise) {
+  switch (what) {
+    case TOLD_POS: return t->pos[i];
+    case TOLD_LAST_POS: return t->seen[t->sequence[i]] - 1;
+    case TOLD_SEQ: return t->sequence[i];
+    default: return otherwise;
+  }
+}
+
 static void fill_indices(filling *f, size_t param) {
   const qn_inputs *in = f->in;
   const qn_pbuf *p = in->subject.params[param];
@@ -298,11 +337,9 @@ static void fill_indices(filling *f, size_t param) {
   int64_t rows = choices_of_rows(f, p, rows_looked_up(in, param, false));
   for (int64_t i = 0; i < count; i++) {
     int32_t value = (int32_t)(mix(in->seed, param, (uint64_t)i) % (uint64_t)(rows > 0 ? rows : 1));
-    if (is_input(p, "pos") && i < t->count) value = t->pos[i];
-    if (is_input(p, "last_pos") && i < t->count) value = t->seen[t->sequence[i]] - 1;
-    if (is_input(p, "seq") && i < t->count) value = t->sequence[i];
+    if (i < t->count) value = of_token(t, i, told_of(p), value);
     if (is_input(p, "block_table")) value = page_of(t, i / t->pages, i % t->pages);
-    if (i == 0 && is_input(p, "tokens")) value = (int32_t)(rows - 1);
+    if (i == 0 && (is_input(p, "tokens") || is_input(p, "source"))) value = (int32_t)(rows - 1);
     put_i32(g->data + i * 4, value);
   }
 }
@@ -507,8 +544,9 @@ static qn_status check_names(const qn_inputs *in, qn_diag *diag) {
   bool cache = false, pos = false, seq = false;
   for (size_t i = 0; i < in->count; i++) {
     cache = cache || in->subject.params[i]->kind == QN_PB_CACHE;
-    pos = pos || is_input(in->subject.params[i], "pos") || is_input(in->subject.params[i], "last_pos");
-    seq = seq || is_input(in->subject.params[i], "seq");
+    told what = told_of(in->subject.params[i]);
+    pos = pos || what == TOLD_POS || what == TOLD_LAST_POS;
+    seq = seq || what == TOLD_SEQ;
   }
   if (!cache || (pos && seq)) return QN_OK;
   return qn_fail(diag, QN_ERR_UNSUPPORTED, in->subject.plain->name,

@@ -54,6 +54,10 @@ static bool rows_in(const qn_program *program, const qn_pkernel *kernel, const p
   if (tokens == 1 && p != &phases[0]) return false;
   int64_t logits = program->max_values[QN_SYM_R] < p->rows ? program->max_values[QN_SYM_R] : p->rows;
   *out = kernel->rows == QN_SYM_R ? logits : tokens;
+  if (kernel->rows == QN_SYM_S) {  // a source is read once, before the text
+    *out = program->max_values[QN_SYM_S] < tokens ? program->max_values[QN_SYM_S] : tokens;
+    return p->tokens == INT64_MAX;
+  }
   return true;
 }
 
@@ -143,7 +147,7 @@ static double selected_share(const qn_session *s) {
 
 // What a class is timed at: the row count of the kind of step that takes longest in it, else its largest.
 static int64_t rows_to_time(const qn_program *program, const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max) {
-  int64_t most = kernel->rows == QN_SYM_R ? program->max_values[QN_SYM_R] : program->max_values[QN_SYM_T];
+  int64_t most = program->max_values[kernel->rows == QN_SYM_NONE ? QN_SYM_T : kernel->rows];
   int64_t best = 0, rows = 0;
   for (size_t p = 0; p < QN_COUNT(phases); p++) {
     if (!rows_in(program, kernel, &phases[p], &rows)) continue;

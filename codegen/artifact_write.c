@@ -273,7 +273,7 @@ static uint32_t add_string(strings *s, const char *text) {
 static qn_art_buffer buffer_record(const qn_pbuf *p, strings *s) {
   qn_art_buffer record = {.kind = (uint32_t)p->kind, .offset = p->offset, .bytes = p->bytes,
                           .dtype = (uint32_t)p->type.dtype, .rank = (uint32_t)p->type.rank, .row_pitch = p->row_pitch,
-                          .layer = (uint32_t)p->layer, .own_offset = p->own_offset, .own_bytes = p->own_bytes};
+                          .layer = (uint32_t)p->layer, .of_source = p->of_source, .own_offset = p->own_offset, .own_bytes = p->own_bytes};
   record.name = p->name ? add_string(s, p->name) : 0;
   record.output = p->kind == QN_PB_ARENA && p->name;
   for (int d = 0; d < p->type.rank; d++) {
@@ -372,7 +372,8 @@ static qn_status write_program(writing *w, const qn_artifact_program *of) {
                                .arena_bytes = program->arena_bytes,
                                .own_bytes = program->own_bytes,
                                .vocab_size = w->spec->vocab_size,
-                               .context_tokens = w->spec->context_tokens}};
+                               .context_tokens = w->spec->context_tokens,
+                               .start = w->spec->start}};
   _Static_assert((int)QN_LINK_CHAINED == (int)QN_ART_LINK_CHAINED && QN_LINK_COUNT == 3, "the artifact's links are the IR's");
   _Static_assert(QN_SYM_COUNT == QN_ARTIFACT_SYMBOLS, "the artifact's symbols are the IR's");
   memcpy(a.head.symbol_max, program->max_values, sizeof a.head.symbol_max);

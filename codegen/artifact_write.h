@@ -50,6 +50,7 @@ typedef struct qn_artifact_spec {
   const char *summary;                // NULL = none
   uint32_t vocab_size;
   uint32_t context_tokens;            // see qn_art_program
+  uint32_t start;                     // likewise
   // Leaves room for a signature by this key (QN_ART_KEY_BYTES of it); NULL = none. The caller fills it in, at
   // signature_offset, once the file is written.
   const uint8_t *public_key;

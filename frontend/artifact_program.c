@@ -46,6 +46,7 @@ qn_status quern_artifact_buffer(const qn_artifact *artifact, uint32_t buffer, qn
                    .name = artifact->strings + b->name,
                    .row_pitch = b->row_pitch,
                    .layer = (int)b->layer,
+                   .of_source = b->of_source != 0,
                    .layout = layout,
                    .bytes = b->bytes};
   return QN_OK;

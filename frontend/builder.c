@@ -51,12 +51,14 @@ static qn_status take_sizes(const quern_sizes *most, int64_t *out, qn_diag *diag
   QN_TRY(check_size("most.pages", most->pages, INT32_MAX / QN_PAGE_KEYS, diag));
   QN_TRY(check_size("most.sequences", most->sequences, MAX_SEQUENCES, diag));
   QN_TRY(check_size("most.pool_pages", most->pool_pages, INT32_MAX, diag));
+  QN_TRY(check_size("most.source", most->source, INT32_MAX, diag));
   out[QN_SYM_T] = most->tokens ? most->tokens : DEFAULT_TOKENS;
   out[QN_SYM_R] = most->rows ? most->rows : out[QN_SYM_T];
   out[QN_SYM_P] = most->pages ? most->pages : DEFAULT_PAGES;
   out[QN_SYM_B] = most->sequences ? most->sequences : 1;
   int64_t all = out[QN_SYM_P] * out[QN_SYM_B];
   out[QN_SYM_G] = most->pool_pages ? most->pool_pages : all < INT32_MAX ? all : INT32_MAX;
+  out[QN_SYM_S] = most->source;  // 0: no graph but an encoder has it
   return QN_OK;
 }
 

@@ -128,6 +128,7 @@ qn_status quern_write_artifact(quern_compilation *c, const char *model_path, qn_
                            .summary = qn_buf_text(&c->summary),
                            .vocab_size = (uint32_t)quern_compilation_vocab_size(c),
                            .context_tokens = (uint32_t)c->context_tokens,
+                           .start = c->import ? (uint32_t)(qn_import_start(c->import) + 1) : 0,
                            .public_key = c->has_key ? c->key.public_key : NULL,
                            .progress = quern_compilation_pack_progress,
                            .progress_context = c};

@@ -15,7 +15,7 @@ typedef enum counted_for { FOR_TOKEN, FOR_ROW, FOR_PAIR, FOR_NOTHING } counted_f
 static counted_for what_for(const qn_type *type) {
   bool has[QN_SYM_COUNT] = {false};
   for (int i = 0; i < type->rank; i++) has[type->dims[i].symbol] = true;
-  if (has[QN_SYM_B] || has[QN_SYM_G]) return FOR_NOTHING;
+  if (has[QN_SYM_B] || has[QN_SYM_G] || has[QN_SYM_S]) return FOR_NOTHING;  // an encoder's work is no step's
   return has[QN_SYM_P] ? FOR_PAIR : has[QN_SYM_R] ? FOR_ROW : FOR_TOKEN;
 }
 
@@ -25,7 +25,7 @@ static void add_for(counted_for what, uint64_t token_each, uint64_t *token, uint
   if (what == FOR_PAIR) *pair += token_each / QN_PAGE_KEYS;  // a P is a page of keys
 }
 
-static const int64_t one_of_each[QN_SYM_COUNT] = {0, 1, 1, 1, 1, 1};
+static const int64_t one_of_each[QN_SYM_COUNT] = {0, 1, 1, 1, 1, 1, 1};
 
 // Of the rows that come out: of experts, those that each token has.
 static void count_product(const qn_graph *g, const qn_node *node, quern_kernel_cost *c) {
@@ -115,8 +115,20 @@ static void count_buffer(const qn_pkernel *kernel, const qn_pbuf *buffer, bool o
   add_for(what, value_bytes(&buffer->type), &c->value_bytes_token, &c->value_bytes_row, &c->value_bytes_pair);
 }
 
+// Does the group work on the tokens of a source?
+static bool reads_source(const qn_graph *graph, uint32_t group) {
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (node->group != group) continue;
+    const qn_type *rows = node->op == QN_OP_KV_WRITE ? &qn_graph_node(graph, node->operands[1])->type : &node->type;
+    if (rows->rank > 0 && rows->dims[0].symbol == QN_SYM_S) return true;
+  }
+  return false;
+}
+
 quern_kernel_cost quern_step_cost(const qn_graph *graph, const qn_program *program, const qn_pstep *step) {
   quern_kernel_cost c = {0};
+  if (reads_source(graph, step->group)) return c;  // none of a step's
   const qn_pkernel *kernel = &program->kernels.items[step->kernel];
   bool of_rows = false;
   for (qn_id id = 1; id < graph->nodes.count; id++) {

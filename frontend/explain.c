@@ -193,6 +193,10 @@ static qn_status explain(explaining *x) {
     return qn_fail(x->diag, QN_ERR_UNSUPPORTED, x->model->path,
                    "is no language model, whose prompts could be measured");
   }
+  if (quern_model_has_source(x->model)) {
+    return qn_fail(x->diag, QN_ERR_UNSUPPORTED, x->model->path,
+                   "has an encoder, and what is measured are texts that go on; quern tune tells of its kernels");
+  }
   QN_TRY(take_targets(x));
   QN_TRY(take_plan(x));
   QN_TRY(take_kernels(x));

@@ -90,7 +90,8 @@ static const struct {
                          [QN_SYM_R] = {"rows", "rows whose results are wanted"},
                          [QN_SYM_P] = {"pages", "pages a sequence may have"},
                          [QN_SYM_B] = {"sequences", "sequences"},
-                         [QN_SYM_G] = {"pool_pages", "pages of a cache"}};
+                         [QN_SYM_G] = {"pool_pages", "pages of a cache"},
+                         [QN_SYM_S] = {"source", "tokens of the source"}};
 
 static const qn_pbuf *buffer_of(const object_writing *w, const qn_driver_field *field) {
   return &w->c->parts[0].pass.program->buffers.items[field->buffer];

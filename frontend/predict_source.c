@@ -83,12 +83,19 @@ static qn_status graph_cost(void *context, const qn_program *program, const qn_p
   return QN_OK;
 }
 
+// Prompts and decoding are predicted, and an encoder does neither.
+static qn_status check_symbols(const predicting *p, const int64_t *most) {
+  if (most[QN_SYM_S] == 0) return QN_OK;
+  return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "has an encoder, and what is predicted are texts that go on");
+}
+
 static qn_status take_model(predicting *p, quern_compilation *c) {
   QN_TRY(quern_compilation_open(c, p->path));
   qn_pass_context *pass = &c->parts[c->part_of[0]].pass;
   QN_TRY(qn_run_passes(pass));
   if (qn_import_vocab_size(c->import) == 0 || qn_import_embedding_size(c->import) > 0)
     return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is no language model, whose prompts could be predicted");
+  QN_TRY(check_symbols(p, pass->program->max_values));
   p->context = c->context_tokens;
   p->e->told.model = explain_text(p->arena, qn_str_from(qn_import_model_name(c->import)));
   if (!p->e->told.model) return qn_fail_nomem(p->diag, p->path, "its name");
@@ -190,6 +197,7 @@ static qn_status take_artifact(predicting *p, const qn_artifact *whole) {
   if (!qn_artifact_view(whole, QN_ART_GPU, &a)) return qn_fail(p->diag, QN_ERR_FORMAT, p->path, "has no GPU program");
   if (a.program->vocab_size == 0 || qn_artifact_embedding_size(&a) > 0)
     return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is no language model, whose prompts could be predicted");
+  QN_TRY(check_symbols(p, a.program->symbol_max));
   QN_TRY(quern_artifact_program(&a, p->arena, &program, p->diag));
   QN_TRY(take_program(p, program, told_cost, &a));
   for (size_t i = 0; i < p->kernel_count; i++)

@@ -200,7 +200,7 @@ typedef uint32_t quern_value;  // of the graph that it came from; 0 = none
 typedef struct quern_graph_options {
   size_t size;  // sizeof(quern_graph_options)
   // The largest sizes of a run, for which memory is planned; 0 = 256 tokens, as many rows as tokens, 64 pages (4096
-  // keys), 1 sequence, and pool_pages for all sequences.
+  // keys), 1 sequence, and pool_pages for all sequences; a graph with a source (S) must say its size.
   quern_sizes most;
   const quern_allocator *allocator;  // of the graph, copied; NULL = malloc and free
 } quern_graph_options;

@@ -128,7 +128,7 @@ static qn_status shape_given(const shape_context *c, qn_type *out) {
     return qn_fail(c->diag, QN_ERR_FORMAT, c->loc, "%s: got no type, want one: its shape cannot be inferred", c->op);
   }
   *out = *c->spec->type;
-  int64_t ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1}, from = 0, to = 0;
+  int64_t ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1, 1}, from = 0, to = 0;
   switch (c->spec->op) {
     case QN_OP_CONST: return is_f32(out) && out->rank == 0 ? QN_OK : type_error(c, "f32[]");
     case QN_OP_CACHE: return given_cache(c, out);
@@ -369,17 +369,31 @@ static qn_status check_query(const shape_context *c, const qn_type *q, int cache
   return QN_OK;
 }
 
-// The optional last operand of attention: a slope a query head.
-static qn_status check_slopes(const shape_context *c, int at) {
-  bool fits = c->spec->operand_count <= at || is_vector(c->operands[at], c->operands[0]->dims[1]);
-  return fits ? QN_OK : operand_error(c, at, "f32[heads]");
+// The optional last operands of attention: a slope a query head, or its bias by distance; where tokens are, if pos says
+// what they see.
+static qn_status check_distances(const shape_context *c, int first, qn_dim tokens) {
+  const qn_attr *origin = spec_attr(c->spec, QN_ATTR_ORIGIN);
+  const qn_type *by = c->spec->operand_count > first ? c->operands[first] : NULL;
+  int64_t heads = c->operands[0]->dims[1].value;
+  if (origin) {
+    bool vector = by && is_f32(by) && by->rank == 1 && is_const_from(by, 0) && by->dims[0].value % heads == 0;
+    if (!vector) return attr_error(c, QN_ATTR_ORIGIN, "the operand that it is of, f32[heads * distances], too");
+    int64_t distances = by->dims[0].value / heads;
+    if (origin->value.i < 0 || origin->value.i >= distances)
+      return attr_error(c, QN_ATTR_ORIGIN, "one of the bias's distances, from 0 on");
+  } else if (by && !is_vector(by, c->operands[0]->dims[1])) {
+    return operand_error(c, first, "f32[heads], or an origin for a bias by distance");
+  }
+  if (c->spec->operand_count <= first + 1) return QN_OK;
+  bool placed = is_i32_rows(c->operands[first + 1]) && qn_dim_equal(c->operands[first + 1]->dims[0], tokens);
+  return placed ? QN_OK : operand_error(c, first + 1, "i32[T]");
 }
 
 static qn_status shape_attn_scores(const shape_context *c, qn_type *out) {
   const qn_type *q = c->operands[0];
   QN_TRY(check_query(c, q, 1));
   QN_TRY(check_places(c, 2, q->dims[0]));
-  QN_TRY(check_slopes(c, 5));
+  QN_TRY(check_distances(c, 5, q->dims[0]));
   qn_dim dims[] = {q->dims[0], q->dims[1], {QN_SYM_P, QN_PAGE_KEYS}};
   *out = qn_type_make(QN_DTYPE_F32, 3, dims);
   return QN_OK;
@@ -407,7 +421,7 @@ static qn_status shape_attention(const shape_context *c, qn_type *out) {
     return operand_error(c, 2, "a V cache with the K cache's heads");
   }
   QN_TRY(check_places(c, 3, q->dims[0]));
-  QN_TRY(check_slopes(c, 6));
+  QN_TRY(check_distances(c, 6, q->dims[0]));
   qn_dim dims[] = {q->dims[0], q->dims[1], v->dims[3]};
   *out = qn_type_make(QN_DTYPE_F32, 3, dims);
   return QN_OK;
@@ -554,7 +568,7 @@ qn_status qn_infer_type(const qn_graph *graph, const qn_node_spec *spec, qn_type
   }
   QN_TRY(check_attrs(spec, info, loc, diag));
   QN_TRY(shape_rules[spec->op](&c, out));
-  int64_t ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1}, elements = 0;
+  int64_t ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1, 1}, elements = 0;
   if (!qn_type_elements(out, ones, &elements) || elements < 1) {
     return qn_fail(diag, QN_ERR_FORMAT, loc, "%s: got a result of no elements, or too many to count", info->name);
   }

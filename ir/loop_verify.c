@@ -247,7 +247,7 @@ static qn_status check_leaf(const checker *c, const qn_lexpr *e) {
     return fail(c, "got the variable '%s', which is not declared here", e->u.var ? e->u.var->name : "");
   }
   if (e->op == QN_LX_SYM && (e->u.symbol <= QN_SYM_NONE || e->u.symbol >= QN_SYM_COUNT)) {
-    return fail(c, "got symbol number %d, want one of T, R, P, B, G", (int)e->u.symbol);
+    return fail(c, "got symbol number %d, want one of T, R, P, B, G, S", (int)e->u.symbol);
   }
   return QN_OK;
 }

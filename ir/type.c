@@ -35,7 +35,7 @@ size_t qn_dtype_size(qn_dtype dtype) {
 // Symbols, dimensions, types
 
 static const char symbol_letters[QN_SYM_COUNT] = {
-    [QN_SYM_T] = 'T', [QN_SYM_R] = 'R', [QN_SYM_P] = 'P', [QN_SYM_B] = 'B', [QN_SYM_G] = 'G',
+    [QN_SYM_T] = 'T', [QN_SYM_R] = 'R', [QN_SYM_P] = 'P', [QN_SYM_B] = 'B', [QN_SYM_G] = 'G', [QN_SYM_S] = 'S',
 };
 
 char qn_symbol_letter(qn_symbol symbol) { return (unsigned)symbol < QN_SYM_COUNT ? symbol_letters[symbol] : 0; }

@@ -34,9 +34,10 @@ typedef enum qn_symbol {
   QN_SYM_P,     // pages a sequence's row of the block table holds (its pitch)
   QN_SYM_B,     // sequences (rows of the block table)
   QN_SYM_G,     // pages in the KV pool
+  QN_SYM_S,     // tokens of the source in this step, over all sequences: what an encoder reads
   QN_SYM_COUNT
 } qn_symbol;
-char qn_symbol_letter(qn_symbol symbol);  // 'T', 'R', 'P', 'B', 'G'; 0 for QN_SYM_NONE
+char qn_symbol_letter(qn_symbol symbol);  // 'T', 'R', 'P', 'B', 'G', 'S'; 0 for QN_SYM_NONE
 bool qn_symbol_parse(qn_str text, qn_symbol *out);
 
 // A dimension: a constant (symbol NONE, value) or `value` times a symbol ("T", "2T").

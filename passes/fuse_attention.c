@@ -16,7 +16,7 @@ static qn_status fuse_node(qn_rewriter *r, qn_id id, qn_id *out) {
     const qn_type *v = &qn_graph_node(r->from, mix->operands[1])->type;
     bool same_heads = same_places && qn_dim_equal(k->dims[1], v->dims[1]);
     if (same_heads && qn_dim_equal(q->dims[2], mix->type.dims[2])) {
-      // beside the operands of both, V; slopes, where there are any, last
+      // beside the operands of both, V; slopes or bias and what comes after them, where there are any, last
       qn_node_spec spec = {.op = QN_OP_ATTENTION,
                            .operand_count = scores->operand_count + 1,
                            .loc = mix->loc,

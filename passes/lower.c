@@ -36,7 +36,7 @@ static qn_status weight_buffer(qn_lower *lower, const qn_node *node, qn_pbuf *ou
   }
   p.name = p.sources[0];
   size_t bytes = 0;
-  int64_t elements = 0, ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1};
+  int64_t elements = 0, ones[QN_SYM_COUNT] = {1, 1, 1, 1, 1, 1, 1};
   bool sized;
   if (p.layout == QN_LAYOUT_PLAIN) {
     sized = qn_type_elements(&p.type, ones, &elements) && qn_size_mul((size_t)elements, sizeof(float), &bytes);
@@ -90,6 +90,8 @@ static qn_status make_buffer(qn_lower *lower, qn_id id) {
   qn_pbuf p = {.type = node->type};
   if (node->op == QN_OP_KV_WRITE) {
     value->buffer = lower->values[qn_graph_base(lower->graph, node->operands[0])].buffer;
+    if (qn_graph_node(lower->graph, node->operands[1])->type.dims[0].symbol == QN_SYM_S)
+      lower->program->buffers.items[value->buffer - 1].of_source = true;
     value->stored = true;
     return QN_OK;
   }

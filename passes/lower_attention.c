@@ -7,7 +7,8 @@
 // A part of attention for one token and one query head.
 typedef struct part_context {
   const qn_attention *a;
-  const qn_lexpr *row, *head, *kv_head, *pos;
+  const qn_lexpr *row, *head, *kv_head;
+  const qn_lexpr *pos, *at;  // the last key that it sees, and where it is
   const qn_lexpr *table_row;  // index of the sequence's first block table entry
   const qn_lexpr *page;       // the chunk's page in the pool
   const qn_lexpr *chunk;      // number of the chunk in the sequence
@@ -25,6 +26,15 @@ const qn_lexpr *qn_attention_pool_index(qn_lbuild *b, const qn_attention *a, con
   return LX_ADD(LX_MUL(LX_ADD(LX_MUL(page, LX_INT(a->kv_heads)), kv_head), LX_INT(a->head_dim * QN_PAGE_KEYS)), at);
 }
 
+// What a query head adds to the score of a key so far away; keys farther off than the bias knows have that of its ends.
+static const qn_lexpr *bias_at(qn_lower *lower, const qn_attention *a, const qn_lexpr *head, const qn_lexpr *distance) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *column = LX_ADD(distance, qn_li32(b, (int32_t)a->origin));
+  column = qn_lop2(b, QN_LX_MIN, qn_lop2(b, QN_LX_MAX, column, qn_li32(b, 0)), qn_li32(b, (int32_t)a->distances - 1));
+  const qn_lexpr *flat = LX_ADD(LX_MUL(head, LX_INT(a->distances)), qn_lop1(b, QN_LX_TO_INDEX, column));
+  return qn_lower_value(lower, a->bias, (qn_lplace){NULL, flat});
+}
+
 const qn_lexpr *qn_attention_score(qn_lower *lower, const qn_attention *a, const qn_lexpr *dot, const qn_lexpr *head,
                                    const qn_lexpr *distance, const qn_lexpr *seen) {
   qn_lbuild *b = &lower->build;
@@ -38,6 +48,7 @@ const qn_lexpr *qn_attention_score(qn_lower *lower, const qn_attention *a, const
     const qn_lexpr *slope = qn_lower_value(lower, a->slopes, (qn_lplace){NULL, head});
     score = LX_FMA(slope, qn_lop1(b, QN_LX_TO_F32, distance), score);
   }
+  if (a->bias) score = LX_ADD(score, bias_at(lower, a, head, distance));
   return qn_lop3(b, QN_LX_SELECT, seen, score, LX_F32(-INFINITY));
 }
 
@@ -97,7 +108,7 @@ static void finish_scores(qn_lower *lower, qn_lblock *block, const qn_lexpr *ind
   }
   qn_lstore(b, block, c->scores, QN_LM_F32, index,
             qn_attention_score(lower, c->a, LX_LOAD(c->scores, QN_LM_F32, index), c->head,
-                               qn_lop1(b, QN_LX_TO_I32, LX_SUB(key, c->pos)), seen));
+                               qn_lop1(b, QN_LX_TO_I32, LX_SUB(key, c->at)), seen));
 }
 
 // scores[0..64) of a chunk: one chain along head_dim each.
@@ -192,6 +203,7 @@ static qn_status lower_part(qn_lower *lower, const qn_attention *a) {
   part_context c = {.a = a, .row = qn_lref(b, t), .head = qn_lref(b, h)};
   c.kv_head = LX_DIV(c.head, LX_INT(a->group));
   c.pos = qn_attention_token_index(lower, a->pos, c.row);
+  c.at = a->at == a->pos ? c.pos : qn_attention_token_index(lower, a->at, c.row);
   c.table_row = LX_MUL(qn_attention_token_index(lower, a->seq, c.row), qn_lsym(b, QN_SYM_P));
   if (a->k_cache) {
     lone_scores(lower, &tokens->u.loop.body, &c);
@@ -205,7 +217,8 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
   const qn_node *node = qn_graph_node(lower->graph, id);
   bool fused = node->op == QN_OP_ATTENTION;
   int places = fused ? 3 : 2;  // pos, seq, block_table
-  bool sloped = node->op != QN_OP_ATTN_MIX && node->operand_count == places + 4;
+  bool by_distance = node->op != QN_OP_ATTN_MIX && node->operand_count > places + 3;
+  bool biased = by_distance && qn_node_attr(node, QN_ATTR_ORIGIN);
   qn_attention a = {
       .node = node,
       .q = node->op == QN_OP_ATTN_MIX ? 0 : node->operands[0],
@@ -215,13 +228,17 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
                                               : 0,
       .pos = node->operands[places],
       .seq = node->operands[places + 1],
-      .slopes = sloped ? node->operands[places + 3] : 0,
+      .slopes = by_distance && !biased ? node->operands[places + 3] : 0,
+      .bias = biased ? node->operands[places + 3] : 0,
+      .origin = qn_node_int(node, QN_ATTR_ORIGIN, 0),
+      .at = node->operands[by_distance && node->operand_count > places + 4 ? places + 4 : places],
       .window = qn_node_int(node, QN_ATTR_WINDOW, 0),
   };
   const qn_type *pool = &qn_graph_node(lower->graph, a.k_cache ? a.k_cache : a.v_cache)->type;
   a.kv_heads = pool->dims[1].value;
   a.head_dim = a.k_cache ? pool->dims[2].value : pool->dims[3].value;
   a.group = node->type.dims[1].value / a.kv_heads;
+  if (biased) a.distances = qn_graph_node(lower->graph, a.bias)->type.dims[0].value / node->type.dims[1].value;
   a.integer = qn_node_int(node, QN_ATTR_CODES, 0) != 0;
   bool sized = (!a.k_cache || qn_type_kv_page(&qn_graph_node(lower->graph, a.k_cache)->type, true, &a.k_page)) &&
                (!a.v_cache || qn_type_kv_page(&qn_graph_node(lower->graph, a.v_cache)->type, false, &a.v_page));

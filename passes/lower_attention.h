@@ -8,6 +8,9 @@ typedef struct qn_attention {
   const qn_node *node;
   qn_id q, k_cache, v_cache, pos, seq;  // q and a cache are 0 where the op has none
   qn_id slopes;                         // f32 (heads); 0 = none
+  qn_id bias;                           // f32 (heads, distances); 0 = none
+  int64_t distances, origin;            // the place of distance 0 among them
+  qn_id at;                             // where tokens are, for distances: pos, or an operand of its own
   const qn_lbuf *table;                 // block table, i32 (B, P)
   int64_t kv_heads, head_dim;
   int64_t group;   // query heads that share a KV head
@@ -21,8 +24,8 @@ const qn_lexpr *qn_attention_token_index(qn_lower *lower, qn_id id, const qn_lex
 // Index of element `at` of (page, kv head) in a pool of pages of [kv_heads, head_dim * 64].
 const qn_lexpr *qn_attention_pool_index(qn_lbuild *b, const qn_attention *a, const qn_lexpr *page,
                                         const qn_lexpr *kv_head, const qn_lexpr *at);
-// A key's score for a query head: scaled, soft-capped; with slopes, of a key `distance` (i32) after the token, which is
-// before it where it is negative; -inf where `seen` (a predicate) is false.
+// A key's score for a query head: scaled, soft-capped; with slopes or bias, of a key `distance` (i32) after the token, which
+// is before it where it is negative; -inf where `seen` (a predicate) is false.
 const qn_lexpr *qn_attention_score(qn_lower *lower, const qn_attention *a, const qn_lexpr *dot, const qn_lexpr *head,
                                    const qn_lexpr *distance, const qn_lexpr *seen);
 // The first page that a token at `pos` sees, and the one after the last.
@@ -45,7 +48,8 @@ typedef struct qn_attention_run {
   const qn_lexpr *kv_head, *first;  // KV head and first token
   const qn_lexpr *tokens, *rows;    // how many of them; a row is a query head of a token
   const qn_lexpr *table_row;        // index of the sequence's first block table entry
-  const qn_lbuf *position;          // i32 a row
+  const qn_lbuf *position;          // i32 a row: the last key that it sees
+  const qn_lbuf *place;             // i32 a row: where its token is; may be `position`
   const qn_lbuf *low, *high;        // i32: the least and the largest position
   const qn_lexpr *chunk, *page;
 } qn_attention_run;

@@ -545,6 +545,10 @@ static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {
   const qn_lexpr *token = LX_ADD(c->run.first, LX_DIV(c->row, LX_INT(c->run.a->group)));
   qn_lstore(b, rows, c->run.position, QN_LM_I32, c->row,
             qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, c->run.a->pos, token)));
+  if (c->run.place != c->run.position) {
+    qn_lstore(b, rows, c->run.place, QN_LM_I32, c->row,
+              qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, c->run.a->at, token)));
+  }
   qn_lstore(b, rows, c->max, QN_LM_F32, c->row, LX_F32(-INFINITY));
   qn_lstore(b, rows, c->sum, QN_LM_F32, c->row, LX_F32(0));
   qn_lower_lanes(lower, rows, c->run.a->head_dim, true, start_element, c);
@@ -580,6 +584,7 @@ static void run_of_tokens(qn_lower *lower, qn_lblock *block, fused_context *c, i
   c->run.low = qn_llocal(b, block, "low", QN_LM_I32, 1);
   c->run.high = qn_llocal(b, block, "high", QN_LM_I32, 1);
   c->run.position = qn_llocal(b, block, "position", QN_LM_I32, rows);
+  c->run.place = c->run.a->at == c->run.a->pos ? c->run.position : qn_llocal(b, block, "place", QN_LM_I32, rows);
   const qn_attention *a = c->run.a;
   c->query_pitch = a->head_dim;
   if (a->k_page.coded && a->integer) {

@@ -42,7 +42,7 @@ const qn_lexpr *qn_attention_row_score(qn_lower *lower, const qn_attention_run *
   qn_lbuild *b = &lower->build;
   const qn_lexpr *head = LX_ADD(LX_MUL(run->kv_head, LX_INT(run->a->group)), LX_MOD(row, LX_INT(run->a->group)));
   const qn_lexpr *key = LX_ADD(LX_MUL(run->chunk, LX_INT(QN_PAGE_KEYS)), base);
-  const qn_lexpr *before = LX_SUB(i32_of(b, key), LX_LOAD(run->position, QN_LM_I32, row));
+  const qn_lexpr *before = LX_SUB(i32_of(b, key), LX_LOAD(run->place, QN_LM_I32, row));
   return qn_attention_score(lower, run->a, dot, head, LX_ADD(before, i32_of(b, lane)),
                             qn_attention_is_seen(b, run, row, base, lane));
 }

@@ -496,6 +496,7 @@ static void start_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   c->run.low = qn_llocal(b, block, "low", QN_LM_I32, 1);
   c->run.high = qn_llocal(b, block, "high", QN_LM_I32, 1);
   c->run.position = qn_llocal(b, block, "position", QN_LM_I32, c->most_rows);
+  c->run.place = a->at == a->pos ? c->run.position : qn_llocal(b, block, "place", QN_LM_I32, c->most_rows);
   c->query_pitch = query_pitch(a);
   if (a->k_page.coded && a->integer)
     c->queries = qn_attention_declare_factors(b, block, c->most_rows, qn_attention_code_blocks(&a->k_page));
@@ -515,6 +516,10 @@ static void start_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, a->pos, token));
   qn_lstore(b, body, c->run.position, QN_LM_I32, e,
             qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LE, e, last), pos, qn_li32(b, -1)));
+  if (c->run.place != c->run.position) {
+    const qn_lexpr *at = qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, a->at, token));
+    qn_lstore(b, body, c->run.place, QN_LM_I32, e, at);
+  }
   const qn_lexpr *width = LX_INT(c->query_pitch), *all = LX_MUL(c->blocks, lane_rows);
   body = each(lower, block, c, LX_MUL(all, width), &e);
   const qn_lexpr *row = qn_lop2(b, QN_LX_MIN, LX_DIV(e, width), last), *element = LX_MOD(e, width);

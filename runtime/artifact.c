@@ -12,7 +12,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are read in place: little-endian machines only");
 _Static_assert(sizeof(qn_art_header) == 32 && sizeof(qn_art_section) == 32, "file layout");
-_Static_assert(sizeof(qn_art_program) == 112 && sizeof(qn_art_buffer) == 112, "file layout");
+_Static_assert(sizeof(qn_art_program) == 128 && sizeof(qn_art_buffer) == 120, "file layout");
 _Static_assert(sizeof(qn_art_kernel) == 16 && sizeof(qn_art_slice) == 8, "file layout");
 _Static_assert(sizeof(qn_art_variant) == 40, "file layout");
 _Static_assert(sizeof(qn_art_step) == 24 && sizeof(qn_art_code) == 688 && sizeof(qn_art_launch) == 16,
@@ -255,6 +255,7 @@ static qn_status check_head(const qn_artifact *a, qn_diag *diag) {
   AT_MOST("head", 0, "keys of a page", p->page_keys, 65536);
   AT_MOST("head", 0, "vocabulary", p->vocab_size, INT32_MAX);
   AT_MOST("head", 0, "context", p->context_tokens, INT32_MAX);
+  AT_MOST("head", 0, "start of a text", p->start, p->vocab_size);
   for (uint32_t i = 0; i < QN_ARTIFACT_SYMBOLS; i++)
     AT_MOST("head", 0, "largest symbol value", p->symbol_max[i], INT32_MAX);
   return QN_OK;
@@ -296,6 +297,7 @@ static qn_status check_buffer(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   STRING("buffer", i, "name", b->name);
   AT_MOST("buffer", i, "bytes", b->bytes, MAX_BYTES);
   AT_MOST("buffer", i, "output", b->output, 1);
+  AT_MOST("buffer", i, "cache of a source", b->of_source, b->kind == QN_ART_CACHE);
   AT_MOST("buffer", i, "dtype", b->dtype, 255);
   AT_MOST("buffer", i, "rank", b->rank, 4);
   AT_MOST("buffer", i, "row pitch", b->row_pitch, INT32_MAX);

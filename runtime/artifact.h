@@ -10,9 +10,9 @@
 #include "runtime/base/file.h"
 
 #define QN_ARTIFACT_MAGIC "quern\r\n\032"  // 8 bytes: text transfers that change line ends destroy it visibly
-#define QN_ARTIFACT_VERSION 4u
+#define QN_ARTIFACT_VERSION 5u
 #define QN_ARTIFACT_PAGE 4096u
-#define QN_ARTIFACT_SYMBOLS 6  // QN_SYM_COUNT of ir/type.h: none, T, R, P, B, G
+#define QN_ARTIFACT_SYMBOLS 7  // QN_SYM_COUNT of ir/type.h: none, T, R, P, B, G, S
 
 typedef struct qn_art_header {
   char magic[8];
@@ -65,6 +65,8 @@ typedef struct qn_art_program {
   // Token ids are below it: the width of the output "logits", or of an encoder (output "embedding") the rows of its
   // table; 0 when the program takes no tokens.
   uint32_t vocab_size;
+  uint32_t start;       // 1 + the token that a decoder's text begins with; 0 = none: a text continues what it is given
+  uint32_t reserved;
 } qn_art_program;
 
 typedef enum qn_art_buffer_kind { QN_ART_ARENA, QN_ART_WEIGHT, QN_ART_CACHE, QN_ART_INPUT } qn_art_buffer_kind;
@@ -76,6 +78,8 @@ typedef struct qn_art_buffer {
   uint64_t bytes;    // ARENA, WEIGHT: size; CACHE: bytes of one page; INPUT: bytes at the largest symbol values
   uint32_t layer;    // CACHE
   uint32_t output;   // ARENA: 1 = an output the host may read by name
+  uint32_t of_source;  // CACHE: 1 = keys are those of a source's tokens (S), not of the sequence's own
+  uint32_t reserved;
   uint32_t dtype;    // qn_dtype of the values, for hosts
   uint32_t rank;
   int64_t dims[4];   // value of each dimension: constant, or factor of its symbol
@@ -140,7 +144,7 @@ typedef struct qn_art_code {
 
 // How a GPU's kernel is started: blocks of lanes * groups threads, each group for one iteration of the parallel loop,
 // so that blocks = ceil(extent / groups), and at least 1. Its parameters are a 64-bit pointer for each of the kernel's,
-// then the symbols T, R, P, B, G as 32-bit integers.
+// then the symbols T, R, P, B, G, S as 32-bit integers.
 typedef struct qn_art_launch {
   uint32_t lanes, groups;
   uint32_t shared_bytes;  // of dynamic shared memory that a block needs

@@ -10,7 +10,7 @@
 #define DEFAULT_CHUNK   512
 #define LANES           16  // arrays have room for a vector load at their last element
 
-enum { SYM_NONE, SYM_T, SYM_R, SYM_P, SYM_B, SYM_G };  // qn_symbol of ir/type.h
+enum { SYM_NONE, SYM_T, SYM_R, SYM_P, SYM_B, SYM_G, SYM_S };  // qn_symbol of ir/type.h
 enum { DTYPE_F32 = 0, DTYPE_I32 = 3 };                 // qn_dtype of ir/dtype.def
 
 typedef enum input {
@@ -20,6 +20,11 @@ typedef enum input {
   INPUT_SEQ,
   INPUT_ROWS,
   INPUT_SAMPLING,
+  INPUT_SOURCE,
+  INPUT_SOURCE_POS,
+  INPUT_SOURCE_SEQ,
+  INPUT_SOURCE_LAST_POS,
+  INPUT_CROSS_LAST_POS,
   INPUT_BLOCK_TABLE,
   INPUT_COUNT
 } input;
@@ -38,6 +43,11 @@ static const struct {
     [INPUT_SEQ] = {"seq", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_ROWS] = {"rows", 1, {SYM_R}, {1}, "[R]"},
     [INPUT_SAMPLING] = {"sampling", 2, {SYM_R, SYM_NONE}, {1, SETTINGS}, "[R, 8]"},
+    [INPUT_SOURCE] = {"source", 1, {SYM_S}, {1}, "[S]"},
+    [INPUT_SOURCE_POS] = {"source_pos", 1, {SYM_S}, {1}, "[S]"},
+    [INPUT_SOURCE_SEQ] = {"source_seq", 1, {SYM_S}, {1}, "[S]"},
+    [INPUT_SOURCE_LAST_POS] = {"source_last_pos", 1, {SYM_S}, {1}, "[S]"},
+    [INPUT_CROSS_LAST_POS] = {"cross_last_pos", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_BLOCK_TABLE] = {"block_table", 2, {SYM_B, SYM_P}, {1, 1}, "[B, P]"},
 };
 
@@ -57,6 +67,7 @@ struct qn_decoder {
   int64_t pitch, vocab;                // of a row of logits, elements; how many token ids there are
   int64_t embedding;                   // numbers of an embedding; 0 = it makes logits
   int64_t chunk, max_rows;
+  int64_t max_source;   // tokens of a source at most; 0 = the model has no encoder
   int64_t count, rows;  // tokens and wanted rows of this step
 };
 
@@ -74,7 +85,8 @@ static qn_status check_input(const qn_artifact *a, const qn_art_buffer *b, qn_di
                    "input '%s' has another type or shape than a language model's; want i32 %s", name, inputs[i].shape);
   }
   return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
-                 "got input '%s', want only tokens, pos, last_pos, seq, rows, sampling and block_table: no language model",
+                 "got input '%s', want only tokens, pos, last_pos, seq, rows, sampling, block_table and a source's: no "
+                 "language model",
                  name);
 }
 
@@ -149,21 +161,25 @@ static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, 
                    "chunk: got %" PRId64 " tokens, want 1 to %" PRId64, d->chunk, most_chunk);
   }
   d->max_rows = most[SYM_R] && most[SYM_R] < d->chunk ? most[SYM_R] : d->chunk;
+  bool sourced = has_input(d->artifact, inputs[INPUT_SOURCE].name);
+  d->max_source = !sourced ? 0 : most[SYM_S] && most[SYM_S] < *out_context ? most[SYM_S] : *out_context;
   return QN_OK;
 }
 
 static size_t array_bytes(const qn_decoder *d, size_t i) {
   if (i == INPUT_SAMPLING) return (size_t)d->max_rows * sizeof(qn_sampling);
-  return ((size_t)(i == INPUT_ROWS ? d->max_rows : d->chunk) + LANES) * sizeof(int32_t);
+  int64_t rows = inputs[i].symbols[0] == SYM_R ? d->max_rows : inputs[i].symbols[0] == SYM_S ? d->max_source : d->chunk;
+  return ((size_t)rows + LANES) * sizeof(int32_t);
 }
 
-static void set_symbols(const qn_decoder *d, int64_t tokens, int64_t rows, int64_t *out) {
+static void set_symbols(const qn_decoder *d, int64_t tokens, int64_t rows, int64_t source, int64_t *out) {
   memset(out, 0, QN_ARTIFACT_SYMBOLS * sizeof *out);
   out[SYM_T] = tokens;
   out[SYM_R] = rows;
   out[SYM_P] = qn_kv_cache_pages_per_sequence(d->cache);
   out[SYM_B] = qn_kv_cache_sequences(d->cache);
   out[SYM_G] = qn_kv_cache_pages(d->cache);
+  out[SYM_S] = source;
 }
 
 static qn_status bind_inputs(qn_decoder *d, qn_diag *diag) {
@@ -194,6 +210,9 @@ static qn_status create_prefixes(qn_decoder *d, qn_diag *diag) {
   if (has_input(d->artifact, inputs[INPUT_LAST_POS].name))
     return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
                    "got prefixes to keep of a model whose tokens see those after them, want one of generated text");
+  if (d->max_source > 0)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
+                   "got prefixes to keep of a model with an encoder, whose keys go by a source, too; want one without");
   QN_TRY(qn_kv_prefix_create(d->cache, &d->prefixes, diag));
   d->log = qn_alloc(d->allocator, log_bytes(d));
   d->logged = qn_alloc_zeroed(d->allocator, logged_bytes(d));
@@ -230,7 +249,7 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   for (int64_t row = 0; row < d->max_rows; row++) set_row(d, row, &(qn_sampling){.inverse_temperature = 1, .top_k = 1});
   qn_decoder_choose(d, NULL, 0);
   int64_t most[QN_ARTIFACT_SYMBOLS];
-  set_symbols(d, d->chunk, d->max_rows, most);
+  set_symbols(d, d->chunk, d->max_rows, d->max_source, most);
   return qn_executor_reserve(d->executor, most, diag);
 }
 
@@ -314,7 +333,8 @@ int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens
 
 void qn_decoder_reset(qn_decoder *d, int32_t sequence) {
   keep(d, sequence, true);
-  qn_decoder_truncate(d, sequence, 0);
+  qn_kv_cache_clear(d->cache, sequence);
+  forget(d, sequence, 0);
 }
 
 void qn_decoder_truncate(qn_decoder *d, int32_t sequence, int64_t length) {
@@ -330,6 +350,14 @@ static qn_status check_sequence(const qn_decoder *d, int32_t sequence, qn_diag *
   if (qn_kv_cache_has(d->cache, sequence)) return QN_OK;
   return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got sequence %" PRId32 ", want 0 to %" PRId32, sequence,
                  qn_kv_cache_sequences(d->cache) - 1);
+}
+
+// What a decoder beside an encoder must know before it evaluates a token.
+static qn_status check_source(const qn_decoder *d, int32_t sequence, qn_diag *diag) {
+  if (d->max_source == 0 || qn_kv_cache_source(d->cache, sequence) > 0) return QN_OK;
+  return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path,
+                 "sequence %" PRId32 " has no source, want one (quern_session_source) before tokens are evaluated",
+                 sequence);
 }
 
 static qn_status check_token(const qn_decoder *d, int32_t token, size_t index, qn_diag *diag) {
@@ -362,6 +390,7 @@ static void push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
   d->arrays[INPUT_TOKENS][d->count] = token;
   d->arrays[INPUT_POS][d->count] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence]++);
   d->arrays[INPUT_SEQ][d->count] = sequence;
+  d->arrays[INPUT_CROSS_LAST_POS][d->count] = (int32_t)qn_kv_cache_source(d->cache, sequence) - 1;
   if (want) d->arrays[INPUT_ROWS][d->rows++] = (int32_t)d->count;
   d->count++;
 }
@@ -374,7 +403,7 @@ static bool one_token_each(const qn_decoder *d) {
 
 static qn_status run(qn_decoder *d, qn_diag *diag) {
   int64_t symbols[QN_ARTIFACT_SYMBOLS];
-  set_symbols(d, d->count, d->rows, symbols);
+  set_symbols(d, d->count, d->rows, 0, symbols);
   for (int64_t i = 0; i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i];
     d->arrays[INPUT_LAST_POS][i] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence] - 1);
@@ -442,6 +471,7 @@ qn_status qn_decoder_reserve(qn_decoder *d, int32_t sequence, const int32_t *tok
   if (count == 0 || count > INT32_MAX) {
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %zu tokens to evaluate, want at least 1", count);
   }
+  QN_TRY(check_source(d, sequence, diag));
   for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i, diag));
   return qn_kv_cache_reserve(d->cache, sequence, (int64_t)count, diag);
 }
@@ -534,6 +564,46 @@ qn_status qn_decoder_embed(qn_decoder *d, const int32_t *tokens, const size_t *c
   return status;
 }
 
+// --- what an encoder reads
+
+bool qn_decoder_has_source(const qn_decoder *d) { return d->max_source > 0; }
+int64_t qn_decoder_source_max(const qn_decoder *d) { return d->max_source; }
+int32_t qn_decoder_start(const qn_decoder *d) { return (int32_t)d->artifact->program->start - 1; }
+
+static qn_status check_whole_source(const qn_decoder *d, const int32_t *tokens, size_t count, qn_diag *diag) {
+  if (d->max_source == 0) {
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
+                   "the model has no encoder: it reads no source; evaluate the tokens instead");
+  }
+  if (count == 0 || count > (size_t)d->max_source) {
+    return qn_fail(diag, count ? QN_ERR_LIMIT : QN_ERR_ARGUMENT, d->artifact->path,
+                   "got a source of %zu tokens, want 1 to %" PRId64 "; it is read at once, so a longer one takes a larger context",
+                   count, d->max_source);
+  }
+  for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i, diag));
+  return QN_OK;
+}
+
+qn_status qn_decoder_source(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, qn_diag *diag) {
+  int64_t symbols[QN_ARTIFACT_SYMBOLS];
+  QN_TRY(check_sequence(d, sequence, diag));
+  QN_TRY(check_whole_source(d, tokens, count, diag));
+  QN_TRY(qn_kv_cache_take_source(d->cache, sequence, (int64_t)count, diag));
+  begin(d);
+  for (size_t i = 0; i < count; i++) {
+    d->arrays[INPUT_SOURCE][i] = tokens[i];
+    d->arrays[INPUT_SOURCE_POS][i] = (int32_t)i;
+    d->arrays[INPUT_SOURCE_SEQ][i] = sequence;
+    d->arrays[INPUT_SOURCE_LAST_POS][i] = (int32_t)count - 1;
+  }
+  set_symbols(d, 0, 0, (int64_t)count, symbols);
+  qn_executor_hold(d->executor);
+  qn_status status = qn_executor_run(d->executor, symbols, QN_RUN_PROMPT, diag);
+  qn_executor_release(d->executor);
+  if (status != QN_OK) qn_kv_cache_clear(d->cache, sequence);
+  return status;
+}
+
 // --- one token of each of many sequences
 
 static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
@@ -541,6 +611,7 @@ static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t 
   QN_TRY(check_logits(d, diag));
   for (size_t i = 0; i < count; i++) {
     QN_TRY(check_sequence(d, items[i].sequence, diag));
+    QN_TRY(check_source(d, items[i].sequence, diag));
     QN_TRY(check_token(d, items[i].token, i, diag));
     wanted += items[i].want;
   }

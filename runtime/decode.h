@@ -37,7 +37,7 @@ const qn_kv_cache *qn_decoder_cache(const qn_decoder *decoder);  // borrowed: si
 
 // Sequences 0 .. sequences-1 all exist from the start, empty.
 int64_t qn_decoder_position(const qn_decoder *decoder, int32_t sequence);  // tokens in its cache
-void qn_decoder_reset(qn_decoder *decoder, int32_t sequence);
+void qn_decoder_reset(qn_decoder *decoder, int32_t sequence);  // its source is forgotten, too
 // Forgets all but the first `length` tokens (at most the present position).
 void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
 // Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held. They share pages until one
@@ -54,6 +54,16 @@ int64_t qn_decoder_attach(qn_decoder *decoder, int32_t sequence, const int32_t *
 // Keeps the full pages that a sequence has so far, for others that come before it ends.
 void qn_decoder_keep(qn_decoder *decoder, int32_t sequence);
 qn_kv_prefix *qn_decoder_prefixes(qn_decoder *decoder);  // borrowed; NULL = none
+
+// Does the model have an encoder, which reads a source that the decoder then looks at? The most tokens of one (0: it has
+// none), and the token that a text begins with (-1: none of its own).
+bool qn_decoder_has_source(const qn_decoder *decoder);
+int64_t qn_decoder_source_max(const qn_decoder *decoder);
+int32_t qn_decoder_start(const qn_decoder *decoder);
+// Empties the sequence and gives it a source: `count` tokens (at least 1), which are read at once. Errors: UNSUPPORTED (the
+// model has no encoder), ARGUMENT, LIMIT: the sequence is as it was; those of the executor: it is empty.
+QN_CHECKED qn_status qn_decoder_source(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count,
+                                       qn_diag *diag);
 
 // Appends `count` tokens (at least 1) to a sequence, chunk by chunk. *out_last is the logits after the
 // last one: (vocab), borrowed until the decoder's next call; NULL = they are not computed. With `all` not NULL every token's logits go there:

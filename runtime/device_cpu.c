@@ -328,13 +328,18 @@ static void take_chain(const cpu_executor *e, phase *p) {
   p->units = (uint32_t)units;
 }
 
+// Steps without work make no phase: those of an encoder while a decoder goes on, or of logits that nobody wants. What a
+// barrier before them is for, the next phase waits for.
 static void make_phases(cpu_executor *e, const int64_t *symbols) {
+  bool barrier = false;
   e->phase_count = 0;
   for (uint32_t i = 0; i < e->base.artifact->program->step_count;) {
-    phase *p = &e->phases[e->phase_count++];
-    *p = (phase){.first = i, .head = i, .barrier = e->base.artifact->steps[i].barrier != 0};
+    phase *p = &e->phases[e->phase_count];
+    *p = (phase){.first = i, .head = i, .barrier = barrier || e->base.artifact->steps[i].barrier != 0};
     if (is_prologue(e, i, symbols)) p->head++;
     take_chain(e, p);
+    barrier = p->units == 0 && p->barrier;
+    if (p->units > 0) e->phase_count++;
     i = p->end;
   }
 }
@@ -427,9 +432,9 @@ static void walk(void *context, int thread, int thread_count) {
   fesetenv(FE_DFL_ENV);
   stopwatch watch = start_watch(e, thread);
   uint32_t waited = 0;  // phases before this one are known to be done
+  for (uint32_t i = 0; watch.steps && i < e->base.artifact->program->step_count; i++) watch.steps[i].calls++;
   for (uint32_t i = 0; i < e->phase_count; i++) {
     const phase *p = &e->phases[i];
-    for (uint32_t step = p->first; watch.steps && step < p->end; step++) watch.steps[step].calls++;
     if (p->barrier) {
       for (; waited < i; waited++) qn_work_wait(e->threads, &e->works[waited]);
       note_wait(&watch, p->first);

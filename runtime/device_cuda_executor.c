@@ -13,7 +13,7 @@ enum {
   SLOTS = 2,         // of inputs on their way
   GRAPHS_MAX = 64,   // kept, for as many combinations of symbol values; the one that rested longest goes first
 };
-enum { SYMBOLS = QN_ARTIFACT_SYMBOLS - 1 };  // that kernels get: T, R, P, B, G
+enum { SYMBOLS = QN_ARTIFACT_SYMBOLS - 1 };  // that kernels get: T, R, P, B, G, S
 
 // A step with the last symbol values.
 typedef struct launch {

@@ -156,7 +156,7 @@ static qn_status check_bound(const qn_executor *e, qn_diag *diag) {
 }
 
 static qn_status check_symbols(const qn_executor *e, const int64_t *symbols, qn_diag *diag) {
-  static const char letters[QN_ARTIFACT_SYMBOLS] = {'-', 'T', 'R', 'P', 'B', 'G'};
+  static const char letters[QN_ARTIFACT_SYMBOLS] = {'-', 'T', 'R', 'P', 'B', 'G', 'S'};
   for (int s = 1; s < QN_ARTIFACT_SYMBOLS; s++) {
     int64_t most = e->artifact->program->symbol_max[s];
     if (symbols[s] >= 0 && symbols[s] <= (most ? most : INT32_MAX)) continue;

@@ -294,6 +294,21 @@ static qn_status prefill(generation *g, const float **out_logits) {
   return status;
 }
 
+// The prompt is what the encoder reads; the text begins with a token of its own. As above, but for an error of the device
+// or of the first token's evaluation, after which the sequence is empty.
+static qn_status prefill_source(generation *g, const float **out_logits) {
+  const qn_generate_params *p = g->params;
+  int32_t start = qn_decoder_start(g->decoder);
+  if (start < 0) {
+    return qn_fail(g->diag, QN_ERR_UNSUPPORTED, qn_decoder_path(g->decoder),
+                   "the model does not say which token a text begins with; evaluate one behind the source instead");
+  }
+  if (cancelled(g)) return QN_OK;
+  QN_TRY(qn_decoder_source(g->decoder, p->sequence, p->prompt, p->prompt_count, g->diag));
+  tell_settings(g, 0);
+  return qn_decoder_eval(g->decoder, p->sequence, &start, 1, NULL, out_logits, g->diag);
+}
+
 static qn_status prefill_and_decode(generation *g) {
   const qn_generate_params *p = g->params;
   const float *logits = NULL;
@@ -302,12 +317,13 @@ static qn_status prefill_and_decode(generation *g) {
     int64_t before = qn_decoder_position(g->decoder, p->sequence) - (int64_t)g->held;
     QN_TRY(qn_speculator_begin(p->speculator, before, g->sampler, g->diag));
   }
-  qn_status prefilled = prefill(g, &logits);
+  bool sourced = qn_decoder_has_source(g->decoder);
+  qn_status prefilled = sourced ? prefill_source(g, &logits) : prefill(g, &logits);
   g->stats->prefill_ns = now_ns() - start;
   if (prefilled != QN_OK || !logits) return prefilled;
   g->stats->prompt_tokens = (int64_t)p->prompt_count;
   g->stats->held_tokens = (int64_t)g->held;
-  for (size_t i = 0; i < p->prompt_count; i++) qn_sampler_accept(g->sampler, p->prompt[i]);
+  for (size_t i = 0; i < p->prompt_count && !sourced; i++) qn_sampler_accept(g->sampler, p->prompt[i]);
   g->position = qn_decoder_position(g->decoder, p->sequence);
   note_text(g, p->prompt, p->prompt_count);
   qn_status status = decode(g, start);
@@ -320,6 +336,12 @@ static qn_status check_params(const qn_decoder *decoder, const qn_generate_param
   if (params->sequence < 0 || params->sequence >= qn_decoder_sequences(decoder))
     return qn_fail(diag, QN_ERR_ARGUMENT, "sequence", "got %d, want 0 to %d", (int)params->sequence,
                    (int)qn_decoder_sequences(decoder) - 1);
+  if (params->held > 0 && qn_decoder_has_source(decoder))
+    return qn_fail(diag, QN_ERR_ARGUMENT, "prompt_held", "got %zu, want 0: the model's encoder reads the prompt at once",
+                   params->held);
+  if (params->speculator && qn_decoder_has_source(decoder))
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
+                   "the model has an encoder, and tokens are guessed of texts that go on; generate without guesses");
   if (params->held > 0 && (params->held >= params->prompt_count ||
                            params->held > (uint64_t)qn_decoder_position(decoder, params->sequence)))
     return qn_fail(diag, QN_ERR_ARGUMENT, "prompt_held",
@@ -356,13 +378,14 @@ qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sam
   size_t step = (params->speculator ? (size_t)qn_speculator_most(params->speculator) : 0) + 1;
   *out_stats = (qn_generate_stats){.pending = -1};
   QN_TRY(check_params(decoder, params, diag));
+  bool sourced = qn_decoder_has_source(decoder);  // its prompt is another text
   qn_text_options text = {.tokenizer = tokenizer,
                           .stops = params->stops,
                           .stop_count = params->stop_count,
                           .show_special = params->show_special,
-                          .position = qn_decoder_position(decoder, params->sequence) - (int64_t)params->held,
+                          .position = sourced ? 0 : qn_decoder_position(decoder, params->sequence) - (int64_t)params->held,
                           .prompt = params->prompt,
-                          .prompt_count = params->prompt_count};
+                          .prompt_count = sourced ? 0 : params->prompt_count};
   QN_TRY(qn_text_out_init(&g.text, &text, allocator, diag));
   qn_status status = take_step_memory(&g, allocator, step, diag);
   if (status == QN_OK) {

@@ -26,7 +26,8 @@ typedef bool (*qn_generate_cancelled)(void *context);
 
 typedef struct qn_generate_params {
   int32_t sequence;
-  const int32_t *prompt;  // borrowed; appended to what the sequence holds
+  const int32_t *prompt;  // borrowed; appended to what the sequence holds, or, of a model with an encoder, the source of a
+                          // new text
   size_t prompt_count;    // at least 1
   size_t held;            // of the prompt, the first so many (not all) are the sequence's last tokens already
   int64_t max_tokens;     // 0 = until the context is full

@@ -12,6 +12,7 @@
 typedef struct row {
   bool used;
   int64_t length;  // tokens
+  int64_t source;  // tokens of its source
   int64_t pages;   // in its row
 } row;
 
@@ -268,7 +269,7 @@ qn_status qn_kv_cache_add(qn_kv_cache *cache, int32_t *out_sequence, qn_diag *di
 }
 
 void qn_kv_cache_remove(qn_kv_cache *cache, int32_t sequence) {
-  qn_kv_cache_truncate(cache, sequence, 0);
+  qn_kv_cache_clear(cache, sequence);
   cache->rows[sequence].used = false;
 }
 
@@ -291,16 +292,18 @@ static qn_status copy_pool(void *context, const qn_art_buffer *buffer, uint64_t 
                       pool + (size_t)c->from * (size_t)buffer->bytes, (size_t)buffer->bytes, c->diag);
 }
 
-// Does the sequence's next token go to a page that others hold, too?
-static bool shares_next(const qn_kv_cache *cache, int32_t sequence) {
+// How many of the pages that the sequence's next `count` tokens go to others hold, too: the one that it ends in, or ones that
+// its source is in as well.
+static int64_t shared_ahead(const qn_kv_cache *cache, int32_t sequence, int64_t count) {
   const row *s = &cache->rows[sequence];
-  if (s->length % cache->page_keys == 0) return false;
-  return cache->holders[pages_of(cache, sequence)[s->length / cache->page_keys]] > 1;
+  int64_t end = pages_for(cache, s->length + count), shared = 0;
+  for (int64_t i = s->length / cache->page_keys; count > 0 && i < end && i < s->pages; i++)
+    shared += cache->holders[pages_of(cache, sequence)[i]] > 1;
+  return shared;
 }
 
-// A copy of that page, for the sequence alone, in its place. There must be a free one.
-static qn_status copy_next(qn_kv_cache *cache, int32_t sequence, qn_diag *diag) {
-  int32_t *place = &pages_of(cache, sequence)[cache->rows[sequence].length / cache->page_keys];
+// A copy of a page, for the sequence alone, in its place. There must be a free one.
+static qn_status copy_page(qn_kv_cache *cache, int32_t *place, qn_diag *diag) {
   copying c = {cache, *place, take_free(cache), diag};
   uint64_t bytes;
   bool overflow;
@@ -319,16 +322,20 @@ qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t coun
                    " that are there, want at most %" PRId64 " in all; open the model with a larger context",
                    count, s->length, cache->context);
   }
-  bool copy = count > 0 && shares_next(cache, sequence);
-  int64_t want = pages_for(cache, s->length + count), more = (want > s->pages ? want - s->pages : 0) + copy;
+  int64_t copies = shared_ahead(cache, sequence, count);
+  int64_t want = pages_for(cache, s->length + count), more = (want > s->pages ? want - s->pages : 0) + copies;
   if (!have_free(cache, more)) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the KV cache is full: got %" PRId64 " more tokens for a sequence, which takes %" PRId64
                    " pages, want at most the %" PRId64 " of %" PRId64 " that are free",
                    count, more, qn_kv_cache_free_pages(cache), cache->page_count);
   }
-  if (copy) QN_TRY(copy_next(cache, sequence, diag));
   int32_t *pages = pages_of(cache, sequence);
+  for (int64_t i = s->length / cache->page_keys; copies > 0; i++) {
+    if (cache->holders[pages[i]] == 1) continue;
+    QN_TRY(copy_page(cache, &pages[i], diag));
+    copies--;
+  }
   while (s->pages < want) pages[s->pages++] = take_free(cache);
   return QN_OK;
 }
@@ -336,7 +343,7 @@ qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t coun
 void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count) {
   row *s = &cache->rows[sequence];
   assert(qn_kv_cache_has(cache, sequence) && s->length + count <= s->pages * cache->page_keys);
-  assert(count == 0 || !shares_next(cache, sequence));
+  assert(shared_ahead(cache, sequence, count) == 0);
   s->length += count;
 }
 
@@ -345,10 +352,12 @@ void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t 
   assert(length >= 0 && length <= cache->rows[from].length);
   const int32_t *source = pages_of(cache, from);
   int32_t *pages = pages_of(cache, to);
-  qn_kv_cache_truncate(cache, to, 0);
+  qn_kv_cache_clear(cache, to);
   row *s = &cache->rows[to];
   s->length = length;
-  for (s->pages = 0; s->pages < pages_for(cache, length); s->pages++) {
+  s->source = cache->rows[from].source;
+  int64_t most = length > s->source ? length : s->source;
+  for (s->pages = 0; s->pages < pages_for(cache, most); s->pages++) {
     pages[s->pages] = source[s->pages];
     hold(cache, pages[s->pages]);
   }
@@ -376,16 +385,17 @@ void qn_kv_cache_exchange(qn_kv_cache *cache, int32_t sequence, int64_t index, i
 const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache) { return cache->artifact; }
 const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache) { return cache->allocator; }
 
-qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, qn_diag *diag) {
-  assert(qn_kv_cache_has(cache, sequence) && length >= 0);
+qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, int64_t source, qn_diag *diag) {
+  assert(qn_kv_cache_has(cache, sequence) && length >= 0 && source >= 0);
   row *s = &cache->rows[sequence];
-  int64_t want = pages_for(cache, length), alone = 0;  // its pages that nobody else holds may be taken for the new ones
+  int64_t most = length > source ? length : source;
+  int64_t want = pages_for(cache, most), alone = 0;  // its pages that nobody else holds may be taken for the new ones
   for (int64_t i = 0; i < s->pages; i++) alone += cache->holders[pages_of(cache, sequence)[i]] == 1;
-  if (length > cache->context) {
+  if (most > cache->context) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the context is full: got a sequence of %" PRId64 " tokens, want at most %" PRId64
                    "; open the model with a larger context",
-                   length, cache->context);
+                   most, cache->context);
   }
   if (want > alone && !have_free(cache, want - alone)) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
@@ -393,10 +403,11 @@ qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t leng
                    " that are free or its own",
                    want, qn_kv_cache_free_pages(cache) + alone, cache->page_count);
   }
-  qn_kv_cache_truncate(cache, sequence, 0);
+  qn_kv_cache_clear(cache, sequence);
   int32_t *pages = pages_of(cache, sequence);
   while (s->pages < want) pages[s->pages++] = take_free(cache);
   s->length = length;
+  s->source = source;
   return QN_OK;
 }
 
@@ -406,6 +417,20 @@ bool qn_kv_cache_layout(const qn_artifact *artifact, const qn_art_buffer *b, qn_
   if ((!is_k && strcmp(kind, "v") != 0) || b->rank != 4) return false;
   return qn_kv_page_make(b->dtype, is_k, b->dims[1], b->dims[is_k ? 2 : 3], artifact->program->page_keys, out) &&
          b->dims[is_k ? 3 : 2] == out->keys && (uint64_t)out->page_bytes == b->bytes;
+}
+
+int64_t qn_kv_cache_source(const qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  return cache->rows[sequence].source;
+}
+
+qn_status qn_kv_cache_take_source(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
+  return qn_kv_cache_replace(cache, sequence, 0, count, diag);
+}
+
+void qn_kv_cache_clear(qn_kv_cache *cache, int32_t sequence) {
+  cache->rows[sequence].source = 0;
+  qn_kv_cache_truncate(cache, sequence, 0);
 }
 
 size_t qn_kv_cache_largest_page(const qn_kv_cache *cache) {
@@ -420,7 +445,7 @@ size_t qn_kv_cache_largest_page(const qn_kv_cache *cache) {
 typedef struct visiting {
   const qn_kv_cache *cache;
   const int32_t *numbers;  // of the pages
-  int64_t keys;            // that they hold in all
+  int64_t keys, source;    // that they hold in all, and keys of a source
   bool write;
   uint8_t *page;
   qn_kv_page_visitor visit;
@@ -432,7 +457,7 @@ static qn_status visit_pool(void *context, const qn_art_buffer *buffer, uint64_t
   const visiting *v = context;
   const qn_kv_cache *cache = v->cache;
   const qn_memory *memory = &cache->memory;
-  int64_t left = v->keys;
+  int64_t left = buffer->of_source ? v->source : v->keys;
   for (int64_t i = 0; left > 0; i++, left -= cache->page_keys) {
     uint8_t *page = cache->pools + offset + (size_t)v->numbers[i] * (size_t)buffer->bytes;
     if (!v->write) QN_TRY(memory->read(memory->context, v->page, page, (size_t)buffer->bytes, v->diag));
@@ -450,14 +475,14 @@ static qn_status visit_pools(visiting v) {
 
 qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
                             qn_kv_page_visitor visit, void *context, qn_diag *diag) {
-  return visit_pools((visiting){cache, pages_of(cache, sequence), qn_kv_cache_length(cache, sequence), write, page, visit,
-                                context, diag});
+  return visit_pools((visiting){cache, pages_of(cache, sequence), qn_kv_cache_length(cache, sequence),
+                                qn_kv_cache_source(cache, sequence), write, page, visit, context, diag});
 }
 
 qn_status qn_kv_cache_visit_page(const qn_kv_cache *cache, int32_t number, int64_t keys, bool write, uint8_t *page,
                                  qn_kv_page_visitor visit, void *context, qn_diag *diag) {
   assert(number >= 0 && number < cache->page_count && keys > 0 && keys <= cache->page_keys);
-  return visit_pools((visiting){cache, &number, keys, write, page, visit, context, diag});
+  return visit_pools((visiting){cache, &number, keys, 0, write, page, visit, context, diag});
 }
 
 // --- synthetic contents
@@ -489,6 +514,7 @@ static uint16_t small_bits(const qn_kv_page *page, uint64_t at, uint32_t random)
 
 static qn_status fill_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
   const filling *f = context;
+  if (buffer->of_source) return QN_OK;  // a source's keys stay
   const qn_artifact *a = f->cache->artifact;
   qn_kv_page layout;
   bool known = qn_kv_page_make(buffer->dtype, true, 1, 1, f->cache->page_keys, &layout) && !layout.coded;
@@ -538,7 +564,7 @@ void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length) 
   assert(qn_kv_cache_has(cache, sequence));
   row *s = &cache->rows[sequence];
   assert(length >= 0 && length <= s->length);
-  int64_t keep = pages_for(cache, length);
+  int64_t keep = pages_for(cache, length > s->source ? length : s->source);
   int32_t *pages = pages_of(cache, sequence);
   while (s->pages > keep) {
     let_go(cache, pages[--s->pages]);
@@ -580,8 +606,9 @@ qn_status qn_kv_cache_check(const qn_kv_cache *cache, qn_diag *diag) {
   for (int64_t i = 0; i < cache->page_count; i++) counts[i] = cache->kept[i];
   for (int32_t s = 0; s < cache->row_count; s++) {
     const row *r = &cache->rows[s];
-    if (status == QN_OK && (r->pages < pages_for(cache, r->length) || r->pages > cache->row_pages))
-      status = lost(cache, "pages of a sequence", s, r->pages, pages_for(cache, r->length), diag);
+    int64_t least = pages_for(cache, r->length > r->source ? r->length : r->source);
+    if (status == QN_OK && (r->pages < least || r->pages > cache->row_pages))
+      status = lost(cache, "pages of a sequence", s, r->pages, least, diag);
     for (int64_t i = 0; i < cache->row_pages; i++) {
       if (i < r->pages) counts[pages_of(cache, s)[i]]++;
       if (i >= r->pages && status == QN_OK && pages_of(cache, s)[i] != 0)

@@ -43,6 +43,14 @@ void qn_kv_cache_remove(qn_kv_cache *cache, int32_t sequence);
 bool qn_kv_cache_has(const qn_kv_cache *cache, int32_t sequence);
 
 int64_t qn_kv_cache_length(const qn_kv_cache *cache, int32_t sequence);  // tokens
+// Tokens of the source that a model with an encoder reads beside the sequence; 0 = none. What is made of them lies in caches
+// of their own (`of_source`), in the sequence's pages: page i has source tokens there as other caches have the sequence's.
+int64_t qn_kv_cache_source(const qn_kv_cache *cache, int32_t sequence);
+// Makes the sequence an empty one with room for a source of `count` tokens, at least 1. LIMIT when context or pool do not
+// suffice: then it is as it was.
+QN_CHECKED qn_status qn_kv_cache_take_source(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
+// Empties the sequence, and it has no source any more.
+void qn_kv_cache_clear(qn_kv_cache *cache, int32_t sequence);
 // Room for `count` more tokens, so that their pages are in the table and nobody else holds those that will be written;
 // the length stays. All or nothing. LIMIT with got and want when the sequence's context or the pool is full; the memory's
 // errors, of copying.
@@ -53,15 +61,17 @@ void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count);
 // of reserve, UNSUPPORTED for pools whose pages are laid out in no way that is known, NOMEM and those of the memory (nothing is
 // lengthened).
 QN_CHECKED qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
-// Makes the sequence one of `length` tokens whose pages are there and hold anything. LIMIT when context or pool do not
-// suffice: then it is as it was.
-QN_CHECKED qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, qn_diag *diag);
+// Makes the sequence one of `length` tokens, with a source of `source`, whose pages are there and hold anything. LIMIT when
+// context or pool do not suffice: then it is as it was.
+QN_CHECKED qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, int64_t source,
+                                         qn_diag *diag);
 // Makes `to` what the first `length` tokens of `from` are (another row), in place of what it held, by sharing their pages.
+// A source goes with them.
 void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t to);
 // Takes the pages that hold keys of the sequence through `page` (qn_kv_cache_largest_page bytes of the host's memory), of
-// every cache buffer in the artifact's order, first to last; `keys` of each are the sequence's. What the visitor finds
-// there is the page's contents, or with `write` what it puts there becomes them. Ends with the first status that is not
-// OK.
+// every cache buffer in the artifact's order, first to last; `keys` of each are the sequence's, or its source's. What
+// the visitor finds there is the page's contents, or with `write` what it puts there becomes them. Ends with the first
+// status that is not OK.
 typedef qn_status (*qn_kv_page_visitor)(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys);
 QN_CHECKED qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
                                        qn_kv_page_visitor visit, void *context, qn_diag *diag);
@@ -74,6 +84,7 @@ size_t qn_kv_cache_largest_page(const qn_kv_cache *cache);
 const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache);    // borrowed
 const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache);  // borrowed
 // Back to `length` tokens (at most the present length); pages that hold none of them are free again, reserved ones too.
+// A source stays.
 void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length);
 
 // --- pages that are kept beside the sequences' own

@@ -21,22 +21,26 @@ uint64_t qn_kv_state_model(const qn_artifact *a) {
   return qn_hash64(hashes, sizeof hashes, QN_KV_STATE_VERSION);
 }
 
-static bool count_bytes(const qn_artifact *a, uint64_t tokens, size_t *out_size) {
+static bool count_bytes(const qn_artifact *a, uint64_t tokens, uint64_t source, size_t *out_size) {
   size_t size = sizeof(qn_kv_state_header);
   uint64_t page_keys = a->program->page_keys ? a->program->page_keys : 1;
-  uint64_t pages = tokens / page_keys + (tokens % page_keys != 0);
+  bool sourced = source == 0;
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     size_t bytes = 0;
     if (a->buffers[i].kind != QN_ART_CACHE) continue;
+    uint64_t keys = a->buffers[i].of_source ? source : tokens;
+    sourced = sourced || a->buffers[i].of_source;
+    uint64_t pages = keys / page_keys + (keys % page_keys != 0);
     if (!qn_size_mul((size_t)pages, (size_t)a->buffers[i].bytes, &bytes) || !qn_size_add(size, bytes, &size))
       return false;
   }
   *out_size = size;
-  return true;
+  return sourced;  // or there is nothing that the source would be of
 }
 
 bool qn_kv_state_size(const qn_kv_cache *cache, int32_t sequence, size_t *out_size) {
-  return count_bytes(qn_kv_cache_artifact(cache), (uint64_t)qn_kv_cache_length(cache, sequence), out_size);
+  return count_bytes(qn_kv_cache_artifact(cache), (uint64_t)qn_kv_cache_length(cache, sequence),
+                     (uint64_t)qn_kv_cache_source(cache, sequence), out_size);
 }
 
 static qn_kv_state_header make_header(const qn_kv_cache *cache, int32_t sequence, size_t size) {
@@ -45,6 +49,7 @@ static qn_kv_state_header make_header(const qn_kv_cache *cache, int32_t sequence
                                .page_keys = a->program->page_keys,
                                .model = qn_kv_state_model(a),
                                .tokens = (uint64_t)qn_kv_cache_length(cache, sequence),
+                               .source = (uint64_t)qn_kv_cache_source(cache, sequence),
                                .size = size};
   memcpy(header.magic, QN_KV_STATE_MAGIC, sizeof header.magic);
   return header;
@@ -161,7 +166,8 @@ static qn_status check_header(const qn_artifact *a, const qn_kv_state_header *h,
                    "was saved with another model (%016" PRIx64 "), want one of the weights and graph of %s (%016" PRIx64
                    ")",
                    h->model, a->path, qn_kv_state_model(a));
-  if (h->tokens > INT32_MAX || !count_bytes(a, h->tokens, &want) || h->size != want || size != want)
+  bool counted = h->tokens <= INT32_MAX && h->source <= INT32_MAX && count_bytes(a, h->tokens, h->source, &want);
+  if (!counted || h->size != want || size != want)
     return qn_fail(diag, QN_ERR_FORMAT, name,
                    "got %zu bytes and %" PRIu64 " in the header, want %zu for %" PRIu64 " tokens: truncated or damaged",
                    size, h->size, want, h->tokens);
@@ -196,7 +202,7 @@ qn_status qn_kv_state_restore(qn_kv_cache *cache, int32_t sequence, const void *
   uint8_t *page = qn_alloc(qn_kv_cache_allocator(cache), page_size);
   if (!page) return qn_fail_nomem(diag, name, "a page of the KV cache");
   reading r = {pages};
-  qn_status status = qn_kv_cache_replace(cache, sequence, (int64_t)header.tokens, diag);
+  qn_status status = qn_kv_cache_replace(cache, sequence, (int64_t)header.tokens, (int64_t)header.source, diag);
   if (status == QN_OK) status = qn_kv_cache_visit(cache, sequence, true, page, take_page, &r, diag);
   qn_free(qn_kv_cache_allocator(cache), page, page_size);
   return status;

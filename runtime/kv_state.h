@@ -6,7 +6,7 @@
 #include "runtime/kv_cache.h"
 
 #define QN_KV_STATE_MAGIC   "quernkv\n"
-#define QN_KV_STATE_VERSION 1u
+#define QN_KV_STATE_VERSION 2u
 
 typedef struct qn_kv_state_header {
   char magic[8];
@@ -14,6 +14,7 @@ typedef struct qn_kv_state_header {
   uint32_t page_keys;
   uint64_t model;   // of the artifact's weights and graph: what keys and values are a function of, beside the tokens
   uint64_t tokens;  // that the sequence holds
+  uint64_t source;  // tokens of its source; 0 = none
   uint64_t size;    // bytes in all, header included
   uint64_t hash;    // qn_hash64 of this header with hash 0, then of the pages with that as the seed
 } qn_kv_state_header;

@@ -150,6 +150,14 @@ int32_t quern_model_vocab_size(const quern_model *model) { return (int32_t)model
 int32_t quern_model_embedding_size(const quern_model *model) {
   return (int32_t)qn_artifact_embedding_size(&model->artifact);
 }
+bool quern_model_has_source(const quern_model *model) {
+  const qn_artifact *a = &model->artifact;
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
+    if (a->buffers[i].kind == QN_ART_INPUT && strcmp(a->strings + a->buffers[i].name, "source") == 0) return true;
+  }
+  return false;
+}
+int32_t quern_model_start_token(const quern_model *model) { return (int32_t)model->artifact.program->start - 1; }
 int64_t quern_model_context_max(const quern_model *model) {
   return qn_artifact_context_max(&model->artifact);
 }
@@ -408,6 +416,15 @@ static qn_status eval(quern_session *session, int32_t sequence, const int32_t *t
   qn_executor_release(qn_decoder_executor(session->decoder));
   if (status != QN_OK) qn_decoder_truncate(session->decoder, sequence, before);
   return status;
+}
+
+quern_status quern_session_source(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
+                                  quern_error *error) {
+  qn_diag diag = {0};
+  session->step_rows = 0;
+  qn_status status = take_cancel(session, &diag);
+  if (status == QN_OK) status = qn_decoder_source(session->decoder, sequence, tokens, count, &diag);
+  return finish(status, &diag, error);
 }
 
 quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,

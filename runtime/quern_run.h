@@ -146,6 +146,10 @@ int32_t quern_model_vocab_size(const quern_model *model);
 // Numbers of an embedding, when the model is an encoder (BERT and its like), which makes one of a text and no logits
 // (quern_session_embed); 0 when it is none.
 int32_t quern_model_embedding_size(const quern_model *model);
+// Does it have an encoder, which reads a source (the text to translate) that the decoder looks at while it writes (T5)?
+bool quern_model_has_source(const quern_model *model);
+// The token that a text of such a model begins with; -1 = none of its own: a text goes on from what it is given.
+int32_t quern_model_start_token(const quern_model *model);
 // The most tokens of context that the compiled program allows; 0 = as many as memory allows.
 int64_t quern_model_context_max(const quern_model *model);
 // The most sequences a session may hold, and the most tokens of a step whose logits may be wanted; 0 = any number.
@@ -299,6 +303,13 @@ quern_status quern_session_eval(quern_session *session, int32_t sequence, const 
 // The same with the logits after every token, copied to `logits`: f32 (count, vocab_size), row-major.
 quern_status quern_session_eval_all(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
                                     float *logits, quern_error *error);
+
+// Of a model with an encoder: empties the sequence and gives it a source, `count` tokens (at least 1, at most the context),
+// which the encoder reads at once. What is evaluated after that looks at it, from quern_model_start_token on; truncating
+// the sequence keeps it, resetting does not. Errors: UNSUPPORTED (the model has no encoder), ARGUMENT, LIMIT, CANCELLED:
+// then the sequence is as it was; INTERNAL (a GPU's): it is empty.
+quern_status quern_session_source(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
+                                  quern_error *error);
 
 typedef struct quern_item {
   int32_t token, sequence;
@@ -456,7 +467,8 @@ void quern_speculator_destroy(quern_speculator *speculator);  // NULL is harmles
 typedef struct quern_generate_params {
   size_t size;  // sizeof(quern_generate_params)
   int32_t sequence;
-  const int32_t *prompt;                 // appended to what the sequence holds
+  const int32_t *prompt;                 // appended to what the sequence holds; of a model with an encoder the source of
+                                         // a new text (quern_session_source), which replaces it
   size_t prompt_count;                   // at least 1
   int64_t max_tokens;                    // 0 = until the context is full
   const quern_sampler_options *sampler;  // NULL = quern_sampler_options_default()
@@ -643,6 +655,7 @@ typedef struct quern_sizes {
   int64_t pages;       // P: pages of 64 keys that a sequence may have
   int64_t sequences;   // B
   int64_t pool_pages;  // G: pages that a cache has for all sequences
+  int64_t source;      // S: tokens of the source that an encoder reads
 } quern_sizes;
 
 typedef enum quern_tensor_kind { QUERN_TENSOR_INPUT, QUERN_TENSOR_OUTPUT, QUERN_TENSOR_CACHE } quern_tensor_kind;
@@ -656,7 +669,7 @@ typedef struct quern_tensor {
   int32_t layer;      // of a cache; else 0
   int32_t rank;       // 0 to 4
   int64_t dims[4];    // a number of elements, or, with a symbol, of times that its value is taken
-  char symbols[4];    // 'T', 'R', 'P', 'B' or 'G' of quern_sizes; 0 = none
+  char symbols[4];    // 'T', 'R', 'P', 'B', 'G' or 'S' of quern_sizes; 0 = none
 } quern_tensor;
 // The index-th tensor that the model's program has with the host; false after the last.
 bool quern_model_tensor(const quern_model *model, size_t index, quern_tensor *out_tensor);

@@ -24,8 +24,8 @@ struct quern_runner {
   int64_t symbols[QN_ARTIFACT_SYMBOLS];  // of the last run
 };
 
-enum { SYM_T = 1, SYM_R, SYM_P, SYM_B, SYM_G };  // qn_symbol of ir/type.h
-static const char letters[QN_ARTIFACT_SYMBOLS] = {0, 'T', 'R', 'P', 'B', 'G'};
+enum { SYM_T = 1, SYM_R, SYM_P, SYM_B, SYM_G, SYM_S };  // qn_symbol of ir/type.h
+static const char letters[QN_ARTIFACT_SYMBOLS] = {0, 'T', 'R', 'P', 'B', 'G', 'S'};
 
 // Element types by qn_dtype (ir/dtype.def): those that inputs, outputs and caches may have.
 static const struct dtype {
@@ -68,7 +68,8 @@ static void from_symbols(const int64_t *symbols, quern_sizes *out) {
                        .rows = symbols[SYM_R],
                        .pages = symbols[SYM_P],
                        .sequences = symbols[SYM_B],
-                       .pool_pages = symbols[SYM_G]};
+                       .pool_pages = symbols[SYM_G],
+                       .source = symbols[SYM_S]};
 }
 
 static void to_symbols(const quern_sizes *sizes, int64_t *out) {
@@ -78,6 +79,7 @@ static void to_symbols(const quern_sizes *sizes, int64_t *out) {
   out[SYM_P] = sizes->pages;
   out[SYM_B] = sizes->sequences;
   out[SYM_G] = sizes->pool_pages;
+  out[SYM_S] = sizes->source;
 }
 
 void quern_model_sizes_max(const quern_model *model, quern_sizes *out) {

@@ -115,6 +115,9 @@ qn_status qn_scheduler_create(qn_decoder *decoder, const qn_tokenizer *tokenizer
                               const qn_scheduler_options *options, const qn_allocator *allocator, qn_scheduler **out,
                               qn_diag *diag) {
   *out = NULL;
+  if (qn_decoder_has_source(decoder))
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
+                   "the model has an encoder, and requests are texts that go on; give sequences of a session their sources");
   qn_scheduler *s = qn_alloc_zeroed(allocator, sizeof *s);
   if (!s) return qn_fail_nomem(diag, qn_decoder_path(decoder), "the scheduler");
   s->decoder = decoder;

@@ -287,7 +287,7 @@ static void put_signature(qn_cuda_writer *w) {
     qn_cuda_put_name(w, param->name, param);
     qn_buf_puts(w->out, ", ");
   }
-  qn_buf_puts(w->out, "int T, int R, int P, int B, int G) ");
+  qn_buf_puts(w->out, "int T, int R, int P, int B, int G, int S) ");
 }
 
 // The parallel loop: its variable is the group's number, and what is beyond its end has nothing to do.

@@ -230,6 +230,10 @@ static int open_model(bench *b, const char *path, char **out_path) {
     return cli_fail(QN_ERR_ARGUMENT, path,
                     "is not kept in the cache; compile it (quern compile) and bench the artifact");
   }
+  if (quern_model_has_source(b->model)) {
+    return cli_fail(QN_ERR_UNSUPPORTED, path,
+                    "the model has an encoder, and what is measured are texts that go on; quern run --json times one text");
+  }
   cli_settings_options settings = settings_options(b);
   // Of several numbers of threads none has its own: they are compared under the machine's.
   if (!o->threads || b->threads.count == 1) cli_settings_of_model(&settings, b->model, &b->settings);

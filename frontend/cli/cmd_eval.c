@@ -97,6 +97,12 @@ static int measure(const eval_options *o, quern_model *model, const cli_speculat
              quern_model_path(model));
     return QN_ERR_UNSUPPORTED;
   }
+  if (quern_model_has_source(model)) {
+    snprintf(error->text, sizeof error->text,
+             "%s: the model has an encoder, and what is measured are texts that go on; see what it makes of one by quern run",
+             quern_model_path(model));
+    return QN_ERR_UNSUPPORTED;
+  }
   if (o->text && out->stride >= out->window) {
     snprintf(error->text, sizeof error->text, "--stride: got %llu, want less than the window of %llu tokens",
              (unsigned long long)out->stride, (unsigned long long)out->window);

@@ -163,11 +163,13 @@ static int read_prompt(const run_options *options, const char **out_text, size_t
   return 0;
 }
 
-// A vocabulary may want an end-of-text token after every text, but a text that goes on has no end: drops it. It is one
+// A vocabulary may want an end-of-text token after every text, but a text that goes on has no end (what an encoder reads
+// has): drops it. It is one
 // that is not there when the text is tokenized without such additions.
 static int drop_added_end(run_state *run, const char *text, size_t length, unsigned flags) {
   cli_ids *ids = &run->prompt, plain = {0};
   int32_t end = quern_token_eos(run->model);
+  if (quern_model_has_source(run->model)) return 0;
   if (ids->count == 0 || end < 0 || ids->items[ids->count - 1] != end) return 0;
   quern_error error = {0};
   int code = cli_tokenize(run->model, text, length, flags & ~(unsigned)QUERN_TOKENIZE_ADD_SPECIAL, &plain, &error);
@@ -283,6 +285,15 @@ static quern_sampler_options sampler_options(const run_options *o) {
                                  .seed = o->seed};
 }
 
+// Evaluates the prompt, or has the encoder read it and evaluates the token that a text begins with.
+static int evaluate_prompt(run_state *run, const float **out_logits, quern_error *error) {
+  int32_t start = quern_model_start_token(run->model);
+  if (!quern_model_has_source(run->model))
+    return (int)quern_session_eval(run->session, 0, run->prompt.items, run->prompt.count, out_logits, error);
+  int code = (int)quern_session_source(run->session, 0, run->prompt.items, run->prompt.count, error);
+  return code == 0 ? (int)quern_session_eval(run->session, 0, &start, 1, out_logits, error) : code;
+}
+
 static int generate(run_state *run) {
   const run_options *options = run->options;
   quern_error error = {0};
@@ -290,7 +301,7 @@ static int generate(run_state *run) {
   if (run->max_tokens == 0) {
     run->stats = (quern_stats){.reason = QUERN_STOP_MAX_TOKENS, .pending_token = -1};
     run->stats.prompt_tokens = (int64_t)run->prompt.count;
-    code = (int)quern_session_eval(run->session, 0, run->prompt.items, run->prompt.count, NULL, &error);
+    code = evaluate_prompt(run, NULL, &error);
   } else {
     quern_sampler_options sampler = sampler_options(options);
     quern_generate_params params = {.size = sizeof params,
@@ -333,9 +344,9 @@ static int write_logits(run_state *run) {
   quern_error error = {0};
   quern_session_reset(run->session, 0);
   for (size_t i = 0; i < rows; i++) {
-    const int32_t *tokens = i == 0 ? run->prompt.items : &run->generated.items[i - 1];
     const float *logits = NULL;
-    int code = (int)quern_session_eval(run->session, 0, tokens, i == 0 ? run->prompt.count : 1, &logits, &error);
+    int code = i == 0 ? evaluate_prompt(run, &logits, &error)
+                      : (int)quern_session_eval(run->session, 0, &run->generated.items[i - 1], 1, &logits, &error);
     if (code != 0) return cli_fail_with(code, &error);
     qn_status status = qn_file_writer_write(&run->logits, logits, vocab * sizeof *logits);
     if (status != QN_OK) return cli_fail((int)status, "--logits", "%s", run->logits_diag.text);
@@ -538,6 +549,9 @@ static int choose_template(run_state *run) {
   size_t length;
   if (run->templated && !run->has_tokenizer)
     return cli_fail(QN_ERR_UNSUPPORTED, o->chat ? "--chat" : "--chat-template", "the model has no tokenizer");
+  if (o->chat && quern_model_has_source(run->model))
+    return cli_fail(QN_ERR_UNSUPPORTED, "--chat",
+                    "the model has an encoder, which reads each text anew: it has no conversations; give the text by --prompt");
   if (run->templated)
     return cli_chat_template_choose(run->model, o->chat_template ? o->chat_template : "auto", &run->chat_template);
   if (!o->chat_template && !o->tokens && !o->common.quiet && quern_model_chat_template(run->model, NULL, &length))

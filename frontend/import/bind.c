@@ -55,9 +55,20 @@ static qn_status scope_name(void *context, const char *where, qn_str name, qn_va
   return QN_OK;
 }
 
+static qn_status scope_value(const qn_place *place, const char *where, int64_t item, qn_value *out, qn_diag *diag) {
+  if (!out) return QN_OK;
+  if (item < 0 || item >= place->value_count) {
+    return qn_fail(diag, QN_ERR_FORMAT, where, "got value[%" PRId64 "], want an index of 0 to %" PRId64, item,
+                   place->value_count - 1);
+  }
+  *out = qn_value_float(place->values[item]);
+  return QN_OK;
+}
+
 static qn_status scope_item(void *context, const char *where, qn_str name, int64_t item, qn_value *out, qn_diag *diag) {
   qn_place *place = context;
   qn_binding *b = place->binding;
+  if (place->values && qn_str_is(name, "value")) return scope_value(place, where, item, out, diag);
   size_t index;
   if (qn_template_find(b->t, name, &index) != QN_NAME_PARAM || !b->t->params.items[index].list) {
     return fail_index(b, where, name, diag);
@@ -361,6 +372,15 @@ static qn_status find_context(qn_binding *b, qn_diag *diag) {
   return QN_OK;
 }
 
+// The token that a decoder's text begins with.
+static qn_status find_start(qn_binding *b, qn_diag *diag) {
+  qn_place place = {.binding = b};
+  qn_scope scope = qn_place_scope(&place);
+  b->start = -1;
+  if (!b->t->start) return QN_OK;
+  return qn_expression_int(b->t->start_path, b->t->start, &scope, 0, INT32_MAX, &b->start, diag);
+}
+
 qn_status qn_binding_init(qn_binding *binding, const qn_template *t, const qn_model_source *source, qn_arena *arena,
                           qn_diag *diag) {
   *binding = (qn_binding){.t = t, .source = *source, .arena = arena};
@@ -373,6 +393,7 @@ qn_status qn_binding_init(qn_binding *binding, const qn_template *t, const qn_mo
   qn_place place = {.binding = binding};
   for (size_t i = 0; i < t->params.count; i++) QN_TRY(evaluate_param(&place, i, diag));
   QN_TRY(check_refusals(binding, diag));
+  QN_TRY(find_start(binding, diag));
   return find_context(binding, diag);
 }
 
@@ -426,8 +447,14 @@ static void print_dims(int rank, const int64_t *dims, qn_buf *out) {
   qn_buf_putc(out, ']');
 }
 
-static qn_status fail_shape(const qn_binding *b, const qn_template_weight *weight, const char *name,
-                            const qn_tensor_data *got, const int64_t *want, qn_diag *diag) {
+// A shape as the template writes it.
+typedef struct shape_wanted {
+  int rank;
+  const char *const *dims;
+} shape_wanted;
+
+static qn_status fail_shape(const qn_binding *b, const qn_template_weight *weight, const shape_wanted *shape,
+                            const char *name, const qn_tensor_data *got, const int64_t *want, qn_diag *diag) {
   qn_buf where, message;
   qn_buf_init(&where, qn_allocator_default());
   qn_buf_init(&message, qn_allocator_default());
@@ -435,8 +462,8 @@ static qn_status fail_shape(const qn_binding *b, const qn_template_weight *weigh
   qn_buf_puts(&message, "got shape ");
   print_dims(got->rank, got->dims, &message);
   qn_buf_puts(&message, ", want ");
-  print_dims(weight->rank, want, &message);
-  for (int d = 0; d < weight->rank; d++) qn_buf_printf(&message, "%s%s", d ? ", " : " = [", weight->shape[d]);
+  print_dims(shape->rank, want, &message);
+  for (int d = 0; d < shape->rank; d++) qn_buf_printf(&message, "%s%s", d ? ", " : " = [", shape->dims[d]);
   qn_buf_printf(&message, "] (%s)", weight->path);
   qn_status status = qn_fail(diag, QN_ERR_FORMAT, qn_buf_text(&where), "%s", qn_buf_text(&message));
   qn_buf_deinit(&where);
@@ -444,12 +471,17 @@ static qn_status fail_shape(const qn_binding *b, const qn_template_weight *weigh
   return status;
 }
 
-static qn_status evaluate_shape(qn_place *place, const qn_template_weight *weight, int64_t *out, qn_diag *diag) {
+static qn_status evaluate_dims(qn_place *place, const char *path, const shape_wanted *shape, int64_t *out,
+                               qn_diag *diag) {
   qn_scope scope = qn_place_scope(place);
-  for (int d = 0; d < weight->rank; d++) {
-    QN_TRY(qn_expression_int(weight->path, weight->shape[d], &scope, 1, MAX_DIMENSION, &out[d], diag));
+  for (int d = 0; d < shape->rank; d++) {
+    QN_TRY(qn_expression_int(path, shape->dims[d], &scope, 1, MAX_DIMENSION, &out[d], diag));
   }
   return QN_OK;
+}
+
+static qn_status evaluate_shape(qn_place *place, const qn_template_weight *weight, int64_t *out, qn_diag *diag) {
+  return evaluate_dims(place, weight->path, &(shape_wanted){weight->rank, weight->shape}, out, diag);
 }
 
 // The dimension d places from the last; 1 where there is none (files leave out leading ones).
@@ -459,13 +491,15 @@ static int64_t dim_from_end(const int64_t *dims, int rank, int d) { return d < r
 static qn_status check_shape(qn_place *place, const qn_template_weight *weight, const char *name, qn_tensor_data *data,
                              qn_diag *diag) {
   int64_t want[QN_MAX_RANK] = {0};
-  QN_TRY(evaluate_shape(place, weight, want, diag));
+  bool stored = weight->stored_rank > 0 && weight->each[place->binding->source.world];
+  const shape_wanted shape = {stored ? weight->stored_rank : weight->rank, stored ? weight->stored : weight->shape};
+  QN_TRY(evaluate_dims(place, weight->path, &shape, want, diag));
   for (int d = 0; d < QN_MAX_RANK; d++) {
-    if (dim_from_end(want, weight->rank, d) != dim_from_end(data->dims, data->rank, d)) {
-      return fail_shape(place->binding, weight, name, data, want, diag);
+    if (dim_from_end(want, shape.rank, d) != dim_from_end(data->dims, data->rank, d)) {
+      return fail_shape(place->binding, weight, &shape, name, data, want, diag);
     }
   }
-  data->rank = weight->rank;
+  data->rank = shape.rank;
   memcpy(data->dims, want, sizeof want);
   return QN_OK;
 }
@@ -496,33 +530,48 @@ static qn_status compute_element(const qn_binding *b, const qn_template_weight *
                  number);
 }
 
-// Fills `out` with the elements: expressions of their number j and, where there is a tensor, of its `value`.
-static qn_status compute_all(qn_binding *b, const qn_template_weight *weight, const qn_tensor_data *from, float *out,
-                             qn_diag *diag) {
-  int64_t count = from->dims[0];
-  double *values = from->data ? qn_alloc(b->arena->allocator, (size_t)count * sizeof *values) : NULL;
+// Fills `out` with `count` elements: expressions of their number j and, where there is a tensor, of its `value`, or, where
+// that has another shape, of its values by number.
+static qn_status compute_all(qn_binding *b, const qn_template_weight *weight, const qn_tensor_data *from, int64_t count,
+                             float *out, qn_diag *diag) {
+  int64_t value_count = 1;
+  for (int d = 0; d < from->rank; d++) value_count *= from->dims[d];  // it has been sized before
+  size_t bytes = (size_t)value_count * sizeof(double);
+  double *values = from->data ? qn_alloc(b->arena->allocator, bytes) : NULL;
   if (from->data && !values) return qn_fail_nomem(diag, weight->path, "a weight's values");
-  if (values) qn_format_row_to_f64(from->format, count, from->data, values);
+  if (values) qn_format_row_to_f64(from->format, value_count, from->data, values);
   qn_status status = QN_OK;
   for (int64_t j = 0; j < count && status == QN_OK; j++) {
     qn_place place = {.binding = b};
     qn_place_push(&place, "j", NULL, qn_value_int(j));
-    if (values) qn_place_push(&place, "value", NULL, qn_value_float(values[j]));
+    if (weight->stored_rank > 0) {
+      place.values = values;
+      place.value_count = value_count;
+    } else if (values) {
+      qn_place_push(&place, "value", NULL, qn_value_float(values[j]));
+    }
     status = compute_element(b, weight, &place, j, &out[j], diag);
   }
-  qn_free(b->arena->allocator, values, (size_t)count * sizeof *values);
+  qn_free(b->arena->allocator, values, bytes);
   return status;
 }
 
 // Replaces a vector, which has no data where it is no file's, by the computed one, f32 in the arena.
-static qn_status compute_each(qn_binding *b, const qn_template_weight *weight, qn_bound_tensor *tensor, qn_diag *diag) {
+static qn_status compute_each(qn_place *outside, const qn_template_weight *weight, qn_bound_tensor *tensor,
+                              qn_diag *diag) {
+  qn_binding *b = outside->binding;
   qn_tensor_data *data = &tensor->data;
-  int64_t count = data->dims[0];
+  int64_t shape[QN_MAX_RANK], count = 0, stored = 1;
+  QN_TRY(evaluate_shape(outside, weight, shape, diag));
+  count = shape[0];
+  for (int d = 0; d < data->rank; d++) {
+    if (__builtin_mul_overflow(stored, data->dims[d], &stored)) stored = INT64_MAX;
+  }
   void *made = NULL;
   size_t made_bytes = 0;
-  if (count > MAX_COMPUTED) {
-    return qn_fail(diag, QN_ERR_LIMIT, weight->path, "got %" PRId64 " values to compute, want at most %d", count,
-                   MAX_COMPUTED);
+  if (count > MAX_COMPUTED || stored > MAX_COMPUTED) {
+    return qn_fail(diag, QN_ERR_LIMIT, weight->path, "got %" PRId64 " values to compute, want at most %d",
+                   count > stored ? count : stored, MAX_COMPUTED);
   }
   QN_TRY(count_made(b, weight->path, count, diag));
   float *values = QN_ARENA_ARRAY(b->arena, (size_t)count, float);
@@ -531,9 +580,11 @@ static qn_status compute_each(qn_binding *b, const qn_template_weight *weight, q
     QN_TRY(qn_binding_load(b, tensor, b->arena->allocator, &made, &made_bytes, diag));
     data->data = made;
   }
-  qn_status status = compute_all(b, weight, data, values, diag);
+  qn_status status = compute_all(b, weight, data, count, values, diag);
   qn_free(b->arena->allocator, made, made_bytes);
   QN_TRY(status);
+  data->rank = 1;
+  data->dims[0] = count;
   data->format = qn_format_of(QN_DTYPE_F32);
   data->data = values;
   return QN_OK;
@@ -676,7 +727,7 @@ qn_status qn_binding_weight(qn_place *place, const char *where, const qn_templat
     *out = &b->tensors.items[index];  // computed once
     return QN_OK;
   }
-  if (computed) QN_TRY(compute_each(b, weight, &tensor, diag));
+  if (computed) QN_TRY(compute_each(place, weight, &tensor, diag));
   tensor.target = tensor.data.format;
   tensor.keep = weight->keep;
   if (!qn_map_get(&b->tensor_index, qn_str_from(tensor.name), &index)) {

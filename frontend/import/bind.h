@@ -67,6 +67,7 @@ typedef struct qn_binding {
   qn_map tensor_index;              // name → place in tensors
   int64_t context;                  // the model's own context in tokens; 0 = not stated
   int64_t max_context;              // what the architecture allows; 0 = no limit
+  int64_t start;                    // the token that a decoder's text begins with; -1 = none of its own
 } qn_binding;
 
 // Evaluates every param and refusal. qn_binding_deinit releases what the arena does not hold, after failures too.
@@ -84,6 +85,8 @@ typedef struct qn_place {
     const char *name, *label;  // label NULL: no repeat's
     qn_value value;
   } frames[QN_MAX_FRAMES];
+  const double *values;  // value[0] ...: of the tensor that a weight is computed from; NULL = not known
+  int64_t value_count;
 } qn_place;
 // Makes a name known.
 void qn_place_push(qn_place *place, const char *name, const char *label, qn_value value);

@@ -40,6 +40,7 @@ static qn_status make_graph(qn_import *import, const qn_import_graph_options *o,
   options.max_values[QN_SYM_P] = pages;
   options.max_values[QN_SYM_B] = o->max_sequences;
   options.max_values[QN_SYM_G] = pages * o->max_sequences;
+  options.max_values[QN_SYM_S] = context;  // an encoder reads a source at once
   return qn_instantiate(&import->binding, &options, arena, out, diag);
 }
 
@@ -311,6 +312,7 @@ const char *qn_import_model_name(const qn_import *import) { return import->model
 int64_t qn_import_context(const qn_import *import) { return import->binding.context; }
 int64_t qn_import_vocab_size(const qn_import *import) { return import->vocab_size; }
 int64_t qn_import_embedding_size(const qn_import *import) { return import->embedding_size; }
+int64_t qn_import_start(const qn_import *import) { return import->binding.start; }
 qn_gguf *qn_import_gguf(qn_import *import) { return import->gguf; }
 const char *qn_import_folder(const qn_import *import) { return import->hf.folder; }
 

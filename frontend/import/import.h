@@ -46,6 +46,7 @@ const char *qn_import_model_name(const qn_import *import);    // general.name, o
 int64_t qn_import_context(const qn_import *import);           // the model's own context; 0 = not stated
 int64_t qn_import_vocab_size(const qn_import *import);        // qn_graph_vocab_size
 int64_t qn_import_embedding_size(const qn_import *import);    // qn_graph_embedding_size
+int64_t qn_import_start(const qn_import *import);             // the token that a decoder's text begins with; -1 = none of its own
 qn_gguf *qn_import_gguf(qn_import *import);                   // the GGUF behind it (vocabulary); NULL = none
 const char *qn_import_folder(const qn_import *import);        // of a model of the Hugging Face world; NULL = another
 // IO when the model's files lost bytes since they were opened: what was read of them meanwhile is worth nothing.

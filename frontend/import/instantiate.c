@@ -226,6 +226,16 @@ static qn_status run_list(runner *r, const qn_statement_list *list) {
   return QN_OK;
 }
 
+// A symbol that no value has needs no bound: most models have no source.
+static void drop_unused_bounds(qn_graph *graph) {
+  bool used = false;
+  for (qn_id id = 1; id < graph->nodes.count && !used; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    used = node->op == QN_OP_INPUT && node->type.rank > 0 && node->type.dims[0].symbol == QN_SYM_S;
+  }
+  if (!used) graph->max_values[QN_SYM_S] = 0;
+}
+
 qn_status qn_instantiate(qn_binding *binding, const qn_instantiate_options *options, qn_arena *arena, qn_graph **out,
                          qn_diag *diag) {
   runner r = {.binding = binding, .options = options, .arena = arena, .place = {.binding = binding}, .diag = diag};
@@ -236,6 +246,7 @@ qn_status qn_instantiate(qn_binding *binding, const qn_instantiate_options *opti
   qn_map_init(&r.values, arena->allocator);
   qn_map_init(&r.params, arena->allocator);
   qn_status status = run_list(&r, &binding->t->body);
+  drop_unused_bounds(r.graph);
   qn_map_deinit(&r.values);
   qn_map_deinit(&r.params);
   if (status == QN_OK && r.graph->outputs.count == 0) {

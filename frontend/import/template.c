@@ -186,6 +186,19 @@ static qn_status read_each(reader *r, const cJSON *item, const char *path, qn_te
                       w->rank);
 }
 
+// "stored": the shape of the tensor whose values a weight is computed from, where that is another than the weight's.
+static qn_status read_stored(reader *r, const cJSON *item, const char *path, qn_template_weight *w) {
+  const cJSON *stored = qn_json_get(item, "stored");
+  const char *stored_path = qn_json_key_path(&r->json, path, "stored");
+  if (!stored) return QN_OK;
+  QN_TRY(read_shape(r, stored, stored_path, w->stored, &w->stored_rank));
+  bool computed = false;
+  for (int i = 0; i < QN_WORLD_COUNT; i++) computed = computed || (w->each[i] && w->names[i].count);
+  if (computed && w->stored_rank > 0) return QN_OK;
+  return qn_json_fail(&r->json, QN_ERR_FORMAT, stored_path,
+                      "want dimensions of a tensor whose values the weight is computed from (each)");
+}
+
 // "transposed": ["hf"], the worlds whose files hold the matrix the other way round.
 static qn_status read_transposed(reader *r, const cJSON *item, const char *path, qn_template_weight *w) {
   qn_text_list worlds = {0};
@@ -245,7 +258,7 @@ static qn_status read_rows(reader *r, const cJSON *item, const char *path, qn_te
 
 static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   static const char *const keys[] = {"gguf",  "hf",   "shape", "optional", "keep", "transposed",
-                                     "stack", "each", "rows",  "note",     NULL};
+                                     "stack", "each", "rows",  "stored",   "note", NULL};
   static const char *const graph_keys[] = {"gguf", "shape", "optional", "keep",   "stack",
                                            "each", "note",  "data",     "base64", NULL};
   qn_template_weight w = {.path = qn_json_where(&r->json, path)};
@@ -265,6 +278,7 @@ static qn_status read_weight(reader *r, const cJSON *item, const char *path) {
   QN_TRY(qn_graph_json_read_data(&r->json, item, path, &w));
   QN_TRY(read_transposed(r, item, path, &w));
   QN_TRY(read_each(r, item, path, &w));
+  QN_TRY(read_stored(r, item, path, &w));
   QN_TRY(read_stack(r, item, path, &w));
   QN_TRY(read_rows(r, item, path, &w));
   bool named = w.names[QN_WORLD_GGUF].count || w.names[QN_WORLD_HF].count;
@@ -292,7 +306,7 @@ static qn_status add_input(reader *r, const char *path, const qn_template_input 
 
 // What the runtime gives every step.
 static qn_status add_runtime_inputs(reader *r) {
-  const qn_dim t = qn_dim_sym(QN_SYM_T), rows = qn_dim_sym(QN_SYM_R);
+  const qn_dim t = qn_dim_sym(QN_SYM_T), rows = qn_dim_sym(QN_SYM_R), source = qn_dim_sym(QN_SYM_S);
   const qn_dim table[] = {qn_dim_sym(QN_SYM_B), qn_dim_sym(QN_SYM_P)};
   const qn_template_input inputs[] = {
       {"tokens", qn_type_make(QN_DTYPE_I32, 1, &t)},
@@ -300,6 +314,11 @@ static qn_status add_runtime_inputs(reader *r) {
       {"last_pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
       {"seq", qn_type_make(QN_DTYPE_I32, 1, &t)},
       {"rows", qn_type_make(QN_DTYPE_I32, 1, &rows)},
+      {"source", qn_type_make(QN_DTYPE_I32, 1, &source)},
+      {"source_pos", qn_type_make(QN_DTYPE_I32, 1, &source)},
+      {"source_seq", qn_type_make(QN_DTYPE_I32, 1, &source)},
+      {"source_last_pos", qn_type_make(QN_DTYPE_I32, 1, &source)},
+      {"cross_last_pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
       {"block_table", qn_type_make(QN_DTYPE_I32, 2, table)},
   };
   for (size_t i = 0; i < QN_COUNT(inputs); i++) QN_TRY(add_input(r, r->json.file, &inputs[i]));
@@ -568,9 +587,9 @@ static qn_status read_graph(reader *r, const cJSON *root) {
 static qn_status read_header(reader *r, const cJSON *root) {
   static const char *const template_keys[] = {"quern_template", "name",    "note",   "extends", "gguf",   "hf",
                                               "params",         "weights", "inputs", "refuse",  "ignore", "max_context",
-                                              "graph",          NULL};
+                                              "start",          "graph",   NULL};
   static const char *const graph_keys[] = {"quern_graph", "name",   "note",        "params", "weights", "weights_file",
-                                           "inputs",      "refuse", "max_context", "graph",  NULL};
+                                           "inputs",      "refuse", "max_context", "start",  "graph",   NULL};
   QN_TRY(qn_json_object(&r->json, root, "", NULL));
   const cJSON *graph = qn_json_get(root, "quern_graph");
   const cJSON *version = graph ? graph : qn_json_get(root, "quern_template");
@@ -618,6 +637,8 @@ static qn_status read_root(reader *r, const cJSON *root, int depth) {
   QN_TRY(read_ignored(r, root));
   QN_TRY(qn_json_get_expression(&r->json, root, "", "max_context", &r->t->max_context));
   if (qn_json_get(root, "max_context")) r->t->max_context_path = qn_json_where(&r->json, "max_context");
+  QN_TRY(qn_json_get_expression(&r->json, root, "", "start", &r->t->start));
+  if (qn_json_get(root, "start")) r->t->start_path = qn_json_where(&r->json, "start");
   QN_TRY(qn_json_get_text(&r->json, root, "", "weights_file", &r->t->weights_file));
   return read_graph(r, root);
 }

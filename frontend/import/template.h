@@ -40,6 +40,9 @@ typedef struct qn_template_weight {
   bool keep;          // stays in the file's format when the model is quantised
   // Its values, an expression of the number j and, where that world has a tensor, of its `value`; NULL = as they are.
   const char *each[QN_WORLD_COUNT];
+  // With each: the shape of the tensor that its values are of, which are value[0], value[1], ...; rank 0 = the weight's own.
+  int stored_rank;
+  const char *stored[QN_MAX_RANK];
   bool transposed[QN_WORLD_COUNT];  // a matrix that this world's files hold as [columns in, rows out]
   // The index in names of tensors that are stacked along the first dimension, one for each of its elements; NULL = one
   // tensor. A name without the index is that of the whole.
@@ -124,6 +127,7 @@ typedef struct qn_template {
   qn_text_list ignored_keys, ignored_weights;  // patterns with '*' for what the graph may leave out
   const char *max_context,
       *max_context_path;     // expression: the most tokens a sequence may have; NULL = no limit of the architecture
+  const char *start, *start_path;  // expression: the token that a decoder's text begins with; NULL = none of its own
   const char *weights_file;  // a graph's: path of a GGUF file beside it; NULL = none
   qn_statement_list body;
   qn_map names;  // name → kind and index; see qn_template_find

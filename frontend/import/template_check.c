@@ -11,6 +11,7 @@ typedef struct checker {
   qn_diag *diag;
   const char *indexes[MAX_INDEXES];  // of the repeats around the current statement, and what else is known here
   int index_count, frames;
+  bool values;  // value[...] is known
   qn_scope scope;
 } checker;
 
@@ -49,7 +50,7 @@ static qn_status check_item(void *context, const char *where, qn_str name, int64
   const checker *c = context;
   (void)index;
   (void)out;
-  if (is_list(c->t, name)) return QN_OK;
+  if (is_list(c->t, name) || (c->values && qn_str_is(name, "value"))) return QN_OK;
   return qn_fail(diag, QN_ERR_FORMAT, where, "got %.*s[...], want the name of a param with \"list\"",
                  QN_STR_ARGS(name));
 }
@@ -100,9 +101,12 @@ static qn_status check_each(checker *c, const qn_template_weight *w) {
     if (c->t->is_graph && world != QN_WORLD_GGUF) continue;
     c->indexes[0] = "j";
     c->indexes[1] = "value";
-    c->index_count = w->names[world].count ? 2 : 1;
+    bool stored = w->names[world].count > 0;
+    c->values = stored && w->stored_rank > 0;
+    c->index_count = stored && !c->values ? 2 : 1;
     qn_status status = check_expression(c, w->path, w->each[world]);
     c->index_count = 0;
+    c->values = false;
     if (status != QN_OK) return status;
   }
   return QN_OK;
@@ -141,6 +145,7 @@ static qn_status check_weight_use(checker *c, const char *where, const qn_templa
   for (int i = 0; i < QN_WORLD_COUNT; i++) {
     for (int j = 0; j < 2; j++) QN_TRY(check_expression(c, where, w->rows[i][j]));
   }
+  QN_TRY(check_shape(c, where, w->stored_rank, w->stored));
   return check_shape(c, where, w->rank, w->shape);
 }
 
@@ -224,6 +229,7 @@ qn_status qn_template_check(qn_template *t, qn_diag *diag) {
   for (size_t i = 0; i < t->params.count; i++) QN_TRY(check_param(&c, &t->params.items[i]));
   QN_TRY(check_weights(&c));
   QN_TRY(check_expression(&c, t->max_context_path, t->max_context));
+  QN_TRY(check_expression(&c, t->start_path, t->start));
   for (size_t i = 0; i < t->refusals.count; i++) {
     const qn_template_refusal *refusal = &t->refusals.items[i];
     QN_TRY(check_expression(&c, refusal->path, refusal->condition));

@@ -264,8 +264,13 @@ static double score(const op_context *c, int64_t t, int64_t head, int64_t key, i
   sum *= qn_node_float(c->node, QN_ATTR_SCALE, 1);
   double cap = qn_node_float(c->node, QN_ATTR_SOFTCAP, 0);
   if (cap > 0) sum = cap * tanh(sum / cap);
-  if (c->node->operand_count == first_place + 3) return sum;
-  return sum + c->in[first_place + 3]->values[head] * ((double)key - c->in[first_place]->values[t]);
+  int by = first_place + 3, at = c->node->operand_count > by + 1 ? by + 1 : first_place;
+  if (c->node->operand_count == by) return sum;
+  int64_t distance = key - (int64_t)c->in[at]->values[t];
+  if (!qn_node_attr(c->node, QN_ATTR_ORIGIN)) return sum + c->in[by]->values[head] * (double)distance;
+  int64_t count = dim(c->in[by], 0) / dim(q, 1), column = distance + qn_node_int(c->node, QN_ATTR_ORIGIN, 0);
+  column = column < 0 ? 0 : column < count ? column : count - 1;
+  return sum + c->in[by]->values[head * count + column];
 }
 
 static void attn_scores(const op_context *c) {

@@ -7,7 +7,7 @@
 #include "runtime/base/str.h"
 #include "runtime/base/vec.h"
 
-enum { QN_TEST_SYM_NONE, QN_TEST_SYM_T, QN_TEST_SYM_R, QN_TEST_SYM_P, QN_TEST_SYM_B, QN_TEST_SYM_G };
+enum { QN_TEST_SYM_NONE, QN_TEST_SYM_T, QN_TEST_SYM_R, QN_TEST_SYM_P, QN_TEST_SYM_B, QN_TEST_SYM_G, QN_TEST_SYM_S };
 enum { QN_TEST_F32 = 0, QN_TEST_I32 = 3 };  // qn_dtype
 enum { QN_TEST_MAX_CODES = 4 };
 

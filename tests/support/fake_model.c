@@ -129,7 +129,7 @@ static void set_shape(qn_test_artifact *a, uint32_t buffer, const int64_t dims[4
 static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   qn_test_artifact_init(a);
   int64_t max_t = options->max_t ? options->max_t : 16, max_r = options->max_r ? options->max_r : 16;
-  memcpy(a->head.symbol_max, (int64_t[QN_ARTIFACT_SYMBOLS]){0, max_t, max_r, options->max_p, options->max_b, 0},
+  memcpy(a->head.symbol_max, (int64_t[QN_ARTIFACT_SYMBOLS]){0, max_t, max_r, options->max_p, options->max_b, 0, 0},
          sizeof a->head.symbol_max);
   a->head.page_keys = QN_FAKE_PAGE_KEYS;
   a->head.vocab_size = QN_FAKE_VOCAB;

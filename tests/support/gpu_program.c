@@ -15,7 +15,7 @@ const char *qn_test_libcuda(void) {
 
 bool qn_test_simulated(void) { return strcmp(qn_test_libcuda(), PTXSIM_LIBRARY) == 0; }
 
-#define SYMBOLS ".param .u32 T, .param .u32 R, .param .u32 P, .param .u32 B, .param .u32 G"
+#define SYMBOLS ".param .u32 T, .param .u32 R, .param .u32 P, .param .u32 B, .param .u32 G, .param .u32 S"
 #define REGISTERS                                                                              \
   ".reg .pred %q; .reg .b32 %i, %t, %n, %v, %r; .reg .b64 %a, %b, %c, %o; .reg .f32 %f, %g;\n" \
   "mov.u32 %t, %tid.x; and.b32 %v, %t, 31; setp.ne.u32 %q, %v, 0; @%q ret; mov.u32 %i, %ctaid.x;\n"

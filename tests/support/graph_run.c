@@ -367,6 +367,7 @@ static void start_step(qn_run *run, const qn_run_step *step) {
   run->token_pos = QN_ARENA_ARRAY(&run->arena, (size_t)tokens, int);
   run->symbols[QN_SYM_T] = tokens;
   run->symbols[QN_SYM_R] = step->rows ? step->rows : tokens;
+  run->symbols[QN_SYM_S] = run->graph->max_values[QN_SYM_S] ? tokens : 0;  // a source of the same tokens
   for (int i = 0, t = 0; i < QN_RUN_MAX_SPANS; i++) {
     for (int j = 0; j < step->spans[i].count; j++, t++) {
       run->token_sequence[t] = step->spans[i].sequence;
@@ -418,7 +419,9 @@ static double last_pos(const qn_run *run, int sequence) {
 // Element i of an input, `width` to a row.
 static double input_element(const qn_run *run, const char *name, const qn_type *type, int64_t i, int64_t width) {
   int64_t tokens = run->symbols[QN_SYM_T], row = i / width;
-  bool of_tokens = type->rank > 0 && type->dims[0].symbol == QN_SYM_T;
+  bool of_tokens = type->rank > 0 && (type->dims[0].symbol == QN_SYM_T || type->dims[0].symbol == QN_SYM_S);
+  if (strncmp(name, "source_", 7) == 0) name += 7;
+  if (strncmp(name, "cross_", 6) == 0) name += 6;
   if (strcmp(name, "pos") == 0) return run->token_pos[i];
   if (strcmp(name, "last_pos") == 0) return last_pos(run, run->token_sequence[i]);
   if (strcmp(name, "seq") == 0) return run->token_sequence[i];

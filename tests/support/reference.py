@@ -5,9 +5,10 @@
     reference/bin/pip install torch transformers safetensors numpy
     reference/bin/python tests/support/reference.py [--out FOLDER] [--llama-cpp FOLDER] [NAME...]
 
-Each folder gets config.json, model.safetensors (or shards) and expected.safetensors: some tokens, a handful of
-positions, and the logits there, computed in float32 from the weights as they are stored; of encoders the embeddings of
-the first few tokens, of more and of all. Some get model.gguf, by the converter of a checkout of llama.cpp.
+Each folder gets config.json, model.safetensors (or shards) and expected.safetensors: some tokens (and a source, where an
+encoder reads one beside them), a handful of positions, and the logits there, computed in float32 from the weights as they
+are stored; of encoders the embeddings of the first few tokens, of more and of all. Some get model.gguf, by the converter of
+a checkout of llama.cpp.
 The tests need none of this.
 An architecture is a function below: it gives a model of random weights, of at most some 100 KB.
 """
@@ -64,6 +65,22 @@ def qwen2():
     return hf.Qwen2ForCausalLM(hf.Qwen2Config(
         vocab_size=160, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
         num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True))
+
+
+@model(torch.float16, gguf=True)
+def t5():
+    return hf.T5ForConditionalGeneration(hf.T5Config(
+        vocab_size=64, d_model=32, d_kv=12, d_ff=24, num_layers=3, num_decoder_layers=2, num_heads=3,
+        decoder_start_token_id=0))
+
+
+@model(torch.bfloat16, gguf=True)
+def t5_gated():
+    net = hf.T5ForConditionalGeneration(hf.T5Config(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=24, num_layers=2, num_heads=5, relative_attention_num_buckets=12,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=3))
+    net.lm_head.weight = torch.nn.Parameter(torch.empty_like(net.lm_head.weight))  # of its own since version 1.1
+    return net
 
 
 # The matrices of these are packed int4 (below); what the reference computes with are the values that they stand for.
@@ -457,9 +474,14 @@ def expect(net, vocab, count, generator):
     """Tokens, and the logits at some positions."""
     tokens = torch.randint(0, vocab, (count,), generator=generator)
     positions = positions_of(count)
+    given, source = {"input_ids": tokens[None]}, {}
+    if net.config.is_encoder_decoder:
+        tokens[0] = net.config.decoder_start_token_id
+        read = torch.randint(0, vocab, (count + 37,), generator=generator)
+        given, source = {"input_ids": read[None], "decoder_input_ids": tokens[None]}, {"source": read.int()}
     with torch.no_grad():
-        logits = net(input_ids=tokens[None]).logits[0, positions]
-    return {"tokens": tokens.int(), "positions": torch.tensor(positions, dtype=torch.int32),
+        logits = net(**given).logits[0, positions]
+    return {**source, "tokens": tokens.int(), "positions": torch.tensor(positions, dtype=torch.int32),
             "logits": logits.float().contiguous()}
 
 
@@ -489,6 +511,17 @@ def convert(folder, dtype):
             kind(copy, gguf.LlamaFileType[types[dtype]], folder / "model.gguf", hparams=config).write()
 
 
+def restore_tying(net, folder):
+    """transformers ties T5's head whatever its config says, and keeps under another key what that says of its scale; the
+    checkpoints that there are say it as they always did."""
+    if not hasattr(net.config, "scale_decoder_outputs"):
+        return
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["tie_word_embeddings"] = config.pop("scale_decoder_outputs")
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def make(name, out, converter):
     build, dtype, count, shard, gguf, pack, pool = MODELS[name]
     seed = zlib.crc32(name.encode())
@@ -502,6 +535,7 @@ def make(name, out, converter):
         old.unlink()
     net.save_pretrained(folder, safe_serialization=True, **({"max_shard_size": shard} if shard else {}))
     (folder / "generation_config.json").unlink(missing_ok=True)
+    restore_tying(net, folder)
     # Read back in float32: rounding the module itself would round its tables of frequencies, too.
     net = type(net).from_pretrained(folder, dtype=torch.float32).eval()
     if pack:

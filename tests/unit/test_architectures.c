@@ -58,11 +58,12 @@ static void find_cases(void) {
 // ---- what is wanted ----------------------------------------------------------------------------------------------
 
 // expected.safetensors: tokens I32 [T], positions I32 [P], logits F32 [P, vocabulary]; of an encoder in their place
-// lengths I32 [P], of texts that are so many of the first tokens, and embeddings F32 [P, width].
+// lengths I32 [P], of texts that are so many of the first tokens, and embeddings F32 [P, width]. Where there is an encoder
+// beside the decoder, whose tokens they are, also source I32 [S].
 typedef struct expectation {
   qn_safetensors *file;
-  int32_t tokens[MAX_TOKENS];
-  size_t count;
+  int32_t tokens[MAX_TOKENS], source[MAX_TOKENS];
+  size_t count, source_count;
   bool encoder;
   const qn_safetensors_tensor *positions, *logits;
 } expectation;
@@ -85,6 +86,12 @@ static void open_expectation(const model_case *c, expectation *e) {
   e->count = (size_t)tokens->count;
   ck_assert_uint_le(e->count, MAX_TOKENS);
   memcpy(e->tokens, tokens->data, tokens->size_bytes);
+  if (qn_safetensors_find(e->file, "source")) {
+    const qn_safetensors_tensor *source = find(e, "source", QN_STORED_I32, 1);
+    e->source_count = (size_t)source->count;
+    ck_assert_uint_le(e->source_count, MAX_TOKENS);
+    memcpy(e->source, source->data, source->size_bytes);
+  }
   ck_assert_int_eq(e->logits->dims[0], (int64_t)e->positions->count);
 }
 
@@ -138,6 +145,8 @@ static void evaluate(quern_session *session, const expectation *e, const int *pi
   quern_error error;
   size_t vocab = (size_t)e->logits->dims[1], done = 0;
   quern_session_reset(session, 0);
+  if (e->source_count > 0)
+    ck_assert_msg(quern_session_source(session, 0, e->source, e->source_count, &error) == 0, "%s: %s", e->file->name, error.text);
   for (size_t i = 0; done < e->count; i++) {
     size_t count = (size_t)pieces[i % piece_count];
     if (count > e->count - done) count = e->count - done;

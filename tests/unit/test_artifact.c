@@ -380,7 +380,7 @@ START_TEST(lies_of_the_table) {
   qn_artifact a;
   qn_diag diag = {0};
   records_of(&file, false).header->version = 3;
-  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 3, want 4", open_bytes(&a, file.data, file.length, &diag));
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 3, want 5", open_bytes(&a, file.data, file.length, &diag));
   qn_buf_deinit(&file);
 }
 END_TEST
@@ -393,10 +393,12 @@ START_TEST(lies_of_the_program) {
   LIE("arena bytes", r.program->arena_bytes = UINT64_C(1) << 50);
   LIE("end in the arena", r.program->arena_bytes -= 64);
   LIE("largest symbol value", r.program->symbol_max[1] = -1);
+  LIE("start of a text: got 21, want at most 20", r.program->start = 21);
   LIE("buffer 0: kind: got 9, want at most 3", r.buffers[0].kind = 9);
   LIE("buffer 0: got no name", r.buffers[0].name = 0);
   LIE("buffer 0: name", r.buffers[0].name = r.program->string_bytes);
-  LIE("symbol: got 6", r.buffers[0].symbols[0] = 6);
+  LIE("symbol: got 7", r.buffers[0].symbols[0] = 7);
+  LIE("cache of a source: got 1, want at most 0", r.buffers[0].of_source = 1);
   LIE("rank: got 5", r.buffers[0].rank = 5);
   LIE("buffer 1: got pages of 0 bytes", r.buffers[CACHE_0].bytes = 0);
   LIE("which buffer 1 is already", r.buffers[CACHE_1].layer = 0);
@@ -417,7 +419,7 @@ START_TEST(lies_of_the_program) {
   LIE("got 5 variants, want 4 as the plans have",
       (r.slices[1].variant_count = 1, r.slices[2].first_variant = 2, r.slices[3].first_variant = 3));
   LIE("variant 1: smallest", r.variants[1].rows_min = 3);
-  LIE("variant 0: symbol of the extent", r.variants[0].extent_symbol = 6);
+  LIE("variant 0: symbol of the extent", r.variants[0].extent_symbol = 7);
   LIE("variant 0: extent", r.variants[0].extent_value = -1);
   LIE("variant 0: rows of an iteration", r.variants[0].extent_rows = UINT32_MAX);
   LIE("step 1: kernel: got 2, want one of 2", r.steps[1].kernel = 2);

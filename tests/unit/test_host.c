@@ -324,8 +324,8 @@ START_TEST(a_wrong_state_is_refused) {
     state.bytes[at] ^= 0x10;
   }
   stays(session, tokens);
-  state.bytes[8] ^= 2;
-  FAILS(QUERN_ERR_UNSUPPORTED, "version 3, want 1", quern_session_restore(session, 0, state.bytes, state.size, error));
+  state.bytes[8] ^= 1;
+  FAILS(QUERN_ERR_UNSUPPORTED, "version 3, want 2", quern_session_restore(session, 0, state.bytes, state.size, error));
   free(state.bytes);
   quern_session *sessions[] = {session, small, other, shapeless};
   for (size_t i = 0; i < QN_COUNT(sessions); i++) quern_session_destroy(sessions[i]);

@@ -439,6 +439,45 @@ static const kernel_case attention[] = {
      &runs,
      1e-5,
      RMS},
+    // A bias by distance: of keys before alone, or around the token, beside the rest; one that is computed, in parts.
+    // Tokens that see keys after their own: distances go by where they are.
+    {ATTENTION_INPUTS "w = param f32[$N]; s = attn_scores q kw pos seq block_table w scale=0.3 origin=$O window=$W softcap=$S\n"
+                      "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=3 J=3 C=16 F=f32 N=21 O=6 W=0 S=0", "H=4 J=2 C=7 F=f32 N=44 O=3 W=5 S=2"},
+     &sequences,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "w = param f32[$N]; u = neg w; s = attn_scores q kw last_pos seq block_table u pos scale=0.3 origin=$O\n"
+                      "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o p",
+     {"H=4 J=2 C=16 F=f32 N=36 O=5"},
+     &sequences,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "w = param f32[$N]; s = attn_scores q kw last_pos seq block_table w pos scale=0.3 origin=$O\n"
+                      "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
+     {"H=6 J=2 C=9 F=f32 N=66 O=2"},
+     &runs,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw last_pos seq block_table w pos scale=0.3\n"
+                      "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
+     {"H=4 J=2 C=16 F=f32"},
+     &sequences,
+     1e-5,
+     RMS},
+    // What an encoder makes of a source, and a decoder's tokens that look at it.
+    {"max S=72\n"
+     "x = input f32[S,$D]; m = param f32[$D,$D]; n = param f32[$D]; h = rmsnorm x n eps=1e-5; y = matmul h m; q = split_heads y heads=$H\n"
+     "kc = cache kind=k index=0 f32[G,$H,$C,64]; vc = cache kind=v index=0 f32[G,$H,64,$C]\n"
+     "kw = kv_write kc q source_pos source_seq block_table kind=k; vw = kv_write vc q source_pos source_seq block_table kind=v\n"
+     "w = param f32[$N]; s = attn_scores q kw source_last_pos source_seq block_table w source_pos scale=0.3 origin=2\n"
+     "p = softmax s; o = attn_mix p vw source_last_pos source_seq block_table\n"
+     "t = input f32[T,$H,$C]; a = attn_scores t kw cross_last_pos seq block_table scale=0.3\n"
+     "b = softmax a; c = attn_mix b vw cross_last_pos seq block_table; output o c",
+     {"H=3 C=7 D=21 N=15"},
+     &runs,
+     2e-5,
+     RMS},
     // Keys and values rounded to 11 and to 8 bits.
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",

@@ -266,15 +266,15 @@ START_TEST(no_page_for_a_copy) {
                   qn_kv_cache_reserve(cache, b, 1, &diag));
   diag = (qn_diag){0};
   qn_assert_fails(&diag, QN_ERR_LIMIT, "got a sequence of 2 pages, want at most the 0 of 2",
-                  qn_kv_cache_replace(cache, b, 20, &diag));
+                  qn_kv_cache_replace(cache, b, 20, 0, &diag));
   diag = (qn_diag){0};
   qn_assert_fails(&diag, QN_ERR_LIMIT, "got a sequence of 65 tokens, want at most 64",
-                  qn_kv_cache_replace(cache, b, 65, &diag));
+                  qn_kv_cache_replace(cache, b, 65, 0, &diag));
   ck_assert_int_eq(qn_kv_cache_length(cache, b), PAGE_KEYS + 5);
   qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
   qn_kv_cache_remove(cache, a);
   append(cache, b, 1);
-  qn_assert_ok(&diag, qn_kv_cache_replace(cache, b, 3, &diag));
+  qn_assert_ok(&diag, qn_kv_cache_replace(cache, b, 3, 0, &diag));
   ck_assert_int_eq(qn_kv_cache_free_pages(cache), 1);
   qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
   // What the check finds: a table that was written over.
