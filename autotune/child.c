@@ -119,12 +119,13 @@ static int reap(qn_child *child) {
 }
 
 static void kill_child(qn_child *child) {
+  if (child->pid <= 0) return;
   kill(child->pid, SIGKILL);
   (void)reap(child);
 }
 
 void qn_child_stop(qn_child *child) {
-  if (child->pid > 0) kill_child(child);
+  kill_child(child);
   if (child->shared) {
     close_socket(child);
     munmap(child->shared, child->shared_size);
@@ -176,13 +177,26 @@ static bool over_limit(qn_child *child, const qn_child_limits *limits, lap *sinc
   return true;
 }
 
+// Is its time over, or is it cancelled? Then it is no more.
+static bool must_stop(qn_child *child, const qn_child_limits *limits, char *evidence, size_t size, qn_child_end *out) {
+  bool cancelled = limits->cancelled && limits->cancelled(limits->context);
+  bool over = limits->until_s > 0 && seconds(CLOCK_MONOTONIC) >= limits->until_s;
+  if (!cancelled && !over) return false;
+  kill_child(child);
+  snprintf(evidence, size, cancelled ? "cancelled" : "its time is over");
+  *out = cancelled ? QN_CHILD_CANCELLED : QN_CHILD_CUT;
+  return true;
+}
+
 qn_child_end qn_child_ask(qn_child *child, const qn_child_limits *limits, char *evidence, size_t size) {
   qn_flight *flight = child->shared;
+  qn_child_end end;
   lap since = {0};
   char word = 1;
   evidence[0] = 0;
   flight->text[0] = 0;
   qn_flight_note(flight, 0, 0);
+  if (must_stop(child, limits, evidence, size, &end)) return end;  // else it might answer before somebody looks
   while (send(child->socket, &word, 1, MSG_NOSIGNAL) < 0)
     if (errno != EINTR) return tell_death(child, evidence, size);  // it is gone already
   for (;;) {
@@ -191,16 +205,7 @@ qn_child_end qn_child_ask(qn_child *child, const qn_child_limits *limits, char *
     ssize_t got = ready > 0 ? recv(child->socket, &word, 1, 0) : -1;
     if (got == 1) return QN_CHILD_ANSWERED;
     if (ready > 0 && (got == 0 || errno != EINTR)) return tell_death(child, evidence, size);
-    if (limits->cancelled && limits->cancelled(limits->context)) {
-      kill_child(child);
-      snprintf(evidence, size, "cancelled");
-      return QN_CHILD_CANCELLED;
-    }
-    if (limits->until_s > 0 && seconds(CLOCK_MONOTONIC) >= limits->until_s) {
-      kill_child(child);
-      snprintf(evidence, size, "its time is over");
-      return QN_CHILD_CUT;
-    }
+    if (must_stop(child, limits, evidence, size, &end)) return end;
     if (over_limit(child, limits, &since, evidence, size)) {
       kill_child(child);
       return QN_CHILD_HUNG;
