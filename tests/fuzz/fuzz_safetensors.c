@@ -50,13 +50,15 @@ static void read_config(const char *text, size_t size) {
   if (status != QN_OK) check_error(status, &diag);
   for (size_t i = 0; status == QN_OK && i < config.values.count; i++) {
     const qn_hf_value *value = &config.values.items[i];
-    fuzz_require(qn_hf_config_find(&config, value->key) == value, "a key is not found");
+    bool null = value->kind == QN_HF_NULL;
+    fuzz_require(qn_hf_config_find(&config, value->key) == (null ? NULL : value), "a key is not found");
+    fuzz_require(qn_hf_config_is_null(&config, value->key) == null, "null is no value, and nothing else is null");
     qn_hf_value_print(value, 100000, &out);
     for (int kind = QN_PARAM_INT; kind <= QN_PARAM_TEXT; kind++) {
       bool found;
       qn_value read;
       qn_status got = qn_hf_config_get(&config, value->key, (qn_param_kind)kind, &found, &read, NULL);
-      fuzz_require(got != QN_OK || found, "a key that is there is not found");
+      fuzz_require(got != QN_OK || found == !null, "a key that is there is not found");
     }
   }
   qn_hf_config_deinit(&config);
