@@ -67,7 +67,7 @@ def qwen2():
         num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True))
 
 
-@model(torch.float16, gguf=True)
+@model(torch.float16)
 def t5():
     return hf.T5ForConditionalGeneration(hf.T5Config(
         vocab_size=64, d_model=32, d_kv=12, d_ff=24, num_layers=3, num_decoder_layers=2, num_heads=3,
@@ -394,7 +394,7 @@ def bert_head():
         max_position_embeddings=96, hidden_act="gelu_new"))
 
 
-@model(torch.bfloat16, gguf=True, pool="mean+norm")
+@model(torch.bfloat16, pool="mean+norm")  # GGUF has no word for the norm
 def minilm():
     return hf.BertModel(hf.BertConfig(
         vocab_size=96, hidden_size=36, intermediate_size=48, num_hidden_layers=2, num_attention_heads=6,
