@@ -498,7 +498,7 @@ qn_status qn_decoder_fill(qn_decoder *d, int32_t sequence, int64_t count, qn_dia
 qn_status qn_decoder_restore(qn_decoder *d, int32_t sequence, const void *data, size_t size, const char *name,
                              qn_diag *diag) {
   QN_TRY(check_sequence(d, sequence, diag));
-  keep(d, sequence, true);
+  keep(d, sequence, false);
   QN_TRY(qn_kv_state_restore(d->cache, sequence, data, size, name, diag));
   forget(d, sequence, 0);
   return QN_OK;

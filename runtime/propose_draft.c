@@ -64,9 +64,11 @@ static qn_status propose(qn_proposer *self, const qn_propose_text *text, int32_t
   qn_sampler_follow(d->sampler, text->sampler);
   for (;;) {
     int32_t token = 0;
-    if (qn_sampler_sample(d->sampler, logits, &token, diag) != QN_OK)
+    qn_diag why = {0};
+    if (qn_sampler_sample(d->sampler, logits, &token, &why) != QN_OK)
       return qn_fail(diag, QN_ERR_FORMAT, qn_decoder_path(d->decoder),
-                     "the draft model's logits are not numbers: its weights may be damaged, try --check-weights");
+                     "the draft model's logits are not numbers (%s): its weights may be damaged, try --check-weights",
+                     why.text);
     qn_draft_add(out, out->count - 1, token);
     if (out->count == most) return QN_OK;
     qn_sampler_accept(d->sampler, token);

@@ -83,9 +83,9 @@ static qn_status check(const quern_session *session, const quern_speculator_opti
   if (rows < 2 || options->tokens > rows - 1)
     return qn_fail(diag, QN_ERR_LIMIT, session->model->path,
                    "got %" PRId32 " guesses to verify in a step, but the artifact computes the logits of %" PRId64
-                   " token%s a step, want guesses and one; compile it with --batch %" PRId32,
+                   " token%s a step, want guesses and one; compile it with --batch %" PRId64,
                    options->tokens ? options->tokens : 1, rows, rows == 1 ? "" : "s",
-                   options->tokens ? options->tokens + 1 : QN_SPECULATE_MOST + 1);
+                   (options->tokens ? (int64_t)options->tokens : QN_SPECULATE_MOST) + 1);
   return QN_OK;
 }
 

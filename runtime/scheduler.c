@@ -107,7 +107,8 @@ static qn_status set_up(qn_scheduler *s, const qn_scheduler_options *options, qn
   s->page_keys = keys ? keys : 1;
   s->stats.pages = qn_kv_cache_pages(cache);
   int64_t context = qn_decoder_context(s->decoder);
-  s->most_tokens = s->stats.pages < context / s->page_keys ? s->stats.pages * s->page_keys : context;
+  int64_t room = s->stats.pages * s->page_keys;
+  s->most_tokens = room < context ? room : context;
   return take_memory(s, options->swap_folder, diag);
 }
 
@@ -118,6 +119,9 @@ qn_status qn_scheduler_create(qn_decoder *decoder, const qn_tokenizer *tokenizer
   if (qn_decoder_has_source(decoder))
     return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
                    "the model has an encoder, and requests are texts that go on; give sequences of a session their sources");
+  if (qn_decoder_embedding(decoder) > 0)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
+                   "the model is an encoder, and requests are texts that go on; embed whole texts with a session");
   qn_scheduler *s = qn_alloc_zeroed(allocator, sizeof *s);
   if (!s) return qn_fail_nomem(diag, qn_decoder_path(decoder), "the scheduler");
   s->decoder = decoder;

@@ -177,8 +177,10 @@ static qn_status begin(qn_scheduler *s, qn_request *r, qn_diag *diag) {
   }
   if (r->kept_tokens == 0) {
     r->evaluated = qn_decoder_attach(s->decoder, r->row, r->tokens, (size_t)r->count);
-    s->stats.cached_tokens += r->evaluated;
-    if (r->furthest == 0) r->result.cached_tokens = r->evaluated;
+    if (r->furthest == 0) {  // else it finds what it had itself
+      s->stats.cached_tokens += r->evaluated;
+      r->result.cached_tokens = r->evaluated;
+    }
     if (r->evaluated > r->furthest) r->furthest = r->evaluated;
     return QN_OK;
   }

@@ -110,7 +110,7 @@ static int64_t plan_guesses(qn_scheduler *s, size_t count, int64_t room) {
     qn_request *r = s->order[i];
     if (!r || !is_running(r) || !r->wanted || !r->speculator) continue;
     int64_t most = most_guesses(s, r, room - used);
-    qn_diag diag;
+    qn_diag diag = {0};
     // An error leaves it without guesses, which costs time alone.
     if (most < 1 || qn_speculator_propose(r->speculator, r->sampler, (int32_t)most, &r->draft, &diag) != QN_OK) continue;
     int64_t more = qn_scheduler_pages_of(s, r->evaluated + 1 + r->draft->count) -
@@ -191,7 +191,8 @@ static void count_evaluated(qn_scheduler *s, qn_request *r) {
   if (prompt > own) prompt = own;
   if (prompt > 0) s->stats.prompt_tokens += prompt;
   r->evaluated += own;
-  if (prompt > 0 && r->evaluated >= r->prompt_count) qn_decoder_keep(s->decoder, r->row);
+  // Not with guesses behind it, which may be taken back.
+  if (prompt > 0 && r->evaluated >= r->prompt_count && r->guesses == 0) qn_decoder_keep(s->decoder, r->row);
   if (r->evaluated > r->furthest) r->furthest = r->evaluated;
 }
 

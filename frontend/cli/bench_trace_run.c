@@ -85,6 +85,15 @@ static int add(replay *r, replay_request *q) {
   return 0;
 }
 
+// A batch that is not full yet waits by the scheduler's clock, which cannot be skipped: for `most_us`, or until the next
+// request comes.
+static void wait_for_batch(replay *r, double until_us, int64_t most_us) {
+  int64_t us = until_us < (double)most_us ? (int64_t)until_us : most_us;
+  if (us <= 0) return;
+  quern_scheduler_wait(r->scheduler, us);
+  if (r->cpu_time) r->skipped += (double)us * 1e-6;
+}
+
 static int replay_all(replay *r, replay_request *requests) {
   size_t added = 0, left = 0, count = r->trace->requests.count;
   int64_t idle = 0;
@@ -92,12 +101,9 @@ static int replay_all(replay *r, replay_request *requests) {
   while (added < count || left > 0) {
     const trace_request *upcoming = &r->trace->requests.items[added];
     if (cli_interrupted()) return QN_ERR_CANCELLED;
-    if (idle > 0 && added < count) {  // until the next one comes, or until a batch has waited long enough
-      double until = upcoming->at - now(r), most = idle == INT64_MAX ? until : (double)idle * 1e-6;
-      r->skipped += until < most ? (until > 0 ? until : 0) : most;
-    } else if (idle > 0) {
-      quern_scheduler_wait(r->scheduler, idle);
-    }
+    double until = added < count ? upcoming->at - now(r) : 0;
+    if (idle == INT64_MAX && until > 0) r->skipped += until;  // nothing happens before the next one comes
+    if (idle > 0 && idle < INT64_MAX) wait_for_batch(r, added < count ? until * 1e6 : (double)idle, idle);
     for (; added < count && r->trace->requests.items[added].at <= now(r); added++) {
       requests[added] = (replay_request){r, added};
       int code = add(r, &requests[added]);

@@ -47,6 +47,9 @@ int cli_interrupt_code(void);
 
 // Do both names mean one file that is there?
 bool cli_same_file(const char *a, const char *b);
+// Where reports go must be neither the model's file nor one place; either may be NULL, or "-". 0, or the exit code with a
+// message.
+int cli_check_outputs(const char *path, const char *json_path, const char *html_path);
 
 // Standard output. A write fails once and for all: the rest is dropped and cli_out_end gives the exit code: 0 when the
 // reader went away (a broken pipe is no error), else QN_ERR_IO with a message.

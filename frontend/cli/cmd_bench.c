@@ -346,10 +346,8 @@ static int write_json(const bench *b) {
 
 static int bench_all(bench *b, const char *path, char **artifact) {
   const char *json = b->options->json_path;
-  if (json && cli_same_file(json, path)) {
-    return cli_fail(QN_ERR_ARGUMENT, "--json", "got the model file itself, want another file");
-  }
-  int code = check_trace_options(b->options);
+  int code = cli_check_outputs(path, json, b->options->html_path);
+  if (code == 0) code = check_trace_options(b->options);
   if (code == 0) code = read_lists(b);
   if (code == 0) code = find_device(b);
   if (code == 0 && !b->device.name) code = read_settings(b);

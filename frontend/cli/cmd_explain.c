@@ -122,14 +122,8 @@ static int write_all(const explain_options *o, const explain_view *view) {
 // ---- the command
 
 static int check_paths(const explain_options *o, const char *path) {
-  const struct { const char *option, *path; } outputs[] = {{"--json", o->json_path}, {"--html", o->html_path}};
-  for (size_t i = 0; i < QN_COUNT(outputs); i++) {
-    if (!outputs[i].path || strcmp(outputs[i].path, "-") == 0) continue;
-    if (cli_same_file(outputs[i].path, path))
-      return cli_fail(QN_ERR_ARGUMENT, outputs[i].option, "got the model file itself, want another file");
-  }
-  if (o->json_path && o->html_path && strcmp(o->json_path, o->html_path) == 0)
-    return cli_fail(QN_ERR_ARGUMENT, "--html", "got the same file as --json, want another one");
+  int code = cli_check_outputs(path, o->json_path, o->html_path);
+  if (code != 0) return code;
   if (o->db_path && !*o->db_path) return cli_fail(QN_ERR_ARGUMENT, "--db", "got '', want a file or none");
   return 0;
 }

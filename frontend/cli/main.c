@@ -112,6 +112,20 @@ bool cli_same_file(const char *a, const char *b) {
          first.st_ino == second.st_ino;
 }
 
+int cli_check_outputs(const char *path, const char *json_path, const char *html_path) {
+  const struct {
+    const char *option, *path;
+  } outputs[] = {{"--json", json_path}, {"--html", html_path}};
+  for (size_t i = 0; i < QN_COUNT(outputs); i++) {
+    if (!outputs[i].path || strcmp(outputs[i].path, "-") == 0) continue;
+    if (cli_same_file(outputs[i].path, path))
+      return cli_fail(QN_ERR_ARGUMENT, outputs[i].option, "got the model file itself, want another file");
+  }
+  if (json_path && html_path && strcmp(json_path, html_path) == 0)
+    return cli_fail(QN_ERR_ARGUMENT, "--html", "got the same file as --json, want another one");
+  return 0;
+}
+
 // --- standard output
 
 static int out_error;  // errno of the first write that failed

@@ -89,6 +89,8 @@ wrong 2 "--trace: got more than 16 rates" --trace poisson:1,1,1,1,1,1,1,1,1,1,1,
 wrong 2 "--slo: got 'ttft=fast', want something like ttft=200ms,tpot=100ms" --trace poisson:1 --slo ttft=fast
 wrong 2 "--batching: got 'often', want continuous, dynamic or static" --trace poisson:1 --batching often
 wrong 2 "--output: got '9,3', want the least and the most" --trace poisson:1 --output 9,3
+wrong 2 "--html: got the model file itself" --trace poisson:1 --html "$artifact"
+wrong 2 "--html: got the same file as --json" --trace poisson:1 --json "$WORK/one" --html "$WORK/one"
 wrong 2 "--slo: is for --trace" --slo ttft=1s
 wrong 2 "--against: got it with --trace" --trace poisson:1 --against "$artifact"
 wrong 8 "sequences" --trace poisson:1 --batch 5

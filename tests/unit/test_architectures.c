@@ -207,6 +207,13 @@ static void check_refused(quern_session *session, const expectation *e, float *o
   ck_assert_msg(strstr(error.text, "is an encoder") != NULL, "%s", error.text);
 }
 
+static void check_no_requests(quern_model *model) {
+  quern_error error;
+  quern_scheduler *scheduler = NULL;
+  ck_assert_int_ne((int)quern_scheduler_create(model, NULL, &scheduler, &error), 0);
+  ck_assert_msg(strstr(error.text, "is an encoder, and requests are texts that go on") != NULL, "%s", error.text);
+}
+
 static void check_encoder(quern_model *model, const model_case *c, const expectation *e, float *embeddings) {
   quern_error error;
   quern_session *session;
@@ -224,6 +231,7 @@ static void check_encoder(quern_model *model, const model_case *c, const expecta
   embed(session, e, 1, other);
   ck_assert_msg(memcmp(embeddings, other, size) == 0, "%s: a text alone gives another embedding", c->path);
   check_refused(session, e, other);
+  check_no_requests(model);
   free(other);
   quern_session_destroy(session);
 }

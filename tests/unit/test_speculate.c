@@ -259,6 +259,38 @@ START_TEST(a_draft_that_is_the_model) {
 }
 END_TEST
 
+static void logits_of_nan(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  float *logits = buffers[2];
+  (void)symbols;
+  for (int64_t v = begin; v < end; v++) logits[v] = NAN;
+}
+
+START_TEST(a_draft_whose_logits_are_no_numbers) {
+  static qn_kernel_entry kernels[QN_FAKE_KERNELS];
+  fixture f;
+  set_up(&f, 100, 0);
+  memcpy(kernels, qn_fake_kernels, sizeof kernels);
+  kernels[2] = logits_of_nan;
+  qn_decoder_options options = {.context = 100, .executor = {.jit_entries = kernels}};
+  qn_decoder_destroy(f.decoder);
+  qn_assert_ok(&f.diag, qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &f.decoder, &f.diag));
+  qn_sampler_options sampling = qn_sampler_options_default();
+  qn_sampler *sampler = NULL;
+  qn_proposer *draft = NULL;
+  int32_t tokens[8], parents[8];
+  qn_draft out = {.tokens = tokens, .parents = parents, .capacity = 8};
+  qn_assert_ok(&f.diag, qn_sampler_create(&sampling, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f.diag));
+  qn_assert_ok(&f.diag, qn_propose_draft_create(f.decoder, 0, qn_test_allocator(), &draft, &f.diag));
+  qn_propose_text text = {.tokens = prompt, .count = QN_COUNT(prompt), .sampler = sampler};
+  qn_assert_ok(&f.diag, draft->type->begin(draft, sampler, &f.diag));
+  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "the draft model's logits are not numbers (sampler: ",
+                  draft->type->propose(draft, &text, 3, &out, &f.diag));
+  qn_proposer_destroy(draft);
+  qn_sampler_destroy(sampler);
+  tear_down(&f);
+}
+END_TEST
+
 // --- what lookup finds
 
 static void check_lookup(const int32_t *text, size_t count, int32_t kind, const int32_t *want, int32_t want_count) {
@@ -342,6 +374,7 @@ START_TEST(refuses) {
 }
 END_TEST
 
-QN_CASE(text, text_is_that_of_plain_decoding, right_guesses_save_steps, few_pages, a_draft_that_is_the_model)
+QN_CASE(text, text_is_that_of_plain_decoding, right_guesses_save_steps, few_pages, a_draft_that_is_the_model,
+        a_draft_whose_logits_are_no_numbers)
 QN_CASE(guesses, lookup_finds, gives_up_and_comes_back, refuses)
 QN_TEST_MAIN(text, guesses)
