@@ -100,8 +100,9 @@ static qn_status hash_model(qn_hasher *hasher, const char *model, qn_model_kind 
       break;
     }
     int64_t numbers[] = {info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec, (int64_t)info.st_ino};
-    const char *slash = strrchr(files.items[i], '/');
-    if (files.count > 1) hash_text(hasher, slash ? slash + 1 : files.items[i]);  // one alone may be a link
+    size_t shared = kind == QN_MODEL_FOLDER ? strlen(model) : 0;
+    const char *name = files.items[i] + shared, *slash = strrchr(name, '/');
+    if (files.count > 1) hash_text(hasher, shared || !slash ? name : slash + 1);  // one alone may be a link
     qn_hasher_update(hasher, numbers, sizeof numbers);
   }
   qn_arena_deinit(&arena);

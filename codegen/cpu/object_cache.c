@@ -22,18 +22,19 @@ static void add_text(hashers *h, const char *text) { add(h, text, strlen(text) +
 
 static void add_bytecode(MlirStringRef bytes, void *user_data) { add(user_data, bytes.data, bytes.length); }
 
-// An update that keeps the version changes a library's size or its time.
-static void add_libraries(hashers *h) {
+// An update that keeps the version changes a library's size or its time. False: there is no telling.
+static bool add_libraries(hashers *h) {
   static const char *const libraries[] = {QN_LLVM_LIBRARY, QN_MLIR_LIBRARY};
   unsigned version[3];
   LLVMGetVersion(&version[0], &version[1], &version[2]);
   add(h, version, sizeof version);
   for (size_t i = 0; i < QN_COUNT(libraries); i++) {
     struct stat info;
-    if (stat(libraries[i], &info) != 0) continue;
+    if (stat(libraries[i], &info) != 0) return false;
     const int64_t numbers[] = {info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec};
     add(h, numbers, sizeof numbers);
   }
+  return true;
 }
 
 qn_object_key qn_object_key_of(MlirModule module, const qn_codegen_options *options) {
@@ -42,7 +43,7 @@ qn_object_key qn_object_key_of(MlirModule module, const qn_codegen_options *opti
   if (!key.folder || !*key.folder) return (qn_object_key){0};
   for (size_t i = 0; i < QN_COUNT(h.each); i++) qn_hasher_init(&h.each[i], i);
   add_text(&h, QN_STAGES_HASH);
-  add_libraries(&h);
+  if (!add_libraries(&h)) return (qn_object_key){0};
   add_text(&h, options->target->triple);
   add_text(&h, options->target->cpu);
   add_text(&h, options->target->features);

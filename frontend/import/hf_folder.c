@@ -47,7 +47,8 @@ static qn_status note_file(listing *seen, const char *name, qn_arena *arena, qn_
   seen->single |= strcmp(name, "model.safetensors") == 0;
   seen->index |= strcmp(name, "model.safetensors.index.json") == 0;
   seen->modules |= strcmp(name, "modules.json") == 0;
-  if (strncmp(name, "sentence_", 9) == 0 && ends_with(name, "_config.json")) {
+  bool first = !seen->sentence_config || strcmp(name, seen->sentence_config) < 0;  // by name
+  if (first && strncmp(name, "sentence_", 9) == 0 && ends_with(name, "_config.json")) {
     seen->sentence_config = qn_arena_strdup(arena, name);
     if (!seen->sentence_config) return qn_fail_nomem(diag, name, "a name");
   }

@@ -55,6 +55,11 @@ static qn_status try_graph(qn_import *import, const qn_format *quantize, qn_diag
   qn_status status = make_graph(import, &options, 1, &arena, &graph, diag);
   if (status == QN_OK) import->vocab_size = qn_graph_vocab_size(graph);
   if (status == QN_OK) import->embedding_size = qn_graph_embedding_size(graph);
+  if (status == QN_OK && import->binding.start >= import->vocab_size) {
+    status = qn_fail(diag, QN_ERR_FORMAT, import->t.start_path,
+                     "the token that a text begins with: got %" PRId64 ", want 0 to %" PRId64 ", as the vocabulary has",
+                     import->binding.start, (int64_t)import->vocab_size - 1);
+  }
   if (status == QN_OK && quantize) qn_requantize_plan(&import->binding, graph, quantize);
   qn_arena_deinit(&arena);
   return status;

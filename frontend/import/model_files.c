@@ -26,12 +26,21 @@ static qn_status add(qn_path_list *list, qn_arena *arena, const char *folder, co
 
 static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
 
+// A folder of sentence-transformers' modules has config.json in folders of its own.
+static qn_status add_module(qn_path_list *list, qn_arena *arena, const char *folder, const char *name, qn_diag *diag) {
+  const char *file = qn_arena_printf(arena, "%s/config.json", name);
+  const char *path = file ? qn_arena_printf(arena, "%s/%s", folder, file) : NULL;
+  if (!path) return qn_fail_nomem(diag, name, "the list of files");
+  return access(path, F_OK) == 0 ? add(list, arena, folder, file, diag) : QN_OK;
+}
+
 static qn_status list_folder(const char *folder, qn_arena *arena, qn_path_list *out, qn_diag *diag) {
   DIR *entries = opendir(folder);
   if (!entries) return qn_fail(diag, QN_ERR_IO, folder, "cannot be listed: %s; check the path", strerror(errno));
   qn_status status = QN_OK;
   for (const struct dirent *entry; status == QN_OK && (entry = readdir(entries)) != NULL;) {
     if (is_ours(entry->d_name)) status = add(out, arena, folder, entry->d_name, diag);
+    if (*entry->d_name != '.' && status == QN_OK) status = add_module(out, arena, folder, entry->d_name, diag);
   }
   closedir(entries);
   if (out->count) qsort(out->items, out->count, sizeof *out->items, by_name);

@@ -1,6 +1,7 @@
 // vocab.txt, or vocab.json and merges.txt → tokenizer.json, by what tokenizer_config.json says.
 #include "frontend/import/vocab_files.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,10 +101,9 @@ static qn_status add_lines(reader *r, char *text, size_t size) {
   at = text;
   id = 0;
   while (made && next_line(&at, text + size, &line)) {
+    if (!qn_map_get(&last, line, &of) || of != id++) continue;
     const char *token = qn_arena_strndup(r->arena, line.data, line.length);
-    if (qn_map_get(&last, line, &of) && of == id++) {
-      made = token && cJSON_AddNumberToObject(r->vocab, token, (double)of) != NULL;
-    }
+    made = token && cJSON_AddNumberToObject(r->vocab, token, (double)of) != NULL;
   }
   qn_map_deinit(&last);
   return made ? QN_OK : no_memory(r);
@@ -166,15 +166,33 @@ static qn_status add_token(reader *r, const char *text, int64_t id, const cJSON 
   return made && qn_map_put(&r->added, qn_str_from(text), 1) ? QN_OK : no_memory(r);
 }
 
+enum { IDS_MOST = 1 << 24 };
+
 // {"30522": {"content": ...}} of tokenizer_config.json, {"text": 30522} of added_tokens.json.
 static qn_status add_listed(reader *r) {
-  const cJSON *item;
-  cJSON_ArrayForEach(item, get(r->files->config, "added_tokens_decoder")) {
+  const cJSON *item, *list = get(r->files->config, "added_tokens_decoder");
+  if (list && !cJSON_IsObject(list)) {
+    return qn_fail(r->diag, QN_ERR_FORMAT, r->files->folder,
+                   "tokenizer_config.json: added_tokens_decoder: want an object of ids with {\"content\": ...}");
+  }
+  cJSON_ArrayForEach(item, list) {
     const char *text = text_of(item, "content");
-    if (text) QN_TRY(add_token(r, text, strtoll(item->string, NULL, 10), item, false, false));
+    char *end;
+    long long id = strtoll(item->string, &end, 10);
+    if (*end || end == item->string || id < 0 || id >= IDS_MOST || !text) {
+      return qn_fail(r->diag, QN_ERR_FORMAT, r->files->folder,
+                     "tokenizer_config.json: added_tokens_decoder: '%.40s': want an id with {\"content\": ...}",
+                     item->string);
+    }
+    QN_TRY(add_token(r, text, id, item, false, false));
   }
   cJSON_ArrayForEach(item, r->files->added) {
-    if (cJSON_IsNumber(item)) QN_TRY(add_token(r, item->string, (int64_t)item->valuedouble, NULL, false, false));
+    double id = cJSON_IsNumber(item) ? item->valuedouble : -1;
+    if (!item->string || !(id >= 0 && id < IDS_MOST && floor(id) == id)) {
+      return qn_fail(r->diag, QN_ERR_FORMAT, r->files->folder, "added_tokens.json: '%.40s': want a text with its id",
+                     item->string ? item->string : "");
+    }
+    QN_TRY(add_token(r, item->string, (int64_t)id, NULL, false, false));
   }
   return QN_OK;
 }

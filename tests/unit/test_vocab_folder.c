@@ -257,6 +257,14 @@ START_TEST(folder_with_vocab_txt) {
   qn_arena_deinit(&f.arena);
   put_text("tokenizer_config.json", "{\"tokenizer_class\": \"BertTokenizerFast\", \"cls_token\": \"<c>\"}");
   refuse_folder(QN_ERR_FORMAT, "cls_token is '<c>', which is not in the vocabulary of 6 tokens");
+  put_text("tokenizer_config.json", "{\"added_tokens_decoder\": [{\"content\": \"x\"}]}");
+  refuse_folder(QN_ERR_FORMAT, "added_tokens_decoder: want an object of ids");
+  put_text("tokenizer_config.json", "{\"added_tokens_decoder\": {\"abc\": {\"content\": \"x\"}}}");
+  refuse_folder(QN_ERR_FORMAT, "added_tokens_decoder: 'abc': want an id with");
+  put_text("tokenizer_config.json", "{}");
+  put_text("added_tokens.json", "{\"<x>\": 1e300}");
+  refuse_folder(QN_ERR_FORMAT, "added_tokens.json: '<x>': want a text with its id");
+  put_text("added_tokens.json", "{}");
   put_text("tokenizer_config.json", "{\"tokenizer_class\": \"OtherTokenizer\"}");
   refuse_folder(QN_ERR_UNSUPPORTED, "of the tokenizer_class 'OtherTokenizer' (model_type 'bert'), which is not known");
 }
