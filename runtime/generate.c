@@ -211,8 +211,9 @@ static qn_status take_tokens(generation *g, uint64_t start, int32_t *out_id, boo
   for (;;) {
     status = next_token(g, (size_t)(node + 1), start, out_id, out_stop);
     if (status != QN_OK || *out_stop || !g->draft) break;
-    node = qn_draft_child(g->draft, node, *out_id);
-    if (node == QN_DRAFT_ROOT) break;
+    int32_t child = qn_draft_child(g->draft, node, *out_id);
+    if (child == QN_DRAFT_ROOT) break;
+    node = child;
     g->stats->pending = -1;
     g->stats->decode_steps++;
     g->position++;
@@ -220,7 +221,7 @@ static qn_status take_tokens(generation *g, uint64_t start, int32_t *out_id, boo
   }
   if (g->draft) {
     qn_decoder_truncate(g->decoder, g->params->sequence, g->position);
-    qn_speculator_note(g->params->speculator, accepted);
+    qn_speculator_note(g->params->speculator, node);
     g->stats->accepted += accepted;
   }
   return status;
@@ -236,7 +237,8 @@ static qn_status guess(generation *g) {
     most = p->max_tokens - g->stats->generated_tokens - 1;
   if (most > rows) most = rows;
   const qn_draft *draft = NULL;
-  QN_TRY(qn_speculator_propose(p->speculator, g->sampler, most < 0 ? 0 : (int32_t)most, &draft, g->diag));
+  const qn_draft_room room = {(int32_t)rows, most < 0 ? 0 : (int32_t)most, 1, 0};
+  QN_TRY(qn_speculator_propose(p->speculator, g->sampler, NULL, &room, &draft, g->diag));
   if (draft->count > 0) g->draft = draft;
   return QN_OK;
 }

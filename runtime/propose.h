@@ -16,26 +16,43 @@ typedef struct qn_draft {
   int32_t kind;  // 0 .. QN_DRAFT_KINDS-1: guesses of a larger one are likelier to come true
 } qn_draft;
 
+// How much may be guessed: what the step has room for, and what pays.
+typedef struct qn_draft_room {
+  int32_t tokens;  // guesses of all paths together, at least 1
+  int32_t depth;   // guesses of a path, 1 to `tokens`
+  int32_t paths;   // ends of the tree; 1 = a chain
+  double least;    // what is likelier than this to come true pays for itself; 0 = everything
+} qn_draft_room;
+
 // Appends a node; there must be room. Its index.
 int32_t qn_draft_add(qn_draft *draft, int32_t parent, int32_t token);
 // The node after `node` that has this token; QN_DRAFT_ROOT when there is none.
 int32_t qn_draft_child(const qn_draft *draft, int32_t node, int32_t token);
+// How many guesses end with `node`: 0 for QN_DRAFT_ROOT.
+int32_t qn_draft_depth(const qn_draft *draft, int32_t node);
+// Has it more than one path?
+bool qn_draft_branches(const qn_draft *draft);
 
 // What a proposer sees: all of the text, its last token not yet evaluated.
 typedef struct qn_propose_text {
   const int32_t *tokens;  // borrowed
   size_t count;           // at least 1
   const qn_sampler *sampler;  // that will choose the next token: its options, its history and its random numbers to come
+  // What the model's last product made the logits of that the last token was chosen by: (qn_decoder_hidden_width),
+  // borrowed. NULL = not known.
+  const float *hidden;
 } qn_propose_text;
 
 typedef struct qn_proposer qn_proposer;
 typedef struct qn_proposer_type {
   const char *name;
-  // What kind of guess it has, if any; before propose, which then adds at most `most` nodes to an empty draft. NULL: 0.
+  bool branches;  // makes trees where there is room for several paths
+  // What kind of guess it has, if any; before propose, which then adds to an empty draft what there is room for. NULL: 0.
   int32_t (*look)(qn_proposer *self, const qn_propose_text *text);
   // A text begins whose tokens this sampler will choose; may be NULL. It takes the memory that propose then needs.
   qn_status (*begin)(qn_proposer *self, const qn_sampler *sampler, qn_diag *diag);
-  qn_status (*propose)(qn_proposer *self, const qn_propose_text *text, int32_t most, qn_draft *out, qn_diag *diag);
+  qn_status (*propose)(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
+                       qn_diag *diag);
   void (*destroy)(qn_proposer *self);
 } qn_proposer_type;
 // The first field of every proposer. For one sequence and one thread at a time.

@@ -51,10 +51,11 @@ static size_t choose_beginning(const drafting *d, const qn_propose_text *text, s
   return text->count + most <= context || text->count <= keep ? 0 : text->count - keep;
 }
 
-static qn_status propose(qn_proposer *self, const qn_propose_text *text, int32_t most, qn_draft *out, qn_diag *diag) {
+static qn_status propose(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
+                         qn_diag *diag) {
   drafting *d = (drafting *)self;
-  int64_t room = qn_decoder_context(d->decoder) / 2;
-  if (most > room) most = (int32_t)room;
+  int64_t fits = qn_decoder_context(d->decoder) / 2;
+  int32_t most = room->depth < fits ? room->depth : (int32_t)fits;
   if (most < 1 || !d->sampler) return QN_OK;
   size_t from = choose_beginning(d, text, (size_t)most);
   if (from != d->from) qn_decoder_reset(d->decoder, d->sequence);

@@ -29,10 +29,11 @@ static int32_t look(qn_proposer *self, const qn_propose_text *text) {
   return l->agreement < QN_DRAFT_KINDS ? (int32_t)l->agreement - (l->agreement > 0) : QN_DRAFT_KINDS - 1;
 }
 
-static qn_status propose(qn_proposer *self, const qn_propose_text *text, int32_t most, qn_draft *out, qn_diag *diag) {
+static qn_status propose(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
+                         qn_diag *diag) {
   (void)diag;
   const lookup *l = (const lookup *)self;
-  for (int32_t i = 0; l->agreement > 0 && i < most; i++) {
+  for (int32_t i = 0; l->agreement > 0 && i < room->depth; i++) {
     size_t at = l->found + (size_t)i;  // beyond the text's end it repeats what was guessed
     qn_draft_add(out, i - 1, at < text->count ? text->tokens[at] : out->tokens[at - text->count]);
   }

@@ -110,9 +110,10 @@ static int64_t plan_guesses(qn_scheduler *s, size_t count, int64_t room) {
     qn_request *r = s->order[i];
     if (!r || !is_running(r) || !r->wanted || !r->speculator) continue;
     int64_t most = most_guesses(s, r, room - used);
+    const qn_draft_room chain = {(int32_t)most, (int32_t)most, 1, 0};
     qn_diag diag = {0};
     // An error leaves it without guesses, which costs time alone.
-    if (most < 1 || qn_speculator_propose(r->speculator, r->sampler, (int32_t)most, &r->draft, &diag) != QN_OK) continue;
+    if (most < 1 || qn_speculator_propose(r->speculator, r->sampler, NULL, &chain, &r->draft, &diag) != QN_OK) continue;
     int64_t more = qn_scheduler_pages_of(s, r->evaluated + 1 + r->draft->count) -
                    qn_scheduler_pages_of(s, r->evaluated + 1);
     if (more > qn_scheduler_free_pages(s) - s->planned_pages) continue;
@@ -209,7 +210,7 @@ static qn_status take_tokens(qn_scheduler *s, qn_request *r, bool *out_end, qn_d
     r->evaluated++;
   }
   if (r->guesses > 0) {
-    qn_speculator_note(r->speculator, (int32_t)accepted);
+    qn_speculator_note(r->speculator, (int32_t)accepted - 1);  // the last node of a chain
     r->result.proposed += r->guesses;
     r->result.accepted += accepted;
     s->stats.proposed += r->guesses;

@@ -48,6 +48,33 @@ int32_t qn_draft_child(const qn_draft *draft, int32_t node, int32_t token) {
   return QN_DRAFT_ROOT;
 }
 
+int32_t qn_draft_depth(const qn_draft *draft, int32_t node) {
+  int32_t depth = 0;
+  for (; node != QN_DRAFT_ROOT; node = draft->parents[node]) depth++;
+  return depth;
+}
+
+bool qn_draft_branches(const qn_draft *draft) {
+  for (int32_t i = 0; i < draft->count; i++)
+    if (draft->parents[i] != i - 1) return true;
+  return false;
+}
+
+static int32_t deepest(const qn_draft *draft) {
+  int32_t most = 0;
+  for (int32_t i = 0; i < draft->count; i++) {
+    int32_t depth = qn_draft_depth(draft, i);
+    if (depth > most) most = depth;
+  }
+  return most;
+}
+
+static bool goes_on(const qn_draft *draft, int32_t node) {
+  for (int32_t i = node + 1; i < draft->count; i++)
+    if (draft->parents[i] == node) return true;
+  return false;
+}
+
 void qn_proposer_destroy(qn_proposer *proposer) {
   if (proposer) proposer->type->destroy(proposer);
 }
@@ -149,8 +176,9 @@ void qn_speculator_take(qn_speculator *s, const int32_t *tokens, size_t count) {
 static double cost_of(const qn_speculator *s) { return s->verify_cost + s->make_cost; }
 
 // How many guesses make a token cheapest, when each comes true as often as that record's did: n of them give
-// 1 + p + ... + p^n tokens (Leviathan et al. 2023, section 3.1) and take 1 + n * cost.
-static int32_t how_many(const qn_speculator *s, const record *r) {
+// 1 + p + ... + p^n tokens (Leviathan et al. 2023, section 3.1) and take 1 + n * cost. *out_pace: tokens in the time of a
+// plain step then.
+static int32_t how_many(const qn_speculator *s, const record *r, double *out_pace) {
   double rate = r->right / (r->right + r->wrong), cost = cost_of(s), tokens = 1, power = 1, best = 1;
   int32_t n = 0;
   for (int32_t i = 1; i <= s->most; i++) {
@@ -159,23 +187,38 @@ static int32_t how_many(const qn_speculator *s, const record *r) {
     best = tokens / (1 + i * cost);
     n = i;
   }
+  *out_pace = best;
   return n;
 }
 
-// So many as pay; where none do, one now and then, ever more seldom while it fails.
-static int32_t choose(qn_speculator *s, record *r) {
-  if (s->fixed) return s->fixed;
-  if (s->plain_ns <= 0) return 0;  // the first step shows what guesses are to be measured against
-  int32_t n = how_many(s, r);
+// So many as pay; where none do, one now and then, ever more seldom while it fails. In a tree each guess pays whose chance
+// is worth more than its cost at the pace that a chain would have.
+static qn_draft_room choose(qn_speculator *s, record *r) {
+  const qn_draft_room none = {0}, one = {1, 1, 1, 0};
+  bool branches = s->proposer->type->branches;
+  if (s->fixed) return (qn_draft_room){s->fixed, s->fixed, branches ? s->fixed : 1, 0};
+  if (s->plain_ns <= 0) return none;  // the first step shows what guesses are to be measured against
+  double pace = 1;
+  int32_t n = how_many(s, r, &pace);
   if (n > 0) {
     r->wait = 0;
-    return n;
+    return branches ? (qn_draft_room){s->most, s->most, s->most, cost_of(s) * pace} : (qn_draft_room){n, n, 1, 0};
   }
   if (r->wait == 0) r->wait = FIRST_WAIT;
-  if (++r->waited < r->wait) return 0;
+  if (++r->waited < r->wait) return none;
   r->waited = 0;
   r->wait = r->wait * 2 < LONGEST_WAIT ? r->wait * 2 : LONGEST_WAIT;
-  return 1;
+  return one;
+}
+
+static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
+
+// No more than there is room for. A tree that may have one path only is a chain, whose guesses are all worth a try.
+static qn_draft_room within(qn_draft_room wanted, const qn_draft_room *room) {
+  wanted.tokens = smaller(wanted.tokens, room->tokens);
+  wanted.depth = smaller(smaller(wanted.depth, room->depth), wanted.tokens);
+  wanted.paths = smaller(wanted.paths, room->paths);
+  return wanted;
 }
 
 static double now_ns(void) {
@@ -198,33 +241,31 @@ static void time_making(qn_speculator *s, double cost) {
   if (s->timed < 2) s->timed++;
 }
 
-qn_status qn_speculator_propose(qn_speculator *s, const qn_sampler *sampler, int32_t most, const qn_draft **out,
-                                qn_diag *diag) {
-  qn_propose_text text = {s->text, s->count, sampler};
+qn_status qn_speculator_propose(qn_speculator *s, const qn_sampler *sampler, const float *hidden,
+                                const qn_draft_room *room, const qn_draft **out, qn_diag *diag) {
+  qn_propose_text text = {s->text, s->count, sampler, hidden};
   s->draft.count = 0;
   *out = &s->draft;
-  if (s->count == 0 || most < 1) return QN_OK;
+  if (s->count == 0 || room->tokens < 1 || room->depth < 1) return QN_OK;
   s->draft.kind = s->proposer->type->look ? s->proposer->type->look(s->proposer, &text) : 0;
-  int32_t wanted = choose(s, &s->records[s->draft.kind]);
-  if (wanted > most) wanted = most;
-  if (wanted == 0) return QN_OK;
+  qn_draft_room wanted = within(choose(s, &s->records[s->draft.kind]), room);
+  if (wanted.tokens == 0) return QN_OK;
   double begin = now_ns();
-  qn_status status = s->proposer->type->propose(s->proposer, &text, wanted, &s->draft, diag);
+  qn_status status = s->proposer->type->propose(s->proposer, &text, &wanted, &s->draft, diag);
   if (status != QN_OK) s->draft.count = 0;
   if (s->draft.count > 0 && s->plain_ns > 0 && s->records[s->draft.kind].wait == 0)
     time_making(s, (now_ns() - begin) / s->plain_ns / s->draft.count);
   return status;
 }
 
-void qn_speculator_note(qn_speculator *s, int32_t accepted) {
-  int32_t proposed = 0;
+void qn_speculator_note(qn_speculator *s, int32_t node) {
   if (s->draft.count == 0) return;
-  for (int32_t i = s->draft.count - 1; i >= 0; i = s->draft.parents[i]) proposed++;
+  int32_t accepted = qn_draft_depth(&s->draft, node);
   record *r = &s->records[s->draft.kind];
   r->right = MEMORY * r->right + accepted;
-  r->wrong = MEMORY * r->wrong + (accepted < proposed);
+  r->wrong = MEMORY * r->wrong + goes_on(&s->draft, node);
   s->stats.steps++;
-  s->stats.proposed += proposed;
+  s->stats.proposed += deepest(&s->draft);
   s->stats.accepted += accepted;
   s->draft.count = 0;
 }

@@ -19,7 +19,7 @@ typedef struct qn_speculate_options {
 
 typedef struct qn_speculate_stats {
   int64_t steps;     // that verified at least one guess
-  int64_t proposed;  // guesses; in trees, the deepest path's
+  int64_t proposed;  // guesses of the deepest paths
   int64_t accepted;  // of them
 } qn_speculate_stats;
 
@@ -38,12 +38,13 @@ QN_CHECKED qn_status qn_speculator_begin(qn_speculator *speculator, int64_t posi
                                          qn_diag *diag);
 // The text goes on with these tokens, of the prompt or chosen.
 void qn_speculator_take(qn_speculator *speculator, const int32_t *tokens, size_t count);
-// Guesses what comes after the text, at most `most` tokens; *out is borrowed until the next call and may be empty. Errors:
-// those of the proposer; then nothing is guessed.
-QN_CHECKED qn_status qn_speculator_propose(qn_speculator *speculator, const qn_sampler *sampler, int32_t most,
-                                           const qn_draft **out, qn_diag *diag);
-// What became of the last guesses: so many came true, one after another.
-void qn_speculator_note(qn_speculator *speculator, int32_t accepted);
+// Guesses what comes after the text, as there is room for (room->least is chosen here; tokens below 1: nothing); `hidden`
+// as in qn_propose_text. *out is borrowed until the next call and may be empty. Errors: those of the proposer; then nothing
+// is guessed.
+QN_CHECKED qn_status qn_speculator_propose(qn_speculator *speculator, const qn_sampler *sampler, const float *hidden,
+                                           const qn_draft_room *room, const qn_draft **out, qn_diag *diag);
+// What became of the last guesses: those of the path to `node` came true, which may be QN_DRAFT_ROOT, and no more.
+void qn_speculator_note(qn_speculator *speculator, int32_t node);
 // What a step took that verified so many guesses, 0 for a plain one: by this it is known how many pay.
 void qn_speculator_time(qn_speculator *speculator, int32_t guesses, uint64_t time_ns);
 

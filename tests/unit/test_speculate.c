@@ -20,11 +20,12 @@ typedef struct oracle {
   int calls;
 } oracle;
 
-static qn_status foretell(qn_proposer *self, const qn_propose_text *text, int32_t most, qn_draft *out, qn_diag *diag) {
+static qn_status foretell(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
+                          qn_diag *diag) {
   (void)diag;
   oracle *o = (oracle *)self;
   o->calls++;
-  for (int32_t i = 0; i < most; i++) {
+  for (int32_t i = 0; i < room->depth; i++) {
     size_t at = text->count + (size_t)i;
     bool wrong = o->wrong_in > 0 && qn_rng_next(&o->rng) % (uint64_t)o->wrong_in == 0;
     int32_t token = at < o->count ? o->text[at] : 0;
@@ -284,7 +285,7 @@ START_TEST(a_draft_whose_logits_are_no_numbers) {
   qn_propose_text text = {.tokens = prompt, .count = QN_COUNT(prompt), .sampler = sampler};
   qn_assert_ok(&f.diag, draft->type->begin(draft, sampler, &f.diag));
   qn_assert_fails(&f.diag, QN_ERR_FORMAT, "the draft model's logits are not numbers (sampler: ",
-                  draft->type->propose(draft, &text, 3, &out, &f.diag));
+                  draft->type->propose(draft, &text, &(qn_draft_room){3, 3, 1, 0}, &out, &f.diag));
   qn_proposer_destroy(draft);
   qn_sampler_destroy(sampler);
   tear_down(&f);
@@ -301,7 +302,7 @@ static void check_lookup(const int32_t *text, size_t count, int32_t kind, const 
   qn_propose_text t = {.tokens = text, .count = count};
   qn_assert_ok(&diag, qn_propose_lookup_create(qn_test_allocator(), &lookup, &diag));
   ck_assert_int_eq(lookup->type->look(lookup, &t), kind);
-  qn_assert_ok(&diag, lookup->type->propose(lookup, &t, 5, &draft, &diag));
+  qn_assert_ok(&diag, lookup->type->propose(lookup, &t, &(qn_draft_room){5, 5, 1, 0}, &draft, &diag));
   ck_assert_int_eq(draft.count, want_count);
   for (int32_t i = 0; i < want_count; i++) {
     ck_assert_int_eq(tokens[i], want[i]);
@@ -335,10 +336,10 @@ static int64_t guesses_made(qn_speculator *s, int count, bool right) {
   for (int i = 0; i < count; i++) {
     const int32_t token = 1;
     qn_speculator_take(s, &token, 1);
-    qn_assert_ok(&diag, qn_speculator_propose(s, NULL, 100, &draft, &diag));
+    qn_assert_ok(&diag, qn_speculator_propose(s, NULL, NULL, &(qn_draft_room){100, 100, 1, 0}, &draft, &diag));
     int32_t n = draft->count;
     made += n;
-    qn_speculator_note(s, right ? n : 0);
+    qn_speculator_note(s, right ? n - 1 : QN_DRAFT_ROOT);
     qn_speculator_time(s, n, 1000000000u + 100000000u * (uint64_t)n);
   }
   return made;
