@@ -54,6 +54,21 @@ awk '{ s = 0; for (i = 1; i <= NF; i++) s += $i * $i; if (s < 0.99999 || s > 1.0
 
 "$QUERN" verify -q model.qn --fast >out || fail "verify: $(cat out)"
 
+# ---- on a GPU: the same bits
+
+gpu=", without GPUs"
+if compiled_for_gpu model -o gpu.qn --numeric f32 --batch 3; then
+  gpu=""
+  for batch in 1 3; do
+    "$QUERN" embed -q gpu.qn -f texts --batch $batch --device cuda >got || fail "on a GPU, $batch together: code $?"
+    cmp got five || fail "on a GPU, $batch together"
+  done
+  "$QUERN" embed -q model --numeric f32 --batch 3 -f texts --device cuda | cmp - five || fail "a model file, on a GPU"
+  "$QUERN" verify -q gpu.qn --fast --device cuda >out 2>&1 || fail "verify on a GPU: $(cat out)"
+  wrong 2 "--threads: is for CPUs, got --device cuda" gpu.qn --device cuda --threads 2 -f texts
+  wrong 7 "there is no code for GPUs in this artifact" model.qn --device cuda -f texts
+fi
+
 # ---- texts that are too long
 
 seq -s ' ' 1 80 | sed 's/\([0-9]*\)/w\1/g' >long
@@ -75,12 +90,15 @@ for command in "run -p x" "bench" "eval --perplexity texts" "explain"; do
   [ "$code" -eq 4 ] && grep -q 'is an encoder, which makes embeddings and no text; want quern embed' err ||
     fail "$command: code $code, $(cat err)"
 done
+code=0
+"$QUERN" explain -q model --device cuda:sm_90 >out 2>err || code=$?
+[ "$code" -eq 4 ] && grep -q 'is no language model, whose prompts could be predicted' err || fail "explain --device: code $code, $(cat err)"
 rm model/vocab.txt model/tokenizer_config.json
 wrong 4 "this model has no tokenizer, and what is embedded are texts" model -p x
 
 # ---- the real one
 
-[ -n "${QUERN_MINILM-}" ] || pass "embed (QUERN_MINILM is not given: without all-MiniLM-L6-v2)"
+[ -n "${QUERN_MINILM-}" ] || pass "embed$gpu (QUERN_MINILM is not given: without all-MiniLM-L6-v2)"
 want="$golden/embeddings/all-minilm-l6-v2.txt"
 for mode in f32 int8; do
   "$QUERN" embed -q "$QUERN_MINILM" --numeric $mode -f "$golden/embeddings/sentences.txt" >got
@@ -88,4 +106,4 @@ for mode in f32 int8; do
   [ "$(wc -l <cosines)" -eq 20 ] || fail "$(wc -l <cosines) embeddings, want 20"
   awk '$1 < 0.9999 { exit 1 }' cosines || fail "$mode: cosines with the reference: $(tr '\n' ' ' <cosines)"
 done
-pass "embed, with all-MiniLM-L6-v2"
+pass "embed, with all-MiniLM-L6-v2$gpu"

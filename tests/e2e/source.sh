@@ -37,6 +37,22 @@ made=$(tr -d ' \n' <first | sed 's/.*"ids":\[\([0-9,]*\)\],"prompt_ids.*/\1/')
 "$QUERN" run -q tiny.qn -p 'the old inn' -n 0 || fail "run -n 0"
 "$QUERN" verify -q tiny.qn --fast >out 2>&1 || fail "verify: $(tail -5 out)"
 
+# On a GPU: the same tokens and the same bits, by the device's choice and by the host's.
+gpu=", without GPUs"
+if compiled_for_gpu tiny -o gpu.qn --ctx 128; then
+  gpu=""
+  for options in "" "--temp 1 --seed 5" "--temp 1 --seed 5 --repeat-penalty 1.3"; do
+    # shellcheck disable=SC2086
+    "$QUERN" run -q tiny.qn --tokens "$ids" -n 6 --ignore-eog --json $options | grep -o '"ids": *\[[0-9, ]*\]' >want
+    # shellcheck disable=SC2086
+    "$QUERN" run -q gpu.qn --tokens "$ids" -n 6 --ignore-eog --json $options --device cuda >got || fail "run $options on a GPU: code $?"
+    grep -o '"ids": *\[[0-9, ]*\]' got | cmp - want || fail "run $options on a GPU: $(cat got), want $(cat want)"
+  done
+  "$QUERN" run -q gpu.qn -p 'the old inn' -n 6 --ignore-eog --logits there --device cuda >/dev/null
+  cmp there logits || fail "other logits on a GPU"
+  "$QUERN" verify -q gpu.qn --fast --device cuda >out 2>&1 || fail "verify on a GPU: $(tail -5 out)"
+fi
+
 refuses() {
   local want=$1
   shift
@@ -50,4 +66,5 @@ refuses 'encoder, which reads each text anew' run tiny.qn --chat --chat-template
 refuses 'encoder, and what is measured are texts that go on' bench tiny.qn --prompt 8 -n 2
 refuses 'encoder, and what is measured are texts that go on' eval tiny.qn --perplexity text
 refuses 'encoder, and what is measured are texts that go on' explain tiny.qn
-pass "source.sh"
+refuses 'encoder, and what is predicted are texts that go on' explain tiny --device cuda:sm_90
+pass "source.sh$gpu"

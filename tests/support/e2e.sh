@@ -53,6 +53,21 @@ shared_model() {
   echo "$path"
 }
 
+# compiled_for_gpu OPTION...: compiles by `quern compile` for cuda:sm_80, and has QUERN_LIBCUDA name the simulator, or the driver
+# that QUERN_TEST_LIBCUDA names. False, with the reason on stdout, without the simulator or NVRTC.
+compiled_for_gpu() {
+  local simulator=$QUERN_BUILD/ptxsim/libcuda.so.1 said
+  export QUERN_LIBCUDA=${QUERN_TEST_LIBCUDA:-$simulator}
+  if [ "$QUERN_LIBCUDA" = "$simulator" ] && [ ! -r "$simulator" ]; then
+    echo "$simulator is not built"
+    return 1
+  fi
+  said=$("$QUERN" compile -q "$@" --target cuda:sm_80 2>&1) && return 0
+  grep -q NVRTC <<<"$said" || fail "compile for GPUs: $said"
+  echo "$said"
+  return 1
+}
+
 # What programs of the tests are compiled with: the compiler of the build, and its sanitizers where it has some.
 QUERN_CC=${QUERN_CC:-cc}
 case $(basename "$QUERN_CC") in
