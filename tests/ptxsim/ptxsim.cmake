@@ -45,7 +45,7 @@ foreach(source IN LISTS ptxsim_tests)
   add_executable(${name} ${source})
   target_link_libraries(${name} PRIVATE support_sim)
   if(name STREQUAL test_ptxsim_table)
-    target_sources(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/ptxsim/type.c)  # the names are not exported
+    target_sources(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/ptxsim/type.c ${CMAKE_SOURCE_DIR}/tests/ptxsim/form.c)  # the names are not exported
   endif()
   add_dependencies(${name} ${ptxsim_of_tests})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)

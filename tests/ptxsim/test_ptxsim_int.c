@@ -219,6 +219,7 @@ static const op_row choices[] = {
     {"mov.u32 %d, WARP_SZ;", 32, 0, 0, 0, 1, {{0, 0, 0, 32}}},
     {"cvta.global.u64 %d, %a; cvta.to.global.u64 %d, %d;", 64, 64, 0, 0, 1, {{0x123456, 0, 0, 0x123456}}},
     {"cvta.shared.u64 %d, %a; cvta.to.shared.u64 %d, %d;", 64, 64, 0, 0, 1, {{0x1234, 0, 0, 0x1234}}},
+    {"cvta.shared.u32 %d, %a; cvta.to.shared.u32 %d, %d;", 32, 32, 0, 0, 1, {{0x1234, 0, 0, 0x1234}}},
     {"cvta.shared.u64 %a, %a; isspacep.shared %p, %a;", 1, 64, 0, 0, 1, {{0x1234, 0, 0, 1}}},
     {"cvta.local.u64 %a, %a; isspacep.global %p, %a;", 1, 64, 0, 0, 1, {{0x1234, 0, 0, 0}}},
 };

@@ -208,6 +208,35 @@ START_TEST(test_ldmatrix) {
 }
 END_TEST
 
+// A lane has numbers 2l and 2l + 1 of a matrix of 0 .. 63 in the order of rows, and the same of 64 .. 127.
+START_TEST(test_stmatrix) {
+  sim_start("sm_90");
+  const char *body =
+      ".reg .b64 %o, %at; .reg .b32 %l, %s, %x, %a, %b, %v, %r<4>; .shared .align 16 .b8 s[512];\n"
+      "ld.param.u64 %o, [o]; mov.u32 %l, %tid.x; mul.wide.u32 %at, %l, 32; add.s64 %o, %o, %at; mov.u32 %s, s;\n"
+      "mad.lo.u32 %a, %l, 0x20002, 0x10000; add.u32 %b, %a, 0x400040; and.b32 %x, %l, 15; mad.lo.u32 %x, %x, 16, %s;\n"
+      "stmatrix.sync.aligned.m8n8.x2.shared.b16 [%x], {%a, %b}; and.b32 %x, %l, 7; mad.lo.u32 %x, %x, 16, %s;\n"
+      "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%x+256], {%a};\n"
+      "stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%x+384], {%b}; bar.sync 0; mad.lo.u32 %v, %l, 4, %s;\n"
+      "ld.shared.u32 %r0, [%v]; ld.shared.u32 %r1, [%v+128]; ld.shared.u32 %r2, [%v+256]; ld.shared.u32 %r3, [%v+384];\n"
+      "st.global.v4.u32 [%o], {%r0, %r1, %r2, %r3}; ldmatrix.sync.aligned.x1.m8n8.shared.b16 {%v}, [%x+256];\n"
+      "mad.lo.u32 %x, %l, 16, %s; ldmatrix.sync.aligned.x4.m8n8.shared.b16 {%r0, %r1, %r2, %r3}, [%x];\n"
+      "st.global.v4.u32 [%o+16], {%v, %r1, %r2, %r3}; ret;";
+  CUfunction f = sim_kernel(sim_module("sm_90", ".param .u64 o", body), "k");
+  uint32_t out[LANES][8];
+  CUdeviceptr o = sim_upload(NULL, sizeof out);
+  void *params[] = {&o};
+  sim_ok(sim_run(f, 1, LANES, 0, params));
+  sim_download(out, o, sizeof out);
+  for (uint32_t l = 0; l < LANES; l++) {
+    uint32_t first = 2 * l | (2 * l + 1) << 16, second = (64 + 2 * l) | (65 + 2 * l) << 16;
+    uint32_t across = 64 + l % 4 * 2 * 8 + l / 4, turned = across | (across + 8) << 16;
+    const uint32_t want[8] = {first, second, first, turned, first, second, first, turned};
+    for (int i = 0; i < 8; i++) qn_check(out[l][i] == want[i], "lane %u, word %d: got %x, want %x", l, i, out[l][i], want[i]);
+  }
+}
+END_TEST
+
 // A row of 128 bytes a row of the matrix: all eight in the same banks. With a skew of 16 bytes: no conflict.
 START_TEST(test_bank_conflicts) {
   sim_start("sm_90");
@@ -232,5 +261,5 @@ START_TEST(test_bank_conflicts) {
 }
 END_TEST
 
-QN_CASE(matrices, test_mma, test_ldmatrix, test_bank_conflicts)
+QN_CASE(matrices, test_mma, test_ldmatrix, test_stmatrix, test_bank_conflicts)
 QN_TEST_MAIN(matrices)

@@ -1,20 +1,25 @@
-// The table of instructions holds together: every modifier of a pattern has a name, and every root is run by a test.
+// The table of instructions holds together: every modifier of a pattern has a name, and every row is run by a test whose
+// results are worked out by hand.
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "tests/ptxsim/form.h"
 #include "tests/ptxsim/support_sim.h"
-#include "tests/ptxsim/type.h"
 
-static const char *const sources[] = {"int", "float", "warp", "mma", "faults", "driver", "nvrtc"};
+static const char *const sources[] = {"int", "float", "warp", "mma", "faults", "driver"};
 
-// Is there the instruction `root`, followed by a dot, a blank or a semicolon and not part of a longer word?
-static bool runs(const char *text, const char *root) {
+// Is there an instruction `root` with such modifiers, its name no part of a longer word?
+static bool runs(const char *text, const char *root, const char *pattern) {
   size_t n = strlen(root);
   for (const char *at = text; (at = strstr(at, root)) != NULL; at += n) {
     bool starts = at == text || !(isalnum((unsigned char)at[-1]) || strchr("_.%", at[-1]) != NULL);
     if (at >= text + 2 && at[-2] == '\\' && at[-1] == 'n') starts = true;  // "\nbar.sync" in a string
-    if (starts && strchr(".; ", at[n]) != NULL) return true;
+    if (!starts || !at[n] || !strchr(".; ", at[n])) continue;
+    size_t length = 0;
+    while (at[n + length] && (isalnum((unsigned char)at[n + length]) || strchr("._:", at[n + length]))) length++;
+    ps_form form = {.insn = NULL};
+    if (ps_match_modifiers(pattern, (qn_str){at + n, length}, &form)) return true;
   }
   return false;
 }
@@ -63,7 +68,7 @@ START_TEST(test_table) {
   char *table = malloc(size), *tests = read_tests(), *line, *rest;
   ck_assert_ptr_nonnull(table);
   sim.opcodes(table, size);
-  int rows = 0;
+  int rows = 0, missing = 0;
   for (line = strtok_r(table, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest)) {
     char *modifiers = strchr(line, '\t'), *operands;
     ck_assert_ptr_nonnull(modifiers);
@@ -71,11 +76,15 @@ START_TEST(test_table) {
     operands = strchr(modifiers, '\t');
     ck_assert_ptr_nonnull(operands);
     *operands = '\0';
+    if (!runs(tests, line, modifiers)) {
+      fprintf(stderr, "no test runs '%s.%s'\n", line, modifiers);
+      missing++;
+    }
     check_pattern(line, modifiers);
-    qn_check(runs(tests, line), "no test runs '%s'", line);
     rows++;
   }
   ck_assert_int_gt(rows, 150);
+  ck_assert_int_eq(missing, 0);
   free(table);
   free(tests);
 }

@@ -56,6 +56,7 @@ static uint32_t lt_mask(uint32_t l) { return (1u << l) - 1; }
 static uint32_t elected(uint32_t l) { return l == 0; }
 static uint32_t xor_all(uint32_t l) { return (void)l, 0x1f ^ 0x1f; }
 static uint32_t by_lane(uint32_t l) { return l * 10; }
+static uint32_t backwards(uint32_t l) { return 31 - l; }
 static uint32_t packed(uint32_t l) { return (l * 10 & 0xffff) | 0xabcd0000u; }
 
 START_TEST(test_shuffles) {
@@ -169,6 +170,28 @@ START_TEST(test_hints) {
 }
 END_TEST
 
+#define SHARED_WORD ".shared .align 128 .b8 s[128]; mov.u32 %e, s; mad.lo.u32 %e, %l, 4, %e;\n"
+// Orders and hints change nothing of what one lane, or lanes that wait for each other, find in memory.
+START_TEST(test_orders) {
+  sim_start("sm_90");
+  check_lanes("ld.global.nc.L1::no_allocate.L2::128B.u32 %d, [%pa];", by_lane);
+  check_lanes("ld.relaxed.gpu.global.u32 %d, [%pa];", by_lane);
+  check_lanes("ld.acquire.sys.L1::evict_first.b32 %d, [%pb];", backwards);
+  check_lanes("st.volatile.global.u32 [%pd], %a; ld.volatile.global.u32 %d, [%pd];", by_lane);
+  check_lanes("st.release.gpu.global.u32 [%pd], %b; ld.acquire.gpu.global.u32 %d, [%pd];", backwards);
+  check_lanes("st.relaxed.cta.wt.s32 [%pd], %b; ld.weak.global.s32 %d, [%pd];", backwards);
+  check_lanes(SHARED_WORD "st.volatile.shared.u32 [%e], %a; bar.warp.sync -1; xor.b32 %e, %e, 4; "
+                          "ld.volatile.shared.u32 %d, [%e];",
+              xor1);
+  check_lanes(SHARED_WORD "st.release.cta.shared.u32 [%e], %a; bar.warp.sync -1; xor.b32 %e, %e, 4; "
+                          "ld.acquire.cta.shared.u32 %d, [%e];",
+              xor1);
+  check_lanes(SHARED_WORD "st.relaxed.gpu.shared::cta.b32 [%e], %a; bar.warp.sync -1; xor.b32 %e, %e, 4; "
+                          "ld.relaxed.gpu.shared::cta.b32 %d, [%e];",
+              xor1);
+}
+END_TEST
+
 START_TEST(test_calls) {
   sim_start("sm_80");
   CUfunction f = sim_kernel(calls, "k");
@@ -259,6 +282,32 @@ START_TEST(test_barriers) {
 }
 END_TEST
 
+// Threads that do not wait, and votes of a whole block, by the barrier's longer name.
+START_TEST(test_named_barriers) {
+  enum { THREADS = 64 };
+  sim_start("sm_90");
+  const char *body =
+      ".reg .b64 %o, %at; .reg .b32 %t, %a, %v, %c; .reg .pred %p, %q, %r, %w; .shared .align 4 .b8 s[256];\n"
+      "ld.param.u64 %o, [o]; mov.u32 %t, %tid.x; mul.wide.u32 %at, %t, 4; add.s64 %o, %o, %at; mov.u32 %a, s;\n"
+      "mad.lo.u32 %a, %t, 4, %a; mov.u32 %v, %t; setp.lt.u32 %p, %t, 40; setp.lt.u32 %w, %t, 32; @%w bra wait;\n"
+      "mul.lo.u32 %c, %t, 3; st.shared.u32 [%a], %c; barrier.cta.arrive 4, 64; bra done;\n"
+      "wait: barrier.cta.sync 4, 64; ld.shared.u32 %v, [%a+128];\n"
+      "done: barrier.cta.red.popc.aligned.u32 %c, 1, %p; mad.lo.u32 %v, %c, 1000, %v;\n"
+      "barrier.cta.red.and.pred %q, 2, %p; @%q add.u32 %v, %v, 1000000;\n"
+      "barrier.red.or.aligned.pred %r, 3, %p; @%r add.u32 %v, %v, 2000000; st.global.u32 [%o], %v; ret;";
+  CUfunction f = sim_kernel(sim_module("sm_90", ".param .u64 o", body), "k");
+  uint32_t got[THREADS];
+  CUdeviceptr o = sim_upload(NULL, sizeof got);
+  void *params[] = {&o};
+  sim_ok(sim_run(f, 1, THREADS, 0, params));
+  sim_download(got, o, sizeof got);
+  for (uint32_t t = 0; t < THREADS; t++) {
+    uint32_t want = (t < 32 ? (t + 32) * 3 : t) + 40 * 1000 + 2000000;
+    qn_check(got[t] == want, "thread %u: got %u, want %u", t, got[t], want);
+  }
+}
+END_TEST
+
 START_TEST(test_copies) {
   sim_start("sm_80");
   const char *body =
@@ -284,6 +333,6 @@ START_TEST(test_copies) {
 }
 END_TEST
 
-QN_CASE(warps, test_shuffles, test_votes, test_divergence, test_wide, test_hints, test_calls, test_atomics,
-        test_barriers, test_copies)
+QN_CASE(warps, test_shuffles, test_votes, test_divergence, test_wide, test_hints, test_orders, test_calls, test_atomics,
+        test_barriers, test_named_barriers, test_copies)
 QN_TEST_MAIN(warps)
