@@ -1,5 +1,5 @@
 // Kernels of every class and format as they would be shipped: CUDA C++ through NVRTC, its PTX run by the simulator, and
-// the bits of the kernels as lowered, which the interpreter runs. Needs NVRTC, no GPU.
+// the bits of the kernels as lowered, which the interpreter runs, whatever the order of warps and blocks. Needs NVRTC, no GPU.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,6 +75,15 @@ static const scenario runs = {3,
                                {.spans = {{1, 6, 3}, {1, 5, 1}, {0, 67, 5}, {1, 9, 1}}},
                                {.spans = {{2, 121, 1}}}}};
 
+// Warps and blocks in another order each time: a test that goes forward is test_gpu_models.
+static void turn_around(void) {
+  static unsigned turn;
+  bool shuffled = turn++ % 2 == 1;
+  if (sim_is_real()) return;
+  sim_set("warp_order", shuffled ? "shuffle" : "reverse");
+  sim_set("block_order", shuffled ? "shuffle" : "reverse");
+}
+
 static void check_launched(const char *text, const char *sizes, bool quantize, const scenario *s, int sm,
                            qn_run_launch_fn launched) {
   char label[160], target[16];
@@ -84,6 +93,7 @@ static void check_launched(const char *text, const char *sizes, bool quantize, c
   const qn_run_output *outputs[2][QN_COUNT(s->steps)];
   snprintf(target, sizeof target, "sm_%d", sm);
   sim_start(target);
+  turn_around();
   for (int way = 0; way < 2; way++) {
     qn_run_begin(run, s->sequences, s->pages, s->past);
     for (int i = 0; s->steps[i].spans[0].count; i++)
