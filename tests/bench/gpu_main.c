@@ -9,12 +9,13 @@
 #include "codegen/cuda/compile.h"
 #include "codegen/cuda/nvrtc.h"
 #include "codegen/cuda/ptxas.h"
+#include "runtime/base/hash.h"
 #include "tests/ptxsim/support_sim.h"
 #include "tests/support/gpu_layer.h"
 #include "tests/support/graph_run.h"
 #include "tests/support/test.h"
 
-enum { MAX_KERNELS = 96, MAX_PARAMS = 48, FUNC_SHARED_BYTES = 8 };  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+enum { MAX_KERNELS = 96, MAX_PARAMS = 48, MAX_CHIPS = 8, FUNC_SHARED_BYTES = 8 };  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 typedef struct options {
   const char *models, *formats, *chips;
@@ -43,6 +44,7 @@ typedef struct device {
   qn_cuda_kernel kernels[MAX_KERNELS];
   size_t count;
   int64_t spills, registers;  // of all kernels: bytes; the most of a thread
+  uint64_t code;  // hash of the PTX without its head
   int tokens;                 // of the step
   int64_t keys;               // that its sequence has then
   sums sums;
@@ -79,6 +81,9 @@ static void load_kernels(device *d, qn_run *run) {
   qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
   qn_assert_ok(&diag, qn_cuda_build(nvrtc, NULL, "kernels.cu", d->sm, d->kernels, d->count, &source, &code, &diag));
   sim_ok(sim.load(&d->module, code.ptx));
+  const char *body = strstr(code.ptx, ".address_size");  // behind the version and the chip
+  ck_assert_ptr_nonnull(body);
+  d->code = qn_hash64(body, strlen(body), 0);
   read_log(d, code.log);
   qn_nvrtc_code_deinit(&code);
   qn_nvrtc_close(nvrtc);
@@ -194,7 +199,6 @@ static void launch(void *context, qn_run *run, size_t number, const qn_gpu_varia
   void *params[MAX_PARAMS + QN_SYM_COUNT];
   uint64_t bytes[RANGES] = {0};
   CUfunction function;
-  if (!d->module) load_kernels(d, run);
   ck_assert_uint_le(kernel->param_count, MAX_PARAMS);
   sim.counters_reset();
   for (size_t i = 0; i < kernel->param_count; i++) {
@@ -227,15 +231,22 @@ static void launch(void *context, qn_run *run, size_t number, const qn_gpu_varia
 
 static double ratio(uint64_t a, uint64_t b) { return b ? (double)a / (double)b : 0; }
 
-static void put_row(const device *d, const char *model, const char *format, const sums *decode, const sums *prompt,
-                    double decode_conflict) {
+// What the simulator counted of one PTX.
+typedef struct counted {
+  uint64_t code;
+  sums decode, prompt;
+  double decode_conflict, prompt_conflict;
+} counted;
+
+static void put_row(const device *d, const char *model, const char *format, const counted *c) {
   char tensor[32], traffic[32];
+  const sums *decode = &c->decode, *prompt = &c->prompt;
   snprintf(tensor, sizeof tensor, "%.1f %%", 100 * ratio(prompt->tensor, prompt->tensor + prompt->arithmetic));
   snprintf(traffic, sizeof traffic, "%.2f", (double)prompt->product_moved / prompt->model_bytes);
   printf("| sm_%d | %s | %s | %.3f | %.3f | %.0f %% | %" PRId64 " | %.3f | %.3f | %s | %s | %" PRId64 " |\n", d->sm,
          model, format, ratio(decode->moved[WEIGHTS], decode->bytes[WEIGHTS]),
          ratio(decode->moved[CACHE], decode->bytes[CACHE]), 100 * ratio(decode->wide_requests, decode->weight_requests),
-         d->spills, decode_conflict, d->worst_conflict, tensor, traffic, d->registers);
+         d->spills, c->decode_conflict, c->prompt_conflict, tensor, traffic, d->registers);
   fflush(stdout);
 }
 
@@ -248,9 +259,39 @@ static void run_step(device *d, qn_run *run, int first, int count) {
   qn_run_execute(run, QN_RUN_LAUNCH, &(qn_run_step){.spans = {{0, first, count}}});
 }
 
+static void count_code(device *d, qn_run *run, counted *out) {
+  out->code = d->code;
+  run_step(d, run, d->o->depth, 1);
+  out->decode = d->sums;
+  out->decode_conflict = d->worst_conflict;
+  run_step(d, run, 0, d->o->prompt);
+  out->prompt = d->sums;
+  out->prompt_conflict = d->worst_conflict;
+}
+
+// A row for each chip. NVRTC makes the same PTX for some of them, which is run once.
+static void run_chips(device *d, qn_run *run, const char *model, const char *format, const int *chips, size_t count) {
+  const options *o = d->o;
+  counted seen[MAX_CHIPS], *c;
+  size_t different = 0;
+  for (size_t i = 0; i < count; i++) {
+    char target[16];
+    *d = (device){.o = o, .sm = chips[i]};
+    snprintf(target, sizeof target, "sm_%d", d->sm);
+    sim_start(target);
+    load_kernels(d, run);
+    for (c = seen; c < seen + different && c->code != d->code;) c++;
+    if (c == seen + different) {
+      count_code(d, run, c);
+      different++;
+    }
+    put_row(d, model, format, c);
+  }
+}
+
 // `name`: of a format, and "+half" after it for that numeric mode.
 static void run_model(const options *o, const qn_synth_model *m, const char *name, const int *chips, size_t count) {
-  char sizes[256], target[16], format[32];
+  char sizes[256], format[32];
   device d = {.o = o};
   qn_dtype dtype;
   const char *plus = strchr(name, '+');
@@ -262,16 +303,7 @@ static void run_model(const options *o, const qn_synth_model *m, const char *nam
   qn_run_options run_options = {
       .gpu = true, .quantize_activations = integers, .half_activations = half, .launch = launch, .launch_context = &d};
   qn_run *run = qn_run_create(qn_gpu_layer, sizes, &run_options);
-  for (size_t i = 0; i < count; i++) {
-    d = (device){.o = o, .sm = chips[i]};
-    snprintf(target, sizeof target, "sm_%d", d.sm);
-    sim_start(target);
-    run_step(&d, run, o->depth, 1);
-    sums decode = d.sums;
-    double conflict = d.worst_conflict;
-    run_step(&d, run, 0, o->prompt);
-    put_row(&d, m->name, name, &decode, &d.sums, conflict);
-  }
+  run_chips(&d, run, m->name, name, chips, count);
   qn_run_destroy(run);
 }
 
@@ -289,7 +321,7 @@ static void for_each(const char *list, void (*each)(void *context, const char *i
 typedef struct plan {
   const options *o;
   const qn_synth_model *model;
-  int chips[8];
+  int chips[MAX_CHIPS];
   size_t count;
 } plan;
 
@@ -313,7 +345,7 @@ static void run_name(void *context, const char *item) {
 
 static options parse(int argc, char **argv) {
   options o = {.models = "tinyllama-1.1b,llama-3.2-1b",
-               .formats = "q8_0,q4_0,q4_k,f16+half",
+               .formats = "q8_0,q4_0,q4_k,q2_k,f16+half",
                .chips = "sm_80,sm_90,sm_100,sm_120",
                .prompt = 64,
                .depth = 1000};
