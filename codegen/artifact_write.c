@@ -273,7 +273,8 @@ static uint32_t add_string(strings *s, const char *text) {
 static qn_art_buffer buffer_record(const qn_pbuf *p, strings *s) {
   qn_art_buffer record = {.kind = (uint32_t)p->kind, .offset = p->offset, .bytes = p->bytes,
                           .dtype = (uint32_t)p->type.dtype, .rank = (uint32_t)p->type.rank, .row_pitch = p->row_pitch,
-                          .layer = (uint32_t)p->layer, .of_source = p->of_source, .own_offset = p->own_offset, .own_bytes = p->own_bytes};
+                          .layer = (uint32_t)p->layer, .of_source = p->of_source, .window = (uint32_t)p->window,
+                          .own_offset = p->own_offset, .own_bytes = p->own_bytes};
   record.name = p->name ? add_string(s, p->name) : 0;
   record.output = p->kind == QN_PB_ARENA && p->name;
   for (int d = 0; d < p->type.rank; d++) {

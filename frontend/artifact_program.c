@@ -47,6 +47,7 @@ qn_status quern_artifact_buffer(const qn_artifact *artifact, uint32_t buffer, qn
                    .row_pitch = b->row_pitch,
                    .layer = (int)b->layer,
                    .of_source = b->of_source != 0,
+                   .window = b->window,
                    .layout = layout,
                    .bytes = b->bytes};
   return QN_OK;

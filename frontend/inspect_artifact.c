@@ -6,6 +6,7 @@
 #include "frontend/inspect.h"
 #include "ir/type.h"
 #include "runtime/artifact.h"
+#include "runtime/base/window.h"
 #include "runtime/chat.h"
 #include "runtime/cpu_features.h"
 #include "runtime/signature.h"
@@ -95,9 +96,12 @@ static void put_memory_lines(const inspect_artifact *a) {
   qn_buf_printf(out, "kv_cache = %s per 1024 tokens of a sequence; %" PRIu32 " buffers, pages of %" PRIu64 " tokens\n",
                 inspect_size(times(cache.bytes, 1024) / keys, first), cache.count, keys);
   uint64_t pages = (uint64_t)program->symbol_max[QN_SYM_P];
+  int64_t window = qn_artifact_window(&a->file), context = qn_artifact_context_max(&a->file);
   if (pages > 0) {
+    int64_t step = program->symbol_max[QN_SYM_T] > 0 ? program->symbol_max[QN_SYM_T] : context;
+    if (window > 0) pages = (uint64_t)qn_window_pages(window, step < context ? step : context, context, (int64_t)keys);
     qn_buf_printf(out, "kv_cache_full = %s at the largest context, %" PRIu64 " tokens\n",
-                  inspect_size(times(cache.bytes, pages), first), (uint64_t)qn_artifact_context_max(&a->file));
+                  inspect_size(times(cache.bytes, pages), first), (uint64_t)context);
   }
 }
 

@@ -11,11 +11,13 @@
 #include "frontend/quern.h"
 #include "runtime/artifact.h"
 #include "runtime/base/options.h"
+#include "runtime/base/window.h"
 
 typedef struct kv_sizes {
   char type[16];
   uint64_t page_bytes, page_keys;       // of all layers
   int64_t context_most, sequences_most;  // 0 = any
+  int64_t window, chunk;                 // keys that a token sees at most, 0 = all; tokens of a step, 0 = any
 } kv_sizes;
 
 static qn_status too_large(const char *path, qn_diag *diag) {
@@ -51,6 +53,8 @@ static qn_status of_artifact(const char *path, kv_sizes *out, qn_diag *diag) {
   out->page_keys = a.program->page_keys;
   out->context_most = qn_artifact_context_max(&a);
   out->sequences_most = a.program->symbol_max[QN_SYM_B];
+  out->window = qn_artifact_window(&a);
+  out->chunk = a.program->symbol_max[QN_SYM_T];
   read_type(&a, out);
   qn_artifact_close(&a);
   return fits ? QN_OK : too_large(path, diag);
@@ -58,15 +62,20 @@ static qn_status of_artifact(const char *path, kv_sizes *out, qn_diag *diag) {
 
 // --- of a model
 
-static qn_status sum_caches(const qn_graph *graph, const char *path, uint64_t *out, qn_diag *diag) {
+static qn_status sum_caches(const qn_graph *graph, const char *path, kv_sizes *out, qn_diag *diag) {
+  bool all = false;
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(graph, id);
     if (node->op != QN_OP_CACHE) continue;
     qn_kv_page page;
     bool is_k = strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0;
     if (!qn_type_kv_page(&node->type, is_k, &page)) return too_large(path, diag);
-    if (__builtin_add_overflow(*out, (uint64_t)page.page_bytes, out)) return too_large(path, diag);
+    if (__builtin_add_overflow(out->page_bytes, (uint64_t)page.page_bytes, &out->page_bytes)) return too_large(path, diag);
+    int64_t window = qn_graph_cache_window(graph, id);
+    all = all || window == 0;
+    if (window > out->window) out->window = window;
   }
+  if (all) out->window = 0;
   return QN_OK;
 }
 
@@ -83,9 +92,10 @@ static qn_status of_model(const char *path, const quern_inspect_kv_options *o, k
   qn_arena_init(&arena, allocator);
   options.context_tokens = qn_import_context(import) > 0 ? qn_import_context(import) : o->context > 0 ? o->context : 4096;
   qn_status status = qn_import_graph(import, &options, &arena, &graph, diag);
-  if (status == QN_OK) status = sum_caches(graph, path, &out->page_bytes, diag);
+  if (status == QN_OK) status = sum_caches(graph, path, out, diag);
   snprintf(out->type, sizeof out->type, "%s", type);
   out->page_keys = QN_PAGE_KEYS;
+  out->chunk = QUERN_DEFAULT_CHUNK;
   out->context_most = qn_import_context(import);
   qn_arena_deinit(&arena);
   qn_import_close(import);
@@ -111,14 +121,18 @@ static qn_status describe(const char *path, const quern_inspect_kv_options *o, c
     qn_buf_puts(out, "kv_cache = none: the program keeps no keys\n");
     return QN_OK;
   }
-  uint64_t each = ((uint64_t)context + k->page_keys - 1) / k->page_keys;
+  int64_t step = k->chunk > 0 && k->chunk < context ? k->chunk : context;  // as a session has it
+  uint64_t each = (uint64_t)qn_window_pages(k->window, step, context, (int64_t)k->page_keys);
   if (__builtin_mul_overflow(each, (uint64_t)sequences, &pages) || __builtin_mul_overflow(pages, k->page_bytes, &bytes))
     return too_large(path, diag);
   qn_buf_printf(out, "kv_type = ");
   inspect_put_text(out, qn_str_from(k->type));
   qn_buf_printf(out, "\nkv_page_bytes = %" PRIu64 ", %s: %" PRIu64 " tokens in all layers\n", k->page_bytes,
                 inspect_size(k->page_bytes, size), k->page_keys);
-  qn_buf_printf(out, "kv_pages = %" PRIu64 ": %" PRId64 " sequences of %" PRId64 " tokens\n", pages, sequences, context);
+  qn_buf_printf(out, "kv_pages = %" PRIu64 ": %" PRId64 " sequences of %" PRId64 " tokens", pages, sequences, context);
+  if (each < ((uint64_t)context + k->page_keys - 1) / k->page_keys)
+    qn_buf_printf(out, ", of which each keeps those of a window of %" PRId64 " and of a step of %" PRId64, k->window, step);
+  qn_buf_puts(out, "\n");
   qn_buf_printf(out, "kv_cache_bytes = %" PRIu64 ", %s\n", bytes, inspect_size(bytes, size));
   return QN_OK;
 }

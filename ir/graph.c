@@ -145,6 +145,47 @@ qn_id qn_graph_base(const qn_graph *graph, qn_id id) {
   }
 }
 
+int64_t qn_graph_mix_window(const qn_graph *graph, const qn_node *mix) {
+  const qn_node *softmax = qn_graph_node(graph, mix->operands[0]);
+  const qn_node *scores = softmax->op == QN_OP_SOFTMAX ? qn_graph_node(graph, softmax->operands[0]) : NULL;
+  bool seen = scores && scores->op == QN_OP_ATTN_SCORES;
+  for (int i = 2; seen && i < 5; i++) seen = scores->operands[i] == mix->operands[i];  // pos, seq, block_table
+  return seen ? qn_node_int(scores, QN_ATTR_WINDOW, 0) : 0;
+}
+
+// What an op sees of a cache that it reads, if keys were written at the positions `pos`.
+static int64_t reader_window(const qn_graph *graph, const qn_node *node, qn_id pos) {
+  bool mixes = node->op == QN_OP_ATTN_MIX, whole = node->op == QN_OP_ATTENTION;
+  if (!mixes && !whole && node->op != QN_OP_ATTN_SCORES) return 0;
+  if (node->operands[whole ? 3 : 2] != pos) return 0;
+  return mixes ? qn_graph_mix_window(graph, node) : qn_node_int(node, QN_ATTR_WINDOW, 0);
+}
+
+// Is an operand the cache, or what was written to it?
+static bool uses_cache(const qn_graph *graph, const qn_node *node, qn_id cache) {
+  for (int i = 0; i < node->operand_count; i++) {
+    qn_id id = qn_graph_base(graph, node->operands[i]);
+    while (qn_graph_node(graph, id)->op == QN_OP_KV_WRITE) id = qn_graph_base(graph, qn_graph_node(graph, id)->operands[0]);
+    if (id == cache) return true;
+  }
+  return false;
+}
+
+int64_t qn_graph_cache_window(const qn_graph *graph, qn_id cache) {
+  qn_id pos = 0;  // where keys were written
+  int64_t most = 0;
+  for (qn_id id = cache + 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (!uses_cache(graph, node, cache)) continue;
+    bool writes = node->op == QN_OP_KV_WRITE;
+    int64_t window = writes ? 0 : reader_window(graph, node, pos);
+    if (writes ? pos != 0 && pos != node->operands[2] : window <= 0 || window > INT32_MAX) return 0;
+    if (writes) pos = node->operands[2];
+    if (window > most) most = window;
+  }
+  return most;
+}
+
 uint32_t *qn_graph_count_uses(const qn_graph *graph, qn_arena *arena) {
   uint32_t *uses = QN_ARENA_ARRAY(arena, graph->nodes.count, uint32_t);
   if (!uses) return NULL;

@@ -112,6 +112,11 @@ QN_CHECKED qn_status qn_infer_type(const qn_graph *graph, const qn_node_spec *sp
 bool qn_graph_is_stack(const qn_graph *graph, const qn_node *node);
 // The value behind views that only rename elements (a view with a group of its own copies).
 qn_id qn_graph_base(const qn_graph *graph, qn_id id);
+// The keys that attn_mix sees: those of the scores that its weights are the softmax of; 0 = all before a token.
+int64_t qn_graph_mix_window(const qn_graph *graph, const qn_node *mix);
+// The keys that a token sees of a cache at most, of all ops that read it, its own the last; 0 = one of them sees all, or
+// others than those before the token.
+int64_t qn_graph_cache_window(const qn_graph *graph, qn_id cache);
 
 // The width of an encoder's output "embedding" [R, width]; 0 when there is none, or logits.
 int64_t qn_graph_embedding_size(const qn_graph *graph);

@@ -49,6 +49,7 @@ typedef struct qn_pbuf {
   int64_t row_pitch;    // ARENA: elements from row to row (bytes for a8); 0 where a row's size holds a symbol
   int layer;            // CACHE
   bool of_source;       // CACHE: its keys are of a source's tokens (S), not of the sequence's own
+  int64_t window;       // CACHE: keys that a token sees of it at most, its own the last; 0 = all before it
   qn_layout layout;     // WEIGHT
   const char **sources; // WEIGHT: tensors stacked along dimension 0, arena
   size_t source_count;  // 0: the values are `literal`

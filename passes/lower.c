@@ -112,6 +112,7 @@ static qn_status make_buffer(qn_lower *lower, qn_id id) {
     p.kind = QN_PB_CACHE;
     p.name = qn_node_text(node, QN_ATTR_KIND, "?");
     p.layer = (int)qn_node_int(node, QN_ATTR_INDEX, 0);
+    p.window = qn_graph_cache_window(lower->graph, id);
     qn_kv_page page;
     if (!qn_type_kv_page(&node->type, strcmp(p.name, "k") == 0, &page) || page.page_bytes > QN_BUFFER_BYTES_MAX) {
       return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of a cache page overflows");

@@ -145,11 +145,11 @@ static void store_out(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, 
   qn_lower_store(lower, block, id, (qn_lplace){c->row, flat}, LX_LOAD(c->out, QN_LM_F32, index));
 }
 
-// for chunk in 0..hi: sets c->chunk and c->page.
-static qn_lblock *chunks_loop(qn_lower *lower, qn_lblock *block, part_context *c, const qn_lexpr *hi) {
+// for chunk in lo..hi: sets c->chunk and c->page.
+static qn_lblock *chunks_loop(qn_lower *lower, qn_lblock *block, part_context *c, const qn_lexpr *lo, const qn_lexpr *hi) {
   qn_lbuild *b = &lower->build;
   qn_lvar *chunk = qn_lvar_new(b, "chunk");
-  qn_lstmt *loop = qn_lfor(b, block, chunk, LX_INT(0), hi, QN_LO_REDUCE);
+  qn_lstmt *loop = qn_lfor(b, block, chunk, lo, hi, QN_LO_REDUCE);
   if (!loop) return NULL;
   c->chunk = qn_lref(b, chunk);
   c->page = qn_lop1(b, QN_LX_TO_INDEX, LX_LOAD(c->a->table, QN_LM_I32, LX_ADD(c->table_row, c->chunk)));
@@ -168,7 +168,7 @@ static void store_scores(qn_lower *lower, qn_lblock *block, const qn_lexpr *inde
 // Every chunk of the block table's row, also those after the token: their scores are -inf.
 static void lone_scores(qn_lower *lower, qn_lblock *block, part_context *c) {
   qn_lbuild *b = &lower->build;
-  qn_lblock *body = chunks_loop(lower, block, c, qn_lsym(b, QN_SYM_P));
+  qn_lblock *body = chunks_loop(lower, block, c, LX_INT(0), qn_lsym(b, QN_SYM_P));
   if (!body) return;
   c->scores = qn_llocal(b, body, "score", QN_LM_F32, QN_PAGE_KEYS);
   chunk_scores(lower, body, c);
@@ -180,11 +180,15 @@ static void lone_mix(qn_lower *lower, qn_lblock *block, part_context *c) {
   qn_lbuild *b = &lower->build;
   c->out = qn_llocal(b, block, "out", QN_LM_F32, c->a->head_dim);
   qn_lower_lanes(lower, block, c->a->head_dim, true, start_out, c);
-  qn_lblock *body = chunks_loop(lower, block, c, qn_attention_last_page(b, c->pos));
+  const qn_lexpr *lo = qn_attention_first_page(b, c->a, c->pos);
+  qn_lblock *body = chunks_loop(lower, block, c, lo, qn_attention_last_page(b, c->pos));
   if (!body) return;
   const qn_lexpr *seen = LX_SUB(LX_ADD(c->pos, LX_INT(1)), key_of(b, c, LX_INT(0)));
+  const qn_lexpr *first = LX_INT(0);
+  if (c->a->window > 0)
+    first = qn_lop2(b, QN_LX_MAX, LX_SUB(LX_SUB(c->pos, LX_INT(c->a->window - 1)), key_of(b, c, LX_INT(0))), first);
   qn_lvar *key = qn_lvar_new(b, "k");
-  qn_lstmt *keys = qn_lfor(b, body, key, LX_INT(0), qn_lop2(b, QN_LX_MIN, seen, LX_INT(QN_PAGE_KEYS)), QN_LO_REDUCE);
+  qn_lstmt *keys = qn_lfor(b, body, key, first, qn_lop2(b, QN_LX_MIN, seen, LX_INT(QN_PAGE_KEYS)), QN_LO_REDUCE);
   if (!keys) return;
   c->key = qn_lref(b, key);
   const qn_node *node = c->a->node;
@@ -232,7 +236,8 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
       .bias = biased ? node->operands[places + 3] : 0,
       .origin = qn_node_int(node, QN_ATTR_ORIGIN, 0),
       .at = node->operands[by_distance && node->operand_count > places + 4 ? places + 4 : places],
-      .window = qn_node_int(node, QN_ATTR_WINDOW, 0),
+      .window = node->op == QN_OP_ATTN_MIX ? qn_graph_mix_window(lower->graph, node)
+                                           : qn_node_int(node, QN_ATTR_WINDOW, 0),
   };
   const qn_type *pool = &qn_graph_node(lower->graph, a.k_cache ? a.k_cache : a.v_cache)->type;
   a.kv_heads = pool->dims[1].value;

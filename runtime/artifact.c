@@ -298,6 +298,7 @@ static qn_status check_buffer(const qn_artifact *a, uint32_t i, qn_diag *diag) {
   AT_MOST("buffer", i, "bytes", b->bytes, MAX_BYTES);
   AT_MOST("buffer", i, "output", b->output, 1);
   AT_MOST("buffer", i, "cache of a source", b->of_source, b->kind == QN_ART_CACHE);
+  AT_MOST("buffer", i, "window", b->window, b->kind == QN_ART_CACHE ? INT32_MAX : 0);
   AT_MOST("buffer", i, "dtype", b->dtype, 255);
   AT_MOST("buffer", i, "rank", b->rank, 4);
   AT_MOST("buffer", i, "row pitch", b->row_pitch, INT32_MAX);
@@ -694,4 +695,15 @@ int64_t qn_artifact_context_max(const qn_artifact *artifact) {
   int64_t pages = p->symbol_max[SYM_P] * (int64_t)p->page_keys;
   if (p->context_tokens == 0) return pages;
   return pages == 0 || p->context_tokens < pages ? p->context_tokens : pages;
+}
+
+int64_t qn_artifact_window(const qn_artifact *artifact) {
+  int64_t most = 0;
+  for (uint32_t i = 0; i < artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &artifact->buffers[i];
+    if (b->kind != QN_ART_CACHE) continue;
+    if (b->window == 0) return 0;
+    if (b->window > most) most = b->window;
+  }
+  return most;
 }

@@ -79,7 +79,7 @@ typedef struct qn_art_buffer {
   uint32_t layer;    // CACHE
   uint32_t output;   // ARENA: 1 = an output the host may read by name
   uint32_t of_source;  // CACHE: 1 = keys are those of a source's tokens (S), not of the sequence's own
-  uint32_t reserved;
+  uint32_t window;     // CACHE: keys that a token sees of it at most, its own the last; 0 = all before it
   uint32_t dtype;    // qn_dtype of the values, for hosts
   uint32_t rank;
   int64_t dims[4];   // value of each dimension: constant, or factor of its symbol
@@ -213,6 +213,8 @@ int qn_art_code_sm(const qn_art_code *code);
 int64_t qn_artifact_embedding_size(const qn_artifact *artifact);
 // The most tokens a sequence may hold in this program; 0 = any number.
 int64_t qn_artifact_context_max(const qn_artifact *artifact);
+// The keys that a token sees at most in any layer, its own the last; 0 = one of them sees all.
+int64_t qn_artifact_window(const qn_artifact *artifact);
 // Reads all weights and compares with the section's hash.
 QN_CHECKED qn_status qn_artifact_check_weights(const qn_artifact *artifact, qn_diag *diag);
 

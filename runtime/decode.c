@@ -226,10 +226,18 @@ static void destroy_prefixes(qn_decoder *d) {
   qn_kv_prefix_destroy(d->prefixes);
 }
 
+// What is kept beside sequences needs room, which windows would not leave: as much as all of their tokens.
+static int64_t pages_of_all(const qn_decoder *d, int64_t context, int32_t sequences) {
+  int64_t keys = d->artifact->program->page_keys ? d->artifact->program->page_keys : 1;
+  return ((context - 1) / keys + 1) * (sequences > 0 ? sequences : 1);
+}
+
 static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_options *options, qn_diag *diag) {
   QN_TRY(check_program(d->artifact, diag));
   qn_kv_options kv = {.sequences = options->sequences, .pages = options->pages};
   QN_TRY(choose_sizes(d, options, &kv.context, diag));
+  kv.step = d->chunk;
+  if (options->prefixes && kv.pages == 0) kv.pages = pages_of_all(d, kv.context, options->sequences);
   QN_TRY(qn_executor_create(d->artifact, threads, &options->executor, d->allocator, &d->executor, diag));
   QN_TRY(find_logits(d, diag));
   QN_TRY(find_tokens(d, diag));
@@ -331,13 +339,28 @@ int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens
   return found;
 }
 
+// Before a sequence goes on: what it gives back to others is kept first.
+static void slide(qn_decoder *d, int32_t sequence) {
+  if (!qn_kv_cache_slides(d->cache, sequence)) return;
+  keep(d, sequence, false);
+  qn_kv_cache_slide(d->cache, sequence);
+}
+
+static qn_status reserve(qn_decoder *d, int32_t sequence, int64_t count, qn_diag *diag) {
+  slide(d, sequence);
+  return qn_kv_cache_reserve(d->cache, sequence, count, diag);
+}
+
 void qn_decoder_reset(qn_decoder *d, int32_t sequence) {
   keep(d, sequence, true);
   qn_kv_cache_clear(d->cache, sequence);
   forget(d, sequence, 0);
 }
 
+int64_t qn_decoder_least(const qn_decoder *d, int32_t sequence) { return qn_kv_cache_least(d->cache, sequence); }
+
 void qn_decoder_truncate(qn_decoder *d, int32_t sequence, int64_t length) {
+  if (length < qn_kv_cache_least(d->cache, sequence)) length = 0;
   qn_kv_cache_truncate(d->cache, sequence, length);
   forget(d, sequence, length);
 }
@@ -376,6 +399,11 @@ qn_status qn_decoder_fork(qn_decoder *d, int32_t from, int64_t length, int32_t t
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path,
                    "got %" PRId64 " tokens of sequence %" PRId32 " to fork, want 0 to the %" PRId64 " that it has", length,
                    from, qn_kv_cache_length(d->cache, from));
+  if (length > 0 && length < qn_kv_cache_least(d->cache, from))
+    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
+                   "got %" PRId64 " tokens of sequence %" PRId32 " to fork, want 0, or at least %" PRId64
+                   ": keys that fewer would see lay before the window and were given back",
+                   length, from, qn_kv_cache_least(d->cache, from));
   keep(d, to, true);
   qn_kv_cache_fork(d->cache, from, length, to);
   if (d->prefixes) {
@@ -432,7 +460,8 @@ int32_t qn_decoder_token(const qn_decoder *d, size_t index) { return d->tokens[i
 
 int64_t qn_decoder_room(const qn_decoder *d, int32_t sequence) {
   int64_t length = qn_kv_cache_length(d->cache, sequence), keys = d->artifact->program->page_keys;
-  int64_t pages = qn_kv_cache_free_pages(d->cache), context = qn_kv_cache_context(d->cache) - length;
+  int64_t pages = qn_kv_cache_free_pages(d->cache) + qn_kv_cache_passed(d->cache, sequence);
+  int64_t context = qn_kv_cache_context(d->cache) - length;
   if (keys == 0) keys = 1;
   int64_t rest = (keys - length % keys) % keys;  // of the last page
   if (rest > 0 && pages > 0) pages--;            // which may be shared: then whoever writes to it takes a free one
@@ -448,6 +477,7 @@ static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tok
   size_t most = (size_t)(all ? d->max_rows : d->chunk), vocab = (size_t)d->vocab;
   for (size_t done = 0; done < count;) {
     size_t now = count - done < most ? count - done : most;
+    QN_TRY(reserve(d, sequence, (int64_t)(count - done), diag));  // takes more only where a window goes on
     begin(d);
     for (size_t i = done; i < done + now; i++) push(d, tokens[i], sequence, all || (last && i + 1 == count));
     QN_TRY(run(d, diag));
@@ -473,7 +503,7 @@ qn_status qn_decoder_reserve(qn_decoder *d, int32_t sequence, const int32_t *tok
   }
   QN_TRY(check_source(d, sequence, diag));
   for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i, diag));
-  return qn_kv_cache_reserve(d->cache, sequence, (int64_t)count, diag);
+  return reserve(d, sequence, (int64_t)count, diag);
 }
 
 qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
@@ -623,6 +653,7 @@ static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t 
     return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
                    "got %" PRId64 " tokens whose logits are wanted, want at most %" PRId64, wanted, d->max_rows);
   }
+  for (size_t i = 0; i < count; i++) slide(d, items[i].sequence);  // before anybody takes pages
   for (size_t i = 0; i < count; i++) {
     QN_TRY(qn_kv_cache_reserve(d->cache, items[i].sequence, d->pending[items[i].sequence] + 1, diag));
     push(d, items[i].token, items[i].sequence, items[i].want);

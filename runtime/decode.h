@@ -38,10 +38,14 @@ const qn_kv_cache *qn_decoder_cache(const qn_decoder *decoder);  // borrowed: si
 // Sequences 0 .. sequences-1 all exist from the start, empty.
 int64_t qn_decoder_position(const qn_decoder *decoder, int32_t sequence);  // tokens in its cache
 void qn_decoder_reset(qn_decoder *decoder, int32_t sequence);  // its source is forgotten, too
-// Forgets all but the first `length` tokens (at most the present position).
+// Forgets all but the first `length` tokens (at most the present position), or all where that is below qn_decoder_least.
 void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
+// Where every layer has a window, keys that no token to come sees are given back: the fewest tokens, beside none, that a
+// sequence can be cut to, which is its length less a page's keys or less; else 0.
+int64_t qn_decoder_least(const qn_decoder *decoder, int32_t sequence);
 // Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held. They share pages until one
-// of them writes to such a page. Errors: ARGUMENT (no such sequence, the same one, a length that `from` has not).
+// of them writes to such a page. Errors: ARGUMENT (no such sequence, the same one, a length that `from` has not), LIMIT (a
+// length below qn_decoder_least).
 QN_CHECKED qn_status qn_decoder_fork(qn_decoder *decoder, int32_t from, int64_t length, int32_t to, qn_diag *diag);
 
 // --- prefixes; without options.prefixes nothing is ever found or kept
@@ -67,7 +71,8 @@ QN_CHECKED qn_status qn_decoder_source(qn_decoder *decoder, int32_t sequence, co
 
 // Appends `count` tokens (at least 1) to a sequence, chunk by chunk. *out_last is the logits after the
 // last one: (vocab), borrowed until the decoder's next call; NULL = they are not computed. With `all` not NULL every token's logits go there:
-// (count, vocab), row-major. After an error the sequence is as it was before, what earlier chunks computed included.
+// (count, vocab), row-major. After an error the sequence is as it was before, what earlier chunks computed included;
+// or empty, where it cannot be cut to that any more (qn_decoder_least).
 // Errors: ARGUMENT (a token out of range, no such sequence), LIMIT (context or pool full; nothing is evaluated).
 QN_CHECKED qn_status qn_decoder_eval(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count,
                                      float *all, const float **out_last, qn_diag *diag);

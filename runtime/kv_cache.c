@@ -1,10 +1,12 @@
 // Pages are handed out from a stack of free numbers; a sequence's pages are a row of the block table. A page is free when
-// its last holder lets go of it.
+// its last holder lets go of it. Where every layer has a window, a row lets go of the pages before it.
 #include "runtime/kv_cache.h"
 
 #include <assert.h>
 #include <inttypes.h>
 #include <string.h>
+
+#include "runtime/base/window.h"
 
 #define POOL_ALIGNMENT 4096u
 #define MAX_PAGES      (INT64_C(1) << 30)  // page numbers are 32-bit
@@ -13,7 +15,8 @@ typedef struct row {
   bool used;
   int64_t length;  // tokens
   int64_t source;  // tokens of its source
-  int64_t pages;   // in its row
+  int64_t first;   // page of its row that it holds: those before lay outside every window, and their places hold 0
+  int64_t pages;   // in its row, those before the first included
 } row;
 
 struct qn_kv_cache {
@@ -31,6 +34,9 @@ struct qn_kv_cache {
   int64_t row_pages, page_count, free_count;
   int64_t idle_count;  // pages that are kept and have no other holder
   int64_t page_keys, context;
+  int64_t window;    // keys that a token sees at most; 0 = all before it
+  int64_t row_most;  // pages that a row ever holds at most
+  int64_t step;      // tokens of a step at most
   qn_kv_reclaimer reclaim;  // NULL = none
   void *reclaim_context;    // borrowed
 };
@@ -81,7 +87,10 @@ static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_
                    cache->row_count);
   }
   cache->row_pages = (options->context + cache->page_keys - 1) / cache->page_keys;
-  cache->page_count = options->pages ? options->pages : cache->row_pages * cache->row_count;
+  cache->window = qn_artifact_window(cache->artifact);
+  cache->step = options->step > 0 && options->step < options->context ? options->step : options->context;
+  cache->row_most = qn_window_pages(cache->window, cache->step, options->context, cache->page_keys);
+  cache->page_count = options->pages ? options->pages : cache->row_most * cache->row_count;
   if (cache->page_count < 1 || cache->page_count > MAX_PAGES || cache->row_pages * cache->row_count > MAX_PAGES) {
     return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: got %" PRId64 " pages, want 1 to %" PRId64,
                    cache->page_count, MAX_PAGES);
@@ -191,6 +200,11 @@ static int64_t pages_for(const qn_kv_cache *cache, int64_t tokens) {
   return (tokens + cache->page_keys - 1) / cache->page_keys;
 }
 
+// The first page that a sequence of so many tokens keeps: one more than its next token sees.
+static int64_t first_kept(const qn_kv_cache *cache, int64_t length) {
+  return cache->window == 0 ? 0 : qn_window_first_page(cache->window + cache->page_keys, length, cache->page_keys);
+}
+
 bool qn_kv_cache_kept(const qn_kv_cache *cache, int32_t page) { return cache->kept[page]; }
 bool qn_kv_cache_idle(const qn_kv_cache *cache, int32_t page) { return cache->kept[page] && cache->holders[page] == 1; }
 
@@ -221,7 +235,8 @@ static bool have_free(qn_kv_cache *cache, int64_t count) {
 }
 
 int32_t qn_kv_cache_page(const qn_kv_cache *cache, int32_t sequence, int64_t index) {
-  assert(qn_kv_cache_has(cache, sequence) && index < pages_for(cache, cache->rows[sequence].length));
+  assert(qn_kv_cache_has(cache, sequence) && index >= cache->rows[sequence].first);
+  assert(index < pages_for(cache, cache->rows[sequence].length));
   return pages_of(cache, sequence)[index];
 }
 
@@ -278,6 +293,54 @@ int64_t qn_kv_cache_length(const qn_kv_cache *cache, int32_t sequence) {
   return cache->rows[sequence].length;
 }
 
+// --- pages before every window
+
+int64_t qn_kv_cache_first(const qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  return cache->rows[sequence].first;
+}
+
+int64_t qn_kv_cache_held(const qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  return cache->rows[sequence].pages - cache->rows[sequence].first;
+}
+
+int64_t qn_kv_cache_most(const qn_kv_cache *cache, int64_t tokens) {
+  return qn_window_pages(cache->window, cache->step, tokens, cache->page_keys);
+}
+
+int64_t qn_kv_cache_least(const qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  int64_t first = cache->rows[sequence].first;
+  return first == 0 ? 0 : first * cache->page_keys + cache->window - 1;
+}
+
+int64_t qn_kv_cache_passed(const qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  const row *s = &cache->rows[sequence];
+  int64_t passed = 0;
+  for (int64_t i = s->first; i < first_kept(cache, s->length); i++) {
+    int32_t page = pages_of(cache, sequence)[i];
+    passed += cache->holders[page] - cache->kept[page] == 1;
+  }
+  return passed;
+}
+
+bool qn_kv_cache_slides(const qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  return first_kept(cache, cache->rows[sequence].length) > cache->rows[sequence].first;
+}
+
+void qn_kv_cache_slide(qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  row *s = &cache->rows[sequence];
+  int32_t *pages = pages_of(cache, sequence);
+  for (int64_t end = first_kept(cache, s->length); s->first < end; s->first++) {
+    let_go(cache, pages[s->first]);
+    pages[s->first] = 0;
+  }
+}
+
 typedef struct copying {
   const qn_kv_cache *cache;
   int32_t from, to;
@@ -322,8 +385,11 @@ qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t coun
                    " that are there, want at most %" PRId64 " in all; open the model with a larger context",
                    count, s->length, cache->context);
   }
+  qn_kv_cache_slide(cache, sequence);
   int64_t copies = shared_ahead(cache, sequence, count);
-  int64_t want = pages_for(cache, s->length + count), more = (want > s->pages ? want - s->pages : 0) + copies;
+  int64_t want = pages_for(cache, s->length + count);
+  if (want > s->first + cache->row_most) want = s->first + cache->row_most;  // the rest once others are given back
+  int64_t more = (want > s->pages ? want - s->pages : 0) + copies;
   if (!have_free(cache, more)) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the KV cache is full: got %" PRId64 " more tokens for a sequence, which takes %" PRId64
@@ -350,6 +416,7 @@ void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count) {
 void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t to) {
   assert(qn_kv_cache_has(cache, from) && qn_kv_cache_has(cache, to) && from != to);
   assert(length >= 0 && length <= cache->rows[from].length);
+  assert(length == 0 || length >= qn_kv_cache_least(cache, from));
   const int32_t *source = pages_of(cache, from);
   int32_t *pages = pages_of(cache, to);
   qn_kv_cache_clear(cache, to);
@@ -357,7 +424,8 @@ void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t 
   s->length = length;
   s->source = cache->rows[from].source;
   int64_t most = length > s->source ? length : s->source;
-  for (s->pages = 0; s->pages < pages_for(cache, most); s->pages++) {
+  s->first = s->pages = length == 0 ? 0 : cache->rows[from].first;
+  for (; s->pages < pages_for(cache, most); s->pages++) {
     pages[s->pages] = source[s->pages];
     hold(cache, pages[s->pages]);
   }
@@ -374,6 +442,7 @@ void qn_kv_cache_append(qn_kv_cache *cache, int32_t sequence, int32_t page, int6
 
 void qn_kv_cache_exchange(qn_kv_cache *cache, int32_t sequence, int64_t index, int32_t page) {
   assert((index + 1) * cache->page_keys <= qn_kv_cache_length(cache, sequence));
+  assert(index >= cache->rows[sequence].first);
   int32_t *place = &pages_of(cache, sequence)[index], before = *place;
   hold(cache, page);
   *place = page;
@@ -389,8 +458,9 @@ qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t leng
   assert(qn_kv_cache_has(cache, sequence) && length >= 0 && source >= 0);
   row *s = &cache->rows[sequence];
   int64_t most = length > source ? length : source;
-  int64_t want = pages_for(cache, most), alone = 0;  // its pages that nobody else holds may be taken for the new ones
-  for (int64_t i = 0; i < s->pages; i++) alone += cache->holders[pages_of(cache, sequence)[i]] == 1;
+  int64_t first = qn_window_first_page(cache->window, length, cache->page_keys);
+  int64_t want = pages_for(cache, most) - first, alone = 0;  // its pages that nobody else holds may be taken for the new ones
+  for (int64_t i = s->first; i < s->pages; i++) alone += cache->holders[pages_of(cache, sequence)[i]] == 1;
   if (most > cache->context) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the context is full: got a sequence of %" PRId64 " tokens, want at most %" PRId64
@@ -405,7 +475,8 @@ qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t leng
   }
   qn_kv_cache_clear(cache, sequence);
   int32_t *pages = pages_of(cache, sequence);
-  while (s->pages < want) pages[s->pages++] = take_free(cache);
+  s->first = s->pages = first;
+  while (s->pages < first + want) pages[s->pages++] = take_free(cache);
   s->length = length;
   s->source = source;
   return QN_OK;
@@ -475,7 +546,9 @@ static qn_status visit_pools(visiting v) {
 
 qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
                             qn_kv_page_visitor visit, void *context, qn_diag *diag) {
-  return visit_pools((visiting){cache, pages_of(cache, sequence), qn_kv_cache_length(cache, sequence),
+  int64_t length = qn_kv_cache_length(cache, sequence);
+  int64_t first = qn_window_first_page(cache->window, length, cache->page_keys);  // what its next token sees begins there
+  return visit_pools((visiting){cache, pages_of(cache, sequence) + first, length - first * cache->page_keys,
                                 qn_kv_cache_source(cache, sequence), write, page, visit, context, diag});
 }
 
@@ -537,26 +610,39 @@ static qn_status fill_pool(void *context, const qn_art_buffer *buffer, uint64_t 
   return QN_OK;
 }
 
-qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
+// Lengthens a sequence by what a step may add.
+static qn_status fill_step(qn_kv_cache *cache, int32_t sequence, int64_t count, uint8_t *page, qn_diag *diag) {
   uint64_t bytes;
   bool overflow;
   row *s = &cache->rows[sequence];
-  int64_t first = s->length / cache->page_keys;
-  if (s->length % cache->page_keys > 0) first++;  // what the last page holds already stays
-  size_t page_bytes = qn_kv_cache_largest_page(cache);
-  uint8_t *page = qn_alloc(cache->allocator, page_bytes);
-  if (!page) return qn_fail_nomem(diag, cache->artifact->path, "a page of keys");
-  qn_status status = qn_kv_cache_reserve(cache, sequence, count, diag);
+  int64_t first = pages_for(cache, s->length);  // what the last page holds already stays
+  QN_TRY(qn_kv_cache_reserve(cache, sequence, count, diag));
   filling f = {.cache = cache,
                .pages = pages_of(cache, sequence),
                .first = first,
-               .end = s->pages,
+               .end = pages_for(cache, s->length + count),
                .page = page,
                .diag = diag};
-  if (status == QN_OK) status = for_each_pool(cache, fill_pool, &f, &bytes, &overflow);
+  QN_TRY(for_each_pool(cache, fill_pool, &f, &bytes, &overflow));
+  qn_kv_cache_advance(cache, sequence, count);
+  return QN_OK;
+}
+
+qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
+  row *s = &cache->rows[sequence];
+  size_t page_bytes = qn_kv_cache_largest_page(cache);
+  uint8_t *page = qn_alloc(cache->allocator, page_bytes);
+  if (!page) return qn_fail_nomem(diag, cache->artifact->path, "a page of keys");
+  int64_t before = s->length;
+  qn_status status = qn_kv_cache_reserve(cache, sequence, count, diag);
+  for (int64_t left = count; status == QN_OK && left > 0;) {
+    int64_t now = left < cache->step ? left : cache->step;
+    status = fill_step(cache, sequence, now, page, diag);
+    left -= now;
+  }
   qn_free(cache->allocator, page, page_bytes);
-  if (status == QN_OK) qn_kv_cache_advance(cache, sequence, count);
-  qn_kv_cache_truncate(cache, sequence, s->length);  // after an error: the pages that were reserved
+  if (status == QN_OK) before = s->length;  // else all is taken back
+  qn_kv_cache_truncate(cache, sequence, before < qn_kv_cache_least(cache, sequence) ? 0 : before);
   return status;
 }
 
@@ -566,10 +652,12 @@ void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length) 
   assert(length >= 0 && length <= s->length);
   int64_t keep = pages_for(cache, length > s->source ? length : s->source);
   int32_t *pages = pages_of(cache, sequence);
-  while (s->pages > keep) {
+  assert(length == 0 || length >= qn_kv_cache_least(cache, sequence));
+  while (s->pages > keep && s->pages > s->first) {
     let_go(cache, pages[--s->pages]);
     pages[s->pages] = 0;
   }
+  if (length == 0 && s->first > 0) s->first = s->pages = 0;  // then it has no source
   s->length = length;
 }
 
@@ -607,11 +695,13 @@ qn_status qn_kv_cache_check(const qn_kv_cache *cache, qn_diag *diag) {
   for (int32_t s = 0; s < cache->row_count; s++) {
     const row *r = &cache->rows[s];
     int64_t least = pages_for(cache, r->length > r->source ? r->length : r->source);
-    if (status == QN_OK && (r->pages < least || r->pages > cache->row_pages))
+    bool fits = r->pages >= least && r->pages <= cache->row_pages && r->pages - r->first <= cache->row_most;
+    if (status == QN_OK && !fits)
       status = lost(cache, "pages of a sequence", s, r->pages, least, diag);
     for (int64_t i = 0; i < cache->row_pages; i++) {
-      if (i < r->pages) counts[pages_of(cache, s)[i]]++;
-      if (i >= r->pages && status == QN_OK && pages_of(cache, s)[i] != 0)
+      bool held = i >= r->first && i < r->pages;
+      if (held) counts[pages_of(cache, s)[i]]++;
+      if (!held && status == QN_OK && pages_of(cache, s)[i] != 0)
         status = lost(cache, "the table beyond a sequence", s, pages_of(cache, s)[i], 0, diag);
     }
   }

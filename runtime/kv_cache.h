@@ -14,6 +14,7 @@ typedef struct qn_kv_options {
   int32_t sequences;  // rows of the block table (B); 0 = 1
   int64_t context;    // tokens a sequence may hold, at least 1; rounded up to whole pages
   int64_t pages;      // in the pool (G); 0 = enough for every sequence at its full context
+  int64_t step;       // tokens of a sequence that are evaluated at a time at most; 0 = the context
   const qn_memory *memory;  // where the pools lie; NULL = the host's. Its context must outlive the cache
 } qn_kv_options;
 
@@ -52,26 +53,27 @@ QN_CHECKED qn_status qn_kv_cache_take_source(qn_kv_cache *cache, int32_t sequenc
 // Empties the sequence, and it has no source any more.
 void qn_kv_cache_clear(qn_kv_cache *cache, int32_t sequence);
 // Room for `count` more tokens, so that their pages are in the table and nobody else holds those that will be written;
-// the length stays. All or nothing. LIMIT with got and want when the sequence's context or the pool is full; the memory's
-// errors, of copying.
+// the length stays. All or nothing. Gives back the pages before the window; where there is one, and `count` is more than a
+// step, as many pages are taken as the sequence ever holds, and this is called again before each step. LIMIT with got and
+// want when the sequence's context or the pool is full; the memory's errors, of copying.
 QN_CHECKED qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
 // The tokens are in the cache now: `count` of those reserved.
 void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count);
 // Lengthens a sequence by `count` tokens whose pages are written whole with small numbers, for benchmarks. Errors: those
-// of reserve, UNSUPPORTED for pools whose pages are laid out in no way that is known, NOMEM and those of the memory (nothing is
-// lengthened).
+// of reserve, UNSUPPORTED for pools whose pages are laid out in no way that is known, NOMEM and those of the memory: then
+// it has its length again, or none where that is below qn_kv_cache_least.
 QN_CHECKED qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag);
 // Makes the sequence one of `length` tokens, with a source of `source`, whose pages are there and hold anything. LIMIT when
 // context or pool do not suffice: then it is as it was.
 QN_CHECKED qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, int64_t source,
                                          qn_diag *diag);
 // Makes `to` what the first `length` tokens of `from` are (another row), in place of what it held, by sharing their pages.
-// A source goes with them.
+// `length` is 0, or qn_kv_cache_least at least. A source goes with them.
 void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t to);
-// Takes the pages that hold keys of the sequence through `page` (qn_kv_cache_largest_page bytes of the host's memory), of
-// every cache buffer in the artifact's order, first to last; `keys` of each are the sequence's, or its source's. What
-// the visitor finds there is the page's contents, or with `write` what it puts there becomes them. Ends with the first
-// status that is not OK.
+// Takes the pages that hold keys of the sequence, from the first on that its next token sees, through `page`
+// (qn_kv_cache_largest_page bytes of the host's memory), of every cache buffer in the artifact's order, first to last;
+// `keys` of each are the sequence's, or its source's. What the visitor finds there is the page's contents, or with `write`
+// what it puts there becomes them. Ends with the first status that is not OK.
 typedef qn_status (*qn_kv_page_visitor)(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys);
 QN_CHECKED qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
                                        qn_kv_page_visitor visit, void *context, qn_diag *diag);
@@ -83,13 +85,26 @@ bool qn_kv_cache_layout(const qn_artifact *artifact, const qn_art_buffer *buffer
 size_t qn_kv_cache_largest_page(const qn_kv_cache *cache);
 const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache);    // borrowed
 const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache);  // borrowed
-// Back to `length` tokens (at most the present length); pages that hold none of them are free again, reserved ones too.
-// A source stays.
+// Back to `length` tokens (at most the present length; 0, or qn_kv_cache_least at least); pages that hold none of them are
+// free again, reserved ones too. A source stays.
 void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length);
+
+// --- windows
+
+// The first page that a sequence still holds, and how many it holds; the most that one of so many tokens ever does.
+int64_t qn_kv_cache_first(const qn_kv_cache *cache, int32_t sequence);
+int64_t qn_kv_cache_held(const qn_kv_cache *cache, int32_t sequence);
+int64_t qn_kv_cache_most(const qn_kv_cache *cache, int64_t tokens);
+// The fewest tokens, beside none, that a sequence can be cut to: the pages that those see are there.
+int64_t qn_kv_cache_least(const qn_kv_cache *cache, int32_t sequence);
+// Are there pages to be given back before the sequence goes on? How many of them are free then; gives them back.
+bool qn_kv_cache_slides(const qn_kv_cache *cache, int32_t sequence);
+int64_t qn_kv_cache_passed(const qn_kv_cache *cache, int32_t sequence);
+void qn_kv_cache_slide(qn_kv_cache *cache, int32_t sequence);
 
 // --- pages that are kept beside the sequences' own
 
-// The index-th page of a sequence, which must hold keys of it.
+// The index-th page of a sequence, which must hold keys of it and not be given back (qn_kv_cache_first).
 int32_t qn_kv_cache_page(const qn_kv_cache *cache, int32_t sequence, int64_t index);
 // Keeps a page that a sequence has, or no longer; a page is kept once.
 void qn_kv_cache_keep(qn_kv_cache *cache, int32_t page);

@@ -88,15 +88,36 @@ int32_t qn_kv_prefix_find(const qn_kv_prefix *p, int32_t parent, const int32_t *
   return best;
 }
 
-// Children are older than what they follow: one walk comes to each page after all that follow it.
+static int64_t drop_leaf(qn_kv_prefix *p, int32_t page) {
+  bool idle = qn_kv_cache_idle(p->cache, page);
+  unlink_leaf(p, page);
+  p->stats.given_up += idle;
+  return idle;
+}
+
+// Drops a page and all that follow it; gives how many of them nobody else held.
+static int64_t drop(qn_kv_prefix *p, int32_t page) {
+  int64_t count = 0;
+  for (int32_t at = page, parent;; at = parent) {
+    while (p->nodes[at].child != QN_KV_NONE) at = p->nodes[at].child;
+    parent = p->nodes[at].parent;
+    count += drop_leaf(p, at);
+    if (at == page) return count;
+  }
+}
+
+// Children are older than what they follow: one walk comes to each page after all that follow it. Where windows let
+// sequences give back what they began with, idle pages may come before some that sequences have: those go last, and what
+// follows them is not known any more.
 static void give_up(void *context, int64_t count) {
   qn_kv_prefix *p = context;
   for (int32_t page = p->oldest, newer; page != QN_KV_NONE && count > 0; page = newer) {
     newer = p->nodes[page].newer;
-    if (p->nodes[page].child != QN_KV_NONE || !qn_kv_cache_idle(p->cache, page)) continue;
-    unlink_leaf(p, page);
-    p->stats.given_up++;
-    count--;
+    if (p->nodes[page].child == QN_KV_NONE && qn_kv_cache_idle(p->cache, page)) count -= drop_leaf(p, page);
+  }
+  for (int32_t page = p->oldest, newer; page != QN_KV_NONE && count > 0; page = newer) {
+    newer = p->nodes[page].newer;  // not among those that follow it, which are older
+    if (qn_kv_cache_idle(p->cache, page)) count -= drop(p, page);
   }
 }
 
@@ -153,6 +174,7 @@ int64_t qn_kv_prefix_attach(qn_kv_prefix *p, int32_t sequence, const int32_t *to
     done += same;
   }
   use(p, last);
+  qn_kv_cache_slide(p->cache, sequence);
   p->stats.lookups++;
   p->stats.asked_tokens += count;
   p->stats.found_tokens += done;
@@ -178,9 +200,18 @@ static int32_t keep_page(qn_kv_prefix *p, int32_t parent, int32_t sequence, int6
 
 void qn_kv_prefix_keep(qn_kv_prefix *p, int32_t sequence, const int32_t *tokens, int64_t count, bool part) {
   int32_t last = QN_KV_NONE;
+  int64_t first = qn_kv_cache_first(p->cache, sequence), keys = p->page_keys;
   assert(count <= qn_kv_cache_length(p->cache, sequence));
-  for (int64_t i = 0, left = count; left >= (part ? 1 : p->page_keys); i++, left -= p->page_keys)
-    last = keep_page(p, last, sequence, i, tokens + i * p->page_keys, left < p->page_keys ? left : p->page_keys);
+  for (int64_t i = 0, left = count; left >= (part ? 1 : keys); i++, left -= keys) {
+    int64_t now = left < keys ? left : keys, same = 0;
+    if (i >= first) {
+      last = keep_page(p, last, sequence, i, tokens + i * keys, now);
+      continue;
+    }
+    int32_t found = qn_kv_prefix_find(p, last, tokens + i * keys, now, &same);  // the sequence gave this one back
+    if (same < keys) break;
+    last = found;
+  }
   use(p, last);
 }
 

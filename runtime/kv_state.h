@@ -1,12 +1,12 @@
 // A sequence's keys and values as bytes, to go on from in another session or process: a header, then the pages that
-// hold them, of every cache buffer in the artifact's order. Little-endian. A reader treats them as hostile.
+// hold them (where every layer has a window, those that the next token sees), of every cache buffer in the artifact's order. Little-endian. A reader treats them as hostile.
 #ifndef QN_RUNTIME_KV_STATE_H
 #define QN_RUNTIME_KV_STATE_H
 
 #include "runtime/kv_cache.h"
 
 #define QN_KV_STATE_MAGIC   "quernkv\n"
-#define QN_KV_STATE_VERSION 2u
+#define QN_KV_STATE_VERSION 3u
 
 typedef struct qn_kv_state_header {
   char magic[8];

@@ -37,6 +37,7 @@ static qn_status catch_up(drafting *d, const qn_propose_text *text, const float 
   size_t held = common(d, text);
   if (held == text->count - d->from && held > 0) held--;
   qn_decoder_truncate(d->decoder, d->sequence, (int64_t)held);
+  held = (size_t)qn_decoder_position(d->decoder, d->sequence);  // none, where a window moved on too far
   return eval(d, text->tokens + d->from + held, text->count - d->from - held, out_logits, diag);
 }
 

@@ -499,6 +499,12 @@ quern_status quern_session_truncate(quern_session *session, int32_t sequence, in
   } else if (length < 0 || length > position) {
     status =
         qn_fail(&diag, QN_ERR_ARGUMENT, "length", "got %" PRId64 ", want 0 to the present %" PRId64, length, position);
+  } else if (length > 0 && length < qn_decoder_least(session->decoder, sequence)) {
+    status = qn_fail(&diag, QN_ERR_LIMIT, "length",
+                     "got %" PRId64 ", want 0, or %" PRId64 " to %" PRId64
+                     ": keys that fewer tokens would see lay before the window and were given back; empty the sequence "
+                     "and evaluate its tokens again",
+                     length, qn_decoder_least(session->decoder, sequence), position);
   } else {
     qn_decoder_truncate(session->decoder, sequence, length);
   }

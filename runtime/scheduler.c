@@ -49,6 +49,15 @@ int64_t qn_scheduler_pages_of(const qn_scheduler *s, int64_t tokens) {
   return (tokens + s->page_keys - 1) / s->page_keys;
 }
 
+int64_t qn_scheduler_most_pages(const qn_scheduler *s, int64_t tokens) {
+  return qn_kv_cache_most(qn_decoder_cache(s->decoder), tokens);
+}
+
+int64_t qn_scheduler_more_pages(const qn_scheduler *s, const qn_request *r, int64_t tokens) {
+  return qn_scheduler_pages_of(s, r->evaluated + tokens) - qn_scheduler_pages_of(s, r->evaluated) -
+         qn_kv_cache_passed(qn_decoder_cache(s->decoder), r->row);
+}
+
 int64_t qn_scheduler_free_pages(const qn_scheduler *s) {
   return qn_kv_cache_free_pages(qn_decoder_cache(s->decoder));
 }
@@ -108,6 +117,7 @@ static qn_status set_up(qn_scheduler *s, const qn_scheduler_options *options, qn
   s->stats.pages = qn_kv_cache_pages(cache);
   int64_t context = qn_decoder_context(s->decoder);
   int64_t room = s->stats.pages * s->page_keys;
+  if (qn_scheduler_most_pages(s, context) <= s->stats.pages) room = context;  // with a window a sequence takes no more
   s->most_tokens = room < context ? room : context;
   return take_memory(s, options->swap_folder, diag);
 }
@@ -255,7 +265,7 @@ qn_status qn_scheduler_check(const qn_scheduler *s, qn_diag *diag) {
       return qn_fail(diag, QN_ERR_INTERNAL, "scheduler", "row %" PRId32 ": got %" PRId64 " tokens, want %" PRId64, row,
                      tokens, r ? r->evaluated : 0);
     }
-    held += qn_scheduler_pages_of(s, tokens);
+    held += qn_kv_cache_held(qn_decoder_cache(s->decoder), row);
   }
   int64_t used = s->stats.pages - qn_scheduler_free_pages(s);
   qn_kv_prefix *prefixes = qn_decoder_prefixes(s->decoder);

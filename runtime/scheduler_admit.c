@@ -59,12 +59,12 @@ void qn_scheduler_take_in(qn_scheduler *s) {
 static int64_t promised_pages(const qn_scheduler *s) {
   int64_t pages = 0;
   for (const qn_request *r = s->running.first; r; r = r->next)
-    pages += qn_scheduler_pages_of(s, r->count) - qn_scheduler_pages_of(s, r->evaluated);
+    pages += qn_scheduler_most_pages(s, r->count) - qn_kv_cache_held(qn_decoder_cache(s->decoder), r->row);
   return pages;
 }
 
 static bool has_room(const qn_scheduler *s, const qn_request *r) {
-  return qn_scheduler_pages_of(s, r->count) <= qn_scheduler_free_pages(s) - promised_pages(s);
+  return qn_scheduler_most_pages(s, r->count) <= qn_scheduler_free_pages(s) - promised_pages(s);
 }
 
 static int32_t free_row(const qn_scheduler *s) {
@@ -141,12 +141,11 @@ static void preempt(qn_scheduler *s, qn_request *r) {
   qn_diag diag = {0};
   if (s->options.preemption == QN_PREEMPT_SWAP && r->evaluated > 0 && keep(s, r, &diag) != QN_OK)
     lose_kept(s, r, &diag);
-  s->planned_pages -=
-      qn_scheduler_pages_of(s, r->evaluated + r->step_tokens) - qn_scheduler_pages_of(s, r->evaluated);
+  s->planned_pages -= r->step_pages;
   qn_decoder_reset(s->decoder, r->row);
   s->rows[r->row] = NULL;
   r->row = -1;
-  r->evaluated = r->step_tokens = 0;
+  r->evaluated = r->step_tokens = r->step_pages = 0;
   r->result.preemptions++;
   s->stats.preemptions++;
   qn_request_list_remove(&s->running, r);
@@ -215,7 +214,7 @@ static qn_request *victim(const qn_scheduler *s) {
 }
 
 bool qn_scheduler_make_room(qn_scheduler *s, qn_request *r, int64_t tokens) {
-  int64_t more = qn_scheduler_pages_of(s, r->evaluated + tokens) - qn_scheduler_pages_of(s, r->evaluated);
+  int64_t more = qn_scheduler_more_pages(s, r, tokens);
   while (more > qn_scheduler_free_pages(s) - s->planned_pages) {
     if (s->running.count == 1) {
       qn_diag diag = {0};
@@ -274,9 +273,9 @@ static bool batch_is_open(qn_scheduler *s) {
 static bool displace(qn_scheduler *s, const qn_request *r) {
   int64_t pages = qn_scheduler_free_pages(s) - promised_pages(s);
   for (const qn_request *other = s->running.first; other; other = other->next)
-    pages += other->urgent ? 0 : qn_scheduler_pages_of(s, other->count);
+    pages += other->urgent ? 0 : qn_scheduler_most_pages(s, other->count);
   qn_request *loser = victim(s);
-  if (!loser || loser->urgent || pages < qn_scheduler_pages_of(s, r->count)) return false;
+  if (!loser || loser->urgent || pages < qn_scheduler_most_pages(s, r->count)) return false;
   preempt(s, loser);
   return true;
 }

@@ -56,6 +56,7 @@ struct qn_request {
   int64_t kept_tokens;  // 0 = nothing is kept
   // in this step
   int64_t step_tokens;  // 0 = it is not in it
+  int64_t step_pages;   // that it takes for them
   size_t first_wanted;  // of the step's wanted rows
   bool wanted;          // the logits after its last token are
   const qn_draft *draft;  // guesses after its last token, a chain, whose logits are wanted, too; borrowed of the speculator
@@ -111,6 +112,10 @@ struct qn_scheduler {
 
 uint64_t qn_scheduler_now(const qn_scheduler *s);
 int64_t qn_scheduler_pages_of(const qn_scheduler *s, int64_t tokens);
+// The most that a sequence of so many tokens ever holds; what evaluating more of one takes of the free ones, beside those
+// that it gives back.
+int64_t qn_scheduler_most_pages(const qn_scheduler *s, int64_t tokens);
+int64_t qn_scheduler_more_pages(const qn_scheduler *s, const qn_request *r, int64_t tokens);
 int64_t qn_scheduler_free_pages(const qn_scheduler *s);
 size_t qn_scheduler_left(qn_scheduler *s);  // requests that have not ended
 

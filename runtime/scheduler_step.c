@@ -64,7 +64,7 @@ static bool is_running(const qn_request *r) { return r->row >= 0; }
 static size_t take_order(qn_scheduler *s) {
   size_t count = 0;
   for (qn_request *r = s->running.first; r; r = r->next) {
-    r->step_tokens = 0;
+    r->step_tokens = r->step_pages = 0;
     r->wanted = false;
     r->guesses = 0;
     s->order[count++] = r;
@@ -73,7 +73,8 @@ static size_t take_order(qn_scheduler *s) {
 }
 
 static void plan_tokens(qn_scheduler *s, qn_request *r, int64_t tokens) {
-  s->planned_pages += qn_scheduler_pages_of(s, r->evaluated + tokens) - qn_scheduler_pages_of(s, r->evaluated);
+  r->step_pages = qn_scheduler_more_pages(s, r, tokens);
+  s->planned_pages += r->step_pages;
   r->step_tokens = tokens;
   r->wanted = tokens == left(r);
 }
@@ -118,6 +119,7 @@ static int64_t plan_guesses(qn_scheduler *s, size_t count, int64_t room) {
                    qn_scheduler_pages_of(s, r->evaluated + 1);
     if (more > qn_scheduler_free_pages(s) - s->planned_pages) continue;
     s->planned_pages += more;
+    r->step_pages += more;
     r->guesses = r->draft->count;
     r->step_tokens += r->guesses;
     used += r->guesses;

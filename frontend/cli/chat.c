@@ -140,7 +140,9 @@ static void keep_common(conversation *c) {
            c->again, common + 1);
   c->held.count = common;
   quern_error unused;
-  (void)quern_session_truncate(c->chat->session, 0, (int64_t)common, &unused);
+  if (quern_session_truncate(c->chat->session, 0, (int64_t)common, &unused) == QUERN_OK) return;
+  quern_session_reset(c->chat->session, 0);  // a window moved on too far
+  c->held.count = 0;
 }
 
 // What the cache holds after generating: the prompt, and of the answer what was evaluated.

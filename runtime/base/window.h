@@ -3,6 +3,8 @@
 #ifndef QN_RUNTIME_BASE_WINDOW_H
 #define QN_RUNTIME_BASE_WINDOW_H
 
+#include <stdint.h>
+
 // Pairs of a token and a key that it sees.
 static inline double qn_window_pairs(double window, double depth, double tokens) {
   double growing = window > 0 ? window - depth : tokens;  // tokens that see one key more than the one before
@@ -15,6 +17,20 @@ static inline double qn_window_pairs(double window, double depth, double tokens)
 static inline double qn_window_keys(double window, double depth, double tokens) {
   double all = depth + tokens, seen = window + tokens - 1;
   return window > 0 && seen < all ? seen : all;
+}
+
+// Of pages of so many keys: the first that the token after `tokens` others still sees.
+static inline int64_t qn_window_first_page(int64_t window, int64_t tokens, int64_t page_keys) {
+  int64_t first = tokens - window + 1;
+  return window > 0 && first > 0 ? first / page_keys : 0;
+}
+
+// Pages that a sequence of so many tokens, evaluated at most `step` at a time, holds at most: those before the window are
+// given back, but for one more, so that a page's worth of tokens can always be taken out again.
+static inline int64_t qn_window_pages(int64_t window, int64_t step, int64_t tokens, int64_t page_keys) {
+  int64_t all = (tokens + page_keys - 1) / page_keys, keys = window - 1 + page_keys + step;
+  int64_t most = (keys - 2) / page_keys + 2;  // wherever in a page they begin
+  return window > 0 && most < all ? most : all;
 }
 
 #endif

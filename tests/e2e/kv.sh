@@ -63,6 +63,32 @@ refused 2 "got the model file itself" run "$artifact" -p a -n 1 --prefix-cache "
 printf 'x' | dd of="$kept" bs=1 seek=700 conv=notrunc 2>/dev/null
 refused 3 "damaged" run "$artifact" -p a -n 1 --prefix-cache "$kept"
 
+# ---- windows: pages before the window are given back, and no bit depends on it
+
+window=16
+sed "s/\"hf\": \"sliding_window\", \"default\": 0}/\"hf\": \"sliding_window\", \"default\": $window}/" \
+  "$QUERN_SOURCE/models/llama.json" >"$WORK/window.json"
+cmp -s "$WORK/window.json" "$QUERN_SOURCE/models/llama.json" && fail "the template has no window to be set"
+for chunk in 256 8; do  # with room for all of a text's keys, and without
+  "$QUERN" compile -q "$model" -o "$WORK/window$chunk.qn" --template "$WORK/window.json" --ctx 256 --chunk $chunk
+  "$QUERN" run -q "$WORK/window$chunk.qn" -p "$prompt" -n 200 --ignore-eog --json --logits "$WORK/logits$chunk" \
+    >"$WORK/json$chunk"
+done
+cmp "$WORK/logits256" "$WORK/logits8" && [ "$(ids "$WORK/json256")" = "$(ids "$WORK/json8")" ] || fail "another text"
+page=$("$QUERN" inspect "$WORK/window8.qn" --ctx 256 | sed -n 's/^kv_page_bytes = \([0-9]*\),.*/\1/p')
+[ "$(bytes "$WORK/window256.qn" --ctx 256)" -eq $((4 * page)) ] || fail "the bytes of all keys"
+[ "$(bytes "$WORK/window8.qn" --ctx 256)" -eq $((3 * page)) ] || fail "the bytes of a window"
+"$QUERN" inspect "$WORK/window8.qn" --ctx 256 | has 'a window of 16 and of a step of 8$' || fail "the window is not told"
+# A beginning is kept whole, and guesses are taken back across a page that was given back.
+for round in 1 2; do
+  "$QUERN" run -q "$WORK/window8.qn" -p "$prompt" -n 200 --ignore-eog --json --prefix-cache "$WORK/windows" >"$WORK/json"
+  [ "$(ids "$WORK/json")" = "$(ids "$WORK/json8")" ] || fail "round $round: another text: $(cat "$WORK/json")"
+done
+[ "$(held "$WORK/json")" -eq $((count - 1)) ] || fail "got $(held "$WORK/json") tokens held"
+"$QUERN" run -q "$model" --template "$WORK/window.json" --ctx 256 -p "$prompt" -n 200 --ignore-eog --json \
+  --speculate lookup >"$WORK/json"
+[ "$(ids "$WORK/json")" = "$(ids "$WORK/json8")" ] || fail "guesses: another text: $(cat "$WORK/json")"
+
 # ---- guesses, and a beginning that is held
 
 rm "$kept"

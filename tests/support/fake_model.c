@@ -12,6 +12,7 @@ enum { HIDDEN_PITCH = 16, LOGITS_PITCH = 48 };
 static atomic_int errors;
 static const int32_t *script;
 static size_t script_count;
+static int64_t window;  // 0 = all
 
 int qn_fake_errors(void) { return atomic_load(&errors); }
 
@@ -19,6 +20,11 @@ void qn_fake_set_script(const int32_t *tokens, size_t count) {
   script = tokens;
   script_count = tokens ? count : 0;
 }
+
+void qn_fake_set_window(int64_t keys) { window = keys; }
+
+// The first key that the last of `count` tokens sees.
+static int64_t first_seen(int64_t count) { return window > 0 && count > window ? count - window : 0; }
 
 static bool expect(bool condition) {
   if (!condition) atomic_fetch_add(&errors, 1);
@@ -42,7 +48,7 @@ static float logit(uint32_t hash, int64_t n, int64_t v) {
 
 void qn_fake_logits(const int32_t *tokens, size_t count, float *out) {
   uint32_t hash = hash_start();
-  for (size_t i = 0; i < count; i++) hash = hash_token(hash, (uint32_t)tokens[i]);
+  for (size_t i = (size_t)first_seen((int64_t)count); i < count; i++) hash = hash_token(hash, (uint32_t)tokens[i]);
   for (int64_t v = 0; v < QN_FAKE_VOCAB; v++) out[v] = logit(hash, (int64_t)count, v);
 }
 
@@ -77,7 +83,7 @@ static void look_back(void *const *buffers, const int64_t *symbols, int64_t begi
   float *hidden = buffers[5];
   for (int64_t t = begin; t < end; t++) {
     uint32_t hash = hash_start();
-    for (int32_t i = 0; i <= pos[t]; i++) {
+    for (int32_t i = (int32_t)first_seen((int64_t)pos[t] + 1); i <= pos[t]; i++) {
       int64_t at = slot(table, symbols, seq[t], i);
       if (at < 0) return;
       int32_t token = (int32_t)k[at];
@@ -140,6 +146,7 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   uint32_t v = qn_test_artifact_cache(a, "v", 0, QN_FAKE_PAGE_KEYS * 8);
   set_shape(a, k, (int64_t[]){1, 1, 1, QN_FAKE_PAGE_KEYS});
   set_shape(a, v, (int64_t[]){1, 1, QN_FAKE_PAGE_KEYS, 2});
+  a->buffers.items[k].window = a->buffers.items[v].window = (uint32_t)window;
   uint32_t hidden = qn_test_artifact_arena(a, NULL, T, max_t, 2);
   uint32_t logits = qn_test_artifact_arena(a, "logits", R, max_r, QN_FAKE_VOCAB);
   qn_test_artifact_kernel(a, "fill", 6, 0);

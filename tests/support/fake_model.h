@@ -42,6 +42,8 @@ int qn_fake_errors(void);
 // The token that comes after a sequence of n tokens is script[n], as long as the script goes; NULL: none is favoured.
 // Borrowed.
 void qn_fake_set_script(const int32_t *script, size_t count);
+// From now on tokens see so many keys, their own the last, and models that are built say so. 0 = all, as at the start.
+void qn_fake_set_window(int64_t keys);
 
 typedef struct qn_fake_options {
   int64_t max_t, max_r, max_p, max_b;  // as compiled; max_t and max_r 0 = 16, the others 0 = any

@@ -399,6 +399,8 @@ START_TEST(lies_of_the_program) {
   LIE("buffer 0: name", r.buffers[0].name = r.program->string_bytes);
   LIE("symbol: got 7", r.buffers[0].symbols[0] = 7);
   LIE("cache of a source: got 1, want at most 0", r.buffers[0].of_source = 1);
+  LIE("buffer 0: window: got 1, want at most 0", r.buffers[0].window = 1);
+  LIE("buffer 1: window: got 2147483648, want at most 2147483647", r.buffers[CACHE_0].window = 1u << 31);
   LIE("rank: got 5", r.buffers[0].rank = 5);
   LIE("buffer 1: got pages of 0 bytes", r.buffers[CACHE_0].bytes = 0);
   LIE("which buffer 1 is already", r.buffers[CACHE_1].layer = 0);

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include "runtime/kv_state.h"
 #include "tests/support/fake_model.h"
 #include "tests/support/test.h"
 
@@ -197,6 +198,122 @@ START_TEST(forks) {
 }
 END_TEST
 
+// --- windows
+
+static size_t save(fixture *f, int32_t sequence, uint8_t *data, size_t capacity) {
+  size_t size = 0;
+  qn_assert_ok(&f->diag, qn_kv_state_save(qn_decoder_cache(f->decoder), sequence, data, capacity, &size, &f->diag));
+  return size;
+}
+
+// A long text in a pool that has room for the window, one page more and a chunk: the logits of the window's tokens,
+// whatever the chunk.
+START_TEST(windows_give_pages_back) {
+  enum { COUNT = 400, WINDOW = 21 };
+  static int32_t tokens[COUNT];
+  static float all[COUNT * QN_FAKE_VOCAB];
+  static const int64_t chunks[] = {1, 2, 7, 16}, most[] = {4, 4, 4, 5};
+  random_tokens(tokens, COUNT, 31);
+  qn_fake_set_window(WINDOW);
+  for (size_t c = 0; c < QN_COUNT(chunks); c++) {
+    fixture f;
+    const float *last = NULL;
+    set_up(&f, NULL, 1, &(qn_decoder_options){.context = COUNT, .chunk = chunks[c]});
+    const qn_kv_cache *cache = qn_decoder_cache(f.decoder);
+    ck_assert_int_eq(qn_kv_cache_pages(cache), most[c]);
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, COUNT - 50, all, &last, &f.diag));
+    for (size_t i = 0; i < COUNT - 50; i++) check_logits(all + i * QN_FAKE_VOCAB, tokens, i + 1);
+    for (size_t i = COUNT - 50; i < COUNT; i++) {
+      ck_assert_int_gt(qn_decoder_room(f.decoder, 0), 0);
+      qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, &tokens[i], 1, NULL, &last, &f.diag));
+      check_logits(last, tokens, i + 1);
+      qn_assert_ok(&f.diag, qn_kv_cache_check(cache, &f.diag));
+      ck_assert_int_le(qn_kv_cache_held(cache, 0), 4);
+      // As far back as the page that is kept for it.
+      int64_t least = qn_decoder_least(f.decoder, 0), back = (int64_t)i + 1 - QN_FAKE_PAGE_KEYS;
+      ck_assert(least > 0 && least <= back + 1);
+      if (i % 7 > 0) continue;
+      qn_decoder_truncate(f.decoder, 0, back + 1);
+      qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens + back + 1, QN_FAKE_PAGE_KEYS - 1, NULL, &last, &f.diag));
+      check_logits(last, tokens, i + 1);
+    }
+    qn_assert_fails(&f.diag, QN_ERR_LIMIT, "the context is full",
+                    qn_decoder_eval(f.decoder, 0, tokens, 1, NULL, &last, &f.diag));
+    qn_decoder_truncate(f.decoder, 0, 100);  // those that they saw are gone
+    ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 0);
+    ck_assert_int_eq(qn_kv_cache_free_pages(cache), most[c]);
+    tear_down(&f);
+  }
+  qn_fake_set_window(0);
+}
+END_TEST
+
+// What is saved is what the next token sees; forks and synthetic keys do not need the rest either.
+START_TEST(windows_saved_and_forked) {
+  enum { COUNT = 200, WINDOW = 33 };
+  static int32_t tokens[COUNT];
+  static uint8_t state[4096], again[4096];
+  fixture f;
+  const float *last = NULL;
+  random_tokens(tokens, COUNT, 32);
+  qn_fake_set_window(WINDOW);
+  set_up(&f, NULL, 1, &(qn_decoder_options){.context = COUNT, .sequences = 3, .pages = 14});
+  const qn_kv_cache *cache = qn_decoder_cache(f.decoder);
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, 150, NULL, &last, &f.diag));
+  size_t size = save(&f, 0, state, sizeof state);
+  size_t pages = 150 / QN_FAKE_PAGE_KEYS + 1 - (150 - WINDOW + 1) / QN_FAKE_PAGE_KEYS;
+  ck_assert_uint_eq(size, sizeof(qn_kv_state_header) + pages * QN_FAKE_PAGE_KEYS * 12);
+  qn_assert_ok(&f.diag, qn_decoder_restore(f.decoder, 1, state, size, "state", &f.diag));
+  ck_assert_int_eq(qn_kv_cache_held(cache, 1), (int64_t)pages);
+  ck_assert(save(&f, 1, again, sizeof again) == size && memcmp(state, again, size) == 0);
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "to fork, want 0, or at least ", qn_decoder_fork(f.decoder, 0, 90, 2, &f.diag));
+  qn_assert_ok(&f.diag, qn_decoder_fork(f.decoder, 0, 145, 2, &f.diag));
+  int32_t others[COUNT];
+  memcpy(others, tokens, sizeof others);
+  random_tokens(others + 145, COUNT - 145, 33);
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 2, others + 145, COUNT - 145, NULL, &last, &f.diag));
+  check_logits(last, others, COUNT);
+  for (int32_t s = 0; s < 2; s++) {
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, s, tokens + 150, COUNT - 150, NULL, &last, &f.diag));
+    check_logits(last, tokens, COUNT);
+  }
+  qn_assert_ok(&f.diag, qn_kv_cache_check(cache, &f.diag));
+  qn_decoder_reset(f.decoder, 0);
+  qn_assert_ok(&f.diag, qn_decoder_fork(f.decoder, 1, 0, 0, &f.diag));
+  ck_assert_int_eq(qn_kv_cache_held(cache, 0), 0);
+  qn_assert_ok(&f.diag, qn_decoder_fill(f.decoder, 0, COUNT, &f.diag));
+  ck_assert(qn_decoder_position(f.decoder, 0) == COUNT && qn_kv_cache_held(cache, 0) <= 6);
+  qn_assert_ok(&f.diag, qn_kv_cache_check(cache, &f.diag));
+  tear_down(&f);
+  qn_fake_set_window(0);
+}
+END_TEST
+
+// Rows that take pages in one step after others have given theirs back.
+START_TEST(windows_in_one_step) {
+  enum { SEQUENCES = 3, COUNT = 150, WINDOW = 5 };
+  static int32_t tokens[SEQUENCES][COUNT];
+  fixture f;
+  qn_fake_set_window(WINDOW);
+  for (int s = 0; s < SEQUENCES; s++) random_tokens(tokens[s], COUNT, 40 + (uint64_t)s);
+  set_up(&f, NULL, 1, &(qn_decoder_options){.context = COUNT, .chunk = 4, .sequences = SEQUENCES});
+  for (size_t at[SEQUENCES] = {0}, steps = 0; at[0] < COUNT; steps++) {
+    qn_decoder_item items[4];
+    for (size_t i = 0; i < 4; i++) {
+      size_t s = i < 3 ? i : 0;  // the first has two tokens a step
+      items[i] = (qn_decoder_item){tokens[s][at[s]++], (int32_t)s, true};
+    }
+    qn_assert_ok(&f.diag, qn_decoder_step(f.decoder, items, 4, &f.diag));
+    for (size_t i = 1; i < 3; i++) check_logits(qn_decoder_logits(f.decoder, i), tokens[i], at[i]);
+    check_logits(qn_decoder_logits(f.decoder, 3), tokens[0], at[0]);
+    qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(f.decoder), &f.diag));
+  }
+  tear_down(&f);
+  qn_fake_set_window(0);
+}
+END_TEST
+
 // --- errors
 
 START_TEST(refused_tokens_change_nothing) {
@@ -351,5 +468,6 @@ START_TEST(out_of_memory) {
 END_TEST
 
 QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step, forks)
+QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
-QN_TEST_MAIN(evaluating, errors)
+QN_TEST_MAIN(evaluating, windows, errors)

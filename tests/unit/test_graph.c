@@ -438,6 +438,50 @@ START_TEST(rewriting) {
 }
 END_TEST
 
+// What tokens see of a cache: the largest window of all that read it, or everything.
+START_TEST(windows_of_caches) {
+#define WRITTEN CACHES "kw = kv_write kc x pos seq block_table kind=k; vw = kv_write vc x pos seq block_table kind=v; "
+  static const struct {
+    const char *text;
+    int64_t k, v;
+  } cases[] = {
+      {WRITTEN "o = attention q kw vw pos seq block_table scale=1 window=9; output o", 9, 9},
+      {WRITTEN "o = attention q kw vw pos seq block_table scale=1; output o", 0, 0},
+      {WRITTEN "o = attention q kw vw pos seq block_table scale=1 window=9\n"
+               "z = attention q kw vw pos seq block_table scale=1 window=70; output o z", 70, 70},
+      {WRITTEN "o = attention q kw vw pos seq block_table scale=1 window=9\n"
+               "z = attention q kw vw pos seq block_table scale=1; output o z", 0, 0},
+      // Apart, and weights that come from elsewhere.
+      {WRITTEN "s = attn_scores q kw pos seq block_table scale=1 window=9; w = softmax s\n"
+               "o = attn_mix w vw pos seq block_table; output o s", 9, 9},
+      {WRITTEN "s = attn_scores q kw pos seq block_table scale=1 window=9; w = exp s\n"
+               "o = attn_mix w vw pos seq block_table; output o", 9, 0},
+      // Tokens that see keys after their own, or of a source.
+      {WRITTEN "o = attention q kw vw last_pos seq block_table scale=1 window=9; output o", 0, 0},
+      {WRITTEN "output x", 0, 0},
+  };
+#undef WRITTEN
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    qn_arena arena;
+    qn_graph *graph = NULL;
+    qn_diag diag = {0};
+    qn_arena_init(&arena, qn_test_allocator());
+    qn_assert_ok(&diag, qn_graph_from_text(cases[i].text, NULL, &arena, &graph, &diag));
+    int seen = 0;
+    for (qn_id id = 1; id < graph->nodes.count; id++) {
+      const qn_node *node = qn_graph_node(graph, id);
+      if (node->op != QN_OP_CACHE) continue;
+      bool is_k = strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0;
+      int64_t got = qn_graph_cache_window(graph, id), want = is_k ? cases[i].k : cases[i].v;
+      qn_check(got == want, "case %d, %s: got %d, want %d", (int)i, is_k ? "k" : "v", (int)got, (int)want);
+      seen++;
+    }
+    ck_assert_int_eq(seen, 2);
+    qn_arena_deinit(&arena);
+  }
+}
+END_TEST
+
 // ---- memory ---------------------------------------------------------------------------------------------------
 
 static qn_status print_and_parse(const qn_allocator *allocator, void *context) {
@@ -486,5 +530,5 @@ START_TEST(ops_by_name) {
 END_TEST
 
 QN_CASE(graph, building_refuses, nodes_outside_the_limits, attributes_are_sorted_and_found, uses_and_bases,
-        stacks_of_parameters, costs, verifying, rewriting, failing_allocations, ops_by_name)
+        stacks_of_parameters, windows_of_caches, costs, verifying, rewriting, failing_allocations, ops_by_name)
 QN_TEST_MAIN(graph)

@@ -154,13 +154,14 @@ START_TEST(what_is_given_up) {
 END_TEST
 
 // Sequences of a few beginnings come, go on, fork, go back and end at random, in a pool that is too small to keep all.
-START_TEST(random_use) {
+static qn_kv_prefix_stats use_at_random(int64_t window, int64_t pages) {
   enum { SEQUENCES = 4 };
   static int32_t tokens[SEQUENCES][MOST];
   size_t lengths[SEQUENCES] = {0};
   fixture f;
   qn_test_random random = {5};
-  set_up(&f, SEQUENCES, 14, true);
+  qn_fake_set_window(window);
+  set_up(&f, SEQUENCES, pages, true);
   for (int round = 0; round < 1500; round++) {
     int32_t s = (int32_t)below(&random, SEQUENCES), to = (int32_t)below(&random, SEQUENCES);
     uint64_t what = below(&random, 10);
@@ -173,7 +174,7 @@ START_TEST(random_use) {
       size_t held = (size_t)qn_decoder_attach(f.decoder, s, tokens[s], count);
       qn_status status = qn_decoder_eval(f.decoder, s, tokens[s] + held, count - held, NULL, &last, &full);
       qn_check(status == QN_OK || status == QN_ERR_LIMIT, "%s", full.text);
-      lengths[s] = status == QN_OK ? count : held;
+      lengths[s] = status == QN_OK ? count : window > 0 ? (size_t)qn_decoder_position(f.decoder, s) : held;
       if (status == QN_OK) check_logits(last, tokens[s], count);
       if (below(&random, 2)) qn_decoder_keep(f.decoder, s);
     } else if (what < 3) {
@@ -184,8 +185,10 @@ START_TEST(random_use) {
       memcpy(tokens[to], tokens[s], sizeof tokens[s]);
       lengths[to] = lengths[s];
     } else if (what < 5) {
+      int64_t least = qn_decoder_least(f.decoder, s);
       lengths[s] -= below(&random, lengths[s]);
       qn_decoder_truncate(f.decoder, s, (int64_t)lengths[s]);
+      if ((int64_t)lengths[s] < least) lengths[s] = 0;
     } else if (lengths[s] + 9 < CONTEXT) {
       size_t count = 1 + below(&random, 8);
       for (size_t i = 0; i < count; i++) tokens[s][lengths[s] + i] = (int32_t)below(&random, QN_FAKE_VOCAB);
@@ -197,8 +200,25 @@ START_TEST(random_use) {
     balance(&f);
   }
   qn_kv_prefix_stats stats = stats_of(&f);
-  ck_assert(stats.found_tokens > 2000 && stats.given_up > 100);
   tear_down(&f);
+  qn_fake_set_window(0);
+  return stats;
+}
+
+START_TEST(random_use) {
+  qn_kv_prefix_stats stats = use_at_random(0, 14);
+  ck_assert(stats.found_tokens > 2000 && stats.given_up > 100);
+}
+END_TEST
+
+// Windows: what sequences give back stays known as long as there is room, and goes though others hold what follows it.
+START_TEST(random_use_of_windows) {
+  static const int64_t windows[] = {1, 5, 20}, pages[] = {9, 12, 14};
+  for (size_t i = 0; i < QN_COUNT(windows); i++) {
+    qn_kv_prefix_stats stats = use_at_random(windows[i], pages[i]);
+    ck_assert_msg(stats.found_tokens > 1000 && stats.given_up > 100, "got %d, %d", (int)stats.found_tokens,
+                  (int)stats.given_up);
+  }
 }
 END_TEST
 
@@ -362,6 +382,6 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(tree, what_is_found, what_is_given_up, random_use)
+QN_CASE(tree, what_is_found, what_is_given_up, random_use, random_use_of_windows)
 QN_CASE(files, saved_and_loaded, wrong_files_are_refused, out_of_memory)
 QN_TEST_MAIN(tree, files)

@@ -262,18 +262,22 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
   ck_assert_int_le(stats.most_running, sequences);
 }
 
-START_TEST(as_alone_in_any_company) {
+typedef struct met_company {
+  int64_t preempted, swapped, cached, proposed, accepted;
+} met_company;
+
+// All requests beside 1 to 16 others; `pages` are enough for one, and a few more are given.
+static met_company meet(int64_t window, int64_t enough, size_t stride) {
   static asked all[REQUESTS];
   qn_test_random random = {77};
   fixture f;
-  int64_t preempted = 0, swapped = 0, cached = 0, proposed = 0, accepted = 0;
+  met_company met = {0};
+  qn_fake_set_window(window);
   open_fixture(&f);
   begin_alike = true;
   for (size_t i = 0; i < REQUESTS; i++) ask(&f, &random, &all[i]);
-  size_t stride = qn_test_stride(1, 3);
   for (int32_t sequences = 1; sequences <= 16; sequences += (int32_t)stride) {
-    // Enough pages for one at its full context, and a few more.
-    int64_t pages = CONTEXT / QN_FAKE_PAGE_KEYS + sequences % 3;
+    int64_t pages = enough + sequences % 3;
     for (int variant = 0; variant < 3; variant++) {
       qn_scheduler_options options = {.preemption = variant == 0 ? QN_PREEMPT_RECOMPUTE : QN_PREEMPT_SWAP,
                                       .swap_folder = variant == 2 ? qn_test_temp_dir() : NULL,
@@ -285,19 +289,34 @@ START_TEST(as_alone_in_any_company) {
       mix(&f, all, &random, &options, sequences, pages);
       prefixes = false;
       qn_scheduler_stats stats = stats_of(&f);
-      cached += stats.cached_tokens;
-      preempted += stats.preemptions;
-      proposed += stats.proposed;
-      accepted += stats.accepted;
-      swapped += stats.swapped_in;
+      met.cached += stats.cached_tokens;
+      met.preempted += stats.preemptions;
+      met.proposed += stats.proposed;
+      met.accepted += stats.accepted;
+      met.swapped += stats.swapped_in;
       ck_assert(stats.swaps_lost == 0 && (variant > 0 || stats.swapped_out == 0));
       finish(&f);
     }
   }
-  ck_assert_msg(proposed > accepted && accepted > 5, "got %d of %d", (int)accepted, (int)proposed);
-  ck_assert_msg(preempted > 5 && swapped > 2, "got %d and %d", (int)preempted, (int)swapped);
-  ck_assert_msg(cached > 200 / (int64_t)stride, "got %d tokens", (int)cached);
   close_fixture(&f);
+  qn_fake_set_window(0);
+  return met;
+}
+
+START_TEST(as_alone_in_any_company) {
+  size_t stride = qn_test_stride(1, 3);
+  met_company met = meet(0, CONTEXT / QN_FAKE_PAGE_KEYS, stride);
+  ck_assert_msg(met.proposed > met.accepted && met.accepted > 5, "got %d of %d", (int)met.accepted, (int)met.proposed);
+  ck_assert_msg(met.preempted > 5 && met.swapped > 2, "got %d and %d", (int)met.preempted, (int)met.swapped);
+  ck_assert_msg(met.cached > 200 / (int64_t)stride, "got %d tokens", (int)met.cached);
+}
+END_TEST
+
+// Windows: pages are enough that would not be for all keys.
+START_TEST(as_alone_with_windows) {
+  enum { WINDOW = 9, ENOUGH = 4 };  // of 16 keys, in steps of 16 tokens
+  met_company met = meet(WINDOW, ENOUGH, qn_test_stride(4, 7));
+  ck_assert_msg(met.preempted > 5 && met.swapped > 0, "got %d and %d", (int)met.preempted, (int)met.swapped);
 }
 END_TEST
 
@@ -741,7 +760,7 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(company, as_alone_in_any_company)
+QN_CASE(company, as_alone_in_any_company, as_alone_with_windows)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
 QN_CASE(errors, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from, swapped_out_and_lost)
 QN_CASE(host, a_callback_adds, added_by_threads, out_of_memory)
