@@ -233,8 +233,9 @@ static bool is_input(const qn_pbuf *p, const char *name) {
   return p->kind == QN_PB_INPUT && p->name && strcmp(p->name, name) == 0;
 }
 
-// What an input says of each token: where it is, the last key that it sees, of which sequence it is.
-typedef enum told { TOLD_NOTHING, TOLD_POS, TOLD_LAST_POS, TOLD_SEQ } told;
+// What an input says of each token: where it is, the last key that it sees, of which sequence it is, of how
+// many it is at once.
+typedef enum told { TOLD_NOTHING, TOLD_POS, TOLD_LAST_POS, TOLD_SEQ, TOLD_COPIES } told;
 
 static told told_of(const qn_pbuf *p) {
   static const struct {
@@ -246,7 +247,8 @@ static told told_of(const qn_pbuf *p) {
                 {"source_last_pos", TOLD_LAST_POS},
                 {"cross_last_pos", TOLD_LAST_POS},
                 {"seq", TOLD_SEQ},
-                {"source_seq", TOLD_SEQ}};
+                {"source_seq", TOLD_SEQ},
+                {"copies", TOLD_COPIES}};
   for (size_t i = 0; i < QN_COUNT(inputs); i++)
     if (is_input(p, inputs[i].name)) return inputs[i].what;
   return TOLD_NOTHING;
@@ -324,6 +326,7 @@ static int32_t of_token(const tokens *t, int64_t i, told what, int32_t otherwise
     case TOLD_POS: return t->pos[i];
     case TOLD_LAST_POS: return t->seen[t->sequence[i]] - 1;
     case TOLD_SEQ: return t->sequence[i];
+    case TOLD_COPIES: return 1;
     default: return otherwise;
   }
 }

@@ -437,7 +437,8 @@ qn_status quern_built_check(const quern_graph *g, const quern_compile_options *o
                {"context_tokens", "quern_graph_options.most says it", o->context_tokens != 0},
                {"chunk_tokens", "quern_graph_options.most says it", o->chunk_tokens != 0},
                {"sequences", "quern_graph_options.most says it", o->sequences != 0},
-               {"all_logits", "quern_graph_options.most says it", o->all_logits}};
+               {"all_logits", "quern_graph_options.most says it", o->all_logits},
+               {"guesses", "kv_write takes copies, and quern_graph_output names what is hidden", o->guesses}};
   if (g->diag.status != QN_OK) {
     *diag = g->diag;
     return g->diag.status;

@@ -81,7 +81,7 @@ static qn_status hash_options(qn_hasher *hasher, const quern_compile_options *o,
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(hasher, texts[i]);
   if (o->template_path) QN_TRY(hash_file(hasher, o->template_path, diag));
   int64_t numbers[] = {o->context_tokens, o->chunk_tokens, o->all_logits, o->sequences ? o->sequences : 1,
-                       o->run_threads};
+                       o->run_threads, o->guesses};
   qn_hasher_update(hasher, numbers, sizeof numbers);
   return QN_OK;
 }

@@ -308,7 +308,7 @@ static qn_status begin_part(quern_compilation *c, const char *model_path, bool g
 // Opens the model file and says how large its graph's steps are to be.
 static qn_status open_file(quern_compilation *c, const char *model_path, qn_import_graph_options *out) {
   int64_t sequences = c->options->sequences ? c->options->sequences : 1;
-  *out = (qn_import_graph_options){.max_sequences = sequences};
+  *out = (qn_import_graph_options){.max_sequences = sequences, .guesses = c->options->guesses};
   QN_TRY(parse_kv_type(c, &out->kv_dtype));
   QN_TRY(parse_quant(c));
   QN_TRY(open_model(c, model_path));

@@ -12,7 +12,7 @@ enum { DEFAULT_PROMPT = 256 };
 
 // What the kernels find in the program's inputs: one sequence whose pages follow each other.
 typedef struct step_inputs {
-  int32_t *tokens, *pos, *last_pos, *seq, *rows, *block_table, *sampling;  // arena
+  int32_t *tokens, *pos, *last_pos, *seq, *copies, *rows, *block_table, *sampling;  // arena
   int64_t symbols[QN_SYM_COUNT];
 } step_inputs;
 
@@ -31,14 +31,16 @@ static qn_status make_inputs(predicting *p, const explain_chunk *chunk, step_inp
                        .pos = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
                        .last_pos = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
                        .seq = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
+                       .copies = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
                        .rows = QN_ARENA_ARRAY(p->arena, (size_t)chunk->rows + 1, int32_t),
                        .block_table = QN_ARENA_ARRAY(p->arena, (size_t)pages, int32_t),
                        .sampling = QN_ARENA_ARRAY(p->arena, ((size_t)chunk->rows + 1) * QN_COUNT(greedy), int32_t)};
-  if (!out->tokens || !out->pos || !out->last_pos || !out->seq || !out->rows || !out->block_table || !out->sampling)
+  if (!out->tokens || !out->pos || !out->last_pos || !out->seq || !out->copies || !out->rows || !out->block_table || !out->sampling)
     return qn_fail_nomem(p->diag, "predict", "the inputs of a step");
   for (int64_t t = 0; t < chunk->tokens; t++) {
     out->tokens[t] = (int32_t)t;  // rows of a table, one after another: each is read once, as any others would be
     out->pos[t] = (int32_t)(chunk->depth + t);
+    out->copies[t] = 1;
     out->last_pos[t] = (int32_t)(chunk->depth + chunk->tokens - 1);
   }
   for (int64_t r = 0; r < chunk->rows; r++) {
@@ -58,6 +60,7 @@ static qn_gpu_param bind(const predict_param *param, const step_inputs *in) {
                {"pos", in->pos, in->symbols[QN_SYM_T]},
                {"last_pos", in->last_pos, in->symbols[QN_SYM_T]},
                {"seq", in->seq, in->symbols[QN_SYM_T]},
+               {"copies", in->copies, in->symbols[QN_SYM_T]},
                {"rows", in->rows, in->symbols[QN_SYM_R]},
                {"block_table", in->block_table, in->symbols[QN_SYM_P]},
                {"sampling", in->sampling, in->symbols[QN_SYM_R] * (int64_t)QN_COUNT(greedy)}};

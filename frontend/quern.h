@@ -88,6 +88,10 @@ typedef struct quern_compile_options {
   // Threads that the model will be run with: schedules are chosen for so many, and records are those that were found
   // with so many; 0 = one a core. The artifact runs with any number.
   int run_threads;
+  // Make it able to verify guesses that branch (quern_speculator_options), and to give the last hidden state of each token
+  // whose logits are wanted, from which Medusa heads guess. A step then does a little more. Language models without an
+  // encoder alone.
+  bool guesses;
 } quern_compile_options;
 
 // Compiles a model (a folder of the Hugging Face world, with config.json and safetensors files; a GGUF file; a graph in
@@ -252,7 +256,7 @@ quern_value quern_graph_op(quern_graph *graph, const quern_op *op, quern_error *
 quern_value quern_graph_apply(quern_graph *graph, const char *name, quern_value a, quern_value b, quern_error *error);
 
 // Names a result, which runs leave for the host. An output "logits" of [R, vocabulary] makes a language model, which
-// sessions run, of a graph with a session's inputs (tokens, pos, last_pos, seq, rows, block_table); one "embedding" of
+// sessions run, of a graph with a session's inputs (tokens, pos, last_pos, seq, copies, rows, block_table); one "embedding" of
 // [R, width] without logits makes an encoder, with which sessions embed texts. Errors: ARGUMENT.
 int quern_graph_output(quern_graph *graph, const char *name, quern_value value, quern_error *error);
 
@@ -266,7 +270,7 @@ int quern_graph_text(const quern_graph *graph, char **out_text, quern_error *err
 const char *quern_graph_ops(void);
 
 // Compiles a graph as quern_jit, quern_compile and quern_load do a model file; `options` may be NULL. What the graph says
-// itself must not be asked for: context_tokens, chunk_tokens, sequences, all_logits (see quern_graph_options.most),
+// itself must not be asked for: context_tokens, chunk_tokens, sequences, all_logits, guesses (see quern_graph_options.most),
 // kv_type (types of caches), quant (types of weights), template_path. Errors: theirs, and those of the graph.
 int quern_graph_jit(const quern_graph *graph, const quern_compile_options *options, quern_model **out,
                     quern_error *error);

@@ -174,6 +174,8 @@ static qn_status shape_same(const shape_context *c, qn_type *out) {
                 qn_dim_equal(x->dims[2], cache->dims[is_k ? 2 : 3]);
     if (!fits) return operand_error(c, 1, "f32[T, heads, head_dim] as the cache has them");
     QN_TRY(check_places(c, 2, x->dims[0]));
+    if (c->spec->operand_count > 5 && (!is_i32_rows(c->operands[5]) || !qn_dim_equal(c->operands[5]->dims[0], x->dims[0])))
+      return operand_error(c, 5, "i32[T]");
     *out = *cache;
     return QN_OK;
   }

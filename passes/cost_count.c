@@ -168,6 +168,7 @@ static void count_store(counter *c, const qn_lstmt *s) {
 static double trips_of(const qn_lstmt *loop) {
   int64_t lo = 0, hi = 0;
   if (qn_loop_const_bounds(loop, &lo, &hi)) return hi > lo ? (double)(hi - lo) : 0;
+  if (qn_loop_is(loop, "fork")) return 1;  // more only of what guesses that branch have in common
   if (qn_loop_is(loop, "once")) return 0;  // what only the last chunk of a run needs
   qn_lrange range = qn_lexpr_range(loop->u.loop.hi);
   if (range.max > MOST_TRIPS) return QN_ASSUMED_TRIPS;

@@ -8,8 +8,10 @@
 static bool stands_alone(const qn_node *node) {
   if (node->op == QN_OP_CONCAT && qn_node_int(node, QN_ATTR_AXIS, 0) == 0 && node->type.rank > 1) return true;
   bool symbolic_row = node->op == QN_OP_SOFTMAX && !qn_dim_is_const(node->type.dims[node->type.rank - 1]);
+  // One with copies writes each of them from memory: what computes x is done once.
+  bool copies = node->op == QN_OP_KV_WRITE && node->operand_count > 5;
   bool attention = node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX;
-  return attention || node->op == QN_OP_SAMPLE || node->op == QN_OP_EXPERT_ORDER || symbolic_row;
+  return copies || attention || node->op == QN_OP_SAMPLE || node->op == QN_OP_EXPERT_ORDER || symbolic_row;
 }
 
 // The rows a node works on: its leading dimension (of what it writes, for a cache write).

@@ -348,6 +348,7 @@ static void begin_kernel(qn_lower *lower) {
   lower->part = NULL;
   lower->parts = 1;
   lower->piece = NULL;
+  lower->copy = NULL;
   qn_lbuild_init(&lower->build, lower->program->arena, "k");
 }
 

@@ -37,6 +37,7 @@ typedef struct qn_lower {
   // of rows: heads are done in so many equal parts, the number of the one being written (NULL where there is one)
   int64_t parts;
   const qn_lexpr *part;
+  const qn_lexpr *copy;  // of what a kv_write with copies writes, the number of the one being written; NULL = one alone
   bool splits;     // a row's work is one loop, which threads can share: a variant for one row is worth having
   qn_symbol rows;  // of `splits`
 } qn_lower;

@@ -550,6 +550,21 @@ static bool feeds_cache(const qn_lower *lower, qn_id id) {
   return false;
 }
 
+// A write of a row into a cache that the group does not write where the row is computed.
+static void write_row(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row) {
+  const qn_node *node = qn_graph_node(lower->graph, id), *x = qn_graph_node(lower->graph, node->operands[1]);
+  bool coded = qn_dtype_is_block(node->type.dtype);
+  if (!coded && x->group == lower->group) return;  // it is written there
+  if (node->operand_count > 5) {
+    qn_lbuild *b = &lower->build;
+    const qn_lexpr *copies = qn_lower_value(lower, node->operands[5], (qn_lplace){NULL, row});
+    block = qn_lower_loop(lower, block, "fork", LX_INT(0), qn_lop1(b, QN_LX_TO_INDEX, copies), QN_LO_DATA, &lower->copy);
+  }
+  if (coded) qn_lower_write_codes(lower, block, id, row);
+  else store_rows(lower, block, id, row);
+  lower->copy = NULL;
+}
+
 static void lower_node(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lexpr *row) {
   const qn_node *node = qn_graph_node(lower->graph, id);
   uint32_t flags = qn_op_get_info(node->op)->flags;
@@ -567,9 +582,7 @@ static void lower_node(qn_lower *lower, qn_lblock *block, qn_id id, const qn_lex
   } else if (node->op == QN_OP_POOL) {
     pool_row(lower, block, id, row);
   } else if (node->op == QN_OP_KV_WRITE) {
-    const qn_node *x = qn_graph_node(lower->graph, node->operands[1]);
-    if (qn_dtype_is_block(node->type.dtype)) qn_lower_write_codes(lower, block, id, row);
-    else if (x->group != lower->group) store_rows(lower, block, id, row);  // else written where x is computed
+    write_row(lower, block, id, row);
   } else if (node->op == QN_OP_SOFTMAX && !qn_dim_is_const(node->type.dims[node->type.rank - 1])) {
     symbolic_softmax(lower, block, id, row);
   } else {

@@ -306,6 +306,7 @@ const qn_lexpr *qn_lower_written_page(qn_lower *lower, const qn_node *write, con
   qn_lplace place = {NULL, row};
   const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_INDEX, qn_lower_value(lower, write->operands[2], place));
   const qn_lexpr *seq = qn_lop1(b, QN_LX_TO_INDEX, qn_lower_value(lower, write->operands[3], place));
+  if (lower->copy) seq = LX_ADD(seq, lower->copy);
   const qn_lexpr *slot = LX_ADD(LX_MUL(seq, qn_lsym(b, QN_SYM_P)), LX_DIV(pos, LX_INT(QN_PAGE_KEYS)));
   qn_lbuf *table = qn_lower_param(lower, write->operands[4]);
   if (!table) return NULL;

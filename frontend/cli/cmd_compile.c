@@ -15,7 +15,7 @@ typedef struct compile_options {
   const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder,
       *emit, *nvrtc, *tuning_db, *sign_key, *name, *weights;
   uint64_t context, chunk, sequences, threads, run_threads;
-  bool all_logits;
+  bool all_logits, guesses;
 } compile_options;
 
 #define FIELD(name) offsetof(compile_options, name)
@@ -47,6 +47,9 @@ static const cli_option options_table[] = {
      "sign the artifact with this private key (PEM, as openssl genpkey -algorithm ed25519 writes it)"},
     {"all-logits", 0, CLI_FLAG, FIELD(all_logits), NULL, 0, 0, NULL, NULL,
      "make the artifact able to give the logits of every prompt token"},
+    {"guesses", 0, CLI_FLAG, FIELD(guesses), NULL, 0, 0, NULL, NULL,
+     "make the artifact able to verify guesses that branch, and to give the hidden states that Medusa heads guess from "
+     "(run --speculate); with --batch"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a core", "to compile with"},
     {"emit", 0, CLI_TEXT, FIELD(emit), "STAGE", 0, 0, NULL, NULL,
      "write something else than an artifact: object, a relocatable file to link into a C program, with its header beside it; "
@@ -182,6 +185,7 @@ static quern_compile_options how_to_compile(const compile_options *options, cons
       .schedule = schedule,
       .threads = (int)options->threads,
       .all_logits = options->all_logits,
+      .guesses = options->guesses,
       .sequences = (uint32_t)options->sequences,
       .progress = cli_progress_step,
       .progress_context = progress,

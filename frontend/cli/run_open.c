@@ -66,6 +66,7 @@ static quern_compile_options compile_options(const run_source *s) {
       .threads = s->threads,
       .sequences = s->sequences,
       .all_logits = s->all_logits,
+      .guesses = s->guesses,
       .tuning_db = s->tuning_db,
       .run_threads = quern_tuned_threads(s->tuning_db, s->run_threads),
   };

@@ -16,6 +16,7 @@ typedef struct run_source {
   const char *huge_pages;                                          // a word of RUN_HUGE_PAGES; NULL = madvise
   cli_device device;                                               // where the model is to run
   const char *signed_by;                                           // quern_model_options.signed_by
+  bool guesses;                                                    // quern_compile_options.guesses
   bool all_logits;                                                 // quern_compile_options.all_logits
   bool encoder;                                                    // one is wanted; else a model that makes logits
   bool jit, no_cache, quiet;

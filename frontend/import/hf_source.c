@@ -137,12 +137,26 @@ qn_status qn_hf_source_open(qn_hf_source *out, const qn_hf_model *model, qn_aren
 
 void qn_hf_source_close(qn_hf_source *source) { qn_hf_packed_deinit(&source->packed); }
 
+// What a config.json without model_type is of: parts of models, by a key that they have.
+static const struct {
+  const char *key, *architecture;
+} parts[] = {{"medusa_num_heads", "medusa"}};
+
+static const char *part_of(const qn_hf_config *config) {
+  for (size_t i = 0; i < QN_COUNT(parts); i++)
+    if (qn_hf_config_find(config, parts[i].key)) return parts[i].architecture;
+  return NULL;
+}
+
 qn_status qn_hf_source_get(qn_hf_source *hf, qn_model_source *out, qn_diag *diag) {
   const qn_hf_model *model = hf->model;
   bool found;
   qn_value type;
   QN_TRY(qn_hf_config_get(&model->config, "model_type", QN_PARAM_TEXT, &found, &type, diag));
-  if (!found || type.text.length == 0) {
+  const char *part = part_of(&model->config);
+  if (!found && part) {
+    type.text = qn_str_from(part);
+  } else if (!found || type.text.length == 0) {
     return qn_fail(diag, QN_ERR_FORMAT, model->config.name,
                    "key 'model_type' is missing, which names the architecture; want a model's config.json");
   }

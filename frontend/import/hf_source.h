@@ -15,7 +15,8 @@ typedef struct qn_hf_source {
 QN_CHECKED qn_status qn_hf_source_open(qn_hf_source *out, const qn_hf_model *model, qn_arena *arena, qn_diag *diag);
 void qn_hf_source_close(qn_hf_source *source);
 
-// The source, which points at `hf`. Its architecture is config.json's model_type; FORMAT where there is none.
+// The source, which points at `hf`. Its architecture is config.json's model_type, or that of the
+// part of a model that a key tells; FORMAT where there is none.
 QN_CHECKED qn_status qn_hf_source_get(qn_hf_source *hf, qn_model_source *out, qn_diag *diag);
 
 #endif

@@ -33,7 +33,7 @@ struct qn_import {
 
 static qn_status make_graph(qn_import *import, const qn_import_graph_options *o, int64_t context, qn_arena *arena,
                             qn_graph **out, qn_diag *diag) {
-  qn_instantiate_options options = {.kv_dtype = o->kv_dtype, .context_tokens = context};
+  qn_instantiate_options options = {.kv_dtype = o->kv_dtype, .context_tokens = context, .guesses = o->guesses};
   int64_t pages = (context + QN_PAGE_KEYS - 1) / QN_PAGE_KEYS;
   options.max_values[QN_SYM_T] = o->chunk_tokens;
   options.max_values[QN_SYM_R] = o->max_rows;

@@ -26,6 +26,7 @@ typedef struct qn_import_graph_options {
   int64_t max_rows;        // largest R
   int64_t max_sequences;   // largest B
   qn_dtype kv_dtype;       // F32, F16, BF16, KV8 or KV4
+  bool guesses;            // qn_instantiate_options.guesses
 } qn_import_graph_options;
 
 // Instantiates the template: the graph with max_values set for every symbol. Errors name the template's line.

@@ -35,7 +35,15 @@ static qn_status put(runner *r, qn_map *map, const char *name, qn_id id) {
 // --- operands
 
 static qn_status add_input(runner *r, const char *path, const qn_template_input *input, qn_id *out) {
-  qn_node_spec spec = {.op = QN_OP_INPUT, .attr_count = 1, .type = &input->type, .loc = input->name};
+  qn_type type = input->type;
+  qn_scope scope = qn_place_scope(&r->place);
+  for (int d = 0; d < type.rank; d++) {
+    int64_t size;
+    if (!input->sizes[d]) continue;
+    QN_TRY(qn_expression_int(input->path, input->sizes[d], &scope, 1, INT32_MAX, &size, r->diag));
+    type.dims[d] = qn_dim_const(size);
+  }
+  qn_node_spec spec = {.op = QN_OP_INPUT, .attr_count = 1, .type = &type, .loc = input->name};
   spec.attrs[0] = (qn_attr){QN_ATTR_NAME, {.text = input->name}};
   QN_TRY(add_node(r, path, &spec, out));
   return put(r, &r->values, input->name, *out);
@@ -112,6 +120,18 @@ static qn_status add_operand(runner *r, const qn_template_arg *arg, const char *
 
 // --- the parts of an op statement
 
+// What becomes of a text with placeholders, in the arena.
+static qn_status expand(runner *r, const char *path, const char *text, const char **out) {
+  qn_scope scope = qn_place_scope(&r->place);
+  qn_buf buf;
+  qn_buf_init(&buf, r->arena->allocator);
+  qn_status status = qn_text_expand(path, text, &scope, &buf, r->diag);
+  *out = status == QN_OK ? qn_arena_strdup(r->arena, qn_buf_text(&buf)) : NULL;
+  qn_buf_deinit(&buf);
+  if (status != QN_OK) return status;
+  return *out ? QN_OK : qn_fail_nomem(r->diag, path, "a text");
+}
+
 static qn_status evaluate_attr(runner *r, const qn_template_attr *attr, qn_attr *out) {
   qn_scope scope = qn_place_scope(&r->place);
   out->id = attr->id;
@@ -119,15 +139,8 @@ static qn_status evaluate_attr(runner *r, const qn_template_attr *attr, qn_attr 
     case QN_AK_INT:
       return qn_expression_int(attr->path, attr->value, &scope, INT32_MIN, INT32_MAX, &out->value.i, r->diag);
     case QN_AK_FLOAT: return qn_expression_number(attr->path, attr->value, &scope, &out->value.f, r->diag);
-    default: break;
+    default: return expand(r, attr->path, attr->value, &out->value.text);
   }
-  qn_buf text;
-  qn_buf_init(&text, r->arena->allocator);
-  qn_status status = qn_text_expand(attr->path, attr->value, &scope, &text, r->diag);
-  out->value.text = status == QN_OK ? qn_arena_strdup(r->arena, qn_buf_text(&text)) : NULL;
-  qn_buf_deinit(&text);
-  if (status != QN_OK) return status;
-  return out->value.text ? QN_OK : qn_fail_nomem(r->diag, attr->path, "an attribute");
 }
 
 static qn_status evaluate_type(runner *r, const qn_statement *s, qn_type *out) {
@@ -167,6 +180,8 @@ static qn_status run_op(runner *r, const qn_statement *s) {
   qn_id id;
   if (!spec.loc) return qn_fail_nomem(r->diag, s->path, "a node");
   for (int i = 0; i < s->arg_count; i++) QN_TRY(add_operand(r, &s->args[i], spec.loc, &spec));
+  if (r->options->guesses && s->op == QN_OP_KV_WRITE && spec.operand_count == 5)
+    QN_TRY(find_operand(r, s->path, "copies", false, &spec.operands[spec.operand_count++]));
   for (int i = 0; i < s->attr_count; i++) QN_TRY(evaluate_attr(r, &s->attrs[i], &spec.attrs[spec.attr_count++]));
   if (s->has_shape) {
     QN_TRY(evaluate_type(r, s, &type));
@@ -192,15 +207,20 @@ static qn_status run_repeat(runner *r, const qn_statement *s) {
   return QN_OK;
 }
 
+static qn_id output_of(const qn_graph *graph, const char *name) {
+  for (size_t i = 0; i < graph->outputs.count; i++)
+    if (strcmp(graph->outputs.items[i].name, name) == 0) return graph->outputs.items[i].value;
+  return 0;
+}
+
 static qn_status run_output(runner *r, const qn_statement *s) {
   qn_id id;
-  for (size_t i = 0; i < r->graph->outputs.count; i++) {
-    if (strcmp(r->graph->outputs.items[i].name, s->output) == 0) {
-      return qn_fail(r->diag, QN_ERR_FORMAT, s->path, "there is an output '%s' already", s->output);
-    }
-  }
+  const char *name;
+  QN_TRY(expand(r, s->path, s->output, &name));
+  if (output_of(r->graph, name))
+    return qn_fail(r->diag, QN_ERR_FORMAT, s->path, "there is an output '%s' already", name);
   QN_TRY(find_operand(r, s->path, s->value, false, &id));
-  return qn_graph_add_output(r->graph, s->output, id, r->diag);
+  return qn_graph_add_output(r->graph, name, id, r->diag);
 }
 
 static qn_status run_statement(runner *r, const qn_statement *s) {
@@ -224,6 +244,28 @@ static qn_status run_statement(runner *r, const qn_statement *s) {
 static qn_status run_list(runner *r, const qn_statement_list *list) {
   for (size_t i = 0; i < list->count; i++) QN_TRY(run_statement(r, &list->items[i]));
   return QN_OK;
+}
+
+// The output `hidden`: what the product multiplies that makes the logits, but for what is done to each of them after it.
+static qn_status add_hidden(runner *r) {
+  const qn_graph *graph = r->graph;
+  const char *file = r->binding->t->file;
+  qn_id id = output_of(graph, "logits");
+  if (!id) return qn_fail(r->diag, QN_ERR_UNSUPPORTED, file, "has no output 'logits', want a language model to guess for");
+  if (graph->max_values[QN_SYM_S])
+    return qn_fail(r->diag, QN_ERR_UNSUPPORTED, file,
+                   "has an encoder, and tokens are guessed of texts that go on; compile it without guesses");
+  for (const qn_node *node = qn_graph_node(graph, id); node->op != QN_OP_MATMUL; node = qn_graph_node(graph, id)) {
+    int i = 0;
+    while (i < node->operand_count && qn_graph_node(graph, node->operands[i])->type.rank != 2) i++;
+    if (!(qn_op_get_info(node->op)->flags & (QN_OF_E | QN_OF_V)) || i == node->operand_count)
+      return qn_fail(r->diag, QN_ERR_UNSUPPORTED, file,
+                     "its logits are made by '%s' and not by a product, whose input heads could guess from",
+                     qn_op_get_info(node->op)->name);
+    id = node->operands[i];
+  }
+  return output_of(graph, "hidden") ? QN_OK
+                                    : qn_graph_add_output(r->graph, "hidden", qn_graph_node(graph, id)->operands[0], r->diag);
 }
 
 // A symbol that no value has needs no bound: most models have no source.
@@ -252,6 +294,7 @@ qn_status qn_instantiate(qn_binding *binding, const qn_instantiate_options *opti
   if (status == QN_OK && r.graph->outputs.count == 0) {
     status = qn_fail(diag, QN_ERR_FORMAT, binding->t->file, "the graph has no output");
   }
+  if (status == QN_OK && options->guesses) status = add_hidden(&r);
   qn_diag own = {0};
   if (status == QN_OK && (status = qn_graph_verify(r.graph, QN_STAGE_IMPORTED, &own)) != QN_OK) {
     status = qn_fail(diag, status, binding->t->file, "%s", own.text);

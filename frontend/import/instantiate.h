@@ -9,6 +9,8 @@ typedef struct qn_instantiate_options {
   qn_dtype kv_dtype;                 // what "kv" stands for: F32, F16, BF16, KV8 or KV4
   int64_t max_values[QN_SYM_COUNT];  // copied into the graph
   int64_t context_tokens;            // the most tokens of a sequence: "compiled_context" in statements
+  // For guesses that branch, and for heads that guess: kv_write takes `copies`, and there is an output `hidden`.
+  bool guesses;
 } qn_instantiate_options;
 
 // The graph is verified and lives in `arena`, which is not the binding's. Errors name the template's statement, the

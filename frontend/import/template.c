@@ -309,17 +309,18 @@ static qn_status add_runtime_inputs(reader *r) {
   const qn_dim t = qn_dim_sym(QN_SYM_T), rows = qn_dim_sym(QN_SYM_R), source = qn_dim_sym(QN_SYM_S);
   const qn_dim table[] = {qn_dim_sym(QN_SYM_B), qn_dim_sym(QN_SYM_P)};
   const qn_template_input inputs[] = {
-      {"tokens", qn_type_make(QN_DTYPE_I32, 1, &t)},
-      {"pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
-      {"last_pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
-      {"seq", qn_type_make(QN_DTYPE_I32, 1, &t)},
-      {"rows", qn_type_make(QN_DTYPE_I32, 1, &rows)},
-      {"source", qn_type_make(QN_DTYPE_I32, 1, &source)},
-      {"source_pos", qn_type_make(QN_DTYPE_I32, 1, &source)},
-      {"source_seq", qn_type_make(QN_DTYPE_I32, 1, &source)},
-      {"source_last_pos", qn_type_make(QN_DTYPE_I32, 1, &source)},
-      {"cross_last_pos", qn_type_make(QN_DTYPE_I32, 1, &t)},
-      {"block_table", qn_type_make(QN_DTYPE_I32, 2, table)},
+      {.name = "tokens", .type = qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {.name = "pos", .type = qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {.name = "last_pos", .type = qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {.name = "seq", .type = qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {.name = "copies", .type = qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {.name = "rows", .type = qn_type_make(QN_DTYPE_I32, 1, &rows)},
+      {.name = "source", .type = qn_type_make(QN_DTYPE_I32, 1, &source)},
+      {.name = "source_pos", .type = qn_type_make(QN_DTYPE_I32, 1, &source)},
+      {.name = "source_seq", .type = qn_type_make(QN_DTYPE_I32, 1, &source)},
+      {.name = "source_last_pos", .type = qn_type_make(QN_DTYPE_I32, 1, &source)},
+      {.name = "cross_last_pos", .type = qn_type_make(QN_DTYPE_I32, 1, &t)},
+      {.name = "block_table", .type = qn_type_make(QN_DTYPE_I32, 2, table)},
   };
   for (size_t i = 0; i < QN_COUNT(inputs); i++) QN_TRY(add_input(r, r->json.file, &inputs[i]));
   return QN_OK;
@@ -328,7 +329,7 @@ static qn_status add_runtime_inputs(reader *r) {
 static qn_status read_input(reader *r, const cJSON *item, const char *path) {
   static const char *const keys[] = {"dtype", "shape", "note", NULL};
   QN_TRY(qn_json_object(&r->json, item, path, keys));
-  qn_template_input input = {.name = qn_arena_strdup(r->json.arena, item->string)};
+  qn_template_input input = {.name = qn_arena_strdup(r->json.arena, item->string), .path = qn_json_where(&r->json, path)};
   if (!input.name) return fail_nomem(r);
   const char *dtype = "f32", *shape[QN_MAX_RANK];
   QN_TRY(qn_json_get_text(&r->json, item, path, "dtype", &dtype));
@@ -343,13 +344,17 @@ static qn_status read_input(reader *r, const cJSON *item, const char *path) {
     char *end;
     long long size = strtoll(shape[d], &end, 10);
     if (qn_template_parse_symbol(shape[d], &input.type.dims[d])) continue;
-    if (*end || size < 1 || size > INT32_MAX) {
+    if (*end) {
+      input.sizes[d] = shape[d];
+      continue;
+    }
+    if (size < 1 || size > INT32_MAX) {
       return qn_json_fail(&r->json, QN_ERR_FORMAT, qn_json_index_path(&r->json, shape_path, (size_t)d),
-                          "got '%.40s', want a number or a symbol such as T", shape[d]);
+                          "got '%.40s', want a number, an expression or a symbol such as T", shape[d]);
     }
     input.type.dims[d] = qn_dim_const(size);
   }
-  return add_input(r, qn_json_where(&r->json, path), &input);
+  return add_input(r, input.path, &input);
 }
 
 // Each entry of the object under `key` through `read`.

@@ -58,6 +58,7 @@ typedef struct qn_template_weight {
 typedef struct qn_template_input {
   const char *name;
   qn_type type;
+  const char *path, *sizes[QN_MAX_RANK];  // sizes: expressions of params, for dimensions that are not told by the type
 } qn_template_input;
 
 typedef struct qn_template_refusal {

@@ -211,7 +211,9 @@ static qn_status check_statement(checker *c, const qn_statement *s) {
   switch (s->kind) {
     case QN_STATEMENT_OP: return check_op(c, s);
     case QN_STATEMENT_REPEAT: return check_repeat(c, s);
-    case QN_STATEMENT_OUTPUT: return check_operand(c, s->path, s->value);
+    case QN_STATEMENT_OUTPUT:
+      QN_TRY(check_text(c, s->path, s->output));
+      return check_operand(c, s->path, s->value);
     default: break;
   }
   QN_TRY(check_list(c, &s->body));
@@ -227,6 +229,9 @@ qn_status qn_template_check(qn_template *t, qn_diag *diag) {
   checker c = {.t = t, .diag = diag};
   c.scope = (qn_scope){&c, check_name, check_item, check_weight};
   for (size_t i = 0; i < t->params.count; i++) QN_TRY(check_param(&c, &t->params.items[i]));
+  for (size_t i = 0; i < t->inputs.count; i++)
+    for (int d = 0; d < t->inputs.items[i].type.rank; d++)
+      QN_TRY(check_expression(&c, t->inputs.items[i].path, t->inputs.items[i].sizes[d]));
   QN_TRY(check_weights(&c));
   QN_TRY(check_expression(&c, t->max_context_path, t->max_context));
   QN_TRY(check_expression(&c, t->start_path, t->start));

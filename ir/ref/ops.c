@@ -194,10 +194,10 @@ static void rope(const op_context *c) {
 
 // --- the paged cache
 
-// Index in a pool of key `key` of the sequence of token t: K is [G, J, C, 64], V is [G, J, 64, C].
-static int64_t pool_index(const qn_ref_tensor *pool, bool is_k, const qn_ref_tensor *seq, const qn_ref_tensor *table,
-                          int64_t t, int64_t key, int64_t head, int64_t c) {
-  int64_t page = (int64_t)table->values[(int64_t)seq->values[t] * dim(table, 1) + key / QN_PAGE_KEYS];
+// Index in a pool of key `key` of sequence `seq`: K is [G, J, C, 64], V is [G, J, 64, C].
+static int64_t pool_index(const qn_ref_tensor *pool, bool is_k, int64_t seq, const qn_ref_tensor *table, int64_t key,
+                          int64_t head, int64_t c) {
+  int64_t page = (int64_t)table->values[seq * dim(table, 1) + key / QN_PAGE_KEYS];
   int64_t base = page * dim(pool, 1) + head, slot = key % QN_PAGE_KEYS;
   return is_k ? (base * dim(pool, 2) + c) * QN_PAGE_KEYS + slot : (base * QN_PAGE_KEYS + slot) * dim(pool, 3) + c;
 }
@@ -219,13 +219,13 @@ static void keep_codes(const qn_kv_page *page, double *values, int64_t count, in
   }
 }
 
-// The keys or values that were written of token t.
-static void keep_token(const op_context *c, const qn_kv_page *page, int64_t t) {
-  const qn_ref_tensor *seq = c->in[3], *table = c->in[4];
+// The keys or values that were written of token t to sequence `seq`.
+static void keep_token(const op_context *c, const qn_kv_page *page, int64_t t, int64_t seq) {
+  const qn_ref_tensor *table = c->in[4];
   int64_t pos = (int64_t)c->in[2]->values[t], width = page->group_width;
   for (int64_t head = 0; head < page->heads; head++) {
     for (int64_t first = 0; first < page->width; first += width) {
-      int64_t at = pool_index(c->out, page->is_k, seq, table, t, pos, head, first);
+      int64_t at = pool_index(c->out, page->is_k, seq, table, pos, head, first);
       int64_t count = page->width - first < width ? page->width - first : width;
       keep_codes(page, c->out->values + at, count, page->is_k ? page->keys : 1);
     }
@@ -237,14 +237,18 @@ static void kv_write(const op_context *c) {
   bool is_k = strcmp(qn_node_text(c->node, QN_ATTR_KIND, "k"), "k") == 0;
   memcpy(c->out->values, pool->values, (size_t)pool->count * sizeof(double));
   int64_t heads = dim(x, 1), width = dim(x, 2);
-  for (int64_t i = 0; i < x->count; i++) {
-    int64_t t = i / (heads * width);
-    int64_t at = pool_index(pool, is_k, seq, table, t, (int64_t)pos->values[t], i / width % heads, i % width);
-    c->out->values[at] = x->values[i];
-  }
   qn_kv_page page;
   bool coded = qn_type_kv_page(&c->node->type, is_k, &page) && page.coded;
-  for (int64_t t = 0; coded && t < dim(x, 0); t++) keep_token(c, &page, t);
+  for (int64_t t = 0; t < dim(x, 0); t++) {
+    int64_t copies = c->node->operand_count > 5 ? (int64_t)c->in[5]->values[t] : 1, first = (int64_t)seq->values[t];
+    for (int64_t s = first; s < first + copies; s++) {
+      for (int64_t i = 0; i < heads * width; i++) {
+        int64_t at = pool_index(pool, is_k, s, table, (int64_t)pos->values[t], i / width, i % width);
+        c->out->values[at] = x->values[t * heads * width + i];
+      }
+      if (coded) keep_token(c, &page, t, s);
+    }
+  }
 }
 
 static bool sees(const op_context *c, int64_t pos, int64_t key) {
@@ -258,7 +262,7 @@ static double score(const op_context *c, int64_t t, int64_t head, int64_t key, i
   double sum = 0;
   for (int64_t i = 0; i < width; i++) {
     double k =
-        pool->values[pool_index(pool, true, c->in[first_place + 1], c->in[first_place + 2], t, key, head / group, i)];
+        pool->values[pool_index(pool, true, (int64_t)c->in[first_place + 1]->values[t], c->in[first_place + 2], key, head / group, i)];
     sum += q->values[(t * dim(q, 1) + head) * width + i] * k;
   }
   sum *= qn_node_float(c->node, QN_ATTR_SCALE, 1);
@@ -289,7 +293,7 @@ static void mix(const op_context *c, const qn_ref_tensor *pool, int places, int6
     double sum = 0;
     for (int64_t key = 0; key < keys; key++) {
       sum += weights[key] *
-             pool->values[pool_index(pool, false, c->in[places + 1], c->in[places + 2], t, key, head / group, i)];
+             pool->values[pool_index(pool, false, (int64_t)c->in[places + 1]->values[t], c->in[places + 2], key, head / group, i)];
     }
     c->out->values[(t * heads + head) * width + i] = sum;
   }

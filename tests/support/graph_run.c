@@ -425,6 +425,7 @@ static double input_element(const qn_run *run, const char *name, const qn_type *
   if (strcmp(name, "pos") == 0) return run->token_pos[i];
   if (strcmp(name, "last_pos") == 0) return last_pos(run, run->token_sequence[i]);
   if (strcmp(name, "seq") == 0) return run->token_sequence[i];
+  if (strcmp(name, "copies") == 0) return 1;
   if (strcmp(name, "rows") == 0) return (double)(run->symbols[QN_SYM_R] == tokens ? i : tokens - 1 - i);
   if (strcmp(name, "block_table") == 0) return page_of(run, (int)row, (int)(i % width));
   if (strcmp(name, "sampling") == 0) return sampling_word(row, i % width);

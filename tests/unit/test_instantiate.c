@@ -512,7 +512,8 @@ START_TEST(test_graph_options) {
   qn_arena_init(&arena, qn_test_allocator());
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     qn_import_graph_options options = {cases[i].context, cases[i].chunk, cases[i].rows, cases[i].sequences,
-                                       cases[i].kv_dtype};
+                                       cases[i].kv_dtype,
+                                       false};
     qn_graph *graph;
     qn_diag diag = {0};
     qn_assert_fails(&diag, cases[i].status, cases[i].want, qn_import_graph(import, &options, &arena, &graph, &diag));
