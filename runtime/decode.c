@@ -18,6 +18,7 @@ typedef enum input {
   INPUT_POS,
   INPUT_LAST_POS,
   INPUT_SEQ,
+  INPUT_COPIES,
   INPUT_ROWS,
   INPUT_SAMPLING,
   INPUT_SOURCE,
@@ -41,6 +42,7 @@ static const struct {
     [INPUT_POS] = {"pos", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_LAST_POS] = {"last_pos", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_SEQ] = {"seq", 1, {SYM_T}, {1}, "[T]"},
+    [INPUT_COPIES] = {"copies", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_ROWS] = {"rows", 1, {SYM_R}, {1}, "[R]"},
     [INPUT_SAMPLING] = {"sampling", 2, {SYM_R, SYM_NONE}, {1, SETTINGS}, "[R, 8]"},
     [INPUT_SOURCE] = {"source", 1, {SYM_S}, {1}, "[S]"},
@@ -50,6 +52,15 @@ static const struct {
     [INPUT_CROSS_LAST_POS] = {"cross_last_pos", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_BLOCK_TABLE] = {"block_table", 2, {SYM_B, SYM_P}, {1, 1}, "[B, P]"},
 };
+
+// Where a token of a tree stands: nodes[0] is what the guesses come after. The paths to the tree's ends are numbered so
+// that those of a node are one after another.
+typedef struct tree_node {
+  int32_t parent;       // of nodes
+  int32_t path, paths;  // the first one that it is on, and how many
+  int32_t told;         // of them, those of children that have theirs
+  int32_t depth;
+} tree_node;
 
 struct qn_decoder {
   const qn_artifact *artifact;         // borrowed
@@ -64,6 +75,12 @@ struct qn_decoder {
   int64_t *logged;                     // owned, with prefixes: how many of them are known, from the first on
   const float *logits;                 // of the last step, in the executor's arena; an encoder's embeddings
   const int32_t *tokens;               // that the program chose; NULL when it chooses none
+  const float *hidden;                 // of the last step, as the logits; NULL = the program does not give it
+  int64_t hidden_pitch, hidden_width;
+  int32_t sequences;                   // the host's; rows of the block table beyond them are for the paths of a tree
+  tree_node *nodes;                    // owned (max_rows): of the last tree
+  int32_t tree_sequence;
+  int64_t tree_base;                   // its length before
   int64_t pitch, vocab;                // of a row of logits, elements; how many token ids there are
   int64_t embedding;                   // numbers of an embedding; 0 = it makes logits
   int64_t chunk, max_rows;
@@ -85,7 +102,7 @@ static qn_status check_input(const qn_artifact *a, const qn_art_buffer *b, qn_di
                    "input '%s' has another type or shape than a language model's; want i32 %s", name, inputs[i].shape);
   }
   return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
-                 "got input '%s', want only tokens, pos, last_pos, seq, rows, sampling, block_table and a source's: no "
+                 "got input '%s', want only tokens, pos, last_pos, seq, copies, rows, sampling, block_table and a source's: no "
                  "language model",
                  name);
 }
@@ -142,6 +159,17 @@ static qn_status find_tokens(qn_decoder *d, qn_diag *diag) {
                  "got input 'sampling' without an output 'token' of i32 [R]: no language model");
 }
 
+// Where the executor leaves what the logits are made of: f32 [R, width]. An output of another shape is the graph's own.
+static void find_hidden(qn_decoder *d) {
+  const qn_art_buffer *b = NULL;
+  const float *hidden = qn_executor_output(d->executor, "hidden", &b);
+  if (!hidden || b->dtype != DTYPE_F32 || b->rank != 2 || b->symbols[0] != SYM_R || b->dims[0] != 1 || b->symbols[1]) return;
+  d->hidden = hidden;
+  d->hidden_pitch = b->row_pitch;
+  d->hidden_width = b->dims[1];
+  qn_decoder_want_hidden(d, false);
+}
+
 // --- creation
 
 static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, int64_t *out_context, qn_diag *diag) {
@@ -164,6 +192,15 @@ static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, 
   bool sourced = has_input(d->artifact, inputs[INPUT_SOURCE].name);
   d->max_source = !sourced ? 0 : most[SYM_S] && most[SYM_S] < *out_context ? most[SYM_S] : *out_context;
   return QN_OK;
+}
+
+// Rows of the block table for the paths of a tree: as many as there may be guesses.
+static int32_t choose_paths(qn_decoder *d, const qn_decoder_options *options) {
+  int64_t most = d->artifact->program->symbol_max[SYM_B], paths = d->max_rows - 1;
+  d->sequences = options->sequences ? options->sequences : 1;
+  if (!has_input(d->artifact, inputs[INPUT_COPIES].name)) return 0;
+  if (most && paths > most - d->sequences) paths = most - d->sequences;
+  return paths < 2 ? 0 : (int32_t)paths;
 }
 
 static size_t array_bytes(const qn_decoder *d, size_t i) {
@@ -238,16 +275,19 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   QN_TRY(choose_sizes(d, options, &kv.context, diag));
   kv.step = d->chunk;
   if (options->prefixes && kv.pages == 0) kv.pages = pages_of_all(d, kv.context, options->sequences);
+  kv.forks = choose_paths(d, options);
   QN_TRY(qn_executor_create(d->artifact, threads, &options->executor, d->allocator, &d->executor, diag));
   QN_TRY(find_logits(d, diag));
   QN_TRY(find_tokens(d, diag));
+  find_hidden(d);
   kv.memory = qn_executor_memory(d->executor);
   QN_TRY(qn_kv_cache_create(d->artifact, &kv, d->allocator, &d->cache, diag));
   int32_t sequence = 0;
   for (int32_t i = 0; i < qn_kv_cache_sequences(d->cache); i++) QN_TRY(qn_kv_cache_add(d->cache, &sequence, diag));
   d->pending = qn_alloc_zeroed(d->allocator, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
+  d->nodes = qn_alloc_zeroed(d->allocator, (size_t)d->max_rows * sizeof *d->nodes);
   if (options->prefixes) QN_TRY(create_prefixes(d, diag));
-  bool taken = d->pending != NULL;
+  bool taken = d->pending && d->nodes;
   for (size_t i = 0; i < QN_COUNT(d->arrays); i++) {
     d->arrays[i] = qn_alloc_zeroed(d->allocator, array_bytes(d, i));
     taken = taken && d->arrays[i];
@@ -283,6 +323,7 @@ void qn_decoder_destroy(qn_decoder *d) {
   if (!d) return;
   for (size_t i = 0; i < QN_COUNT(d->arrays); i++) qn_free(d->allocator, d->arrays[i], array_bytes(d, i));
   if (d->cache) qn_free(d->allocator, d->pending, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
+  qn_free(d->allocator, d->nodes, (size_t)d->max_rows * sizeof *d->nodes);
   destroy_prefixes(d);
   qn_kv_cache_destroy(d->cache);
   qn_executor_destroy(d->executor);
@@ -294,7 +335,7 @@ int64_t qn_decoder_embedding(const qn_decoder *d) { return d->embedding; }
 int64_t qn_decoder_context(const qn_decoder *d) { return qn_kv_cache_context(d->cache); }
 int64_t qn_decoder_chunk(const qn_decoder *d) { return d->chunk; }
 int64_t qn_decoder_rows(const qn_decoder *d) { return d->max_rows; }
-int32_t qn_decoder_sequences(const qn_decoder *d) { return qn_kv_cache_sequences(d->cache); }
+int32_t qn_decoder_sequences(const qn_decoder *d) { return d->sequences; }
 const char *qn_decoder_path(const qn_decoder *d) { return d->artifact->path; }
 qn_executor *qn_decoder_executor(qn_decoder *d) { return d->executor; }
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *d) { return d->cache; }
@@ -326,7 +367,7 @@ qn_kv_prefix *qn_decoder_prefixes(qn_decoder *d) { return d->prefixes; }
 void qn_decoder_keep(qn_decoder *d, int32_t sequence) { keep(d, sequence, false); }
 
 int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count) {
-  if (!d->prefixes || !qn_kv_cache_has(d->cache, sequence) || qn_kv_cache_length(d->cache, sequence) > 0) return 0;
+  if (!d->prefixes || sequence < 0 || sequence >= d->sequences || qn_kv_cache_length(d->cache, sequence) > 0) return 0;
   if (count < 2 || count > INT32_MAX) return 0;
   int64_t found = qn_kv_prefix_attach(d->prefixes, sequence, tokens, (int64_t)count);
   // A page that is shared in part is copied at once, so that the sequence needs no more pages later than others do.
@@ -370,9 +411,9 @@ void qn_decoder_truncate(qn_decoder *d, int32_t sequence, int64_t length) {
 static void begin(qn_decoder *d) { d->count = d->rows = 0; }
 
 static qn_status check_sequence(const qn_decoder *d, int32_t sequence, qn_diag *diag) {
-  if (qn_kv_cache_has(d->cache, sequence)) return QN_OK;
+  if (sequence >= 0 && sequence < d->sequences) return QN_OK;
   return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got sequence %" PRId32 ", want 0 to %" PRId32, sequence,
-                 qn_kv_cache_sequences(d->cache) - 1);
+                 d->sequences - 1);
 }
 
 // What a decoder beside an encoder must know before it evaluates a token.
@@ -418,6 +459,7 @@ static void push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
   d->arrays[INPUT_TOKENS][d->count] = token;
   d->arrays[INPUT_POS][d->count] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence]++);
   d->arrays[INPUT_SEQ][d->count] = sequence;
+  d->arrays[INPUT_COPIES][d->count] = 1;
   d->arrays[INPUT_CROSS_LAST_POS][d->count] = (int32_t)qn_kv_cache_source(d->cache, sequence) - 1;
   if (want) d->arrays[INPUT_ROWS][d->rows++] = (int32_t)d->count;
   d->count++;
@@ -675,4 +717,148 @@ qn_status qn_decoder_step(qn_decoder *d, const qn_decoder_item *items, size_t co
     qn_kv_cache_truncate(d->cache, sequence, qn_kv_cache_length(d->cache, sequence));
   }
   return status;
+}
+
+// --- a tree of guesses
+
+bool qn_decoder_want_hidden(qn_decoder *d, bool wanted) { return qn_executor_want(d->executor, "hidden", wanted); }
+int64_t qn_decoder_hidden_width(const qn_decoder *d) { return d->hidden_width; }
+const float *qn_decoder_hidden(const qn_decoder *d, size_t index) {
+  return d->hidden ? d->hidden + (int64_t)index * d->hidden_pitch : NULL;
+}
+
+int32_t qn_decoder_paths(const qn_decoder *d, int64_t depth) {
+  int64_t keys = qn_kv_cache_page_keys(d->cache), rows = qn_kv_cache_sequences(d->cache) - d->sequences;
+  int64_t paths = qn_kv_cache_free_pages(d->cache) / (1 + (depth + keys) / keys);  // a copy of the last page, and new ones
+  if (paths > rows) paths = rows;
+  return paths < 2 ? 1 : (int32_t)paths;
+}
+
+// Numbers the paths.
+static void place_nodes(qn_decoder *d, const int32_t *parents, size_t count) {
+  tree_node *n = d->nodes;
+  memset(n, 0, (count + 1) * sizeof *n);
+  for (size_t i = count; i > 0; i--) {
+    n[i].parent = parents[i - 1] + 1;
+    if (n[i].paths == 0) n[i].paths = 1;
+    n[n[i].parent].paths += n[i].paths;
+  }
+  if (n[0].paths == 0) n[0].paths = 1;
+  for (size_t i = 1; i <= count; i++) {
+    tree_node *parent = &n[n[i].parent];
+    n[i].path = parent->path + parent->told;
+    n[i].depth = parent->depth + 1;
+    parent->told += n[i].paths;
+  }
+}
+
+static bool is_tree(const qn_decoder *d) { return d->nodes[0].paths > 1; }
+
+static void drop_paths(qn_decoder *d) {
+  for (int32_t i = d->sequences; i < qn_kv_cache_sequences(d->cache); i++) qn_kv_cache_clear(d->cache, i);
+}
+
+// Makes each path a row of its own that is what the sequence is, with room for the path's tokens.
+static qn_status fork_paths(qn_decoder *d, int32_t sequence, size_t count, qn_diag *diag) {
+  qn_status status = QN_OK;
+  for (int32_t i = 0; i < d->nodes[0].paths; i++)
+    qn_kv_cache_fork(d->cache, sequence, d->tree_base, d->sequences + i);
+  for (size_t i = 0; i <= count && status == QN_OK; i++) {
+    const tree_node *n = &d->nodes[i];
+    if (n->told == 0) status = qn_kv_cache_reserve(d->cache, d->sequences + n->path, n->depth + 1, diag);
+  }
+  if (status != QN_OK) drop_paths(d);
+  return status;
+}
+
+static qn_status check_tree(const qn_decoder *d, size_t count, qn_diag *diag) {
+  int32_t rows = qn_kv_cache_sequences(d->cache) - d->sequences;
+  if (count + 1 > (size_t)d->chunk || count + 1 > (size_t)d->max_rows)
+    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path, "got %zu guesses in a step, want at most %" PRId64, count,
+                   (d->chunk < d->max_rows ? d->chunk : d->max_rows) - 1);
+  if (is_tree(d) && d->nodes[0].paths > rows)
+    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
+                   "got guesses on %" PRId32 " paths, want at most %" PRId32 "; compile it with --guesses and a larger --batch",
+                   d->nodes[0].paths, rows < 2 ? 1 : rows);
+  return QN_OK;
+}
+
+// The step's inputs: every token once, in the first of the rows that it is in.
+static void push_tree(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count) {
+  for (size_t i = 0; i <= count; i++) {
+    const tree_node *n = &d->nodes[i];
+    d->arrays[INPUT_TOKENS][i] = i == 0 ? token : tokens[i - 1];
+    d->arrays[INPUT_POS][i] = d->arrays[INPUT_LAST_POS][i] = (int32_t)d->tree_base + n->depth;
+    d->arrays[INPUT_SEQ][i] = d->sequences + n->path;
+    d->arrays[INPUT_COPIES][i] = n->paths;
+    d->arrays[INPUT_CROSS_LAST_POS][i] = -1;
+    d->arrays[INPUT_ROWS][i] = (int32_t)i;
+  }
+  d->count = d->rows = (int64_t)count + 1;
+}
+
+// A tree of several paths.
+static qn_status run_tree(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count, qn_diag *diag) {
+  int64_t symbols[QN_ARTIFACT_SYMBOLS];
+  slide(d, d->tree_sequence);
+  QN_TRY(fork_paths(d, d->tree_sequence, count, diag));
+  push_tree(d, token, tokens, count);
+  set_symbols(d, d->count, d->rows, 0, symbols);
+  qn_status status = qn_executor_run(d->executor, symbols, QN_RUN_PROMPT, diag);
+  if (status != QN_OK) drop_paths(d);
+  return status;
+}
+
+// A tree of one path, and a token alone.
+static qn_status run_chain(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count, qn_diag *diag) {
+  int32_t sequence = d->tree_sequence;
+  QN_TRY(reserve(d, sequence, (int64_t)count + 1, diag));
+  push(d, token, sequence, true);
+  for (size_t i = 0; i < count; i++) push(d, tokens[i], sequence, true);
+  qn_status status = run(d, diag);
+  if (status != QN_OK) qn_kv_cache_truncate(d->cache, sequence, d->tree_base);  // pages that were reserved
+  return status;
+}
+
+qn_status qn_decoder_step_tree(qn_decoder *d, int32_t sequence, int32_t token, const int32_t *tokens,
+                               const int32_t *parents, size_t count, qn_diag *diag) {
+  QN_TRY(check_logits(d, diag));
+  QN_TRY(check_sequence(d, sequence, diag));
+  QN_TRY(check_source(d, sequence, diag));
+  QN_TRY(check_token(d, token, 0, diag));
+  for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i + 1, diag));
+  if (count < (size_t)d->max_rows) place_nodes(d, parents, count);
+  QN_TRY(check_tree(d, count, diag));
+  begin(d);
+  d->tree_sequence = sequence;
+  d->tree_base = qn_kv_cache_length(d->cache, sequence);
+  qn_executor_hold(d->executor);
+  qn_status status = is_tree(d) ? run_tree(d, token, tokens, count, diag) : run_chain(d, token, tokens, count, diag);
+  qn_executor_release(d->executor);
+  return status;
+}
+
+// What the sequence holds is known as far as it was before.
+static void log_path(qn_decoder *d, const tree_node *node) {
+  int32_t sequence = d->tree_sequence;
+  if (!d->prefixes || d->logged[sequence] != d->tree_base) return;
+  d->logged[sequence] = d->tree_base + node->depth + 1;
+  for (;; node = &d->nodes[node->parent]) {
+    log_of(d, sequence)[d->tree_base + node->depth] = d->arrays[INPUT_TOKENS][node - d->nodes];
+    if (node == d->nodes) return;
+  }
+}
+
+void qn_decoder_take_path(qn_decoder *d, int32_t guess) {
+  const tree_node *node = &d->nodes[guess + 1];
+  int64_t length = d->tree_base + node->depth + 1;
+  if (!is_tree(d)) {
+    qn_decoder_truncate(d, d->tree_sequence, length);
+    return;
+  }
+  int32_t row = d->sequences + node->path;
+  qn_kv_cache_advance(d->cache, row, node->depth + 1);
+  qn_kv_cache_fork(d->cache, row, length, d->tree_sequence);
+  drop_paths(d);
+  log_path(d, node);
 }

@@ -111,6 +111,24 @@ QN_CHECKED qn_status qn_decoder_step(qn_decoder *decoder, const qn_decoder_item 
 // Logits of the index-th wanted item of the last step: (vocab), borrowed until the decoder's next call.
 const float *qn_decoder_logits(const qn_decoder *decoder, size_t index);
 
+// A token of a sequence and guesses of what comes after it in one step, with all their logits: those at index 0 are the
+// token's, those at index i + 1 guess i's. The guesses are a tree: parents[i] is an earlier one, or -1 for the token. What of
+// it the sequence then has says qn_decoder_take_path, which must be called before anything else is evaluated; a token
+// without guesses needs none. Errors: those of qn_decoder_step; LIMIT (more paths than qn_decoder_paths).
+QN_CHECKED qn_status qn_decoder_step_tree(qn_decoder *decoder, int32_t sequence, int32_t token, const int32_t *tokens,
+                                          const int32_t *parents, size_t count, qn_diag *diag);
+// The sequence goes on with the token and the guesses up to `guess`; -1: with the token alone.
+void qn_decoder_take_path(qn_decoder *decoder, int32_t guess);
+// The most paths that a tree of such a depth may have now, by the rows of the block table and the free pages: 1 where the
+// program does not take `copies`.
+int32_t qn_decoder_paths(const qn_decoder *decoder, int64_t depth);
+
+// What the index-th wanted item's logits were made of, as qn_decoder_logits: (qn_decoder_hidden_width). NULL, and a width of
+// 0, where the program has no output `hidden`. From a GPU it is brought as long as it is wanted, which it is not at first.
+const float *qn_decoder_hidden(const qn_decoder *decoder, size_t index);
+int64_t qn_decoder_hidden_width(const qn_decoder *decoder);
+bool qn_decoder_want_hidden(qn_decoder *decoder, bool wanted);  // false: there is none
+
 // Does the program choose tokens (README.md)?
 bool qn_decoder_chooses(const qn_decoder *decoder);
 // From now on, with settings (copied) of the first `count` wanted rows: steps leave the tokens that they choose for these,

@@ -90,8 +90,9 @@ typedef struct generation {
   qn_text_out text;
   int64_t position;       // tokens of the sequence that are of the text: guesses come after them
   const qn_draft *draft;  // guesses that the last step evaluated; NULL = none
-  qn_decoder_item *items;  // owned (as many as guesses of a step, and one): what a step evaluates
-  qn_sampling *settings;   // owned (the same): how the tokens after them are chosen
+  size_t row;              // of the last step, that the last token was chosen by
+  qn_sampling *settings;   // owned (as many as guesses of a step, and one): how the tokens after them are chosen
+  qn_sampling *foreseen;   // owned (the same): the same by how many tokens on
   qn_diag *diag;
 } generation;
 
@@ -159,11 +160,13 @@ static bool program_chooses(const generation *g) {
          qn_sampler_vocab(g->sampler) == qn_decoder_vocab(g->decoder);
 }
 
-// Before a step that wants the next token and those after `guesses` guesses.
-static void tell_settings(generation *g, int32_t guesses) {
-  size_t count = (size_t)guesses + 1;
+// Before a step that wants the next token and those after guesses, if there are any.
+static void tell_settings(generation *g) {
+  size_t count = (size_t)(g->draft ? g->draft->count : 0) + 1;
   if (!program_chooses(g)) return;
-  qn_sampler_foresee(g->sampler, g->settings, count);
+  qn_sampler_foresee(g->sampler, g->foreseen, count);
+  for (size_t i = 0; i < count; i++)
+    g->settings[i] = g->foreseen[i == 0 ? 0 : qn_draft_depth(g->draft, (int32_t)i - 1)];
   qn_decoder_choose(g->decoder, g->settings, count);
 }
 
@@ -219,8 +222,9 @@ static qn_status take_tokens(generation *g, uint64_t start, int32_t *out_id, boo
     g->position++;
     accepted++;
   }
+  g->row = (size_t)(node + 1);
   if (g->draft) {
-    qn_decoder_truncate(g->decoder, g->params->sequence, g->position);
+    qn_decoder_take_path(g->decoder, node);
     qn_speculator_note(g->params->speculator, node);
     g->stats->accepted += accepted;
   }
@@ -237,8 +241,10 @@ static qn_status guess(generation *g) {
     most = p->max_tokens - g->stats->generated_tokens - 1;
   if (most > rows) most = rows;
   const qn_draft *draft = NULL;
-  const qn_draft_room room = {(int32_t)rows, most < 0 ? 0 : (int32_t)most, 1, 0};
-  QN_TRY(qn_speculator_propose(p->speculator, g->sampler, NULL, &room, &draft, g->diag));
+  if (most < 1) return QN_OK;
+  const qn_draft_room room = {(int32_t)rows, (int32_t)most, qn_decoder_paths(g->decoder, most), 0};
+  const float *hidden = qn_decoder_hidden(g->decoder, g->row);
+  QN_TRY(qn_speculator_propose(p->speculator, g->sampler, hidden, &room, &draft, g->diag));
   if (draft->count > 0) g->draft = draft;
   return QN_OK;
 }
@@ -248,10 +254,9 @@ static qn_status evaluate(generation *g, int32_t id) {
   const qn_generate_params *p = g->params;
   int32_t guesses = g->draft ? g->draft->count : 0;
   uint64_t begin = now_ns();
-  tell_settings(g, guesses);
-  g->items[0] = (qn_decoder_item){id, p->sequence, true};
-  for (int32_t i = 0; i < guesses; i++) g->items[i + 1] = (qn_decoder_item){g->draft->tokens[i], p->sequence, true};
-  QN_TRY(qn_decoder_step(g->decoder, g->items, (size_t)guesses + 1, g->diag));
+  tell_settings(g);
+  QN_TRY(qn_decoder_step_tree(g->decoder, p->sequence, id, guesses ? g->draft->tokens : NULL,
+                              guesses ? g->draft->parents : NULL, (size_t)guesses, g->diag));
   g->stats->proposed += guesses;
   if (p->speculator) qn_speculator_time(p->speculator, guesses, now_ns() - begin);
   g->stats->pending = -1;
@@ -285,7 +290,7 @@ static qn_status prefill(generation *g, const float **out_logits) {
     size_t count = p->prompt_count - done < chunk ? p->prompt_count - done : chunk;
     if (cancelled(g)) break;
     const float **logits = done + count == p->prompt_count ? out_logits : NULL;
-    if (logits) tell_settings(g, 0);
+    if (logits) tell_settings(g);
     status = qn_decoder_eval(g->decoder, p->sequence, p->prompt + done, count, NULL, logits, g->diag);
   }
   if (status == QN_OK && *out_logits) {
@@ -307,7 +312,7 @@ static qn_status prefill_source(generation *g, const float **out_logits) {
   }
   if (cancelled(g)) return QN_OK;
   QN_TRY(qn_decoder_source(g->decoder, p->sequence, p->prompt, p->prompt_count, g->diag));
-  tell_settings(g, 0);
+  tell_settings(g);
   return qn_decoder_eval(g->decoder, p->sequence, &start, 1, NULL, out_logits, g->diag);
 }
 
@@ -357,14 +362,14 @@ static qn_status check_params(const qn_decoder *decoder, const qn_generate_param
 
 // Where a step's tokens are laid out: the next one, and guesses.
 static qn_status take_step_memory(generation *g, const qn_allocator *allocator, size_t count, qn_diag *diag) {
-  g->items = qn_alloc_zeroed(allocator, count * sizeof *g->items);
   g->settings = qn_alloc_zeroed(allocator, count * sizeof *g->settings);
-  return g->items && g->settings ? QN_OK : qn_fail_nomem(diag, "generate", "a step");
+  g->foreseen = qn_alloc_zeroed(allocator, count * sizeof *g->foreseen);
+  return g->settings && g->foreseen ? QN_OK : qn_fail_nomem(diag, "generate", "a step");
 }
 
 static void free_step_memory(generation *g, const qn_allocator *allocator, size_t count) {
-  qn_free(allocator, g->items, count * sizeof *g->items);
   qn_free(allocator, g->settings, count * sizeof *g->settings);
+  qn_free(allocator, g->foreseen, count * sizeof *g->foreseen);
 }
 
 qn_status qn_generate(qn_decoder *decoder, const qn_tokenizer *tokenizer, qn_sampler *sampler,

@@ -9,6 +9,8 @@
 #include "runtime/base/window.h"
 
 #define POOL_ALIGNMENT 4096u
+enum { SYMBOL_P = 3, SYMBOL_B = 4, SYMBOL_G = 5 };  // qn_symbol of ir/type.h
+
 #define MAX_PAGES      (INT64_C(1) << 30)  // page numbers are 32-bit
 
 typedef struct row {
@@ -72,6 +74,15 @@ static qn_status check_symbol(const qn_kv_cache *cache, int symbol, const char *
                  most);
 }
 
+// Pages for forks are no more than the artifact allows in all: what has no room is not forked.
+static void add_forks(qn_kv_cache *cache, int32_t forks) {
+  int64_t most = cache->artifact->program->symbol_max[SYMBOL_G];
+  int64_t pages = (int64_t)forks * (cache->row_pages < 2 ? cache->row_pages : 2);
+  if (most && pages > most - cache->page_count) pages = most > cache->page_count ? most - cache->page_count : 0;
+  cache->row_count += forks;
+  cache->page_count += pages;
+}
+
 static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_diag *diag) {
   const char *path = cache->artifact->path;
   int64_t keys = cache->artifact->program->page_keys;
@@ -91,11 +102,11 @@ static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_
   cache->step = options->step > 0 && options->step < options->context ? options->step : options->context;
   cache->row_most = qn_window_pages(cache->window, cache->step, options->context, cache->page_keys);
   cache->page_count = options->pages ? options->pages : cache->row_most * cache->row_count;
+  if (cache->page_count > 0) add_forks(cache, options->forks);
   if (cache->page_count < 1 || cache->page_count > MAX_PAGES || cache->row_pages * cache->row_count > MAX_PAGES) {
     return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: got %" PRId64 " pages, want 1 to %" PRId64,
                    cache->page_count, MAX_PAGES);
   }
-  enum { SYMBOL_P = 3, SYMBOL_B = 4, SYMBOL_G = 5 };  // qn_symbol of ir/type.h
   QN_TRY(check_symbol(cache, SYMBOL_P, "pages of a sequence", cache->row_pages, diag));
   QN_TRY(check_symbol(cache, SYMBOL_B, "sequences", cache->row_count, diag));
   return check_symbol(cache, SYMBOL_G, "pages of the pool", cache->page_count, diag);

@@ -12,8 +12,9 @@ typedef struct qn_kv_cache qn_kv_cache;
 
 typedef struct qn_kv_options {
   int32_t sequences;  // rows of the block table (B); 0 = 1
+  int32_t forks;      // rows beside these, of forks whose last tokens alone are their own: two pages for each
   int64_t context;    // tokens a sequence may hold, at least 1; rounded up to whole pages
-  int64_t pages;      // in the pool (G); 0 = enough for every sequence at its full context
+  int64_t pages;      // in the pool (G) but for forks; 0 = enough for every sequence at its full context
   int64_t step;       // tokens of a sequence that are evaluated at a time at most; 0 = the context
   const qn_memory *memory;  // where the pools lie; NULL = the host's. Its context must outlive the cache
 } qn_kv_options;

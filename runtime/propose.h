@@ -66,9 +66,18 @@ void qn_proposer_destroy(qn_proposer *proposer);  // NULL is harmless
 QN_CHECKED qn_status qn_propose_lookup_create(const qn_allocator *allocator, qn_proposer **out, qn_diag *diag);
 
 // A draft model (Leviathan et al. 2023): a smaller one of the same vocabulary goes on with the text, with the sampler's
-// own random numbers, so that both models tend to choose alike. `decoder` is borrowed; the sequence of it is the
-// proposer's own, and its logits are at least as many as the sampler's vocabulary. Errors: ARGUMENT, NOMEM.
-QN_CHECKED qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, const qn_allocator *allocator,
-                                             qn_proposer **out, qn_diag *diag);
+// own random numbers, so that both models tend to choose alike. In trees it goes on from up to `ends` guesses at a time; 0 =
+// it makes chains alone. `decoder` is borrowed; its sequence and the 2 * ends after that are the proposer's own, its logits
+// at least as many as the sampler's vocabulary. Errors: ARGUMENT (it has no such sequences, or fewer rows than ends), NOMEM.
+QN_CHECKED qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, int32_t ends,
+                                             const qn_allocator *allocator, qn_proposer **out, qn_diag *diag);
+
+// Medusa heads (Cai et al. 2024): a program that makes of an input `hidden`, f32 [R, width], what heads say, the outputs
+// guess.0, guess.1, ... of f32 [R, vocab]. Takes over the executor, also after an error; the artifact is borrowed. `width` and
+// `vocab` are those of the model that is guessed for. Errors: ARGUMENT (it is no such program, or for another width or
+// vocabulary), NOMEM, those of the executor.
+QN_CHECKED qn_status qn_propose_medusa_create(const qn_artifact *artifact, qn_executor *executor, int64_t width,
+                                              int32_t vocab, const qn_allocator *allocator, qn_proposer **out,
+                                              qn_diag *diag);
 
 #endif

@@ -1,16 +1,20 @@
 // A draft model goes on with the text in a cache of its own. It keeps what of it is still the text's beginning, so that
-// each time only what is new is evaluated.
+// each time only what is new is evaluated. In a tree the likeliest guesses of each depth go on in one step, each in a
+// sequence of its own that is a fork of the one before it.
 #include <string.h>
 
-#include "runtime/propose.h"
+#include "runtime/propose_tree.h"
 
 #define TRY_TOKENS 16
+#define MOST_DEPTH 64  // of a tree
+#define MOST_ENDS  16
 
 typedef struct drafting {
   qn_proposer base;
   const qn_allocator *allocator;  // borrowed
   qn_decoder *decoder;            // borrowed
-  int32_t sequence;
+  int32_t sequence, ends;
+  qn_growth growth;  // nodes owned; none without ends
   qn_sampler *sampler;  // owned; NULL before the first text
   int32_t *cached;      // owned (context): tokens in the decoder's sequence, its position many
   size_t from;          // where in the text they begin: 0 as long as the text fits
@@ -52,6 +56,88 @@ static size_t choose_beginning(const drafting *d, const qn_propose_text *text, s
   return text->count + most <= context || text->count <= keep ? 0 : text->count - keep;
 }
 
+static qn_status no_numbers(const drafting *d, const qn_diag *why, qn_diag *diag) {
+  return qn_fail(diag, QN_ERR_FORMAT, qn_decoder_path(d->decoder),
+                 "the draft model's logits are not numbers (%s): its weights may be damaged, try --check-weights", why->text);
+}
+
+// One guess after another, which stay in the cache: those that come true are not evaluated again.
+static qn_status propose_chain(drafting *d, int32_t most, const float *logits, qn_draft *out, qn_diag *diag) {
+  for (;;) {
+    int32_t token = 0;
+    qn_diag why = {0};
+    if (qn_sampler_sample(d->sampler, logits, &token, &why) != QN_OK) return no_numbers(d, &why, diag);
+    qn_draft_add(out, out->count - 1, token);
+    if (out->count == most) return QN_OK;
+    qn_sampler_accept(d->sampler, token);
+    QN_TRY(eval(d, &token, 1, &logits, diag));
+  }
+}
+
+// --- trees
+
+// Makes the sampler what it will be after the text and the guesses up to `node`.
+static void follow_to(drafting *d, const qn_propose_text *text, int32_t node) {
+  int32_t path[MOST_DEPTH], depth = 0;
+  qn_sampling drawn;
+  for (; node != QN_DRAFT_ROOT; node = d->growth.nodes[node].parent) path[depth++] = d->growth.nodes[node].token;
+  qn_sampler_follow(d->sampler, text->sampler);
+  while (depth > 0) {
+    qn_sampler_settings(d->sampler, &drawn);
+    qn_sampler_accept(d->sampler, path[--depth]);
+  }
+}
+
+static qn_status grow(drafting *d, const qn_propose_text *text, int32_t node, const float *logits, qn_diag *diag) {
+  qn_choice choices[QN_CHOICES_MOST];
+  int32_t count = 0;
+  qn_diag why = {0};
+  follow_to(d, text, node);
+  if (qn_choices_take(d->sampler, logits, QN_CHOICES_MOST, choices, &count, &why) != QN_OK) return no_numbers(d, &why, diag);
+  qn_growth_add(&d->growth, node, choices, count);
+  return QN_OK;
+}
+
+// The sequence that holds the index-th of the guesses of a depth that are gone on from: those of the next depth are beside.
+static int32_t row_of(const drafting *d, int32_t depth, int32_t index) {
+  return d->sequence + 1 + depth % 2 * d->ends + index;
+}
+
+// One depth: evaluates the guesses `ends`, each after its parent, which is one of `before`.
+static qn_status go_on(drafting *d, const qn_propose_text *text, int32_t depth, const int32_t *before, const int32_t *ends,
+                       int32_t count, qn_diag *diag) {
+  qn_decoder_item items[MOST_ENDS];
+  int64_t length = qn_decoder_position(d->decoder, d->sequence) + depth - 1;
+  for (int32_t i = 0; i < count; i++) {
+    const qn_growth_node *n = &d->growth.nodes[ends[i]];
+    int32_t row = row_of(d, depth, i), from = d->sequence;
+    for (int32_t k = 0; depth > 1 && k < d->ends; k++)
+      if (before[k] == n->parent) from = row_of(d, depth - 1, k);
+    QN_TRY(qn_decoder_fork(d->decoder, from, length, row, diag));
+    items[i] = (qn_decoder_item){n->token, row, true};
+  }
+  QN_TRY(qn_decoder_step(d->decoder, items, (size_t)count, diag));
+  for (int32_t i = 0; i < count; i++) QN_TRY(grow(d, text, ends[i], qn_decoder_logits(d->decoder, (size_t)i), diag));
+  return QN_OK;
+}
+
+static qn_status propose_tree(drafting *d, const qn_propose_text *text, const qn_draft_room *room, int32_t most,
+                              const float *logits, qn_draft *out, qn_diag *diag) {
+  int32_t ends[2][MOST_ENDS];
+  d->growth.count = 0;
+  qn_status status = grow(d, text, QN_DRAFT_ROOT, logits, diag);
+  for (int32_t depth = 1; status == QN_OK && depth < most && depth < MOST_DEPTH; depth++) {
+    int32_t *now = ends[depth % 2];
+    int32_t count = qn_growth_frontier(&d->growth, depth, room, d->ends, now);
+    if (count == 0) break;
+    for (int32_t i = count; i < d->ends; i++) now[i] = QN_DRAFT_ROOT;  // no node's parent from here on
+    status = go_on(d, text, depth, ends[1 - depth % 2], now, count, diag);
+  }
+  for (int32_t i = 1; i <= 2 * d->ends; i++) qn_decoder_reset(d->decoder, d->sequence + i);
+  if (status == QN_OK) qn_growth_harvest(&d->growth, room, out);
+  return status;
+}
+
 static qn_status propose(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
                          qn_diag *diag) {
   drafting *d = (drafting *)self;
@@ -64,18 +150,8 @@ static qn_status propose(qn_proposer *self, const qn_propose_text *text, const q
   const float *logits = NULL;
   QN_TRY(catch_up(d, text, &logits, diag));
   qn_sampler_follow(d->sampler, text->sampler);
-  for (;;) {
-    int32_t token = 0;
-    qn_diag why = {0};
-    if (qn_sampler_sample(d->sampler, logits, &token, &why) != QN_OK)
-      return qn_fail(diag, QN_ERR_FORMAT, qn_decoder_path(d->decoder),
-                     "the draft model's logits are not numbers (%s): its weights may be damaged, try --check-weights",
-                     why.text);
-    qn_draft_add(out, out->count - 1, token);
-    if (out->count == most) return QN_OK;
-    qn_sampler_accept(d->sampler, token);
-    QN_TRY(eval(d, &token, 1, &logits, diag));
-  }
+  if (d->ends > 0 && room->paths > 1) return propose_tree(d, text, room, most, logits, out, diag);
+  return propose_chain(d, most, logits, out, diag);
 }
 
 static qn_status begin(qn_proposer *self, const qn_sampler *sampler, qn_diag *diag) {
@@ -94,25 +170,40 @@ static void destroy(qn_proposer *self) {
   drafting *d = (drafting *)self;
   qn_decoder_reset(d->decoder, d->sequence);
   qn_sampler_destroy(d->sampler);
+  qn_free(d->allocator, d->growth.nodes, (size_t)d->growth.capacity * sizeof *d->growth.nodes);
   qn_free(d->allocator, d->cached, (size_t)qn_decoder_context(d->decoder) * sizeof *d->cached);
   qn_free(d->allocator, d, sizeof *d);
 }
 
-qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, const qn_allocator *allocator,
+static bool take_memory(drafting *d) {
+  d->cached = qn_alloc(d->allocator, (size_t)qn_decoder_context(d->decoder) * sizeof *d->cached);
+  if (d->ends == 0) return d->cached != NULL;
+  d->growth.capacity = (MOST_DEPTH * d->ends + 1) * QN_CHOICES_MOST;
+  d->growth.nodes = qn_alloc(d->allocator, (size_t)d->growth.capacity * sizeof *d->growth.nodes);
+  return d->cached && d->growth.nodes;
+}
+
+qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, int32_t ends, const qn_allocator *allocator,
                                   qn_proposer **out, qn_diag *diag) {
-  static const qn_proposer_type type = {.name = "draft", .begin = begin, .propose = propose, .destroy = destroy};
+  static const qn_proposer_type type = {
+      .name = "draft", .branches = true, .begin = begin, .propose = propose, .destroy = destroy};
   *out = NULL;
   if (sequence < 0 || sequence >= qn_decoder_sequences(decoder))
     return qn_fail(diag, QN_ERR_ARGUMENT, "draft", "got sequence %d, want 0 to %d", (int)sequence,
                    (int)qn_decoder_sequences(decoder) - 1);
+  if (ends < 0 || ends > MOST_ENDS || ends > qn_decoder_rows(decoder) ||
+      2 * ends >= qn_decoder_sequences(decoder) - sequence)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "draft",
+                   "got %d guesses to go on from, want 0 to %d, as many as there are rows, and two sequences for each",
+                   (int)ends, MOST_ENDS);
   drafting *d = qn_alloc_zeroed(allocator, sizeof *d);
   if (!d) return qn_fail_nomem(diag, "draft", "the proposer");
   d->base.type = &type;
   d->allocator = allocator;
   d->decoder = decoder;
   d->sequence = sequence;
-  d->cached = qn_alloc(allocator, (size_t)qn_decoder_context(decoder) * sizeof *d->cached);
-  if (!d->cached) {
+  d->ends = ends;
+  if (!take_memory(d)) {
     destroy(&d->base);
     return qn_fail_nomem(diag, "draft", "the text");
   }

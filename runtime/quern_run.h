@@ -445,7 +445,8 @@ typedef bool (*quern_cancelled_fn)(void *context);
 // without, in every bit; how many steps it takes is another matter, and what they cost.
 typedef enum quern_technique {
   QUERN_SPECULATE_LOOKUP,  // what came after the longest earlier occurrence of the text's last tokens
-  QUERN_SPECULATE_DRAFT    // a smaller model with the same vocabulary goes on with the text
+  QUERN_SPECULATE_DRAFT,   // a smaller model with the same vocabulary goes on with the text
+  QUERN_SPECULATE_MEDUSA   // heads, compiled from a checkpoint of them, guess from the model's last hidden state
 } quern_technique;
 // A stable lower-case word for a technique: "lookup". NULL for a number that is none.
 const char *quern_technique_name(quern_technique technique);
@@ -454,17 +455,20 @@ typedef struct quern_speculator quern_speculator;
 typedef struct quern_speculator_options {
   size_t size;  // sizeof(quern_speculator_options)
   quern_technique technique;
-  quern_model *draft;  // of QUERN_SPECULATE_DRAFT: must outlive the speculator
+  quern_model *draft;  // of QUERN_SPECULATE_DRAFT the model, of _MEDUSA the heads: must outlive the speculator
   // Guesses a step: always as many as there can be up to this. 0 = as many as pay, by what came true so far and by what a
-  // guess costs, up to 7; where none pay, one is tried now and then.
+  // guess costs, up to 7; where none pay, one is tried now and then. Of a draft model and of heads they are a tree where the
+  // artifact can verify one (quern_compile_options.guesses) and has room for sequences beside the session's
+  // (quern_compile_options.sequences); else each comes after the one before.
   int32_t tokens;
 } quern_speculator_options;
 // Makes guesses for one sequence of the session at a time; they begin from what passes through quern_generate with it, and
 // what it knows of a sequence lasts from call to call. Any call may be with it, another one, or none. *out_speculator is
-// the caller's, to be destroyed before the session. A draft model computes with the session's threads and takes a KV cache
-// for the session's context. Errors: ARGUMENT (no such technique, no draft model, one with another vocabulary), LIMIT (the
-// artifact computes the logits of one token a step: compile it with quern_compile_options.sequences), NOMEM, and those of
-// quern_session_create for the draft model.
+// the caller's, to be destroyed before the session. A draft model or heads compute with the session's threads; a draft model
+// takes a KV cache for the session's context. Errors: ARGUMENT (no such technique, no draft model or heads, ones with another
+// vocabulary or for hidden states of another width), LIMIT (the artifact computes the logits of one token a step: compile it
+// with quern_compile_options.sequences), UNSUPPORTED (heads, and the artifact does not give hidden states: compile it with
+// quern_compile_options.guesses), NOMEM, and those of quern_session_create for the draft model.
 quern_status quern_speculator_create(quern_session *session, const quern_speculator_options *options,
                                      quern_speculator **out_speculator, quern_error *error);
 void quern_speculator_destroy(quern_speculator *speculator);  // NULL is harmless

@@ -31,7 +31,16 @@ static qn_status check_vocabulary(const quern_model *model, const quern_model *d
   return QN_OK;
 }
 
-static qn_status open_draft(quern_speculator *s, quern_model *draft, qn_diag *diag) {
+// How many guesses of a depth a tree goes on from: so many rows and, but for one, twice as many sequences.
+static int32_t ends_of(const qn_art_program *draft) {
+  enum { MOST = 4, SYMBOL_R = 2, SYMBOL_B = 4 };  // qn_symbol of ir/type.h
+  int64_t rows = draft->symbol_max[SYMBOL_R], sequences = draft->symbol_max[SYMBOL_B], ends = MOST;
+  if (rows && rows < ends) ends = rows;
+  if (sequences && (sequences - 1) / 2 < ends) ends = (sequences - 1) / 2;
+  return ends < 2 ? 0 : (int32_t)ends;
+}
+
+static qn_status open_draft(quern_speculator *s, quern_model *draft, int32_t *out_ends, qn_diag *diag) {
   quern_session *session = s->session;
   if (!draft)
     return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no draft model, want one that guesses");
@@ -41,12 +50,41 @@ static qn_status open_draft(quern_speculator *s, quern_model *draft, qn_diag *di
                    name_of(session->model));
   int64_t context = qn_decoder_context(session->decoder), most = qn_artifact_context_max(&draft->artifact);
   qn_decoder_options options = {.context = most && most < context ? most : context};
+  int64_t keys = draft->artifact.program->page_keys ? draft->artifact.program->page_keys : 1;
+  int64_t pages = (options.context + keys - 1) / keys;
+  *out_ends = ends_of(draft->artifact.program);
+  options.sequences = 1 + 2 * *out_ends;
+  options.pages = pages + 2 * *out_ends * (pages < 3 ? pages : 3);  // a fork has pages of its own for its last tokens alone
   options.executor = (qn_executor_options){.cuda = draft->cuda,
                                            .target = draft->target,
                                            .jit_entries = draft->jit.entries,
                                            .decode_threads = session->decode_threads};
   return qn_decoder_create(&draft->artifact, draft->cuda ? NULL : session->threads, &options, &session->model->allocator,
                            &s->draft, diag);
+}
+
+// --- heads
+
+static qn_status propose_by_medusa(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out,
+                                   qn_diag *diag) {
+  const quern_model *heads = options->draft;
+  quern_session *session = s->session;
+  qn_executor *executor = NULL;
+  if (!heads) return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no heads, want ones that guess");
+  if (!qn_decoder_want_hidden(session->decoder, true) || qn_decoder_hidden_width(session->decoder) == 0)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, name_of(session->model),
+                   "does not give the hidden states that heads guess from; compile it with --guesses");
+  if (!heads->cuda && !session->threads)
+    return qn_fail(diag, QN_ERR_ARGUMENT, name_of(heads), "the heads are on the CPU, want them on the GPU that %s is on",
+                   name_of(session->model));
+  const qn_executor_options how = {.cuda = heads->cuda,
+                                   .target = heads->target,
+                                   .jit_entries = heads->jit.entries,
+                                   .decode_threads = session->decode_threads};
+  QN_TRY(qn_executor_create(&heads->artifact, heads->cuda ? NULL : session->threads, &how, &session->model->allocator,
+                            &executor, diag));
+  return qn_propose_medusa_create(&heads->artifact, executor, qn_decoder_hidden_width(session->decoder),
+                                  qn_decoder_vocab(session->decoder), &session->model->allocator, out, diag);
 }
 
 // --- techniques
@@ -59,8 +97,9 @@ static qn_status propose_by_lookup(quern_speculator *s, const quern_speculator_o
 
 static qn_status propose_by_draft(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out,
                                   qn_diag *diag) {
-  QN_TRY(open_draft(s, options->draft, diag));
-  return qn_propose_draft_create(s->draft, 0, &s->session->model->allocator, out, diag);
+  int32_t ends = 0;
+  QN_TRY(open_draft(s, options->draft, &ends, diag));
+  return qn_propose_draft_create(s->draft, 0, ends, &s->session->model->allocator, out, diag);
 }
 
 static const struct {
@@ -69,6 +108,7 @@ static const struct {
 } techniques[] = {
     [QUERN_SPECULATE_LOOKUP] = {"lookup", propose_by_lookup},
     [QUERN_SPECULATE_DRAFT] = {"draft", propose_by_draft},
+    [QUERN_SPECULATE_MEDUSA] = {"medusa", propose_by_medusa},
 };
 
 const char *quern_technique_name(quern_technique technique) {

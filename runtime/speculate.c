@@ -193,9 +193,8 @@ static int32_t how_many(const qn_speculator *s, const record *r, double *out_pac
 
 // So many as pay; where none do, one now and then, ever more seldom while it fails. In a tree each guess pays whose chance
 // is worth more than its cost at the pace that a chain would have.
-static qn_draft_room choose(qn_speculator *s, record *r) {
+static qn_draft_room choose(qn_speculator *s, record *r, bool branches) {
   const qn_draft_room none = {0}, one = {1, 1, 1, 0};
-  bool branches = s->proposer->type->branches;
   if (s->fixed) return (qn_draft_room){s->fixed, s->fixed, branches ? s->fixed : 1, 0};
   if (s->plain_ns <= 0) return none;  // the first step shows what guesses are to be measured against
   double pace = 1;
@@ -213,7 +212,7 @@ static qn_draft_room choose(qn_speculator *s, record *r) {
 
 static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 
-// No more than there is room for. A tree that may have one path only is a chain, whose guesses are all worth a try.
+// No more than there is room for.
 static qn_draft_room within(qn_draft_room wanted, const qn_draft_room *room) {
   wanted.tokens = smaller(wanted.tokens, room->tokens);
   wanted.depth = smaller(smaller(wanted.depth, room->depth), wanted.tokens);
@@ -248,7 +247,7 @@ qn_status qn_speculator_propose(qn_speculator *s, const qn_sampler *sampler, con
   *out = &s->draft;
   if (s->count == 0 || room->tokens < 1 || room->depth < 1) return QN_OK;
   s->draft.kind = s->proposer->type->look ? s->proposer->type->look(s->proposer, &text) : 0;
-  qn_draft_room wanted = within(choose(s, &s->records[s->draft.kind]), room);
+  qn_draft_room wanted = within(choose(s, &s->records[s->draft.kind], s->proposer->type->branches && room->paths > 1), room);
   if (wanted.tokens == 0) return QN_OK;
   double begin = now_ns();
   qn_status status = s->proposer->type->propose(s->proposer, &text, &wanted, &s->draft, diag);

@@ -222,6 +222,7 @@ static int eval_one(const eval_options *o, const char *path) {
   int code = cli_speculation_read(o->speculate, o->draft_tokens, &speculation);
   if (code != 0) return code;
   source.sequences = cli_speculation_sequences(&speculation);
+  source.guesses = speculation.guesses;
   code = cli_device_find(o->device, o->libcuda, cpu_options, QN_COUNT(cpu_options), &source.device);
   if (code == 0) code = run_open(&source, &model);
   if (code == 0) code = cli_speculation_open(&speculation, &source);

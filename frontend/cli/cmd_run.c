@@ -606,6 +606,7 @@ static int run_all(run_state *run, const char *path) {
                        .signed_by = o->signed_by,
                        .context = (uint32_t)o->context,
                        .sequences = cli_speculation_sequences(&run->speculation),
+                       .guesses = run->speculation.guesses,
                        .run_threads = (int)o->threads,
                        .jit = o->jit,
                        .no_cache = o->no_cache,

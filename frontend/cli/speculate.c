@@ -5,7 +5,8 @@
 
 #include "frontend/cli/cli.h"
 
-#define MOST_TOKENS 64
+#define MOST_TOKENS     64
+#define DRAFT_SEQUENCES 9  // of a draft model that is compiled here: so many paths of a tree can go on at a time, twice, and the text
 
 // The technique whose name the word begins with, up to its end or a colon.
 static bool find_technique(const char *word, quern_technique *out) {
@@ -33,10 +34,11 @@ int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_sp
   if (!speculate)
     return draft_tokens ? cli_fail(QN_ERR_ARGUMENT, "--draft-tokens", "is for --speculate; give that, too") : 0;
   const char *colon = strchr(speculate, ':');
-  bool found = find_technique(speculate, &out->technique), takes_file = out->technique == QUERN_SPECULATE_DRAFT;
+  bool found = find_technique(speculate, &out->technique), takes_file = out->technique != QUERN_SPECULATE_LOOKUP;
   if (!found || (takes_file ? !colon || !colon[1] : colon != NULL))
     return cli_fail(QN_ERR_ARGUMENT, "--speculate", "got '%s', want %s", speculate, CLI_SPECULATE_VALUE);
   if (takes_file) out->draft_path = colon + 1;
+  out->guesses = takes_file;
   return draft_tokens ? read_tokens(draft_tokens, &out->tokens) : 0;
 }
 
@@ -53,9 +55,10 @@ int cli_speculation_open(cli_speculation *s, const run_source *target) {
     source.numeric = source.kv_type = NULL;
     source.jit = source.no_cache = false;
   }
-  source.sequences = 0;
+  source.sequences = s->technique == QUERN_SPECULATE_DRAFT ? DRAFT_SEQUENCES : 0;
   source.context = 0;
   source.all_logits = false;
+  source.guesses = false;
   source.out_artifact = NULL;
   return run_open(&source, &s->draft);
 }

@@ -8,16 +8,18 @@
 typedef struct cli_speculation {
   bool wanted;
   quern_technique technique;
-  const char *draft_path;  // borrowed from the command line; NULL = the technique needs no model of its own
+  const char *draft_path;  // borrowed from the command line, also of heads; NULL = the technique needs no model of its own
   int32_t tokens;          // 0 = as many as pay
+  bool guesses;            // the model is to be compiled for guesses that branch
   quern_model *draft;      // owned, once opened
 } cli_speculation;
 
-#define CLI_SPECULATE_VALUE "lookup|draft:FILE"
+#define CLI_SPECULATE_VALUE "lookup|draft:FILE|medusa:FILE"
 #define CLI_SPECULATE_HELP                                                                                       \
   "guess what comes next and evaluate several tokens a step; the text is the same, bit for bit. lookup: what came " \
   "after the same tokens before; draft:FILE: what a smaller model says, an artifact or a model file with the same "  \
-  "vocabulary"
+  "vocabulary; medusa:FILE: what Medusa heads say, an artifact or their folder. Guesses of these two branch where an artifact " \
+  "was compiled with --guesses, as model files are"
 #define CLI_DRAFT_TOKENS_VALUE    "N|auto"
 #define CLI_DRAFT_TOKENS_STANDARD "auto"
 #define CLI_DRAFT_TOKENS_HELP \

@@ -4,17 +4,21 @@
 . "$(dirname "$0")/../support/e2e.sh"
 need_quern
 nano="$QUERN_SOURCE/models/nano/nano.gguf" draft="$QUERN_SOURCE/models/nano/draft.gguf"
+heads="$QUERN_SOURCE/models/nano/medusa"
 [ -r "$nano" ] && [ -r "$draft" ] || skip "models/nano is not there"
 "$QUERN" compile -q "$nano" --batch 8 -o "$WORK/nano.qn"
-"$QUERN" compile -q "$draft" -o "$WORK/draft.qn"
+"$QUERN" compile -q "$nano" --batch 16 --guesses --chunk 32 -o "$WORK/tree.qn"
+"$QUERN" compile -q "$draft" --batch 9 -o "$WORK/draft.qn"
+"$QUERN" compile -q "$heads" -o "$WORK/medusa.qn"
 
-techniques=("lookup" "draft:$WORK/draft.qn")
+# Guesses of chains, and of trees: MODEL TECHNIQUE.
+techniques=("nano lookup" "nano draft:$WORK/draft.qn" "tree draft:$WORK/draft.qn" "tree medusa:$WORK/medusa.qn")
 # same_text PROMPT DRAFT-TOKENS OPTION...
 same_text() {
   "$QUERN" run -q "$WORK/nano.qn" -p "$1" -n 100 "${@:3}" >"$WORK/plain"
   for technique in "${techniques[@]}"; do
-    "$QUERN" run -q "$WORK/nano.qn" -p "$1" -n 100 "${@:3}" --speculate "$technique" --draft-tokens "$2" >"$WORK/guessed" ||
-      fail "--speculate $technique ends with $?"
+    "$QUERN" run -q "$WORK/${technique% *}.qn" -p "$1" -n 100 "${@:3}" --speculate "${technique#* }" --draft-tokens "$2" \
+      >"$WORK/guessed" || fail "--speculate $technique ends with $?"
     cmp "$WORK/plain" "$WORK/guessed" >&2 || fail "--speculate $technique ${*:2}: another text"
   done
 }
@@ -25,13 +29,15 @@ same_text "Long ago" 3 --temp 1.2 --seed 3 --repeat-penalty 1.2
 
 # at_least TECHNIQUE LEAST PROMPT: so many tokens a step of the model.
 at_least() {
-  "$QUERN" run -q "$WORK/nano.qn" -p "$3" --speculate "$1" --draft-tokens 7 --json >"$WORK/json"
+  "$QUERN" run -q "$WORK/tree.qn" -p "$3" --speculate "$1" --draft-tokens 7 --json >"$WORK/json"
   awk -v least="$2" '{ if (match($0, /"tokens_per_pass": [0-9.]+/) && substr($0, RSTART + 19, RLENGTH - 19) + 0 >= least) ok = 1 }
     END { exit !ok }' "$WORK/json" || fail "$1 on '$3': want at least $2 tokens a step: $(grep -o '"speculation.*' "$WORK/json")"
 }
 at_least "draft:$WORK/draft.qn" 2.5 "Once upon a time"
 at_least "draft:$WORK/draft.qn" 2.5 "sort: q w e r t ="
 at_least lookup 3 "copy: q w e r t y u ="
+at_least "medusa:$WORK/medusa.qn" 2.5 "Once upon a time"
+at_least "medusa:$WORK/medusa.qn" 1.5 "sort: q w e r t ="
 
 # A conversation: what was said before is known to the guesses, too.
 chat='{% for m in messages %}{{ m.content }}{% endfor %}'
@@ -50,7 +56,10 @@ refuses() {
   "$QUERN" run -q "$WORK/nano.qn" -p x "${@:3}" 2>"$WORK/err" >"$WORK/out" || code=$?
   [ "$code" -eq "$1" ] && grep -qF -- "$2" "$WORK/err" || fail "${*:3}: got $code: $(cat "$WORK/err"), want $1: $2"
 }
-refuses 2 "--speculate: got 'luck', want lookup|draft:FILE" --speculate luck
+refuses 2 "--speculate: got 'luck', want lookup|draft:FILE|medusa:FILE" --speculate luck
+refuses 2 "--speculate: got 'medusa'" --speculate medusa
+refuses 4 "does not give the hidden states that heads guess from; compile it with --guesses" --speculate "medusa:$WORK/medusa.qn"
+refuses 5 "none.qn" --speculate "medusa:$WORK/none.qn"
 refuses 2 "--speculate: got 'draft:'" --speculate draft:
 refuses 2 "--speculate: got 'lookup:x'" --speculate lookup:x
 refuses 2 "--draft-tokens: is for --speculate" --draft-tokens 3
@@ -61,23 +70,50 @@ refuses 5 "none.qn" --speculate "draft:$WORK/none.qn"
 if other=$(shared_model models/stories260K/stories260K.gguf 2>"$WORK/unused"); then
   refuses 2 "of the draft model is" --speculate "draft:$other"
 fi
+# Heads for another width, for another vocabulary (whose sizes are told by the tensors alone), fewer than config.json says.
+refuses_heads() { # MODEL HEADS CODE TEXT
+  local code=0
+  "$QUERN" run -q "$1" -p x --speculate "medusa:$2" 2>"$WORK/err" >"$WORK/out" || code=$?
+  [ "$code" -eq "$3" ] && grep -qF -- "$4" "$WORK/err" || fail "heads $2: got $code: $(cat "$WORK/err"), want $3: $4"
+}
+"$QUERN" compile -q "$draft" --batch 4 --guesses -o "$WORK/narrow.qn"
+refuses_heads "$WORK/narrow.qn" "$WORK/medusa.qn" 2 "the heads are for hidden states of 256 numbers, want the model's 96"
+refuses_heads "$WORK/tree.qn" "$WORK/draft.qn" 2 "has no input 'hidden' of f32 [R, width], want Medusa heads"
+header='{"medusa_head.0.0.linear.weight":{"dtype":"F16","shape":[256,256],"data_offsets":[0,131072]},'
+header+='"medusa_head.0.0.linear.bias":{"dtype":"F16","shape":[256],"data_offsets":[131072,131584]},'
+header+='"medusa_head.0.1.weight":{"dtype":"F16","shape":[8,256],"data_offsets":[131584,135680]}}'
+mkdir "$WORK/few" && echo '{"medusa_num_heads": 1, "medusa_num_layers": 1}' >"$WORK/few/config.json"
+{
+  printf "\\x$(printf %02x $((${#header} % 256)))\\x$(printf %02x $((${#header} / 256)))\\0\\0\\0\\0\\0\\0%s" "$header"
+  head -c 135680 /dev/zero
+} >"$WORK/few/medusa_lm_head.safetensors"
+refuses_heads "$WORK/tree.qn" "$WORK/few" 2 "head 0 has a vocabulary of 8 tokens, want the model's 512"
+echo '{"medusa_num_heads": 2, "medusa_num_layers": 1}' >"$WORK/few/config.json"
+refuses_heads "$WORK/tree.qn" "$WORK/few" 3 "medusa_head.1.0.linear.weight"
 code=0
-"$QUERN" run -q "$WORK/draft.qn" -p x --speculate lookup 2>"$WORK/err" || code=$?
+"$QUERN" compile -q "$heads" --guesses -o "$WORK/x.qn" 2>"$WORK/err" || code=$?
+[ "$code" -eq 4 ] && grep -qF "has no output 'logits', want a language model to guess for" "$WORK/err" ||
+  fail "heads with --guesses: got $code: $(cat "$WORK/err")"
+
+code=0
+"$QUERN" compile -q "$draft" -o "$WORK/one.qn"
+"$QUERN" run -q "$WORK/one.qn" -p x --speculate lookup 2>"$WORK/err" || code=$?
 [ "$code" -eq 8 ] && grep -qF "compile it with --batch 8" "$WORK/err" || fail "one row: got $code: $(cat "$WORK/err")"
 
 # Where the program itself chooses the tokens, of every row that verifies a guess, too: on the simulator of GPUs.
 code=0
-"$QUERN" compile -q "$draft" --target cuda:sm_80 --batch 4 -o "$WORK/gpu.qn" 2>"$WORK/err" || code=$?
+"$QUERN" compile -q "$draft" --target cuda:sm_80 --batch 5 --guesses -o "$WORK/gpu.qn" 2>"$WORK/err" || code=$?
 if [ "$code" -eq 7 ]; then
   echo "no NVRTC here: nothing is guessed on GPUs"
 else
   [ "$code" -eq 0 ] || fail "compiling for GPUs ends with $code: $(cat "$WORK/err")"
-  for speculate in "" "--speculate lookup --draft-tokens 3"; do
+  for speculate in "" "--speculate lookup --draft-tokens 3" "--speculate draft:$WORK/gpu.qn --draft-tokens 4"; do
     # shellcheck disable=SC2086
     "$QUERN" run "$WORK/gpu.qn" --device cuda --libcuda "$QUERN_BUILD/ptxsim/libcuda.so.1" -p "copy: a b c d =" -n 12 \
-      --ignore-eog --temp 0.7 --seed 3 $speculate >"$WORK/gpu${#speculate}" 2>"$WORK/err" || fail "a GPU: $(cat "$WORK/err")"
+      --ignore-eog --temp 0.7 --seed 3 $speculate >"$WORK/gpu" 2>"$WORK/err" || fail "a GPU: $(cat "$WORK/err")"
+    [ -n "$speculate" ] || mv "$WORK/gpu" "$WORK/gpu0"
+    [ -z "$speculate" ] || cmp "$WORK/gpu0" "$WORK/gpu" >&2 || fail "$speculate changes what a GPU says"
   done
-  cmp "$WORK/gpu0" "$WORK/gpu35" >&2 || fail "guesses change what a GPU says"
   grep -q "guesses came true" "$WORK/err" || fail "nothing was guessed: $(cat "$WORK/err")"
 fi
 pass

@@ -62,17 +62,28 @@ static int64_t slot(const int32_t *table, const int64_t *symbols, int32_t seq, i
   return expect(page >= 0 && page < symbols[G]) ? page * QN_FAKE_PAGE_KEYS + pos % QN_FAKE_PAGE_KEYS : -1;
 }
 
+static void fill_slot(int64_t at, int32_t token, int32_t pos, float *k, int32_t *v) {
+  if (at < 0) return;
+  k[at] = (float)token;
+  v[2 * at] = token * token;
+  v[2 * at + 1] = pos;
+}
+
 // tokens, pos, seq, block_table, k (f32: the token), v (2 × i32: its square, and the position)
 static void fill(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   const int32_t *tokens = buffers[0], *pos = buffers[1], *seq = buffers[2], *table = buffers[3];
   float *k = buffers[4];
   int32_t *v = buffers[5];
+  for (int64_t t = begin; t < end; t++) fill_slot(slot(table, symbols, seq[t], pos[t]), tokens[t], pos[t], k, v);
+}
+
+// The same and copies: so many sequences from seq on.
+static void fill_copies(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  const int32_t *tokens = buffers[0], *pos = buffers[1], *seq = buffers[2], *table = buffers[3], *copies = buffers[6];
   for (int64_t t = begin; t < end; t++) {
-    int64_t at = slot(table, symbols, seq[t], pos[t]);
-    if (at < 0) continue;
-    k[at] = (float)tokens[t];
-    v[2 * at] = tokens[t] * tokens[t];
-    v[2 * at + 1] = pos[t];
+    expect(copies[t] >= 1);
+    for (int32_t s = seq[t]; s < seq[t] + copies[t]; s++)
+      fill_slot(slot(table, symbols, s, pos[t]), tokens[t], pos[t], buffers[4], buffers[5]);
   }
 }
 
@@ -121,6 +132,7 @@ static void logits_many(void *const *buffers, const int64_t *symbols, int64_t be
 }
 
 const qn_kernel_entry qn_fake_kernels[QN_FAKE_KERNELS] = {fill, look_back, logits_one, logits_many};
+const qn_kernel_entry qn_fake_tree_kernels[QN_FAKE_KERNELS] = {fill_copies, look_back, logits_one, logits_many};
 
 // --- the artifact
 
@@ -149,14 +161,15 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   a->buffers.items[k].window = a->buffers.items[v].window = (uint32_t)window;
   uint32_t hidden = qn_test_artifact_arena(a, NULL, T, max_t, 2);
   uint32_t logits = qn_test_artifact_arena(a, "logits", R, max_r, QN_FAKE_VOCAB);
-  qn_test_artifact_kernel(a, "fill", 6, 0);
+  uint32_t copies = options->trees ? qn_test_artifact_input(a, "copies", T, 0) : 0;
+  qn_test_artifact_kernel(a, "fill", options->trees ? 7 : 6, 0);
   qn_test_artifact_variant(a, 0, 0, T, 1);
   qn_test_artifact_kernel(a, "look_back", 6, 0);
   qn_test_artifact_variant(a, 0, 0, T, 1);
   qn_test_artifact_kernel(a, "logits", 3, R);
   qn_test_artifact_variant(a, 1, 1, 0, QN_FAKE_VOCAB);
   qn_test_artifact_variant(a, 2, max_r > 2 ? max_r : 2, R, 1);
-  qn_test_artifact_step(a, 0, false, (const uint32_t[]){tokens, pos, seq, table, k, v});
+  qn_test_artifact_step(a, 0, false, (const uint32_t[]){tokens, pos, seq, table, k, v, copies});
   qn_test_artifact_step(a, 1, true, (const uint32_t[]){pos, seq, table, k, v, hidden});
   qn_test_artifact_step(a, 2, true, (const uint32_t[]){hidden, rows, logits});
 }

@@ -36,6 +36,7 @@ enum {
 };
 
 extern const qn_kernel_entry qn_fake_kernels[QN_FAKE_KERNELS];
+extern const qn_kernel_entry qn_fake_tree_kernels[QN_FAKE_KERNELS];  // of one with options.trees
 // What the kernels found wrong (indices out of range, caches that disagree). Zero at the start of a program.
 int qn_fake_errors(void);
 
@@ -48,6 +49,7 @@ void qn_fake_set_window(int64_t keys);
 typedef struct qn_fake_options {
   int64_t max_t, max_r, max_p, max_b;  // as compiled; max_t and max_r 0 = 16, the others 0 = any
   bool tokenizer;
+  bool trees;  // it takes `copies`
 } qn_fake_options;
 
 // The artifact's bytes, from qn_allocator_default; `change` (may be NULL) alters the description before it is written.

@@ -47,16 +47,19 @@ typedef struct fixture {
   qn_diag diag;
 } fixture;
 
-static void set_up(fixture *f, int64_t context, int64_t pages) {
+static void set_up_for(fixture *f, int64_t context, int64_t pages, bool trees, bool prefixes) {
   size_t size;
-  *f = (fixture){.artifact = qn_fake_model_open(&(qn_fake_options){.tokenizer = true})};
-  qn_decoder_options options = {.context = context, .pages = pages, .executor = {.jit_entries = qn_fake_kernels}};
+  *f = (fixture){.artifact = qn_fake_model_open(&(qn_fake_options){.tokenizer = true, .trees = trees})};
+  qn_decoder_options options = {.context = context, .pages = pages, .prefixes = prefixes};
+  options.executor.jit_entries = trees ? qn_fake_tree_kernels : qn_fake_kernels;
   const void *blob = qn_artifact_section(&f->artifact, QN_SECTION_TOKENIZER, 0, &size);
   qn_assert_ok(&f->diag, qn_tokenizer_open(blob, size, qn_test_allocator(), &f->tokenizer, &f->diag));
   qn_assert_ok(&f->diag, qn_threads_create(2, false, qn_test_allocator(), &f->threads, &f->diag));
   qn_assert_ok(&f->diag,
                qn_decoder_create(&f->artifact, f->threads, &options, qn_test_allocator(), &f->decoder, &f->diag));
 }
+
+static void set_up(fixture *f, int64_t context, int64_t pages) { set_up_for(f, context, pages, false, false); }
 
 static void tear_down(fixture *f) {
   qn_decoder_destroy(f->decoder);
@@ -207,6 +210,139 @@ START_TEST(right_guesses_save_steps) {
 }
 END_TEST
 
+// --- trees
+
+// As the oracle, but of guesses that branch as they happen to.
+static qn_status branch_out(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
+                            qn_diag *diag) {
+  oracle *o = (oracle *)self;
+  int32_t children[MOST_TEXT] = {0}, paths = 0, own = 0;
+  bool right[MOST_TEXT];
+  (void)diag;
+  for (int tries = 0; tries < 200 && out->count < room->tokens; tries++) {
+    int32_t parent = (int32_t)(qn_rng_next(&o->rng) % (uint64_t)(out->count + 1)) - 1;
+    bool is_root = parent == QN_DRAFT_ROOT;
+    size_t at = text->count + (size_t)qn_draft_depth(out, parent);
+    bool good = (is_root || right[parent]) && qn_rng_next(&o->rng) % 3 > 0;
+    int32_t token = good && at < o->count ? o->text[at] : (int32_t)(qn_rng_next(&o->rng) % QN_FAKE_TOKENS);
+    int32_t *siblings = is_root ? &own : &children[parent];
+    bool ends_one_more = is_root ? out->count == 0 || own > 0 : *siblings > 0;
+    if (qn_draft_depth(out, parent) >= room->depth || qn_draft_child(out, parent, token) != QN_DRAFT_ROOT) continue;
+    if (ends_one_more && paths == room->paths) continue;
+    paths += ends_one_more;
+    ++*siblings;
+    right[qn_draft_add(out, parent, token)] = (is_root || right[parent]) && at < o->count && token == o->text[at];
+  }
+  o->calls += qn_draft_branches(out);
+  return QN_OK;
+}
+static const qn_proposer_type tree_type = {.name = "tree", .branches = true, .propose = branch_out, .destroy = leave};
+
+// As above, of trees; with few pages and with many, with prefixes kept and without. No page is lost.
+START_TEST(trees_keep_the_text) {
+  fixture f;
+  result plain, got;
+  qn_rng rng;
+  qn_rng_seed(&rng, 11);
+  int64_t accepted = 0, branched = 0;
+  for (int round = 0; round < 60; round++) {
+    int64_t context = 8 + (int64_t)(qn_rng_next(&rng) % 100);
+    int64_t pages = round % 3 == 0 ? (context + QN_FAKE_PAGE_KEYS - 1) / QN_FAKE_PAGE_KEYS : 0;
+    set_up_for(&f, context, pages, true, round % 4 == 3);
+    qn_sampler_options sampling = qn_sampler_options_default();
+    sampling.temperature = round % 2 == 0 ? 0 : 1.5;
+    sampling.repeat_penalty = round % 5 == 0 ? 1.3 : 1;
+    sampling.seed = (uint64_t)round;
+    qn_generate_params params = {.max_tokens = (int64_t)(qn_rng_next(&rng) % 90), .ignore_eog = round % 2 == 0};
+    generate(&f, &sampling, params, NULL, &plain);
+    int32_t text[MOST_TEXT + 4];
+    memcpy(text, prompt, sizeof prompt);
+    memcpy(text + QN_COUNT(prompt), plain.tokens, plain.count * sizeof *text);
+    oracle o = {.base = {&tree_type}, .text = text, .count = QN_COUNT(prompt) + plain.count};
+    qn_rng_seed(&o.rng, (uint64_t)round);
+    qn_speculator *s = speculator(&f, &o.base, 1 + round % 15);
+    for (int again = 0; again < 2; again++) {
+      generate(&f, &sampling, params, s, &got);
+      check_same(&f, &plain, &got);
+      ck_assert_int_eq(got.stats.passes + got.stats.accepted, got.stats.decode_steps);
+      accepted += got.stats.accepted;
+    }
+    branched += o.calls;
+    qn_decoder_reset(f.decoder, 0);
+    const qn_kv_cache *cache = qn_decoder_cache(f.decoder);
+    qn_assert_ok(&f.diag, qn_kv_cache_check(cache, &f.diag));
+    ck_assert_int_eq(qn_kv_cache_free_pages(cache), qn_kv_cache_pages(cache));
+    qn_speculator_destroy(s);
+    tear_down(&f);
+  }
+  ck_assert_int_gt(accepted, 800);
+  ck_assert_int_gt(branched, 400);
+}
+END_TEST
+
+// The model as its own draft again: of trees, too, the path that it would choose comes true.
+START_TEST(a_draft_branches) {
+  fixture f, draft;
+  result plain, got;
+  set_up_for(&f, 100, 0, true, false);
+  set_up(&draft, 100, 0);
+  qn_decoder_options options = {.context = 100, .sequences = 7, .executor = {.jit_entries = qn_fake_kernels}};
+  qn_decoder_destroy(draft.decoder);
+  qn_assert_ok(&draft.diag, qn_decoder_create(&draft.artifact, draft.threads, &options, qn_test_allocator(), &draft.decoder,
+                                              &draft.diag));
+  qn_proposer *proposer = NULL;
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "got 4 guesses to go on from",
+                  qn_propose_draft_create(draft.decoder, 0, 4, qn_test_allocator(), &proposer, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_propose_draft_create(draft.decoder, 0, 3, qn_test_allocator(), &proposer, &f.diag));
+  qn_speculator *s = speculator(&f, proposer, 12);
+  for (int round = 0; round < 6; round++) {
+    qn_sampler_options sampling = qn_sampler_options_default();
+    sampling.temperature = round % 2 == 0 ? 0 : 1.5;
+    sampling.repeat_penalty = round >= 4 ? 1.5 : 1;
+    sampling.seed = (uint64_t)round;
+    qn_generate_params params = {.max_tokens = 60, .ignore_eog = true};
+    generate(&f, &sampling, params, NULL, &plain);
+    generate(&f, &sampling, params, s, &got);
+    check_same(&f, &plain, &got);
+    ck_assert_int_gt(got.stats.accepted, 25);
+  }
+  qn_speculator_destroy(s);
+  qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(draft.decoder), &f.diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(qn_decoder_cache(draft.decoder)),
+                   qn_kv_cache_pages(qn_decoder_cache(draft.decoder)));
+  tear_down(&draft);
+  tear_down(&f);
+}
+END_TEST
+
+// What a step over a tree cannot do is refused, and the sequence is as it was.
+START_TEST(trees_refused) {
+  fixture f, chains;
+  const int32_t tokens[20] = {0}, forked[] = {-1, -1}, row[20] = {-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14};
+  set_up_for(&f, 16, 0, true, false);
+  set_up(&chains, 16, 0);
+  ck_assert_int_eq(qn_decoder_paths(chains.decoder, 2), 1);
+  ck_assert_int_gt(qn_decoder_paths(f.decoder, 2), 1);
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got guesses on 2 paths, want at most 1; compile it with --guesses",
+                  qn_decoder_step_tree(chains.decoder, 0, 1, tokens, forked, 2, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got 16 guesses in a step, want at most 15",
+                  qn_decoder_step_tree(f.decoder, 0, 1, tokens, row, 16, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_decoder_step_tree(f.decoder, 0, 1, tokens, row, 14, &f.diag));
+  qn_decoder_take_path(f.decoder, 13);
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 15);
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "the context is full",
+                  qn_decoder_step_tree(f.decoder, 0, 1, tokens, forked, 2, &f.diag));
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 15);
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(f.decoder), &f.diag));
+  tear_down(&chains);
+  tear_down(&f);
+}
+END_TEST
+
 // A pool without a page for guesses: then there are none, and no error.
 START_TEST(few_pages) {
   fixture f;
@@ -232,7 +368,7 @@ START_TEST(a_draft_that_is_the_model) {
   set_up(&f, 100, 0);
   set_up(&draft, 40, 0);  // shorter than the text
   qn_proposer *proposer = NULL;
-  qn_assert_ok(&f.diag, qn_propose_draft_create(draft.decoder, 0, qn_test_allocator(), &proposer, &f.diag));
+  qn_assert_ok(&f.diag, qn_propose_draft_create(draft.decoder, 0, 0, qn_test_allocator(), &proposer, &f.diag));
   qn_speculator *s = speculator(&f, proposer, 5);
   for (int round = 0; round < 4; round++) {
     qn_sampler_options sampling = qn_sampler_options_default();
@@ -254,7 +390,7 @@ START_TEST(a_draft_that_is_the_model) {
   qn_speculator_destroy(s);
   ck_assert_int_eq(qn_decoder_position(draft.decoder, 0), 0);
   qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "got sequence 1",
-                  qn_propose_draft_create(draft.decoder, 1, qn_test_allocator(), &proposer, &f.diag));
+                  qn_propose_draft_create(draft.decoder, 1, 0, qn_test_allocator(), &proposer, &f.diag));
   tear_down(&draft);
   tear_down(&f);
 }
@@ -281,7 +417,7 @@ START_TEST(a_draft_whose_logits_are_no_numbers) {
   int32_t tokens[8], parents[8];
   qn_draft out = {.tokens = tokens, .parents = parents, .capacity = 8};
   qn_assert_ok(&f.diag, qn_sampler_create(&sampling, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f.diag));
-  qn_assert_ok(&f.diag, qn_propose_draft_create(f.decoder, 0, qn_test_allocator(), &draft, &f.diag));
+  qn_assert_ok(&f.diag, qn_propose_draft_create(f.decoder, 0, 0, qn_test_allocator(), &draft, &f.diag));
   qn_propose_text text = {.tokens = prompt, .count = QN_COUNT(prompt), .sampler = sampler};
   qn_assert_ok(&f.diag, draft->type->begin(draft, sampler, &f.diag));
   qn_assert_fails(&f.diag, QN_ERR_FORMAT, "the draft model's logits are not numbers (sampler: ",
@@ -377,5 +513,6 @@ END_TEST
 
 QN_CASE(text, text_is_that_of_plain_decoding, right_guesses_save_steps, few_pages, a_draft_that_is_the_model,
         a_draft_whose_logits_are_no_numbers)
+QN_CASE(trees, trees_keep_the_text, a_draft_branches, trees_refused)
 QN_CASE(guesses, lookup_finds, gives_up_and_comes_back, refuses)
-QN_TEST_MAIN(text, guesses)
+QN_TEST_MAIN(text, trees, guesses)
