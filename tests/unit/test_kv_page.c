@@ -18,8 +18,8 @@ static qn_kv_page make(qn_dtype dtype, bool is_k, int64_t heads, int64_t width) 
 
 // Marks the bits of an element or scale as token `key`'s; a byte is of one token, and no bit is anybody else's.
 static void claim(uint8_t *bits, int *owner, int64_t at, int mask, int64_t key) {
-  ck_assert_int_eq(bits[at] & mask, 0);
-  ck_assert(owner[at] == 0 || owner[at] == (int)key + 1);
+  qn_check((bits[at] & mask) == 0, "byte %d is taken", (int)at);
+  qn_check(owner[at] == 0 || owner[at] == (int)key + 1, "byte %d is of token %d", (int)at, owner[at] - 1);
   bits[at] |= (uint8_t)mask;
   owner[at] = (int)key + 1;
 }
@@ -35,12 +35,12 @@ static void check_places(const qn_kv_page *page) {
     for (int64_t c = 0; c < page->width; c++) {
       int shift;
       int64_t at = qn_kv_page_place(page, key, c, &shift), bytes = page->bits < 8 ? 1 : page->bits / 8;
-      ck_assert(at >= 0 && at + bytes <= (page->coded ? page->scales_at : page->head_bytes));
+      qn_check(at >= 0 && at + bytes <= (page->coded ? page->scales_at : page->head_bytes), "byte %d", (int)at);
       for (int64_t i = 0; i < bytes; i++) claim(bits, owner, at + i, page->bits == 4 ? 15 << shift : 255, key);
     }
     for (int64_t c = 0; page->coded && c < page->width; c += page->group_width) {
       int64_t at = qn_kv_page_scale(page, key, c);
-      ck_assert(at >= page->scales_at && at + 2 <= page->head_bytes && at % 2 == 0);
+      qn_check(at >= page->scales_at && at + 2 <= page->head_bytes && at % 2 == 0, "byte %d", (int)at);
       for (int64_t i = 0; i < 2; i++) claim(bits, owner, at + i, 255, key);
     }
   }
@@ -76,7 +76,8 @@ START_TEST(codes) {
     }
     for (int64_t i = 0; i < page.keys * page.width; i++) {
       int number = (int)(i * 7919 % (2 * page.most + 1)) - page.most;
-      ck_assert_int_eq(qn_kv_page_get_code(&page, head, i / page.width, i % page.width), number);
+      int got = qn_kv_page_get_code(&page, head, i / page.width, i % page.width);
+      qn_check(got == number, "code %d is %d, not %d", (int)i, got, number);
     }
     memcpy(all, head, (size_t)page.head_bytes);
     memcpy(all + page.head_bytes, head, (size_t)page.head_bytes);
@@ -85,8 +86,8 @@ START_TEST(codes) {
       int64_t key = i / page.width, c = i % page.width, at = page.head_bytes + qn_kv_page_scale(&page, key, c);
       int shift;
       int64_t place = page.head_bytes + qn_kv_page_place(&page, key, c, &shift);
-      ck_assert_int_eq(all[place], key < 5 ? head[place - page.head_bytes] : 0);
-      ck_assert_int_eq(all[at], key < 5 ? 0x5A : 0);
+      qn_check(all[place] == (key < 5 ? head[place - page.head_bytes] : 0), "code %d is %d", (int)i, all[place]);
+      qn_check(all[at] == (key < 5 ? 0x5A : 0), "scale of code %d is %d", (int)i, all[at]);
     }
   }
 }
