@@ -137,7 +137,7 @@ static qn_status scope_weight(void *context, const char *where, qn_str function,
 }
 
 qn_scope qn_place_scope(qn_place *place) {
-  return (qn_scope){place, scope_name, scope_item, scope_weight};
+  return (qn_scope){place, scope_name, scope_item, scope_weight, &place->binding->work};
 }
 
 // `text` with its placeholders filled in, in the arena.

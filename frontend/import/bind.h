@@ -63,6 +63,7 @@ typedef struct qn_binding {
   uint8_t *states;                  // of their evaluation
   int depth;                        // params being evaluated, one for another
   int64_t made;                     // values of lists and of computed weights so far
+  int64_t work;                     // characters of expressions so far: qn_scope
   QN_VEC(qn_bound_tensor) tensors;  // in the order of first use
   qn_map tensor_index;              // name → place in tensors
   int64_t context;                  // the model's own context in tokens; 0 = not stated

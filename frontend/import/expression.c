@@ -443,11 +443,22 @@ static qn_status parse_ternary(parser *p, qn_value *out) {
   return QN_OK;
 }
 
+static qn_status count_work(const char *where, const qn_scope *scope, size_t work, qn_diag *diag) {
+  if (!scope->work) return QN_OK;
+  *scope->work += work < QN_EXPRESSION_WORK ? (int64_t)work : QN_EXPRESSION_WORK;
+  if (*scope->work <= QN_EXPRESSION_WORK) return QN_OK;
+  return qn_fail(diag, QN_ERR_LIMIT, where,
+                 "the expressions that the template evaluates, with a sixteenth of the texts that it makes, have more than %d "
+                 "characters",
+                 QN_EXPRESSION_WORK);
+}
+
 static qn_status run(const char *where, qn_str text, bool check_only, const qn_scope *scope, qn_value *out,
                      qn_diag *diag) {
   parser p = {
       .where = where, .text = text.data, .length = text.length, .skip = check_only, .scope = scope, .diag = diag};
   *out = qn_value_int(1);
+  QN_TRY(count_work(where, scope, text.length + 1, diag));
   QN_TRY(parse_ternary(&p, out));
   char next = peek(&p);
   if (next) return fail(&p, "got '%c', want an operator or the end", isprint((unsigned char)next) ? next : '?');
@@ -455,6 +466,10 @@ static qn_status run(const char *where, qn_str text, bool check_only, const qn_s
 }
 
 // --- public
+
+qn_status qn_expression_count_text(const char *where, const qn_scope *scope, size_t length, qn_diag *diag) {
+  return count_work(where, scope, length / QN_EXPRESSION_TEXT + 1, diag);
+}
 
 void qn_value_print(const qn_value *value, qn_buf *out) {
   switch (value->kind) {
@@ -529,7 +544,8 @@ qn_status qn_text_expand(const char *where, const char *text, const qn_scope *sc
     }
     at = end + 1;
   }
-  return out && out->failed ? qn_fail_nomem(diag, where, "a text") : QN_OK;
+  if (!out) return QN_OK;
+  return out->failed ? qn_fail_nomem(diag, where, "a text") : qn_expression_count_text(where, scope, out->length, diag);
 }
 
 bool qn_expression_is_name(qn_str text) {

@@ -34,7 +34,13 @@ typedef struct qn_scope {
   qn_status (*item)(void *context, const char *where, qn_str name, int64_t index, qn_value *out, qn_diag *diag);
   // has(weight), rows(weight), cols(weight): `function` is one of these three words.
   qn_status (*weight)(void *context, const char *where, qn_str function, qn_str weight, qn_value *out, qn_diag *diag);
+  int64_t *work;  // characters evaluated so far, of all scopes that share this; NULL = nobody counts
 } qn_scope;
+
+// A template of a few lines can ask for any number of evaluations: all together may have so many characters; sixteen of a
+// text that is made count as one. The function counts a text that was made otherwise. LIMIT beyond that.
+enum { QN_EXPRESSION_WORK = 1 << 25, QN_EXPRESSION_TEXT = 16 };
+QN_CHECKED qn_status qn_expression_count_text(const char *where, const qn_scope *scope, size_t length, qn_diag *diag);
 
 // `where` begins every message ("llama.json: params.head_dim.default").
 QN_CHECKED qn_status qn_expression_evaluate(const char *where, const char *text, const qn_scope *scope, qn_value *out,

@@ -14,7 +14,7 @@ typedef struct runner {
   qn_map values;    // value or input name → node
   qn_map params;    // tensor name → node
   qn_place place;
-  size_t steps;  // statements carried out
+  size_t steps;  // statements carried out, and turns of repeats
   qn_diag *diag;
 } runner;
 
@@ -161,7 +161,8 @@ static qn_status evaluate_type(runner *r, const qn_statement *s, qn_type *out) {
 }
 
 // "layer 3: q"
-static const char *make_loc(runner *r, const char *name) {
+static qn_status make_loc(runner *r, const char *path, const char *name, const char **out) {
+  qn_scope scope = qn_place_scope(&r->place);
   qn_buf text;
   qn_buf_init(&text, r->arena->allocator);
   for (int i = 0; i < r->place.count; i++) {
@@ -169,16 +170,17 @@ static const char *make_loc(runner *r, const char *name) {
     qn_buf_printf(&text, "%s %" PRId64 ": ", r->place.frames[i].label, r->place.frames[i].value.i);
   }
   qn_buf_puts(&text, name);
-  const char *loc = text.failed ? NULL : qn_arena_strdup(r->arena, qn_buf_text(&text));
+  qn_status status = qn_expression_count_text(path, &scope, text.length, r->diag);
+  *out = status != QN_OK || text.failed ? NULL : qn_arena_strdup(r->arena, qn_buf_text(&text));
   qn_buf_deinit(&text);
-  return loc;
+  return status != QN_OK || *out ? status : qn_fail_nomem(r->diag, path, "a node");
 }
 
 static qn_status run_op(runner *r, const qn_statement *s) {
-  qn_node_spec spec = {.op = s->op, .loc = make_loc(r, s->set)};
+  qn_node_spec spec = {.op = s->op};
   qn_type type;
   qn_id id;
-  if (!spec.loc) return qn_fail_nomem(r->diag, s->path, "a node");
+  QN_TRY(make_loc(r, s->path, s->set, &spec.loc));
   for (int i = 0; i < s->arg_count; i++) QN_TRY(add_operand(r, &s->args[i], spec.loc, &spec));
   if (r->options->guesses && s->op == QN_OP_KV_WRITE && spec.operand_count == 5)
     QN_TRY(find_operand(r, s->path, "copies", false, &spec.operands[spec.operand_count++]));
@@ -195,11 +197,18 @@ static qn_status run_op(runner *r, const qn_statement *s) {
 
 static qn_status run_list(runner *r, const qn_statement_list *list);
 
+// Statements carried out, and turns of repeats: a body may be empty.
+static qn_status count_step(runner *r, const char *path) {
+  if (++r->steps <= MAX_STEPS) return QN_OK;
+  return qn_fail(r->diag, QN_ERR_LIMIT, path, "the template takes more than %d steps", MAX_STEPS);
+}
+
 static qn_status run_repeat(runner *r, const qn_statement *s) {
   qn_scope scope = qn_place_scope(&r->place);
   int64_t count;
   QN_TRY(qn_expression_int(s->path, s->count, &scope, 0, MAX_REPEATS, &count, r->diag));
   for (int64_t i = 0; i < count; i++) {
+    QN_TRY(count_step(r, s->path));
     qn_place_push(&r->place, s->index, s->label, qn_value_int(i));
     QN_TRY(run_list(r, &s->body));
     r->place.count--;
@@ -225,9 +234,7 @@ static qn_status run_output(runner *r, const qn_statement *s) {
 
 static qn_status run_statement(runner *r, const qn_statement *s) {
   bool holds = true;
-  if (++r->steps > MAX_STEPS) {
-    return qn_fail(r->diag, QN_ERR_LIMIT, s->path, "the template takes more than %d steps", MAX_STEPS);
-  }
+  QN_TRY(count_step(r, s->path));
   if (s->condition) {
     qn_scope scope = qn_place_scope(&r->place);
     QN_TRY(qn_expression_condition(s->path, s->condition, &scope, &holds, r->diag));

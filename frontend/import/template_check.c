@@ -227,7 +227,7 @@ static qn_status check_list(checker *c, const qn_statement_list *list) {
 
 qn_status qn_template_check(qn_template *t, qn_diag *diag) {
   checker c = {.t = t, .diag = diag};
-  c.scope = (qn_scope){&c, check_name, check_item, check_weight};
+  c.scope = (qn_scope){&c, check_name, check_item, check_weight, NULL};
   for (size_t i = 0; i < t->params.count; i++) QN_TRY(check_param(&c, &t->params.items[i]));
   for (size_t i = 0; i < t->inputs.count; i++)
     for (int d = 0; d < t->inputs.items[i].type.rank; d++)

@@ -48,7 +48,7 @@ static qn_status scope_weight(void *context, const char *where, qn_str function,
   return QN_OK;
 }
 
-static const qn_scope scope = {NULL, scope_name, scope_item, scope_weight};
+static const qn_scope scope = {NULL, scope_name, scope_item, scope_weight, NULL};
 
 // The value as text, or the error's.
 static const char *value_of(const char *text) {
@@ -270,7 +270,7 @@ END_TEST
 // The check looks at every name, in branches that would not be taken too, and evaluates nothing.
 START_TEST(test_check) {
   int lookups = 0;
-  const qn_scope counting = {&lookups, scope_name, scope_item, scope_weight};
+  const qn_scope counting = {&lookups, scope_name, scope_item, scope_weight, NULL};
   qn_diag diag = {0};
   qn_assert_ok(&diag, qn_expression_check("here", "0 ? hidden / 0 : heads + rows(absent)", &counting, &diag));
   ck_assert_int_eq(lookups, 2);
