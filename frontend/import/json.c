@@ -15,15 +15,11 @@ static void find_line(const char *text, const char *at, size_t *out_line, size_t
   }
 }
 
-// A value takes some 70 bytes of memory and may take 2 in the text: a file of a gigabyte must not take all of the machine.
-// Numbers of weights may be in base64.
-enum { MAX_VALUES = 1 << 23 };
-
 // Is the text's number of values, as its commas and brackets tell, within bounds?
 static bool is_bounded(const char *text, size_t length) {
   size_t values = 1;
   bool in_string = false;
-  for (size_t i = 0; i < length && values <= MAX_VALUES; i++) {
+  for (size_t i = 0; i < length && values <= QN_JSON_MOST_VALUES; i++) {
     if (in_string && text[i] == '\\') {
       i++;
     } else if (text[i] == '"') {
@@ -32,7 +28,7 @@ static bool is_bounded(const char *text, size_t length) {
       values += text[i] == ',' || text[i] == '[' || text[i] == '{';
     }
   }
-  return values <= MAX_VALUES;
+  return values <= QN_JSON_MOST_VALUES;
 }
 
 qn_status qn_json_parse(const qn_json *json, const char *text, size_t length, cJSON **out) {
@@ -44,7 +40,7 @@ qn_status qn_json_parse(const qn_json *json, const char *text, size_t length, cJ
   *out = NULL;
   if (!is_bounded(text, length)) {
     return qn_fail(json->diag, QN_ERR_LIMIT, json->file, "got more than %d values; give large data in base64 or in a file",
-                   MAX_VALUES);
+                   QN_JSON_MOST_VALUES);
   }
   *out = cJSON_ParseWithLengthOpts(text, length + 1, &end, true);
   if (*out) return QN_OK;

@@ -15,7 +15,11 @@ typedef struct qn_json {
   qn_diag *diag;     // borrowed; may be NULL
 } qn_json;
 
-// Parses `text` (NUL after its length). Errors give line and column. *out is freed with cJSON_Delete.
+// A value takes some 70 bytes of memory and may take 2 in the text: a file of a gigabyte must not take all of the machine.
+// Numbers of weights may be in base64.
+enum { QN_JSON_MOST_VALUES = 1 << 23 };
+
+// Parses `text` (NUL after its length), of at most so many values. Errors give line and column. *out is freed with cJSON_Delete.
 QN_CHECKED qn_status qn_json_parse(const qn_json *json, const char *text, size_t length, cJSON **out);
 
 qn_status qn_json_fail(const qn_json *json, qn_status status, const char *path, const char *format, ...)

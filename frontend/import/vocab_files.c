@@ -89,6 +89,14 @@ static bool next_line(char **at, char *end, qn_str *out) {
   return true;
 }
 
+// Each line becomes a value of JSON.
+static qn_status check_lines(const reader *r, const char *path, const char *text, size_t size) {
+  size_t lines = 0;
+  for (const char *at = text; (at = memchr(at, '\n', (size_t)(text + size - at))) != NULL; at++) lines++;
+  if (lines <= QN_JSON_MOST_VALUES) return QN_OK;
+  return qn_fail(r->diag, QN_ERR_LIMIT, path, "got %zu lines, want at most %d", lines, QN_JSON_MOST_VALUES);
+}
+
 // Of a token that is there twice the last line counts.
 static qn_status add_lines(reader *r, char *text, size_t size) {
   qn_map last;
@@ -113,36 +121,51 @@ static qn_status read_lines(reader *r) {
   char *text;
   size_t size;
   QN_TRY(read_file(r, r->files->vocab_txt, &text, &size));
-  qn_status status = add_lines(r, text, size);
+  qn_status status = check_lines(r, r->files->vocab_txt, text, size);
+  if (status == QN_OK) status = add_lines(r, text, size);
   qn_free(r->arena->allocator, text, size + 1);
   return status;
+}
+
+static qn_status read_vocabulary(reader *r, cJSON *model) {
+  qn_json json = {.arena = r->arena, .file = r->files->vocab_json, .diag = r->diag};
+  char *text;
+  size_t size;
+  QN_TRY(read_file(r, json.file, &text, &size));
+  qn_status status = qn_json_parse(&json, text, size, &r->vocab);
+  qn_free(r->arena->allocator, text, size + 1);
+  QN_TRY(status);
+  if (!cJSON_AddItemToObject(model, "vocab", r->vocab)) {
+    cJSON_Delete(r->vocab);
+    return no_memory(r);
+  }
+  if (cJSON_IsObject(r->vocab)) return QN_OK;
+  return qn_fail(r->diag, QN_ERR_FORMAT, json.file, "is no JSON object of tokens and ids");
+}
+
+static qn_status add_merges(reader *r, cJSON *merges, char *text, size_t size) {
+  char *at = text;
+  qn_str line;
+  QN_TRY(check_lines(r, r->files->merges, text, size));
+  for (bool first = true; next_line(&at, text + size, &line); first = false) {
+    if (line.length == 0 || (first && line.length >= 8 && memcmp(line.data, "#version", 8) == 0)) continue;
+    const char *merge = qn_arena_strndup(r->arena, line.data, line.length);
+    cJSON *item = merge ? cJSON_CreateString(merge) : NULL;
+    if (!item || !cJSON_AddItemToArray(merges, item)) return no_memory(r);
+  }
+  return QN_OK;
 }
 
 static qn_status read_bpe(reader *r, cJSON *model) {
   char *text;
   size_t size;
-  QN_TRY(read_file(r, r->files->vocab_json, &text, &size));
-  cJSON *vocab = cJSON_ParseWithLength(text, size);
-  qn_free(r->arena->allocator, text, size + 1);
-  if (!cJSON_IsObject(vocab)) {
-    cJSON_Delete(vocab);
-    return qn_fail(r->diag, QN_ERR_FORMAT, r->files->vocab_json, "is no JSON object of tokens and ids");
-  }
-  r->vocab = vocab;
-  cJSON_AddItemToObject(model, "vocab", vocab);
+  QN_TRY(read_vocabulary(r, model));
   cJSON *merges = cJSON_AddArrayToObject(model, "merges");
+  if (!merges) return no_memory(r);
   QN_TRY(read_file(r, r->files->merges, &text, &size));
-  char *at = text;
-  qn_str line;
-  bool made = merges != NULL;
-  for (bool first = true; made && next_line(&at, text + size, &line); first = false) {
-    if (line.length == 0 || (first && line.length >= 8 && memcmp(line.data, "#version", 8) == 0)) continue;
-    const char *merge = qn_arena_strndup(r->arena, line.data, line.length);
-    cJSON *item = merge ? cJSON_CreateString(merge) : NULL;
-    made = item && cJSON_AddItemToArray(merges, item);
-  }
+  qn_status status = add_merges(r, merges, text, size);
   qn_free(r->arena->allocator, text, size + 1);
-  return made ? QN_OK : no_memory(r);
+  return status;
 }
 
 // ---- added tokens

@@ -15,7 +15,8 @@ typedef struct qn_vocab_files {
 } qn_vocab_files;
 
 // *out is the text of a tokenizer.json, to be freed with cJSON_free; NULL when the folder has no such files. Errors:
-// FORMAT (a file that is damaged), UNSUPPORTED (a tokenizer_class that is not known here), IO, NOMEM.
+// FORMAT (a file that is damaged), LIMIT (more lines or values than QN_JSON_MOST_VALUES), UNSUPPORTED (a tokenizer_class that is
+// not known here), IO, NOMEM.
 QN_CHECKED qn_status qn_vocab_files_to_json(const qn_vocab_files *files, qn_arena *arena, char **out, qn_diag *diag);
 
 #endif

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "frontend/import/json.h"
 #include "frontend/import/vocab_folder.h"
 #include "runtime/base/file.h"
 #include "tests/support/test.h"
@@ -242,6 +243,17 @@ START_TEST(folder_with_model) {
 }
 END_TEST
 
+// A file of so many of one character that it has more values than are read.
+static void put_many(const char *name, const char *before, char each) {
+  size_t length = strlen(before), size = length + QN_JSON_MOST_VALUES + 1;
+  char *text = malloc(size);
+  ck_assert_ptr_nonnull(text);
+  memcpy(text, before, length);
+  memset(text + length, each, size - length);
+  put_file(name, text, size);
+  free(text);
+}
+
 // vocab.txt: lines are tokens; what goes around a text, and whether case counts, is the class's to say.
 START_TEST(folder_with_vocab_txt) {
   file f;
@@ -267,6 +279,9 @@ START_TEST(folder_with_vocab_txt) {
   put_text("added_tokens.json", "{}");
   put_text("tokenizer_config.json", "{\"tokenizer_class\": \"OtherTokenizer\"}");
   refuse_folder(QN_ERR_UNSUPPORTED, "of the tokenizer_class 'OtherTokenizer' (model_type 'bert'), which is not known");
+  put_text("tokenizer_config.json", "{}");
+  put_many("vocab.txt", "", '\n');
+  refuse_folder(QN_ERR_LIMIT, "vocab.txt: got 8388609 lines, want at most 8388608");
 }
 END_TEST
 
@@ -292,6 +307,13 @@ START_TEST(folder_with_merges) {
   qn_arena_deinit(&f.arena);
   put_text("vocab.json", "[1]");
   refuse_folder(QN_ERR_FORMAT, "vocab.json: is no JSON object of tokens and ids");
+  put_text("vocab.json", "{\"a\": 0,\n \"b\" 1}");
+  refuse_folder(QN_ERR_FORMAT, "vocab.json: 2:6: not JSON");
+  put_many("vocab.json", "{", ',');
+  refuse_folder(QN_ERR_LIMIT, "vocab.json: got more than 8388608 values");
+  put_text("vocab.json", "{\"a\": 0}");
+  put_many("merges.txt", "#version: 0.2\n", '\n');
+  refuse_folder(QN_ERR_LIMIT, "merges.txt: got 8388610 lines, want at most 8388608");
 }
 END_TEST
 
