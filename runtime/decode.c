@@ -581,7 +581,7 @@ qn_status qn_decoder_restore(qn_decoder *d, int32_t sequence, const void *data, 
 // How many of the texts one step can take, and their tokens; each alone must fit.
 static qn_status choose_texts(const qn_decoder *d, const size_t *counts, size_t texts, size_t *out_texts,
                               qn_diag *diag) {
-  size_t tokens = 0, most = (size_t)d->chunk, sequences = (size_t)qn_kv_cache_sequences(d->cache);
+  size_t tokens = 0, pages = 0, most = (size_t)d->chunk, sequences = (size_t)qn_kv_cache_sequences(d->cache);
   size_t longest = (size_t)qn_decoder_context(d) < most ? (size_t)qn_decoder_context(d) : most;
   if (sequences > (size_t)d->max_rows) sequences = (size_t)d->max_rows;
   for (*out_texts = 0; *out_texts < texts && *out_texts < sequences; ++*out_texts) {
@@ -592,15 +592,17 @@ static qn_status choose_texts(const qn_decoder *d, const size_t *counts, size_t 
                      "got a text of %zu tokens to embed, want 1 to %zu, since it is evaluated whole; split longer ones",
                      count, longest);
     }
-    if (count > most - tokens) return QN_OK;
+    size_t keys = (size_t)qn_kv_cache_page_keys(d->cache), more = count / keys + (count % keys != 0);
+    bool fits = count <= most - tokens && pages + more <= (size_t)qn_kv_cache_free_pages(d->cache);
+    if (!fits && *out_texts > 0) return QN_OK;  // one alone that does not fit is told by who reserves its pages
     tokens += count;
+    pages += more;
   }
   return QN_OK;
 }
 
 static qn_status push_texts(qn_decoder *d, const int32_t *tokens, const size_t *counts, size_t texts, qn_diag *diag) {
   for (size_t i = 0; i < texts; i++) {
-    qn_decoder_truncate(d, (int32_t)i, 0);
     QN_TRY(qn_kv_cache_reserve(d->cache, (int32_t)i, (int64_t)counts[i], diag));
     for (size_t j = 0; j < counts[i]; j++, tokens++) {
       QN_TRY(check_token(d, *tokens, j, diag));
@@ -618,6 +620,7 @@ qn_status qn_decoder_embed(qn_decoder *d, const int32_t *tokens, const size_t *c
     return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
                    "makes logits and no embeddings, want an encoder (BERT and its like)");
   }
+  for (int32_t s = 0; s < qn_kv_cache_sequences(d->cache); s++) qn_decoder_truncate(d, s, 0);  // all pages are free then
   QN_TRY(choose_texts(d, counts, texts, &now, diag));
   if (now == 0) return QN_OK;
   begin(d);

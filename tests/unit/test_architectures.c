@@ -115,6 +115,13 @@ static void check_encoder(quern_model *model, const qn_golden_model *c, const qn
   ck_assert_msg(memcmp(embeddings, other, size) == 0, "%s: a text alone gives another embedding", c->path);
   check_refused(session, e, other);
   check_no_requests(model);
+  quern_session_destroy(session);
+  options.pages = 2;  // fewer than all texts together take: some at a time
+  ck_assert_msg(quern_session_create(model, &options, &session, &error) == 0, "%s: %s", c->path, error.text);
+  ck_assert_msg(quern_session_fill(session, QN_GOLDEN_SEQUENCES - 1, 1, &error) == 0, "%s: %s", c->path, error.text);
+  memset(other, 0, size);
+  qn_golden_model_embed(session, e, e->positions->count, other);
+  ck_assert_msg(memcmp(embeddings, other, size) == 0, "%s: few pages give other embeddings", c->path);
   free(other);
   quern_session_destroy(session);
 }
