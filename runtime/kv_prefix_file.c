@@ -163,18 +163,6 @@ static qn_status check_records(const qn_kv_prefix *p, const uint8_t *records, ui
   return QN_OK;
 }
 
-typedef struct reading {
-  const uint8_t *from;
-} reading;
-
-static qn_status take_page(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys) {
-  reading *r = context;
-  (void)keys;
-  memcpy(page, r->from, (size_t)buffer->bytes);
-  r->from += buffer->bytes;
-  return QN_OK;
-}
-
 // Enters the pages there is room for; `places` becomes the number of each page in the pool, or QN_KV_NONE.
 static qn_status enter(qn_kv_prefix *p, const uint8_t *records, uint64_t pages, size_t content_bytes, int32_t *places,
                        uint8_t *room, int64_t *out_pages, qn_diag *diag) {
@@ -189,8 +177,9 @@ static qn_status enter(qn_kv_prefix *p, const uint8_t *records, uint64_t pages, 
     if (found != QN_KV_NONE && same == r.count) {
       places[i] = found;
     } else if (qn_kv_cache_take(p->cache, &page)) {
-      reading reader = {contents + i * content_bytes};
-      qn_status status = qn_kv_cache_visit_page(p->cache, page, r.count, true, room, take_page, &reader, diag);
+      const uint8_t *from = contents + i * content_bytes;
+      qn_status status =
+          qn_kv_cache_visit_page(p->cache, page, r.count, true, room, qn_kv_state_take_page, &from, diag);
       if (status != QN_OK) qn_kv_cache_unkeep(p->cache, page);
       if (status != QN_OK) return status;
       qn_kv_prefix_link(p, parent, page, r.tokens, r.count, false);

@@ -176,15 +176,11 @@ static qn_status check_header(const qn_artifact *a, const qn_kv_state_header *h,
   return QN_OK;
 }
 
-typedef struct reading {
-  const uint8_t *from;
-} reading;
-
-static qn_status take_page(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys) {
-  reading *r = context;
+qn_status qn_kv_state_take_page(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys) {
+  const uint8_t **from = context;
   (void)keys;
-  memcpy(page, r->from, (size_t)buffer->bytes);
-  r->from += buffer->bytes;
+  memcpy(page, *from, (size_t)buffer->bytes);
+  *from += buffer->bytes;
   return QN_OK;
 }
 
@@ -203,9 +199,8 @@ qn_status qn_kv_state_restore(qn_kv_cache *cache, int32_t sequence, const void *
   size_t page_size = qn_kv_cache_largest_page(cache);
   uint8_t *page = qn_alloc(qn_kv_cache_allocator(cache), page_size);
   if (!page) return qn_fail_nomem(diag, name, "a page of the KV cache");
-  reading r = {pages};
   qn_status status = qn_kv_cache_replace(cache, sequence, (int64_t)header.tokens, (int64_t)header.source, diag);
-  if (status == QN_OK) status = qn_kv_cache_visit(cache, sequence, true, page, take_page, &r, diag);
+  if (status == QN_OK) status = qn_kv_cache_visit(cache, sequence, true, page, qn_kv_state_take_page, &pages, diag);
   qn_free(qn_kv_cache_allocator(cache), page, page_size);
   return status;
 }

@@ -24,6 +24,9 @@ uint64_t qn_kv_state_model(const qn_artifact *artifact);
 // Zeros in place of all but the first `keys` keys of a page. UNSUPPORTED for a layout that it does not know.
 QN_CHECKED qn_status qn_kv_state_clear_rest(const qn_artifact *artifact, const qn_art_buffer *buffer, uint8_t *page,
                                             int64_t keys, qn_diag *diag);
+// A visitor (qn_kv_page_visitor) that makes pages of bytes: `context` is the address of a const uint8_t *, which goes on by
+// what is taken.
+QN_CHECKED qn_status qn_kv_state_take_page(void *context, const qn_art_buffer *buffer, uint8_t *page, int64_t keys);
 
 // Bytes of the sequence's state; false when they are too many to count.
 bool qn_kv_state_size(const qn_kv_cache *cache, int32_t sequence, size_t *out_size);
