@@ -1,11 +1,8 @@
 // What NVRTC made is kept and believed only whole; where nothing can be kept, code is made all the same. Needs NVRTC.
-#include <glob.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
 
 #include "codegen/cuda/nvrtc_cache.h"
-#include "runtime/base/file.h"
+#include "tests/support/kept.h"
 #include "tests/support/test.h"
 
 static const char source[] = "extern \"C\" __global__ void f(int *x) { x[threadIdx.x] = 7; }\n";
@@ -29,32 +26,14 @@ static qn_nvrtc_code compile(const char *folder, const char *text, int sm) {
   return code;
 }
 
-static size_t entries(const char *folder, char *out_path, size_t size) {
-  char pattern[512];
-  glob_t found;
-  snprintf(pattern, sizeof pattern, "%s/*", folder);
-  if (glob(pattern, 0, NULL, &found) != 0) return 0;
-  size_t count = found.gl_pathc;
-  snprintf(out_path, size, "%s", found.gl_pathv[0]);
-  globfree(&found);
-  return count;
-}
-
-// An entry that is written anew is another file: it comes by a rename.
-static ino_t file_number(const char *path) {
-  struct stat info;
-  ck_assert_int_eq(stat(path, &info), 0);
-  return info.st_ino;
-}
-
 START_TEST(the_second_time_it_is_there) {
   char path[512];
   const char *folder = qn_test_temp_path("cache/inner");  // is made
   qn_nvrtc_code first = compile(folder, source, 80);
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 1);
-  ino_t number = file_number(path);
+  ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 1);
+  ino_t number = qn_kept_number(path);
   qn_nvrtc_code second = compile(folder, source, 80);
-  ck_assert(file_number(path) == number && entries(folder, path, sizeof path) == 1);
+  ck_assert(qn_kept_number(path) == number && qn_kept_entries(folder, path, sizeof path) == 1);
   ck_assert_str_eq(first.ptx, second.ptx);
   ck_assert_str_eq(first.log, second.log);
   ck_assert_uint_eq(first.cubin_size, second.cubin_size);
@@ -65,35 +44,29 @@ START_TEST(the_second_time_it_is_there) {
   qn_nvrtc_code_deinit(&second);
   second = compile(folder, "extern \"C\" __global__ void f(int *x) { x[threadIdx.x] = 8; }\n", 80);
   ck_assert_str_ne(first.ptx, second.ptx);
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 3);
+  ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 3);
   qn_nvrtc_code_deinit(&second);
   qn_nvrtc_code_deinit(&first);
 }
 END_TEST
 
-// Cut anywhere, with a byte that was changed anywhere, under another entry's name.
+typedef struct kept {
+  const char *folder;
+  qn_nvrtc_code code;
+} kept;
+
+static void make_again(void *context) {
+  const kept *right = context;
+  qn_nvrtc_code code = compile(right->folder, source, 80);
+  ck_assert_str_eq(code.ptx, right->code.ptx);
+  qn_nvrtc_code_deinit(&code);
+}
+
 START_TEST(what_is_damaged_is_made_anew) {
-  char path[512];
-  char *data = NULL;
-  size_t size = 0;
-  qn_diag diag = {0};
   const char *folder = qn_test_temp_path("damaged");
-  qn_nvrtc_code right = compile(folder, source, 80);
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 1);
-  qn_assert_ok(&diag, qn_file_read(path, QN_TEXT_MAX, qn_test_allocator(), &data, &size, &diag));
-  for (size_t i = 0; i < 14; i++) {
-    size_t at = i < 8 ? i * 8 : (size - 1) * (i - 7) / 6, length = i % 2 ? at : size;
-    if (length == size) data[at] ^= 4;
-    qn_test_write_file(path, data, length);
-    if (length == size) data[at] ^= 4;
-    ino_t number = file_number(path);
-    qn_nvrtc_code code = compile(folder, source, 80);
-    ck_assert_str_eq(code.ptx, right.ptx);
-    ck_assert_msg(file_number(path) != number, "a damaged entry (byte %zu of %zu) is believed", at, length);
-    qn_nvrtc_code_deinit(&code);
-  }
-  qn_free(qn_test_allocator(), data, size + 1);
-  qn_nvrtc_code_deinit(&right);
+  kept right = {folder, compile(folder, source, 80)};
+  qn_kept_damage(folder, make_again, &right);
+  qn_nvrtc_code_deinit(&right.code);
 }
 END_TEST
 
@@ -120,7 +93,7 @@ START_TEST(errors_are_not_kept) {
   diag = (qn_diag){0};
   qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "makes no code for sm_20",
                   qn_nvrtc_compile_cached(nvrtc, folder, "f.cu", source, 20, &code, &diag));
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 0);
+  ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 0);
   qn_nvrtc_close(nvrtc);
 }
 END_TEST

@@ -1,13 +1,12 @@
 // Objects that LLVM made are kept where the environment names a folder, and believed only whole; where nothing can be
 // kept, code is made all the same.
-#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 #include "codegen/codegen.h"
 #include "codegen/kept_file.h"
 #include "runtime/base/file.h"
+#include "tests/support/kept.h"
 #include "tests/support/test.h"
 
 #define VARIABLE "QUERN_OBJECT_CACHE"
@@ -49,24 +48,6 @@ static void compile_and_compare(const char *text, const qn_code *want, const cha
   qn_code_deinit(&code);
 }
 
-static size_t entries(const char *folder, char *out_path, size_t size) {
-  char pattern[512];
-  glob_t found;
-  snprintf(pattern, sizeof pattern, "%s/*", folder);
-  if (glob(pattern, 0, NULL, &found) != 0) return 0;
-  size_t count = found.gl_pathc;
-  snprintf(out_path, size, "%s", found.gl_pathv[0]);
-  globfree(&found);
-  return count;
-}
-
-// An entry that is written anew is another file: it comes by a rename.
-static ino_t file_number(const char *path) {
-  struct stat info;
-  ck_assert_int_eq(stat(path, &info), 0);
-  return info.st_ino;
-}
-
 static const char *name_folder(const char *name) {
   const char *folder = qn_test_temp_path(name);
   setenv(VARIABLE, folder, 1);
@@ -84,16 +65,16 @@ START_TEST(the_second_time_it_is_there) {
   char path[512];
   const char *folder = name_folder("cache/inner");  // is made
   qn_code first = compile(one, "x86-64-v3", NULL);
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 1);
-  ino_t number = file_number(path);
+  ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 1);
+  ino_t number = qn_kept_number(path);
   compile_and_compare(one, &first, "the second time");
-  ck_assert(file_number(path) == number && entries(folder, path, sizeof path) == 1);
+  ck_assert(qn_kept_number(path) == number && qn_kept_entries(folder, path, sizeof path) == 1);
   qn_code other = compile(two, "x86-64-v3", NULL);  // another kernel, another target
   ck_assert(!same(&first, &other));
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 2);
+  ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 2);
   qn_code_deinit(&other);
   other = compile(one, "x86-64-v3+avxvnni", NULL);
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 3);
+  ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 3);
   qn_code_deinit(&other);
   int stages = 0;  // whoever wants to see the stages gets all of them
   other = compile(one, "x86-64-v3", &stages);
@@ -111,11 +92,11 @@ START_TEST(it_is_what_is_kept_that_is_taken) {
   qn_code right = compile(one, "x86-64-v3", NULL), other = compile(two, "x86-64-v3", NULL);
   const char *folder = name_folder("other");
   compile_and_compare(two, &other, "before it is kept");
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 1);
+  ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 1);
   char *planted = read_file(path, &other_size);
   folder = name_folder("this");
   compile_and_compare(one, &right, "before it is kept");
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 1);
+  ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 1);
   char *data = read_file(path, &size);
   memcpy(planted, data, sizeof(qn_kept_name));
   qn_test_write_file(path, planted, other_size);  // its hash is of the content alone
@@ -127,24 +108,12 @@ START_TEST(it_is_what_is_kept_that_is_taken) {
 }
 END_TEST
 
-// Cut anywhere, with a byte that was changed anywhere.
+static void make_again(void *context) { compile_and_compare(one, context, "after damage"); }
+
 START_TEST(what_is_damaged_is_made_anew) {
-  char path[512];
-  size_t size;
   const char *folder = name_folder("damaged");
   qn_code right = compile(one, "x86-64-v3", NULL);
-  ck_assert_uint_eq(entries(folder, path, sizeof path), 1);
-  char *data = read_file(path, &size);
-  for (size_t i = 0; i < 14; i++) {
-    size_t at = i < 8 ? i * 8 : (size - 1) * (i - 7) / 6, length = i % 2 ? at : size;
-    if (length == size) data[at] ^= 4;
-    qn_test_write_file(path, data, length);
-    if (length == size) data[at] ^= 4;
-    ino_t number = file_number(path);
-    compile_and_compare(one, &right, "after damage");
-    ck_assert_msg(file_number(path) != number, "a damaged entry (byte %zu of %zu) is believed", at, length);
-  }
-  qn_free(qn_test_allocator(), data, size + 1);
+  qn_kept_damage(folder, make_again, &right);
   qn_code_deinit(&right);
 }
 END_TEST
@@ -190,7 +159,7 @@ START_TEST(failing_allocations) {
   qn_assert_ok(&diag, qn_target_parse("x86-64-v3", &target, &diag));
   for (int round = 0; round < 2; round++) {
     qn_test_failing_allocations(compile_with, &target);
-    ck_assert_uint_eq(entries(folder, path, sizeof path), 1);
+    ck_assert_uint_eq(qn_kept_entries(folder, path, sizeof path), 1);
   }
 }
 END_TEST
