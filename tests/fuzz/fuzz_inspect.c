@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "frontend/artifact_program.h"
@@ -11,18 +10,6 @@
 #include "runtime/base/file.h"
 #include "tests/support/artifact_builder.h"
 #include "tests/support/fuzz.h"
-
-// Readers take a path: a file without a name, which is written anew each time.
-static const char *put_file(const uint8_t *data, size_t size) {
-  static char path[64];
-  static int fd = -1;
-  if (fd < 0) {
-    fd = memfd_create("fuzz", MFD_CLOEXEC);
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-  }
-  fuzz_require(fd >= 0 && ftruncate(fd, 0) == 0 && pwrite(fd, data, size, 0) == (ssize_t)size, "no file in memory");
-  return path;
-}
 
 static void check_error(int code, const char *text) {
   fuzz_require(code != QN_ERR_INTERNAL && text[0] != '\0', "an error of our own, or without words");
@@ -52,7 +39,7 @@ static void read_program(const char *path) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  const char *path = put_file(data, size);
+  const char *path = fuzz_file(0, data, size);
   describe(path);
   read_program(path);
   return 0;

@@ -1,7 +1,8 @@
 // Fuzzes the tokenizer's data and its texts: any blob is refused or encodes and decodes any text without leaving its
-// memory; vocabularies of GGUF files, tokenizer.json and tokenizer.model that contradict themselves are refused. The input:
-// how many bytes of it are text (one byte), what it is ('b' a blob, 'g' a GGUF file, 'j' a tokenizer.json, 'm' a
-// tokenizer.model), the text, the data.
+// memory; vocabularies of GGUF files, tokenizer.json and tokenizer.model that contradict themselves are refused, and so
+// are vocab.txt, vocab.json and merges.txt. The input: how many bytes of it are text (one byte), what it is ('b' a blob, 'g' a
+// GGUF file, 'j' a tokenizer.json, 'm' a tokenizer.model, 'f' files of older days: tokenizer_config.json, vocab.txt or
+// vocab.json, merges.txt, a zero byte between them), the text, the data.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +10,12 @@
 #include "frontend/import/gguf.h"
 #include "frontend/import/gguf_write.h"
 #include "frontend/import/vocab.h"
+#include "frontend/import/vocab_files.h"
 #include "frontend/import/vocab_folder.h"
 #include "runtime/tokenizer.h"
 #include "tests/support/fuzz.h"
 
-enum { HEAD = 2, BLOB = 'b', GGUF = 'g', JSON = 'j', MODEL = 'm' };
+enum { HEAD = 2, BLOB = 'b', GGUF = 'g', JSON = 'j', MODEL = 'm', FILES = 'f' };
 
 static void check_error(qn_status status, const qn_diag *diag) {
   fuzz_require(diag->status == status && diag->text[0] != '\0', "an error without words");
@@ -114,6 +116,37 @@ static void use_file(char kind, const void *data, size_t size, qn_str text) {
   qn_arena_deinit(&arena);
 }
 
+// What is before the next zero byte, or all of it; takes it off.
+static qn_str next_part(qn_str *rest) {
+  const char *end = rest->length > 0 ? memchr(rest->data, 0, rest->length) : NULL;
+  qn_str part = {rest->data, end ? (size_t)(end - rest->data) : rest->length};
+  size_t taken = part.length + (end != NULL);
+  *rest = (qn_str){rest->data + taken, rest->length - taken};
+  return part;
+}
+
+static void use_files(const void *data, size_t size, qn_str text) {
+  qn_str rest = {data, size}, config = next_part(&rest), vocab = next_part(&rest);
+  bool lines = vocab.length == 0 || vocab.data[0] != '{';
+  char *json = NULL;
+  qn_arena arena;
+  qn_diag diag = {0};
+  cJSON *tree = cJSON_ParseWithLength(config.data, config.length);
+  qn_vocab_files files = {.folder = "fuzz", .config = tree, .model_config = tree};
+  if (vocab.length == 0 || (!lines && rest.length == 0)) files.folder = "fuzz";  // none of them: *out stays NULL
+  const char *first = fuzz_file(0, vocab.data, vocab.length);
+  files.vocab_txt = lines ? first : NULL;
+  files.vocab_json = lines ? NULL : first;
+  files.merges = lines ? NULL : fuzz_file(1, rest.data, rest.length);
+  qn_arena_init(&arena, qn_allocator_default());
+  qn_status status = qn_vocab_files_to_json(&files, &arena, &json, &diag);
+  qn_arena_deinit(&arena);
+  cJSON_Delete(tree);
+  if (status != QN_OK) check_error(status, &diag);
+  if (json) use_file(JSON, json, strlen(json), text);
+  cJSON_free(json);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (size < HEAD) return 0;
   size_t length = data[0] < size - HEAD ? data[0] : size - HEAD;
@@ -122,6 +155,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (data[1] == BLOB) use_blob(rest, size - HEAD - length, text);
   if (data[1] == GGUF) use_gguf(rest, size - HEAD - length, text);
   if (data[1] == JSON || data[1] == MODEL) use_file((char)data[1], rest, size - HEAD - length, text);
+  if (data[1] == FILES) use_files(rest, size - HEAD - length, text);
   return 0;
 }
 
@@ -225,11 +259,27 @@ static const char model[] =
     "\x0a\x0c\x0a\x05<unk>\x15\0\0\0\0\x18\x02\x0a\x08\x0a\x01" "a\x15\0\0\x80\xbf\x0a\x09\x0a\x02" "He\x15\0\0\0\xc0"
     "\x0a\x0f\x0a\x06<0xFF>\x15\0\0\0\0\x18\x06\x12\x06\x18\x01\xc0\x02\0\x18\0\x1a\x04\x18\x01\x20\x01";
 
+static const char *const files[] = {  // \1 stands for the zero bytes
+    "{\"tokenizer_class\": \"BertTokenizer\", \"cls_token\": \"h\", \"sep_token\": \"e\", \"unk_token\": \"h\"}\1h\ne\n##l\n##o\r\nhe\n",
+    ("{\"tokenizer_class\": \"GPT2Tokenizer\", \"added_tokens_decoder\": {\"4\": {\"content\": \"<s>\", \"special\": true}}}\1"
+     "{\"h\": 0, \"e\": 1, \"he\": 2, \"<|endoftext|>\": 3}\1#version: 0.2\nh e\n"),
+    "{\"model_type\": \"roberta\", \"add_prefix_space\": true}\1{\"<s>\": 0, \"</s>\": 1, \"<unk>\": 2, \"a\": 3}\1a a\n",
+};
+
+static void give_files(fuzz_take_fn take, void *context, const char *text) {
+  qn_buf data;
+  qn_buf_init(&data, qn_allocator_default());
+  for (; *text; text++) qn_buf_putc(&data, *text == 1 ? 0 : *text);
+  give(take, context, FILES, data.data, data.length);
+  qn_buf_deinit(&data);
+}
+
 void fuzz_seeds(fuzz_take_fn take, void *context) {
   give_vocabulary(take, context, true);
   give_vocabulary(take, context, false);
   for (size_t i = 0; i < sizeof jsons / sizeof *jsons; i++) give(take, context, JSON, jsons[i], strlen(jsons[i]));
   give(take, context, MODEL, model, sizeof model - 1);
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++) give_files(take, context, files[i]);
 }
 
 static const char *const words[] = {"gpt-2", "llama-bpe", "smollm", "<s>", "\xe2\x96\x81", " ", "\"Replace\"", "\"Split\"",

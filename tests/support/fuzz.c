@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "runtime/base/status.h"
 
@@ -18,6 +20,20 @@ void fuzz_require(bool condition, const char *what) {
 void fuzz_require_inside(const void *data, size_t size, const void *view, uint64_t view_bytes, const char *what) {
   uint64_t begin = (uint64_t)((uintptr_t)view - (uintptr_t)data);
   fuzz_require(begin <= size && view_bytes <= size - begin, what);
+}
+
+const char *fuzz_file(int which, const void *data, size_t size) {
+  static char paths[4][32];
+  static int files[4];  // 0 = not made; descriptor 0 is taken
+  fuzz_require(which >= 0 && which < (int)QN_COUNT(files), "a number of a file");
+  int *file = &files[which];
+  if (*file == 0) {
+    *file = memfd_create("fuzz", MFD_CLOEXEC);
+    fuzz_require(*file > 0, "no file in memory");
+    snprintf(paths[which], sizeof paths[which], "/proc/self/fd/%d", *file);
+  }
+  fuzz_require(ftruncate(*file, 0) == 0 && pwrite(*file, data, size, 0) == (ssize_t)size, "a file is not written");
+  return paths[which];
 }
 
 // --- changes

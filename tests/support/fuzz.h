@@ -15,6 +15,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 void fuzz_require(bool condition, const char *what);
 // The same unless `view` and what follows it, `view_bytes` in all, lie inside the bytes of `data`.
 void fuzz_require_inside(const void *data, size_t size, const void *view, uint64_t view_bytes, const char *what);
+// The path of a file without a name that holds the input's bytes, for readers that take paths. `which` (0 to 3) tells
+// several apart; each is written anew by the next call with its number. Static.
+const char *fuzz_file(int which, const void *data, size_t size);
 // Called with each seed.
 typedef void (*fuzz_take_fn)(void *context, const void *data, size_t size);
 void fuzz_seeds(fuzz_take_fn take, void *context);
