@@ -19,6 +19,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/options.h"
 #include "runtime/base/vec.h"
 
 #define DEFAULT_LIMIT  (UINT64_C(32) << 30)
@@ -256,11 +257,12 @@ static qn_status list(contents *c, quern_cache_listing *out, qn_diag *diag) {
 
 int quern_cache_list(quern_cache_listing *out, quern_error *error) {
   qn_diag diag = {0};
-  *out = (quern_cache_listing){0};
-  contents *c = calloc(1, sizeof *c);
-  qn_status status = c ? list(c, out, &diag) : qn_fail_nomem(&diag, "cache", "a listing");
-  out->owned = c;
-  if (status != QN_OK) quern_cache_listing_free(out);
+  quern_cache_listing made = {.size = sizeof made};
+  qn_status status = qn_result_check(out, "quern_cache_listing", &diag);
+  if (status == QN_OK && !(made.owned = calloc(1, sizeof(contents)))) status = qn_fail_nomem(&diag, "cache", "a listing");
+  if (status == QN_OK) status = list(made.owned, &made, &diag);
+  if (status != QN_OK) quern_cache_listing_free(&made);
+  qn_result_give(out, &made, sizeof made);
   return quern_give_error(error, &diag, status);
 }
 
@@ -268,7 +270,7 @@ void quern_cache_listing_free(quern_cache_listing *listing) {
   contents *c = listing->owned;
   if (c && c->arena.allocator) qn_arena_deinit(&c->arena);
   free(c);
-  *listing = (quern_cache_listing){0};
+  qn_result_give(listing, NULL, sizeof *listing);
 }
 
 // Called when something was kept. That it could not be done is no failure of what was made.

@@ -18,7 +18,8 @@
 #define DEFAULT_CONTEXT 4096
 
 qn_status quern_own_options(const quern_compile_options *options, quern_compile_options *out, qn_diag *diag) {
-  return qn_options_take(options, "quern_compile_options", out, sizeof *out, diag);
+  QN_TRY(qn_options_take(options, "quern_compile_options", out, sizeof *out, diag));
+  return qn_result_check(out->tuning_use, "quern_tuning_use", diag);
 }
 
 void quern_compilation_init(quern_compilation *c, const quern_compile_options *options, qn_diag *diag) {

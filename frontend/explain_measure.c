@@ -98,7 +98,7 @@ static bool have_counted(explaining *x, counted *c) {
 static void count(const runs *r, counted *c) {
   const explaining *x = r->x;
   const qn_artifact *a = &x->model->artifact;
-  quern_step_profile p;
+  quern_step_profile p = {.size = sizeof p};
   for (size_t k = 0; k < x->kernel_count; k++) c->wall[k] = c->busy[k] = c->faults[k] = 0;
   for (size_t i = 0; quern_session_profile(r->session, i, &p); i++) {
     uint32_t kernel = a->steps[i].kernel;
@@ -182,8 +182,8 @@ static qn_status open_session(runs *r, bool faults) {
                                    .profile = true,
                                    .profile_faults = faults};
   QN_TRY(give(x, (int)quern_session_create(x->model, &options, &r->session, &error), &error));
-  quern_session_info info;
-  quern_session_get_info(r->session, &info);
+  quern_session_info info = {.size = sizeof info};
+  quern_session_get_info(r->session, &info, NULL);
   x->threads = x->phase_threads[EXPLAIN_PREFILL] = info.threads;
   x->phase_threads[EXPLAIN_DECODE] = info.decode_threads;
   return QN_OK;

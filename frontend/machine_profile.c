@@ -198,13 +198,17 @@ int quern_machine_get_profile(const quern_machine_options *options, quern_machin
   quern_machine_options own;
   qn_diag diag = {0};
   qn_db *db = NULL;
-  memset(out, 0, sizeof *out);
+  quern_machine_profile made;
+  memset(&made, 0, sizeof made);  // padding, too: profiles are compared
+  made.size = sizeof made;
   qn_status status = qn_options_take(options, "quern_machine_options", &own, sizeof own, &diag);
-  put_topology(out);
+  if (status == QN_OK) status = qn_result_check(out, "quern_machine_profile", &diag);
+  put_topology(&made);
   if (status == QN_OK && !quern_keeps_nothing(own.tuning_db))
     status = qn_db_open(own.tuning_db, false, qn_allocator_default(), &db, &diag);
-  if (status == QN_OK) status = get_profile(db, &own, out, &diag);
+  if (status == QN_OK) status = get_profile(db, &own, &made, &diag);
   qn_db_close(db);
+  qn_result_give(out, &made, sizeof made);
   return quern_give_error(error, &diag, status);
 }
 

@@ -36,6 +36,7 @@ typedef void (*quern_quantized_fn)(void *context, const quern_quantized *tensor)
 
 // What a compilation made of the records of tuning (quern_tune), counted by variants of kernels.
 typedef struct quern_tuning_use {
+  size_t size;             // sizeof(quern_tuning_use), set by the caller
   int accepted;            // schedules that came from records
   int verified;            // of these, found by another build and checked again
   int rejected, missing;   // records that must not be used; variants without one: the analytic model chose
@@ -76,7 +77,7 @@ typedef struct quern_compile_options {
   // The database of tuning whose records choose schedules: a path, NULL = the user's own, "none" = none. One that
   // cannot be read is no error: see tuning_use->problem.
   const char *tuning_db;
-  quern_tuning_use *tuning_use;  // filled when not NULL
+  quern_tuning_use *tuning_use;  // filled in when not NULL
   const char *nvrtc;  // path of libnvrtc, for GPUs; NULL = $QUERN_NVRTC, or where CUDA 12 or 13 has it
   // Of a compilation, and of the model of quern_jit; copied; NULL = malloc and free. LLVM, MLIR, SQLite, cJSON and NVRTC take
   // theirs by malloc, whatever this is: they ask no allocator, or one of the whole process, which a library must not set. So
@@ -168,13 +169,14 @@ typedef struct quern_cache_entry {
 
 // Texts and entries belong to the listing.
 typedef struct quern_cache_listing {
+  size_t size;  // sizeof(quern_cache_listing), set by the caller
   const char *folder;
   const quern_cache_entry *entries;  // those used last first
   size_t count;
   uint64_t bytes, limit;  // all together take, and may take (UINT64_MAX = any number)
   void *owned;
 } quern_cache_listing;
-// What is in the cache; to be freed with quern_cache_listing_free. Errors: IO, ARGUMENT (QUERN_CACHE_LIMIT), NOMEM.
+// What is in the cache; to be freed with quern_cache_listing_free. Errors: IO, ARGUMENT (QUERN_CACHE_LIMIT, size), NOMEM.
 int quern_cache_list(quern_cache_listing *out, quern_error *error);
 void quern_cache_listing_free(quern_cache_listing *listing);  // zeroed is harmless
 // Removes the entries not used for the longest time until at most `keep_bytes` are left (0 = all go), and what killed
@@ -360,6 +362,7 @@ typedef struct quern_verify_options {
 } quern_verify_options;
 
 typedef struct quern_verify_report {
+  size_t size;              // sizeof(quern_verify_report), set by the caller
   char target[128];         // whose code it was
   uint32_t checked, wrong;  // variants of kernels; wrong: every verdict but "ok"
   // What is not checked, "" = nothing: without a device, the targets that are GPUs, with commas between them; on one, in
@@ -439,6 +442,7 @@ enum { QUERN_LEVEL_L1, QUERN_LEVEL_L2, QUERN_LEVEL_L3, QUERN_LEVEL_MEMORY, QUERN
 
 // Rates are of all threads together, a second; the best of several measurements (times: the shortest).
 typedef struct quern_machine_profile {
+  size_t size;  // sizeof(quern_machine_profile), set by the caller
   // Topology, as the system tells it now.
   char cpu[96];       // the processor's name; empty = not known
   char features[512];  // instruction sets: "avx,avx2,..."
@@ -479,7 +483,7 @@ typedef struct quern_machine_options {
 } quern_machine_options;
 
 // The stored profile of this machine, or else a measured one, which is stored. When storing it fails *out is filled in
-// all the same (count > 0). Errors: those of quern_machine_open, CANCELLED, IO and FORMAT (the database).
+// all the same (count > 0). Errors: those of quern_machine_open, ARGUMENT (size), CANCELLED, IO and FORMAT (the database).
 int quern_machine_get_profile(const quern_machine_options *options, quern_machine_profile *out, quern_error *error);
 
 // The settings stored for this machine; *out_found is false when it was not measured (then *out holds the defaults: zeros
@@ -682,6 +686,7 @@ typedef struct quern_tune_result {
 } quern_tune_result;
 
 typedef struct quern_tune_report {
+  size_t size;                 // sizeof(quern_tune_report), set by the caller
   quern_tune_result *results;  // owned
   size_t count;
   const char *end;       // why the session ended; static
@@ -709,15 +714,16 @@ void quern_tune_report_free(quern_tune_report *report);  // zeroed is harmless
 int quern_tune_verdict(const quern_tune_report *report, quern_error *error);
 
 // Tunes a model file's or an artifact's kernels for CPUs on this machine. Errors: those of compiling, ARGUMENT (no kernel
-// of that name), TARGET (the code does not run here), IO and FORMAT (the database). What was found before an error is kept.
+// of that name; size), TARGET (the code does not run here), IO and FORMAT (the database). What was found before an error is kept.
 int quern_tune(const char *path, const quern_tune_options *options, quern_tune_report *out, quern_error *error);
 
 typedef struct quern_tuning_counts {
+  size_t size;                       // sizeof(quern_tuning_counts), set by the caller
   int64_t records, marks, machines;  // candidates, how far kernels were tuned, measured machines
   int64_t rejected, known;           // edited entries left out; of an import: what was there already
 } quern_tuning_counts;
 // The database (NULL = the user's own) as a text file, one entry a line, and back: entries of both are there once. An
-// import that `progress` (may be NULL) cancels adds nothing.
+// import that `progress` (may be NULL) cancels adds nothing. Errors: IO, FORMAT, ARGUMENT (size), CANCELLED, NOMEM.
 int quern_tuning_export(const char *tuning_db, const char *path, quern_tuning_counts *out, quern_error *error);
 int quern_tuning_import(const char *tuning_db, const char *path, quern_progress_fn progress, void *progress_context,
                         quern_tuning_counts *out, quern_error *error);

@@ -138,6 +138,7 @@ static qn_status know_machine(tuning *t) {
   quern_error error;
   if (t->db && quern_machine_stored(t->db, &stored, &when, &found, NULL, 0, &unused) != QN_OK) found = false;
   if (!found && t->options->budget_s < worth_s) return QN_OK;
+  t->profile.size = sizeof t->profile;
   int code = quern_machine_get_profile(&options, &t->profile, &error);
   if (code != 0) t->profile.count = 0;
   return code == QN_ERR_CANCELLED ? qn_fail(t->diag, QN_ERR_CANCELLED, "tune", "cancelled by the caller") : QN_OK;
@@ -169,7 +170,7 @@ void quern_tune_report_free(quern_tune_report *report) {
   report_memory *memory = report->owned;
   if (memory) qn_arena_deinit(&memory->arena);
   free(memory);
-  *report = (quern_tune_report){0};
+  qn_result_give(report, NULL, sizeof *report);
 }
 
 static void put_rows(const quern_tune_result *k, char out[64]) {
@@ -255,7 +256,8 @@ static qn_status take_report(tuning *t, const qn_session_report *from, quern_tun
   report_memory *memory = calloc(1, sizeof *memory);
   if (!memory) return qn_fail_nomem(t->diag, "tune", "a report");
   qn_arena_init(&memory->arena, qn_allocator_default());
-  *out = (quern_tune_report){.count = from->count,
+  *out = (quern_tune_report){.size = sizeof *out,
+                             .count = from->count,
                              .end = qn_session_end_text(from->end),
                              .cancelled = from->end == QN_SESSION_CANCELLED,
                              .expected = from->expected,
@@ -339,8 +341,9 @@ int quern_tune(const char *path, const quern_tune_options *options, quern_tune_r
   quern_tune_options own;
   qn_diag diag = {0};
   tuning t = {.options = &own, .diag = &diag, .begin_s = seconds_now()};
-  *out = (quern_tune_report){0};
+  quern_tune_report made = {.size = sizeof made};
   qn_status status = own_options(options, &own, &diag);
+  if (status == QN_OK) status = qn_result_check(out, "quern_tune_report", &diag);
   if (status == QN_OK) status = quern_own_options(own.compile, &t.compile, &diag);
   t.compile.tuning_db = "none";  // the defaults are what tuning starts from
   t.compile.run_threads = own.threads;
@@ -348,14 +351,15 @@ int quern_tune(const char *path, const quern_tune_options *options, quern_tune_r
   t.compile.progress_context = &t;
   quern_compilation_init(&t.compilation, &t.compile, &diag);
   qn_buf_init(&t.fingerprint, qn_allocator_default());
-  if (status == QN_OK) status = tune(&t, path, out);
+  if (status == QN_OK) status = tune(&t, path, &made);
   qn_worker_destroy(t.worker);
   quern_tune_code_destroy(t.code);
   qn_db_close(t.db);
   qn_buf_deinit(&t.fingerprint);
   if (t.has_artifact) qn_artifact_close(&t.artifact);
   quern_compilation_deinit(&t.compilation);
-  if (status != QN_OK) quern_tune_report_free(out);
+  if (status != QN_OK) quern_tune_report_free(&made);
+  qn_result_give(out, &made, sizeof made);
   return quern_give_error(error, &diag, status);
 }
 
@@ -377,12 +381,15 @@ static int exchange(const char *tuning_db, const char *path, bool export, import
   qn_diag diag = {0};
   qn_db *db = NULL;
   qn_db_counts counts = {0};
-  qn_status status = qn_db_open(tuning_db, export, qn_allocator_default(), &db, &diag);
+  qn_status status = qn_result_check(out, "quern_tuning_counts", &diag);
+  if (status == QN_OK) status = qn_db_open(tuning_db, export, qn_allocator_default(), &db, &diag);
   if (status == QN_OK)
     status = export ? qn_db_export(db, path, &counts, &diag)
                     : qn_db_import(db, path, tell_lines, watch, &counts, &diag);
   qn_db_close(db);
-  *out = (quern_tuning_counts){counts.records, counts.marks, counts.machines, counts.rejected, counts.known};
+  quern_tuning_counts own = {sizeof own,      counts.records, counts.marks, counts.machines, counts.rejected,
+                             counts.known};
+  qn_result_give(out, &own, sizeof own);
   return quern_give_error(error, &diag, status);
 }
 

@@ -12,6 +12,7 @@
 #include "frontend/machine.h"
 #include "runtime/artifact.h"
 #include "runtime/base/hash.h"
+#include "runtime/base/options.h"
 #include "runtime/model.h"
 #include "runtime/topology.h"
 
@@ -89,14 +90,15 @@ void quern_tuned_choose_for(quern_tuned *t, const qn_target *target, const int64
 
 void quern_tuned_report(const quern_tuned *t, quern_tuning_use *out) {
   const qn_plan_counts *counts = &t->chooser.counts;
-  *out = (quern_tuning_use){.accepted = counts->accepted,
-                            .verified = counts->foreign,
-                            .rejected = counts->rejected,
-                            .missing = counts->missing,
-                            .threads = t->chooser.key.threads};
-  if (counts->accepted + counts->rejected == 0) out->other_threads = t->other_threads;
-  snprintf(out->first_reason, sizeof out->first_reason, "%s", counts->first_reason);
-  snprintf(out->problem, sizeof out->problem, "%s", t->problem);
+  quern_tuning_use own = {.accepted = counts->accepted,
+                          .verified = counts->foreign,
+                          .rejected = counts->rejected,
+                          .missing = counts->missing,
+                          .threads = t->chooser.key.threads};
+  if (counts->accepted + counts->rejected == 0) own.other_threads = t->other_threads;
+  snprintf(own.first_reason, sizeof own.first_reason, "%s", counts->first_reason);
+  snprintf(own.problem, sizeof own.problem, "%s", t->problem);
+  qn_result_give(out, &own, sizeof own);
 }
 
 // --- state

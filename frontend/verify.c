@@ -170,9 +170,10 @@ int quern_verify(const char *path, const quern_verify_options *options, quern_ve
   qn_diag diag = {0};
   verification v = {.path = path, .options = &own, .allocator = qn_allocator_default(), .diag = &diag};
   qn_status status = qn_options_take(options, "quern_verify_options", &own, sizeof own, &diag);
+  if (status == QN_OK) status = qn_result_check(report, "quern_verify_report", &diag);
   qn_arena_init(&v.arena, v.allocator);
   if (status == QN_OK) status = verify(&v);
-  if (report) *report = v.report;
+  qn_result_give(report, &v.report, sizeof v.report);
   if (v.results) qn_free(v.allocator, v.results, (v.items.count + 1) * sizeof *v.results);
   qn_vec_free(v.allocator, &v.items);
   qn_vec_free(v.allocator, &v.variants);

@@ -193,8 +193,7 @@ static bool cost_line(const quern_model *model, const char *name, uint64_t *out)
   return *end == '\0' && digits[0] != '-';
 }
 
-bool quern_model_get_cost(const quern_model *model, quern_model_cost *c) {
-  *c = (quern_model_cost){0};
+static bool read_cost(const quern_model *model, quern_model_cost *c) {
   const struct {
     const char *name;
     uint64_t *value;
@@ -207,6 +206,13 @@ bool quern_model_get_cost(const quern_model *model, quern_model_cost *c) {
     if (!cost_line(model, lines[i].name, lines[i].value)) return false;
   }
   return true;
+}
+
+bool quern_model_get_cost(const quern_model *model, quern_model_cost *out_cost) {
+  quern_model_cost own = {.size = sizeof own};
+  bool told = qn_result_check(out_cost, "quern_model_cost", NULL) == QN_OK && read_cost(model, &own);
+  qn_result_give(out_cost, told ? &own : NULL, sizeof own);
+  return told;
 }
 
 bool quern_model_get_attention_cost(const quern_model *model, int64_t depth, int64_t tokens, double *out_bytes,
@@ -373,9 +379,10 @@ void quern_session_destroy(quern_session *session) {
   qn_free(&session->model->allocator, session, sizeof *session);
 }
 
-void quern_session_get_info(const quern_session *session, quern_session_info *out_info) {
+quern_status quern_session_get_info(const quern_session *session, quern_session_info *out_info, quern_error *error) {
   const qn_decoder *decoder = session->decoder;
-  *out_info = (quern_session_info){
+  qn_diag diag = {0};
+  quern_session_info own = {
       .threads = session->threads ? qn_threads_created(session->threads) : 0,
       .decode_threads = session->decode_threads,
       .context = qn_decoder_context(decoder),
@@ -384,6 +391,9 @@ void quern_session_get_info(const quern_session *session, quern_session_info *ou
       .kv_bytes = qn_kv_cache_bytes(qn_decoder_cache(decoder)),
       .arena_bytes = session->model->artifact.program->arena_bytes,
   };
+  qn_status status = qn_result_check(out_info, "quern_session_info", &diag);
+  qn_result_give(out_info, &own, sizeof own);
+  return finish(status, &diag, error);
 }
 
 // Uses a request to stop up.
@@ -632,20 +642,20 @@ static bool forward_cancelled(void *context) {
 }
 
 static void public_stats(const qn_generate_stats *from, quern_stats *to) {
-  if (!to) return;
-  *to = (quern_stats){.prompt_tokens = from->prompt_tokens,
-                      .generated_tokens = from->generated_tokens,
-                      .prefill_ns = from->prefill_ns,
-                      .first_ns = from->first_ns,
-                      .decode_ns = from->decode_ns,
-                      .decode_steps = from->decode_steps,
-                      .reason = (quern_stop_reason)from->reason,
-                      .stop_index = from->stop_index,
-                      .pending_token = from->pending,
-                      .held_tokens = from->held_tokens,
-                      .passes = from->passes,
-                      .proposed = from->proposed,
-                      .accepted = from->accepted};
+  quern_stats own = {.prompt_tokens = from->prompt_tokens,
+                     .generated_tokens = from->generated_tokens,
+                     .prefill_ns = from->prefill_ns,
+                     .first_ns = from->first_ns,
+                     .decode_ns = from->decode_ns,
+                     .decode_steps = from->decode_steps,
+                     .reason = (quern_stop_reason)from->reason,
+                     .stop_index = from->stop_index,
+                     .pending_token = from->pending,
+                     .held_tokens = from->held_tokens,
+                     .passes = from->passes,
+                     .proposed = from->proposed,
+                     .accepted = from->accepted};
+  qn_result_give(to, &own, sizeof own);
 }
 
 int32_t qn_session_sampled_vocab(const quern_session *session) {
@@ -694,6 +704,7 @@ quern_status quern_generate(quern_session *session, const quern_generate_params 
   qn_str *stops = NULL;
   session->step_rows = 0;
   qn_status status = qn_options_take(params, "quern_generate_params", &own, sizeof own, &diag);
+  if (status == QN_OK) status = qn_result_check(out_stats, "quern_stats", &diag);
   if (status == QN_OK && (!qn_size_mul(own.stop_count, sizeof *stops, &bytes) ||
                           (bytes > 0 && !(stops = qn_alloc(allocator, bytes))))) {
     status = qn_fail_nomem(&diag, session->model->path, "stop strings");
@@ -710,13 +721,15 @@ bool quern_session_profile(const quern_session *session, size_t index, quern_ste
   const qn_artifact *a = &session->model->artifact;
   const qn_step_profile *profile = qn_executor_profile(qn_decoder_executor(session->decoder));
   if (!profile || index >= a->program->step_count) return false;
+  if (qn_result_check(out_profile, "quern_step_profile", NULL) != QN_OK) return false;
   const qn_art_step *step = &a->steps[index];
-  *out_profile = (quern_step_profile){.kernel = a->strings + a->kernels[step->kernel].name,
-                                      .place = a->strings + step->loc,
-                                      .kernel_ns = profile[index].kernel_ns,
-                                      .wait_ns = profile[index].wait_ns,
-                                      .calls = profile[index].calls,
-                                      .busy_ns = qn_executor_busy_ns(qn_decoder_executor(session->decoder), index),
-                                      .faults = profile[index].faults};
+  quern_step_profile own = {.kernel = a->strings + a->kernels[step->kernel].name,
+                            .place = a->strings + step->loc,
+                            .kernel_ns = profile[index].kernel_ns,
+                            .wait_ns = profile[index].wait_ns,
+                            .calls = profile[index].calls,
+                            .busy_ns = qn_executor_busy_ns(qn_decoder_executor(session->decoder), index),
+                            .faults = profile[index].faults};
+  qn_result_give(out_profile, &own, sizeof own);
   return true;
 }

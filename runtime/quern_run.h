@@ -8,6 +8,13 @@
 // with their length unless they are const char *. What a function hands out is borrowed from the object it came from,
 // unless it says otherwise.
 //
+// How this interface grows. Structs that a caller sets a `size` in, and those that the library makes and hands out one by
+// one (quern_request_result, quern_quantized, quern_verified, quern_tune_progress, quern_explanation), may get fields behind
+// all that they have: a caller of an earlier library has a smaller size, and is asked for and given so much; of a result
+// what an earlier library does not know is zeros. All other structs stay as they are. Functions and enumerators are added,
+// and none changes or goes, under one version of the symbols. Before the first release this is no promise yet; a test holds
+// it against what is written down so far (tests/golden/abi.txt).
+//
 // Threads. A model never changes once it is open: any number of threads and sessions may use one at the same time, but
 // for closing it. A session is for one thread at a time (only quern_session_cancel may be called from any); it brings
 // worker threads of its own. Several models and sessions may be open in one process. A text that a function without a
@@ -163,6 +170,7 @@ const char *quern_model_summary_value(const quern_model *model, const char *key,
 
 // What a step costs, as the compiler counted it. A multiply-add (MAC) is two operations.
 typedef struct quern_model_cost {
+  size_t size;                              // sizeof(quern_model_cost), set by the caller
   uint64_t weight_bytes;                    // packed weights that every step reads whole
   uint64_t token_bytes;                     // rows looked up in tables for each token of a step
   uint64_t key_bytes;                       // of a key and its value in all layers: kept for each key a sequence holds
@@ -171,7 +179,7 @@ typedef struct quern_model_cost {
   uint64_t f32_macs_key;                    // in attention, for each key that each token sees in all layers
   uint64_t int8_macs_key;                   // the same of caches of codes
 } quern_model_cost;
-// False when the artifact does not tell.
+// False when the artifact does not tell, or out_cost has no size.
 bool quern_model_get_cost(const quern_model *model, quern_model_cost *out_cost);
 // Of that what attention takes, for `tokens` tokens of a sequence that holds `depth` keys before them: bytes of keys and
 // values, each counted once however many of the tokens see it, and multiply-adds. Layers with a window are counted as far
@@ -287,14 +295,15 @@ quern_status quern_session_create(quern_model *model, const quern_session_option
 void quern_session_destroy(quern_session *session);  // NULL is harmless
 
 typedef struct quern_session_info {
+  size_t size;                  // sizeof(quern_session_info), set by the caller
   int threads, decode_threads;  // 0 on a GPU
   int64_t context, chunk;
   int32_t sequences;
   uint64_t kv_bytes;     // of the KV cache when full
   uint64_t arena_bytes;  // of intermediate values
 } quern_session_info;
-// What the options have become, and what memory the session takes.
-void quern_session_get_info(const quern_session *session, quern_session_info *out_info);
+// What the options have become, and what memory the session takes. Errors: ARGUMENT (size).
+quern_status quern_session_get_info(const quern_session *session, quern_session_info *out_info, quern_error *error);
 
 // Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits becomes
 // the logits after the last one, f32 (vocab_size), valid until the session's next call; NULL = they are not computed.
@@ -328,7 +337,7 @@ const float *quern_session_logits(const quern_session *session, size_t index);
 // Of an encoder: an embedding of each of `texts` texts. `tokens` are those of all texts, one text after another, with
 // those that go around a text (QUERN_TOKENIZE_ADD_SPECIAL); counts (texts) says how many each has, at least 1. They are
 // written to out_embeddings: f32 (texts, quern_model_embedding_size), row-major, of length 1 where the model says so. As
-// many texts as the session has sequences and its chunk has tokens are computed together, which changes no bit. The
+// many texts as the session has sequences and pages, and its chunk tokens, are computed together, which changes no bit. The
 // session's sequences are empty afterwards. Errors: UNSUPPORTED (the model makes logits), ARGUMENT (a token out of range,
 // a text without tokens), LIMIT (a text longer than the context or the chunk: it is evaluated whole), CANCELLED, INTERNAL.
 quern_status quern_session_embed(quern_session *session, const int32_t *tokens, const size_t *counts, size_t texts,
@@ -505,6 +514,7 @@ typedef enum quern_stop_reason {
 const char *quern_stop_reason_name(quern_stop_reason reason);
 
 typedef struct quern_stats {
+  size_t size;                              // sizeof(quern_stats), set by the caller
   int64_t prompt_tokens, generated_tokens;  // generated: sampled, one that ended the text included
   uint64_t prefill_ns;                      // evaluating the prompt
   uint64_t first_ns;                        // until the first token was sampled
@@ -521,7 +531,7 @@ typedef struct quern_stats {
 
 // Evaluates the prompt, then samples, hands out text and evaluates until something says stop, which is no error.
 // *out_stats (may be NULL) is filled in as far as it came, also after an error. Errors: those of quern_session_eval,
-// ARGUMENT (an option out of range; the text names it), FORMAT (logits that are no numbers: damaged weights), NOMEM.
+// ARGUMENT (an option out of range, a size; the text names it), FORMAT (logits that are no numbers: damaged weights), NOMEM.
 quern_status quern_generate(quern_session *session, const quern_generate_params *params, quern_stats *out_stats,
                             quern_error *error);
 
@@ -631,6 +641,7 @@ quern_status quern_scheduler_step(quern_scheduler *scheduler, size_t *out_left, 
 bool quern_scheduler_wait(quern_scheduler *scheduler, int64_t most_us);
 
 typedef struct quern_scheduler_stats {
+  size_t size;                                 // sizeof(quern_scheduler_stats), set by the caller
   int64_t running, waiting;                    // requests
   int64_t added, finished, cancelled, failed;  // failed: ended with an error
   int64_t steps;
@@ -645,8 +656,9 @@ typedef struct quern_scheduler_stats {
   uint64_t longest_step_ns;      // of steps in which somebody generated
   int64_t most_running;
 } quern_scheduler_stats;
-// What has happened so far.
-void quern_scheduler_get_stats(const quern_scheduler *scheduler, quern_scheduler_stats *out_stats);
+// What has happened so far. Errors: ARGUMENT (size).
+quern_status quern_scheduler_get_stats(const quern_scheduler *scheduler, quern_scheduler_stats *out_stats,
+                                       quern_error *error);
 // Are all pages of the KV cache free, or held by a request? INTERNAL, with the numbers, when some are lost: a bug.
 quern_status quern_scheduler_check(const quern_scheduler *scheduler, quern_error *error);
 
@@ -729,6 +741,7 @@ const void *quern_runner_output(const quern_runner *runner, const char *name, si
 
 // One kernel call of the program, summed over all steps so far, on the session's calling thread.
 typedef struct quern_step_profile {
+  size_t size;         // sizeof(quern_step_profile), set by the caller
   const char *kernel;  // its name
   const char *place;   // the op of the model it came from
   uint64_t kernel_ns;  // inside the kernel
@@ -737,7 +750,8 @@ typedef struct quern_step_profile {
   uint64_t busy_ns;    // inside the kernel, of all threads together
   uint64_t faults;     // page faults inside the kernel, for sessions created with `profile_faults`
 } quern_step_profile;
-// The index-th call of the program; false after the last, or when the session was created without `profile`.
+// The index-th call of the program; false after the last, when the session was created without `profile`, or out_profile has
+// no size.
 bool quern_session_profile(const quern_session *session, size_t index, quern_step_profile *out_profile);
 
 #pragma GCC visibility pop

@@ -27,22 +27,17 @@ quern_status quern_session_attach(quern_session *session, int32_t sequence, cons
 
 quern_status quern_session_get_prefixes(const quern_session *session, quern_prefix_info *out_info, quern_error *error) {
   qn_diag diag = {0};
-  size_t size = out_info->size;
   qn_kv_prefix_stats stats = {0};
-  if (size < sizeof size || size > sizeof *out_info)
-    return qn_model_finish(qn_fail(&diag, QN_ERR_ARGUMENT, "quern_prefix_info", "got size %zu, want %zu", size,
-                                   sizeof *out_info),
-                           &diag, error);
+  qn_status status = qn_result_check(out_info, "quern_prefix_info", &diag);
   if (qn_decoder_prefixes(session->decoder)) qn_kv_prefix_get_stats(qn_decoder_prefixes(session->decoder), &stats);
-  quern_prefix_info own = {.size = size,
-                           .lookups = stats.lookups,
+  quern_prefix_info own = {.lookups = stats.lookups,
                            .asked_tokens = stats.asked_tokens,
                            .found_tokens = stats.found_tokens,
                            .pages = stats.pages,
                            .tokens = stats.tokens,
                            .given_up_pages = stats.given_up};
-  memcpy(out_info, &own, size);
-  return qn_model_finish(QN_OK, &diag, error);
+  qn_result_give(out_info, &own, sizeof own);
+  return qn_model_finish(status, &diag, error);
 }
 
 static qn_status need_prefixes(const quern_session *session, const char *path, qn_diag *diag) {

@@ -202,34 +202,38 @@ bool quern_scheduler_wait(quern_scheduler *s, int64_t most_us) {
   return qn_scheduler_wait(s->scheduler, most_us > INT64_MAX / 1000 ? QN_SCHEDULER_IDLE : (uint64_t)most_us * 1000);
 }
 
-void quern_scheduler_get_stats(const quern_scheduler *s, quern_scheduler_stats *out) {
+quern_status quern_scheduler_get_stats(const quern_scheduler *s, quern_scheduler_stats *out_stats, quern_error *error) {
   qn_scheduler_stats i;
+  qn_diag diag = {0};
   qn_scheduler_get_stats(s->scheduler, &i);
-  *out = (quern_scheduler_stats){.running = i.running,
-                                 .waiting = i.waiting,
-                                 .added = i.added,
-                                 .finished = i.finished,
-                                 .cancelled = i.cancelled,
-                                 .failed = i.failed,
-                                 .steps = i.steps,
-                                 .prompt_tokens = i.prompt_tokens,
-                                 .generated_tokens = i.decode_tokens,
-                                 .cached_tokens = i.cached_tokens,
-                                 .recomputed_tokens = i.recomputed_tokens,
-                                 .proposed = i.proposed,
-                                 .accepted = i.accepted,
-                                 .preemptions = i.preemptions,
-                                 .swapped_out = i.swapped_out,
-                                 .swapped_in = i.swapped_in,
-                                 .swaps_lost = i.swaps_lost,
-                                 .swap_bytes = i.swap_bytes,
-                                 .pages = i.pages,
-                                 .free_pages = i.free_pages,
-                                 .most_pages = i.most_pages,
-                                 .slots = i.slots,
-                                 .slots_unused = i.slots_unused,
-                                 .longest_step_ns = i.longest_step_ns,
-                                 .most_running = i.most_running};
+  quern_scheduler_stats own = {.running = i.running,
+                               .waiting = i.waiting,
+                               .added = i.added,
+                               .finished = i.finished,
+                               .cancelled = i.cancelled,
+                               .failed = i.failed,
+                               .steps = i.steps,
+                               .prompt_tokens = i.prompt_tokens,
+                               .generated_tokens = i.decode_tokens,
+                               .cached_tokens = i.cached_tokens,
+                               .recomputed_tokens = i.recomputed_tokens,
+                               .proposed = i.proposed,
+                               .accepted = i.accepted,
+                               .preemptions = i.preemptions,
+                               .swapped_out = i.swapped_out,
+                               .swapped_in = i.swapped_in,
+                               .swaps_lost = i.swaps_lost,
+                               .swap_bytes = i.swap_bytes,
+                               .pages = i.pages,
+                               .free_pages = i.free_pages,
+                               .most_pages = i.most_pages,
+                               .slots = i.slots,
+                               .slots_unused = i.slots_unused,
+                               .longest_step_ns = i.longest_step_ns,
+                               .most_running = i.most_running};
+  qn_status status = qn_result_check(out_stats, "quern_scheduler_stats", &diag);
+  qn_result_give(out_stats, &own, sizeof own);
+  return qn_model_finish(status, &diag, error);
 }
 
 quern_status quern_scheduler_check(const quern_scheduler *s, quern_error *error) {

@@ -135,8 +135,8 @@ static int open_side(bench *b, side *s) {
   }
   int code = (int)quern_session_create(s->model, &how, &s->round.session, &s->round.error);
   if (code != 0) return cli_fail_with(code, &s->round.error);
-  quern_session_info info;
-  quern_session_get_info(s->round.session, &info);
+  quern_session_info info = {.size = sizeof info};
+  quern_session_get_info(s->round.session, &info, NULL);
   s->round.threads = s->round.prompt_threads = info.threads;
   s->round.decode_threads = info.decode_threads;
   return bench_warm_up(&s->round);

@@ -240,7 +240,7 @@ static int measure_decode(bench_round *r, bench_decode *d) {
 // --- time outside kernels
 
 static double kernel_seconds(const quern_session *session) {
-  quern_step_profile p;
+  quern_step_profile p = {.size = sizeof p};
   double ns = 0;
   for (size_t i = 0; quern_session_profile(session, i, &p); i++) ns += (double)p.kernel_ns;
   return ns * 1e-9;
@@ -343,8 +343,8 @@ static int measure_threads(bench *b, int threads) {
   how.sequences = sequences;
   int code = (int)quern_session_create(b->model, &how, &r.session, &r.error);
   if (code != 0) return cli_fail_with(code, &r.error);
-  quern_session_info info;
-  quern_session_get_info(r.session, &info);
+  quern_session_info info = {.size = sizeof info};
+  quern_session_get_info(r.session, &info, NULL);
   r.threads = r.prompt_threads = info.threads;
   r.decode_threads = info.decode_threads;
   size_t first_prefill = b->prefills.count, first_decode = b->decodes.count;

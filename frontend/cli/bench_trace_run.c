@@ -160,14 +160,15 @@ static int open_scheduler(replay *r) {
                                      .batch_wait_us = (int64_t)(o->batch_wait * 1000)};
   int code = (int)quern_scheduler_create(b->model, &options, &r->scheduler, &r->error);
   if (code != 0) return code;
-  quern_session_get_info(quern_scheduler_session(r->scheduler), &r->t->session);
+  r->t->session.size = sizeof r->t->session;
+  quern_session_get_info(quern_scheduler_session(r->scheduler), &r->t->session, NULL);
   r->threads = r->t->session.threads;
   return 0;
 }
 
 static int replay_one(bench_traces *t, const trace *of, quern_batching batching) {
   bench *b = t->b;
-  trace_run run = {.trace = of, .batching = batching};
+  trace_run run = {.trace = of, .batching = batching, .stats.size = sizeof run.stats};
   replay r = {.t = t, .trace = of, .run = &run, .vocab = quern_model_vocab_size(b->model)};
   r.cpu_time = b->options->clock && strcmp(b->options->clock, "cpu") == 0;
   size_t count = of->requests.count;
@@ -178,7 +179,7 @@ static int replay_one(bench_traces *t, const trace *of, quern_batching batching)
   int code = kept ? open_scheduler(&r) : cli_fail(QN_ERR_NOMEM, "--trace", "out of memory for requests");
   if (code == 0) code = replay_all(&r, requests);
   if (code == 0) code = (int)quern_scheduler_check(r.scheduler, &r.error);
-  if (code == 0) quern_scheduler_get_stats(r.scheduler, &run.stats);
+  if (code == 0) quern_scheduler_get_stats(r.scheduler, &run.stats, NULL);
   if (code != 0 && code == r.error.code) code = cli_fail_with(code, &r.error);
   quern_scheduler_destroy(r.scheduler);
   if (code == 0) code = take_samples(&r);

@@ -72,8 +72,8 @@ static int do_exit(conversation *c) {
 }
 static int do_stats(conversation *c) {
   const quern_stats *s = &c->stats;
-  quern_session_info info;
-  quern_session_get_info(c->chat->session, &info);
+  quern_session_info info = {.size = sizeof info};
+  quern_session_get_info(c->chat->session, &info, NULL);
   fprintf(stderr,
           "quern: context %zu of %lld tokens; last prompt %lld tokens in %.1f ms (%zu of them again), answer %lld in "
           "%.1f ms "
@@ -174,6 +174,7 @@ static int generate(conversation *c, quern_error *error) {
                                   .speculator = c->chat->speculator};
   c->answer.length = c->generated.count = 0;
   cli_catch_signals();
+  c->stats.size = sizeof c->stats;
   int code = (int)quern_generate(c->chat->session, &params, &c->stats, error);
   bool stopped = c->stats.reason == QUERN_STOP_CANCELLED && c->generated.count > 0 &&
                  c->generated.items[c->generated.count - 1] == c->turn_end;
@@ -183,8 +184,8 @@ static int generate(conversation *c, quern_error *error) {
 }
 
 static void tell_end(const conversation *c) {
-  quern_session_info info;
-  quern_session_get_info(c->chat->session, &info);
+  quern_session_info info = {.size = sizeof info};
+  quern_session_get_info(c->chat->session, &info, NULL);
   if (c->stats.reason == QUERN_STOP_MAX_TOKENS)
     remark(c, "the answer was cut after %lld tokens (--max-tokens)", (long long)c->chat->max_tokens);
   if (c->stats.reason == QUERN_STOP_CONTEXT)
@@ -195,10 +196,10 @@ static void tell_end(const conversation *c) {
 static int answer(conversation *c) {
   const cli_chat *chat = c->chat;
   quern_error error = {0};
-  quern_session_info info;
+  quern_session_info info = {.size = sizeof info};
   size_t before = c->messages.count - 1;
   int code = cli_chat_tokens(chat->model, chat->by, c->messages.items, c->messages.count, &c->next, &error);
-  quern_session_get_info(chat->session, &info);
+  quern_session_get_info(chat->session, &info, NULL);
   if (code == 0 && c->next.count == 0) {
     code = QN_ERR_ARGUMENT;
     snprintf(error.text, sizeof error.text, "chat template: got no text for the conversation");

@@ -5,6 +5,7 @@
 #include "frontend/cli/bench.h"
 #include "frontend/cli/bench_trace.h"
 #include "frontend/cli/json.h"
+#include "frontend/cli/model_options.h"
 #include "frontend/cli/run_open.h"
 #include "runtime/base/file.h"
 
@@ -18,8 +19,8 @@ static const cli_option options_table[] = {
      "write everything that was measured as one JSON object; - is standard output, where it takes the table's place"},
     {"threads", 'j', CLI_TEXT, FIELD(threads), "N,...", 0, 0, NULL, CLI_THREADS_STANDARD,
      "numbers of threads; what stands for the whole is the last"},
-    {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP},
-    {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
+    CLI_OPTION_DEVICE,
+    CLI_OPTION_LIBCUDA,
     {"prompt", 'p', CLI_TEXT, FIELD(prompts), "N,...", 0, 0, NULL, DEFAULT_PROMPTS,
      "tokens of a prompt; what stands for the whole is the last"},
     {"generate", 'n', CLI_COUNT, FIELD(generate), "N", 1, 1 << 20, NULL, "64", "tokens to decode"},
@@ -71,20 +72,14 @@ static const cli_option options_table[] = {
     {"grain", 0, CLI_COUNT, FIELD(grain), "N", 1, 64, NULL, CLI_GRAIN_STANDARD, CLI_GRAIN_HELP},
     {"pin", 0, CLI_FLAG, FIELD(pin), NULL, 0, 0, NULL, NULL, CLI_PIN_HELP},
     {"no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores"},
-    {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
-     "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
-    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
-     "model file: see quern compile --help"},
-    {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
-     "model file: quantise its float matrices (see quern compile --help)"},
-    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16|int8|int4", "f32",
-     "model file: how keys and values are kept"},
+    CLI_OPTION_TARGET,
+    CLI_OPTION_NUMERIC,
+    CLI_OPTION_QUANT,
+    CLI_OPTION_KV_TYPE(CLI_KV_TYPES),
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
-    {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
-     "the database of quern tune, whose records choose the schedules of a model file, and of quern machine"},
-    {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
-     "model file: the architecture as JSON"},
-    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
+    CLI_OPTION_TUNING_DB(", and of quern machine"),
+    CLI_OPTION_TEMPLATE,
+    CLI_OPTION_SIGNATURE,
 };
 
 static const char details[] =
@@ -244,6 +239,7 @@ static int open_model(bench *b, const char *path, char **out_path) {
     return cli_fail(QN_ERR_LIMIT, path, "got prompts and depths for a context of %lld tokens, want at most %lld",
                     (long long)b->context, (long long)most);
   }
+  b->cost.size = sizeof b->cost;
   b->has_cost = quern_model_get_cost(b->model, &b->cost);
   return 0;
 }

@@ -104,7 +104,7 @@ static void put_json(qn_buf *out, const quern_cache_listing *l) {
 
 static int list(const cache_options *options) {
   quern_error error = {0};
-  quern_cache_listing listing;
+  quern_cache_listing listing = {.size = sizeof listing};
   int code = quern_cache_list(&listing, &error);
   if (code != 0) return cli_fail_with(code, &error);
   qn_buf out;

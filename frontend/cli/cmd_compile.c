@@ -230,7 +230,7 @@ static int emit(const compile_options *options, const char *model_path, const ch
 static int emit_object(const compile_options *options, const char *model_path, const char *schedule) {
   cli_progress progress;
   cli_quant_table table = {0};
-  quern_tuning_use use = {0};
+  quern_tuning_use use = {.size = sizeof use};
   quern_error error = {0};
   cli_progress_init(&progress, options->common.quiet);
   quern_compile_options how = how_to_compile(options, schedule, &progress);
@@ -256,7 +256,7 @@ static int compile(const compile_options *options, const char *model_path, const
   cli_progress progress;
   dump d = {0};
   cli_quant_table table = {0};
-  quern_tuning_use use = {0};
+  quern_tuning_use use = {.size = sizeof use};
   cli_progress_init(&progress, options->common.quiet);
   quern_compile_options how = how_to_compile(options, schedule, &progress);
   how.quantized = cli_quant_table_add;

@@ -6,6 +6,7 @@
 
 #include "frontend/cli/cli.h"
 #include "frontend/cli/json.h"
+#include "frontend/cli/model_options.h"
 #include "frontend/cli/run_open.h"
 #include "frontend/cli/tokens.h"
 #include "runtime/base/file.h"
@@ -35,24 +36,17 @@ static const cli_option options_table[] = {
      "model file: the most tokens of a text, to compile for"},
     {"batch", 'b', CLI_COUNT, FIELD(batch), "N", 1, 1024, NULL, "16",
      "texts computed together at most; no embedding depends on it"},
-    {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
-     "model file: quantise its float matrices first"},
-    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
-     "model file: numeric mode (see quern compile --help)"},
-    {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "to compute with"},
-    {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP},
-    {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
-    {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
-     "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
-    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16", "f32",
-     "model file: how keys and values are kept"},
-    {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
-     "model file: the architecture as JSON"},
-    {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
-     "the database of quern tune, whose records choose the schedules of a model file"},
-    {"no-cache", 0, CLI_FLAG, FIELD(no_cache), NULL, 0, 0, NULL, NULL,
-     "model file: compile anew and keep nothing in the cache"},
-    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
+    CLI_OPTION_QUANT,
+    CLI_OPTION_NUMERIC,
+    CLI_OPTION_THREADS,
+    CLI_OPTION_DEVICE,
+    CLI_OPTION_LIBCUDA,
+    CLI_OPTION_TARGET,
+    CLI_OPTION_KV_TYPE(CLI_KV_FLOAT_TYPES),
+    CLI_OPTION_TEMPLATE,
+    CLI_OPTION_TUNING_DB(""),
+    CLI_OPTION_NO_CACHE,
+    CLI_OPTION_SIGNATURE,
 };
 
 static const char details[] =
@@ -229,8 +223,8 @@ static int open_model(embed_state *s, const char *path) {
   how.sequences = most > 0 && (uint32_t)most < batch ? most : (int32_t)batch;
   code = (int)quern_session_create(s->model, &how, &s->session, &error);
   if (code != 0) return cli_fail_with(code, &error);
-  quern_session_info info;
-  quern_session_get_info(s->session, &info);
+  quern_session_info info = {.size = sizeof info};
+  quern_session_get_info(s->session, &info, NULL);
   s->most = info.context < info.chunk ? info.context : info.chunk;
   s->batch = (size_t)how.sequences;
   s->width = (size_t)quern_model_embedding_size(s->model);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "frontend/cli/explain.h"
+#include "frontend/cli/model_options.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/run_open.h"
 #include "frontend/cli/settings.h"
@@ -41,18 +42,13 @@ static const cli_option options_table[] = {
      "the database of quern tune, which tells what was tried"},
     {"ctx", 'c', CLI_COUNT, FIELD(context), "N", 1, INT32_MAX, NULL, "the model's own",
      "model file: compile for a context of so many tokens"},
-    {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
-     "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
-    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
-     "model file: see quern compile --help"},
-    {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
-     "model file: quantise its float matrices (see quern compile --help)"},
-    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16|int8|int4", "f32",
-     "model file: how keys and values are kept"},
+    CLI_OPTION_TARGET,
+    CLI_OPTION_NUMERIC,
+    CLI_OPTION_QUANT,
+    CLI_OPTION_KV_TYPE(CLI_KV_TYPES),
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
-    {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
-     "model file: the architecture as JSON"},
-    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
+    CLI_OPTION_TEMPLATE,
+    CLI_OPTION_SIGNATURE,
 };
 
 static const char details[] =

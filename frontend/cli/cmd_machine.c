@@ -282,6 +282,7 @@ static int run(void *context, const char *operand) {
                                    .progress_context = &progress};
   quern_machine_profile *profile = calloc(1, sizeof *profile);
   if (!profile) return cli_fail(QN_ERR_NOMEM, "machine", "out of memory for its profile");
+  profile->size = sizeof *profile;
   cli_catch_signals();
   int code = quern_machine_get_profile(&options, profile, &error);
   cli_progress_end(&progress);

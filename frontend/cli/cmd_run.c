@@ -7,6 +7,7 @@
 #include "frontend/cli/chat.h"
 #include "frontend/cli/cli.h"
 #include "frontend/cli/json.h"
+#include "frontend/cli/model_options.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/run_open.h"
 #include "frontend/cli/settings.h"
@@ -64,8 +65,8 @@ static const cli_option options_table[] = {
     {"speculate", 0, CLI_TEXT, FIELD(speculate), CLI_SPECULATE_VALUE, 0, 0, NULL, NULL, CLI_SPECULATE_HELP},
     {"draft-tokens", 0, CLI_TEXT, FIELD(draft_tokens), CLI_DRAFT_TOKENS_VALUE, 0, 0, NULL, CLI_DRAFT_TOKENS_STANDARD,
      CLI_DRAFT_TOKENS_HELP},
-    {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP},
-    {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
+    CLI_OPTION_DEVICE,
+    CLI_OPTION_LIBCUDA,
     {"check-kernels", 0, CLI_FLAG, FIELD(check_kernels), NULL, 0, 0, NULL, NULL,
      "on a GPU: wait for every kernel, so that an error tells which one it is of; slow"},
     {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, CLI_THREADS_STANDARD, "to compute with"},
@@ -88,23 +89,16 @@ static const cli_option options_table[] = {
      "for every token that was chosen from it, one that ended the text included. Evaluates the text a second time"},
     {"json", 0, CLI_FLAG, FIELD(json), NULL, 0, 0, NULL, NULL,
      "print one JSON object at the end instead of the text: text, ids, timings, why it ended"},
-    {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",
-     "model file: compile for this (see quern compile --help); artifact: run the code it has for this"},
-    {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
-     "model file: see quern compile --help"},
-    {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats",
-     "model file: quantise its float matrices (see quern compile --help)"},
-    {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16|int8|int4", "f32",
-     "model file: how keys and values are kept"},
+    CLI_OPTION_TARGET,
+    CLI_OPTION_NUMERIC,
+    CLI_OPTION_QUANT,
+    CLI_OPTION_KV_TYPE(CLI_KV_TYPES),
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
-    {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",
-     "the database of quern tune, whose records choose the schedules of a model file, and of quern machine"},
-    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
-    {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one",
-     "model file: the architecture as JSON"},
+    CLI_OPTION_TUNING_DB(", and of quern machine"),
+    CLI_OPTION_SIGNATURE,
+    CLI_OPTION_TEMPLATE,
     {"jit", 0, CLI_FLAG, FIELD(jit), NULL, 0, 0, NULL, NULL, "model file: compile in memory, write no file"},
-    {"no-cache", 0, CLI_FLAG, FIELD(no_cache), NULL, 0, 0, NULL, NULL,
-     "model file: compile anew and keep nothing in the cache"},
+    CLI_OPTION_NO_CACHE,
 };
 
 static const char details[] =
@@ -299,7 +293,7 @@ static int generate(run_state *run) {
   quern_error error = {0};
   int code;
   if (run->max_tokens == 0) {
-    run->stats = (quern_stats){.reason = QUERN_STOP_MAX_TOKENS, .pending_token = -1};
+    run->stats = (quern_stats){.size = sizeof run->stats, .reason = QUERN_STOP_MAX_TOKENS, .pending_token = -1};
     run->stats.prompt_tokens = (int64_t)run->prompt.count;
     code = evaluate_prompt(run, NULL, &error);
   } else {
@@ -317,6 +311,7 @@ static int generate(run_state *run) {
                                     .speculator = run->speculator,
       .callback = take_text,
                                     .callback_context = run};
+    run->stats.size = sizeof run->stats;
     code = (int)quern_generate(run->session, &params, &run->stats, &error);
   }
   if (run->no_memory) return fail_nomem("the text");
@@ -395,11 +390,11 @@ static void put_speculation(cli_json *json, const run_state *run) {
 
 static int print_json(run_state *run) {
   const quern_stats *stats = &run->stats;
-  quern_session_info info;
+  quern_session_info info = {.size = sizeof info};
   qn_buf out;
   qn_buf_init(&out, run->allocator);
   cli_json json = {.out = &out};
-  quern_session_get_info(run->session, &info);
+  quern_session_get_info(run->session, &info, NULL);
   cli_json_begin(&json, NULL, '{');
   if (run->has_tokenizer) cli_json_text(&json, "text", (qn_str){qn_buf_text(&run->text), run->text.length});
   put_ids(&json, "ids", &run->generated);

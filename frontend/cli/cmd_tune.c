@@ -91,7 +91,7 @@ static int read_within(const char *text, double *out) {
 
 static int import_records(const tune_options *options) {
   quern_error error = {0};
-  quern_tuning_counts counts;
+  quern_tuning_counts counts = {.size = sizeof counts};
   cli_progress progress;
   cli_progress_init(&progress, options->common.quiet);
   cli_catch_signals();
@@ -109,7 +109,7 @@ static int import_records(const tune_options *options) {
 
 static int export_records(const tune_options *options) {
   quern_error error = {0};
-  quern_tuning_counts counts;
+  quern_tuning_counts counts = {.size = sizeof counts};
   int code = quern_tuning_export(options->db, options->export_path, &counts, &error);
   if (code != 0) return cli_fail_with(code, &error);
   if (!options->common.quiet) {
@@ -161,7 +161,7 @@ static int check_artifact(const tune_options *o, const char *path) {
 
 static int tune(const tune_options *options, const char *path) {
   tune_progress progress;
-  quern_tune_report report;
+  quern_tune_report report = {.size = sizeof report};
   quern_error error = {0};
   quern_compile_options compile = {.size = sizeof compile,
                                    .target = options->target,

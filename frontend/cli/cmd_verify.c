@@ -6,6 +6,7 @@
 #include "frontend/cli/cli.h"
 #include "frontend/cli/device.h"
 #include "frontend/cli/json.h"
+#include "frontend/cli/model_options.h"
 #include "frontend/cli/progress.h"
 
 typedef struct verify_options {
@@ -20,13 +21,13 @@ static const cli_option options_table[] = {
      "whose code: a target's full name, as quern inspect -w targets tells it"},
     {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD,
      "whose code to check, and where: that for CPUs, or that for GPUs on cuda (the first GPU of NVIDIA) or cuda:N"},
-    {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP},
+    CLI_OPTION_LIBCUDA,
     {"fast", 0, CLI_FLAG, FIELD(fast), NULL, 0, 0, NULL, NULL, "as few row counts as run all code of a kernel, and one set of inputs"},
     {"check-weights", 0, CLI_FLAG, FIELD(check_weights), NULL, 0, 0, NULL, NULL,
      "read all weights too and compare them with their hash"},
     {"no-run", 0, CLI_FLAG, FIELD(no_run), NULL, 0, 0, NULL, NULL,
      "run nothing: check the file's records, the hashes and, with --require-signature, the signature"},
-    {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP},
+    CLI_OPTION_SIGNATURE,
     {"json", 0, CLI_TEXT, FIELD(json_path), "FILE", 0, 0, NULL, NULL,
      "write the results as JSON; - is standard output"},
 };
@@ -90,7 +91,7 @@ static int end_json(printing *p, const char *path, const quern_verify_report *re
 
 static int verify(printing *p, const char *path) {
   const verify_options *o = p->options;
-  quern_verify_report report = {0};
+  quern_verify_report report = {.size = sizeof report};
   quern_error error = {0};
   cli_device device;
   int found = cli_device_find(o->device, o->libcuda, NULL, 0, &device);

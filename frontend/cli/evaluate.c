@@ -77,7 +77,7 @@ static int run_case(task_run *run, const char *prompt, const char *answer, cli_t
                                   .callback = take_text,
                                   .callback_context = &run->text,
                                   .speculator = run->speculator};
-  quern_stats stats;
+  quern_stats stats = {.size = sizeof stats};
   run->text.length = 0;
   quern_session_reset(run->session, 0);
   code = (int)quern_generate(run->session, &params, &stats, error);
@@ -246,11 +246,11 @@ static int measure_file(text_run *run, char *text, size_t size, quern_error *err
 int cli_evaluate_text(quern_model *model, quern_session *session, const cli_text_options *options,
                       cli_progress *progress, cli_text_result *out, quern_error *error) {
   text_run run = {.model = model, .session = session, .options = options, .progress = progress};
-  quern_session_info info;
+  quern_session_info info = {.size = sizeof info};
   char *text = NULL;
   size_t size = 0, row = (size_t)quern_model_vocab_size(model) * sizeof *run.logits;
   *out = (cli_text_result){0};
-  quern_session_get_info(session, &info);
+  quern_session_get_info(session, &info, NULL);
   run.rows = row > 0 && LOGITS_BYTES / row > 1 ? LOGITS_BYTES / row : 1;
   if ((int64_t)run.rows > info.chunk) run.rows = (size_t)info.chunk;
   int code = read_file(options->path, &text, &size, error);

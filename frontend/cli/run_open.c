@@ -81,7 +81,7 @@ typedef struct watch {
 } watch;
 
 static quern_compile_options watched_options(const run_source *s, watch *w) {
-  *w = (watch){.quiet = s->quiet};
+  *w = (watch){.tuning.size = sizeof w->tuning, .quiet = s->quiet};
   cli_progress_init(&w->progress, s->quiet);
   quern_compile_options options = compile_options(s);
   options.progress = cli_progress_step;

@@ -34,7 +34,7 @@ static int turn(const quern_model *model, const char *text, int32_t *pending, qu
   int32_t prompt[LINE_BYTES + 2];
   size_t count = 0, had = *pending >= 0;
   int tokens = 0;
-  quern_stats stats;
+  quern_stats stats = {.size = sizeof stats};
   unsigned flags = quern_session_position(session, 0) == 0 ? QUERN_TOKENIZE_ADD_SPECIAL : 0;
   if (had) prompt[0] = *pending;
   quern_status status = quern_tokenize(model, text, strlen(text), flags, prompt + had, LINE_BYTES, &count, error);

@@ -19,8 +19,8 @@ static bool show_compiling(void *context, const char *stage, uint64_t done, uint
 
 int main(int argc, char **argv) {
   quern_error error;
-  quern_tune_report report;
-  quern_tuning_use use;
+  quern_tune_report report = {.size = sizeof report};
+  quern_tuning_use use = {.size = sizeof use};
   if (argc != 4) return fprintf(stderr, "usage: tune MODEL OUT.qn SECONDS\n"), QUERN_ERR_ARGUMENT;
   quern_tune_options tune = {.size = sizeof tune, .budget_s = atof(argv[3]), .progress = show_tuning};
   int status = quern_tune(argv[1], &tune, &report, &error);

@@ -1,4 +1,4 @@
-// Reads the option structs of older and newer callers.
+// Reads the option structs of older and newer callers, and fills in their result structs.
 #include "runtime/base/options.h"
 
 #include <string.h>
@@ -19,4 +19,19 @@ qn_status qn_options_take(const void *options, const char *type, void *own, size
   if (options) memcpy(own, options, size < own_size ? size : own_size);
   memcpy(own, &own_size, sizeof own_size);
   return QN_OK;
+}
+
+qn_status qn_result_check(const void *result, const char *type, qn_diag *diag) {
+  size_t size = sizeof size;
+  if (result) memcpy(&size, result, sizeof size);
+  if (size >= sizeof size) return QN_OK;
+  return qn_fail(diag, QN_ERR_ARGUMENT, type, "got size %zu, want sizeof(%s) in it", size, type);
+}
+
+void qn_result_give(void *result, const void *own, size_t own_size) {
+  size_t size = 0;
+  if (result) memcpy(&size, result, sizeof size);
+  if (size < sizeof size) return;
+  memset((char *)result + sizeof size, 0, size - sizeof size);
+  if (own) memcpy((char *)result + sizeof size, (const char *)own + sizeof size, (size < own_size ? size : own_size) - sizeof size);
 }

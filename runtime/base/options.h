@@ -1,4 +1,5 @@
-// Option structs of the public interface, whose first field is their size: how an older or newer caller's is read.
+// Option and result structs of the public interface, whose first field is their size, set by the caller: how an older or
+// newer caller's is read, and filled in.
 #ifndef QN_BASE_OPTIONS_H
 #define QN_BASE_OPTIONS_H
 
@@ -11,5 +12,12 @@
 // this library does not know. `options` NULL = all zero. `type` is the struct's name, for messages.
 // ARGUMENT when the size is less than that of a size_t.
 QN_CHECKED qn_status qn_options_take(const void *options, const char *type, void *own, size_t own_size, qn_diag *diag);
+
+// Of a struct that is to be filled in, before anything is done: ARGUMENT when its size is less than that of a size_t. NULL is
+// nobody's, and right.
+QN_CHECKED qn_status qn_result_check(const void *result, const char *type, qn_diag *diag);
+// Fills in what it has of `own` (own_size bytes, first a size_t); what it has beyond is zeros, and so is all of it when `own`
+// is NULL. Its size stays. A struct that qn_result_check refuses is left alone.
+void qn_result_give(void *result, const void *own, size_t own_size);
 
 #endif

@@ -94,7 +94,7 @@ static bool note_alone(void *context, const char *text, size_t length, int32_t t
 static void make_kind(soak *s, kind *k, uint64_t *random) {
   quern_error error;
   quern_session *session = NULL;
-  quern_stats stats;
+  quern_stats stats = {.size = sizeof stats};
   int64_t most = s->context / 2 < PROMPT_MOST ? s->context / 2 : PROMPT_MOST;
   k->count = 1 + below(random, below(random, 2) ? (uint64_t)most : 12);
   // Some begin alike, so that prefixes are found.
@@ -238,7 +238,8 @@ static void run_one(soak *s, uint64_t *random, bool first, double until, quern_s
   for (int i = 0; i < ADDERS; i++) pthread_join(threads[i], NULL);
   step_until(s, 0);  // what was added last
   check(quern_scheduler_check(s->scheduler, &error), &error, "check");
-  quern_scheduler_get_stats(s->scheduler, out);
+  out->size = sizeof *out;
+  quern_scheduler_get_stats(s->scheduler, out, NULL);
   if (out->free_pages != out->pages || out->failed > 0 || atomic_load(&s->in_flight) != 0)
     fail("the end", "pages or requests are left");
   quern_scheduler_destroy(s->scheduler);

@@ -312,7 +312,7 @@ static bool load(const qn_built *b, const char *numeric_mode, float *y, size_t b
 START_TEST(from_the_cache) {
   qn_built b;
   float first[QN_MLP_ROWS * WIDTH], again[QN_MLP_ROWS * WIDTH];
-  quern_cache_listing listing;
+  quern_cache_listing listing = {.size = sizeof listing};
   ck_assert_int_eq(setenv("XDG_CACHE_HOME", qn_test_temp_path("graphs"), 1), 0);
   qn_built_mlp(&b, NULL, WIDTH, HIDDEN);
   ck_assert(load(&b, NULL, first, sizeof first));

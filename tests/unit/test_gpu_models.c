@@ -52,6 +52,7 @@ static void generate(quern_session *session, const int32_t *prompt, size_t count
                                   .callback = note,
                                   .callback_context = out};
   ps_driver_counts before = counts_now();
+  out->stats.size = sizeof out->stats;
   OK(quern_generate(session, &params, &out->stats, &error));
   ps_driver_counts after = counts_now();
   if (!qn_test_simulated()) return;
@@ -98,8 +99,8 @@ static void speak(const char *path, const char *device, int64_t chunk, int64_t m
   OK(quern_tokenize(model, text, strlen(text), QUERN_TOKENIZE_ADD_SPECIAL, prompt, MOST_IDS, &count, &error));
   quern_session_options how = {.size = sizeof how, .chunk = chunk, .context = 96, .threads = 2};
   OK(quern_session_create(model, &how, &session, &error));
-  quern_session_info info;
-  quern_session_get_info(session, &info);
+  quern_session_info info = {.size = sizeof info};
+  quern_session_get_info(session, &info, NULL);
   ck_assert_int_eq(info.threads, device ? 0 : 2);
   out->values = count * (size_t)quern_model_vocab_size(model);
   out->logits = calloc(out->values, sizeof *out->logits);
@@ -206,7 +207,7 @@ START_TEST(changed_code) {
     memcpy(at, sub, sizeof sub - 1);
   qn_test_artifact_rehash((uint8_t *)bytes, size);
   qn_test_write_file(path, bytes, size);
-  quern_verify_report report;
+  quern_verify_report report = {.size = sizeof report};
   quern_verify_options how = {.size = sizeof how, .quick = true, .device = "cuda", .libcuda = qn_test_libcuda(),
                               .verified = note_wrong, .verified_context = &wrong};
   int code = quern_verify(path, &how, &report, &error);

@@ -180,7 +180,7 @@ START_TEST(another_thread_cancels) {
   quern_model *model = open_changed(NULL);
   quern_session *session = create(model, 64);
   int32_t tokens[TOKENS];
-  quern_stats stats;
+  quern_stats stats = {.size = sizeof stats};
   stopping s = {.session = session};
   make_tokens(tokens, 7);
   quern_generate_params params = {.size = sizeof params,
@@ -341,10 +341,15 @@ typedef struct newer_options {
   int64_t unknown;
 } newer_options;
 
+typedef struct newer_info {
+  quern_session_info known;
+  int64_t unknown;
+} newer_info;
+
 START_TEST(options_of_other_versions) {
   quern_model *model = open_changed(NULL);
   quern_session *session = NULL;
-  quern_session_info info;
+  quern_session_info info = {.size = sizeof info};
   newer_options newer = {.known = {.size = sizeof newer, .threads = 1, .context = 48}};
   OK(quern_session_create(model, &newer.known, &session, error));
   quern_session_destroy(session);
@@ -355,7 +360,7 @@ START_TEST(options_of_other_versions) {
   // Of an older caller only the first fields are there: what lies behind is not looked at.
   quern_session_options older = {.size = offsetof(quern_session_options, context), .threads = 1, .context = -77};
   OK(quern_session_create(model, &older, &session, error));
-  quern_session_get_info(session, &info);
+  quern_session_get_info(session, &info, NULL);
   ck_assert(info.threads == 1 && info.context == 8 * QN_FAKE_PAGE_KEYS);
   quern_session_destroy(session);
   older.size = 0;
@@ -369,6 +374,24 @@ START_TEST(options_of_other_versions) {
   session = NULL;
   quern_session_options plain = {.size = sizeof plain, .threads = 1};
   OK(quern_session_create(model, &plain, &session, error));
+  // Result structs: a newer caller finds zeros, an older one is given no more than it has room for.
+  newer_info wide = {.known = {.size = sizeof wide}, .unknown = 5};
+  OK(quern_session_get_info(session, &wide.known, error));
+  ck_assert(wide.known.size == sizeof wide && wide.known.threads == 1 && wide.known.kv_bytes > 0 && wide.unknown == 0);
+  info = (quern_session_info){.size = offsetof(quern_session_info, kv_bytes), .kv_bytes = 77};
+  OK(quern_session_get_info(session, &info, error));
+  ck_assert(info.context == 8 * QN_FAKE_PAGE_KEYS && info.kv_bytes == 77);
+  info.size = 7;
+  FAILS(QUERN_ERR_ARGUMENT, "quern_session_info: got size 7, want sizeof(quern_session_info) in it",
+        quern_session_get_info(session, &info, error));
+  int32_t first = QN_FAKE_BOS;
+  quern_stats stats = {0};
+  quern_generate_params right = {.size = sizeof right, .prompt = &first, .prompt_count = 1, .max_tokens = 1};
+  FAILS(QUERN_ERR_ARGUMENT, "quern_stats: got size 0", quern_generate(session, &right, &stats, error));
+  ck_assert_int_eq(quern_session_position(session, 0), 0);
+  quern_model_cost cost = {0};
+  quern_step_profile profile = {0};
+  ck_assert(!quern_model_get_cost(model, &cost) && !quern_session_profile(session, 0, &profile));
   quern_generate_params params = {0};
   FAILS(QUERN_ERR_ARGUMENT, "sizeof(quern_generate_params)", quern_generate(session, &params, NULL, error));
   sampler.size = 3;

@@ -50,7 +50,7 @@ START_TEST(read_back) {
   ck_assert(matmul && attention);
   quern_error error;
   quern_model *model;
-  quern_model_cost whole;
+  quern_model_cost whole = {.size = sizeof whole};
   ck_assert_int_eq((int)quern_model_open(artifact.path, NULL, &model, &error), 0);
   ck_assert(quern_model_get_cost(model, &whole));
   quern_model_close(model);
@@ -134,13 +134,14 @@ START_TEST(windows_end_what_attention_costs) {
   const char *path = qn_test_temp_path("gemma3.qn");
   quern_error error = {0};
   quern_model *model;
-  quern_model_cost cost;
+  quern_model_cost cost = {.size = sizeof cost};
   double bytes, macs;
   ck_assert_msg(quern_compile(qn_test_source("tests/golden/models/gemma3"), path, NULL, &error) == 0, "%s", error.text);
   ck_assert_int_eq((int)quern_model_open(path, NULL, &model, &error), 0);
   ck_assert(quern_model_get_cost(model, &cost));
   ck_assert_uint_eq(cost.key_bytes, 384);
   ck_assert_uint_eq(cost.f32_macs_key, 384);
+  ck_assert(!quern_model_get_cost(model, &(quern_model_cost){0}));
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     double depth = (double)cases[i].depth, tokens = (double)cases[i].tokens;
     ck_assert(quern_model_get_attention_cost(model, cases[i].depth, cases[i].tokens, &bytes, &macs));

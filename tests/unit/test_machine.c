@@ -96,7 +96,7 @@ static void put_quiet(qn_db *db, const char *fingerprint) {
 START_TEST(a_profile) {
   const char *path = qn_test_temp_path("profile.db");
   quern_machine_options options = {.size = sizeof options, .tuning_db = path, .budget_s = 1e-3};
-  quern_machine_profile first, again;
+  quern_machine_profile first = {.size = sizeof first}, again = {.size = sizeof again};
   quern_machine_settings settings;
   quern_error error = {0};
   bool found = true;
@@ -140,7 +140,7 @@ START_TEST(cached_code_is_for_the_machine_as_measured) {
   const char *path = qn_test_temp_path("stale.db"), *artifact = qn_test_temp_path("nano.qn");
   quern_compile_options compile = {.size = sizeof compile, .tuning_db = path, .context_tokens = 64};
   quern_machine_options machine = {.size = sizeof machine, .tuning_db = path, .budget_s = 1e-3};
-  quern_machine_profile measured;
+  quern_machine_profile measured = {.size = sizeof measured};
   quern_error error = {0};
   ck_assert_msg(quern_compile(qn_test_source("models/nano/nano.gguf"), artifact, &compile, &error) == 0, "%s",
                 error.text);
@@ -170,7 +170,7 @@ static bool refuse(void *context, const char *stage, uint64_t done, uint64_t tot
 START_TEST(no_profile) {
   int steps = 2;
   quern_machine_options options = {.size = 1, .tuning_db = "none", .progress = refuse, .progress_context = &steps};
-  quern_machine_profile profile;
+  quern_machine_profile profile = {.size = sizeof profile};
   quern_error error = {0};
   ck_assert_int_eq(quern_machine_get_profile(&options, &profile, &error), QUERN_ERR_ARGUMENT);
   ck_assert_ptr_nonnull(strstr(error.text, "got size 1, want sizeof(quern_machine_options)"));
@@ -181,6 +181,9 @@ START_TEST(no_profile) {
   ck_assert_int_eq(quern_machine_get_profile(&options, &profile, &error), QUERN_ERR_CANCELLED);
   ck_assert_ptr_nonnull(strstr(error.text, "stopped before measuring"));
   ck_assert_int_eq(profile.count, 0);
+  profile.size = 0;
+  ck_assert_int_eq(quern_machine_get_profile(&options, &profile, &error), QUERN_ERR_ARGUMENT);
+  ck_assert_ptr_nonnull(strstr(error.text, "quern_machine_profile: got size 0"));
 }
 END_TEST
 

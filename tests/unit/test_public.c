@@ -69,7 +69,7 @@ END_TEST
 
 START_TEST(records_as_text) {
   const char *db = qn_test_temp_path("tuning.db"), *text = qn_test_temp_path("records.txt");
-  quern_tuning_counts counts;
+  quern_tuning_counts counts = {.size = sizeof counts};
   quern_machine_settings settings;
   bool found = true;
   FAILS(QUERN_ERR_IO, "none.txt", quern_tuning_import(db, qn_test_temp_path("none.txt"), NULL, NULL, &counts, error));
@@ -77,6 +77,8 @@ START_TEST(records_as_text) {
   ck_assert(counts.records == 0 && counts.machines == 0);
   OK(quern_tuning_import(db, text, NULL, NULL, &counts, error));
   ck_assert(counts.records == 0 && counts.rejected == 0);
+  counts.size = 0;
+  FAILS(QUERN_ERR_ARGUMENT, "quern_tuning_counts: got size 0", quern_tuning_export(db, text, &counts, error));
   OK(quern_machine_get_settings(db, &settings, &found, error));
   ck_assert(!found && settings.pin);
 }
@@ -94,6 +96,11 @@ START_TEST(one_stage) {
   OK(quern_emit(nano(), "lower", &options, error));
   ck_assert_uint_gt(bytes, 1000);
   FAILS(QUERN_ERR_ARGUMENT, "lover", quern_emit(nano(), "lover", &options, error));
+  options.tuning_use = &(quern_tuning_use){0};
+  FAILS(QUERN_ERR_ARGUMENT, "quern_tuning_use: got size 0", quern_emit(nano(), "lower", &options, error));
+  quern_tune_report report = {0};
+  FAILS(QUERN_ERR_ARGUMENT, "quern_tune_report: got size 0", quern_tune(nano(), NULL, &report, error));
+  quern_tune_report_free(&report);
 }
 END_TEST
 
@@ -138,7 +145,7 @@ static int load(const char *path, uint32_t context_tokens, heard *h, quern_error
 
 START_TEST(models_are_kept) {
   heard h;
-  quern_cache_listing listing;
+  quern_cache_listing listing = {.size = sizeof listing};
   uint64_t removed = 0;
   ck_assert_int_eq(setenv("XDG_CACHE_HOME", qn_test_temp_path("kept"), 1), 0);
   OK(quern_cache_list(&listing, error));  // a folder that is not there is an empty one
@@ -169,6 +176,8 @@ START_TEST(models_are_kept) {
   ck_assert_int_eq(setenv("QUERN_CACHE_LIMIT", "0", 1), 0);
   OK(quern_cache_list(&listing, error));
   ck_assert_uint_eq(listing.limit, UINT64_MAX);
+  quern_cache_listing none = {0};
+  FAILS(QUERN_ERR_ARGUMENT, "quern_cache_listing: got size 0", quern_cache_list(&none, error));
   quern_cache_listing_free(&listing);
 }
 END_TEST

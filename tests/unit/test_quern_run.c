@@ -204,7 +204,7 @@ static void check_logits(const float *got, const int32_t *tokens, size_t count) 
 START_TEST(prefixes) {
   quern_model *model = open_model(&with_tokenizer);
   quern_session *session = NULL, *plain = NULL;
-  quern_stats stats;
+  quern_stats stats = {.size = sizeof stats};
   quern_prefix_info info = {.size = sizeof info};
   int32_t tokens[60];
   const float *logits = NULL;
@@ -259,13 +259,13 @@ START_TEST(a_session) {
   static float all[20 * QN_FAKE_VOCAB];
   quern_model *model = open_model(&with_tokenizer);
   quern_session *session = NULL;
-  quern_session_info info;
+  quern_session_info info = {.size = sizeof info};
   int32_t tokens[20];
   const float *logits = NULL;
   for (int32_t i = 0; i < 20; i++) tokens[i] = i * 7 % QN_FAKE_VOCAB;
   OK(quern_session_create(model, SESSION(.threads = 2, .context = 20, .sequences = 2), &session,
                           error));
-  quern_session_get_info(session, &info);
+  quern_session_get_info(session, &info, NULL);
   ck_assert(info.threads == 2 && info.context == 20 && info.chunk == 16 && info.sequences == 2);
   ck_assert(info.kv_bytes == 2 * 4096 && info.arena_bytes > 0);
   OK(quern_session_eval(session, 0, tokens, 17, &logits, error));
@@ -301,7 +301,7 @@ START_TEST(a_session) {
   OK(quern_session_fill(session, 0, 4, error));
   ck_assert_int_eq(quern_session_position(session, 0), 6);
   FAILS(QUERN_ERR_ARGUMENT, "sequence 2", quern_session_fill(session, 2, 1, error));
-  quern_step_profile profile;
+  quern_step_profile profile = {.size = sizeof profile};
   ck_assert(!quern_session_profile(session, 0, &profile));
   quern_session_destroy(session);
   quern_session_destroy(NULL);
@@ -318,7 +318,7 @@ START_TEST(a_session) {
         quern_session_create(model, SESSION(.threads = 2, .grain = 65), &session, error));
   OK(quern_session_create(model, SESSION(.threads = 2, .decode_threads = 1, .spin_us = -1, .grain = 64), &session,
                           error));
-  quern_session_get_info(session, &info);
+  quern_session_get_info(session, &info, NULL);
   ck_assert(info.threads == 2 && info.decode_threads == 1);
   quern_session_destroy(session);
   quern_model_close(model);
@@ -329,7 +329,7 @@ END_TEST
 START_TEST(a_profile) {
   quern_model *model = open_model(&with_tokenizer);
   quern_session *session = NULL;
-  quern_step_profile profile;
+  quern_step_profile profile = {.size = sizeof profile};
   const int32_t token = 3;
   OK(quern_session_create(model, SESSION(.threads = 1, .profile = true), &session, error));
   for (int i = 0; i < 5; i++) OK(quern_session_eval(session, 0, &token, 1, NULL, error));
@@ -338,6 +338,8 @@ START_TEST(a_profile) {
   ck_assert_str_eq(profile.place, "op 2");
   ck_assert_uint_eq(profile.calls, 5);
   ck_assert(!quern_session_profile(session, 3, &profile));
+  profile.size = 0;
+  ck_assert(!quern_session_profile(session, 2, &profile));
   quern_session_destroy(session);
   quern_model_close(model);
 }
@@ -361,7 +363,7 @@ START_TEST(generation) {
   static const char *const stops[] = {"\n", "STOP"};
   quern_model *model = open_model(&with_tokenizer);
   quern_session *session = NULL;
-  quern_stats stats;
+  quern_stats stats = {.size = sizeof stats};
   char text[128] = "";
   quern_sampler_options greedy = quern_sampler_options_default();
   ck_assert(fabs(greedy.temperature - 0.8) < 1e-12 && greedy.top_k == 40);
@@ -431,7 +433,7 @@ START_TEST(speculation) {
   quern_model *narrow = open_model(&(qn_fake_options){.tokenizer = true, .max_r = 1});
   quern_session *session = NULL, *other = NULL;
   quern_speculator *lookup = NULL, *draft = NULL, *none = NULL;
-  quern_stats stats;
+  quern_stats stats = {.size = sizeof stats};
   char text[128] = "";
   quern_sampler_options greedy = quern_sampler_options_default();
   greedy.temperature = 0;

@@ -70,12 +70,12 @@ START_TEST(texts_of_many) {
   enum { COUNT = sizeof texts / sizeof *texts };
   quern_model *model = open_model(true);
   quern_scheduler *scheduler = NULL;
-  quern_scheduler_stats stats;
+  quern_scheduler_stats stats = {.size = sizeof stats};
   told t[COUNT];
   uint64_t id;
   OK(quern_scheduler_create(model, OPTIONS(.session = &session, .preemption = QUERN_PREEMPT_SWAP, .longest_wait_us = 1000), &scheduler, error));
-  quern_session_info info;
-  quern_session_get_info(quern_scheduler_session(scheduler), &info);
+  quern_session_info info = {.size = sizeof info};
+  quern_session_get_info(quern_scheduler_session(scheduler), &info, NULL);
   ck_assert(info.sequences == 3 && info.threads == 2 && info.context == 8 * QN_FAKE_PAGE_KEYS);
   for (int i = 0; i < COUNT; i++) {
     quern_request request = text_request(texts[i], &t[i]);
@@ -84,12 +84,14 @@ START_TEST(texts_of_many) {
   }
   ck_assert(quern_scheduler_wait(scheduler, 0));
   step_to_end(scheduler);
-  quern_scheduler_get_stats(scheduler, &stats);
+  quern_scheduler_get_stats(scheduler, &stats, NULL);
   ck_assert(stats.added == COUNT && stats.finished == COUNT && stats.most_running == 3 && stats.free_pages == stats.pages);
   ck_assert(stats.slots > stats.slots_unused && stats.generated_tokens > 0 && stats.prompt_tokens > 0);
+  FAILS(QUERN_ERR_ARGUMENT, "quern_scheduler_stats: got size 0",
+        quern_scheduler_get_stats(scheduler, &(quern_scheduler_stats){0}, error));
   for (int i = 0; i < COUNT; i++) {
     quern_session *alone = NULL;
-    quern_stats want;
+    quern_stats want = {.size = sizeof want};
     told w = {.ends = 0};
     int32_t prompt[16];
     size_t count;

@@ -199,7 +199,7 @@ START_TEST(generating_begins_anew) {
   const quern_sampler_options greedy = {.size = sizeof greedy, .top_p = 1, .repeat_penalty = 1};
   quern_generate_params params = {
       .size = sizeof params, .prompt = sources[0], .prompt_count = SOURCE, .max_tokens = 6, .sampler = &greedy};
-  quern_stats stats;
+  quern_stats stats = {.size = sizeof stats};
   const float *logits;
   int32_t next = quern_model_start_token(model);
   for (int round = 0; round < 2; round++) {

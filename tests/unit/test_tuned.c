@@ -76,7 +76,7 @@ static qn_schedule put_mark(fixture *f, const char *generator, const char *plan)
 }
 
 static quern_tuning_use compile(const fixture *f) {
-  quern_tuning_use use;
+  quern_tuning_use use = {.size = sizeof use};
   quern_error error = {0};
   quern_compile_options options = f->options;
   options.tuning_use = &use;
@@ -409,7 +409,7 @@ START_TEST(tuning_is_cancelled_while_it_opens) {
   for (size_t i = 0; i < QN_COUNT(stages); i++) {
     const char *stage = stages[i];
     quern_error error = {0};
-    quern_tune_report report;
+    quern_tune_report report = {.size = sizeof report};
     quern_tune_options options = {
         .size = sizeof options, .tuning_db = "none", .budget_s = 5, .progress = refuse, .progress_context = &stage};
     ck_assert_int_eq(quern_tune(qn_test_source("models/nano/nano.gguf"), &options, &report, &error), QN_ERR_CANCELLED);

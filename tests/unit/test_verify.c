@@ -79,7 +79,7 @@ static qn_art_code *code_of(uint8_t **out_image) {
 
 START_TEST(right) {
   seen s;
-  quern_verify_report report;
+  quern_verify_report report = {.size = sizeof report};
   quern_error error = {0};
   int code = verify(changed(), false, &s, &report, &error);
   ck_assert_msg(code == 0, "%s: %s: %s", error.text, s.kernel, s.evidence);
@@ -94,7 +94,7 @@ END_TEST
 START_TEST(a_changed_instruction) {
   static const uint8_t x86[] = {0xC3}, arm[] = {0xC0, 0x03, 0x5F, 0xD6};
   seen s;
-  quern_verify_report report;
+  quern_verify_report report = {.size = sizeof report};
   quern_error error = {0};
   uint8_t *image;
   qn_art_code *code = code_of(&image);
@@ -117,7 +117,7 @@ START_TEST(changed_bits) {
   int found = 0, tries = (int)(8 / qn_test_stride(1, 4));
   for (int i = 0; i < tries; i++) {
     seen s;
-    quern_verify_report report;
+    quern_verify_report report = {.size = sizeof report};
     quern_error error = {0};
     uint8_t *at = image + qn_test_random_u64(&random) % (code->image_size / 2);
     uint8_t before = *at;
@@ -148,7 +148,7 @@ START_TEST(changed_text) {
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     seen s;
-    quern_verify_report report;
+    quern_verify_report report = {.size = sizeof report};
     quern_error error = {0};
     const qn_art_header *header = (const void *)bytes;
     const qn_art_section *section = (const void *)(header + 1);
@@ -175,7 +175,7 @@ START_TEST(changed_types) {
   for (size_t i = 0; i < program->buffer_count; i += stride) {
     for (size_t v = 0; v < QN_COUNT(values); v += 2) {
       seen s;
-      quern_verify_report report;
+      quern_verify_report report = {.size = sizeof report};
       quern_error error = {0};
       qn_art_buffer before = buffers[i];
       if (before.output) continue;
@@ -192,7 +192,7 @@ END_TEST
 
 static void expect(const char *text, int code) {
   seen s;
-  quern_verify_report report;
+  quern_verify_report report = {.size = sizeof report};
   quern_error error = {0};
   ck_assert_int_eq(verify(changed(), true, &s, &report, &error), code);
   ck_assert_msg(strstr(error.text, text) != NULL, "got '%s', want '%s' in it", error.text, text);
@@ -244,6 +244,8 @@ START_TEST(asked_wrongly) {
       .size = sizeof stopped, .quick = true, .progress = stop_at_once, .progress_context = &limit};
   ck_assert_int_eq(quern_verify(path, &none, NULL, &error), QUERN_ERR_ARGUMENT);
   ck_assert_ptr_nonnull(strstr(error.text, "got size 0"));
+  ck_assert_int_eq(quern_verify(path, NULL, &(quern_verify_report){0}, &error), QUERN_ERR_ARGUMENT);
+  ck_assert_ptr_nonnull(strstr(error.text, "quern_verify_report: got size 0"));
   ck_assert_int_eq(quern_verify(path, &target, NULL, &error), QUERN_ERR_ARGUMENT);
   ck_assert_ptr_nonnull(strstr(error.text, "got target 'z80', want one of"));
   ck_assert_int_eq(quern_verify(path, &stopped, NULL, &error), QUERN_ERR_CANCELLED);
