@@ -1,5 +1,6 @@
-// Allocations fail, over compiling, opening, running, tuning and describing the nano model: each time the end is success
-// or a clean error, and nothing stays allocated (tests/support/sweep.h says which, and how).
+// Allocations fail, over compiling, opening, running, serving, tuning and describing the nano model, and over a graph that
+// is built in code: each time the end is success or a clean error, and nothing stays allocated (tests/support/sweep.h says
+// which, and how).
 // It is linked so that the default allocator of all rooms is the one that fails, and so that it sees what a process must
 // not have in common with one that it forks.
 #include <stdatomic.h>
@@ -57,11 +58,12 @@ void __wrap_qn_child_stop(qn_child *child) {
 static const char *nano_path(void) { return qn_test_source("models/nano/nano.gguf"); }
 
 // Named once a test: a forked process has a folder of its own for what it names itself.
-static char artifact_path[512], database_path[512];
+static char artifact_path[512], database_path[512], prefix_path[512];
 
 static void name_files(void) {
   snprintf(artifact_path, sizeof artifact_path, "%s", qn_test_temp_path("nano.qn"));
   snprintf(database_path, sizeof database_path, "%s", qn_test_temp_path("tuning.db"));
+  snprintf(prefix_path, sizeof prefix_path, "%s", qn_test_temp_path("kept"));
 }
 
 // One thread: a forked process has none but the one that forked it.
@@ -70,6 +72,7 @@ static quern_compile_options options_of(int threads) {
                                  .tuning_db = "none",
                                  .context_tokens = 64,
                                  .chunk_tokens = 4,
+                                 .sequences = 2,
                                  .threads = threads};
 }
 
@@ -123,6 +126,110 @@ static int run(void *context, char *text, size_t size) {
   return tell(code, &error, text, size);
 }
 
+// --- requests
+
+typedef struct ended {
+  int count, code;
+  char text[256];
+} ended;
+
+static void end_request(void *context, uint64_t id, const quern_request_result *result) {
+  ended *e = context;
+  (void)id;
+  e->count++;
+  if (e->code != 0 || result->status == QUERN_OK) return;
+  e->code = (int)result->status;
+  snprintf(e->text, sizeof e->text, "%s", result->error);
+}
+
+// Two that begin alike, with guesses, and what they leave in the cache of prefixes to a file and back.
+static int serve_with(quern_model *model, ended *e, quern_error *error) {
+  quern_scheduler *scheduler = NULL;
+  quern_session_options session = {.size = sizeof session, .threads = 1, .sequences = 2, .prefix_cache = true};
+  quern_scheduler_options options = {.size = sizeof options, .session = &session};
+  quern_request request = {.size = sizeof request,
+                           .text = "copy: k q d =",
+                           .text_length = 13,
+                           .max_tokens = 4,
+                           .lookup = true,
+                           .done = end_request,
+                           .callback_context = e};
+  size_t left = 0;
+  int64_t idle_us, pages;
+  int code = (int)quern_scheduler_create(model, &options, &scheduler, error);
+  for (int i = 0; i < 2 && code == 0; i++) code = (int)quern_scheduler_add(scheduler, &request, NULL, error);
+  do {
+    if (code == 0) code = (int)quern_scheduler_step(scheduler, &left, &idle_us, error);
+  } while (code == 0 && left > 0);
+  if (code == 0) code = (int)quern_scheduler_check(scheduler, error);
+  quern_session *held = scheduler ? quern_scheduler_session(scheduler) : NULL;
+  if (code == 0) code = (int)quern_session_save_prefixes(held, prefix_path, error);
+  if (code == 0) code = (int)quern_session_load_prefixes(held, prefix_path, &pages, error);
+  quern_scheduler_destroy(scheduler);
+  return code;
+}
+
+static int serve(void *context, char *text, size_t size) {
+  quern_model *model = NULL;
+  quern_error error = {0};
+  ended e = {0};
+  (void)context;
+  int code = (int)quern_model_open(artifact_path, NULL, &model, &error);
+  if (code == 0) code = serve_with(model, &e, &error);
+  quern_model_close(model);
+  if (code != 0 || e.code == 0) return tell(code, &error, text, size);
+  snprintf(text, size, "%s", e.text);
+  return e.code;
+}
+
+// --- a graph built in code
+
+enum { ROWS = 3, WIDTH = 8 };
+
+static int run_built(quern_model *model, quern_error *error) {
+  float x[ROWS * WIDTH] = {1}, y[ROWS * WIDTH];
+  quern_runner *runner = NULL;
+  quern_runner_options options = {.size = sizeof options, .threads = 1};
+  quern_sizes sizes = {.tokens = ROWS};
+  int code = (int)quern_runner_create(model, &options, &runner, error);
+  if (code == 0) code = (int)quern_runner_bind_input(runner, "x", x, sizeof x, error);
+  if (code == 0) code = (int)quern_runner_bind_output(runner, "y", y, sizeof y, error);
+  if (code == 0) code = (int)quern_runner_run(runner, &sizes, error);
+  quern_runner_destroy(runner);
+  return code;
+}
+
+static int build(void *context, char *text, size_t size) {
+  static const float ones[WIDTH] = {1, 1, 1, 1, 1, 1, 1, 1}, matrix[WIDTH * WIDTH] = {1};
+  quern_graph *graph = NULL;
+  quern_model *model = NULL;
+  quern_error error = {0};
+  quern_compile_options options = {.size = sizeof options, .tuning_db = "none", .threads = 1};
+  (void)context;
+  int code = quern_graph_create("built", NULL, &graph, &error);
+  if (code != 0) return tell(code, &error, text, size);
+  quern_value x = quern_graph_input(graph, "x", "f32[T,8]", &error);
+  quern_value w = quern_graph_weight(graph, "w", "f32[8]", ones, sizeof ones, QUERN_COPY, &error);
+  quern_value m = quern_graph_weight(graph, "m", "f32[8,8]", matrix, sizeof matrix, QUERN_BORROW, &error);
+  const quern_value operands[] = {x, w};
+  const quern_attr eps = {.name = "eps", .number = 1e-5};
+  quern_value n = quern_graph_op(graph,
+                                 &(quern_op){.size = sizeof(quern_op),
+                                             .name = "rmsnorm",
+                                             .operands = operands,
+                                             .operand_count = 2,
+                                             .attrs = &eps,
+                                             .attr_count = 1,
+                                             .label = "norm"},
+                                 &error);
+  code = quern_graph_output(graph, "y", quern_graph_apply(graph, "matmul", n, m, &error), &error);
+  if (code == 0) code = quern_graph_jit(graph, &options, &model, &error);
+  if (code == 0) code = run_built(model, &error);
+  quern_model_close(model);
+  quern_graph_destroy(graph);
+  return tell(code, &error, text, size);
+}
+
 static int jit(void *context, char *text, size_t size) {
   quern_compile_options options = options_of(1);
   quern_model *model = NULL;
@@ -139,7 +246,7 @@ static int tune(void *context, char *text, size_t size) {
   quern_compile_options how = options_of(1);
   quern_tune_options options = {
       .size = sizeof options, .compile = &how, .tuning_db = database_path, .threads = 1};
-  quern_tune_report report = {0};
+  quern_tune_report report = {.size = sizeof report};
   quern_error error = {0};
   (void)context;
   int code = quern_tune(nano_path(), &options, &report, &error);
@@ -150,7 +257,7 @@ static int tune(void *context, char *text, size_t size) {
 // One with trials, in a process of its own that is not forked from: of a graph that is tuned in no time.
 static int tune_for_a_while(void *context, char *text, size_t size) {
   quern_tune_options options = {.size = sizeof options, .budget_s = 0.3, .tuning_db = "none", .threads = 1};
-  quern_tune_report report = {0};
+  quern_tune_report report = {.size = sizeof report};
   quern_error error = {0};
   int code = quern_tune(context, &options, &report, &error);
   quern_tune_report_free(&report);
@@ -232,7 +339,14 @@ START_TEST(running) {
   qn_sweep("running by two threads", run, &two, &(qn_sweep_options){.most = 20, .again = 20});
 }
 END_TEST
+START_TEST(serving) {
+  make_artifact();
+  qn_sweep("serving", serve, NULL, &(qn_sweep_options){.most = (int)qn_test_stride(400, 100)});
+}
+END_TEST
 START_TEST(jitting) { qn_sweep("jitting", jit, NULL, &(qn_sweep_options){.most = (int)qn_test_stride(200, 50)}); }
+END_TEST
+START_TEST(building) { qn_sweep("building", build, NULL, &(qn_sweep_options){.most = (int)qn_test_stride(200, 50)}); }
 END_TEST
 START_TEST(tuning) {
   static const char graph[] =
@@ -255,7 +369,9 @@ START_TEST(describing) {
 END_TEST
 
 static TCase *sweeps(void) {
-  const TTest *const tests[] = {compiling, running, jitting, tuning, describing, the_hosts_allocator_is_asked};
+  const TTest *const tests[] = {compiling, running,    serving,
+                                jitting,   building,   tuning,
+                                describing, the_hosts_allocator_is_asked};
   TCase *tcase = qn_test_case("sweeps", tests, sizeof tests / sizeof tests[0]);
   if (qn_test_stride(2, 2) == 1) tcase_set_timeout(tcase, 24 * 3600);
   return tcase;
