@@ -761,16 +761,36 @@ static void drop_paths(qn_decoder *d) {
   for (int32_t i = d->sequences; i < qn_kv_cache_sequences(d->cache); i++) qn_kv_cache_clear(d->cache, i);
 }
 
-// Makes each path a row of its own that is what the sequence is, with room for the path's tokens.
-static qn_status fork_paths(qn_decoder *d, int32_t sequence, size_t count, qn_diag *diag) {
-  qn_status status = QN_OK;
-  for (int32_t i = 0; i < d->nodes[0].paths; i++)
+// As before the step.
+static void undo_tree(qn_decoder *d) {
+  drop_paths(d);
+  qn_kv_cache_truncate(d->cache, d->tree_sequence, d->tree_base);
+}
+
+// The tokens from the text to the end of the path.
+static int64_t tokens_on(const qn_decoder *d, size_t count, int32_t path) {
+  int64_t most = 0;
+  for (size_t i = 0; i <= count; i++)
+    if (d->nodes[i].path == path && d->nodes[i].depth + 1 > most) most = d->nodes[i].depth + 1;
+  return most;
+}
+
+// Makes each path a row of its own, with room for the path's tokens. The first one's pages are the sequence's: its tokens
+// come after all that the sequence has. The others are forks of what it was.
+static qn_status fork_paths(qn_decoder *d, size_t count, qn_diag *diag) {
+  int32_t sequence = d->tree_sequence, paths = d->nodes[0].paths;
+  int64_t first = tokens_on(d, count, 0);
+  qn_status status = reserve(d, sequence, first, diag);
+  for (int32_t i = 1; i < paths && status == QN_OK; i++) {
     qn_kv_cache_fork(d->cache, sequence, d->tree_base, d->sequences + i);
-  for (size_t i = 0; i <= count && status == QN_OK; i++) {
-    const tree_node *n = &d->nodes[i];
-    if (n->told == 0) status = qn_kv_cache_reserve(d->cache, d->sequences + n->path, n->depth + 1, diag);
+    status = qn_kv_cache_reserve(d->cache, d->sequences + i, tokens_on(d, count, i), diag);
   }
-  if (status != QN_OK) drop_paths(d);
+  if (status == QN_OK) {
+    qn_kv_cache_advance(d->cache, sequence, first);
+    qn_kv_cache_fork(d->cache, sequence, d->tree_base + first, d->sequences);
+  } else {
+    undo_tree(d);
+  }
   return status;
 }
 
@@ -803,12 +823,11 @@ static void push_tree(qn_decoder *d, int32_t token, const int32_t *tokens, size_
 // A tree of several paths.
 static qn_status run_tree(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count, qn_diag *diag) {
   int64_t symbols[QN_ARTIFACT_SYMBOLS];
-  slide(d, d->tree_sequence);
-  QN_TRY(fork_paths(d, d->tree_sequence, count, diag));
+  QN_TRY(fork_paths(d, count, diag));
   push_tree(d, token, tokens, count);
   set_symbols(d, d->count, d->rows, 0, symbols);
   qn_status status = qn_executor_run(d->executor, symbols, QN_RUN_PROMPT, diag);
-  if (status != QN_OK) drop_paths(d);
+  if (status != QN_OK) undo_tree(d);
   return status;
 }
 
@@ -860,8 +879,12 @@ void qn_decoder_take_path(qn_decoder *d, int32_t guess) {
     return;
   }
   int32_t row = d->sequences + node->path;
-  qn_kv_cache_advance(d->cache, row, node->depth + 1);
-  qn_kv_cache_fork(d->cache, row, length, d->tree_sequence);
+  if (node->path == 0) {
+    qn_kv_cache_truncate(d->cache, d->tree_sequence, length);
+  } else {
+    qn_kv_cache_advance(d->cache, row, node->depth + 1);
+    qn_kv_cache_fork(d->cache, row, length, d->tree_sequence);
+  }
   drop_paths(d);
   log_path(d, node);
 }

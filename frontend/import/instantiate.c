@@ -182,7 +182,9 @@ static qn_status run_op(runner *r, const qn_statement *s) {
   qn_id id;
   QN_TRY(make_loc(r, s->path, s->set, &spec.loc));
   for (int i = 0; i < s->arg_count; i++) QN_TRY(add_operand(r, &s->args[i], spec.loc, &spec));
-  if (r->options->guesses && s->op == QN_OP_KV_WRITE && spec.operand_count == 5)
+  bool of_tokens = s->op == QN_OP_KV_WRITE && spec.operand_count == 5 &&
+                   qn_graph_node(r->graph, spec.operands[1])->type.dims[0].symbol == QN_SYM_T;
+  if (r->options->guesses && of_tokens)
     QN_TRY(find_operand(r, s->path, "copies", false, &spec.operands[spec.operand_count++]));
   for (int i = 0; i < s->attr_count; i++) QN_TRY(evaluate_attr(r, &s->attrs[i], &spec.attrs[spec.attr_count++]));
   if (s->has_shape) {

@@ -416,6 +416,14 @@ static double last_pos(const qn_run *run, int sequence) {
   return last;
 }
 
+// A token goes to the next sequence, too, where that has none of its own in this step.
+static double copies_of(const qn_run *run, int sequence) {
+  if (sequence + 1 >= run->symbols[QN_SYM_B]) return 1;
+  for (int64_t t = 0; t < run->symbols[QN_SYM_T]; t++)
+    if (run->token_sequence[t] == sequence + 1) return 1;
+  return 2;
+}
+
 // Element i of an input, `width` to a row.
 static double input_element(const qn_run *run, const char *name, const qn_type *type, int64_t i, int64_t width) {
   int64_t tokens = run->symbols[QN_SYM_T], row = i / width;
@@ -425,7 +433,7 @@ static double input_element(const qn_run *run, const char *name, const qn_type *
   if (strcmp(name, "pos") == 0) return run->token_pos[i];
   if (strcmp(name, "last_pos") == 0) return last_pos(run, run->token_sequence[i]);
   if (strcmp(name, "seq") == 0) return run->token_sequence[i];
-  if (strcmp(name, "copies") == 0) return 1;
+  if (strcmp(name, "copies") == 0) return copies_of(run, run->token_sequence[i]);
   if (strcmp(name, "rows") == 0) return (double)(run->symbols[QN_SYM_R] == tokens ? i : tokens - 1 - i);
   if (strcmp(name, "block_table") == 0) return page_of(run, (int)row, (int)(i % width));
   if (strcmp(name, "sampling") == 0) return sampling_word(row, i % width);

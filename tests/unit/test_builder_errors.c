@@ -220,6 +220,7 @@ START_TEST(compiling) {
   REFUSES("chunk_tokens", .chunk_tokens = 64);
   REFUSES("sequences", .sequences = 2);
   REFUSES("all_logits", .all_logits = true);
+  REFUSES("guesses", .guesses = true);
   FAILS(QUERN_ERR_ARGUMENT, "got the option kv_type",
         quern_graph_load(s.graph, QN_COMPILE(.kv_type = "f16"), NULL, &model, error));
   FAILS(QUERN_ERR_ARGUMENT, "numeric-mode: got 'int4'",

@@ -186,6 +186,7 @@ static const struct {
     {CACHES "y = kv_write kc x pos block_table block_table kind=k",
      "y: kv_write: operand 3: got i32[B,P], want i32[T]"},
     {CACHES "y = kv_write kc x pos seq pos kind=k", "y: kv_write: operand 4: got i32[T], want i32[B, P]"},
+    {CACHES "y = kv_write kc x pos seq block_table rows kind=k", "y: kv_write: operand 5: got i32[R], want i32[T]"},
     {CACHES "y = attn_scores p kc pos seq block_table scale=1",
      "y: attn_scores: operand 0: got f32[T,4,64P], want f32[T, heads, head_dim]"},
     {CACHES "y = attn_scores q vc pos seq block_table scale=1",

@@ -729,6 +729,54 @@ START_TEST(test_own_graph) {
 }
 END_TEST
 
+// What guesses need is there, also behind a cap of the logits; and who cannot have it is told so.
+static qn_status graph_for_guesses(const char *path, qn_arena *arena, qn_graph **out, qn_diag *diag) {
+  qn_import *import = NULL;
+  qn_import_graph_options options = plain;
+  options.guesses = true;
+  *out = NULL;
+  QN_TRY(qn_import_open(path, NULL, qn_test_allocator(), &import, diag));
+  qn_status status = qn_import_graph(import, &options, arena, out, diag);
+  qn_import_close(import);
+  return status;
+}
+
+START_TEST(test_guesses) {
+  static const char no_product[] =
+      "{\"quern_graph\": 1, \"name\": \"negated\", \"inputs\": {\"x\": {\"shape\": [\"R\", 64]}},"
+      " \"graph\": [{\"set\": \"y\", \"op\": \"neg\", \"args\": [\"x\"]}, {\"output\": \"logits\", \"value\": \"y\"}]}";
+  qn_arena arena;
+  qn_graph *graph;
+  qn_diag diag = {0};
+  bool hidden = false;
+  int writes = 0;
+  qn_arena_init(&arena, qn_test_allocator());
+  qn_assert_ok(&diag, graph_for_guesses(qn_test_source("tests/golden/models/gemma2"), &arena, &graph, &diag));
+  for (size_t i = 0; i < graph->outputs.count; i++) {
+    const qn_type *type = &qn_graph_node(graph, graph->outputs.items[i].value)->type;
+    hidden = hidden || (strcmp(graph->outputs.items[i].name, "hidden") == 0 && type->rank == 2 &&
+                        type->dims[0].symbol == QN_SYM_R);
+  }
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (node->op != QN_OP_KV_WRITE) continue;
+    writes++;
+    ck_assert_int_eq(node->operand_count, 6);
+    ck_assert_str_eq(qn_node_text(qn_graph_node(graph, node->operands[5]), QN_ATTR_NAME, ""), "copies");
+  }
+  ck_assert(hidden && writes > 0);
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "has an encoder, and tokens are guessed of texts that go on",
+                  graph_for_guesses(qn_test_source("tests/golden/models/t5"), &arena, &graph, &diag));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "its logits are made by 'input' and not by a product",
+                  graph_for_guesses(write_text("negated.json", no_product), &arena, &graph, &diag));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "has no output 'logits', want a language model",
+                  graph_for_guesses(qn_test_source("models/nano/medusa"), &arena, &graph, &diag));
+  qn_arena_deinit(&arena);
+}
+END_TEST
+
 // ---- memory ------------------------------------------------------------------------------------------------------
 
 static qn_status import_all(const qn_allocator *allocator, void *context) {
@@ -756,5 +804,5 @@ END_TEST
 
 QN_CASE(good, test_models_verify, test_stacks, test_golden, test_nano, test_weights, test_tolerated, test_optional, test_scaling)
 QN_CASE(wrong, test_keys, test_refusals, test_tensors, test_graph_options, test_positions)
-QN_CASE(files, test_recognition, test_own_template, test_lists, test_own_graph, test_memory)
+QN_CASE(files, test_recognition, test_own_template, test_lists, test_own_graph, test_guesses, test_memory)
 QN_TEST_MAIN(good, wrong, files)

@@ -396,6 +396,15 @@ static const kernel_case attention[] = {
      &runs,
      1e-5,
      RMS},
+    // Tokens that several sequences have.
+    {"q = input f32[T,$H,$C]; k = input f32[T,$J,$C]; v = input f32[T,$J,$C]; t = rope_table pos dims=8 theta=100\n"
+     "r = rope k t kind=halves; kc = cache kind=k index=0 $F[G,$J,$C,64]; vc = cache kind=v index=0 $F[G,$J,64,$C]\n"
+     "kw = kv_write kc r pos seq block_table copies kind=k; vw = kv_write vc v pos seq block_table copies kind=v\n"
+     "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s; o = attn_mix p vw pos seq block_table; output o",
+     {"H=4 J=2 C=16 F=f32", "H=3 J=1 C=40 F=f32"},
+     &sequences,
+     1e-5,
+     RMS},
     // A slope a head, whole and in its parts, by itself and beside a window and a cap; one that is computed.
     {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw pos seq block_table w scale=0.3 window=$W softcap=$S\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",

@@ -453,6 +453,11 @@ START_TEST(speculation) {
   ck_assert_ptr_null(none);
   options.draft = model;  // guesses for itself
   OK(quern_speculator_create(session, &options, &draft, error));
+  options = (quern_speculator_options){.size = sizeof options, .technique = QUERN_SPECULATE_MEDUSA};
+  FAILS(QUERN_ERR_ARGUMENT, "got no heads", quern_speculator_create(session, &options, &none, error));
+  options.draft = plain;
+  FAILS(QUERN_ERR_UNSUPPORTED, "does not give the hidden states", quern_speculator_create(session, &options, &none, error));
+  ck_assert_str_eq(quern_technique_name(QUERN_SPECULATE_MEDUSA), "medusa");
   ck_assert_str_eq(quern_technique_name(QUERN_SPECULATE_DRAFT), "draft");
   ck_assert_ptr_null(quern_technique_name((quern_technique)99));
 
