@@ -243,9 +243,10 @@ static void put_row(const device *d, const char *model, const char *format, cons
   const sums *decode = &c->decode, *prompt = &c->prompt;
   snprintf(tensor, sizeof tensor, "%.1f %%", 100 * ratio(prompt->tensor, prompt->tensor + prompt->arithmetic));
   snprintf(traffic, sizeof traffic, "%.2f", (double)prompt->product_moved / prompt->model_bytes);
-  printf("| sm_%d | %s | %s | %.3f | %.3f | %.0f %% | %" PRId64 " | %.3f | %.3f | %s | %s | %" PRId64 " |\n", d->sm,
+  printf("| sm_%d | %s | %s | %.3f | %.3f | %.2f | %.0f %% | %" PRId64 " | %.3f | %.3f | %s | %s | %" PRId64 " |\n", d->sm,
          model, format, ratio(decode->moved[WEIGHTS], decode->bytes[WEIGHTS]),
-         ratio(decode->moved[CACHE], decode->bytes[CACHE]), 100 * ratio(decode->wide_requests, decode->weight_requests),
+         ratio(decode->moved[CACHE], decode->bytes[CACHE]), ratio(decode->moved[VALUES], decode->bytes[WEIGHTS]),
+         100 * ratio(decode->wide_requests, decode->weight_requests),
          d->spills, c->decode_conflict, c->prompt_conflict, tensor, traffic, d->registers);
   fflush(stdout);
 }
@@ -385,9 +386,9 @@ START_TEST(table) {
   sim_open();
   for_each(given.chips, add_chip, &p);
   printf(
-      "| chip | model | format | weights | keys and values | loads of 128 bits | spilled bytes | conflicts, decode | "
-      "conflicts, prompt | tensor cores | of the tiles' minimum | registers |\n"
-      "|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+      "| chip | model | format | weights | keys and values | other values, of the weights' bytes | loads of 128 bits | "
+      "spilled bytes | conflicts, decode | conflicts, prompt | tensor cores | of the tiles' minimum | registers |\n"
+      "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
   for_each(given.models, run_name, &p);
 }
 END_TEST

@@ -31,13 +31,14 @@ void qn_gpu_load(qn_gpu_device *d) {
   const qn_nvrtc_options options = {.ptx_alone = true};
   qn_assert_ok(&diag, qn_nvrtc_open(&options, qn_test_allocator(), &nvrtc, &diag));
   qn_assert_ok(&diag, qn_cuda_build(nvrtc, getenv(QN_NVRTC_CACHE_VARIABLE), "kernels.cu", d->sm, d->kernels, d->count, &source, &code, &diag));
+  if (d->edit) d->edit(code.ptx);
   sim_ok(sim.load(&d->module, code.ptx));
   qn_nvrtc_code_deinit(&code);
   qn_nvrtc_close(nvrtc);
   qn_buf_deinit(&source);
 }
 
-static void load_program(qn_gpu_device *d, qn_run *run) {
+void qn_gpu_gather(qn_gpu_device *d, qn_run *run) {
   const qn_program *program = qn_run_program(run);
   for (size_t k = 0; k < program->kernels.count; k++) {
     int variants = 0;
@@ -47,7 +48,6 @@ static void load_program(qn_gpu_device *d, qn_run *run) {
       d->kernels[d->count++] = (qn_cuda_kernel){.kernel = v[i].kernel, .schedule = v[i].schedule};
     }
   }
-  qn_gpu_load(d);
 }
 
 static const qn_cuda_kernel *find_kernel(const qn_gpu_device *d, const qn_lkernel *kernel) {
@@ -57,9 +57,9 @@ static const qn_cuda_kernel *find_kernel(const qn_gpu_device *d, const qn_lkerne
   return NULL;
 }
 
-void qn_gpu_launch_kernel(qn_gpu_device *d, const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
-                          const int64_t *symbols, int64_t extent) {
-  CUdeviceptr pointers[QN_GPU_MAX_PARAMS];
+// Brings the buffers to `pointers` and runs the kernel.
+static CUresult run_kernel(qn_gpu_device *d, const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
+                           const int64_t *symbols, int64_t extent, CUdeviceptr pointers[QN_GPU_MAX_PARAMS]) {
   int values[QN_SYM_COUNT];
   void *params[QN_GPU_MAX_PARAMS + QN_SYM_COUNT];
   CUfunction function;
@@ -80,7 +80,19 @@ void qn_gpu_launch_kernel(qn_gpu_device *d, const qn_lkernel *kernel, const qn_l
   unsigned blocks = (unsigned)((extent + groups - 1) / groups), threads = (unsigned)(code->schedule.lanes * groups);
   sim_ok(sim.function(&function, d->module, kernel->name));
   sim_ok(sim.set_function_attribute(function, FUNC_SHARED_BYTES, (int)code->shared_bytes));
-  sim_ok(sim_run(function, blocks, threads, (unsigned)code->shared_bytes, params));
+  return sim_run(function, blocks, threads, (unsigned)code->shared_bytes, params);
+}
+
+CUresult qn_gpu_try_kernel(qn_gpu_device *d, const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
+                           const int64_t *symbols, int64_t extent) {
+  CUdeviceptr pointers[QN_GPU_MAX_PARAMS];
+  return run_kernel(d, kernel, buffers, symbols, extent, pointers);
+}
+
+void qn_gpu_launch_kernel(qn_gpu_device *d, const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
+                          const int64_t *symbols, int64_t extent) {
+  CUdeviceptr pointers[QN_GPU_MAX_PARAMS];
+  sim_ok(run_kernel(d, kernel, buffers, symbols, extent, pointers));
   for (size_t i = 0; i < kernel->param_count; i++) {
     if (kernel->params[i]->writable) sim_download(buffers[i].data, pointers[i], buffers[i].size);
     sim_ok(sim.free(pointers[i]));
@@ -91,6 +103,9 @@ void qn_gpu_launch(void *context, qn_run *run, size_t number, const qn_gpu_varia
                    const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
   qn_gpu_device *d = context;
   (void)number;
-  if (!d->module) load_program(d, run);
+  if (!d->module) {
+    qn_gpu_gather(d, run);
+    qn_gpu_load(d);
+  }
   qn_gpu_launch_kernel(d, variant->kernel, buffers, symbols, extent);
 }

@@ -15,6 +15,7 @@ typedef struct qn_gpu_device {
   CUmodule module;
   qn_cuda_kernel kernels[QN_GPU_MAX_KERNELS];
   size_t count;
+  void (*edit)(char *ptx);  // what becomes of the PTX before it is loaded; NULL = nothing
 } qn_gpu_device;
 
 // The kernels through NVRTC into a module; sets what they need of shared memory.
@@ -26,5 +27,10 @@ void qn_gpu_launch(void *context, qn_run *run, size_t number, const qn_gpu_varia
 // A loaded kernel, with these buffers.
 void qn_gpu_launch_kernel(qn_gpu_device *device, const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
                           const int64_t *symbols, int64_t extent);
+// The same up to the fault that is expected: what was brought there stays until sim_start.
+CUresult qn_gpu_try_kernel(qn_gpu_device *device, const qn_lkernel *kernel, const qn_linterp_buffer *buffers,
+                           const int64_t *symbols, int64_t extent);
+// All kernels of a program, to be loaded when one is launched.
+void qn_gpu_gather(qn_gpu_device *device, qn_run *run);
 
 #endif

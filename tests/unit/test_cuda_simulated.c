@@ -275,6 +275,80 @@ START_TEST(experts) {
 }
 END_TEST
 
+// ---- a planted bug ----------------------------------------------------------------------------------------------
+
+enum { MOST_PTX = 1 << 20 };
+static char plain_ptx[MOST_PTX];  // before barriers were taken out
+
+static bool is_barrier(const char *at) {
+  static const char *const names[] = {"bar.warp.sync", "bar.sync", "barrier.sync"};
+  for (size_t i = 0; i < QN_COUNT(names); i++)
+    if (strncmp(at, names[i], strlen(names[i])) == 0) return true;
+  return false;
+}
+
+static void take_barriers_out(char *ptx) {
+  ck_assert_uint_lt(strlen(ptx), MOST_PTX);
+  memcpy(plain_ptx, ptx, strlen(ptx) + 1);
+  for (char *at = ptx; *at; at++)
+    if (is_barrier(at)) memset(at, ' ', strcspn(at, ";") + 1);
+}
+
+static int barriers_of(const char *kernel) {
+  char head[256];
+  int count = 0;
+  snprintf(head, sizeof head, ".entry %s(", kernel);
+  const char *at = strstr(plain_ptx, head);
+  ck_assert_ptr_nonnull(at);
+  for (at += strlen(head); *at && strncmp(at, ".entry ", 7) != 0; at++) count += is_barrier(at);
+  return count;
+}
+
+static bool uses_shared_memory(const qn_gpu_device *d, const char *kernel) {
+  for (size_t i = 0; i < d->count; i++)
+    if (strcmp(d->kernels[i].kernel->name, kernel) == 0) return d->kernels[i].shared_bytes > 0;
+  return false;
+}
+
+// The kernel faults without its barriers, if it has some for what lanes exchange; then it is run with them.
+static void launch_planted(void *context, qn_run *run, size_t number, const qn_gpu_variant *variant,
+                           const qn_linterp_buffer *buffers, const int64_t *symbols, int64_t extent) {
+  int *faults = context;
+  const char *name = variant->kernel->name;
+  qn_gpu_device without = {.sm = 90, .edit = take_barriers_out}, on = {.sm = 90};
+  sim_start("sm_90");
+  qn_gpu_gather(&without, run);
+  qn_gpu_load(&without);
+  CUresult result = qn_gpu_try_kernel(&without, variant->kernel, buffers, symbols, extent);
+  bool exchanges = barriers_of(name) > 0 && uses_shared_memory(&without, name);
+  bool told = strstr(sim.error(), name) && strstr(sim.error(), "shared memory");
+  qn_check(result == (exchanges ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS) && told == exchanges, "%s: got %d: %s", name,
+           (int)result, sim.error());
+  *faults += exchanges;
+  sim_start("sm_90");
+  qn_gpu_launch(&on, run, number, variant, buffers, symbols, extent);
+}
+
+// A norm, a product and attention without their barriers.
+START_TEST(missing_barriers) {
+  static const char *const texts[] = {
+      "x = input f32[T,512]; w = param f32[512]; a = rmsnorm x w eps=1e-5; v = param q8_0[40,512]; b = matmul a v; output b",
+      ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s\n"
+                       "o = attn_mix p vw pos seq block_table; output o"};
+  if (sim_is_real()) return;
+  for (size_t i = 0; i < QN_COUNT(texts); i++) {
+    int faults = 0;
+    qn_run_options options = {
+        .quantize_activations = true, .gpu = true, .launch = launch_planted, .launch_context = &faults};
+    qn_run *run = qn_run_create(texts[i], "H=4 J=2 C=16 F=f16", &options);
+    qn_run_begin(run, 1, 3, (int[]){100});
+    qn_run_execute(run, QN_RUN_LAUNCH, &(qn_run_step){.spans = {{0, 100, 1}}});
+    qn_run_destroy(run);
+    ck_assert_int_gt(faults, 0);
+  }
+}
+END_TEST
+
 // ---- traffic ----------------------------------------------------------------------------------------------------
 
 typedef struct weights {
@@ -409,4 +483,6 @@ static TCase *kernels(void) {
   return qn_test_case("kernels", tests, QN_COUNT(tests));
 }
 
-QN_TEST_MAIN(kernels)
+QN_CASE(planted, missing_barriers)
+
+QN_TEST_MAIN(kernels, planted)

@@ -20,7 +20,24 @@ static int case_count;
 // beside a decoder.
 static const char *const kinds[] = {"gemma2", "qwen3moe_some_dense", "minilm", "t5_gated"};
 
-// In chunks or pieces, or the texts together.
+static uint64_t graph_launches(void) {
+  ps_driver_counts counts = {0};
+  if (qn_test_simulated()) sim.driver_counters(&counts);
+  return counts.graph_launches;
+}
+
+// How many of the pieces are of one token: a step of a loop.
+static uint64_t single_tokens(const qn_golden_expectation *e, const int *pieces, size_t piece_count) {
+  uint64_t steps = 0;
+  for (size_t i = 0, done = 0; done < e->count; i++) {
+    size_t piece = (size_t)pieces[i % piece_count];
+    steps += piece == 1 || e->count - done == 1;
+    done += piece;
+  }
+  return steps;
+}
+
+// In chunks or pieces, or the texts together. A step on a GPU is one graph.
 static void evaluate(const char *path, const char *device, const qn_golden_expectation *e, const int *pieces,
                      size_t piece_count, float *out) {
   quern_error error;
@@ -31,12 +48,15 @@ static void evaluate(const char *path, const char *device, const qn_golden_expec
   if (e->encoder) options.sequences = QN_GOLDEN_SEQUENCES;
   ck_assert_msg(quern_model_open(path, &how, &model, &error) == 0, "%s", error.text);
   ck_assert_msg(quern_session_create(model, &options, &session, &error) == 0, "%s", error.text);
+  uint64_t before = graph_launches();
   if (e->encoder) {
     qn_golden_model_embed(session, e, (size_t)pieces[0], out);
   } else {
     ck_assert_int_eq(quern_model_vocab_size(model), e->logits->dims[1]);
     qn_golden_model_evaluate(session, e, pieces, piece_count, out);
   }
+  if (device && qn_test_simulated() && !e->encoder)
+    ck_assert_uint_eq(graph_launches() - before, single_tokens(e, pieces, piece_count));
   quern_session_destroy(session);
   quern_model_close(model);
 }
