@@ -79,7 +79,8 @@ static void load_kernels(device *d, qn_run *run) {
   }
   qn_buf_init(&source, qn_test_allocator());
   qn_assert_ok(&diag, qn_nvrtc_open(NULL, qn_test_allocator(), &nvrtc, &diag));
-  qn_assert_ok(&diag, qn_cuda_build(nvrtc, NULL, "kernels.cu", d->sm, d->kernels, d->count, &source, &code, &diag));
+  qn_assert_ok(&diag, qn_cuda_build(nvrtc, getenv(QN_NVRTC_CACHE_VARIABLE), "kernels.cu", d->sm, d->kernels, d->count,
+                                     &source, &code, &diag));
   sim_ok(sim.load(&d->module, code.ptx));
   const char *body = strstr(code.ptx, ".address_size");  // behind the version and the chip
   ck_assert_ptr_nonnull(body);

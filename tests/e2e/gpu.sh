@@ -55,6 +55,16 @@ for remark in 'for cuda:sm_80, to be cached at' 'from the cache'; do
   if [ "$QUERN_LIBCUDA" = "$simulator" ]; then grep -qF "$remark" "$WORK/err" || fail "want '$remark': $(cat "$WORK/err")"; fi
 done
 
+# ---- eval: the same numbers
+
+echo "Once upon a time there was a fox." >"$WORK/line"
+for device in cpu cuda; do
+  "$QUERN" eval -q "$WORK/both.qn" --perplexity "$WORK/line" --lines --device $device --json "$WORK/eval_$device" >/dev/null 2>"$WORK/err" ||
+    fail "eval on $device: $(cat "$WORK/err")"
+  grep -oE '"perplexity": \{"value": [0-9].*' "$WORK/eval_$device" >"$WORK/numbers_$device" || fail "no perplexity in $(cat "$WORK/eval_$device")"
+done
+cmp "$WORK/numbers_cpu" "$WORK/numbers_cuda" >&2 || fail "eval on the GPU: $(cat "$WORK/numbers_cuda"), want $(cat "$WORK/numbers_cpu")"
+
 # ---- bench
 
 "$QUERN" bench -q "$WORK/both.qn" --device cuda --prompt 3 -n 2 --reps 1 --json "$WORK/bench.json" >"$WORK/table" 2>"$WORK/err" ||
@@ -104,4 +114,15 @@ if [ "$QUERN_LIBCUDA" = "$simulator" ]; then
   PTXSIM_DRIVER=11080 wrong 7 "the driver is too old: got one for CUDA 11.8" run "$WORK/both.qn" --device cuda
   PTXSIM_DEVICES=none wrong 7 "no device" run "$WORK/both.qn" --device cuda
 fi
+
+# ---- tests/gpu: runs the tests where there is a device, and else says what lacks
+
+mkdir "$WORK/bin"
+printf '#!/bin/sh\necho "QUERN_TEST_LIBCUDA=$QUERN_TEST_LIBCUDA ctest $*"\n' >"$WORK/bin/ctest"
+chmod +x "$WORK/bin/ctest"
+PATH="$WORK/bin:$PATH" "$QUERN_SOURCE/tests/gpu" --libcuda "$QUERN_LIBCUDA" >"$WORK/out" || fail "tests/gpu ends with $?: $(cat "$WORK/out")"
+grep -qF "QUERN_TEST_LIBCUDA=$QUERN_LIBCUDA ctest --test-dir $QUERN_BUILD" "$WORK/out" || fail "tests/gpu: $(cat "$WORK/out")"
+code=0
+PATH="$WORK/bin:$PATH" "$QUERN_SOURCE/tests/gpu" --libcuda "$WORK/none.so" >"$WORK/out" || code=$?
+[ "$code" -eq 77 ] && grep -q '^SKIP: .*no driver: .*none.so cannot be loaded' "$WORK/out" || fail "tests/gpu without a driver: $code, $(cat "$WORK/out")"
 pass "the same text on a GPU, its device told, errors in words"
