@@ -366,15 +366,21 @@ static void log_step(qn_decoder *d) {
 qn_kv_prefix *qn_decoder_prefixes(qn_decoder *d) { return d->prefixes; }
 void qn_decoder_keep(qn_decoder *d, int32_t sequence) { keep(d, sequence, false); }
 
+// Of a sequence that shares the pages of its `length` tokens: the last one, where it is shared in part, is copied at once, so
+// that the sequence needs no more pages later than others do. Gives how many tokens are left: fewer where no page is free.
+static int64_t own_last_page(qn_decoder *d, int32_t sequence, int64_t length) {
+  int64_t part = length % qn_kv_cache_page_keys(d->cache);
+  if (part > 0 && qn_kv_cache_reserve(d->cache, sequence, length < qn_kv_cache_context(d->cache), NULL) != QN_OK)
+    length -= part;
+  if (length < qn_kv_cache_least(d->cache, sequence)) length = 0;
+  qn_kv_cache_truncate(d->cache, sequence, length);  // pages that were reserved, too
+  return length;
+}
+
 int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count) {
   if (!d->prefixes || sequence < 0 || sequence >= d->sequences || qn_kv_cache_length(d->cache, sequence) > 0) return 0;
   if (count < 2 || count > INT32_MAX) return 0;
-  int64_t found = qn_kv_prefix_attach(d->prefixes, sequence, tokens, (int64_t)count);
-  // A page that is shared in part is copied at once, so that the sequence needs no more pages later than others do.
-  int64_t part = found % qn_kv_cache_page_keys(d->cache);
-  if (part > 0 && qn_kv_cache_reserve(d->cache, sequence, found < qn_kv_cache_context(d->cache), NULL) != QN_OK)
-    found -= part;
-  qn_kv_cache_truncate(d->cache, sequence, found);  // pages that were reserved, too
+  int64_t found = own_last_page(d, sequence, qn_kv_prefix_attach(d->prefixes, sequence, tokens, (int64_t)count));
   memcpy(log_of(d, sequence), tokens, (size_t)found * sizeof *tokens);
   d->logged[sequence] = found;
   return found;
@@ -452,6 +458,13 @@ qn_status qn_decoder_fork(qn_decoder *d, int32_t from, int64_t length, int32_t t
     memcpy(log_of(d, to), log_of(d, from), (size_t)d->logged[to] * sizeof *d->log);
   }
   return QN_OK;
+}
+
+int64_t qn_decoder_branch(qn_decoder *d, int32_t from, int64_t length, int32_t to) {
+  if (qn_decoder_fork(d, from, length, to, NULL) != QN_OK) return 0;
+  length = own_last_page(d, to, length);
+  forget(d, to, length);
+  return length;
 }
 
 // The token and its page must be checked and reserved.

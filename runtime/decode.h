@@ -47,6 +47,9 @@ int64_t qn_decoder_least(const qn_decoder *decoder, int32_t sequence);
 // of them writes to such a page. Errors: ARGUMENT (no such sequence, the same one, a length that `from` has not), LIMIT (a
 // length below qn_decoder_least).
 QN_CHECKED qn_status qn_decoder_fork(qn_decoder *decoder, int32_t from, int64_t length, int32_t to, qn_diag *diag);
+// The same, with a page of its own at once for what comes next, so that the sequence needs no more pages later than others
+// do. Gives how many tokens it has then: those of full pages alone where no page is free, 0 where such a fork is an error.
+int64_t qn_decoder_branch(qn_decoder *decoder, int32_t from, int64_t length, int32_t to);
 
 // --- prefixes; without options.prefixes nothing is ever found or kept
 // What a sequence holds is kept when it is reset, forked into or restored into, as far as it is known: up to what

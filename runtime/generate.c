@@ -156,6 +156,7 @@ static bool ends_here(generation *g) {
 // Does the program choose the tokens? Then steps bring no logits. It takes every logit for a token's, and a model may have
 // more of them than there are tokens: then the host chooses.
 static bool program_chooses(const generation *g) {
+  if (g->params->speculator && qn_speculator_judged(g->params->speculator)) return false;
   return qn_decoder_chooses(g->decoder) && !qn_sampler_needs_logits(g->sampler) &&
          qn_sampler_vocab(g->sampler) == qn_decoder_vocab(g->decoder);
 }
@@ -170,6 +171,13 @@ static void tell_settings(generation *g) {
   qn_decoder_choose(g->decoder, g->settings, count);
 }
 
+// From the logits of the last step's index-th row.
+static qn_status choose(generation *g, size_t index, int32_t *out_id, qn_diag *diag) {
+  const float *logits = qn_decoder_logits(g->decoder, index);
+  if (!g->draft) return qn_sampler_sample(g->sampler, logits, out_id, diag);
+  return qn_speculator_judge(g->params->speculator, g->sampler, logits, (int32_t)index - 1, out_id, diag);
+}
+
 // The token after the last step's index-th row.
 static qn_status sample(generation *g, size_t index, int32_t *out_id) {
   qn_diag why = {.text = "the program chose no token"};
@@ -177,8 +185,7 @@ static qn_status sample(generation *g, size_t index, int32_t *out_id) {
   qn_sampling drawn;
   if (program) qn_sampler_settings(g->sampler, &drawn);
   if (program && (*out_id = qn_decoder_token(g->decoder, index)) >= 0) return QN_OK;
-  if (!program && qn_sampler_sample(g->sampler, qn_decoder_logits(g->decoder, index), out_id, &why) == QN_OK)
-    return QN_OK;
+  if (!program && choose(g, index, out_id, &why) == QN_OK) return QN_OK;
   return qn_fail(g->diag, QN_ERR_FORMAT, qn_decoder_path(g->decoder),
                  "the logits are not numbers: the weights may be damaged, try --check-weights (%s)", why.text);
 }
@@ -211,6 +218,7 @@ static qn_status next_token(generation *g, size_t index, uint64_t start, int32_t
 static qn_status take_tokens(generation *g, uint64_t start, int32_t *out_id, bool *out_stop) {
   int32_t node = QN_DRAFT_ROOT, accepted = 0;
   qn_status status;
+  if (g->draft) qn_speculator_watch(g->params->speculator, g->decoder, 0, program_chooses(g));
   for (;;) {
     status = next_token(g, (size_t)(node + 1), start, out_id, out_stop);
     if (status != QN_OK || *out_stop || !g->draft) break;

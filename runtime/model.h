@@ -41,9 +41,19 @@ struct quern_session {
   _Atomic bool cancelled;  // asked for, and not yet used up
 };
 
+// What a session's guesses are made with beside its texts. For one thread at a time.
+typedef struct qn_guessing {
+  quern_session *session;  // borrowed
+  qn_decoder *draft;       // owned; NULL where no draft model guesses
+  int32_t ends;            // of the draft's trees: 0 = it makes chains
+  const quern_model *heads;  // borrowed; NULL where no Medusa heads guess
+  double draft_cost;       // of a step of it, in steps of the model
+  qn_ngrams *ngrams;       // owned; NULL until lookahead needs them
+} qn_guessing;
+enum { QN_TECHNIQUES = QUERN_SPECULATE_LOOKAHEAD + 1 };
+
 struct quern_speculator {
-  quern_session *session;     // borrowed
-  qn_decoder *draft;          // owned; NULL where no draft model guesses
+  qn_guessing guessing;
   qn_speculator *speculator;  // owned
 };
 
@@ -64,6 +74,19 @@ QN_CHECKED qn_status qn_model_sampler_options(const quern_sampler_options *optio
                                               qn_diag *diag);
 // Models pad their vocabulary: only ids that have a text are sampled.
 int32_t qn_session_sampled_vocab(const quern_session *session);
+// A draft model for so many texts at once; for one alone it makes trees, where it was compiled for that. Errors: ARGUMENT (another vocabulary, another device), and those of
+// qn_decoder_create.
+QN_CHECKED qn_status qn_guessing_open_draft(qn_guessing *guessing, quern_model *draft, int32_t texts, qn_diag *diag);
+// ARGUMENT where it is none.
+QN_CHECKED qn_status qn_technique_check(quern_technique technique, qn_diag *diag);
+// What guesses by a technique, for one text at a time of the `row`-th of those that may be there at once. `judged`: its
+// guesses will be (qn_speculate_options). ARGUMENT (no draft
+// model was opened), NOMEM.
+QN_CHECKED qn_status qn_guessing_create(qn_guessing *guessing, quern_technique technique, int32_t row, bool judged,
+                                        qn_proposer **out, qn_diag *diag);
+// qn_speculate_options.make_cost of the technique.
+double qn_guessing_cost(const qn_guessing *guessing, quern_technique technique);
+void qn_guessing_deinit(qn_guessing *guessing);
 // False when the summary has no such key.
 bool qn_model_summary_value(const quern_model *model, const char *key, qn_str *out);
 

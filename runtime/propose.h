@@ -14,6 +14,10 @@ typedef struct qn_draft {
   int32_t *tokens, *parents;  // (capacity), owned by whoever made it; parents: an earlier node, or QN_DRAFT_ROOT
   int32_t count, capacity;
   int32_t kind;  // 0 .. QN_DRAFT_KINDS-1: guesses of a larger one are likelier to come true
+  // (capacity): what each guess was drawn from, where it was drawn by random numbers of its own, and of how many tokens; borrowed
+  // of who guesses until its next call. Count 0: nothing else could have been guessed.
+  const qn_odds **odds;
+  int32_t *odds_counts;
 } qn_draft;
 
 // How much may be guessed: what the step has room for, and what pays.
@@ -53,6 +57,9 @@ typedef struct qn_proposer_type {
   qn_status (*begin)(qn_proposer *self, const qn_sampler *sampler, qn_diag *diag);
   qn_status (*propose)(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
                        qn_diag *diag);
+  // What became of the last draft: the guesses of the path to `node` came true; and what the model would have chosen after
+  // each guess, most likely: chosen[i + 1] after node i, chosen[0] after the text (-1 = not known). May be NULL.
+  void (*see)(qn_proposer *self, const qn_draft *draft, int32_t node, const int32_t *chosen);
   void (*destroy)(qn_proposer *self);
 } qn_proposer_type;
 // The first field of every proposer. For one sequence and one thread at a time.
@@ -71,6 +78,9 @@ QN_CHECKED qn_status qn_propose_lookup_create(const qn_allocator *allocator, qn_
 // at least as many as the sampler's vocabulary. Errors: ARGUMENT (it has no such sequences, or fewer rows than ends), NOMEM.
 QN_CHECKED qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, int32_t ends,
                                              const qn_allocator *allocator, qn_proposer **out, qn_diag *diag);
+// Its guesses will be judged (qn_sampler_judge): it draws them by random numbers of its own and tells what from. Before a text
+// begins.
+void qn_propose_draft_judged(qn_proposer *draft);
 
 // Medusa heads (Cai et al. 2024): a program that makes of an input `hidden`, f32 [R, width], what heads say, the outputs
 // guess.0, guess.1, ... of f32 [R, vocab]. Takes over the executor, also after an error; the artifact is borrowed. `width` and
@@ -79,5 +89,14 @@ QN_CHECKED qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequen
 QN_CHECKED qn_status qn_propose_medusa_create(const qn_artifact *artifact, qn_executor *executor, int64_t width,
                                               int32_t vocab, const qn_allocator *allocator, qn_proposer **out,
                                               qn_diag *diag);
+
+// Lookahead decoding (Fu et al. 2024): what the model itself chose after the same tokens before, in this text or another one,
+// and in a window of guesses for the positions ahead, which every step evaluates, too. N-grams are borrowed; any number of
+// proposers of one thread may share them. NOMEM.
+typedef struct qn_ngrams qn_ngrams;
+QN_CHECKED qn_status qn_ngrams_create(const qn_allocator *allocator, qn_ngrams **out, qn_diag *diag);
+void qn_ngrams_destroy(qn_ngrams *ngrams);  // NULL is harmless
+QN_CHECKED qn_status qn_propose_lookahead_create(qn_ngrams *ngrams, const qn_allocator *allocator, qn_proposer **out,
+                                                 qn_diag *diag);
 
 #endif

@@ -8,6 +8,7 @@
 #define TRY_TOKENS 16
 #define MOST_DEPTH 64  // of a tree
 #define MOST_ENDS  16
+#define ODDS       4
 
 typedef struct drafting {
   qn_proposer base;
@@ -18,6 +19,9 @@ typedef struct drafting {
   qn_sampler *sampler;  // owned; NULL before the first text
   int32_t *cached;      // owned (context): tokens in the decoder's sequence, its position many
   size_t from;          // where in the text they begin: 0 as long as the text fits
+  bool judged;
+  qn_odds *odds;  // owned (ODDS times the vocabulary); NULL where guesses are not judged
+  int32_t odds_used;
 } drafting;
 
 // Tells cached[0 .. position) from the text: how many are still its tokens.
@@ -56,6 +60,19 @@ static size_t choose_beginning(const drafting *d, const qn_propose_text *text, s
   return text->count + most <= context || text->count <= keep ? 0 : text->count - keep;
 }
 
+static size_t odds_room(const drafting *d) { return ODDS * (size_t)qn_sampler_vocab(d->sampler); }
+
+// What the last token was drawn from, for the node to come; false when there is no room for it.
+static bool tell_odds(drafting *d, qn_draft *out) {
+  qn_odds *odds = d->odds + d->odds_used;
+  int32_t room = (int32_t)odds_room(d) - d->odds_used, count = qn_sampler_odds(d->sampler, odds, room);
+  if (count > room) return false;
+  out->odds[out->count] = odds;
+  out->odds_counts[out->count] = count;
+  d->odds_used += count;
+  return true;
+}
+
 static qn_status no_numbers(const drafting *d, const qn_diag *why, qn_diag *diag) {
   return qn_fail(diag, QN_ERR_FORMAT, qn_decoder_path(d->decoder),
                  "the draft model's logits are not numbers (%s): its weights may be damaged, try --check-weights", why->text);
@@ -67,6 +84,7 @@ static qn_status propose_chain(drafting *d, int32_t most, const float *logits, q
     int32_t token = 0;
     qn_diag why = {0};
     if (qn_sampler_sample(d->sampler, logits, &token, &why) != QN_OK) return no_numbers(d, &why, diag);
+    if (d->odds && !tell_odds(d, out)) return QN_OK;
     qn_draft_add(out, out->count - 1, token);
     if (out->count == most) return QN_OK;
     qn_sampler_accept(d->sampler, token);
@@ -136,6 +154,7 @@ static qn_status propose_tree(drafting *d, const qn_propose_text *text, const qn
   for (int32_t i = 1; i <= 2 * d->ends; i++) qn_decoder_reset(d->decoder, d->sequence + i);
   if (status == QN_OK) qn_growth_harvest(&d->growth, room, out);
   return status;
+
 }
 
 static qn_status propose(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
@@ -150,8 +169,17 @@ static qn_status propose(qn_proposer *self, const qn_propose_text *text, const q
   const float *logits = NULL;
   QN_TRY(catch_up(d, text, &logits, diag));
   qn_sampler_follow(d->sampler, text->sampler);
+  if (d->odds) qn_sampler_diverge(d->sampler);
+  d->odds_used = 0;
   if (d->ends > 0 && room->paths > 1) return propose_tree(d, text, room, most, logits, out, diag);
   return propose_chain(d, most, logits, out, diag);
+}
+
+static void forget_sampler(drafting *d) {
+  if (d->odds) qn_free(d->allocator, d->odds, odds_room(d) * sizeof *d->odds);
+  qn_sampler_destroy(d->sampler);
+  d->odds = NULL;
+  d->sampler = NULL;
 }
 
 static qn_status begin(qn_proposer *self, const qn_sampler *sampler, qn_diag *diag) {
@@ -161,15 +189,19 @@ static qn_status begin(qn_proposer *self, const qn_sampler *sampler, qn_diag *di
     return qn_fail(diag, QN_ERR_ARGUMENT, qn_decoder_path(d->decoder),
                    "the draft model has logits of %d tokens, want those of %d", (int)qn_decoder_vocab(d->decoder),
                    (int)qn_sampler_vocab(sampler));
-  qn_sampler_destroy(d->sampler);
-  d->sampler = NULL;
-  return qn_sampler_clone(sampler, d->allocator, &d->sampler, diag);
+  forget_sampler(d);
+  QN_TRY(qn_sampler_clone(sampler, d->allocator, &d->sampler, diag));
+  if (!d->judged) return QN_OK;
+  d->odds = qn_alloc(d->allocator, odds_room(d) * sizeof *d->odds);
+  if (d->odds) return QN_OK;
+  forget_sampler(d);
+  return qn_fail_nomem(diag, "draft", "what guesses are drawn from");
 }
 
 static void destroy(qn_proposer *self) {
   drafting *d = (drafting *)self;
   qn_decoder_reset(d->decoder, d->sequence);
-  qn_sampler_destroy(d->sampler);
+  forget_sampler(d);
   qn_free(d->allocator, d->growth.nodes, (size_t)d->growth.capacity * sizeof *d->growth.nodes);
   qn_free(d->allocator, d->cached, (size_t)qn_decoder_context(d->decoder) * sizeof *d->cached);
   qn_free(d->allocator, d, sizeof *d);
@@ -182,6 +214,8 @@ static bool take_memory(drafting *d) {
   d->growth.nodes = qn_alloc(d->allocator, (size_t)d->growth.capacity * sizeof *d->growth.nodes);
   return d->cached && d->growth.nodes;
 }
+
+void qn_propose_draft_judged(qn_proposer *draft) { ((drafting *)draft)->judged = true; }
 
 qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, int32_t ends, const qn_allocator *allocator,
                                   qn_proposer **out, qn_diag *diag) {

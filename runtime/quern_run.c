@@ -684,7 +684,7 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
                                .callback = p->callback ? forward_text : NULL,
                                .callback_context = &g,
                                .cancelled = forward_cancelled};
-  if (p->speculator && p->speculator->session != session)
+  if (p->speculator && p->speculator->guessing.session != session)
     return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got one of another session, want one of this session");
   if (p->speculator) params.speculator = p->speculator->speculator;
   QN_TRY(qn_sampler_create(&sampling, qn_session_sampled_vocab(session), allocator, &sampler, diag));

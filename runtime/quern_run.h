@@ -455,7 +455,10 @@ typedef bool (*quern_cancelled_fn)(void *context);
 typedef enum quern_technique {
   QUERN_SPECULATE_LOOKUP,  // what came after the longest earlier occurrence of the text's last tokens
   QUERN_SPECULATE_DRAFT,   // a smaller model with the same vocabulary goes on with the text
-  QUERN_SPECULATE_MEDUSA   // heads, compiled from a checkpoint of them, guess from the model's last hidden state
+  QUERN_SPECULATE_MEDUSA,  // heads, compiled from a checkpoint of them, guess from the model's last hidden state
+  // What the model itself chose after the same tokens, in any text with this speculator so far or in a window of guesses for
+  // the positions ahead, which is evaluated with every step
+  QUERN_SPECULATE_LOOKAHEAD
 } quern_technique;
 // A stable lower-case word for a technique: "lookup". NULL for a number that is none.
 const char *quern_technique_name(quern_technique technique);
@@ -470,6 +473,11 @@ typedef struct quern_speculator_options {
   // artifact can verify one (quern_compile_options.guesses) and has room for sequences beside the session's
   // (quern_compile_options.sequences); else each comes after the one before.
   int32_t tokens;
+  // Where tokens are drawn (temperature > 0): false: each is drawn as it would be without guesses, which have come true when
+  // they are the same. true: a draft model draws its guesses by random numbers of its own, and as many of them are taken as
+  // can be with every token chosen as often as without (rejection sampling). More come true, but the text is another one,
+  // also from run to run, since how many tokens are guessed depends on times.
+  bool rejection;
 } quern_speculator_options;
 // Makes guesses for one sequence of the session at a time; they begin from what passes through quern_generate with it, and
 // what it knows of a sequence lasts from call to call. Any call may be with it, another one, or none. *out_speculator is
@@ -571,6 +579,9 @@ typedef struct quern_scheduler_options {
   int64_t longest_wait_us;
   int64_t batch_wait_us;  // QUERN_BATCHING_DYNAMIC
   int64_t patience_us;    // a batch request that has waited so long counts as online; 0 = never
+  // Guesses for requests that want QUERN_SPECULATE_DRAFT; must outlive the scheduler, and be compiled for as many sequences.
+  // NULL = none.
+  quern_model *draft;
 } quern_scheduler_options;
 
 // *out_scheduler is the caller's; `model` must outlive it. Errors: those of quern_session_create; ARGUMENT (the text names
@@ -613,12 +624,15 @@ typedef struct quern_request {
   size_t stop_count;
   bool ignore_eog, show_special;
   quern_priority priority;
-  // Guess what comes next by what came after the same words before, as QUERN_SPECULATE_LOOKUP does; at most so many tokens
-  // a step, 0 = as many as pay, which are few in a large batch. Nothing is guessed where the artifact computes the logits of
-  // one token a step.
-  bool lookup;
-  int32_t guess_tokens;
+  // What guesses for this request (quern_speculator_options.draft is the scheduler's, or NULL; not QUERN_SPECULATE_MEDUSA,
+  // and no trees); NULL = nothing. As many
+  // tokens as pay are few in a large batch. Nothing is guessed where the artifact computes the logits of one token a step.
+  const quern_speculator_options *speculator;
   uint64_t client;  // whose it is: of equal priority, the client goes first for whom the fewest tokens were evaluated
+  // A request whose prompt begins alike, by the id that quern_scheduler_add gave it; 0 = none. This one waits until that
+  // prompt is evaluated, and shares its KV pages: for several answers to one prompt. Where that one has ended, or is less
+  // urgent, this one goes on by itself. ARGUMENT: no such request was ever added.
+  uint64_t fork_of;
   quern_text_fn callback;      // may be NULL; false = end it
   quern_request_done_fn done;  // may be NULL
   void *callback_context;

@@ -6,8 +6,18 @@
 #include "runtime/model.h"
 #include "runtime/scheduler.h"
 
+// What guesses by one technique.
+typedef struct technique_guesser {
+  qn_guesser guesser;
+  qn_guessing *guessing;  // borrowed
+  quern_technique technique;
+} technique_guesser;
+
 struct quern_scheduler {
-  quern_session *session;   // owned
+  quern_session *session;  // owned
+  qn_guessing guessing;
+  const quern_model *draft;  // borrowed; NULL = none
+  technique_guesser guessers[QN_TECHNIQUES];
   qn_scheduler *scheduler;  // owned
 };
 
@@ -24,6 +34,24 @@ static qn_status read_time(const char *name, int64_t us, uint64_t *out_ns, qn_di
   return QN_OK;
 }
 
+static qn_status create_proposer(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag) {
+  const technique_guesser *g = context;
+  return qn_guessing_create(g->guessing, g->technique, row, judged, out, diag);
+}
+
+static qn_status prepare_guessing(quern_scheduler *s, quern_model *draft, qn_diag *diag) {
+  s->guessing.session = s->session;
+  s->draft = draft;
+  if (draft)
+    QN_TRY(qn_guessing_open_draft(&s->guessing, draft, qn_decoder_sequences(s->session->decoder), diag));
+  for (int i = 0; i < QN_TECHNIQUES; i++) {
+    technique_guesser *g = &s->guessers[i];
+    *g = (technique_guesser){.guessing = &s->guessing, .technique = (quern_technique)i};
+    g->guesser = (qn_guesser){create_proposer, g, qn_guessing_cost(&s->guessing, g->technique)};
+  }
+  return QN_OK;
+}
+
 static qn_status create(quern_scheduler *s, const quern_scheduler_options *o, qn_diag *diag) {
   qn_scheduler_options options = {.batching = (qn_batching)o->batching,
                                   .preemption = (qn_preemption)o->preemption,
@@ -32,6 +60,7 @@ static qn_status create(quern_scheduler *s, const quern_scheduler_options *o, qn
   QN_TRY(read_time("longest_wait_us", o->longest_wait_us, &options.longest_wait_ns, diag));
   QN_TRY(read_time("batch_wait_us", o->batch_wait_us, &options.batch_wait_ns, diag));
   QN_TRY(read_time("patience_us", o->patience_us, &options.patience_ns, diag));
+  QN_TRY(prepare_guessing(s, o->draft, diag));
   const quern_model *model = s->session->model;
   return qn_scheduler_create(s->session->decoder, model->tokenizer, qn_session_sampled_vocab(s->session), &options,
                              &model->allocator, &s->scheduler, diag);
@@ -68,6 +97,7 @@ void quern_scheduler_destroy(quern_scheduler *s) {
   if (!s) return;
   const qn_allocator *allocator = &s->session->model->allocator;
   qn_scheduler_destroy(s->scheduler);
+  qn_guessing_deinit(&s->guessing);
   quern_session_destroy(s->session);
   qn_free(allocator, s, sizeof *s);
 }
@@ -108,6 +138,25 @@ static void forward_done(void *context, uint64_t id, const qn_request_result *r)
   qn_free(f->allocator, f, sizeof *f);
 }
 
+// What guesses for a request.
+static qn_status choose_guesser(const quern_scheduler *s, const quern_speculator_options *options,
+                                qn_request_params *params, qn_diag *diag) {
+  quern_speculator_options own;
+  if (!options) return QN_OK;
+  QN_TRY(qn_options_take(options, "quern_speculator_options", &own, sizeof own, diag));
+  QN_TRY(qn_technique_check(own.technique, diag));
+  if (own.technique == QUERN_SPECULATE_MEDUSA)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, "technique", "heads guess for quern_generate alone; want another technique");
+  if (own.draft && own.draft != s->draft)
+    return qn_fail(diag, QN_ERR_ARGUMENT, own.draft->path, "got a draft model of a request's own, want the scheduler's");
+  if (own.technique == QUERN_SPECULATE_DRAFT && !s->draft)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no draft model, want one in the scheduler's options");
+  params->guesser = &s->guessers[own.technique].guesser;
+  params->guesses = own.tokens;
+  params->judged = own.rejection;
+  return QN_OK;
+}
+
 // Adds a request whose prompt is tokens.
 static qn_status add_tokens(quern_scheduler *s, const quern_request *q, const int32_t *prompt, size_t count,
                             qn_str *stops, uint64_t *out_id, qn_diag *diag) {
@@ -121,12 +170,12 @@ static qn_status add_tokens(quern_scheduler *s, const quern_request *q, const in
                               .show_special = q->show_special,
                               .priority = (qn_priority)q->priority,
                               .client = q->client,
-                              .lookup = q->lookup,
-                              .guesses = q->guess_tokens,
+                              .fork_of = q->fork_of,
                               .callback = q->callback ? forward_text : NULL,
                               .done = forward_done};
   for (size_t i = 0; i < q->stop_count; i++) stops[i] = qn_str_from(q->stops[i]);
   QN_TRY(qn_model_sampler_options(q->sampler, &params.sampler, diag));
+  QN_TRY(choose_guesser(s, q->speculator, &params, diag));
   forward *f = qn_alloc(allocator, sizeof *f);
   if (!f) return qn_fail_nomem(diag, s->session->model->path, "a request");
   *f = (forward){allocator, q->callback, q->done, q->callback_context};

@@ -40,36 +40,43 @@ static int32_t ends_of(const qn_art_program *draft) {
   return ends < 2 ? 0 : (int32_t)ends;
 }
 
-static qn_status open_draft(quern_speculator *s, quern_model *draft, int32_t *out_ends, qn_diag *diag) {
-  quern_session *session = s->session;
-  if (!draft)
-    return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no draft model, want one that guesses");
+// Bytes of weights that a step reads.
+static double read_bytes(const quern_model *model) {
+  quern_model_cost cost = {.size = sizeof cost};
+  return (double)(quern_model_get_cost(model, &cost) ? cost.weight_bytes : quern_model_weight_bytes(model));
+}
+
+qn_status qn_guessing_open_draft(qn_guessing *g, quern_model *draft, int32_t texts, qn_diag *diag) {
+  quern_session *session = g->session;
   QN_TRY(check_vocabulary(session->model, draft, diag));
   if (!draft->cuda && !session->threads)
     return qn_fail(diag, QN_ERR_ARGUMENT, name_of(draft), "the draft model is on the CPU, want it on the GPU that %s is on",
                    name_of(session->model));
   int64_t context = qn_decoder_context(session->decoder), most = qn_artifact_context_max(&draft->artifact);
-  qn_decoder_options options = {.context = most && most < context ? most : context};
+  qn_decoder_options options = {.context = most && most < context ? most : context, .sequences = texts};
   int64_t keys = draft->artifact.program->page_keys ? draft->artifact.program->page_keys : 1;
   int64_t pages = (options.context + keys - 1) / keys;
-  *out_ends = ends_of(draft->artifact.program);
-  options.sequences = 1 + 2 * *out_ends;
-  options.pages = pages + 2 * *out_ends * (pages < 3 ? pages : 3);  // a fork has pages of its own for its last tokens alone
+  g->draft_cost = read_bytes(session->model) > 0 ? read_bytes(draft) / read_bytes(session->model) : 0;
+  g->ends = texts == 1 ? ends_of(draft->artifact.program) : 0;
+  if (g->ends > 0) {
+    options.sequences = 1 + 2 * g->ends;
+    options.pages = pages + 2 * g->ends * (pages < 3 ? pages : 3);  // a fork has pages of its own for its last tokens alone
+  }
   options.executor = (qn_executor_options){.cuda = draft->cuda,
                                            .target = draft->target,
                                            .jit_entries = draft->jit.entries,
                                            .decode_threads = session->decode_threads};
   return qn_decoder_create(&draft->artifact, draft->cuda ? NULL : session->threads, &options, &session->model->allocator,
-                           &s->draft, diag);
+                           &g->draft, diag);
 }
 
 // --- heads
 
-static qn_status propose_by_medusa(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out,
-                                   qn_diag *diag) {
-  const quern_model *heads = options->draft;
-  quern_session *session = s->session;
+static qn_status propose_by_medusa(qn_guessing *g, int32_t row, qn_proposer **out, qn_diag *diag) {
+  const quern_model *heads = g->heads;
+  quern_session *session = g->session;
   qn_executor *executor = NULL;
+  (void)row;
   if (!heads) return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no heads, want ones that guess");
   if (!qn_decoder_want_hidden(session->decoder, true) || qn_decoder_hidden_width(session->decoder) == 0)
     return qn_fail(diag, QN_ERR_UNSUPPORTED, name_of(session->model),
@@ -89,36 +96,62 @@ static qn_status propose_by_medusa(quern_speculator *s, const quern_speculator_o
 
 // --- techniques
 
-static qn_status propose_by_lookup(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out,
-                                   qn_diag *diag) {
-  (void)options;
-  return qn_propose_lookup_create(&s->session->model->allocator, out, diag);
+static qn_status propose_by_lookup(qn_guessing *g, int32_t row, qn_proposer **out, qn_diag *diag) {
+  (void)row;
+  return qn_propose_lookup_create(&g->session->model->allocator, out, diag);
 }
 
-static qn_status propose_by_draft(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out,
-                                  qn_diag *diag) {
-  int32_t ends = 0;
-  QN_TRY(open_draft(s, options->draft, &ends, diag));
-  return qn_propose_draft_create(s->draft, 0, ends, &s->session->model->allocator, out, diag);
+static qn_status propose_by_draft(qn_guessing *g, int32_t row, qn_proposer **out, qn_diag *diag) {
+  if (!g->draft) return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no draft model, want one that guesses");
+  return qn_propose_draft_create(g->draft, row, g->ends, &g->session->model->allocator, out, diag);
+}
+
+// All texts of a session, or of a scheduler, teach the same n-grams.
+static qn_status propose_by_lookahead(qn_guessing *g, int32_t row, qn_proposer **out, qn_diag *diag) {
+  const qn_allocator *allocator = &g->session->model->allocator;
+  (void)row;
+  if (!g->ngrams) QN_TRY(qn_ngrams_create(allocator, &g->ngrams, diag));
+  return qn_propose_lookahead_create(g->ngrams, allocator, out, diag);
 }
 
 static const struct {
   const char *name;
-  qn_status (*create)(quern_speculator *s, const quern_speculator_options *options, qn_proposer **out, qn_diag *diag);
+  qn_status (*create)(qn_guessing *g, int32_t row, qn_proposer **out, qn_diag *diag);
 } techniques[] = {
     [QUERN_SPECULATE_LOOKUP] = {"lookup", propose_by_lookup},
     [QUERN_SPECULATE_DRAFT] = {"draft", propose_by_draft},
     [QUERN_SPECULATE_MEDUSA] = {"medusa", propose_by_medusa},
+    [QUERN_SPECULATE_LOOKAHEAD] = {"lookahead", propose_by_lookahead},
 };
+_Static_assert(QN_COUNT(techniques) == QN_TECHNIQUES, "a line of each");
+
+qn_status qn_guessing_create(qn_guessing *g, quern_technique technique, int32_t row, bool judged, qn_proposer **out,
+                             qn_diag *diag) {
+  QN_TRY(techniques[technique].create(g, row, out, diag));
+  if (judged && technique == QUERN_SPECULATE_DRAFT) qn_propose_draft_judged(*out);
+  return QN_OK;
+}
+
+double qn_guessing_cost(const qn_guessing *g, quern_technique technique) {
+  return technique == QUERN_SPECULATE_DRAFT ? g->draft_cost : 0;
+}
+
+void qn_guessing_deinit(qn_guessing *g) {
+  qn_decoder_destroy(g->draft);
+  qn_ngrams_destroy(g->ngrams);
+}
 
 const char *quern_technique_name(quern_technique technique) {
   return (unsigned)technique < QN_COUNT(techniques) ? techniques[technique].name : NULL;
 }
 
+qn_status qn_technique_check(quern_technique technique, qn_diag *diag) {
+  if ((unsigned)technique < QN_COUNT(techniques)) return QN_OK;
+  return qn_fail(diag, QN_ERR_ARGUMENT, "technique", "got %d, want 0 to %zu", (int)technique, QN_COUNT(techniques) - 1);
+}
+
 static qn_status check(const quern_session *session, const quern_speculator_options *options, qn_diag *diag) {
-  if ((unsigned)options->technique >= QN_COUNT(techniques))
-    return qn_fail(diag, QN_ERR_ARGUMENT, "technique", "got %d, want 0 to %zu", (int)options->technique,
-                   QN_COUNT(techniques) - 1);
+  QN_TRY(qn_technique_check(options->technique, diag));
   int64_t rows = qn_decoder_rows(session->decoder);
   if (rows < 2 || options->tokens > rows - 1)
     return qn_fail(diag, QN_ERR_LIMIT, session->model->path,
@@ -131,12 +164,19 @@ static qn_status check(const quern_session *session, const quern_speculator_opti
 
 static qn_status create(quern_speculator *s, const quern_speculator_options *options, qn_diag *diag) {
   qn_proposer *proposer = NULL;
-  qn_decoder *decoder = s->session->decoder;
-  QN_TRY(check(s->session, options, diag));
-  QN_TRY(techniques[options->technique].create(s, options, &proposer, diag));
-  qn_speculate_options own = {.tokens = options->tokens, .text_max = qn_decoder_context(decoder) + 1};
+  qn_guessing *g = &s->guessing;
+  qn_decoder *decoder = g->session->decoder;
+  QN_TRY(check(g->session, options, diag));
+  if (options->technique == QUERN_SPECULATE_MEDUSA) g->heads = options->draft;
+  if (options->technique == QUERN_SPECULATE_DRAFT && options->draft)
+    QN_TRY(qn_guessing_open_draft(g, options->draft, 1, diag));
+  QN_TRY(qn_guessing_create(g, options->technique, 0, options->rejection, &proposer, diag));
+  qn_speculate_options own = {.tokens = options->tokens,
+                              .text_max = qn_decoder_context(decoder) + 1,
+                              .make_cost = qn_guessing_cost(g, options->technique),
+                              .judged = options->rejection};
   if (own.tokens == 0 && qn_decoder_rows(decoder) <= QN_SPECULATE_MOST) own.most = (int32_t)qn_decoder_rows(decoder) - 1;
-  return qn_speculator_create(proposer, &own, &s->session->model->allocator, &s->speculator, diag);
+  return qn_speculator_create(proposer, &own, &g->session->model->allocator, &s->speculator, diag);
 }
 
 quern_status quern_speculator_create(quern_session *session, const quern_speculator_options *options,
@@ -148,7 +188,7 @@ quern_status quern_speculator_create(quern_session *session, const quern_specula
   if (status != QN_OK) return qn_model_finish(status, &diag, error);
   quern_speculator *s = qn_alloc_zeroed(&session->model->allocator, sizeof *s);
   if (!s) return qn_model_finish(qn_fail_nomem(&diag, session->model->path, "a speculator"), &diag, error);
-  s->session = session;
+  s->guessing.session = session;
   status = create(s, &own, &diag);
   if (status == QN_OK) {
     *out_speculator = s;
@@ -161,6 +201,6 @@ quern_status quern_speculator_create(quern_session *session, const quern_specula
 void quern_speculator_destroy(quern_speculator *s) {
   if (!s) return;
   qn_speculator_destroy(s->speculator);
-  qn_decoder_destroy(s->draft);
-  qn_free(&s->session->model->allocator, s, sizeof *s);
+  qn_guessing_deinit(&s->guessing);
+  qn_free(&s->guessing.session->model->allocator, s, sizeof *s);
 }

@@ -362,28 +362,81 @@ static qn_status scan(qn_sampler *s, const float *logits, qn_diag *diag) {
   return check_largest(s, diag);
 }
 
-qn_status qn_sampler_sample(qn_sampler *s, const float *logits, int32_t *out_id, qn_diag *diag) {
+// The candidates and their weights.
+static qn_status weigh(qn_sampler *s, const float *logits, qn_diag *diag) {
   s->n_best = 0;
   QN_TRY(scan(s, logits, diag));
+  s->n_best = 1;
+  if (s->all == NULL) return QN_OK;
+  s->n_best = (int32_t)keep_candidates(s);
+  s->weight_sum = 0;
+  for (int32_t i = 0; i < s->n_best; i++)
+    s->weight_sum += s->weights[i] = weight_of(s, s->best[i], s->settings.inverse_temperature);
+  return QN_OK;
+}
+
+qn_status qn_sampler_sample(qn_sampler *s, const float *logits, int32_t *out_id, qn_diag *diag) {
+  QN_TRY(weigh(s, logits, diag));
   if (s->all == NULL) {
-    s->n_best = 1;
     *out_id = s->greedy_id;
     return QN_OK;
   }
-  size_t count = keep_candidates(s), chosen = 0;
-  int64_t sum = 0, passed = 0;
-  for (size_t i = 0; i < count; i++) {
-    s->weights[i] = weight_of(s, s->best[i], s->settings.inverse_temperature);
-    sum += s->weights[i];
-  }
-  s->n_best = (int32_t)count;
-  s->weight_sum = sum;
+  size_t chosen = 0;
+  int64_t sum = s->weight_sum, passed = 0;
   qn_sampling settings;
   qn_sampler_settings(s, &settings);
   int64_t draw = 0;  // floor(random * sum / 2^48), digit by digit from the lowest
   for (int digit = 2; digit >= 0; digit--) draw = (settings.random[digit] * sum + draw) >> 16;
   while ((passed += s->weights[chosen]) <= draw) chosen++;
   *out_id = candidate_id(s->best[chosen]);
+  return QN_OK;
+}
+
+// ---- guesses -----------------------------------------------------------------------------------------------------
+
+int32_t qn_sampler_odds(const qn_sampler *s, qn_odds *out, int32_t most) {
+  for (int32_t i = 0; i < s->n_best && i < most; i++) qn_sampler_get_candidate(s, i, &out[i].id, &out[i].share);
+  return s->n_best;
+}
+
+void qn_sampler_diverge(qn_sampler *s) { qn_rng_seed(&s->rng, ~qn_rng_next(&s->rng)); }
+
+// How much likelier the i-th candidate is than by the odds, of which *at is the first that may be its own.
+static double excess(const qn_sampler *s, int32_t i, const qn_odds *odds, int32_t count, int32_t *at) {
+  int32_t id = candidate_id(s->best[i]);
+  while (*at < count && odds[*at].id < id) ++*at;
+  double more = (double)s->weights[i] / (double)s->weight_sum - (*at < count && odds[*at].id == id ? odds[*at].share : 0);
+  return more > 0 ? more : 0;
+}
+
+// Draws from what the odds leave to be chosen: max(0, p - q), by the random number.
+static int32_t draw_rest(const qn_sampler *s, const qn_odds *odds, int32_t count, double random) {
+  double sum = 0, passed = 0;
+  int32_t chosen = 0;
+  for (int32_t i = 0, at = 0; i < s->n_best; i++) sum += excess(s, i, odds, count, &at);
+  for (int32_t i = 0, at = 0; i < s->n_best; i++) {
+    double more = excess(s, i, odds, count, &at);
+    if (more > 0) chosen = i;
+    if ((passed += more) > random * sum) break;
+  }
+  return candidate_id(s->best[chosen]);
+}
+
+qn_status qn_sampler_judge(qn_sampler *s, const float *logits, int32_t guess, const qn_odds *odds, int32_t count,
+                           int32_t *out_id, qn_diag *diag) {
+  const qn_odds certain = {guess, 1};
+  if (count == 0) odds = &certain, count = 1;
+  QN_TRY(weigh(s, logits, diag));
+  if (s->all == NULL) {
+    *out_id = s->greedy_id;
+    return QN_OK;
+  }
+  double first = qn_rng_unit(&s->rng), second = qn_rng_unit(&s->rng), p = 0, q = 0;
+  for (int32_t i = 0; i < count; i++) q += odds[i].id == guess ? odds[i].share : 0;
+  for (int32_t i = 0; i < s->n_best; i++) {
+    if (candidate_id(s->best[i]) == guess) p = (double)s->weights[i] / (double)s->weight_sum;
+  }
+  *out_id = first * q < p ? guess : draw_rest(s, odds, count, second);
   return QN_OK;
 }
 

@@ -81,6 +81,24 @@ void qn_sampler_follow(qn_sampler *sampler, const qn_sampler *other);
 int32_t qn_sampler_candidate_count(const qn_sampler *sampler);
 bool qn_sampler_get_candidate(const qn_sampler *sampler, int32_t index, int32_t *out_id, double *out_probability);
 
+// --- guesses that are drawn by themselves
+
+// A token, and its share of what is drawn.
+typedef struct qn_odds {
+  int32_t id;
+  double share;
+} qn_odds;
+// Writes what the last sample drew from, by id, at most `most` of it; gives how many tokens it was.
+int32_t qn_sampler_odds(const qn_sampler *sampler, qn_odds *out, int32_t most);
+// As qn_sampler_sample, where a token has been guessed: that one is taken as often as it can be so that each token is still
+// chosen as often as by qn_sampler_sample (Leviathan et al. 2023, sections 2.3 and 3.3). `odds` (count, by id) are those that the
+// guess was drawn from, by other random numbers than this sampler's; none: nothing else could have been guessed. Draws two
+// random numbers, none when greedy.
+QN_CHECKED qn_status qn_sampler_judge(qn_sampler *sampler, const float *logits, int32_t guess, const qn_odds *odds,
+                                      int32_t count, int32_t *out_id, qn_diag *diag);
+// The random numbers to come are others from now on, unrelated to those that they would have been.
+void qn_sampler_diverge(qn_sampler *sampler);
+
 // e^x for x <= 0, with the bits that programs' exp has (ir/math.c); 0 below -87.33, where floats become subnormal.
 float qn_sampler_exp(float x);
 

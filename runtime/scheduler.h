@@ -53,6 +53,14 @@ typedef struct qn_request_result {
   uint64_t queued_ns, first_ns, total_ns;  // since it was added: until it first had a row, until its first token, until the end
 } qn_request_result;
 
+// Makes what guesses for a request (propose.h): called by the stepping thread whenever the request is given that row of the
+// block table; what it made is gone before another request has the row.
+typedef struct qn_guesser {
+  qn_status (*create)(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag);
+  void *context;
+  double make_cost;  // as of qn_speculate_options
+} qn_guesser;
+
 // The end of a request, on the stepping thread; `id` is free again.
 typedef void (*qn_request_done)(void *context, uint64_t id, const qn_request_result *result);
 
@@ -65,8 +73,11 @@ typedef struct qn_request_params {
   size_t stop_count;
   bool ignore_eog, show_special;
   qn_priority priority;
-  bool lookup;      // guess what comes next by what came after the same words before (propose.h)
-  int32_t guesses;  // a step at most, 0 = as many as pay
+  const qn_guesser *guesser;  // borrowed until it ends; NULL = nothing is guessed for it
+  int32_t guesses;            // a step at most, 0 = as many as pay
+  bool judged;                // qn_speculate_options.judged
+  uint64_t fork_of;  // a request whose prompt begins alike, 0 = none: this one waits until that is evaluated and shares
+                     // its pages. Where it has ended, or is less urgent, this one goes on by itself
   uint64_t client;  // whose it is: of equal priority, who has had least goes first
   qn_generate_callback callback;  // may be NULL
   qn_request_done done;           // may be NULL. Both may add and cancel, but not step or destroy

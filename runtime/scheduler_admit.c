@@ -142,6 +142,8 @@ static void preempt(qn_scheduler *s, qn_request *r) {
   if (s->options.preemption == QN_PREEMPT_SWAP && r->evaluated > 0 && keep(s, r, &diag) != QN_OK)
     lose_kept(s, r, &diag);
   s->planned_pages -= r->step_pages;
+  qn_speculator_destroy(r->speculator);  // whoever guesses may hold things for the row
+  r->speculator = NULL;
   qn_decoder_reset(s->decoder, r->row);
   s->rows[r->row] = NULL;
   r->row = -1;
@@ -155,27 +157,69 @@ static void preempt(qn_scheduler *s, qn_request *r) {
 // Of a request that is to be guessed at: what guesses, and the text so far.
 static qn_status begin_guessing(qn_scheduler *s, qn_request *r, qn_diag *diag) {
   qn_proposer *proposer = NULL;
-  if (!r->lookup || qn_decoder_rows(s->decoder) < 2) return QN_OK;
-  qn_speculate_options options = {.tokens = r->most_guesses, .text_max = r->capacity};
+  if (!r->guesser || qn_decoder_rows(s->decoder) < 2) return QN_OK;
+  qn_speculate_options options = {
+      .tokens = r->most_guesses, .text_max = r->capacity, .make_cost = r->guesser->make_cost, .judged = r->judged};
   if (options.tokens == 0 && qn_decoder_rows(s->decoder) <= QN_SPECULATE_MOST)
     options.most = (int32_t)qn_decoder_rows(s->decoder) - 1;
-  QN_TRY(qn_propose_lookup_create(r->allocator, &proposer, diag));
+  QN_TRY(r->guesser->create(r->guesser->context, r->row, r->judged, &proposer, diag));
   QN_TRY(qn_speculator_create(proposer, &options, r->allocator, &r->speculator, diag));
   QN_TRY(qn_speculator_begin(r->speculator, 0, r->sampler, diag));
   qn_speculator_take(r->speculator, r->tokens, (size_t)r->count);
   return QN_OK;
 }
 
-// A sampler and, of one that was preempted, what it had in the cache.
+// --- forks
+
+static bool is_kin(const qn_request *r, const qn_request *other) {
+  return other != r && (other->id == r->fork_of || (other->fork_of != 0 && other->fork_of == r->fork_of));
+}
+
+// How many tokens of its own, all but the last at most, another one begins with and has in the cache.
+static int64_t alike(const qn_request *r, const qn_request *other) {
+  int64_t n = 0;
+  while (n < r->count - 1 && n < other->evaluated && r->tokens[n] == other->tokens[n]) n++;
+  return n;
+}
+
+// Takes pages of the one whose prompt begins alike, or of another fork of it; whoever has the most.
+static int64_t share_pages(qn_scheduler *s, qn_request *r) {
+  const qn_request *best = NULL;
+  int64_t most = 0;
+  for (const qn_request *other = r->fork_of ? s->running.first : NULL; other; other = other->next) {
+    if (!is_kin(r, other) || alike(r, other) <= most) continue;
+    best = other;
+    most = alike(r, other);
+  }
+  if (!best) return 0;
+  s->forked = true;
+  return qn_decoder_branch(s->decoder, best->row, most, r->row);
+}
+
+// Is the one that it would share pages with about to have them?
+static bool waits_for_kin(const qn_scheduler *s, const qn_request *r) {
+  if (!r->fork_of || r->sampler || s->options.batching != QN_BATCHING_CONTINUOUS) return false;
+  const qn_request_list *lists[] = {&s->running, &s->waiting};
+  for (size_t i = 0; i < QN_COUNT(lists); i++) {
+    for (const qn_request *other = lists[i]->first; other; other = other->next) {
+      if (other->id == r->fork_of && other->urgent >= r->urgent) return other->furthest < other->prompt_count;
+    }
+  }
+  return false;
+}
+
+// A sampler, what guesses, and what is in the cache already: what a fork shares, what is kept, or what it had before it was
+// preempted.
 static qn_status begin(qn_scheduler *s, qn_request *r, qn_diag *diag) {
   if (!r->sampler) {
     QN_TRY(qn_sampler_create(&r->sampling, s->vocab, r->allocator, &r->sampler, diag));
     for (int64_t i = 0; i < r->prompt_count; i++) qn_sampler_accept(r->sampler, r->tokens[i]);
-    QN_TRY(begin_guessing(s, r, diag));
     r->result.queued_ns = qn_scheduler_now(s) - r->added_ns;
   }
+  QN_TRY(begin_guessing(s, r, diag));
   if (r->kept_tokens == 0) {
-    r->evaluated = qn_decoder_attach(s->decoder, r->row, r->tokens, (size_t)r->count);
+    r->evaluated = share_pages(s, r);
+    if (r->evaluated == 0) r->evaluated = qn_decoder_attach(s->decoder, r->row, r->tokens, (size_t)r->count);
     if (r->furthest == 0) {  // else it finds what it had itself
       s->stats.cached_tokens += r->evaluated;
       r->result.cached_tokens = r->evaluated;
@@ -249,6 +293,7 @@ static qn_request *next_waiting(qn_scheduler *s) {
   qn_request *best = NULL;
   for (qn_request *r = s->waiting.first; r; r = r->next) {
     if (patience > 0 && now - r->added_ns >= patience) r->urgent = true;
+    if (waits_for_kin(s, r)) continue;
     if (!best || before(r, best)) best = r;
   }
   return best;

@@ -40,9 +40,11 @@ struct qn_request {
   int64_t capacity, count, prompt_count;
   qn_sampler *sampler;  // owned; made with the first row
   qn_text_out text;
-  bool lookup;
+  const qn_guesser *guesser;  // borrowed; NULL = nothing is guessed
   int32_t most_guesses;       // 0 = as many as pay
-  qn_speculator *speculator;  // owned; made with the first row. NULL = nothing is guessed
+  bool judged;
+  qn_speculator *speculator;  // owned, as long as it has a row; NULL = nothing is guessed
+  uint64_t fork_of;           // whose prompt begins alike; 0 = nobody's
   // where it is
   int32_t row;         // of the block table; -1 = none
   int64_t evaluated;   // tokens that are in the cache
@@ -104,6 +106,7 @@ struct qn_scheduler {
   int64_t planned_pages;    // that the step will take
   bool decodes;             // somebody decodes in this step
   int64_t decoding;         // how many do
+  bool forked;              // requests may share pages
   bool batch_closed;        // static, dynamic: nobody is taken in until all have ended
   uint64_t turns;
   qn_pace pace;
@@ -124,8 +127,10 @@ size_t qn_scheduler_left(qn_scheduler *s);  // requests that have not ended
 QN_CHECKED qn_status qn_request_create(const qn_scheduler *s, const qn_request_params *params, qn_request **out,
                                        qn_diag *diag);
 void qn_request_destroy(qn_request *request);  // NULL is harmless
-// Samples from the logits, hands out the text; *out_end when the request ends with it. Errors: those of the request.
-QN_CHECKED qn_status qn_request_take(qn_scheduler *s, qn_request *r, const float *logits, bool *out_end, qn_diag *diag);
+// Samples from the logits, which are those after the text or after a guess (`node`), hands out the text; *out_end when the
+// request ends with it. Errors: those of the request.
+QN_CHECKED qn_status qn_request_take(qn_scheduler *s, qn_request *r, const float *logits, int32_t node, bool *out_end,
+                                     qn_diag *diag);
 // The text that was held back; for those that end by themselves.
 void qn_request_finish_text(qn_request *r);
 // Ends it: whatever it holds is given back, `done` is called, it is gone. `diag` NULL: without an error.

@@ -86,8 +86,10 @@ qn_status qn_request_create(const qn_scheduler *s, const qn_request_params *p, q
   r->sampling = p->sampler;
   r->max_tokens = p->max_tokens;
   r->ignore_eog = p->ignore_eog;
-  r->lookup = p->lookup;
+  r->guesser = p->guesser;
+  r->fork_of = p->fork_of;
   r->most_guesses = p->guesses;
+  r->judged = p->judged;
   r->priority = p->priority;
   r->callback = p->callback;
   r->done = p->done;
@@ -149,10 +151,12 @@ static qn_status take_token(qn_scheduler *s, qn_request *r, int32_t id, bool *ou
   return QN_OK;
 }
 
-qn_status qn_request_take(qn_scheduler *s, qn_request *r, const float *logits, bool *out_end, qn_diag *diag) {
+qn_status qn_request_take(qn_scheduler *s, qn_request *r, const float *logits, int32_t node, bool *out_end, qn_diag *diag) {
   int32_t id = 0;
   qn_diag why = {0};
-  if (qn_sampler_sample(r->sampler, logits, &id, &why) != QN_OK) {
+  qn_status status = r->guesses > 0 ? qn_speculator_judge(r->speculator, r->sampler, logits, node, &id, &why)
+                                    : qn_sampler_sample(r->sampler, logits, &id, &why);
+  if (status != QN_OK) {
     return qn_fail(diag, QN_ERR_FORMAT, qn_decoder_path(s->decoder),
                    "the logits are not numbers: the weights may be damaged, try --check-weights (%s)", why.text);
   }

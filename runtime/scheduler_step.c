@@ -203,8 +203,10 @@ static void count_evaluated(qn_scheduler *s, qn_request *r) {
 static qn_status take_tokens(qn_scheduler *s, qn_request *r, bool *out_end, qn_diag *diag) {
   int64_t accepted = 0;
   qn_status status = QN_OK;
+  if (r->guesses > 0) qn_speculator_watch(r->speculator, s->decoder, r->first_wanted, false);
   for (;;) {
-    status = qn_request_take(s, r, qn_decoder_logits(s->decoder, r->first_wanted + (size_t)accepted), out_end, diag);
+    status = qn_request_take(s, r, qn_decoder_logits(s->decoder, r->first_wanted + (size_t)accepted), (int32_t)accepted - 1,
+                             out_end, diag);
     s->stats.decode_tokens++;
     if (status != QN_OK || *out_end || accepted == r->guesses) break;
     if (r->tokens[r->count - 1] != r->draft->tokens[accepted]) break;

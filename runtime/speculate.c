@@ -18,15 +18,22 @@ struct qn_speculator {
   size_t text_max, count;
   int64_t base;    // the position of text[0] in the sequence
   qn_draft draft;  // arrays owned (most)
+  int32_t *chosen;  // owned (most + 1): what the model would have chosen after the guesses
+  bool watched;     // they are there
+  bool judged;      // qn_speculate_options.judged
   record records[QN_DRAFT_KINDS];
   double plain_ns;                // what a step without guesses takes; 0 = not known
   double verify_cost, make_cost;  // what one guess adds to a step, verified and made, in plain steps
   int32_t timed;                  // how often making guesses was timed, the first time included, which takes in the prompt
+  double steps, lost;             // so far: how many; of their time, what guesses took more than they saved, in plain steps
+  double try_cost;                // of making a guess after a while without, in plain steps
   qn_speculate_stats stats;
 };
 
 #define FIRST_WAIT   8
 #define LONGEST_WAIT 512
+#define TRY_SHARE    0.02  // of the time at most goes to tries that fail
+#define TRY_TOKENS   4     // guesses that making one costs as much as after a while without
 #define MEMORY       0.85  // how much a record counts after one more
 #define SHARE_LESS   0.4   // of a new measurement in what a step takes, where it is less than was known
 #define SHARE_MORE   0.1   // where it is more: other programs may have been at work
@@ -36,8 +43,8 @@ struct qn_speculator {
 // --- drafts
 
 int32_t qn_draft_add(qn_draft *draft, int32_t parent, int32_t token) {
-  draft->tokens[draft->count] = token;
   draft->parents[draft->count] = parent;
+  draft->tokens[draft->count] = token;
   return draft->count++;
 }
 
@@ -98,8 +105,13 @@ static qn_status take_memory(qn_speculator *s, qn_diag *diag) {
     s->draft.tokens = qn_alloc(s->allocator, bytes);
     s->draft.parents = qn_alloc(s->allocator, bytes);
   }
+  if (qn_size_mul((size_t)s->most + 1, sizeof *s->chosen, &bytes)) s->chosen = qn_alloc(s->allocator, bytes);
+  if (qn_size_mul((size_t)s->most, sizeof *s->draft.odds, &bytes)) s->draft.odds = qn_alloc_zeroed(s->allocator, bytes);
+  if (qn_size_mul((size_t)s->most, sizeof *s->draft.odds_counts, &bytes))
+    s->draft.odds_counts = qn_alloc_zeroed(s->allocator, bytes);
   s->draft.capacity = s->most;
-  return s->text && s->draft.tokens && s->draft.parents ? QN_OK : qn_fail_nomem(diag, "speculation", "the text");
+  bool drafts = s->draft.tokens && s->draft.parents && s->draft.odds && s->draft.odds_counts;
+  return s->chosen && s->text && drafts ? QN_OK : qn_fail_nomem(diag, "speculation", "the text");
 }
 
 qn_status qn_speculator_create(qn_proposer *proposer, const qn_speculate_options *options,
@@ -117,6 +129,9 @@ qn_status qn_speculator_create(qn_proposer *proposer, const qn_speculate_options
   s->most = options->tokens ? options->tokens : options->most ? options->most : QN_SPECULATE_MOST;
   s->text_max = (size_t)options->text_max;
   s->verify_cost = 0.15;
+  s->make_cost = options->make_cost;
+  s->try_cost = TRY_TOKENS * options->make_cost;
+  s->judged = options->judged;
   for (int32_t k = 0; k < QN_DRAFT_KINDS; k++) s->records[k] = (record){.right = 1 + k, .wrong = 1};
   status = take_memory(s, diag);
   if (status != QN_OK) {
@@ -133,6 +148,9 @@ void qn_speculator_destroy(qn_speculator *s) {
   qn_free(s->allocator, s->text, s->text_max * sizeof *s->text);
   qn_free(s->allocator, s->draft.tokens, (size_t)s->most * sizeof *s->draft.tokens);
   qn_free(s->allocator, s->draft.parents, (size_t)s->most * sizeof *s->draft.parents);
+  qn_free(s->allocator, s->chosen, ((size_t)s->most + 1) * sizeof *s->chosen);
+  qn_free(s->allocator, s->draft.odds, (size_t)s->most * sizeof *s->draft.odds);
+  qn_free(s->allocator, s->draft.odds_counts, (size_t)s->most * sizeof *s->draft.odds_counts);
   qn_free(s->allocator, s, sizeof *s);
 }
 
@@ -191,8 +209,8 @@ static int32_t how_many(const qn_speculator *s, const record *r, double *out_pac
   return n;
 }
 
-// So many as pay; where none do, one now and then, ever more seldom while it fails. In a tree each guess pays whose chance
-// is worth more than its cost at the pace that a chain would have.
+// So many as pay; where none do, one now and then, ever more seldom while it fails, and only as far as such tries take little
+// of the time. In a tree each guess pays whose chance is worth more than its cost at the pace that a chain would have.
 static qn_draft_room choose(qn_speculator *s, record *r, bool branches) {
   const qn_draft_room none = {0}, one = {1, 1, 1, 0};
   if (s->fixed) return (qn_draft_room){s->fixed, s->fixed, branches ? s->fixed : 1, 0};
@@ -204,7 +222,7 @@ static qn_draft_room choose(qn_speculator *s, record *r, bool branches) {
     return branches ? (qn_draft_room){s->most, s->most, s->most, cost_of(s) * pace} : (qn_draft_room){n, n, 1, 0};
   }
   if (r->wait == 0) r->wait = FIRST_WAIT;
-  if (++r->waited < r->wait) return none;
+  if (++r->waited < r->wait || s->lost + s->try_cost + s->verify_cost > TRY_SHARE * s->steps) return none;
   r->waited = 0;
   r->wait = r->wait * 2 < LONGEST_WAIT ? r->wait * 2 : LONGEST_WAIT;
   return one;
@@ -240,21 +258,60 @@ static void time_making(qn_speculator *s, double cost) {
   if (s->timed < 2) s->timed++;
 }
 
+static void note_making(qn_speculator *s, double took) {
+  s->lost += took + s->verify_cost * s->draft.count;
+  if (s->records[s->draft.kind].wait > 0) {
+    s->try_cost = toward(s->try_cost, took);
+  } else if (s->draft.count > 0) {
+    time_making(s, took / s->draft.count);
+  }
+}
+
 qn_status qn_speculator_propose(qn_speculator *s, const qn_sampler *sampler, const float *hidden,
                                 const qn_draft_room *room, const qn_draft **out, qn_diag *diag) {
   qn_propose_text text = {s->text, s->count, sampler, hidden};
   s->draft.count = 0;
   *out = &s->draft;
+  s->steps++;
   if (s->count == 0 || room->tokens < 1 || room->depth < 1) return QN_OK;
   s->draft.kind = s->proposer->type->look ? s->proposer->type->look(s->proposer, &text) : 0;
-  qn_draft_room wanted = within(choose(s, &s->records[s->draft.kind], s->proposer->type->branches && room->paths > 1), room);
+  bool branches = s->proposer->type->branches && room->paths > 1 && !s->judged;
+  qn_draft_room wanted = within(choose(s, &s->records[s->draft.kind], branches), room);
+  if (s->judged) wanted.paths = smaller(wanted.paths, 1);
   if (wanted.tokens == 0) return QN_OK;
   double begin = now_ns();
   qn_status status = s->proposer->type->propose(s->proposer, &text, &wanted, &s->draft, diag);
   if (status != QN_OK) s->draft.count = 0;
-  if (s->draft.count > 0 && s->plain_ns > 0 && s->records[s->draft.kind].wait == 0)
-    time_making(s, (now_ns() - begin) / s->plain_ns / s->draft.count);
+  if (s->plain_ns > 0) note_making(s, (now_ns() - begin) / s->plain_ns);
   return status;
+}
+
+bool qn_speculator_judged(const qn_speculator *s) { return s->judged; }
+
+qn_status qn_speculator_judge(const qn_speculator *s, qn_sampler *sampler, const float *logits, int32_t node,
+                              int32_t *out_id, qn_diag *diag) {
+  int32_t next = node + 1;  // of a chain
+  if (!s->judged || next >= s->draft.count) return qn_sampler_sample(sampler, logits, out_id, diag);
+  return qn_sampler_judge(sampler, logits, s->draft.tokens[next], s->draft.odds[next], s->draft.odds_counts[next], out_id,
+                          diag);
+}
+
+// The largest logit, of equals the lowest id.
+static int32_t likeliest(const float *logits, int32_t count) {
+  int32_t best = 0;
+  for (int32_t i = 1; i < count; i++)
+    if (logits[i] > logits[best]) best = i;
+  return best;
+}
+
+void qn_speculator_watch(qn_speculator *s, const qn_decoder *decoder, size_t first, bool program) {
+  if (!s->proposer->type->see || s->draft.count == 0) return;
+  for (int32_t i = 0; i <= s->draft.count; i++) {
+    size_t row = first + (size_t)i;
+    s->chosen[i] = program ? qn_decoder_token(decoder, row)
+                           : likeliest(qn_decoder_logits(decoder, row), qn_decoder_vocab(decoder));
+  }
+  s->watched = true;
 }
 
 void qn_speculator_note(qn_speculator *s, int32_t node) {
@@ -266,6 +323,9 @@ void qn_speculator_note(qn_speculator *s, int32_t node) {
   s->stats.steps++;
   s->stats.proposed += deepest(&s->draft);
   s->stats.accepted += accepted;
+  s->lost = s->lost > accepted ? s->lost - accepted : 0;
+  if (s->watched) s->proposer->type->see(s->proposer, &s->draft, node, s->chosen);
+  s->watched = false;
   s->draft.count = 0;
 }
 

@@ -13,6 +13,8 @@ typedef struct qn_speculate_options {
   int32_t tokens;    // guesses a step: always as many as there can be up to this. 0 = as many as pay, by what came true
   int32_t most;      // with tokens 0: at most; 0 = QN_SPECULATE_MOST
   int64_t text_max;  // tokens of a text; what is longer is guessed from its end
+  double make_cost;  // what it takes to make a guess, in steps of the model, as far as that is known; 0 = not known
+  bool judged;       // guesses are taken by the rejection scheme (qn_sampler_judge): chains alone, other texts
 } qn_speculate_options;
 
 #define QN_SPECULATE_MOST 7  // with the text's last token a step of 8
@@ -43,6 +45,14 @@ void qn_speculator_take(qn_speculator *speculator, const int32_t *tokens, size_t
 // is guessed.
 QN_CHECKED qn_status qn_speculator_propose(qn_speculator *speculator, const qn_sampler *sampler, const float *hidden,
                                            const qn_draft_room *room, const qn_draft **out, qn_diag *diag);
+// The token after the text or after a guess (`node`), from its logits: what the sampler chooses, or, where guesses are judged and
+// one comes next, what comes of that. For a text whose guesses have not been noted yet. Errors: those of qn_sampler_sample.
+bool qn_speculator_judged(const qn_speculator *speculator);
+QN_CHECKED qn_status qn_speculator_judge(const qn_speculator *speculator, qn_sampler *sampler, const float *logits,
+                                         int32_t node, int32_t *out_id, qn_diag *diag);
+// After a step, before its rows are gone: some proposers learn from what the model would have chosen after every guess. The
+// step's rows from `first` on are those of the text's last token and the guesses; `program`: it chose the tokens itself.
+void qn_speculator_watch(qn_speculator *speculator, const qn_decoder *decoder, size_t first, bool program);
 // What became of the last guesses: those of the path to `node` came true, which may be QN_DRAFT_ROOT, and no more.
 void qn_speculator_note(qn_speculator *speculator, int32_t node);
 // What a step took that verified so many guesses, 0 for a plain one: by this it is known how many pay.

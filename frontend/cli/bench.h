@@ -6,6 +6,7 @@
 #include "frontend/cli/device.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/settings.h"
+#include "frontend/cli/speculate.h"
 #include "runtime/base/vec.h"
 
 #define BENCH_LIST_MAX 16
@@ -14,7 +15,7 @@ typedef struct bench_options {
   cli_common common;
   const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages,
       *spin, *tuning_db, *against, *device, *libcuda, *signed_by;
-  const char *trace, *slo, *batching, *outputs, *preempt, *html_path, *speculate;
+  const char *trace, *slo, *batching, *outputs, *preempt, *html_path, *speculate, *draft_tokens;
   uint64_t generate, reps, context, decode_threads, grain, requests, seed, shared_prefix, pages, longest_wait, batch_wait;
   bool pin, no_pin, prefix_cache;
 } bench_options;
@@ -59,6 +60,15 @@ typedef struct bench_decode {
   double outside;          // share of the step's time outside kernels on the first thread; negative = not measured
 } bench_decode;
 
+// Decoding one sequence with guesses, in turns with decoding it without.
+typedef struct bench_guess {
+  int threads;
+  int64_t depth;
+  bench_samples plain, guessed;  // seconds from token to token, one a repetition
+  int64_t tokens, passes;        // evaluated, and the steps that took, with guesses
+  int64_t proposed, accepted;
+} bench_guess;
+
 typedef struct bench {
   const bench_options *options;
   const qn_allocator *allocator;
@@ -71,11 +81,13 @@ typedef struct bench {
   quern_model_cost cost;
   bench_list threads, prompts, depths, batches;
   int64_t context;  // of the sessions: for the longest of all
+  cli_speculation speculation;
   cli_settings settings;
   cli_progress progress;
   QN_VEC(bench_machine) machines;
   QN_VEC(bench_prefill) prefills;
   QN_VEC(bench_decode) decodes;
+  QN_VEC(bench_guess) guesses;  // one a depth, with --speculate
   bench_samples load, start;  // seconds, each of a process of its own
   uint64_t rss_bytes, kv_bytes;
   uint64_t done, total;  // measurements
@@ -84,7 +96,8 @@ typedef struct bench {
 // What one round with one number of threads works with.
 typedef struct bench_round {
   bench *b;
-  quern_session *session;  // borrowed
+  quern_session *session;        // borrowed
+  quern_speculator *speculator;  // borrowed; NULL without --speculate
   int threads;             // that compute now
   int prompt_threads, decode_threads;
   bool cpu_time;

@@ -172,14 +172,16 @@ int bench_prompt(bench_round *r, bench_prefill *p) {
 
 // --- decoding
 
-// One token a step, sampled and turned into text as a generation does.
-static int decode_alone(bench_round *r, bench_decode *d, int64_t steps, bench_samples *into, double *out_seconds) {
+// One sequence from a token on, sampled and turned into text as a generation does; *out_stats may be NULL.
+static int decode_alone(bench_round *r, int64_t depth, int64_t steps, quern_speculator *speculator, bench_samples *into,
+                        double *out_seconds, quern_stats *out_stats) {
   watch w = {.r = r, .steps = into};
   int32_t token = made_up_token(r, 0);
   quern_generate_params params = watched(&w, &token, 1, steps + 1);
+  params.speculator = speculator;
   quern_session_reset(r->session, 0);
-  int code = (int)quern_session_fill(r->session, 0, d->depth, &r->error);
-  if (code == 0) code = (int)quern_generate(r->session, &params, NULL, &r->error);
+  int code = (int)quern_session_fill(r->session, 0, depth, &r->error);
+  if (code == 0) code = (int)quern_generate(r->session, &params, out_stats, &r->error);
   if (code != 0) return cli_fail_with(code, &r->error);
   if (w.no_memory) return fail_nomem();
   if (w.count <= steps) return QN_ERR_CANCELLED;
@@ -220,7 +222,7 @@ static int measure_decode(bench_round *r, bench_decode *d) {
   double seconds = 0, before = 0, after = 0;
   if (!bench_step(b, "decoding")) return QN_ERR_CANCELLED;
   bool energy = !b->device.name && bench_joules(&before);  // the counters are of the processor
-  int code = d->batch == 1 ? decode_alone(r, d, steps, &d->step, &seconds) : bench_decode_together(r, d, steps, &seconds);
+  int code = d->batch == 1 ? decode_alone(r, d->depth, steps, NULL, &d->step, &seconds, NULL) : bench_decode_together(r, d, steps, &seconds);
   if (code != 0) return code;
   if (energy && bench_joules(&after) && after > before &&
       !add(b, &d->joules, (after - before) / (double)(steps * d->batch))) {
@@ -234,6 +236,25 @@ static int measure_decode(bench_round *r, bench_decode *d) {
   double bytes = (double)b->cost.weight_bytes + (double)b->cost.token_bytes * batch + key_bytes * sequences;
   bool kept = add(b, &d->mbu, bytes / step / r->rates[QUERN_RATE_READ]);
   if (kept && has_peaks(r)) kept = add(b, &d->mfu, ideal_seconds(r, batch, batch, macs * sequences) / step);
+  return kept ? 0 : fail_nomem();
+}
+
+// --- guesses
+
+static int measure_guesses(bench_round *r, bench_guess *g) {
+  bench *b = r->b;
+  int64_t steps = (int64_t)b->options->generate;
+  double plain = 0, guessed = 0;
+  quern_stats stats = {.size = sizeof stats};
+  if (!bench_step(b, "guessing")) return QN_ERR_CANCELLED;
+  int code = decode_alone(r, g->depth, steps, NULL, NULL, &plain, NULL);
+  if (code == 0) code = decode_alone(r, g->depth, steps, r->speculator, NULL, &guessed, &stats);
+  if (code != 0) return code;
+  g->tokens += stats.decode_steps;
+  g->passes += stats.passes;
+  g->proposed += stats.proposed;
+  g->accepted += stats.accepted;
+  bool kept = add(b, &g->plain, plain / (double)steps) && add(b, &g->guessed, guessed / (double)steps);
   return kept ? 0 : fail_nomem();
 }
 
@@ -257,7 +278,7 @@ static int measure_outside(bench *b, bench_decode *d, const quern_session_option
   if (code != 0) return cli_fail_with(code, &r.error);
   for (uint64_t i = 0; code == 0 && i < b->options->reps; i++) {
     double seconds = 0, kernels = kernel_seconds(r.session);
-    code = decode_alone(&r, d, (int64_t)b->options->generate, &steps, &seconds);
+    code = decode_alone(&r, d->depth, (int64_t)b->options->generate, NULL, &steps, &seconds, NULL);
     kernels = kernel_seconds(r.session) - kernels;
     // The first token's evaluation is among the kernels' times and not among the seconds: one step of steps + 1.
     kernels *= (double)b->options->generate / (double)(b->options->generate + 1);
@@ -295,11 +316,13 @@ static int plan(bench *b, int threads, int decode_threads) {
       if (code != 0) return code;
       kept = qn_vec_push(b->allocator, &b->decodes, d);
     }
+    bench_guess g = {.threads = decode_threads, .depth = b->depths.items[i]};
+    if (kept && b->speculation.wanted) kept = qn_vec_push(b->allocator, &b->guesses, g);
   }
   return kept ? 0 : fail_nomem();
 }
 
-static int measure_rounds(bench *b, bench_round *r, size_t first_prefill, size_t first_decode) {
+static int measure_rounds(bench *b, bench_round *r, size_t first_prefill, size_t first_decode, size_t first_guess) {
   int code = 0;
   for (uint64_t rep = 0; code == 0 && rep < b->options->reps; rep++) {
     code = measure_machine(r, &b->machines.items[b->machines.count - 1]);
@@ -311,6 +334,7 @@ static int measure_rounds(bench *b, bench_round *r, size_t first_prefill, size_t
     for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {
       code = measure_decode(r, &b->decodes.items[i]);
     }
+    for (size_t i = first_guess; code == 0 && i < b->guesses.count; i++) code = measure_guesses(r, &b->guesses.items[i]);
   }
   return code;
 }
@@ -323,6 +347,11 @@ int bench_warm_up(bench_round *r) {
   for (size_t i = 0; i < count; i++) tokens[i] = made_up_token(r, (int64_t)i);
   const float *logits;  // they are made, too
   int code = (int)quern_session_eval(r->session, 0, tokens, count, &logits, &r->error);
+  return code == 0 ? 0 : cli_fail_with(code, &r->error);
+}
+
+static int create_speculator(bench_round *r) {
+  int code = cli_speculation_create(&r->b->speculation, r->session, &r->speculator, &r->error);
   return code == 0 ? 0 : cli_fail_with(code, &r->error);
 }
 
@@ -347,11 +376,13 @@ static int measure_threads(bench *b, int threads) {
   quern_session_get_info(r.session, &info, NULL);
   r.threads = r.prompt_threads = info.threads;
   r.decode_threads = info.decode_threads;
-  size_t first_prefill = b->prefills.count, first_decode = b->decodes.count;
+  size_t first_prefill = b->prefills.count, first_decode = b->decodes.count, first_guess = b->guesses.count;
   code = plan(b, info.threads, info.decode_threads);
   b->kv_bytes = info.kv_bytes;
   if (code == 0) code = bench_warm_up(&r);
-  if (code == 0) code = measure_rounds(b, &r, first_prefill, first_decode);
+  if (code == 0) code = create_speculator(&r);
+  if (code == 0) code = measure_rounds(b, &r, first_prefill, first_decode, first_guess);
+  quern_speculator_destroy(r.speculator);
   quern_session_destroy(r.session);
   for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {
     if (b->decodes.items[i].batch == 1) code = measure_outside(b, &b->decodes.items[i], &how);
@@ -360,7 +391,7 @@ static int measure_threads(bench *b, int threads) {
 }
 
 int bench_measure(bench *b) {
-  size_t each = (b->device.name ? 1 : QUERN_RATE_INT8 + 1) + b->prompts.count + b->depths.count * b->batches.count;
+  size_t each = (b->device.name ? 1 : QUERN_RATE_INT8 + 1) + b->prompts.count + b->depths.count * (b->batches.count + b->speculation.wanted);
   b->total = b->done + b->threads.count * (each * b->options->reps + b->depths.count);
   for (size_t i = 0; i < b->threads.count; i++) {
     int code = measure_threads(b, (int)b->threads.items[i]);

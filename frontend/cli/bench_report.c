@@ -67,6 +67,20 @@ static void print_decodes(const bench *b) {
   if (why) printf("energy: %s\n", why);
 }
 
+static void print_guesses(const bench *b) {
+  if (b->guesses.count == 0) return;
+  printf("\n%6s %8s %10s %10s %10s %8s %9s %9s\n", "depth", "threads", "guesses", "tokens/s", "plain", "times", "accepted",
+         "a step");
+  for (size_t i = 0; i < b->guesses.count; i++) {
+    const bench_guess *g = &b->guesses.items[i];
+    double plain = bench_median(&g->plain), guessed = bench_median(&g->guessed);
+    printf("%6lld %8d %10s %10.1f %10.1f %8.2f %7.1f %% %9.2f\n", (long long)g->depth, g->threads,
+           quern_technique_name(b->speculation.technique), per(1, guessed), per(1, plain), per(plain, guessed),
+           100 * per((double)g->accepted, (double)g->proposed), per((double)g->tokens, (double)g->passes));
+  }
+  printf("a step: tokens that one gives, by guesses that came true; times: as fast as without, in turns\n");
+}
+
 static void print_device(const bench *b, const char *device) {
   const bench_machine *m = main_machine(b);
   printf("device %s: copies read and write %.2f GB/s", device, 1e-9 * rate(m, QUERN_RATE_READ));
@@ -95,6 +109,7 @@ void bench_print(const bench *b) {
   if (!b->has_cost) printf("the artifact does not tell what a step costs: no MBU, no MFU; compile it again\n");
   print_prefills(b);
   print_decodes(b);
+  print_guesses(b);
   fflush(stdout);
 }
 
@@ -146,6 +161,21 @@ static void put_decode(cli_json *j, const bench_decode *d) {
   cli_json_end(j, '}');
   if (d->outside >= 0) cli_json_precise(j, "outside_kernels", d->outside);
   put_share(j, "joules_per_token", &d->joules);
+}
+
+static void put_guess(cli_json *j, const bench *b, const bench_guess *g) {
+  double plain = bench_median(&g->plain), guessed = bench_median(&g->guessed);
+  cli_json_text(j, "technique", qn_str_from(quern_technique_name(b->speculation.technique)));
+  cli_json_int(j, "depth", g->depth);
+  cli_json_int(j, "threads", g->threads);
+  cli_json_int(j, "draft_tokens", b->speculation.tokens);
+  cli_json_real(j, "tokens_per_s", per(1, guessed));
+  cli_json_real(j, "plain_tokens_per_s", per(1, plain));
+  cli_json_precise(j, "times_as_fast", per(plain, guessed));
+  cli_json_int(j, "proposed", g->proposed);
+  cli_json_int(j, "accepted", g->accepted);
+  cli_json_precise(j, "acceptance_rate", per((double)g->accepted, (double)g->proposed));
+  cli_json_precise(j, "tokens_per_pass", per((double)g->tokens, (double)g->passes));
 }
 
 static void put_summary(cli_json *j, const bench *b, const char *key) {
@@ -201,6 +231,13 @@ void bench_put_json(const bench *b, qn_buf *out) {
     cli_json_end(&j, '}');
   }
   cli_json_end(&j, ']');
+  if (b->speculation.wanted) cli_json_begin(&j, "guesses", '[');
+  for (size_t i = 0; i < b->guesses.count; i++) {
+    cli_json_begin(&j, NULL, '{');
+    put_guess(&j, b, &b->guesses.items[i]);
+    cli_json_end(&j, '}');
+  }
+  if (b->speculation.wanted) cli_json_end(&j, ']');
   cli_json_end(&j, '}');
   qn_buf_putc(out, '\n');
 }

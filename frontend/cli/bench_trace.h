@@ -63,6 +63,8 @@ void bench_trace_free(bench_traces *t);
 bool bench_trace_within(const bench_traces *t, const trace_request *request, const trace_outcome *outcome);
 const char *bench_trace_batching(quern_batching batching);  // "continuous"
 double bench_trace_tpot(const trace_outcome *outcome);  // 0 for fewer than two tokens
+double bench_trace_accepted(const trace_run *run);  // share of the guesses that came true
+double bench_trace_per_pass(const trace_run *run);  // tokens that a step gave a request, over all steps that gave it any
 
 void bench_trace_print(const bench_traces *t);
 void bench_trace_put_json(const bench_traces *t, qn_buf *out);

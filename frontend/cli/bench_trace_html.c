@@ -153,10 +153,11 @@ static void put_row(const trace_run *r, qn_buf *out) {
     qn_buf_puts(out, "<td class=\"nought\">file</td>");
   }
   qn_buf_printf(out, "<td>%.1f</td><td>%.2f</td><td>%.1f</td><td>%.1f</td><td>%.2f</td><td>%.2f</td><td>%.1f</td>"
-                     "<td>%.1f %%</td><td>%lld</td><td>%lld</td></tr>\n",
+                     "<td>%.1f %%</td><td>%.1f %%</td><td>%.2f</td><td>%lld</td><td>%lld</td></tr>\n",
                 r->seconds > 0 ? (double)r->generated / r->seconds : 0, goodput(r), 1e3 * bench_median(&r->ttft),
                 1e3 * bench_percentile(&r->ttft, 0.99), 1e3 * bench_median(&r->tpot),
-                1e3 * bench_percentile(&r->tpot, 0.99), bench_median(&r->users), unused, (long long)r->failed,
+                1e3 * bench_percentile(&r->tpot, 0.99), bench_median(&r->users), unused,
+                100 * bench_trace_accepted(r), bench_trace_per_pass(r), (long long)r->failed,
                 (long long)r->stats.preemptions);
 }
 
@@ -174,9 +175,13 @@ void bench_trace_put_html(const bench_traces *t, qn_buf *out) {
     qn_buf_puts(out, ", objective ");
     explain_put_escaped(out, t->b->options->slo);
   }
+  if (t->b->options->speculate) {
+    qn_buf_puts(out, ", guesses by ");
+    explain_put_escaped(out, t->b->options->speculate);
+  }
   qn_buf_puts(out, "</p>\n<div class=\"scroll\"><table>\n<thead><tr><th class=\"text\">batching</th><th>requests/s</th>"
                    "<th>tokens/s</th><th>goodput/s</th><th>TTFT p50 ms</th><th>p99</th><th>TPOT p50 ms</th><th>p99</th>"
-                   "<th>tokens/s<br>a user</th><th>unused<br>slots</th><th>failed</th><th>preempted</th></tr></thead>\n"
+                   "<th>tokens/s<br>a user</th><th>unused<br>slots</th><th>guesses<br>accepted</th><th>tokens<br>a pass</th><th>failed</th><th>preempted</th></tr></thead>\n"
                    "<tbody>\n");
   for (size_t i = 0; i < t->runs.count; i++) put_row(&t->runs.items[i], out);
   qn_buf_puts(out, "</tbody></table></div>\n");

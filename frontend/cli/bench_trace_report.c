@@ -8,6 +8,9 @@ static double per(double count, double of) { return of > 0 ? count / of : 0; }
 
 static double unused_slots(const trace_run *r) { return per((double)r->stats.slots_unused, (double)r->stats.slots); }
 
+double bench_trace_accepted(const trace_run *r) { return per((double)r->stats.accepted, (double)r->stats.proposed); }
+double bench_trace_per_pass(const trace_run *r) { return per((double)r->generated, (double)r->passes); }
+
 static double hit_rate(const trace_run *r) {
   double prompts = 0;
   for (size_t i = 0; i < r->trace->requests.count; i++) prompts += (double)r->trace->requests.items[i].prompt;
@@ -37,18 +40,18 @@ void bench_trace_print(const bench_traces *t) {
          t->traces[0].requests.count, (int)t->session.sequences,
          (long long)(t->runs.count > 0 ? t->runs.items[0].stats.pages : 0));
   print_objective(t);
-  printf("\n\n%-10s %8s %9s %9s %8s %8s %8s %8s %8s %9s %8s %7s %7s %8s\n", "batching", "arrivals", "tokens/s", "goodput/s",
-         "within", "TTFT p50", "p99 ms", "TPOT p50", "p99 ms", "user t/s", "unused", "hits", "failed", "preempt.");
+  printf("\n\n%-10s %8s %9s %9s %8s %8s %8s %8s %8s %9s %8s %7s %8s %6s %7s %8s\n", "batching", "arrivals", "tokens/s", "goodput/s",
+         "within", "TTFT p50", "p99 ms", "TPOT p50", "p99 ms", "user t/s", "unused", "hits", "accepted", "a pass", "failed", "preempt.");
   for (size_t i = 0; i < t->runs.count; i++) {
     const trace_run *r = &t->runs.items[i];
     char rate[24];
     put_rate(r, rate, sizeof rate);
-    printf("%-10s %8s %9.1f %9.2f %6.1f %% %8.1f %8.1f %8.2f %8.2f %9.1f %6.1f %% %5.1f %% %7lld %8lld\n",
+    printf("%-10s %8s %9.1f %9.2f %6.1f %% %8.1f %8.1f %8.2f %8.2f %9.1f %6.1f %% %5.1f %% %6.1f %% %6.2f %7lld %8lld\n",
            bench_trace_batching(r->batching), rate, per((double)r->generated, r->seconds),
            per((double)r->within, r->seconds), 100 * per((double)r->within, (double)r->outcomes.count),
            1e3 * bench_median(&r->ttft), 1e3 * bench_percentile(&r->ttft, 0.99), 1e3 * bench_median(&r->tpot),
            1e3 * bench_percentile(&r->tpot, 0.99), bench_median(&r->users), 100 * unused_slots(r), 100 * hit_rate(r),
-           (long long)r->failed, (long long)r->stats.preemptions);
+           100 * bench_trace_accepted(r), bench_trace_per_pass(r), (long long)r->failed, (long long)r->stats.preemptions);
   }
   fflush(stdout);
 }
@@ -77,8 +80,8 @@ static void put_run(cli_json *j, const trace_run *r) {
   cli_json_precise(j, "within_objective", per((double)r->within, (double)r->outcomes.count));
   cli_json_precise(j, "cache_hit_rate", hit_rate(r));
   cli_json_precise(j, "slots_unused", unused_slots(r));
-  cli_json_precise(j, "acceptance_rate", per((double)s->accepted, (double)s->proposed));
-  cli_json_precise(j, "tokens_per_pass", per((double)r->generated, (double)r->passes));
+  cli_json_precise(j, "acceptance_rate", bench_trace_accepted(r));
+  cli_json_precise(j, "tokens_per_pass", bench_trace_per_pass(r));
   cli_json_int(j, "steps", s->steps);
   cli_json_int(j, "prompt_tokens", s->prompt_tokens);
   cli_json_int(j, "generated_tokens", s->generated_tokens);
@@ -100,6 +103,7 @@ void bench_trace_put_json(const bench_traces *t, qn_buf *out) {
   cli_json_text(&j, "target", qn_str_from(quern_model_target(t->b->model)));
   cli_json_text(&j, "clock", qn_str_from(o->clock ? o->clock : "wall"));
   cli_json_text(&j, "trace", qn_str_from(o->trace));
+  if (o->speculate) cli_json_text(&j, "speculate", qn_str_from(o->speculate));
   cli_json_int(&j, "seed", (int64_t)o->seed);
   cli_json_int(&j, "sequences", t->session.sequences);
   cli_json_int(&j, "threads", t->session.threads);

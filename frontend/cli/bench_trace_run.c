@@ -63,6 +63,8 @@ static void make_prompt(const replay *r, size_t index) {
 
 static int add(replay *r, replay_request *q) {
   static const quern_sampler_options greedy = {.size = sizeof greedy, .top_p = 1, .repeat_penalty = 1};
+  const cli_speculation *speculation = &r->t->b->speculation;
+  quern_speculator_options guesses = cli_speculation_options(speculation);
   const trace_request *from = &r->trace->requests.items[q->index];
   make_prompt(r, q->index);
   quern_request request = {.size = sizeof request,
@@ -73,7 +75,7 @@ static int add(replay *r, replay_request *q) {
                            .ignore_eog = true,
                            .priority = from->batch ? QUERN_PRIORITY_BATCH : QUERN_PRIORITY_ONLINE,
                            .client = from->client,
-                           .lookup = r->t->b->options->speculate != NULL,
+                           .speculator = speculation->wanted ? &guesses : NULL,
                            .callback = note_token,
                            .done = note_end,
                            .callback_context = q};
@@ -156,6 +158,7 @@ static int open_scheduler(replay *r) {
                                      .batching = r->run->batching,
                                      .preemption = o->preempt && strcmp(o->preempt, "swap") == 0 ? QUERN_PREEMPT_SWAP
                                                                                                  : QUERN_PREEMPT_RECOMPUTE,
+                                     .draft = b->speculation.draft,
                                      .longest_wait_us = (int64_t)(o->longest_wait * 1000),
                                      .batch_wait_us = (int64_t)(o->batch_wait * 1000)};
   int code = (int)quern_scheduler_create(b->model, &options, &r->scheduler, &r->error);

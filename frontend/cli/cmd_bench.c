@@ -53,8 +53,11 @@ static const cli_option options_table[] = {
      "trace: keep what prompts have in common in the KV cache, as long as there is room"},
     {"preempt", 0, CLI_CHOICE, FIELD(preempt), "HOW", 0, 0, "recompute|swap", "recompute",
      "trace: what becomes of the keys and values of a preempted request: evaluated again, or kept in memory"},
-    {"speculate", 0, CLI_CHOICE, FIELD(speculate), "HOW", 0, 0, "lookup", "not at all",
-     "trace: guess what comes next of every request, as many tokens as pay, by what came after the same tokens before"},
+    {"speculate", 0, CLI_TEXT, FIELD(speculate), CLI_SPECULATE_VALUE, 0, 0, NULL, NULL,
+     "decode one sequence with guesses, too, in turns with decoding it without (see quern run --help); trace: guess what comes "
+     "next of every request"},
+    {"draft-tokens", 0, CLI_TEXT, FIELD(draft_tokens), CLI_DRAFT_TOKENS_VALUE, 0, 0, NULL, CLI_DRAFT_TOKENS_STANDARD,
+     CLI_DRAFT_TOKENS_HELP},
     {"longest-wait", 0, CLI_COUNT, FIELD(longest_wait), "MS", 1, 1 << 20, NULL, "no bound",
      "trace: take in prompts only so far that nobody who generates waits longer for a token"},
     {"batch-wait", 0, CLI_COUNT, FIELD(batch_wait), "MS", 1, 1 << 20, NULL, "0",
@@ -203,9 +206,10 @@ static int64_t most_keys(const bench *b) {
 
 // --- the model
 
-static int open_model(bench *b, const char *path, char **out_path) {
+static run_source source_of(const bench *b, const char *path) {
   const bench_options *o = b->options;
-  run_source source = {.path = path,
+  uint32_t sequences = (uint32_t)bench_largest(&b->batches), guesses = cli_speculation_sequences(&b->speculation);
+  return (run_source){.path = path,
                        .target = o->target,
                        .numeric = o->numeric,
                        .quant = o->quant,
@@ -214,11 +218,17 @@ static int open_model(bench *b, const char *path, char **out_path) {
                        .context = (uint32_t)o->context,
                        .run_threads = o->threads && b->threads.count == 1 ? (int)b->threads.items[0] : 0,
                        .signed_by = o->signed_by,
-                       .sequences = (uint32_t)bench_largest(&b->batches),
+                      .sequences = guesses > sequences ? guesses : sequences,
+                      .guesses = b->speculation.guesses && !o->trace,
                        .tuning_db = o->tuning_db,
                        .device = b->device,
-                       .quiet = o->common.quiet,
-                       .out_artifact = out_path};
+                       .quiet = o->common.quiet};
+}
+
+static int open_model(bench *b, const char *path, char **out_path) {
+  const bench_options *o = b->options;
+  run_source source = source_of(b, path);
+  source.out_artifact = out_path;
   int code = run_open(&source, &b->model);
   if (code != 0) return code;
   if (!*out_path) {
@@ -265,6 +275,12 @@ static int place_weights(bench *b) {
   return run_open(&source, &b->model);
 }
 
+// The draft model of --speculate; a trace wants as many sequences of it as of the model.
+static int open_draft(bench *b, const char *path) {
+  run_source source = source_of(b, path);
+  return cli_speculation_open(&b->speculation, &source, b->options->trace ? (uint32_t)bench_largest(&b->batches) : 0);
+}
+
 static int open_machine(bench *b) {
   if (b->device.name) return 0;
   quern_error error = {0};
@@ -293,6 +309,7 @@ static int replay_traces(bench_traces *t, const char *path, char **artifact) {
   if (code == 0) code = open_model(b, path, artifact);
   cli_progress_init(&b->progress, o->common.quiet);
   if (code == 0) code = place_weights(b);
+  if (code == 0) code = open_draft(b, path);
   if (code == 0) code = bench_trace_measure(t);
   cli_progress_end(&b->progress);
   if (cli_interrupted()) return cli_interrupt_code();
@@ -320,11 +337,12 @@ static int check_trace_options(const bench_options *o) {
                    {"--batching", o->batching}, {"--pages", o->pages > 0},
                    {"--preempt", o->preempt},   {"--longest-wait", o->longest_wait > 0},
                    {"--html", o->html_path},    {"--batch-wait", o->batch_wait > 0},
-                   {"--seed", o->seed > 0},     {"--prefix-cache", o->prefix_cache},
-                   {"--speculate", o->speculate}};
+                   {"--seed", o->seed > 0},     {"--prefix-cache", o->prefix_cache}};
   for (size_t i = 0; !o->trace && i < QN_COUNT(of_traces); i++) {
     if (of_traces[i].given) return cli_fail(QN_ERR_ARGUMENT, of_traces[i].name, "is for --trace");
   }
+  if (o->against && o->speculate)
+    return cli_fail(QN_ERR_ARGUMENT, "--speculate", "got it with --against, which compares artifacts; want one of them");
   if (o->trace && o->against) return cli_fail(QN_ERR_ARGUMENT, "--against", "got it with --trace, want one of them");
   return 0;
 }
@@ -345,6 +363,7 @@ static int bench_all(bench *b, const char *path, char **artifact) {
   int code = cli_check_outputs(path, json, b->options->html_path);
   if (code == 0) code = check_trace_options(b->options);
   if (code == 0) code = read_lists(b);
+  if (code == 0) code = cli_speculation_read(b->options->speculate, b->options->draft_tokens, &b->speculation);
   if (code == 0) code = find_device(b);
   if (code == 0 && !b->device.name) code = read_settings(b);
   if (code == 0 && b->options->trace) return bench_trace_all(b, path, artifact);
@@ -355,6 +374,7 @@ static int bench_all(bench *b, const char *path, char **artifact) {
   if (code == 0 && alone) leave_device(b);
   if (code == 0 && alone) code = bench_measure_start(b);
   if (code == 0) code = place_weights(b);
+  if (code == 0) code = open_draft(b, path);
   if (code == 0 && alone) code = open_machine(b);
   if (code == 0) code = alone ? bench_measure(b) : bench_against(b);
   cli_progress_end(&b->progress);
@@ -383,6 +403,11 @@ static void free_samples(bench *b) {
     qn_vec_free(b->allocator, &d->mfu);
     qn_vec_free(b->allocator, &d->joules);
   }
+  for (size_t i = 0; i < b->guesses.count; i++) {
+    qn_vec_free(b->allocator, &b->guesses.items[i].plain);
+    qn_vec_free(b->allocator, &b->guesses.items[i].guessed);
+  }
+  qn_vec_free(b->allocator, &b->guesses);
   qn_vec_free(b->allocator, &b->machines);
   qn_vec_free(b->allocator, &b->prefills);
   qn_vec_free(b->allocator, &b->decodes);
@@ -396,6 +421,7 @@ static int run(void *context, const char *path) {
   int code = bench_all(&b, path, &artifact);
   free_samples(&b);
   quern_machine_close(b.machine);
+  cli_speculation_free(&b.speculation);
   quern_model_close(b.model);
   free(artifact);
   return code;

@@ -10,6 +10,7 @@
 #include "frontend/cli/model_options.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/run_open.h"
+#include "frontend/cli/samples.h"
 #include "frontend/cli/settings.h"
 #include "frontend/cli/speculate.h"
 #include "runtime/base/file.h"
@@ -19,9 +20,9 @@ typedef struct run_options {
   cli_common common;
   const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
       *spin, *tuning_db, *prefix_cache, *device, *libcuda, *signed_by, *chat_template, *system, *max_tokens, *speculate,
-      *draft_tokens;
+      *draft_tokens, *accept;
   cli_texts stops;
-  uint64_t top_k, repeat_last, seed, threads, decode_threads, grain, context, chunk;
+  uint64_t top_k, repeat_last, seed, samples, threads, decode_threads, grain, context, chunk;
   double temperature, top_p, min_p, repeat_penalty;
   bool chat, json, jit, no_cache, special, ignore_eog, pin, no_pin, check_kernels;
 } run_options;
@@ -62,9 +63,15 @@ static const cli_option options_table[] = {
     {"seed", 0, CLI_COUNT, FIELD(seed), "N", 0, UINT64_MAX, NULL, "0",
      "of the random numbers; the same seed gives the "
      "same text on every machine"},
+    {"samples", 0, CLI_COUNT, FIELD(samples), "N", 1, 4096, NULL, NULL,
+     "so many texts from the prompt, which is evaluated once: the i-th with the seed and i - 1 added to it, as that seed gives "
+     "it alone. Each begins with a line that tells its seed; all are printed when all are there"},
     {"speculate", 0, CLI_TEXT, FIELD(speculate), CLI_SPECULATE_VALUE, 0, 0, NULL, NULL, CLI_SPECULATE_HELP},
     {"draft-tokens", 0, CLI_TEXT, FIELD(draft_tokens), CLI_DRAFT_TOKENS_VALUE, 0, 0, NULL, CLI_DRAFT_TOKENS_STANDARD,
      CLI_DRAFT_TOKENS_HELP},
+    {"accept", 0, CLI_CHOICE, FIELD(accept), "HOW", 0, 0, "same|rejection", "same",
+     "with --speculate and --temp: same: guesses come true that are drawn anyway, so the text is that without guesses; rejection: "
+     "as many as can be with every token as likely as without, which is another text"},
     CLI_OPTION_DEVICE,
     CLI_OPTION_LIBCUDA,
     {"check-kernels", 0, CLI_FLAG, FIELD(check_kernels), NULL, 0, 0, NULL, NULL,
@@ -116,7 +123,8 @@ typedef struct run_state {
   const run_options *options;
   const qn_allocator *allocator;
   quern_model *model;      // owned
-  quern_session *session;  // owned
+  quern_scheduler *scheduler;  // owned, with --samples; then the session is its own
+  quern_session *session;      // owned
   cli_speculation speculation;
   quern_speculator *speculator;  // owned; NULL without --speculate
   cli_settings settings;
@@ -457,6 +465,22 @@ static int finish(run_state *run) {
 
 // --- the command
 
+// With --samples: how many texts are evaluated together; the others wait.
+static uint32_t samples_together(const run_state *run) {
+  int32_t most = quern_model_sequences_max(run->model);
+  return most > 0 && run->options->samples > (uint64_t)most ? (uint32_t)most : (uint32_t)run->options->samples;
+}
+
+static int create_scheduler(run_state *run, quern_session_options *session, quern_error *error) {
+  quern_scheduler_options how = {.size = sizeof how, .session = session, .draft = run->speculation.draft};
+  session->sequences = (int32_t)samples_together(run);
+  // A text that comes when the others have ended finds their prompt there.
+  session->prefix_cache = session->prefix_cache || run->options->samples > (uint64_t)session->sequences;
+  int code = (int)quern_scheduler_create(run->model, &how, &run->scheduler, error);
+  if (code == 0) run->session = quern_scheduler_session(run->scheduler);
+  return code;
+}
+
 static int create_session(run_state *run) {
   const run_options *options = run->options;
   quern_session_options how = {.size = sizeof how,
@@ -466,15 +490,19 @@ static int create_session(run_state *run) {
                                .prefix_cache = options->prefix_cache != NULL};
   cli_settings_apply(&run->settings, &how);
   quern_error error = {0};
-  int code = (int)quern_session_create(run->model, &how, &run->session, &error);
+  int code = options->samples > 0 ? create_scheduler(run, &how, &error)
+                                  : (int)quern_session_create(run->model, &how, &run->session, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
-static int create_speculator(run_state *run, const run_source *source) {
+static int open_draft(run_state *run, const run_source *source) {
+  return cli_speculation_open(&run->speculation, source, run->options->samples > 0 ? samples_together(run) : 0);
+}
+
+static int create_speculator(run_state *run) {
   quern_error error = {0};
-  int code = cli_speculation_open(&run->speculation, source);
-  if (code != 0) return code;
-  code = cli_speculation_create(&run->speculation, run->session, &run->speculator, &error);
+  if (run->scheduler) return 0;
+  int code = cli_speculation_create(&run->speculation, run->session, &run->speculator, &error);
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
@@ -524,6 +552,7 @@ static int check_chat(run_state *run) {
   } others[] = {{"--json", o->json && o->chat},
                 {"--logits", o->logits_path && o->chat},
                 {"--special", o->special && o->chat},
+                {"--samples", o->samples > 0 && o->chat},
                 {"--tokens", o->tokens && (o->chat || o->system || (o->chat_template && !none))}};
   for (size_t i = 0; i < QN_COUNT(others); i++) {
     if (others[i].given)
@@ -535,6 +564,9 @@ static int check_chat(run_state *run) {
   if (o->max_tokens && (!cli_read_count(o->max_tokens, &count) || count > INT32_MAX))
     return cli_fail(QN_ERR_ARGUMENT, "--max-tokens", "got '%s', want a whole number from 0 to %d", o->max_tokens, INT32_MAX);
   run->max_tokens = (int64_t)count;
+  if (o->samples > 0 && o->logits_path)
+    return cli_fail(QN_ERR_ARGUMENT, "--logits", "is of one text, and makes no sense with --samples");
+  if (o->samples > 0 && count == 0) return cli_fail(QN_ERR_ARGUMENT, "--samples", "got -n 0, want texts of a token or more");
   run->templated = o->chat || o->system || (o->chat_template && !none);
   return 0;
 }
@@ -572,10 +604,41 @@ static int converse(run_state *run) {
   return cli_chat_run(&chat);
 }
 
+static int generate_samples(run_state *run) {
+  const run_options *o = run->options;
+  quern_sampler_options sampler = sampler_options(o);
+  quern_speculator_options guesses = cli_speculation_options(&run->speculation);
+  const cli_samples samples = {.model = run->model,
+                               .scheduler = run->scheduler,
+                               .request = {.size = sizeof samples.request,
+                                           .prompt = run->prompt.items,
+                                           .prompt_count = run->prompt.count,
+                                           .max_tokens = run->max_tokens,
+                                           .sampler = &sampler,
+                                           .stops = o->stops.items,
+                                           .stop_count = o->stops.count,
+                                           .ignore_eog = o->ignore_eog,
+                                           .show_special = o->special,
+                                           .speculator = run->speculation.wanted ? &guesses : NULL},
+                               .count = o->samples,
+                               .json = o->json,
+                               .quiet = o->common.quiet};
+  return cli_samples_run(&samples);
+}
+
+// That a model file is compiled for: guesses are rows of a step, and texts are sequences.
+static uint32_t compiled_sequences(const run_state *run) {
+  uint32_t guesses = cli_speculation_sequences(&run->speculation), texts = (uint32_t)run->options->samples;
+  return texts > guesses ? texts : guesses;
+}
+
 static int run_all(run_state *run, const char *path) {
   const run_options *o = run->options;
   int code = check_chat(run);
   if (code == 0) code = cli_speculation_read(o->speculate, o->draft_tokens, &run->speculation);
+  if (code == 0 && o->accept && !o->speculate)
+    return cli_fail(QN_ERR_ARGUMENT, "--accept", "is for --speculate; give that, too");
+  run->speculation.rejection = o->accept && strcmp(o->accept, "rejection") == 0;
   if (code == 0) code = find_device(run);
   if (code != 0) return code;
   cli_settings_options settings = {.threads = o->threads,
@@ -600,8 +663,8 @@ static int run_all(run_state *run, const char *path) {
                        .tuning_db = o->tuning_db,
                        .signed_by = o->signed_by,
                        .context = (uint32_t)o->context,
-                       .sequences = cli_speculation_sequences(&run->speculation),
-                       .guesses = run->speculation.guesses,
+                       .sequences = compiled_sequences(run),
+                       .guesses = run->speculation.guesses && o->samples == 0,
                        .run_threads = (int)o->threads,
                        .jit = o->jit,
                        .no_cache = o->no_cache,
@@ -618,14 +681,17 @@ static int run_all(run_state *run, const char *path) {
   code = choose_template(run);
   if (code == 0 && !o->chat) code = make_prompt(run);
   begin = cli_seconds();
+  if (code == 0) code = open_draft(run, &source);
   if (code == 0) code = create_session(run);
-  if (code == 0) code = create_speculator(run, &source);
+  if (code == 0) code = create_speculator(run);
   run->load_seconds += cli_seconds() - begin;
   if (code == 0 && cli_same_file(o->prefix_cache ? o->prefix_cache : "", path))
     code = cli_fail(QN_ERR_ARGUMENT, "--prefix-cache", "got the model file itself, want another file");
   if (code == 0) code = load_prefixes(run);
   if (code == 0 && o->chat) code = converse(run);
   if (code == 0 && o->chat) return save_prefixes(run);
+  if (code == 0 && o->samples > 0) code = generate_samples(run);
+  if (o->samples > 0) return code == 0 ? save_prefixes(run) : code;
   if (code == 0) code = open_logits(run, path);
   if (code == 0) code = generate(run);
   if (code == 0) code = finish(run);
@@ -639,7 +705,11 @@ static int run(void *context, const char *path) {
   qn_file_writer_abandon(&run.logits);
   cli_chat_template_free(&run.chat_template);
   quern_speculator_destroy(run.speculator);
-  quern_session_destroy(run.session);
+  if (run.scheduler) {
+    quern_scheduler_destroy(run.scheduler);
+  } else {
+    quern_session_destroy(run.session);
+  }
   cli_speculation_free(&run.speculation);
   quern_model_close(run.model);
   qn_buf_deinit(&run.text);

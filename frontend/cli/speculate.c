@@ -34,11 +34,12 @@ int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_sp
   if (!speculate)
     return draft_tokens ? cli_fail(QN_ERR_ARGUMENT, "--draft-tokens", "is for --speculate; give that, too") : 0;
   const char *colon = strchr(speculate, ':');
-  bool found = find_technique(speculate, &out->technique), takes_file = out->technique != QUERN_SPECULATE_LOOKUP;
+  bool found = find_technique(speculate, &out->technique);
+  bool takes_file = out->technique == QUERN_SPECULATE_DRAFT || out->technique == QUERN_SPECULATE_MEDUSA;
   if (!found || (takes_file ? !colon || !colon[1] : colon != NULL))
     return cli_fail(QN_ERR_ARGUMENT, "--speculate", "got '%s', want %s", speculate, CLI_SPECULATE_VALUE);
   if (takes_file) out->draft_path = colon + 1;
-  out->guesses = takes_file;
+  out->guesses = out->technique != QUERN_SPECULATE_LOOKUP;
   return draft_tokens ? read_tokens(draft_tokens, &out->tokens) : 0;
 }
 
@@ -46,7 +47,7 @@ uint32_t cli_speculation_sequences(const cli_speculation *s) {
   return !s->wanted ? 0 : s->tokens ? (uint32_t)s->tokens + 1 : 8;
 }
 
-int cli_speculation_open(cli_speculation *s, const run_source *target) {
+int cli_speculation_open(cli_speculation *s, const run_source *target, uint32_t sequences) {
   if (!s->draft_path) return 0;
   run_source source = *target;
   source.path = s->draft_path;
@@ -55,7 +56,7 @@ int cli_speculation_open(cli_speculation *s, const run_source *target) {
     source.numeric = source.kv_type = NULL;
     source.jit = source.no_cache = false;
   }
-  source.sequences = s->technique == QUERN_SPECULATE_DRAFT ? DRAFT_SEQUENCES : 0;
+  source.sequences = s->technique == QUERN_SPECULATE_DRAFT && sequences == 0 ? DRAFT_SEQUENCES : sequences;
   source.context = 0;
   source.all_logits = false;
   source.guesses = false;
@@ -63,10 +64,17 @@ int cli_speculation_open(cli_speculation *s, const run_source *target) {
   return run_open(&source, &s->draft);
 }
 
+quern_speculator_options cli_speculation_options(const cli_speculation *s) {
+  return (quern_speculator_options){.size = sizeof(quern_speculator_options),
+                                    .technique = s->technique,
+                                    .draft = s->draft,
+                                    .tokens = s->tokens,
+                                    .rejection = s->rejection};
+}
+
 int cli_speculation_create(const cli_speculation *s, quern_session *session, quern_speculator **out_speculator,
                            quern_error *error) {
-  quern_speculator_options options = {
-      .size = sizeof options, .technique = s->technique, .draft = s->draft, .tokens = s->tokens};
+  quern_speculator_options options = cli_speculation_options(s);
   *out_speculator = NULL;
   return s->wanted ? (int)quern_speculator_create(session, &options, out_speculator, error) : 0;
 }

@@ -11,15 +11,17 @@ typedef struct cli_speculation {
   const char *draft_path;  // borrowed from the command line, also of heads; NULL = the technique needs no model of its own
   int32_t tokens;          // 0 = as many as pay
   bool guesses;            // the model is to be compiled for guesses that branch
+  bool rejection;          // quern_speculator_options.rejection
   quern_model *draft;      // owned, once opened
 } cli_speculation;
 
-#define CLI_SPECULATE_VALUE "lookup|draft:FILE|medusa:FILE"
+#define CLI_SPECULATE_VALUE "lookup|draft:FILE|medusa:FILE|lookahead"
 #define CLI_SPECULATE_HELP                                                                                       \
   "guess what comes next and evaluate several tokens a step; the text is the same, bit for bit. lookup: what came " \
   "after the same tokens before; draft:FILE: what a smaller model says, an artifact or a model file with the same "  \
-  "vocabulary; medusa:FILE: what Medusa heads say, an artifact or their folder. Guesses of these two branch where an artifact " \
-  "was compiled with --guesses, as model files are"
+  "vocabulary; medusa:FILE: what Medusa heads say, an artifact or their folder; lookahead: what the model chose after the same " \
+  "tokens, also in a window of guesses further on. Guesses of these three branch where an artifact was compiled with --guesses, " \
+  "as model files are"
 #define CLI_DRAFT_TOKENS_VALUE    "N|auto"
 #define CLI_DRAFT_TOKENS_STANDARD "auto"
 #define CLI_DRAFT_TOKENS_HELP \
@@ -29,8 +31,11 @@ typedef struct cli_speculation {
 int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_speculation *out);
 // Sequences that a model file must be compiled for, so that a step can verify the guesses; 0 = it need not be.
 uint32_t cli_speculation_sequences(const cli_speculation *speculation);
-// Opens the draft model, if there is one, as `target` says the model itself was. 0, or an exit code after a message.
-int cli_speculation_open(cli_speculation *speculation, const run_source *target);
+// Opens the draft model, if there is one, as `target` says the model itself was, a model file compiled for so many sequences.
+// 0, or an exit code after a message.
+int cli_speculation_open(cli_speculation *speculation, const run_source *target, uint32_t sequences);
+// What the options say to a scheduler's request, which has the draft model from the scheduler.
+quern_speculator_options cli_speculation_options(const cli_speculation *speculation);
 // Makes the guesser of a session; *out_speculator NULL without --speculate. A status, with *error.
 int cli_speculation_create(const cli_speculation *speculation, quern_session *session,
                            quern_speculator **out_speculator, quern_error *error);

@@ -161,6 +161,7 @@ static uint64_t add(adder *a) {
   flight *f = calloc(1, sizeof *f);
   if (!f) fail("memory", "none for a request");
   *f = (flight){s, &s->kinds[below(&a->random, KINDS)], 0};
+  quern_speculator_options guesses = {.size = sizeof guesses, .tokens = (int32_t)below(&a->random, 4)};
   quern_request request = {.size = sizeof request,
                            .prompt = f->kind->prompt,
                            .prompt_count = f->kind->count,
@@ -168,8 +169,7 @@ static uint64_t add(adder *a) {
                            .sampler = &f->kind->sampler,
                            .priority = below(&a->random, 3) ? QUERN_PRIORITY_ONLINE : QUERN_PRIORITY_BATCH,
                            .client = below(&a->random, 4),
-                           .lookup = below(&a->random, 2),
-                           .guess_tokens = (int32_t)below(&a->random, 4),
+                           .speculator = below(&a->random, 2) ? &guesses : NULL,
                            .callback = note,
                            .done = note_end,
                            .callback_context = f};

@@ -32,7 +32,8 @@ keys=(read_bytes_per_s read_small_pages_bytes_per_s int8_ops_per_s fp32_flops_pe
 
 # ---- a model file with all sweeps: by way of the cache, compiled for the largest batch
 
-"$QUERN" bench "$model" "${quick[@]}" --threads 1,2 --prompt 3,16 --depth 0,20 --batch 1,3 --json "$WORK/all.json" \
+"$QUERN" bench "$model" "${quick[@]}" --threads 1,2 --prompt 3,16 --depth 0,20 --batch 1,3 --speculate lookup \
+  --draft-tokens 3 --json "$WORK/all.json" \
   >"$WORK/table" 2>"$WORK/err" || fail "bench ends with $?: $(cat "$WORK/err")"
 numbers "$WORK/all.json" "${keys[@]}"
 [ "$(wc -l <"$WORK/all.json")" -eq 1 ] || fail "the JSON is not one line"
@@ -43,7 +44,10 @@ done
 [ "$(sed 's/.*"decodes"//' "$WORK/all.json" | grep -o '"batch"' | wc -l)" -eq 8 ] || fail "want 2 threads x 2 depths x 2 batches"
 [ "$(sed 's/.*"decodes"//' "$WORK/all.json" | grep -o '"sequences": 3' | wc -l)" -eq 4 ] || fail "a batch of one sequence"
 [ "$(sed 's/.*"prefills"//; s/"decodes".*//' "$WORK/all.json" | grep -o '"tokens"' | wc -l)" -eq 4 ] || fail "want 4 prompts"
-for text in 'machine, 2 threads: reads' '^load ' 'TTFT ms' 'MBU'; do
+[ "$(grep -o '"technique": "lookup", "depth": [0-9]*, "threads": [12], "draft_tokens": 3' "$WORK/all.json" | wc -l)" -eq 4 ] ||
+  fail "want guesses with 2 threads x 2 depths: $(cat "$WORK/all.json")"
+numbers "$WORK/all.json" times_as_fast acceptance_rate tokens_per_pass plain_tokens_per_s
+for text in 'machine, 2 threads: reads' '^load ' 'TTFT ms' 'MBU' 'lookup .* % '; do
   grep -q "$text" "$WORK/table" || fail "the table lacks '$text': $(cat "$WORK/table")"
 done
 grep -q '^quern: decoding$' "$WORK/err" || fail "no progress: $(cat "$WORK/err")"
@@ -92,6 +96,7 @@ wrong 2 "--prompt: got '', want" "$artifact" --prompt 1,
 wrong 2 "--depth: got '-1', want" "$artifact" --depth=-1
 wrong 2 "--prompt: got more than 16 numbers" "$artifact" --prompt 1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1
 wrong 2 "--clock: got 'sun', want wall or cpu" "$artifact" --clock sun
+wrong 2 "--speculate: got it with --against" "$artifact" --speculate lookup --against "$artifact"
 wrong 2 "--json: got the model file itself" "$artifact" --json "$artifact"
 wrong 2 "--numeric: is for model files" "$artifact" --numeric f32
 wrong 8 "for a context of 257 tokens, want at most 256" "$artifact" "${quick[@]}" --prompt 257

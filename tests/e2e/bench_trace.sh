@@ -52,6 +52,12 @@ grep -qE '"acceptance_rate": [0-9.]+, "tokens_per_pass": [1-9]' "$WORK/json" || 
 grep -qE '"cache_hit_rate": 0\.[1-9]' "$WORK/json" || fail "no hits in $(cat "$WORK/json")"
 "$QUERN" bench -q "$artifact" --trace "$WORK/trace" --json - >"$WORK/out" && [ "$(wc -l <"$WORK/out")" -eq 1 ] || fail "--json -"
 
+# Each request guesses by the draft model, which has as many sequences.
+"$QUERN" bench -q "$artifact" --trace poisson:1 --requests 6 --prompt 4,40 --output 8,20 --seed 5 --batch 4 --draft-tokens 3 \
+  --speculate "draft:$QUERN_SOURCE/models/nano/draft.gguf" --json "$WORK/json" --html "$WORK/html" >"$WORK/table" || fail "a draft: $?"
+grep -qE '"acceptance_rate": 0\.[0-9]+, "tokens_per_pass": [1-9]' "$WORK/json" || fail "got $(cat "$WORK/json")"
+grep -q 'accepted *a pass' "$WORK/table" && grep -q 'guesses by draft:' "$WORK/html" || fail "got $(cat "$WORK/table")"
+
 # ---- one request that is longer than all pages fails, and no other
 
 trace '0 20 5' '0 150 5' '0 20 5'

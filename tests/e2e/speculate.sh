@@ -12,7 +12,7 @@ heads="$QUERN_SOURCE/models/nano/medusa"
 "$QUERN" compile -q "$heads" -o "$WORK/medusa.qn"
 
 # Guesses of chains, and of trees: MODEL TECHNIQUE.
-techniques=("nano lookup" "nano draft:$WORK/draft.qn" "tree draft:$WORK/draft.qn" "tree medusa:$WORK/medusa.qn")
+techniques=("nano lookup" "nano draft:$WORK/draft.qn" "nano lookahead" "tree draft:$WORK/draft.qn" "tree medusa:$WORK/medusa.qn" "tree lookahead")
 # same_text PROMPT DRAFT-TOKENS OPTION...
 same_text() {
   "$QUERN" run -q "$WORK/nano.qn" -p "$1" -n 100 "${@:3}" >"$WORK/plain"
@@ -38,6 +38,15 @@ at_least "draft:$WORK/draft.qn" 2.5 "sort: q w e r t ="
 at_least lookup 3 "copy: q w e r t y u ="
 at_least "medusa:$WORK/medusa.qn" 2.5 "Once upon a time"
 at_least "medusa:$WORK/medusa.qn" 1.5 "sort: q w e r t ="
+at_least lookahead 3 "copy: q w e r t y u ="
+
+# The rejection scheme takes more of a draft's guesses; greedy it says the same.
+"$QUERN" run -q "$WORK/nano.qn" -p "Once upon a time" -n 100 --temp 1.5 --top-k 0 --seed 3 --speculate "draft:$WORK/draft.qn" --draft-tokens 4 \
+  --accept rejection --json >"$WORK/json"
+grep -q '"accepted": [1-9]' "$WORK/json" || fail "the rejection scheme takes nothing: $(cat "$WORK/json")"
+"$QUERN" run -q "$WORK/nano.qn" -p "Long ago" -n 40 >"$WORK/plain"
+"$QUERN" run -q "$WORK/nano.qn" -p "Long ago" -n 40 --speculate "draft:$WORK/draft.qn" --accept rejection >"$WORK/guessed"
+cmp "$WORK/plain" "$WORK/guessed" >&2 || fail "--accept rejection: another greedy text"
 
 # A conversation: what was said before is known to the guesses, too.
 chat='{% for m in messages %}{{ m.content }}{% endfor %}'
@@ -56,12 +65,13 @@ refuses() {
   "$QUERN" run -q "$WORK/nano.qn" -p x "${@:3}" 2>"$WORK/err" >"$WORK/out" || code=$?
   [ "$code" -eq "$1" ] && grep -qF -- "$2" "$WORK/err" || fail "${*:3}: got $code: $(cat "$WORK/err"), want $1: $2"
 }
-refuses 2 "--speculate: got 'luck', want lookup|draft:FILE|medusa:FILE" --speculate luck
+refuses 2 "--speculate: got 'luck', want lookup|draft:FILE|medusa:FILE|lookahead" --speculate luck
 refuses 2 "--speculate: got 'medusa'" --speculate medusa
 refuses 4 "does not give the hidden states that heads guess from; compile it with --guesses" --speculate "medusa:$WORK/medusa.qn"
 refuses 5 "none.qn" --speculate "medusa:$WORK/none.qn"
 refuses 2 "--speculate: got 'draft:'" --speculate draft:
 refuses 2 "--speculate: got 'lookup:x'" --speculate lookup:x
+refuses 2 "--accept: is for --speculate" --accept same
 refuses 2 "--draft-tokens: is for --speculate" --draft-tokens 3
 refuses 2 "--draft-tokens: got '0', want auto or a number from 1 to 64" --speculate lookup --draft-tokens 0
 refuses 8 "got 8 guesses to verify in a step, but the artifact computes the logits of 8 tokens a step" \
@@ -99,6 +109,28 @@ code=0
 "$QUERN" compile -q "$draft" -o "$WORK/one.qn"
 "$QUERN" run -q "$WORK/one.qn" -p x --speculate lookup 2>"$WORK/err" || code=$?
 [ "$code" -eq 8 ] && grep -qF "compile it with --batch 8" "$WORK/err" || fail "one row: got $code: $(cat "$WORK/err")"
+
+# Several texts from one prompt: each is what its seed gives alone, whatever guesses, and the prompt is evaluated once; the
+# ninth waits for a sequence.
+for seed in 7 11 15; do
+  echo "--- seed $seed"
+  "$QUERN" run -q "$WORK/nano.qn" -p "Once upon a time" -n 30 --temp 0.9 --seed $seed
+done >"$WORK/alone"
+for speculate in "" "--speculate lookup"; do
+  # shellcheck disable=SC2086
+  "$QUERN" run -q "$WORK/nano.qn" -p "Once upon a time" -n 30 --temp 0.9 --seed 7 --samples 9 $speculate >"$WORK/samples" ||
+    fail "--samples ends with $?"
+  [ "$(grep -cxF -f "$WORK/alone" "$WORK/samples")" -eq "$(wc -l <"$WORK/alone")" ] ||
+    fail "--samples $speculate: got $(cat "$WORK/samples"), want among it $(cat "$WORK/alone")"
+done
+"$QUERN" run -q "$WORK/nano.qn" -p "Once upon a time" -n 30 --temp 0.9 --seed 7 --samples 9 --json >"$WORK/json"
+prompt=$(grep -o '"prompt_ids": \[[^]]*' "$WORK/json" | tr -cd , | wc -c)  # its tokens but the last
+grep -q "\"prompt_tokens\": $((prompt + 9))," "$WORK/json" || fail "the prompt is evaluated again: $(cat "$WORK/json")"
+"$QUERN" run -q "$WORK/nano.qn" -p "Once upon a time" -n 30 --temp 0.9 --seed 7 --samples 3 --speculate "draft:$draft" --json >"$WORK/json"
+grep -q '"accepted": [1-9]' "$WORK/json" || fail "a draft guesses nothing: $(cat "$WORK/json")"
+refuses 2 "--samples: makes no sense with --chat" --samples 2 --chat
+refuses 2 "--samples: got -n 0" --samples 2 -n 0
+refuses 2 "--logits: is of one text" --samples 2 --logits "$WORK/logits"
 
 # Where the program itself chooses the tokens, of every row that verifies a guess, too: on the simulator of GPUs.
 code=0

@@ -432,7 +432,7 @@ START_TEST(speculation) {
   quern_model *model = open_model(&with_tokenizer), *plain = open_model(&(qn_fake_options){0});
   quern_model *narrow = open_model(&(qn_fake_options){.tokenizer = true, .max_r = 1});
   quern_session *session = NULL, *other = NULL;
-  quern_speculator *lookup = NULL, *draft = NULL, *none = NULL;
+  quern_speculator *lookup = NULL, *lookahead = NULL, *draft = NULL, *judged = NULL, *none = NULL;
   quern_stats stats = {.size = sizeof stats};
   char text[128] = "";
   quern_sampler_options greedy = quern_sampler_options_default();
@@ -442,6 +442,8 @@ START_TEST(speculation) {
   quern_speculator_options options = {.size = sizeof options, .technique = QUERN_SPECULATE_LOOKUP, .tokens = 3};
   OK(quern_speculator_create(session, &options, &lookup, error));
   FAILS(QUERN_ERR_LIMIT, "the logits of 1 token a step", quern_speculator_create(other, &options, &none, error));
+  options.technique = QUERN_SPECULATE_LOOKAHEAD;
+  OK(quern_speculator_create(session, &options, &lookahead, error));
   options.tokens = 16;
   FAILS(QUERN_ERR_LIMIT, "got 16 guesses", quern_speculator_create(session, &options, &none, error));
   options.technique = (quern_technique)99;
@@ -453,6 +455,8 @@ START_TEST(speculation) {
   ck_assert_ptr_null(none);
   options.draft = model;  // guesses for itself
   OK(quern_speculator_create(session, &options, &draft, error));
+  options.rejection = true;
+  OK(quern_speculator_create(session, &options, &judged, error));
   options = (quern_speculator_options){.size = sizeof options, .technique = QUERN_SPECULATE_MEDUSA};
   FAILS(QUERN_ERR_ARGUMENT, "got no heads", quern_speculator_create(session, &options, &none, error));
   options.draft = plain;
@@ -468,8 +472,8 @@ START_TEST(speculation) {
                                   .callback = append,
                                   .callback_context = text};
   qn_fake_set_script(script, QN_COUNT(script));
-  quern_speculator *by[] = {NULL, lookup, draft};
-  const int64_t passes[] = {4, 1, 2};
+  quern_speculator *by[] = {NULL, lookup, lookahead, draft, judged};
+  const int64_t passes[] = {4, 1, 1, 2, 2};
   for (size_t i = 0; i < QN_COUNT(by); i++) {
     text[0] = '\0';
     quern_session_reset(session, 0);
@@ -484,7 +488,9 @@ START_TEST(speculation) {
   qn_fake_set_script(NULL, 0);
   FAILS(QUERN_ERR_ARGUMENT, "one of another session", quern_generate(other, &params, &stats, error));
   quern_speculator_destroy(lookup);
+  quern_speculator_destroy(lookahead);
   quern_speculator_destroy(draft);
+  quern_speculator_destroy(judged);
   quern_speculator_destroy(NULL);
   quern_session_destroy(session);
   quern_session_destroy(other);

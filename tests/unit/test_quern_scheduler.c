@@ -65,6 +65,23 @@ static void step_to_end(quern_scheduler *scheduler) {
   OK(quern_scheduler_check(scheduler, error));
 }
 
+// By quern_generate.
+static void generate_alone(quern_model *model, const char *text, told *w, quern_stats *want, size_t *count) {
+  quern_session *alone = NULL;
+  int32_t prompt[16];
+  *w = (told){.ends = 0};
+  OK(quern_session_create(model, NULL, &alone, error));
+  OK(quern_tokenize(model, text, strlen(text), QUERN_TOKENIZE_ADD_SPECIAL, prompt, 16, count, error));
+  quern_generate_params params = {.size = sizeof params,
+                                  .prompt = prompt,
+                                  .prompt_count = *count,
+                                  .max_tokens = 12,
+                                  .callback = note,
+                                  .callback_context = w};
+  OK(quern_generate(alone, &params, want, error));
+  quern_session_destroy(alone);
+}
+
 START_TEST(texts_of_many) {
   static const char *const texts[] = {"one", "two one", "x", "one two one two", "ab"};
   enum { COUNT = sizeof texts / sizeof *texts };
@@ -90,29 +107,78 @@ START_TEST(texts_of_many) {
   FAILS(QUERN_ERR_ARGUMENT, "quern_scheduler_stats: got size 0",
         quern_scheduler_get_stats(scheduler, &(quern_scheduler_stats){0}, error));
   for (int i = 0; i < COUNT; i++) {
-    quern_session *alone = NULL;
     quern_stats want = {.size = sizeof want};
-    told w = {.ends = 0};
-    int32_t prompt[16];
+    told w;
     size_t count;
-    OK(quern_session_create(model, NULL, &alone, error));
-    OK(quern_tokenize(model, texts[i], strlen(texts[i]), QUERN_TOKENIZE_ADD_SPECIAL, prompt, 16, &count, error));
-    quern_generate_params params = {.size = sizeof params,
-                                    .prompt = prompt,
-                                    .prompt_count = count,
-                                    .max_tokens = 12,
-                                    .callback = note,
-                                    .callback_context = &w};
-    OK(quern_generate(alone, &params, &want, error));
+    generate_alone(model, texts[i], &w, &want, &count);
     ck_assert_str_eq(t[i].text, w.text);
     const quern_request_result *got = &t[i].result;
     ck_assert(t[i].ends == 1 && got->status == QUERN_OK && got->reason == want.reason);
     ck_assert(got->generated_tokens == want.generated_tokens && got->prompt_tokens == (int64_t)count);
     ck_assert(got->passes == got->generated_tokens && got->total_ns >= got->first_ns && got->first_ns > 0);
-    quern_session_destroy(alone);
   }
   quern_scheduler_destroy(scheduler);
   quern_scheduler_destroy(NULL);
+  quern_model_close(model);
+}
+END_TEST
+
+// Each request by a technique of its own, and forks of the first.
+START_TEST(guessed_and_forked) {
+  enum { COUNT = 5 };
+  quern_model *model = open_model(true), *draft = open_model(true);
+  quern_scheduler *scheduler = NULL, *none = NULL;
+  told t[COUNT], w;
+  uint64_t ids[COUNT];
+  quern_stats want = {.size = sizeof want};
+  size_t count;
+  generate_alone(model, "one two one two", &w, &want, &count);
+  OK(quern_scheduler_create(model, OPTIONS(.session = &session, .draft = draft), &scheduler, error));
+  quern_speculator_options by = {.size = sizeof by, .tokens = 3};
+  for (int i = 0; i < COUNT; i++) {
+    quern_request request = text_request("one two one two", &t[i]);
+    by.technique = i % 2 ? QUERN_SPECULATE_DRAFT : QUERN_SPECULATE_LOOKUP;
+    if (i < 4) request.speculator = &by;
+    if (i > 0) request.fork_of = ids[0];
+    OK(quern_scheduler_add(scheduler, &request, &ids[i], error));
+  }
+  step_to_end(scheduler);
+  for (int i = 0; i < COUNT; i++) {
+    ck_assert_int_eq(t[i].result.status, QUERN_OK);
+    ck_assert_str_eq(t[i].text, w.text);
+    if (i == 1 || i == 2) ck_assert_int_eq(t[i].result.cached_tokens, (int64_t)count - 1);  // rows are three
+  }
+  ck_assert_int_eq(t[4].result.proposed, 0);
+  ck_assert_int_gt(t[1].result.accepted, 0);  // the model itself is its draft
+  ck_assert_int_ge(t[1].result.accepted, t[1].result.proposed - 2);  // but for those after the end
+
+  quern_request request = text_request("one", &t[0]);
+  by.technique = (quern_technique)99;
+  request.speculator = &by;
+  FAILS(QUERN_ERR_ARGUMENT, "technique: got 99", quern_scheduler_add(scheduler, &request, NULL, error));
+  by.technique = QUERN_SPECULATE_MEDUSA;
+  FAILS(QUERN_ERR_UNSUPPORTED, "heads guess for quern_generate alone", quern_scheduler_add(scheduler, &request, NULL, error));
+  by.technique = QUERN_SPECULATE_DRAFT;
+  by.draft = model;
+  FAILS(QUERN_ERR_ARGUMENT, "got a draft model of a request's own", quern_scheduler_add(scheduler, &request, NULL, error));
+  by.size = 3;
+  FAILS(QUERN_ERR_ARGUMENT, "quern_speculator_options", quern_scheduler_add(scheduler, &request, NULL, error));
+  request = text_request("one", &t[0]);
+  request.fork_of = 9;
+  FAILS(QUERN_ERR_ARGUMENT, "fork_of: got 9", quern_scheduler_add(scheduler, &request, NULL, error));
+  quern_scheduler_destroy(scheduler);
+  OK(quern_scheduler_create(model, NULL, &scheduler, error));
+  by = (quern_speculator_options){.size = sizeof by, .technique = QUERN_SPECULATE_DRAFT};
+  request = text_request("one", &t[0]);
+  request.speculator = &by;
+  FAILS(QUERN_ERR_ARGUMENT, "got no draft model, want one in the scheduler's options",
+        quern_scheduler_add(scheduler, &request, NULL, error));
+  quern_scheduler_destroy(scheduler);
+  quern_model_close(draft);
+  draft = open_model(false);
+  FAILS(QUERN_ERR_ARGUMENT, "the draft model has no tokenizer",
+        quern_scheduler_create(model, OPTIONS(.draft = draft), &none, error));
+  quern_model_close(draft);
   quern_model_close(model);
 }
 END_TEST
@@ -179,5 +245,5 @@ START_TEST(refused) {
 }
 END_TEST
 
-QN_CASE(requests, texts_of_many, cancelled_and_dropped, refused)
+QN_CASE(requests, texts_of_many, guessed_and_forked, cancelled_and_dropped, refused)
 QN_TEST_MAIN(requests)

@@ -375,6 +375,130 @@ START_TEST(draws_follow_probabilities) {
 }
 END_TEST
 
+// ---- guesses
+
+enum { WORDS = 512 };  // as many as models/nano has
+
+// Two models' logits for the same text, the second one less sure.
+static void make_rows(qn_test_random *random, float *target, float *draft) {
+  for (int i = 0; i < WORDS; i++) {
+    float noise = (float)(qn_test_random_u64(random) % 2000) / 1000 - 1;
+    target[i] = (float)(qn_test_random_u64(random) % 4000) / 500 - (float)(i % 7);
+    draft[i] = target[i] + noise;
+  }
+}
+
+static qn_sampler *sampler_of(const qn_sampler_options *options) {
+  qn_sampler *s = NULL;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_sampler_create(options, WORDS, qn_test_allocator(), &s, &diag));
+  return s;
+}
+
+// What is chosen where tokens are guessed and judged follows the target's probabilities alone: chi-square over all
+// candidates, those expected less than five times together.
+static double chi_square(const qn_sampler *s, const int32_t *counts, int draws, int *out_degrees) {
+  double chi = 0, rare = 0, rare_got = 0, total = 0;
+  int32_t id;
+  *out_degrees = -1;
+  for (int32_t i = 0; i < qn_sampler_candidate_count(s); i++) {
+    double share;
+    qn_sampler_get_candidate(s, i, &id, &share);
+    double want = share * draws;
+    total += counts[id];
+    if (want < 5) {
+      rare += want;
+      rare_got += counts[id];
+      continue;
+    }
+    chi += (counts[id] - want) * (counts[id] - want) / want;
+    ++*out_degrees;
+  }
+  ck_assert_int_eq((int)total, draws);  // nothing else was chosen
+  if (rare > 0) {
+    chi += (rare_got - rare) * (rare_got - rare) / rare;
+    ++*out_degrees;
+  }
+  return chi;
+}
+
+START_TEST(judged_guesses_change_no_odds) {
+  static const qn_sampler_options kinds[] = {
+      {.temperature = 0.8, .top_k = 40, .top_p = 0.95, .min_p = 0.05, .repeat_penalty = 1, .seed = 1},
+      {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = 2},
+      {.temperature = 1.5, .top_k = 100, .top_p = 0.9, .repeat_penalty = 1, .seed = 3}};
+  float target[WORDS], draft[WORDS];
+  qn_test_random random = {17};
+  qn_diag diag = {0};
+  for (size_t k = 0; k < QN_COUNT(kinds); k++) {
+    static int32_t counts[WORDS];
+    static qn_odds odds[WORDS];
+    int draws = (int)(100000 / qn_test_stride(1, 10)) / (k == 0 ? 1 : 10), taken = 0, same = 0, degrees;
+    double overlap = 0;
+    qn_sampler *s = sampler_of(&kinds[k]), *guesser = sampler_of(&kinds[k]), *plain = sampler_of(&kinds[k]);
+    make_rows(&random, target, draft);
+    memset(counts, 0, sizeof counts);
+    qn_sampler_diverge(guesser);
+    for (int i = 0; i < draws; i++) {
+      int32_t guess, id, other;
+      qn_assert_ok(&diag, qn_sampler_sample(guesser, draft, &guess, &diag));
+      int32_t count = qn_sampler_odds(guesser, odds, WORDS);
+      qn_assert_ok(&diag, qn_sampler_judge(s, target, guess, odds, count, &id, &diag));
+      counts[id]++;
+      taken += id == guess;
+      if (i % 5) continue;  // and with the same random number for both
+      qn_sampler_follow(guesser, plain);
+      qn_assert_ok(&diag, qn_sampler_sample(guesser, draft, &guess, &diag));
+      qn_assert_ok(&diag, qn_sampler_sample(plain, target, &other, &diag));
+      same += guess == other;
+      qn_sampler_diverge(guesser);
+    }
+    double chi = chi_square(s, counts, draws, &degrees);
+    ck_assert_msg(degrees > 3 && chi < degrees + 4 * sqrt(2.0 * degrees), "chi-square %g of %d degrees", chi, degrees);
+    // As often as the two agree, which is the most that can be; not less often than with the same random numbers.
+    for (int32_t i = 0, at = 0, count = qn_sampler_odds(guesser, odds, WORDS); i < qn_sampler_candidate_count(s); i++) {
+      int32_t id;
+      double share;
+      qn_sampler_get_candidate(s, i, &id, &share);
+      while (at < count && odds[at].id < id) at++;
+      if (at < count && odds[at].id == id) overlap += fmin(share, odds[at].share);
+    }
+    ck_assert_msg(fabs((double)taken / draws - overlap) < 5 * sqrt(0.25 / draws), "taken %d of %d, want %g", taken, draws,
+                  overlap);
+    ck_assert_msg(taken > 5 * same - 10 * (int)sqrt(draws), "taken %d, alike by the same numbers %d", taken, 5 * same);
+    if (getenv("QUERN_TEST_SHOW")) printf("%d draws: %.3f taken, %.3f alike by the same numbers\n", draws, (double)taken / draws, 5.0 * same / draws);
+    qn_sampler_destroy(s);
+    qn_sampler_destroy(guesser);
+    qn_sampler_destroy(plain);
+  }
+}
+END_TEST
+
+// A guess that nothing else could have been is taken as often as its token is chosen; greedy ones when they are right.
+START_TEST(certain_guesses) {
+  const float logits[WORDS] = {[3] = 30, [4] = 30.5f};
+  qn_sampler_options options = {.temperature = 1, .top_p = 1, .repeat_penalty = 1};
+  qn_sampler *s = sampler_of(&options);
+  qn_diag diag = {0};
+  int taken = 0;
+  int32_t id;
+  for (int i = 0; i < 10000; i++) {
+    qn_assert_ok(&diag, qn_sampler_judge(s, logits, 3, NULL, 0, &id, &diag));
+    ck_assert(id == 3 || id == 4);
+    taken += id == 3;
+  }
+  ck_assert_msg(abs(taken - 3775) < 200, "%d", taken);
+  qn_assert_ok(&diag, qn_sampler_judge(s, logits, 9, NULL, 0, &id, &diag));
+  ck_assert(id == 3 || id == 4);
+  qn_sampler_destroy(s);
+  options.temperature = 0;
+  s = sampler_of(&options);
+  qn_assert_ok(&diag, qn_sampler_judge(s, logits, 3, NULL, 0, &id, &diag));
+  ck_assert_int_eq(id, 4);
+  qn_sampler_destroy(s);
+}
+END_TEST
+
 START_TEST(draws_repeat) {
   // The same on every machine, and after a reset: these ids are part of what quern promises.
   static const int32_t want[] = {5, 50, 8, 12, 50, 19, 24, 19, 36, 5, 43, 57, 57, 19, 50, 15};
@@ -514,6 +638,6 @@ END_TEST
 QN_CASE(numbers, rng_known_values, rng_unit_is_uniform, exp_is_that_of_programs)
 QN_CASE(choosing, greedy, greedy_in_every_place, greedy_in_large_vocabularies, bad_logits, repetition_penalty,
         options_keep_what_they_say, known_cuts, the_largest_vocabulary)
-QN_CASE(drawing, draws_follow_probabilities, draws_repeat, settings_for_elsewhere, sampling_allocates_nothing)
+QN_CASE(drawing, draws_follow_probabilities, judged_guesses_change_no_odds, certain_guesses, draws_repeat, settings_for_elsewhere, sampling_allocates_nothing)
 QN_CASE(errors, options_are_checked, allocations_may_fail)
 QN_TEST_MAIN(numbers, choosing, drawing, errors)

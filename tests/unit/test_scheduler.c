@@ -227,6 +227,18 @@ static qn_scheduler_stats stats_of(const fixture *f) {
   return stats;
 }
 
+// --- what guesses: earlier words, or the model itself as a draft of as many sequences
+
+static qn_status create_lookup(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag) {
+  (void)context, (void)row, (void)judged;
+  return qn_propose_lookup_create(qn_test_allocator(), out, diag);
+}
+
+static qn_status create_draft(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag) {
+  (void)judged;
+  return qn_propose_draft_create(context, row, 0, qn_test_allocator(), out, diag);
+}
+
 // --- the same tokens as alone
 
 // Requests join at random steps, some are cancelled, some say stop.
@@ -235,6 +247,9 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
   static running r[REQUESTS];
   size_t left = 0;
   uint64_t idle;
+  qn_decoder *draft = NULL;
+  open_decoder(f, sequences, 0, qn_fake_kernels, &draft);
+  const qn_guesser guessers[] = {{create_lookup, NULL, 0}, {create_draft, draft, 0.1}};
   start(f, options, sequences, pages, qn_fake_kernels);
   for (size_t added = 0; added < REQUESTS || left > 0;) {
     for (uint64_t more = below(random, 4) ? 0 : below(random, 8); added < REQUESTS && more > 0; more--, added++) {
@@ -243,7 +258,8 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
       r[added].stop_after = r[added].may_end_early && below(random, 2);
       params.priority = below(random, 2) ? QN_PRIORITY_BATCH : QN_PRIORITY_ONLINE;
       params.client = below(random, 3);
-      params.lookup = below(random, 2);
+      params.guesser = below(random, 2) ? &guessers[below(random, 2)] : NULL;
+      if (added > 0 && below(random, 3) == 0) params.fork_of = r[below(random, added)].id;
       params.guesses = (int32_t)below(random, 5);
       add(f, &params);
     }
@@ -260,6 +276,8 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
   ck_assert(stats.added == REQUESTS && stats.finished + stats.cancelled == REQUESTS && stats.failed == 0);
   ck_assert(stats.running == 0 && stats.waiting == 0 && stats.free_pages == stats.pages);
   ck_assert_int_le(stats.most_running, sequences);
+  for (int32_t i = 0; i < sequences; i++) ck_assert_int_eq(qn_decoder_position(draft, i), 0);
+  qn_decoder_destroy(draft);
 }
 
 typedef struct met_company {
@@ -320,13 +338,57 @@ START_TEST(as_alone_with_windows) {
 }
 END_TEST
 
-// --- who goes first
-
 static asked plain_request(int64_t prompt, int64_t tokens) {
   asked a = {.count = prompt, .max_tokens = tokens, .sampler = qn_sampler_options_default()};
   for (int64_t i = 0; i < prompt; i++) a.prompt[i] = QN_FAKE_ONE + (int32_t)i % 3;
   return a;
 }
+
+// Several answers to one prompt: the first evaluates it, the others share its pages and evaluate their last token.
+START_TEST(forks_share_a_prompt) {
+  enum { FORKS = 5 };
+  static asked a[FORKS];
+  static running r[FORKS];
+  fixture f;
+  int64_t pages = 4 * FORKS;
+  open_fixture(&f);
+  for (int i = 0; i < FORKS; i++) {
+    a[i] = plain_request(2 * QN_FAKE_PAGE_KEYS + 3, 12);
+    a[i].sampler.temperature = 1;
+    a[i].sampler.seed = (uint64_t)i;
+    generate_alone(&f, &a[i]);
+  }
+  start(&f, &(qn_scheduler_options){.step_tokens = 8}, FORKS, pages, qn_fake_kernels);
+  for (int i = 0; i < FORKS; i++) {
+    qn_request_params params = params_of(&a[i], &r[i]);
+    params.fork_of = i ? r[0].id : 0;
+    add(&f, &params);
+  }
+  step_to_end(&f);
+  qn_scheduler_stats stats = stats_of(&f);
+  ck_assert_int_eq(stats.prompt_tokens, a[0].count + FORKS - 1);
+  ck_assert_int_eq(stats.cached_tokens, (FORKS - 1) * (a[0].count - 1));
+  ck_assert_int_eq(stats.finished, FORKS);
+  finish(&f);
+  // Where the first one has ended nothing is shared.
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 2, 0, qn_fake_kernels);
+  qn_request_params params = params_of(&a[0], &r[0]);
+  add(&f, &params);
+  step_to_end(&f);
+  params = params_of(&a[1], &r[1]);
+  params.fork_of = r[0].id;
+  add(&f, &params);
+  step_to_end(&f);
+  ck_assert_int_eq(stats_of(&f).cached_tokens, 0);
+  params.fork_of = 3;
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "fork_of: got 3, want 0 or a request that was added before",
+                  qn_scheduler_add(f.scheduler, &params, &r[1].id, &f.diag));
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+// --- who goes first
 
 // A request of which only when it ends is looked at.
 static qn_request_params timed(const asked *a, running *r, int *order) {
@@ -760,7 +822,7 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(company, as_alone_in_any_company, as_alone_with_windows)
+QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, forks_share_a_prompt)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
 QN_CASE(errors, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from, swapped_out_and_lost)
 QN_CASE(host, a_callback_adds, added_by_threads, out_of_memory)

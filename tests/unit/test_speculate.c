@@ -2,6 +2,9 @@
 // proposers guess; and how many guesses are made by what came true.
 #include "runtime/speculate.h"
 
+#include <math.h>
+#include <string.h>
+
 #include "runtime/generate.h"
 #include "runtime/rng.h"
 #include "tests/support/fake_model.h"
@@ -143,6 +146,12 @@ static qn_speculator *lookup(fixture *f, int32_t tokens) {
   return speculator(f, proposer, tokens);
 }
 
+static qn_speculator *lookahead(fixture *f, qn_ngrams *ngrams, int32_t tokens) {
+  qn_proposer *proposer = NULL;
+  qn_assert_ok(&f->diag, qn_propose_lookahead_create(ngrams, qn_test_allocator(), &proposer, &f->diag));
+  return speculator(f, proposer, tokens);
+}
+
 // Guesses right and wrong at random, greedy and not, in contexts and pools that end in the middle of guesses.
 START_TEST(text_is_that_of_plain_decoding) {
   const qn_str stops[] = {QN_STR("abcd"), QN_STR("twoone")};
@@ -151,6 +160,9 @@ START_TEST(text_is_that_of_plain_decoding) {
   qn_rng rng;
   qn_rng_seed(&rng, 7);
   int64_t accepted = 0;
+  qn_ngrams *ngrams = NULL;  // learned from all rounds
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_ngrams_create(qn_test_allocator(), &ngrams, &diag));
   for (int round = 0; round < 60; round++) {
     int64_t context = 4 + (int64_t)(qn_rng_next(&rng) % 100);
     set_up(&f, context, 0);
@@ -166,7 +178,8 @@ START_TEST(text_is_that_of_plain_decoding) {
     memcpy(text + QN_COUNT(prompt), plain.tokens, plain.count * sizeof *text);
     oracle o = {.base = {&oracle_type}, .text = text, .count = QN_COUNT(prompt) + plain.count, .wrong_in = round % 7};
     qn_rng_seed(&o.rng, (uint64_t)round);
-    qn_speculator *s[] = {speculator(&f, &o.base, 1 + round % 15), speculator(&f, &o.base, 0), lookup(&f, 4)};
+    qn_speculator *s[] = {speculator(&f, &o.base, 1 + round % 15), speculator(&f, &o.base, 0), lookup(&f, 4),
+                          lookahead(&f, ngrams, 1 + round % 9), lookahead(&f, ngrams, 0)};
     for (size_t i = 0; i < QN_COUNT(s); i++) {
       generate(&f, &sampling, params, s[i], &got);
       check_same(&f, &plain, &got);
@@ -177,6 +190,7 @@ START_TEST(text_is_that_of_plain_decoding) {
     }
     tear_down(&f);
   }
+  qn_ngrams_destroy(ngrams);
   ck_assert_int_gt(accepted, 500);
 }
 END_TEST
@@ -396,6 +410,104 @@ START_TEST(a_draft_that_is_the_model) {
 }
 END_TEST
 
+// --- guesses that are judged: the same odds of every token, by the rejection scheme
+
+// Guesses by odds of its own, whatever the text is.
+typedef struct gambler {
+  qn_proposer base;
+  qn_rng rng;
+  qn_odds odds[QN_FAKE_TOKENS];
+} gambler;
+
+static qn_status gamble(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
+                        qn_diag *diag) {
+  (void)text, (void)diag;
+  gambler *g = (gambler *)self;
+  for (int32_t i = 0; i < room->depth; i++) {
+    double drawn = qn_rng_unit(&g->rng);
+    int32_t id = 0;
+    while (id < QN_FAKE_TOKENS - 1 && (drawn -= g->odds[id].share) >= 0) id++;
+    out->odds[out->count] = g->odds;
+    out->odds_counts[out->count] = QN_FAKE_TOKENS;
+    qn_draft_add(out, i - 1, id);
+  }
+  return QN_OK;
+}
+
+static qn_speculator *judged(fixture *f, qn_proposer *proposer, int32_t tokens) {
+  qn_speculator *s = NULL;
+  qn_speculate_options options = {.tokens = tokens, .text_max = 100, .judged = true};
+  qn_assert_ok(&f->diag, qn_speculator_create(proposer, &options, qn_test_allocator(), &s, &f->diag));
+  return s;
+}
+
+START_TEST(judged_texts_are_as_likely) {
+  enum { PLACES = 4 };
+  static const qn_proposer_type type = {.name = "gambler", .propose = gamble, .destroy = leave};
+  static double counts[2][PLACES][QN_FAKE_TOKENS];
+  fixture f;
+  result got;
+  int rounds = (int)(2000 / qn_test_stride(1, 4));
+  gambler g = {.base = {&type}};
+  for (int32_t i = 0; i < QN_FAKE_TOKENS; i++) g.odds[i] = (qn_odds){i, (1.0 + i) * 2 / (QN_FAKE_TOKENS * (QN_FAKE_TOKENS + 1))};
+  qn_rng_seed(&g.rng, 5);
+  set_up(&f, 64, 0);
+  qn_speculator *s = judged(&f, &g.base, 3);
+  int64_t accepted = 0, proposed = 0;
+  for (int round = 0; round < 2 * rounds; round++) {
+    qn_sampler_options sampling = {.temperature = 2, .top_p = 0.95, .repeat_penalty = 1.1, .repeat_last_n = 8};
+    sampling.seed = (uint64_t)round;
+    qn_generate_params params = {.max_tokens = PLACES, .ignore_eog = true};
+    generate(&f, &sampling, params, round % 2 ? s : NULL, &got);
+    ck_assert_uint_eq(got.count, PLACES);
+    for (int i = 0; i < PLACES; i++) counts[round % 2][i][got.tokens[i]]++;
+    accepted += got.stats.accepted;
+    proposed += got.stats.proposed;
+  }
+  ck_assert_msg(accepted > rounds / 4 && proposed - accepted > rounds / 4, "%d of %d", (int)accepted, (int)proposed);
+  for (int i = 0; i < PLACES; i++) {
+    double chi = 0;
+    int degrees = -1;
+    for (int32_t id = 0; id < QN_FAKE_TOKENS; id++) {
+      double a = counts[0][i][id], b = counts[1][i][id];
+      if (a + b < 10) continue;
+      chi += (a - b) * (a - b) / (a + b);
+      degrees++;
+    }
+    ck_assert_msg(degrees > 3 && chi < degrees + 4 * sqrt(2.0 * degrees), "token %d: chi-square %g of %d degrees", i, chi, degrees);
+  }
+  qn_speculator_destroy(s);
+  tear_down(&f);
+}
+END_TEST
+
+// The model as its own draft: every guess is taken, also where both draw by numbers of their own; greedy, the same text.
+START_TEST(a_judged_draft) {
+  fixture f, draft;
+  result plain, got;
+  set_up(&f, 100, 0);
+  set_up(&draft, 100, 0);
+  qn_proposer *proposer = NULL;
+  qn_assert_ok(&f.diag, qn_propose_draft_create(draft.decoder, 0, 0, qn_test_allocator(), &proposer, &f.diag));
+  qn_propose_draft_judged(proposer);
+  qn_speculator *s = judged(&f, proposer, 4);
+  qn_sampler_options sampling = qn_sampler_options_default();
+  qn_generate_params params = {.max_tokens = 41, .ignore_eog = true};
+  generate(&f, &sampling, params, s, &got);
+  ck_assert_int_eq(got.stats.accepted, got.stats.proposed);
+  ck_assert_int_eq(got.stats.passes, 8);
+  generate(&f, &sampling, params, NULL, &plain);
+  ck_assert(memcmp(plain.tokens, got.tokens, sizeof plain.tokens) != 0);
+  sampling.temperature = 0;
+  generate(&f, &sampling, params, NULL, &plain);
+  generate(&f, &sampling, params, s, &got);
+  check_same(&f, &plain, &got);
+  qn_speculator_destroy(s);
+  tear_down(&draft);
+  tear_down(&f);
+}
+END_TEST
+
 static void logits_of_nan(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   float *logits = buffers[2];
   (void)symbols;
@@ -461,6 +573,78 @@ START_TEST(lookup_finds) {
 }
 END_TEST
 
+// --- lookahead
+
+// What came after a text's last tokens, the latest first; several at once in a tree.
+START_TEST(lookahead_finds) {
+  static const int32_t text[] = {1, 2, 3, 9, 1, 2, 4, 9, 9, 7, 1, 2}, chain[] = {4, 9, 9, 7}, rows[] = {4, 5, 6, 8, 8, 8, 8, 8, 8};
+  qn_diag diag = {0};
+  qn_ngrams *ngrams = NULL;
+  qn_proposer *p = NULL;
+  int32_t tokens[8], parents[8];
+  qn_draft draft = {.tokens = tokens, .parents = parents, .capacity = 8};
+  qn_propose_text t = {.tokens = text, .count = QN_COUNT(text)};
+  qn_assert_ok(&diag, qn_ngrams_create(qn_test_allocator(), &ngrams, &diag));
+  qn_assert_ok(&diag, qn_propose_lookahead_create(ngrams, qn_test_allocator(), &p, &diag));
+  qn_assert_ok(&diag, p->type->begin(p, NULL, &diag));
+  ck_assert_int_gt(p->type->look(p, &t), 0);
+  qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){4, 4, 1, 0}, &draft, &diag));
+  ck_assert_int_eq(draft.count, 4);
+  ck_assert_mem_eq(tokens, chain, sizeof chain);
+  for (int32_t i = 0; i < 4; i++) ck_assert_int_eq(parents[i], i - 1);
+  // Where several paths may be: both that came after (1, 2), and a window.
+  draft.count = 0;
+  qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){8, 3, 8, 0}, &draft, &diag));
+  ck_assert_int_gt(draft.count, 4);
+  ck_assert(qn_draft_child(&draft, QN_DRAFT_ROOT, 3) >= 0 && qn_draft_child(&draft, QN_DRAFT_ROOT, 4) >= 0);
+  for (int32_t i = 0; i < draft.count; i++) ck_assert_int_le(qn_draft_depth(&draft, i), 3);
+  // What is not likely enough is not guessed.
+  draft.count = 0;
+  qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){8, 8, 8, 0.99}, &draft, &diag));
+  ck_assert_int_eq(draft.count, 0);
+  // Rows of wrong guesses teach, too: after (2, 4) comes 5 then, if the text ever goes so.
+  draft.count = 0;
+  qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){2, 2, 1, 0}, &draft, &diag));
+  ck_assert_int_eq(tokens[0], 4);
+  p->type->see(p, &draft, QN_DRAFT_ROOT, rows);
+  const int32_t again[] = {2, 4};
+  t = (qn_propose_text){.tokens = again, .count = QN_COUNT(again)};
+  qn_assert_ok(&diag, p->type->begin(p, NULL, &diag));
+  ck_assert_int_gt(p->type->look(p, &t), 0);
+  draft.count = 0;
+  qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){1, 1, 1, 0}, &draft, &diag));
+  ck_assert_int_eq(tokens[0], 5);
+  qn_proposer_destroy(p);
+  qn_ngrams_destroy(ngrams);
+  qn_ngrams_destroy(NULL);
+}
+END_TEST
+
+// A text that was there before, in another sequence, takes few steps; where nothing is known the window is guessed.
+START_TEST(lookahead_remembers) {
+  fixture f;
+  result plain, got;
+  qn_ngrams *ngrams = NULL;
+  set_up(&f, 100, 0);
+  qn_assert_ok(&f.diag, qn_ngrams_create(qn_test_allocator(), &ngrams, &f.diag));
+  qn_sampler_options greedy = qn_sampler_options_default();
+  greedy.temperature = 0;
+  qn_generate_params params = {.max_tokens = 41, .ignore_eog = true};
+  generate(&f, &greedy, params, NULL, &plain);
+  for (int round = 0; round < 3; round++) {
+    qn_speculator *s = lookahead(&f, ngrams, 6);
+    generate(&f, &greedy, params, s, &got);
+    check_same(&f, &plain, &got);
+    if (round == 0) ck_assert_int_gt(got.stats.proposed, 100);
+    if (round == 2) ck_assert_int_lt(got.stats.passes, 25);
+    ck_assert_str_eq(qn_speculator_name(s), "lookahead");
+    qn_speculator_destroy(s);
+  }
+  qn_ngrams_destroy(ngrams);
+  tear_down(&f);
+}
+END_TEST
+
 // --- how many
 
 // Makes `count` steps of a text in which every guess comes true, or none does, each guess costing a tenth of a step.
@@ -497,6 +681,23 @@ START_TEST(gives_up_and_comes_back) {
 }
 END_TEST
 
+// A guess that costs as much to make as a step is not made where its text does not show that it pays; nor is it tried so
+// often that it takes more than a fiftieth of the time, whatever the making takes.
+START_TEST(dear_guesses_are_tried_seldom) {
+  fixture f;
+  set_up(&f, 100, 0);
+  oracle o = {.base = {&oracle_type}};
+  qn_speculator *s = NULL;
+  qn_speculate_options options = {.text_max = 10, .make_cost = 1};
+  qn_assert_ok(&f.diag, qn_speculator_create(&o.base, &options, qn_test_allocator(), &s, &f.diag));
+  ck_assert_int_eq(guesses_made(s, 150, false), 0);
+  ck_assert_int_le(guesses_made(s, 1850, false), 2000 * 0.02 / 0.15);
+  ck_assert_int_gt(o.calls, 0);
+  qn_speculator_destroy(s);
+  tear_down(&f);
+}
+END_TEST
+
 START_TEST(refuses) {
   qn_diag diag = {0};
   qn_speculator *s = NULL;
@@ -512,7 +713,7 @@ START_TEST(refuses) {
 END_TEST
 
 QN_CASE(text, text_is_that_of_plain_decoding, right_guesses_save_steps, few_pages, a_draft_that_is_the_model,
-        a_draft_whose_logits_are_no_numbers)
+        judged_texts_are_as_likely, a_judged_draft, a_draft_whose_logits_are_no_numbers)
 QN_CASE(trees, trees_keep_the_text, a_draft_branches, trees_refused)
-QN_CASE(guesses, lookup_finds, gives_up_and_comes_back, refuses)
+QN_CASE(guesses, lookup_finds, lookahead_finds, lookahead_remembers, dear_guesses_are_tried_seldom, gives_up_and_comes_back, refuses)
 QN_TEST_MAIN(text, trees, guesses)
