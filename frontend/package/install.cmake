@@ -1,30 +1,17 @@
 # What `cmake --install` puts where, and the Debian package: the program with its manual pages and completion, both
 # libraries, shared and static, with headers, pkg-config files and a CMake package. All of it may be moved as a whole.
-include(GNUInstallDirs)
+include(frontend/package/runtime.cmake)
 include(CMakePackageConfigHelpers)
 
-set(QUERN_SOVERSION 0)
 set(private_folder ${CMAKE_INSTALL_LIBDIR}/quern)  # of the code generator, which is nobody else's library
-set(staged ${CMAKE_BINARY_DIR}/staged)
 
 # ---- the libraries
-
-# A shared library of objects that rooms have compiled, which exports what its map says.
-function(quern_shared target name map)
-  cmake_parse_arguments(ARG "" "" "OBJECTS;LINK" ${ARGN})
-  add_library(${target} SHARED ${ARG_OBJECTS})
-  target_link_libraries(${target} PRIVATE ${ARG_LINK})
-  target_link_options(${target} PRIVATE -Wl,--version-script=${CMAKE_SOURCE_DIR}/${map})
-  set_target_properties(${target} PROPERTIES OUTPUT_NAME ${name} VERSION ${PROJECT_VERSION}
-    SOVERSION ${QUERN_SOVERSION} LINK_DEPENDS ${CMAKE_SOURCE_DIR}/${map} INSTALL_RPATH "$ORIGIN/quern")
-endfunction()
 
 set(compile_objects ${run_objects})
 foreach(room quern quern_import quern_autotune quern_codegen quern_passes quern_ir)
   list(APPEND compile_objects $<TARGET_OBJECTS:${room}>)
 endforeach()
 set(compile_libraries ${run_libraries} ext_cjson ext_sqlite ext_utf8proc)
-quern_shared(quern_run_shared quern_run runtime/quern_run.map OBJECTS ${run_objects} LINK ${run_libraries})
 quern_shared(quern_compile_shared quern frontend/quern.map OBJECTS ${compile_objects} LINK ${compile_libraries})
 # The rooms are archives that refer to one another; what a program links is one.
 add_library(quern_compile_static STATIC ${compile_objects})
@@ -35,8 +22,8 @@ set_target_properties(quern_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${program_to_p
 set_target_properties(quern_llvm PROPERTIES INSTALL_RPATH "" INSTALL_RPATH_USE_LINK_PATH ON)
 
 install(TARGETS quern_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(TARGETS quern_run_shared quern_compile_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(TARGETS quern_run quern_compile_static ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS quern_compile_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS quern_compile_static ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS quern_llvm LIBRARY DESTINATION ${private_folder})
 
 # ---- headers, which lie side by side once installed
@@ -44,7 +31,7 @@ install(TARGETS quern_llvm LIBRARY DESTINATION ${private_folder})
 add_custom_command(OUTPUT ${staged}/quern.h DEPENDS frontend/quern.h
   COMMAND sed "s,\"runtime/quern_run[.]h\",\"quern_run.h\"," ${CMAKE_SOURCE_DIR}/frontend/quern.h > ${staged}/quern.h
   VERBATIM)
-install(FILES runtime/quern_run.h ${staged}/quern.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES ${staged}/quern.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 
 # ---- manual pages and completion, which the program itself makes of its tables
 
@@ -65,19 +52,13 @@ install(DIRECTORY frontend/examples DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # ---- for those who build against it
 
-set(QUERN_RUN_PRIVATE_LIST hwloc pcre2-8 pthread dl m)
-set(QUERN_PRIVATE_LIST ${QUERN_RUN_PRIVATE_LIST} cjson sqlite3 utf8proc)
-foreach(list QUERN_RUN_PRIVATE QUERN_PRIVATE)
-  list(TRANSFORM ${list}_LIST PREPEND -l OUTPUT_VARIABLE ${list})
-  list(JOIN ${list} " " ${list})
-endforeach()
-file(RELATIVE_PATH QUERN_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+quern_flags(QUERN_PRIVATE ${QUERN_RUN_PRIVATE_LIST} cjson sqlite3 utf8proc)
 file(RELATIVE_PATH QUERN_CMAKE_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/cmake/quern ${CMAKE_INSTALL_PREFIX})
-foreach(name quern_run.pc quern.pc quernConfig.cmake)
+foreach(name quern.pc quernConfig.cmake)
   configure_file(frontend/package/${name}.in ${staged}/${name} @ONLY)
 endforeach()
 write_basic_package_version_file(${staged}/quernConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${staged}/quern_run.pc ${staged}/quern.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES ${staged}/quern.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 install(FILES ${staged}/quernConfig.cmake ${staged}/quernConfigVersion.cmake
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/quern)
 

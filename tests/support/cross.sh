@@ -2,20 +2,53 @@
 # machine and for others; the runtime, cross-built, runs each of them on an emulated CPU that has no more than that, and
 # every logit is that of x86-64, bit for bit.
 
-# cross_need ARCH PACKAGES: skips where the emulator or the compiler is missing; builds quern-logits for the processor from
-# those files of runtime/ that need neither hwloc nor PCRE2, with the arguments in $cross_flags, into $emulated.
-cross_flags=() compared=0
-cross_need() {
+# cross_tools ARCH PACKAGES: skips where the emulator or the compiler is missing.
+cross_tools() {
   arch=$1 cross=$1-linux-gnu-gcc
   need_quern
   [ "$(uname -m)" = x86_64 ] || skip "this compares $arch with x86-64, and this machine is $(uname -m)"
   for tool in "qemu-$arch" "$cross"; do
     command -v "$tool" >/dev/null || skip "no $tool here (Debian packages qemu-user, $2)"
   done
-  synth="$QUERN_BUILD/tests/quern-synth" native="$QUERN_BUILD/tests/quern-logits"
   grep -qs '^QUERN_SANITIZE:BOOL=ON' "$QUERN_BUILD/CMakeCache.txt" && skip "what runs under qemu is not what has sanitizers"
-  [ -x "$synth" ] && [ -x "$native" ] || skip "quern-synth or quern-logits is not built"
   cd "$QUERN_SOURCE" || exit 1
+}
+
+# cross_library: builds libquern_run for $arch as those do who ship it, into $library, which is kept from run to run. False
+# where hwloc and PCRE2 are not here for that processor. $emulator runs what is linked with it.
+cross_library() {
+  local debian=${arch/aarch64/arm64} triple=$arch-linux-gnu
+  local root=${QUERN_CROSS:-$QUERN_BUILD/cross}/$debian
+  library="$QUERN_BUILD/cross/build-$arch"
+  libraries="$root/usr/lib/$triple"
+  [ -e "$libraries/pkgconfig/hwloc.pc" ] && [ -e "$libraries/pkgconfig/libpcre2-8.pc" ] || return 1
+  (
+    flock 9
+    export PKG_CONFIG_LIBDIR="$libraries/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$root"
+    export PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
+    cmake -S . -B "$library" -DQUERN_RUNTIME_ONLY=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR="$arch" \
+      -DCMAKE_C_COMPILER="$cross" -DCMAKE_C_FLAGS="-isystem $root/usr/include/$triple" -DCMAKE_INSTALL_LIBDIR=lib &&
+      make -C "$library" -j"$(nproc)"
+  ) 9>"$QUERN_BUILD/cross/lock-$arch" >"$WORK/log" 2>&1 || fail "the cross build: $(tail -n 20 "$WORK/log")"
+  cross_link=(-L"$libraries" -Wl,-rpath-link,"$libraries:$root/lib/$triple")
+  emulated_libraries="$libraries:$root/lib/$triple"
+  emulator=("qemu-$arch" -L "/usr/$triple" -E "LD_LIBRARY_PATH=$emulated_libraries")
+}
+
+# cross_need ARCH PACKAGES: cross_tools; builds quern-logits for the processor, with the arguments in $cross_flags, into
+# $emulated: with libquern_run, or where hwloc or PCRE2 is missing with those files of runtime/ that need neither.
+cross_flags=() compared=0
+cross_need() {
+  cross_tools "$@"
+  synth="$QUERN_BUILD/tests/quern-synth" native="$QUERN_BUILD/tests/quern-logits"
+  [ -x "$synth" ] && [ -x "$native" ] || skip "quern-synth or quern-logits is not built"
+  emulated="$WORK/quern-logits"
+  if cross_library; then
+    "$cross" -std=c17 -D_GNU_SOURCE -O1 -I. -pthread -o "$emulated" tests/bench/logits_main.c "${cross_flags[@]}" \
+      "$library/libquern_run.a" "${cross_link[@]}" -lhwloc -lpcre2-8 -ldl -lm || fail "the cross build"
+    return
+  fi
+  emulator=("qemu-$arch")
   local sources=() file cross_objects=$WORK/cross-$arch
   for file in runtime/*.c runtime/base/*.c; do
     case $file in
@@ -23,7 +56,6 @@ cross_need() {
       *) sources+=("$file") ;;
     esac
   done
-  emulated="$WORK/quern-logits"
   if [ ! -d "$cross_objects" ]; then
     mkdir "$cross_objects"
     for file in "${sources[@]}" tests/support/topology_plain.c tests/bench/logits_main.c; do
@@ -36,7 +68,7 @@ cross_need() {
 }
 
 # A pair TARGET=CPU: a target, and a CPU of qemu that has it and nothing beyond.
-cross_run() { "qemu-$arch" -cpu "${pair#*=}" "$emulated" "$@"; }
+cross_run() { "${emulator[@]}" -cpu "${pair#*=}" "$emulated" "$@"; }
 
 # compare NAME MODEL PAIRS COMPILE-OPTION...: the artifact for x86-64 and the targets of the pairs, all with the same bits,
 # at the numbers of tokens in $counts.

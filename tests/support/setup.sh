@@ -147,6 +147,46 @@ try_test_packages() {
   echo "      not to be had (see $log): the tests that need them are skipped"
 }
 
+# Libraries that libquern_run is linked with, for other processors, so that it is cross-built and run under qemu: unpacked into
+# build/cross/ARCH by an apt with lists of its own; what is installed here stays as it is.
+try_cross_libraries() {
+  local arch folder log="$QUERN_TOP/build/cross/packages.log"
+  if [ "$(uname -m)" != x86_64 ]; then return 0; fi
+  mkdir -p "$QUERN_TOP/build/cross"
+  for arch in arm64 riscv64; do
+    folder=$QUERN_TOP/build/cross/$arch
+    # Not every day again what this distribution does not have, or nobody can reach.
+    if compgen -G "$folder/usr/lib/*/pkgconfig/hwloc.pc" >/dev/null || [ -n "$(find "$folder/tried" -mtime -1 2>/dev/null)" ]; then
+      continue
+    fi
+    echo "      libraries for $arch"
+    rm -rf "$folder"
+    fetch_cross_libraries "$arch" "$folder" >"$log-$arch" 2>&1 </dev/null ||
+      echo "      not to be had (see $log-$arch): tests that need them are skipped or do without"
+    rm -rf "$folder/apt"
+    : >"$folder/tried"
+  done
+}
+
+# fetch_cross_libraries ARCH FOLDER
+fetch_cross_libraries() {
+  local apt deb state=$2/apt
+  have_command apt-get && have_command dpkg-deb || return 1
+  mkdir -p "$state/lists/partial" "$state/archives/partial"
+  : >"$state/status"
+  apt=(apt-get -o APT::Architecture="$1" -o APT::Architectures="$1" -o Dir::State="$state" -o Dir::State::status="$state/status"
+    -o Dir::Cache="$state" -o APT::Sandbox::User=root -o Debug::NoLocking=1)
+  "${apt[@]}" update || return 1
+  "${apt[@]}" install -y --download-only --no-install-recommends libhwloc-dev libpcre2-dev || return 1
+  for deb in "$state"/archives/*.deb; do
+    case $(basename "$deb") in
+      libc6* | libc-* | linux-libc-dev* | libcrypt*) continue ;;  # the cross compiler's own
+    esac
+    dpkg-deb -x "$deb" "$state/root" || return 1
+  done
+  mkdir -p "$2/usr" && mv "$state/root/lib" "$2/" && mv "$state/root/usr/lib" "$state/root/usr/include" "$2/usr/"
+}
+
 # ---- building ---------------------------------------------------------------------------------------------------
 
 # configure_build FOLDER CMAKE-OPTION...
