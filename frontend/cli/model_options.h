@@ -1,39 +1,53 @@
-// Options that several commands have, which open what quern run opens: entries of their tables, so that each is called and
-// told the same everywhere. FIELD(name) is the command's own: the offset of a field of its struct.
+// Options that several commands have, which open what quern run opens: entries of their tables, so that each is called
+// and told the same everywhere. FIELD(name) is the command's own: the offset of a field of its struct.
 #ifndef QUERN_CLI_MODEL_OPTIONS_H
 #define QUERN_CLI_MODEL_OPTIONS_H
 
 #include "frontend/cli/device.h"
 #include "frontend/cli/options.h"
 
-#define CLI_OPTION_THREADS {"threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "to compute with"}
+#define CLI_OPTION_THREADS \
+  { "threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "to compute with" }
 #define CLI_OPTION_DEVICE \
-  {"device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP}
-#define CLI_OPTION_LIBCUDA {"libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP}
-#define CLI_OPTION_TARGET                                                \
-  {"target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host", \
-   "model file: compile for this (see quern compile --help); artifact: run the code it has for this"}
-#define CLI_OPTION_NUMERIC                                                               \
-  {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8", \
-   "model file: see quern compile --help"}
+  { "device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP }
+#define CLI_OPTION_LIBCUDA \
+  { "libcuda", 0, CLI_TEXT, FIELD(libcuda), "FILE", 0, 0, NULL, CLI_LIBCUDA_STANDARD, CLI_LIBCUDA_HELP }
+#define CLI_OPTION_TARGET                                                                                 \
+  {                                                                                                       \
+    "target", 't', CLI_TEXT, FIELD(target), "T", 0, 0, NULL, "host",                                      \
+        "model file: compile for this (see quern compile --help); artifact: run the code it has for this" \
+  }
+#define CLI_OPTION_NUMERIC                                                           \
+  {                                                                                  \
+    "numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8", \
+        "model file: see quern compile --help"                                       \
+  }
 #define CLI_OPTION_QUANT                                                            \
-  {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats", \
-   "model file: quantise its float matrices (see quern compile --help)"}
-#define CLI_KV_TYPES      "f32|f16|bf16|int8|int4"
+  {                                                                                 \
+    "quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats", \
+        "model file: quantise its float matrices (see quern compile --help)"        \
+  }
+#define CLI_KV_TYPES       "f32|f16|bf16|int8|int4"
 #define CLI_KV_FLOAT_TYPES "f32|f16|bf16"
 #define CLI_OPTION_KV_TYPE(types) \
-  {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, types, "f32", "model file: how keys and values are kept"}
+  { "kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, types, "f32", "model file: how keys and values are kept" }
 #define CLI_OPTION_TEMPLATE                                                                \
-  {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one", \
-   "model file: the architecture as JSON"}
+  {                                                                                        \
+    "template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one", \
+        "model file: the architecture as JSON"                                             \
+  }
 // `more` goes on with the sentence.
-#define CLI_OPTION_TUNING_DB(more)                                                         \
-  {"tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own", \
-   "the database of quern tune, whose records choose the schedules of a model file" more}
-#define CLI_OPTION_NO_CACHE                                      \
-  {"no-cache", 0, CLI_FLAG, FIELD(no_cache), NULL, 0, 0, NULL, NULL, \
-   "model file: compile anew and keep nothing in the cache"}
+#define CLI_OPTION_TUNING_DB(more)                                                            \
+  {                                                                                           \
+    "tuning-db", 0, CLI_TEXT, FIELD(tuning_db), "FILE|none", 0, 0, NULL, "the user's own",    \
+        "the database of quern tune, whose records choose the schedules of a model file" more \
+  }
+#define CLI_OPTION_NO_CACHE                                           \
+  {                                                                   \
+    "no-cache", 0, CLI_FLAG, FIELD(no_cache), NULL, 0, 0, NULL, NULL, \
+        "model file: compile anew and keep nothing in the cache"      \
+  }
 #define CLI_OPTION_SIGNATURE \
-  {"require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP}
+  { "require-signature", 0, CLI_TEXT, FIELD(signed_by), "FILE", 0, 0, NULL, NULL, CLI_SIGNATURE_HELP }
 
 #endif

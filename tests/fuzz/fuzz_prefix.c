@@ -1,5 +1,5 @@
-// Fuzzes files of kept prefixes: any bytes are refused with words, and nothing is added, or their pages are there and are
-// saved as such again.
+// Fuzzes files of kept prefixes: any bytes are refused with words, and nothing is added, or their pages are there and
+// are saved as such again.
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -68,7 +68,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_require(pages >= 0 && stats().pages <= PAGES, "more pages than there are");
     int64_t before = stats().pages, again = -1;
     status = qn_kv_prefix_load(setup.prefix, path, &again, &diag);
-    fuzz_require(status == QN_OK && stats().pages == before && again == pages, "a file that is there already adds pages");
+    fuzz_require(status == QN_OK && stats().pages == before && again == pages,
+                 "a file that is there already adds pages");
   } else {
     fuzz_require(status == QN_ERR_FORMAT || status == QN_ERR_UNSUPPORTED || status == QN_ERR_IO, "an odd status");
     fuzz_require(diag.status == status && diag.text[0] != '\0', "an error without words");
