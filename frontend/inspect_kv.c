@@ -17,6 +17,7 @@ typedef struct kv_sizes {
   char type[16];
   uint64_t page_bytes, page_keys;       // of all layers
   int64_t context_most, sequences_most;  // 0 = any
+  int64_t forks;                         // paths of guesses, which take pages beside the sequences
   int64_t window, chunk;                 // keys that a token sees at most, 0 = all; tokens of a step, 0 = any
 } kv_sizes;
 
@@ -42,7 +43,7 @@ static void read_type(const qn_artifact *a, kv_sizes *out) {
   }
 }
 
-static qn_status of_artifact(const char *path, kv_sizes *out, qn_diag *diag) {
+static qn_status of_artifact(const char *path, int64_t sequences, kv_sizes *out, qn_diag *diag) {
   qn_artifact a;
   QN_TRY(qn_artifact_open(&a, path, diag));
   bool fits = true;
@@ -55,6 +56,7 @@ static qn_status of_artifact(const char *path, kv_sizes *out, qn_diag *diag) {
   out->sequences_most = a.program->symbol_max[QN_SYM_B];
   out->window = qn_artifact_window(&a);
   out->chunk = a.program->symbol_max[QN_SYM_T];
+  out->forks = qn_artifact_paths(&a, a.program->symbol_max[QN_SYM_R], sequences > 0 ? sequences : 1);
   read_type(&a, out);
   qn_artifact_close(&a);
   return fits ? QN_OK : too_large(path, diag);
@@ -123,7 +125,9 @@ static qn_status describe(const char *path, const quern_inspect_kv_options *o, c
   }
   int64_t step = k->chunk > 0 && k->chunk < context ? k->chunk : context;  // as a session has it
   uint64_t each = (uint64_t)qn_window_pages(k->window, step, context, (int64_t)k->page_keys);
-  if (__builtin_mul_overflow(each, (uint64_t)sequences, &pages) || __builtin_mul_overflow(pages, k->page_bytes, &bytes))
+  uint64_t own = (uint64_t)context <= k->page_keys ? 1 : 2;  // of a path
+  if (__builtin_mul_overflow(each, (uint64_t)sequences, &pages) ||
+      __builtin_add_overflow(pages, own * (uint64_t)k->forks, &pages) || __builtin_mul_overflow(pages, k->page_bytes, &bytes))
     return too_large(path, diag);
   qn_buf_printf(out, "kv_type = ");
   inspect_put_text(out, qn_str_from(k->type));
@@ -132,6 +136,7 @@ static qn_status describe(const char *path, const quern_inspect_kv_options *o, c
   qn_buf_printf(out, "kv_pages = %" PRIu64 ": %" PRId64 " sequences of %" PRId64 " tokens", pages, sequences, context);
   if (each < ((uint64_t)context + k->page_keys - 1) / k->page_keys)
     qn_buf_printf(out, ", of which each keeps those of a window of %" PRId64 " and of a step of %" PRId64, k->window, step);
+  if (k->forks > 0) qn_buf_printf(out, ", and %" PRIu64 " for each of %" PRId64 " paths of guesses", own, k->forks);
   qn_buf_puts(out, "\n");
   qn_buf_printf(out, "kv_cache_bytes = %" PRIu64 ", %s\n", bytes, inspect_size(bytes, size));
   return QN_OK;
@@ -144,7 +149,7 @@ static qn_status inspect(const char *path, const quern_inspect_kv_options *optio
   if (!quern_is_artifact(path)) {
     QN_TRY(of_model(path, &own, &sizes, diag));
   } else {
-    QN_TRY(of_artifact(path, &sizes, diag));
+    QN_TRY(of_artifact(path, own.sequences, &sizes, diag));
     if (own.kv_type && strcmp(own.kv_type, sizes.type) != 0)
       return qn_fail(diag, QN_ERR_ARGUMENT, path, "got kv-type '%s', want '%s', as the artifact was compiled", own.kv_type,
                      sizes.type);

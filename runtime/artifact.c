@@ -707,3 +707,13 @@ int64_t qn_artifact_window(const qn_artifact *artifact) {
   }
   return most;
 }
+
+int64_t qn_artifact_paths(const qn_artifact *a, int64_t rows, int64_t sequences) {
+  enum { SYMBOL_B = 4 };  // qn_symbol of ir/type.h
+  int64_t most = a->program->symbol_max[SYMBOL_B], paths = rows - 1;
+  bool copies = false;
+  for (uint32_t i = 0; i < a->program->buffer_count && !copies; i++)
+    copies = a->buffers[i].kind == QN_ART_INPUT && strcmp(a->strings + a->buffers[i].name, "copies") == 0;
+  if (most && paths > most - sequences) paths = most - sequences;
+  return !copies || paths < 2 ? 0 : paths;
+}

@@ -194,15 +194,6 @@ static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, 
   return QN_OK;
 }
 
-// Rows of the block table for the paths of a tree: as many as there may be guesses.
-static int32_t choose_paths(qn_decoder *d, const qn_decoder_options *options) {
-  int64_t most = d->artifact->program->symbol_max[SYM_B], paths = d->max_rows - 1;
-  d->sequences = options->sequences ? options->sequences : 1;
-  if (!has_input(d->artifact, inputs[INPUT_COPIES].name)) return 0;
-  if (most && paths > most - d->sequences) paths = most - d->sequences;
-  return paths < 2 ? 0 : (int32_t)paths;
-}
-
 static size_t array_bytes(const qn_decoder *d, size_t i) {
   if (i == INPUT_SAMPLING) return (size_t)d->max_rows * sizeof(qn_sampling);
   int64_t rows = inputs[i].symbols[0] == SYM_R ? d->max_rows : inputs[i].symbols[0] == SYM_S ? d->max_source : d->chunk;
@@ -275,7 +266,8 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   QN_TRY(choose_sizes(d, options, &kv.context, diag));
   kv.step = d->chunk;
   if (options->prefixes && kv.pages == 0) kv.pages = pages_of_all(d, kv.context, options->sequences);
-  kv.forks = choose_paths(d, options);
+  d->sequences = options->sequences ? options->sequences : 1;
+  kv.forks = (int32_t)qn_artifact_paths(d->artifact, d->max_rows, d->sequences);
   QN_TRY(qn_executor_create(d->artifact, threads, &options->executor, d->allocator, &d->executor, diag));
   QN_TRY(find_logits(d, diag));
   QN_TRY(find_tokens(d, diag));

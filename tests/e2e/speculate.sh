@@ -11,6 +11,9 @@ heads="$QUERN_SOURCE/models/nano/medusa"
 "$QUERN" compile -q "$draft" --batch 9 -o "$WORK/draft.qn"
 "$QUERN" compile -q "$heads" -o "$WORK/medusa.qn"
 
+"$QUERN" inspect "$WORK/tree.qn" --batch 1 --ctx 256 >"$WORK/kv"
+grep -qF "kv_pages = 34: 1 sequences of 256 tokens, and 2 for each of 15 paths of guesses" "$WORK/kv" || fail "$(cat "$WORK/kv")"
+
 # Guesses of chains, and of trees: MODEL TECHNIQUE.
 techniques=("nano lookup" "nano draft:$WORK/draft.qn" "nano lookahead" "tree draft:$WORK/draft.qn" "tree medusa:$WORK/medusa.qn" "tree lookahead")
 # same_text PROMPT DRAFT-TOKENS OPTION...
@@ -80,6 +83,13 @@ refuses 5 "none.qn" --speculate "draft:$WORK/none.qn"
 if other=$(shared_model models/stories260K/stories260K.gguf 2>"$WORK/unused"); then
   refuses 2 "of the draft model is" --speculate "draft:$other"
 fi
+# In caches of codes, too: those of several sequences are written alike.
+"$QUERN" compile -q "$nano" --batch 8 --guesses --kv-type int8 -o "$WORK/codes.qn"
+"$QUERN" run -q "$WORK/codes.qn" -p "Long ago" -n 100 --temp 0.9 --seed 2 >"$WORK/plain"
+"$QUERN" run -q "$WORK/codes.qn" -p "Long ago" -n 100 --temp 0.9 --seed 2 --speculate "medusa:$WORK/medusa.qn" \
+  --draft-tokens 7 >"$WORK/guessed" || fail "guesses in int8 end with $?"
+cmp "$WORK/plain" "$WORK/guessed" >&2 || fail "guesses change the text of an int8 cache"
+
 # Heads for another width, for another vocabulary (whose sizes are told by the tensors alone), fewer than config.json says.
 refuses_heads() { # MODEL HEADS CODE TEXT
   local code=0

@@ -337,6 +337,9 @@ START_TEST(trees_refused) {
   set_up_for(&f, 16, 0, true, false);
   set_up(&chains, 16, 0);
   ck_assert_int_eq(qn_decoder_paths(chains.decoder, 2), 1);
+  ck_assert_int_eq(qn_artifact_paths(&chains.artifact, 16, 1), 0);
+  ck_assert_int_eq(qn_artifact_paths(&f.artifact, 16, 1), 15);
+  ck_assert_int_eq(qn_kv_cache_pages(qn_decoder_cache(f.decoder)), 16);  // one for the sequence and each path
   ck_assert_int_gt(qn_decoder_paths(f.decoder, 2), 1);
   qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got guesses on 2 paths, want at most 1; compile it with --guesses",
                   qn_decoder_step_tree(chains.decoder, 0, 1, tokens, forked, 2, &f.diag));
