@@ -252,7 +252,7 @@ static qn_status branch_out(qn_proposer *self, const qn_propose_text *text, cons
 }
 static const qn_proposer_type tree_type = {.name = "tree", .branches = true, .propose = branch_out, .destroy = leave};
 
-// As above, of trees; with few pages and with many, with prefixes kept and without. No page is lost.
+// As above, of trees; with few pages and with many, with windows and without, with prefixes kept and without. No page is lost.
 START_TEST(trees_keep_the_text) {
   fixture f;
   result plain, got;
@@ -262,6 +262,7 @@ START_TEST(trees_keep_the_text) {
   for (int round = 0; round < 60; round++) {
     int64_t context = 8 + (int64_t)(qn_rng_next(&rng) % 100);
     int64_t pages = round % 3 == 0 ? (context + QN_FAKE_PAGE_KEYS - 1) / QN_FAKE_PAGE_KEYS : 0;
+    qn_fake_set_window(round % 5 < 2 ? 20 : 0);
     set_up_for(&f, context, pages, true, round % 4 == 3);
     qn_sampler_options sampling = qn_sampler_options_default();
     sampling.temperature = round % 2 == 0 ? 0 : 1.5;
@@ -289,6 +290,7 @@ START_TEST(trees_keep_the_text) {
     qn_speculator_destroy(s);
     tear_down(&f);
   }
+  qn_fake_set_window(0);
   ck_assert_int_gt(accepted, 800);
   ck_assert_int_gt(branched, 400);
 }
