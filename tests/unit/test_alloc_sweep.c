@@ -147,11 +147,12 @@ static int serve_with(quern_model *model, ended *e, quern_error *error) {
   quern_scheduler *scheduler = NULL;
   quern_session_options session = {.size = sizeof session, .threads = 1, .sequences = 2, .prefix_cache = true};
   quern_scheduler_options options = {.size = sizeof options, .session = &session};
+  quern_speculator_options lookup = {.size = sizeof lookup, .technique = QUERN_SPECULATE_LOOKUP};
   quern_request request = {.size = sizeof request,
                            .text = "copy: k q d =",
                            .text_length = 13,
                            .max_tokens = 4,
-                           .lookup = true,
+                           .speculator = &lookup,
                            .done = end_request,
                            .callback_context = e};
   size_t left = 0;
