@@ -67,6 +67,18 @@ static qn_status open_chat(quern_model *model, qn_diag *diag) {
   return qn_chat_read(model->chat.data, model->chat.length, SIZE_MAX, &last, &found, diag);
 }
 
+// Lines of the summary that say how tokens are chosen.
+static qn_status open_sampling(quern_model *model, qn_diag *diag) {
+  for (qn_sampler_key key = 0; key < QN_SAMPLER_KEYS; key++) {
+    char name[64];
+    qn_str value;
+    snprintf(name, sizeof name, "sampling.%s", qn_sampler_key_name(key));
+    if (!qn_model_summary_value(model, name, &value)) continue;
+    QN_TRY(qn_sampler_defaults_read(&model->sampling, key, value, model->path, diag));
+  }
+  return QN_OK;
+}
+
 static qn_status open_sections(quern_model *model, const quern_model_options *options, qn_diag *diag) {
   QN_TRY(qn_signature_demand(&model->file, options->signed_by, &model->allocator, diag));
   QN_TRY(choose_program(model, options, diag));
@@ -74,6 +86,7 @@ static qn_status open_sections(quern_model *model, const quern_model_options *op
   size_t size = 0;
   const void *data = qn_artifact_section(&model->artifact, QN_SECTION_SUMMARY, 0, &size);
   model->summary = data ? (qn_str){data, size} : (qn_str){"", 0};
+  QN_TRY(open_sampling(model, diag));
   data = qn_artifact_section(&model->artifact, QN_SECTION_TOKENIZER, 0, &size);
   if (data) QN_TRY(qn_tokenizer_open(data, size, &model->allocator, &model->tokenizer, diag));
   QN_TRY(open_chat(model, diag));

@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 
+#include "runtime/base/sampler_defaults.h"
 #include "runtime/decode.h"
 #include "runtime/quern_run.h"
 #include "runtime/speculate.h"
@@ -27,6 +28,7 @@ struct quern_model {
   qn_tokenizer *tokenizer;  // owned; NULL = none
   qn_str summary;           // in the artifact
   qn_str chat;              // in the artifact: its CHAT section, checked
+  qn_sampler_defaults sampling;  // what the summary says
   qn_model_jit jit;         // entries NULL: the artifact's own code
   qn_cuda *cuda;            // owned: the GPU that it runs on; NULL = the CPU
   char target[128];         // what runs here
@@ -69,9 +71,10 @@ QN_CHECKED qn_status qn_model_threads(const quern_model *model, int threads, boo
                                       qn_threads **out, qn_diag *diag);
 // Ends a public function: *error (may be NULL) becomes what the diagnosis says.
 quern_status qn_model_finish(qn_status status, const qn_diag *diag, quern_error *error);
-// What a caller's sampler options (NULL = the defaults) are inside. ARGUMENT for a struct of another library's.
-QN_CHECKED qn_status qn_model_sampler_options(const quern_sampler_options *options, qn_sampler_options *out,
-                                              qn_diag *diag);
+// What a caller's sampler options (NULL = the model's, else the usual ones) are inside. ARGUMENT for a struct of another
+// library's.
+QN_CHECKED qn_status qn_model_sampler_options(const quern_model *model, const quern_sampler_options *options,
+                                              qn_sampler_options *out, qn_diag *diag);
 // Models pad their vocabulary: only ids that have a text are sampled.
 int32_t qn_session_sampled_vocab(const quern_session *session);
 // A draft model for so many texts at once; for one alone it makes trees, where it was compiled for that. Errors: ARGUMENT (another vocabulary, another device), and those of

@@ -597,8 +597,10 @@ quern_status quern_session_restore_file(quern_session *session, int32_t sequence
 
 // ---- generation
 
-qn_status qn_model_sampler_options(const quern_sampler_options *options, qn_sampler_options *out, qn_diag *diag) {
+qn_status qn_model_sampler_options(const quern_model *model, const quern_sampler_options *options,
+                                   qn_sampler_options *out, qn_diag *diag) {
   quern_sampler_options o = quern_sampler_options_default();
+  if (!options) quern_model_sampler_defaults(model, &o);
   if (options) QN_TRY(qn_options_take(options, "quern_sampler_options", &o, sizeof o, diag));
   *out = (qn_sampler_options){.temperature = o.temperature,
                               .top_k = o.top_k,
@@ -622,6 +624,27 @@ void quern_sampler_options_init(quern_sampler_options *out, size_t size) {
                                .seed = o.seed};
   memset(out, 0, size);
   memcpy(out, &own, size < sizeof own ? size : sizeof own);
+}
+
+bool quern_model_sampler_defaults(const quern_model *model, quern_sampler_options *options) {
+  const qn_sampler_defaults *d = &model->sampling;
+  quern_sampler_options own = {0};
+  size_t size = options->size < sizeof own ? options->size : sizeof own;
+  bool any = false;
+  memcpy(&own, options, size);
+  if (d->said[QN_SAMPLER_TEMPERATURE]) own.temperature = d->values[QN_SAMPLER_TEMPERATURE];
+  if (d->said[QN_SAMPLER_TOP_K]) own.top_k = (int32_t)d->values[QN_SAMPLER_TOP_K];
+  if (d->said[QN_SAMPLER_TOP_P]) own.top_p = d->values[QN_SAMPLER_TOP_P];
+  if (d->said[QN_SAMPLER_MIN_P]) own.min_p = d->values[QN_SAMPLER_MIN_P];
+  if (d->said[QN_SAMPLER_REPEAT_PENALTY]) own.repeat_penalty = d->values[QN_SAMPLER_REPEAT_PENALTY];
+  if (d->said[QN_SAMPLER_REPEAT_LAST]) own.repeat_last_n = (int32_t)d->values[QN_SAMPLER_REPEAT_LAST];
+  memcpy(options, &own, size);
+  for (int key = 0; key < QN_SAMPLER_MAX_TOKENS; key++) any |= d->said[key];
+  return any;
+}
+
+int64_t quern_model_max_tokens(const quern_model *model) {
+  return model->sampling.said[QN_SAMPLER_MAX_TOKENS] ? (int64_t)model->sampling.values[QN_SAMPLER_MAX_TOKENS] : 0;
 }
 
 // One call of quern_generate.
@@ -670,7 +693,7 @@ static qn_status generate(quern_session *session, const quern_generate_params *p
   generating g = {session, p};
   qn_sampler_options sampling;
   qn_sampler *sampler = NULL;
-  QN_TRY(qn_model_sampler_options(p->sampler, &sampling, diag));
+  QN_TRY(qn_model_sampler_options(session->model, p->sampler, &sampling, diag));
   for (size_t i = 0; i < p->stop_count; i++) stops[i] = qn_str_from(p->stops[i]);
   qn_generate_params params = {.sequence = p->sequence,
                                .prompt = p->prompt,

@@ -439,6 +439,12 @@ static inline quern_sampler_options quern_sampler_options_default(void) {
   quern_sampler_options_init(&options, sizeof options);
   return options;
 }
+// Sets those of the options (`size` bytes, filled in by the caller) that the model's files say: generation_config.json of a
+// folder, as transformers takes it, or general.sampling.* of a GGUF file, as llama.cpp does. The others and the seed stay as
+// they are. False when the files say nothing. A program lets its user's wishes override what it gets here.
+bool quern_model_sampler_defaults(const quern_model *model, quern_sampler_options *options);
+// The most tokens that the files say to generate (max_new_tokens); 0 = they do not say. It is for the caller to ask for them.
+int64_t quern_model_max_tokens(const quern_model *model);
 
 // Takes text as it becomes certain: called once a token with the text that the token made certain (maybe none: an
 // unfinished character, or what may yet become a stop string), and with token -1 for text left at the end. `text` is
@@ -497,7 +503,7 @@ typedef struct quern_generate_params {
                                          // a new text (quern_session_source), which replaces it
   size_t prompt_count;                   // at least 1
   int64_t max_tokens;                    // 0 = until the context is full
-  const quern_sampler_options *sampler;  // NULL = quern_sampler_options_default()
+  const quern_sampler_options *sampler;  // NULL = what the model's files say, else quern_sampler_options_default()
   const char *const *stops;  // NUL-terminated strings that end the text and are not handed out; matched across tokens
   size_t stop_count;
   bool ignore_eog;         // go on after tokens that end a text
@@ -619,7 +625,7 @@ typedef struct quern_request {
   size_t text_length;
   unsigned text_flags;  // of quern_tokenize
   int64_t max_tokens;   // 0 = until the context is full
-  const quern_sampler_options *sampler;  // NULL = quern_sampler_options_default()
+  const quern_sampler_options *sampler;  // NULL = as in quern_generate_params
   const char *const *stops;              // as in quern_generate_params
   size_t stop_count;
   bool ignore_eog, show_special;

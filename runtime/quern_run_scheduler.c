@@ -174,7 +174,7 @@ static qn_status add_tokens(quern_scheduler *s, const quern_request *q, const in
                               .callback = q->callback ? forward_text : NULL,
                               .done = forward_done};
   for (size_t i = 0; i < q->stop_count; i++) stops[i] = qn_str_from(q->stops[i]);
-  QN_TRY(qn_model_sampler_options(q->sampler, &params.sampler, diag));
+  QN_TRY(qn_model_sampler_options(s->session->model, q->sampler, &params.sampler, diag));
   QN_TRY(choose_guesser(s, q->speculator, &params, diag));
   forward *f = qn_alloc(allocator, sizeof *f);
   if (!f) return qn_fail_nomem(diag, s->session->model->path, "a request");

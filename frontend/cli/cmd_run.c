@@ -46,20 +46,23 @@ static const cli_option options_table[] = {
      "the name of another one that the model has (tool_use), a file, or the Jinja text itself"},
     {"special", 0, CLI_FLAG, FIELD(special), NULL, 0, 0, NULL, NULL,
      "control tokens by name: <|im_end|> in the prompt becomes the token, and is shown in the output"},
-    {"max-tokens", 'n', CLI_TEXT, FIELD(max_tokens), "N", 0, 0, NULL, "256; with --chat no limit",
+    {"max-tokens", 'n', CLI_TEXT, FIELD(max_tokens), "N", 0, 0, NULL, CLI_OF_MODEL "256, with --chat no limit",
      "generate at most this many tokens; 0 only evaluates the prompt, with --chat it is no limit"},
     {"stop", 0, CLI_TEXTS, FIELD(stops), "TEXT", 0, 0, NULL, NULL,
      "end before this text appears; may be given several times"},
     {"ignore-eog", 0, CLI_FLAG, FIELD(ignore_eog), NULL, 0, 0, NULL, NULL, "go on after the model has ended its text"},
-    {"temp", 0, CLI_REAL, FIELD(temperature), "X", 0, 1000, NULL, "0", "temperature; 0 takes the most likely token"},
-    {"top-k", 0, CLI_COUNT, FIELD(top_k), "N", 0, INT32_MAX, NULL, "40", "sample from the N most likely; 0 = all"},
-    {"top-p", 0, CLI_REAL, FIELD(top_p), "X", 0, 1, NULL, "0.95",
+    {"temp", 0, CLI_REAL, FIELD(temperature), "X", 0, 1000, NULL, CLI_OF_MODEL "0",
+     "temperature; 0 takes the most likely token"},
+    {"top-k", 0, CLI_COUNT, FIELD(top_k), "N", 0, INT32_MAX, NULL, CLI_OF_MODEL "40",
+     "sample from the N most likely; 0 = all"},
+    {"top-p", 0, CLI_REAL, FIELD(top_p), "X", 0, 1, NULL, CLI_OF_MODEL "0.95",
      "sample from the most likely that together reach this probability; 1 = all"},
-    {"min-p", 0, CLI_REAL, FIELD(min_p), "X", 0, 1, NULL, "0.05",
+    {"min-p", 0, CLI_REAL, FIELD(min_p), "X", 0, 1, NULL, CLI_OF_MODEL "0.05",
      "sample from those at least this fraction as likely as the first; 0 = all"},
-    {"repeat-penalty", 0, CLI_REAL, FIELD(repeat_penalty), "X", 0, 1000, NULL, "1",
+    {"repeat-penalty", 0, CLI_REAL, FIELD(repeat_penalty), "X", 0, 1000, NULL, CLI_OF_MODEL "1",
      "logits of recent tokens are divided by this; 1 = none"},
-    {"repeat-last", 0, CLI_COUNT, FIELD(repeat_last), "N", 0, 1 << 20, NULL, "64", "how many tokens count as recent"},
+    {"repeat-last", 0, CLI_COUNT, FIELD(repeat_last), "N", 0, 1 << 20, NULL, CLI_OF_MODEL "64",
+     "how many tokens count as recent"},
     {"seed", 0, CLI_COUNT, FIELD(seed), "N", 0, UINT64_MAX, NULL, "0",
      "of the random numbers; the same seed gives the "
      "same text on every machine"},
@@ -133,6 +136,7 @@ typedef struct run_state {
   int64_t max_tokens;
   cli_chat_template chat_template;
   bool templated;  // the prompt goes through it
+  quern_sampler_options sampler;  // from options and the model
   cli_ids prompt, generated;  // owned
   qn_buf text;               // with --json: what was generated
   bool no_memory;            // in the callback
@@ -276,7 +280,21 @@ static bool take_text(void *context, const char *text, size_t length, int32_t to
   return !run->no_memory && !cli_out_failed() && !cli_interrupted();
 }
 
-static quern_sampler_options sampler_options(const run_options *o) {
+// What the model's files say holds where no option says else.
+static const struct {
+  const char *name;  // of the option
+  enum { OF_REAL, OF_COUNT } kind;
+  size_t offset;     // in quern_sampler_options: a double or an int32_t
+} sampler_fields[] = {
+    {"temp", OF_REAL, offsetof(quern_sampler_options, temperature)},
+    {"top-k", OF_COUNT, offsetof(quern_sampler_options, top_k)},
+    {"top-p", OF_REAL, offsetof(quern_sampler_options, top_p)},
+    {"min-p", OF_REAL, offsetof(quern_sampler_options, min_p)},
+    {"repeat-penalty", OF_REAL, offsetof(quern_sampler_options, repeat_penalty)},
+    {"repeat-last", OF_COUNT, offsetof(quern_sampler_options, repeat_last_n)},
+};
+
+static quern_sampler_options sampler_of_options(const run_options *o) {
   return (quern_sampler_options){.size = sizeof(quern_sampler_options),
                                  .temperature = o->temperature,
                                  .top_k = (int32_t)o->top_k,
@@ -285,6 +303,36 @@ static quern_sampler_options sampler_options(const run_options *o) {
                                  .repeat_penalty = o->repeat_penalty,
                                  .repeat_last_n = (int32_t)o->repeat_last,
                                  .seed = o->seed};
+}
+
+static void choose_sampler(run_state *run) {
+  const run_options *o = run->options;
+  quern_sampler_options own = sampler_of_options(o);
+  char told[256] = "";
+  size_t used = 0;
+  run->sampler = own;
+  quern_model_sampler_defaults(run->model, &run->sampler);
+  for (size_t i = 0; i < QN_COUNT(sampler_fields); i++) {
+    bool real = sampler_fields[i].kind == OF_REAL;
+    char *to = (char *)&run->sampler + sampler_fields[i].offset;
+    const char *from = (const char *)&own + sampler_fields[i].offset;
+    size_t bytes = real ? sizeof(double) : sizeof(int32_t);
+    if (memcmp(to, from, bytes) == 0) continue;
+    if (cli_given(&cli_run_command, &o->common, sampler_fields[i].name)) {
+      memcpy(to, from, bytes);
+      continue;
+    }
+    bool tells = run->sampler.temperature > 0 || strncmp(sampler_fields[i].name, "repeat", 6) == 0;
+    double value = real ? *(double *)(void *)to : *(int32_t *)(void *)to;
+    if (tells) used += (size_t)snprintf(told + used, sizeof told - used, " --%s %.10g", sampler_fields[i].name, value);
+  }
+  if (*told && !o->common.quiet) fprintf(stderr, "quern: sampling as the model's files say:%s\n", told);
+}
+
+// -n, or what the model's files say, or the usual; after the model is open.
+static void choose_max_tokens(run_state *run) {
+  int64_t said = quern_model_max_tokens(run->model);
+  if (!run->options->max_tokens && said > 0) run->max_tokens = said;
 }
 
 // Evaluates the prompt, or has the encoder read it and evaluates the token that a text begins with.
@@ -305,12 +353,11 @@ static int generate(run_state *run) {
     run->stats.prompt_tokens = (int64_t)run->prompt.count;
     code = evaluate_prompt(run, NULL, &error);
   } else {
-    quern_sampler_options sampler = sampler_options(options);
     quern_generate_params params = {.size = sizeof params,
                                   .prompt = run->prompt.items,
                                     .prompt_count = run->prompt.count,
                                     .max_tokens = run->max_tokens,
-                                    .sampler = &sampler,
+                                    .sampler = &run->sampler,
                                     .stops = options->stops.items,
                                     .stop_count = options->stops.count,
                                     .ignore_eog = options->ignore_eog,
@@ -588,13 +635,12 @@ static int choose_template(run_state *run) {
 
 static int converse(run_state *run) {
   const run_options *o = run->options;
-  quern_sampler_options sampler = sampler_options(o);
   cli_chat chat = {.model = run->model,
                    .session = run->session,
                    .by = &run->chat_template,
                    .system = o->system,
                    .first = o->prompt && strcmp(o->prompt, "-") != 0 ? o->prompt : NULL,
-                   .sampler = &sampler,
+                   .sampler = &run->sampler,
                    .stops = o->stops.items,
                    .stop_count = o->stops.count,
                    .max_tokens = run->max_tokens,
@@ -678,6 +724,8 @@ static int run_all(run_state *run, const char *path) {
   tell_device(run);
   cli_settings_of_model(&settings, run->model, &run->settings);
   run->has_tokenizer = quern_model_has_tokenizer(run->model);
+  choose_sampler(run);
+  choose_max_tokens(run);
   code = choose_template(run);
   if (code == 0 && !o->chat) code = make_prompt(run);
   begin = cli_seconds();

@@ -2,6 +2,7 @@
 // ends the options; the last of two equal options holds.
 #include "frontend/cli/options.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -153,6 +154,12 @@ static int take_next(words *w, const cli_option *option) {
   return set_value(option, w->argv[w->at++], w->common);
 }
 
+static void note_given(words *w, const cli_option *option) {
+  for (size_t i = 0; i < w->command->option_count; i++) {
+    if (option == &w->command->options[i]) w->common->given[i] = true;
+  }
+}
+
 // --name, --name=value
 static int parse_long(words *w, const char *word) {
   const char *name = word + 2, *equals = strchr(name, '=');
@@ -162,6 +169,7 @@ static int parse_long(words *w, const char *word) {
     if (strlen(option->name) == length && memcmp(option->name, name, length) == 0) break;
   }
   if (!option) return unknown_option(w->command, word);
+  note_given(w, option);
   if (option->kind == CLI_FLAG && equals) return wrong_value(option, equals + 1, "no value");
   if (option->kind == CLI_MAYBE && !equals) return set_value(option, "all", w->common);
   if (equals) return set_value(option, equals + 1, w->common);
@@ -174,6 +182,7 @@ static int parse_short(words *w, const char *word) {
     const cli_option *option;
     for (size_t i = 0; (option = cli_option_at(w->command, i)) != NULL && option->letter != *at; i++) continue;
     if (!option) return unknown_option(w->command, word);
+    note_given(w, option);
     int code;
     if (option->kind == CLI_FLAG) {
       code = set_value(option, NULL, w->common);
@@ -190,13 +199,23 @@ static void set_standards(const cli_command *command, cli_common *common) {
   for (size_t i = 0; i < command->option_count; i++) {
     const cli_option *option = &command->options[i];
     void *field = (char *)common + option->offset;
-    if (!option->standard) continue;
-    if (option->kind == CLI_COUNT && !cli_read_count(option->standard, field)) *(uint64_t *)field = 0;
-    if (option->kind == CLI_REAL && !read_real(option->standard, field)) *(double *)field = 0;
+    const char *standard = option->standard;
+    if (!standard) continue;
+    if (strncmp(standard, CLI_OF_MODEL, strlen(CLI_OF_MODEL)) == 0) standard += strlen(CLI_OF_MODEL);
+    if (option->kind == CLI_COUNT && !cli_read_count(standard, field)) *(uint64_t *)field = 0;
+    if (option->kind == CLI_REAL && !read_real(standard, field)) *(double *)field = 0;
   }
 }
 
+bool cli_given(const cli_command *command, const cli_common *common, const char *name) {
+  for (size_t i = 0; i < command->option_count; i++) {
+    if (strcmp(command->options[i].name, name) == 0) return common->given[i];
+  }
+  return false;
+}
+
 int cli_parse(const cli_command *command, int argc, char **argv, cli_common *common, const char **out_operand) {
+  assert(command->option_count <= CLI_OPTIONS_MAX);
   words w = {.command = command, .common = common, .argv = argv, .count = argc};
   bool only_operands = false;
   *out_operand = NULL;

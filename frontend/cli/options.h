@@ -31,13 +31,18 @@ typedef struct cli_option {
   const char *value;     // what --help calls the value: "N", "FILE"
   uint64_t min, max;     // CLI_COUNT, CLI_REAL
   const char *choices;   // CLI_CHOICE: "int8|f32"
-  const char *standard;  // what holds without the option: of a number the value, else words; NULL = nothing to say
+  const char *standard;  // what holds without the option: of a number the value, maybe behind CLI_OF_MODEL, else words; NULL =
+                         // nothing to say
   const char *help;
 } cli_option;
+
+#define CLI_OF_MODEL "the model's, else "  // before a standard that a model may have one in place of
+#define CLI_OPTIONS_MAX 128               // of a command
 
 // Every command's struct begins with this.
 typedef struct cli_common {
   bool help, quiet;
+  bool given[CLI_OPTIONS_MAX];  // by the option's place in the table: it was on the command line
 } cli_common;
 
 typedef struct cli_command {
@@ -59,6 +64,8 @@ typedef struct cli_command {
 // 0, or QN_ERR_ARGUMENT after a message on stderr, or QN_ERR_NOMEM.
 // When --help is among the options nothing else is required; the caller prints it.
 int cli_parse(const cli_command *command, int argc, char **argv, cli_common *common, const char **out_operand);
+// Was the option of this name on the command line?
+bool cli_given(const cli_command *command, const cli_common *common, const char *name);
 // Frees what cli_parse allocated (lists of texts).
 void cli_parse_free(const cli_command *command, cli_common *common);
 

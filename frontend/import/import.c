@@ -11,6 +11,7 @@
 #include "frontend/import/hf_source.h"
 #include "frontend/import/instantiate.h"
 #include "frontend/import/recognise.h"
+#include "frontend/import/sampling_source.h"
 #include "frontend/import/unread.h"
 #include "runtime/base/log.h"
 
@@ -23,6 +24,7 @@ struct qn_import {
   qn_template t;
   qn_binding binding;
   const char *architecture, *model_name;  // arena
+  qn_sampler_defaults sampling;
   int64_t vocab_size, embedding_size;
   qn_requantize_options quantize;  // format NULL: nothing is quantised
   void *made, *quantized;          // owned: the bytes of the tensor that was found last
@@ -103,6 +105,7 @@ static qn_status open_gguf(qn_import *import, const char *path, const qn_import_
     return qn_fail(diag, QN_ERR_FORMAT, path, "has no tensors (a vocabulary only?), want a model's weights");
   }
   qn_model_source source = qn_gguf_source(import->gguf, path, import->architecture);
+  QN_TRY(qn_sampling_from_gguf(import->gguf, &import->sampling, diag));
   return bind_model(import, &source, diag);
 }
 
@@ -124,6 +127,7 @@ static qn_status open_hf(qn_import *import, const char *path, const qn_import_op
   QN_TRY(name_after_folder(import, diag));
   QN_TRY(find_template(import, path, QN_WORLD_HF, options, diag));
   QN_TRY(qn_hf_source_open(&import->hf_source, &import->hf, &import->arena, diag));
+  QN_TRY(qn_sampling_from_folder(import->hf.folder, &import->arena, &import->sampling, diag));
   return bind_model(import, &source, diag);
 }
 
@@ -326,7 +330,10 @@ qn_status qn_import_check(const qn_import *import, qn_diag *diag) {
   return import->hf.files ? qn_safetensors_check(import->hf.files, diag) : QN_OK;
 }
 
-void qn_import_describe(const qn_import *import, qn_buf *out) { qn_binding_describe(&import->binding, out); }
+void qn_import_describe(const qn_import *import, qn_buf *out) {
+  qn_binding_describe(&import->binding, out);
+  qn_sampler_defaults_put(&import->sampling, out);
+}
 
 void qn_put_one_line(qn_buf *out, qn_str text) {
   for (size_t i = 0; i < text.length; i++) {

@@ -52,7 +52,7 @@ qn_gguf *qn_import_gguf(qn_import *import);                   // the GGUF behind
 const char *qn_import_folder(const qn_import *import);        // of a model of the Hugging Face world; NULL = another
 // IO when the model's files lost bytes since they were opened: what was read of them meanwhile is worth nothing.
 QN_CHECKED qn_status qn_import_check(const qn_import *import, qn_diag *diag);
-// "key = value" lines of the bound parameters, for the artifact's summary.
+// "key = value" lines of the bound parameters and of sampling defaults, for the artifact's summary.
 void qn_import_describe(const qn_import *import, qn_buf *out);
 // A text from a model file as part of such a line: control bytes, newlines among them, become \xNN.
 void qn_put_one_line(qn_buf *out, qn_str text);

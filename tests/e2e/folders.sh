@@ -32,6 +32,21 @@ for want in 'score_cap = 0' 'logit_cap = 30' 'window = 41' 'attn_logit_softcappi
   grep -q "^$want$" text || fail "null: want '$want' in: $(cat text)"
 done
 
+# What generation_config.json says of sampling holds where no option says else.
+cp -r tiny says
+echo '{"do_sample": true, "temperature": 1.5, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.1, "max_new_tokens": 12}' >says/generation_config.json
+ids() { "$QUERN" run "$@" --tokens 5,6,7 --ignore-eog --json 2>told | tr -d ' \n' | sed 's/.*"ids":\[\([0-9,]*\)\],"prompt_ids.*/\1/'; }
+"$QUERN" compile -q says -o says.qn
+"$QUERN" inspect says.qn | has '^sampling.temperature = 1.5$' || fail "inspect: $("$QUERN" inspect says.qn)"
+"$QUERN" inspect says | has '^sampling.max_tokens = 12$' || fail "inspect: $("$QUERN" inspect says)"
+said=$(ids says.qn)
+grep -q "say: --temp 1.5 --top-k 30 --top-p 0.9 --min-p 0 --repeat-penalty 1.1 --repeat-last 1048576$" told || fail "what is told: $(cat told)"
+[ "$(tr , '\n' <<<"$said" | wc -l)" -eq 12 ] || fail "max_new_tokens: got $said"
+how=(--temp 1.5 --top-k 30 --top-p 0.9 --min-p 0 --repeat-penalty 1.1 --repeat-last 1048576)
+[ "$(ids folder.qn -n 12 "${how[@]}")" = "$said" ] || fail "the same by options: want $said"
+[ "$(ids says.qn --temp 0 --repeat-penalty 1)" = "$(ids folder.qn -n 12)" ] || fail "options come first"
+[ "$(ids says.qn -n 3)" = "$(cut -d, -f1-3 <<<"$said")" ] || fail "-n comes first"
+
 # The cache: once compiled, then taken, until a file of the folder changes. (The tiny model has no tokenizer, which is
 # told after it was compiled.)
 cached() {

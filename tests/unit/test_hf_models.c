@@ -10,7 +10,7 @@
 //   open FILE              opens this instead of the folder
 //   template FILE          with this template
 //   # ---- want
-//   "ok: architecture, model's name, vocabulary", or the error
+//   "ok: architecture, model's name, vocabulary" and lines about sampling, or the error
 //   # ====
 // QUERN_UPDATE_GOLDEN=1 rewrites what is wanted by what is got; read the difference before keeping it.
 #include <cjson/cJSON.h>
@@ -234,6 +234,20 @@ static qn_status load_all(qn_import *import, qn_diag *diag) {
   return status;
 }
 
+// What the artifact will say of sampling: lines of the summary, behind the answer.
+static void put_sampling(const qn_import *import, qn_buf *out) {
+  static const char begin[] = "sampling.";
+  qn_buf text;
+  qn_buf_init(&text, qn_allocator_default());
+  qn_import_describe(import, &text);
+  for (const char *line = qn_buf_text(&text); *line;) {
+    size_t length = strcspn(line, "\n") + 1;
+    if (strncmp(line, begin, strlen(begin)) == 0) qn_buf_append(out, line, length);
+    line += length;
+  }
+  qn_buf_deinit(&text);
+}
+
 static void open_model(const folder *f, qn_buf *out) {
   qn_import *import = NULL;
   qn_diag diag = {0};
@@ -246,6 +260,7 @@ static void open_model(const folder *f, qn_buf *out) {
   if (status == QN_OK) {
     qn_buf_printf(out, "ok: %s, %s, %d\n", qn_import_architecture(import), qn_import_model_name(import),
                   (int)qn_import_vocab_size(import));
+    put_sampling(import, out);
   } else {
     hide_list(diag.text);
     qn_buf_printf(out, "%s: ", qn_status_name(status));

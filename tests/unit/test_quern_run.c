@@ -425,6 +425,53 @@ START_TEST(generation) {
 }
 END_TEST
 
+static void say_greedy(qn_test_artifact *a) {
+  add_code(a);
+  a->summary = QN_STR("sampling.temperature = 0\nsampling.top_k = 3\nsampling.repeat_penalty = 1.5\nsampling.repeat_last = 8\n"
+                      "sampling.max_tokens = 7\n");
+}
+static void say_nonsense(qn_test_artifact *a) {
+  add_code(a);
+  a->summary = QN_STR("sampling.top_p = 2\n");
+}
+
+// What a model's files say of sampling holds where the caller says nothing, and is checked when it is opened.
+START_TEST(sampling_of_the_model) {
+  quern_model *model = NULL;
+  qn_buf file;
+  const char *path = qn_test_temp_path("says.qn");
+  quern_sampler_options o = quern_sampler_options_default();
+  qn_sampler_options inside;
+  qn_diag diag = {0};
+  o.seed = 5;
+  qn_fake_model_build(&with_tokenizer, say_greedy, &file);
+  qn_test_write_file(path, file.data, file.length);
+  qn_buf_deinit(&file);
+  OK(quern_model_open(path, NULL, &model, error));
+  ck_assert(quern_model_sampler_defaults(model, &o));
+  ck_assert(o.temperature == 0 && o.top_k == 3 && fabs(o.top_p - 0.95) < 1e-12 && o.repeat_penalty == 1.5);
+  ck_assert(o.repeat_last_n == 8 && o.seed == 5 && o.size == sizeof o);
+  ck_assert_int_eq(quern_model_max_tokens(model), 7);
+  qn_assert_ok(&diag, qn_model_sampler_options(model, NULL, &inside, &diag));
+  ck_assert(inside.temperature == 0 && inside.repeat_penalty == 1.5);
+  o = quern_sampler_options_default();
+  qn_assert_ok(&diag, qn_model_sampler_options(model, &o, &inside, &diag));
+  ck_assert(inside.temperature > 0 && inside.repeat_penalty == 1);
+  o.size = offsetof(quern_sampler_options, top_p);  // of an earlier library: what lies behind is not touched
+  o.repeat_penalty = 9;
+  ck_assert(quern_model_sampler_defaults(model, &o) && o.top_k == 3 && o.repeat_penalty == 9);
+  quern_model_close(model);
+  qn_fake_model_build(&with_tokenizer, say_nonsense, &file);
+  qn_test_write_file(path, file.data, file.length);
+  qn_buf_deinit(&file);
+  FAILS(QUERN_ERR_FORMAT, "sampling.top_p: got '2', want a number above 0", quern_model_open(path, NULL, &model, error));
+  model = open_model(&with_tokenizer);
+  o = quern_sampler_options_default();
+  ck_assert(!quern_model_sampler_defaults(model, &o) && o.top_k == 40 && quern_model_max_tokens(model) == 0);
+  quern_model_close(model);
+}
+END_TEST
+
 // What is guessed changes no text; who may guess, and for whom.
 START_TEST(speculation) {
   static const int32_t script[] = {QN_FAKE_BOS, QN_FAKE_ONE, QN_FAKE_AB, QN_FAKE_ONE, QN_FAKE_AB,
@@ -501,5 +548,5 @@ START_TEST(speculation) {
 END_TEST
 
 QN_CASE(models, a_model, opening_fails, opening_a_file, texts_and_tokens)
-QN_CASE(sessions, a_session, prefixes, a_profile, generation, speculation)
+QN_CASE(sessions, a_session, prefixes, a_profile, generation, sampling_of_the_model, speculation)
 QN_TEST_MAIN(models, sessions)
