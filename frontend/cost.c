@@ -6,6 +6,7 @@
 #include "frontend/compile.h"
 #include "frontend/kernel_facts.h"
 #include "runtime/base/vec.h"
+#include "runtime/base/window.h"
 
 static uint64_t constant(qn_dim dim) { return qn_dim_is_const(dim) ? (uint64_t)dim.value : 0; }
 
@@ -52,10 +53,12 @@ static void count_attention(const qn_graph *g, const qn_node *node, quern_kernel
   }
 }
 
-// Attention alone in its group.
-static void count_window(const qn_node *node, quern_kernel_cost *c) {
-  const qn_attr *window = qn_node_attr(node, QN_ATTR_WINDOW);
+// Attention alone in its group. Where operand `pos` is another input than the tokens' positions, they see keys after them.
+static void count_window(const qn_graph *g, const qn_node *node, int pos, quern_kernel_cost *c) {
+  const qn_attr *window = qn_node_attr(node, QN_ATTR_WINDOW), *ahead = qn_node_attr(node, QN_ATTR_AHEAD);
+  bool both_ways = strcmp(qn_node_text(qn_graph_node(g, node->operands[pos]), QN_ATTR_NAME, ""), "pos") != 0;
   if (window) c->window = (uint64_t)window->value.i;
+  if (both_ways) c->ahead = ahead ? (uint64_t)ahead->value.i : QN_WINDOW_ALL;
 }
 
 static void count_node(const qn_graph *g, qn_id id, quern_kernel_cost *c) {
@@ -73,13 +76,13 @@ static void count_node(const qn_graph *g, qn_id id, quern_kernel_cost *c) {
       break;
     }
     case QN_OP_ATTENTION:
-      count_window(node, c);
+      count_window(g, node, 3, c);
       count_attention(g, node, c);
       c->key_bytes += cached_bytes(g, node->operands[1]) + cached_bytes(g, node->operands[2]);
       return;
     case QN_OP_ATTN_SCORES: {
       const qn_type *q = &qn_graph_node(g, node->operands[0])->type;
-      count_window(node, c);
+      count_window(g, node, 2, c);
       c->f32_macs_pair += constant(q->dims[1]) * constant(q->dims[2]);
       c->key_bytes += cached_bytes(g, node->operands[1]);
       return;
@@ -146,7 +149,7 @@ quern_kernel_cost quern_step_cost(const qn_graph *graph, const qn_program *progr
 
 // What attention costs in the layers with the same window.
 typedef struct window_cost {
-  uint64_t window, key_bytes, macs;
+  uint64_t window, key_bytes, macs, ahead;
 } window_cost;
 typedef QN_VEC(window_cost) window_costs;
 
@@ -154,12 +157,12 @@ static void add_window(const quern_kernel_cost *c, window_costs *all, qn_buf *ou
   uint64_t macs = c->f32_macs_pair + c->int8_macs_pair;
   if (c->key_bytes == 0 && macs == 0) return;
   for (size_t i = 0; i < all->count; i++) {
-    if (all->items[i].window != c->window) continue;
+    if (all->items[i].window != c->window || all->items[i].ahead != c->ahead) continue;
     all->items[i].key_bytes += c->key_bytes;
     all->items[i].macs += macs;
     return;
   }
-  if (!qn_vec_push(out->allocator, all, ((window_cost){c->window, c->key_bytes, macs}))) out->failed = true;
+  if (!qn_vec_push(out->allocator, all, ((window_cost){c->window, c->key_bytes, macs, c->ahead}))) out->failed = true;
 }
 
 void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *out) {
@@ -185,10 +188,10 @@ void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *ou
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
     qn_buf_printf(out, "cost.%s = %" PRIu64 "\n", lines[i].key, lines[i].value);
   }
-  qn_buf_puts(out, "cost.windows =");  // window:key bytes:multiply-adds
+  qn_buf_puts(out, "cost.windows =");  // window:key bytes:multiply-adds:keys ahead
   for (size_t i = 0; i < windows.count; i++) {
     const window_cost *w = &windows.items[i];
-    qn_buf_printf(out, " %" PRIu64 ":%" PRIu64 ":%" PRIu64, w->window, w->key_bytes, w->macs);
+    qn_buf_printf(out, " %" PRIu64 ":%" PRIu64 ":%" PRIu64 ":%" PRIu64, w->window, w->key_bytes, w->macs, w->ahead);
   }
   qn_buf_putc(out, '\n');
   qn_vec_free(out->allocator, &windows);

@@ -55,7 +55,7 @@ void explain_add_cost(const explain_kernel *k, const explain_chunk *chunk, quern
   if (k->of_rows && chunk->rows == 0) return;
   const quern_kernel_cost *c = &k->cost;
   double n = (double)k->steps, t = (double)chunk->tokens, r = (double)chunk->rows, before = (double)chunk->depth;
-  double pairs = qn_window_pairs((double)c->window, before, t), keys = qn_window_keys((double)c->window, before, t);
+  double pairs = qn_window_pairs((double)c->window, (double)c->ahead, before, t), keys = qn_window_keys((double)c->window, before, t);
   out->calls += k->steps;
   out->memory_bytes += n * ((double)c->weight_bytes + (double)c->token_bytes * t + (double)c->key_bytes * keys);
   out->value_bytes +=
@@ -144,7 +144,7 @@ static qn_status add_prediction(explaining *x, const explain_kernel *k, const ex
   double pair_macs = (double)(k->cost.f32_macs_pair + k->cost.int8_macs_pair);
   double macs = pair_macs > 0 && p.macs > 0
                     ? pair_macs *
-                          qn_window_pairs((double)k->cost.window, (double)chunk->depth, (double)chunk->tokens) / p.macs
+                          qn_window_pairs((double)k->cost.window, (double)k->cost.ahead, (double)chunk->depth, (double)chunk->tokens) / p.macs
                     : 1;
   out->bandwidth_s += n * p.memory_s * macs;
   out->cache_s += n * p.cache_s * macs;

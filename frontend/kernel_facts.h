@@ -14,7 +14,8 @@
   X(weight_bytes, "packed weights that a call reads whole")          \
   X(token_bytes, "rows of tables looked up, a token")                \
   X(key_bytes, "of keys and values, a key that a sequence holds")    \
-  X(window, "keys that a token sees at most; 0 is all before it")    \
+  X(window, "keys that a token sees up to its own; 0 is all")        \
+  X(ahead, "keys after its own that a token sees at most")           \
   X(value_bytes_token, "values read and written, a token")           \
   X(value_bytes_row, "values read and written, a token with logits") \
   X(value_bytes_pair, "values read and written, a pair")             \

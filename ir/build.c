@@ -366,7 +366,9 @@ static qn_status check_query(const shape_context *c, const qn_type *q, int cache
               q->dims[1].value % cache->dims[1].value == 0;
   if (!fits) return operand_error(c, cache_at, "a K cache with q's head_dim and a divisor of its heads");
   const qn_attr *window = spec_attr(c->spec, QN_ATTR_WINDOW), *softcap = spec_attr(c->spec, QN_ATTR_SOFTCAP);
+  const qn_attr *ahead = spec_attr(c->spec, QN_ATTR_AHEAD);
   if (window && window->value.i < 0) return attr_error(c, QN_ATTR_WINDOW, "0 or more");
+  if (ahead && (ahead->value.i < 0 || ahead->value.i > INT32_MAX)) return attr_error(c, QN_ATTR_AHEAD, "0 to 2^31 - 1");
   if (softcap && !(softcap->value.f >= 0)) return attr_error(c, QN_ATTR_SOFTCAP, "0 or more");
   return QN_OK;
 }
@@ -376,6 +378,8 @@ static qn_status check_query(const shape_context *c, const qn_type *q, int cache
 static qn_status check_distances(const shape_context *c, int first, qn_dim tokens) {
   const qn_attr *origin = spec_attr(c->spec, QN_ATTR_ORIGIN);
   const qn_type *by = c->spec->operand_count > first ? c->operands[first] : NULL;
+  int at = first + 1;
+  if (by && by->dtype == QN_DTYPE_I32) by = NULL, at = first;  // neither slopes nor bias
   int64_t heads = c->operands[0]->dims[1].value;
   if (origin) {
     bool vector = by && is_f32(by) && by->rank == 1 && is_const_from(by, 0) && by->dims[0].value % heads == 0;
@@ -386,9 +390,10 @@ static qn_status check_distances(const shape_context *c, int first, qn_dim token
   } else if (by && !is_vector(by, c->operands[0]->dims[1])) {
     return operand_error(c, first, "f32[heads], or an origin for a bias by distance");
   }
-  if (c->spec->operand_count <= first + 1) return QN_OK;
-  bool placed = is_i32_rows(c->operands[first + 1]) && qn_dim_equal(c->operands[first + 1]->dims[0], tokens);
-  return placed ? QN_OK : operand_error(c, first + 1, "i32[T]");
+  if (c->spec->operand_count <= at) return QN_OK;
+  bool placed = is_i32_rows(c->operands[at]) && qn_dim_equal(c->operands[at]->dims[0], tokens);
+  if (!placed) return operand_error(c, at, "i32[T]");
+  return c->spec->operand_count == at + 1 ? QN_OK : operand_error(c, at + 1, "nothing after i32[T]");
 }
 
 static qn_status shape_attn_scores(const shape_context *c, qn_type *out) {

@@ -145,19 +145,34 @@ qn_id qn_graph_base(const qn_graph *graph, qn_id id) {
   }
 }
 
+void qn_attention_operands(const qn_node *node, int pos, const qn_type *after, int *out_by, int *out_at) {
+  int next = pos + 3;  // behind seq and block_table
+  bool by = after && after->dtype != QN_DTYPE_I32;
+  *out_by = by ? next : 0;
+  *out_at = node->operand_count > next + by ? next + by : pos;
+}
+
+// Is the last key that a token sees its own, from which windows count? `pos`: the operand of attention or its scores.
+static bool is_placed_by_pos(const qn_graph *graph, const qn_node *node, int pos) {
+  int by, at, next = pos + 3;
+  const qn_type *after = node->operand_count > next ? &qn_graph_node(graph, node->operands[next])->type : NULL;
+  qn_attention_operands(node, pos, after, &by, &at);
+  return node->operands[at] == node->operands[pos];
+}
+
 int64_t qn_graph_mix_window(const qn_graph *graph, const qn_node *mix) {
   const qn_node *softmax = qn_graph_node(graph, mix->operands[0]);
   const qn_node *scores = softmax->op == QN_OP_SOFTMAX ? qn_graph_node(graph, softmax->operands[0]) : NULL;
   bool seen = scores && scores->op == QN_OP_ATTN_SCORES;
   for (int i = 2; seen && i < 5; i++) seen = scores->operands[i] == mix->operands[i];  // pos, seq, block_table
-  return seen ? qn_node_int(scores, QN_ATTR_WINDOW, 0) : 0;
+  return seen && is_placed_by_pos(graph, scores, 2) ? qn_node_int(scores, QN_ATTR_WINDOW, 0) : 0;
 }
 
 // What an op sees of a cache that it reads, if keys were written at the positions `pos`.
 static int64_t reader_window(const qn_graph *graph, const qn_node *node, qn_id pos) {
   bool mixes = node->op == QN_OP_ATTN_MIX, whole = node->op == QN_OP_ATTENTION;
   if (!mixes && !whole && node->op != QN_OP_ATTN_SCORES) return 0;
-  if (node->operands[whole ? 3 : 2] != pos) return 0;
+  if (node->operands[whole ? 3 : 2] != pos || (!mixes && !is_placed_by_pos(graph, node, whole ? 3 : 2))) return 0;
   return mixes ? qn_graph_mix_window(graph, node) : qn_node_int(node, QN_ATTR_WINDOW, 0);
 }
 

@@ -117,6 +117,9 @@ int64_t qn_graph_mix_window(const qn_graph *graph, const qn_node *mix);
 // The keys that a token sees of a cache at most, of all ops that read it, its own the last; 0 = one of them sees all, or
 // others than those before the token.
 int64_t qn_graph_cache_window(const qn_graph *graph, qn_id cache);
+// Of attention or its scores, whose operand `pos` is the last key that a token sees: *out_by is the operand of slopes or
+// bias (0 = none), *out_at the one that says where tokens are. `after`: the type behind block_table; NULL = none.
+void qn_attention_operands(const qn_node *node, int pos, const qn_type *after, int *out_by, int *out_at);
 
 // The width of an encoder's output "embedding" [R, width]; 0 when there is none, or logits.
 int64_t qn_graph_embedding_size(const qn_graph *graph);

@@ -52,12 +52,31 @@ static bool is_same_cache(const qn_node *a, const qn_node *b) {
          strcmp(qn_node_text(a, QN_ATTR_KIND, ""), qn_node_text(b, QN_ATTR_KIND, "")) == 0;
 }
 
-// Caches are written in place: a state of a cache that is overwritten has no other reader, which might come later, and
-// a layer's cache of a kind has one node.
+// Is every other user of the cache state something that the write comes from? Then all are done before it.
+static qn_status come_before(const qn_graph *graph, qn_id state, qn_id write, bool *out, qn_diag *diag) {
+  bool *behind = QN_ARENA_ARRAY(graph->arena, write + 1, bool);  // the write, and what it comes from
+  if (!behind) return qn_fail_nomem(diag, graph->name, "what a write comes from");
+  behind[write] = true;
+  for (qn_id id = write; id > state; id--) {
+    const qn_node *node = qn_graph_node(graph, id);
+    for (int i = 0; behind[id] && i < node->operand_count; i++) behind[node->operands[i]] = true;
+  }
+  *out = true;
+  for (qn_id id = state + 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    for (int i = 0; i < node->operand_count; i++)
+      *out = *out && (node->operands[i] != state || (id <= write && behind[id]));
+  }
+  return QN_OK;
+}
+
+// Caches are written in place: of a state of a cache that is overwritten, all other readers come before that, since what is
+// written is made of what they give; and a layer's cache of a kind has one node.
 static qn_status verify_cache(const qn_graph *graph, qn_id id, qn_diag *diag) {
   const qn_node *node = qn_graph_node(graph, id);
-  int users = 0;
-  bool written = false;
+  int users = 0, writes = 0;
+  qn_id write = 0;
+  bool in_order = true;
   for (qn_id other = id + 1; other < graph->nodes.count; other++) {
     const qn_node *user = qn_graph_node(graph, other);
     if (is_same_cache(node, user)) {
@@ -65,11 +84,15 @@ static qn_status verify_cache(const qn_graph *graph, qn_id id, qn_diag *diag) {
                      qn_node_text(user, QN_ATTR_KIND, ""), (long long)qn_node_int(user, QN_ATTR_INDEX, 0));
     }
     for (int i = 0; i < user->operand_count; i++) users += user->operands[i] == id;
-    written = written || (user->op == QN_OP_KV_WRITE && user->operands[0] == id);
+    if (user->op != QN_OP_KV_WRITE || user->operands[0] != id) continue;
+    write = other;
+    writes++;
   }
-  if (!written || users == 1) return QN_OK;
+  if (writes == 0 || users == 1) return QN_OK;
+  if (writes == 1) QN_TRY(come_before(graph, id, write, &in_order, diag));
+  if (writes == 1 && in_order) return QN_OK;
   return qn_fail(diag, QN_ERR_FORMAT, node->loc,
-                 "%s: got %d uses of a cache that kv_write overwrites, want the kv_write alone",
+                 "%s: got %d uses of a cache that kv_write overwrites, want the kv_write alone, or others that what it writes is made of",
                  qn_op_get_info(node->op)->name, users);
 }
 

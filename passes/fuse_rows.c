@@ -66,8 +66,9 @@ static bool reads_stored_rows(const rows_context *c, qn_id id, uint32_t group) {
 #define MAX_MEMBERS 64
 
 // A second write to a cache must come after the first; in one kernel it would be done where its x is computed.
-static bool writes_again(const qn_graph *graph, const qn_node *node) {
-  return node->op == QN_OP_KV_WRITE && qn_graph_node(graph, qn_graph_base(graph, node->operands[0]))->op == QN_OP_KV_WRITE;
+static bool writes_again(const qn_graph *graph, const qn_node *node, uint32_t group) {
+  const qn_node *first = qn_graph_node(graph, qn_graph_base(graph, node->operands[0]));
+  return node->op == QN_OP_KV_WRITE && first->op == QN_OP_KV_WRITE && first->group == group;
 }
 
 static bool try_join(rows_context *c, qn_id id, uint32_t group) {
@@ -84,7 +85,7 @@ static bool try_join(rows_context *c, qn_id id, uint32_t group) {
     }
   }
   c->member[id] = true;
-  if (members >= MAX_MEMBERS || writes_again(graph, qn_graph_node(graph, id))) return false;
+  if (members >= MAX_MEMBERS || writes_again(graph, qn_graph_node(graph, id), group)) return false;
   if (!qn_fuse_is_convex(&c->fuse, c->member)) return false;
   graph->nodes.items[id].group = group;
   return true;

@@ -8,7 +8,7 @@
 typedef struct part_context {
   const qn_attention *a;
   const qn_lexpr *row, *head, *kv_head;
-  const qn_lexpr *pos, *at;  // the last key that it sees, and where it is
+  const qn_lexpr *last, *at;  // the last key that it sees, and where it is
   const qn_lexpr *table_row;  // index of the sequence's first block table entry
   const qn_lexpr *page;       // the chunk's page in the pool
   const qn_lexpr *chunk;      // number of the chunk in the sequence
@@ -52,13 +52,24 @@ const qn_lexpr *qn_attention_score(qn_lower *lower, const qn_attention *a, const
   return qn_lop3(b, QN_LX_SELECT, seen, score, LX_F32(-INFINITY));
 }
 
-const qn_lexpr *qn_attention_first_page(qn_lbuild *b, const qn_attention *a, const qn_lexpr *pos) {
-  if (a->window <= 0) return LX_INT(0);
-  return LX_DIV(qn_lop2(b, QN_LX_MAX, LX_SUB(pos, LX_INT(a->window - 1)), LX_INT(0)), LX_INT(QN_PAGE_KEYS));
+const qn_lexpr *qn_attention_place(qn_lower *lower, const qn_attention *a, const qn_lexpr *row) {
+  return qn_attention_token_index(lower, a->at, row);
 }
 
-const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *pos) {
-  return LX_ADD(LX_DIV(pos, LX_INT(QN_PAGE_KEYS)), LX_INT(1));
+const qn_lexpr *qn_attention_last_key(qn_lower *lower, const qn_attention *a, const qn_lexpr *row) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *last = qn_attention_token_index(lower, a->pos, row);
+  if (a->ahead < 0) return last;
+  return qn_lop2(b, QN_LX_MIN, last, LX_ADD(qn_attention_place(lower, a, row), LX_INT(a->ahead)));
+}
+
+const qn_lexpr *qn_attention_first_page(qn_lbuild *b, const qn_attention *a, const qn_lexpr *place) {
+  if (a->window <= 0) return LX_INT(0);
+  return LX_DIV(qn_lop2(b, QN_LX_MAX, LX_SUB(place, LX_INT(a->window - 1)), LX_INT(0)), LX_INT(QN_PAGE_KEYS));
+}
+
+const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *last) {
+  return LX_ADD(LX_DIV(last, LX_INT(QN_PAGE_KEYS)), LX_INT(1));
 }
 
 // An element of the chunk: `along` what is summed (c of a key, the key of a value), `column` the other.
@@ -102,9 +113,9 @@ static void finish_scores(qn_lower *lower, qn_lblock *block, const qn_lexpr *ind
   qn_lbuild *b = &lower->build;
   const part_context *c = context;
   const qn_lexpr *key = key_of(b, c, index);
-  const qn_lexpr *seen = qn_lop2(b, QN_LX_LE, key, c->pos);
+  const qn_lexpr *seen = qn_lop2(b, QN_LX_LE, key, c->last);
   if (c->a->window > 0) {
-    seen = qn_lop2(b, QN_LX_AND, seen, qn_lop2(b, QN_LX_LT, LX_SUB(c->pos, LX_INT(c->a->window)), key));
+    seen = qn_lop2(b, QN_LX_AND, seen, qn_lop2(b, QN_LX_LT, LX_SUB(c->at, LX_INT(c->a->window)), key));
   }
   qn_lstore(b, block, c->scores, QN_LM_F32, index,
             qn_attention_score(lower, c->a, LX_LOAD(c->scores, QN_LM_F32, index), c->head,
@@ -180,13 +191,13 @@ static void lone_mix(qn_lower *lower, qn_lblock *block, part_context *c) {
   qn_lbuild *b = &lower->build;
   c->out = qn_llocal(b, block, "out", QN_LM_F32, c->a->head_dim);
   qn_lower_lanes(lower, block, c->a->head_dim, true, start_out, c);
-  const qn_lexpr *lo = qn_attention_first_page(b, c->a, c->pos);
-  qn_lblock *body = chunks_loop(lower, block, c, lo, qn_attention_last_page(b, c->pos));
+  const qn_lexpr *lo = qn_attention_first_page(b, c->a, c->at);
+  qn_lblock *body = chunks_loop(lower, block, c, lo, qn_attention_last_page(b, c->last));
   if (!body) return;
-  const qn_lexpr *seen = LX_SUB(LX_ADD(c->pos, LX_INT(1)), key_of(b, c, LX_INT(0)));
+  const qn_lexpr *seen = LX_SUB(LX_ADD(c->last, LX_INT(1)), key_of(b, c, LX_INT(0)));
   const qn_lexpr *first = LX_INT(0);
   if (c->a->window > 0)
-    first = qn_lop2(b, QN_LX_MAX, LX_SUB(LX_SUB(c->pos, LX_INT(c->a->window - 1)), key_of(b, c, LX_INT(0))), first);
+    first = qn_lop2(b, QN_LX_MAX, LX_SUB(LX_SUB(c->at, LX_INT(c->a->window - 1)), key_of(b, c, LX_INT(0))), first);
   qn_lvar *key = qn_lvar_new(b, "k");
   qn_lstmt *keys = qn_lfor(b, body, key, first, qn_lop2(b, QN_LX_MIN, seen, LX_INT(QN_PAGE_KEYS)), QN_LO_REDUCE);
   if (!keys) return;
@@ -206,8 +217,8 @@ static qn_status lower_part(qn_lower *lower, const qn_attention *a) {
   qn_lstmt *tokens = qn_lfor(b, &heads->u.loop.body, t, LX_INT(0), qn_ldim(b, a->node->type.dims[0]), QN_LO_DATA);
   part_context c = {.a = a, .row = qn_lref(b, t), .head = qn_lref(b, h)};
   c.kv_head = LX_DIV(c.head, LX_INT(a->group));
-  c.pos = qn_attention_token_index(lower, a->pos, c.row);
-  c.at = a->at == a->pos ? c.pos : qn_attention_token_index(lower, a->at, c.row);
+  c.last = qn_attention_last_key(lower, a, c.row);
+  c.at = a->at == a->pos && a->ahead < 0 ? c.last : qn_attention_place(lower, a, c.row);
   c.table_row = LX_MUL(qn_attention_token_index(lower, a->seq, c.row), qn_lsym(b, QN_SYM_P));
   if (a->k_cache) {
     lone_scores(lower, &tokens->u.loop.body, &c);
@@ -220,9 +231,11 @@ static qn_status lower_part(qn_lower *lower, const qn_attention *a) {
 qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
   const qn_node *node = qn_graph_node(lower->graph, id);
   bool fused = node->op == QN_OP_ATTENTION;
-  int places = fused ? 3 : 2;  // pos, seq, block_table
-  bool by_distance = node->op != QN_OP_ATTN_MIX && node->operand_count > places + 3;
-  bool biased = by_distance && qn_node_attr(node, QN_ATTR_ORIGIN);
+  int places = fused ? 3 : 2, by, at;  // pos, seq, block_table
+  bool more = node->operand_count > places + 3;
+  qn_attention_operands(node, places, more ? &qn_graph_node(lower->graph, node->operands[places + 3])->type : NULL, &by, &at);
+  bool biased = by && qn_node_attr(node, QN_ATTR_ORIGIN);
+  const qn_attr *ahead = qn_node_attr(node, QN_ATTR_AHEAD);
   qn_attention a = {
       .node = node,
       .q = node->op == QN_OP_ATTN_MIX ? 0 : node->operands[0],
@@ -232,12 +245,13 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
                                               : 0,
       .pos = node->operands[places],
       .seq = node->operands[places + 1],
-      .slopes = by_distance && !biased ? node->operands[places + 3] : 0,
-      .bias = biased ? node->operands[places + 3] : 0,
+      .slopes = by && !biased ? node->operands[by] : 0,
+      .bias = biased ? node->operands[by] : 0,
       .origin = qn_node_int(node, QN_ATTR_ORIGIN, 0),
-      .at = node->operands[by_distance && node->operand_count > places + 4 ? places + 4 : places],
+      .at = node->operands[at],
       .window = node->op == QN_OP_ATTN_MIX ? qn_graph_mix_window(lower->graph, node)
                                            : qn_node_int(node, QN_ATTR_WINDOW, 0),
+      .ahead = ahead ? ahead->value.i : -1,
   };
   const qn_type *pool = &qn_graph_node(lower->graph, a.k_cache ? a.k_cache : a.v_cache)->type;
   a.kv_heads = pool->dims[1].value;

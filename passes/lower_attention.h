@@ -10,11 +10,12 @@ typedef struct qn_attention {
   qn_id slopes;                         // f32 (heads); 0 = none
   qn_id bias;                           // f32 (heads, distances); 0 = none
   int64_t distances, origin;            // the place of distance 0 among them
-  qn_id at;                             // where tokens are, for distances: pos, or an operand of its own
+  qn_id at;                             // where tokens are, for distances and windows: pos, or an operand of its own
   const qn_lbuf *table;                 // block table, i32 (B, P)
   int64_t kv_heads, head_dim;
   int64_t group;   // query heads that share a KV head
-  int64_t window;  // a token sees so many keys, its own the last; 0 = all before it
+  int64_t window;  // a token sees so many keys up to its own, that included; 0 = all before it
+  int64_t ahead;   // and so many after it at most, of those up to pos; negative = all of them
   qn_kv_page k_page, v_page;  // of the caches that there are
   bool integer;               // the numeric mode `codes`
 } qn_attention;
@@ -28,9 +29,12 @@ const qn_lexpr *qn_attention_pool_index(qn_lbuild *b, const qn_attention *a, con
 // is before it where it is negative; -inf where `seen` (a predicate) is false.
 const qn_lexpr *qn_attention_score(qn_lower *lower, const qn_attention *a, const qn_lexpr *dot, const qn_lexpr *head,
                                    const qn_lexpr *distance, const qn_lexpr *seen);
-// The first page that a token at `pos` sees, and the one after the last.
-const qn_lexpr *qn_attention_first_page(qn_lbuild *b, const qn_attention *a, const qn_lexpr *pos);
-const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *pos);
+// Where a token is, and the last key that it sees.
+const qn_lexpr *qn_attention_place(qn_lower *lower, const qn_attention *a, const qn_lexpr *row);
+const qn_lexpr *qn_attention_last_key(qn_lower *lower, const qn_attention *a, const qn_lexpr *row);
+// The first page that a token at `place` sees, and the one after that of its last key.
+const qn_lexpr *qn_attention_first_page(qn_lbuild *b, const qn_attention *a, const qn_lexpr *place);
+const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *last);
 
 // What a chunk gave is relative to its own maximum. A maximum as it is subtracted: 0 for -inf, of which nothing may be.
 const qn_lexpr *qn_attention_least(qn_lbuild *b, const qn_lexpr *max);
@@ -51,6 +55,7 @@ typedef struct qn_attention_run {
   const qn_lbuf *position;          // i32 a row: the last key that it sees
   const qn_lbuf *place;             // i32 a row: where its token is; may be `position`
   const qn_lbuf *low, *high;        // i32: the least and the largest position
+  const qn_lbuf *low_place, *high_place;  // the same of places; may be those of positions
   const qn_lexpr *chunk, *page;
 } qn_attention_run;
 
@@ -60,7 +65,9 @@ const qn_lexpr *qn_attention_load_index(qn_lbuild *b, const qn_lbuf *local, cons
 const qn_lexpr *qn_attention_begins(qn_lower *lower, const qn_attention_run *run, int64_t most);
 // Sets run->tokens: those from run->first on that make a run, of one sequence, up to the next multiple of `most`.
 void qn_attention_count_tokens(qn_lower *lower, qn_lblock *block, qn_attention_run *run, int64_t most);
-// Fills run->low and run->high.
+// Declares what run->position to run->high_place are, `rows` of the first two.
+void qn_attention_declare_positions(qn_lower *lower, qn_lblock *block, qn_attention_run *run, int64_t rows);
+// Fills run->low, run->high and those of places.
 void qn_attention_find_positions(qn_lower *lower, qn_lblock *block, qn_attention_run *run);
 // The place in a token's row of element `index` of a row's query head.
 const qn_lexpr *qn_attention_head_element(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *row,
@@ -71,11 +78,11 @@ const qn_lexpr *qn_attention_is_seen(qn_lbuild *b, const qn_attention_run *run, 
 // qn_attention_score of that key for the row.
 const qn_lexpr *qn_attention_row_score(qn_lower *lower, const qn_attention_run *run, const qn_lexpr *dot,
                                        const qn_lexpr *row, const qn_lexpr *base, const qn_lexpr *lane);
-// A key's place in the chunk, kept within 0 .. 64; those of the first key that a token at `pos` sees, and one past the
-// last.
+// A key's place in the chunk, kept within 0 .. 64; those of the first key that a token at `place` sees, and one past the
+// last, which is key `last` of the sequence.
 const qn_lexpr *qn_attention_in_chunk(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *key);
-const qn_lexpr *qn_attention_first_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *pos);
-const qn_lexpr *qn_attention_end_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *pos);
+const qn_lexpr *qn_attention_first_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *place);
+const qn_lexpr *qn_attention_end_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *last);
 
 // --- caches of codes (lower_attention_codes.c)
 

@@ -460,8 +460,10 @@ static void choose_place(qn_lower *lower, qn_lblock *block, fused_context *c) {
   const qn_lexpr *end = qn_attention_end_seen(b, &c->run, low), *last = qn_attention_end_seen(b, &c->run, high);
   const qn_lexpr *whole = qn_lop2(b, QN_LX_EQ, end, last);
   if (c->run.a->window > 0) {
-    const qn_lexpr *begin = qn_attention_first_seen(b, &c->run, low),
-                   *first = qn_attention_first_seen(b, &c->run, high);
+    const qn_lexpr *low_place = qn_attention_load_index(b, c->run.low_place, zero);
+    const qn_lexpr *high_place = qn_attention_load_index(b, c->run.high_place, zero);
+    const qn_lexpr *begin = qn_attention_first_seen(b, &c->run, low_place),
+                   *first = qn_attention_first_seen(b, &c->run, high_place);
     whole = qn_lop2(b, QN_LX_AND, whole, qn_lop2(b, QN_LX_EQ, begin, first));
   }
   qn_lstore(b, block, c->aside, QN_LM_I32, zero,
@@ -477,15 +479,16 @@ static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
     if (c->values.buf) tile(lower, block, zero, c->run.rows, c->run.a->head_dim, c, add_code_values);
     return;
   }
-  const qn_lexpr *lo = qn_attention_first_seen(b, &c->run, qn_attention_load_index(b, c->run.high, zero));
+  const qn_lexpr *lo = qn_attention_first_seen(b, &c->run, qn_attention_load_index(b, c->run.high_place, zero));
   const qn_lexpr *hi = qn_attention_end_seen(b, &c->run, qn_attention_load_index(b, c->run.low, zero));
   choose_place(lower, block, c);
   if (c->run.a->window > 0) {
     tile(lower, block, zero, c->run.rows, c->run.a->head_dim, c, start_part);
     qn_lblock *before = qn_lower_loop(lower, block, "j", zero, tokens_apart(b, c), QN_LO_DATA, &j);
-    const qn_lexpr *pos = qn_attention_load_index(b, c->run.position, LX_MUL(j, group));
-    const qn_lexpr *seen = qn_attention_end_seen(b, &c->run, pos);
-    values_of_token(lower, before, c, j, qn_attention_first_seen(b, &c->run, pos), qn_lop2(b, QN_LX_MIN, lo, seen));
+    const qn_lexpr *last = qn_attention_load_index(b, c->run.position, LX_MUL(j, group));
+    const qn_lexpr *place = qn_attention_load_index(b, c->run.place, LX_MUL(j, group));
+    const qn_lexpr *seen = qn_attention_end_seen(b, &c->run, last);
+    values_of_token(lower, before, c, j, qn_attention_first_seen(b, &c->run, place), qn_lop2(b, QN_LX_MIN, lo, seen));
   }
   c->key_lo = lo;
   c->key_hi = hi;
@@ -493,8 +496,8 @@ static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
   c->shared = true;
   tile(lower, block, zero, c->run.rows, c->run.a->head_dim, c, add_values);
   qn_lblock *after = qn_lower_loop(lower, block, "j", zero, tokens_apart(b, c), QN_LO_DATA, &j);
-  const qn_lexpr *pos = qn_attention_load_index(b, c->run.position, LX_MUL(j, group));
-  values_of_token(lower, after, c, j, qn_lop2(b, QN_LX_MAX, lo, hi), qn_attention_end_seen(b, &c->run, pos));
+  const qn_lexpr *last = qn_attention_load_index(b, c->run.position, LX_MUL(j, group));
+  values_of_token(lower, after, c, j, qn_lop2(b, QN_LX_MAX, lo, hi), qn_attention_end_seen(b, &c->run, last));
   qn_lblock *apart =
       qn_lower_when(lower, block, qn_lop2(b, QN_LX_LT, zero, qn_attention_load_index(b, c->aside, zero)));
   qn_lblock *rows = qn_lower_loop(lower, apart, "r", zero, c->run.rows, QN_LO_DATA, &c->row);
@@ -506,7 +509,7 @@ static void chunk_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
 static void chunks(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
   const qn_lexpr *zero = LX_INT(0);
-  const qn_lexpr *lo = qn_attention_first_page(b, c->run.a, qn_attention_load_index(b, c->run.low, zero));
+  const qn_lexpr *lo = qn_attention_first_page(b, c->run.a, qn_attention_load_index(b, c->run.low_place, zero));
   const qn_lexpr *hi = qn_attention_last_page(b, qn_attention_load_index(b, c->run.high, zero));
   qn_lblock *body = qn_lower_loop(lower, block, "chunk", lo, hi, QN_LO_REDUCE, &c->run.chunk);
   const qn_lexpr *next = qn_lop2(b, QN_LX_MIN, LX_ADD(c->run.chunk, LX_INT(1)), LX_SUB(hi, LX_INT(1)));
@@ -544,10 +547,10 @@ static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lblock *rows = qn_lower_loop(lower, block, "r", LX_INT(0), c->run.rows, QN_LO_DATA, &c->row);
   const qn_lexpr *token = LX_ADD(c->run.first, LX_DIV(c->row, LX_INT(c->run.a->group)));
   qn_lstore(b, rows, c->run.position, QN_LM_I32, c->row,
-            qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, c->run.a->pos, token)));
+            qn_lop1(b, QN_LX_TO_I32, qn_attention_last_key(lower, c->run.a, token)));
   if (c->run.place != c->run.position) {
     qn_lstore(b, rows, c->run.place, QN_LM_I32, c->row,
-              qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, c->run.a->at, token)));
+              qn_lop1(b, QN_LX_TO_I32, qn_attention_place(lower, c->run.a, token)));
   }
   qn_lstore(b, rows, c->max, QN_LM_F32, c->row, LX_F32(-INFINITY));
   qn_lstore(b, rows, c->sum, QN_LM_F32, c->row, LX_F32(0));
@@ -581,10 +584,7 @@ static void run_of_tokens(qn_lower *lower, qn_lblock *block, fused_context *c, i
   qn_attention_count_tokens(lower, block, &c->run, most);
   c->run.rows = LX_MUL(c->run.tokens, LX_INT(c->run.a->group));
   c->run.table_row = LX_MUL(qn_attention_token_index(lower, c->run.a->seq, c->run.first), qn_lsym(b, QN_SYM_P));
-  c->run.low = qn_llocal(b, block, "low", QN_LM_I32, 1);
-  c->run.high = qn_llocal(b, block, "high", QN_LM_I32, 1);
-  c->run.position = qn_llocal(b, block, "position", QN_LM_I32, rows);
-  c->run.place = c->run.a->at == c->run.a->pos ? c->run.position : qn_llocal(b, block, "place", QN_LM_I32, rows);
+  qn_attention_declare_positions(lower, block, &c->run, rows);
   const qn_attention *a = c->run.a;
   c->query_pitch = a->head_dim;
   if (a->k_page.coded && a->integer) {

@@ -33,7 +33,9 @@ const qn_lexpr *qn_attention_is_seen(qn_lbuild *b, const qn_attention_run *run, 
   const qn_lexpr *last = LX_SUB(LX_LOAD(run->position, QN_LM_I32, row), i32_of(b, first_key));
   const qn_lexpr *key = i32_of(b, lane), *seen = qn_lop2(b, QN_LX_LE, key, last);
   if (run->a->window <= 0) return seen;
-  const qn_lexpr *before = LX_SUB(last, qn_li32(b, (int32_t)run->a->window));
+  const qn_lexpr *place = last;
+  if (run->place != run->position) place = LX_SUB(LX_LOAD(run->place, QN_LM_I32, row), i32_of(b, first_key));
+  const qn_lexpr *before = LX_SUB(place, qn_li32(b, (int32_t)run->a->window));
   return qn_lop2(b, QN_LX_AND, seen, qn_lop2(b, QN_LX_LT, before, key));
 }
 
@@ -52,13 +54,13 @@ const qn_lexpr *qn_attention_in_chunk(qn_lbuild *b, const qn_attention_run *run,
   return qn_lop2(b, QN_LX_MIN, qn_lop2(b, QN_LX_MAX, at, LX_INT(0)), LX_INT(QN_PAGE_KEYS));
 }
 
-const qn_lexpr *qn_attention_first_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *pos) {
+const qn_lexpr *qn_attention_first_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *place) {
   if (run->a->window <= 0) return LX_INT(0);
-  return qn_attention_in_chunk(b, run, LX_SUB(pos, LX_INT(run->a->window - 1)));
+  return qn_attention_in_chunk(b, run, LX_SUB(place, LX_INT(run->a->window - 1)));
 }
 
-const qn_lexpr *qn_attention_end_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *pos) {
-  return qn_attention_in_chunk(b, run, LX_ADD(pos, LX_INT(1)));
+const qn_lexpr *qn_attention_end_seen(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *last) {
+  return qn_attention_in_chunk(b, run, LX_ADD(last, LX_INT(1)));
 }
 
 // The tokens from run->first on that make a run: of one sequence, up to the next multiple of `most` in the step.
@@ -84,19 +86,41 @@ void qn_attention_count_tokens(qn_lower *lower, qn_lblock *block, qn_attention_r
       qn_lop2(b, QN_LX_MAX, qn_lop2(b, QN_LX_MIN, qn_attention_load_index(b, length, zero), bound), LX_INT(1));
 }
 
-void qn_attention_find_positions(qn_lower *lower, qn_lblock *block, qn_attention_run *run) {
+void qn_attention_declare_positions(qn_lower *lower, qn_lblock *block, qn_attention_run *run, int64_t rows) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *zero = LX_INT(0), *j = NULL;
-  const qn_lexpr *first = i32_of(b, qn_attention_token_index(lower, run->a->pos, run->first));
-  qn_lstore(b, block, run->low, QN_LM_I32, zero, first);
-  qn_lstore(b, block, run->high, QN_LM_I32, zero, first);
+  const qn_attention *a = run->a;
+  bool apart = a->at != a->pos || a->ahead >= 0;  // where a token is, is not its last key
+  run->low = qn_llocal(b, block, "low", QN_LM_I32, 1);
+  run->high = qn_llocal(b, block, "high", QN_LM_I32, 1);
+  run->position = qn_llocal(b, block, "position", QN_LM_I32, rows);
+  run->place = apart ? qn_llocal(b, block, "place", QN_LM_I32, rows) : run->position;
+  bool bounds = apart && a->window > 0;
+  run->low_place = bounds ? qn_llocal(b, block, "low_place", QN_LM_I32, 1) : run->low;
+  run->high_place = bounds ? qn_llocal(b, block, "high_place", QN_LM_I32, 1) : run->high;
+}
+
+// A number that a token has.
+typedef const qn_lexpr *(*token_number)(qn_lower *lower, const qn_attention *a, const qn_lexpr *row);
+
+// The least and the largest of the run's tokens.
+static void find_bounds(qn_lower *lower, qn_lblock *block, const qn_attention_run *run, token_number number,
+                        const qn_lbuf *low, const qn_lbuf *high) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *zero = LX_INT(0), *j = NULL, *first = i32_of(b, number(lower, run->a, run->first));
+  qn_lstore(b, block, low, QN_LM_I32, zero, first);
+  qn_lstore(b, block, high, QN_LM_I32, zero, first);
   qn_lblock *body = qn_lower_loop(lower, block, "j", LX_INT(1), run->tokens, QN_LO_REDUCE, &j);
-  const qn_lexpr *pos = i32_of(b, qn_attention_token_index(lower, run->a->pos, LX_ADD(run->first, j)));
+  const qn_lexpr *value = i32_of(b, number(lower, run->a, LX_ADD(run->first, j)));
   const qn_lop ops[] = {QN_LX_MIN, QN_LX_MAX};
-  const qn_lbuf *ends[] = {run->low, run->high};
+  const qn_lbuf *ends[] = {low, high};
   for (int i = 0; i < 2; i++) {
-    qn_lstore(b, body, ends[i], QN_LM_I32, zero, qn_lop2(b, ops[i], pos, LX_LOAD(ends[i], QN_LM_I32, zero)));
+    qn_lstore(b, body, ends[i], QN_LM_I32, zero, qn_lop2(b, ops[i], value, LX_LOAD(ends[i], QN_LM_I32, zero)));
   }
+}
+
+void qn_attention_find_positions(qn_lower *lower, qn_lblock *block, qn_attention_run *run) {
+  find_bounds(lower, block, run, qn_attention_last_key, run->low, run->high);
+  if (run->low_place != run->low) find_bounds(lower, block, run, qn_attention_place, run->low_place, run->high_place);
 }
 
 const qn_lexpr *qn_attention_head_element(qn_lbuild *b, const qn_attention_run *run, const qn_lexpr *row,

@@ -431,9 +431,11 @@ static void sum_values(qn_lower *lower, qn_lblock *block, tile_context *c, part_
   const qn_lexpr *e = NULL, *width = LX_INT(head_dim_of(c)), *zero = LX_INT(0);
   const qn_lexpr *low = qn_attention_load_index(b, c->run.low, zero);
   const qn_lexpr *high = qn_attention_load_index(b, c->run.high, zero);
-  const qn_lexpr *first = qn_attention_first_seen(b, &c->run, low), *end = qn_attention_end_seen(b, &c->run, high);
+  const qn_lexpr *low_place = qn_attention_load_index(b, c->run.low_place, zero);
+  const qn_lexpr *high_place = qn_attention_load_index(b, c->run.high_place, zero);
+  const qn_lexpr *first = qn_attention_first_seen(b, &c->run, low_place), *end = qn_attention_end_seen(b, &c->run, high);
   const qn_lexpr *all_end = qn_attention_end_seen(b, &c->run, low);
-  const qn_lexpr *all_first = qn_lop2(b, QN_LX_MIN, qn_attention_first_seen(b, &c->run, high), all_end);
+  const qn_lexpr *all_first = qn_lop2(b, QN_LX_MIN, qn_attention_first_seen(b, &c->run, high_place), all_end);
   qn_lblock *body = each(lower, block, c, LX_MUL(c->blocks, width), &e);
   l.row = LX_MUL(LX_DIV(e, width), LX_INT(c->lane_rows));
   l.column = LX_MOD(e, width);
@@ -454,7 +456,7 @@ static void begin_chunk(qn_lower *lower, qn_lblock *block, tile_context *c) {
   qn_lbuild *b = &lower->build;
   const qn_attention *a = c->run.a;
   const qn_lexpr *zero = LX_INT(0), *width = LX_INT(a->head_dim);
-  const qn_lexpr *first = qn_attention_first_seen(b, &c->run, qn_attention_load_index(b, c->run.low, zero));
+  const qn_lexpr *first = qn_attention_first_seen(b, &c->run, qn_attention_load_index(b, c->run.low_place, zero));
   const qn_lexpr *end = qn_attention_end_seen(b, &c->run, qn_attention_load_index(b, c->run.high, zero));
   c->run.page = qn_attention_load_index(b, a->table, LX_ADD(c->run.table_row, c->run.chunk));
   const qn_lexpr *from = LX_MUL(first, width), *to = LX_MUL(end, width), *all = LX_MUL(width, LX_INT(QN_PAGE_KEYS));
@@ -493,10 +495,7 @@ static void start_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   c->run.rows = LX_MUL(c->run.tokens, group);
   c->blocks = LX_DIV(LX_ADD(c->run.rows, LX_INT(c->lane_rows - 1)), lane_rows);
   c->run.table_row = LX_MUL(qn_attention_token_index(lower, a->seq, c->run.first), qn_lsym(b, QN_SYM_P));
-  c->run.low = qn_llocal(b, block, "low", QN_LM_I32, 1);
-  c->run.high = qn_llocal(b, block, "high", QN_LM_I32, 1);
-  c->run.position = qn_llocal(b, block, "position", QN_LM_I32, c->most_rows);
-  c->run.place = a->at == a->pos ? c->run.position : qn_llocal(b, block, "place", QN_LM_I32, c->most_rows);
+  qn_attention_declare_positions(lower, block, &c->run, c->most_rows);
   c->query_pitch = query_pitch(a);
   if (a->k_page.coded && a->integer)
     c->queries = qn_attention_declare_factors(b, block, c->most_rows, qn_attention_code_blocks(&a->k_page));
@@ -513,11 +512,11 @@ static void start_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   const qn_lexpr *last = LX_SUB(c->run.rows, LX_INT(1));
   qn_lblock *body = each(lower, block, c, LX_MUL(c->blocks, lane_rows), &e);
   const qn_lexpr *token = LX_ADD(c->run.first, LX_DIV(qn_lop2(b, QN_LX_MIN, e, last), group));
-  const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, a->pos, token));
+  const qn_lexpr *pos = qn_lop1(b, QN_LX_TO_I32, qn_attention_last_key(lower, a, token));
   qn_lstore(b, body, c->run.position, QN_LM_I32, e,
             qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LE, e, last), pos, qn_li32(b, -1)));
   if (c->run.place != c->run.position) {
-    const qn_lexpr *at = qn_lop1(b, QN_LX_TO_I32, qn_attention_token_index(lower, a->at, token));
+    const qn_lexpr *at = qn_lop1(b, QN_LX_TO_I32, qn_attention_place(lower, a, token));
     qn_lstore(b, body, c->run.place, QN_LM_I32, e, at);
   }
   const qn_lexpr *width = LX_INT(c->query_pitch), *all = LX_MUL(c->blocks, lane_rows);
@@ -603,9 +602,9 @@ static void write_parts(qn_lower *lower, tile_context *c) {
   c->token = c->run.first = LX_DIV(h, LX_INT(a->kv_heads * SPLITS));
   c->run.kv_head = LX_MOD(LX_DIV(h, splits), LX_INT(a->kv_heads));
   c->run.tokens = LX_INT(1);
-  const qn_lexpr *pos = qn_attention_token_index(lower, a->pos, c->token);
-  const qn_lexpr *lo = LX_ADD(qn_attention_first_page(b, a, pos), LX_MOD(h, splits));
-  const qn_lexpr *count = LX_DIV(LX_ADD(LX_SUB(qn_attention_last_page(b, pos), lo), LX_INT(SPLITS - 1)), splits);
+  const qn_lexpr *end = qn_attention_last_page(b, qn_attention_last_key(lower, a, c->token));
+  const qn_lexpr *lo = LX_ADD(qn_attention_first_page(b, a, qn_attention_place(lower, a, c->token)), LX_MOD(h, splits));
+  const qn_lexpr *count = LX_DIV(LX_ADD(LX_SUB(end, lo), LX_INT(SPLITS - 1)), splits);
   block = qn_lower_when(lower, block, qn_lop2(b, QN_LX_LT, zero, count));
   start_run(lower, block, c);
   block = qn_lower_loop(lower, block, "turn", zero, count, QN_LO_REDUCE, &turn);
@@ -650,14 +649,15 @@ static void write_merge(qn_lower *lower, tile_context *c) {
   qn_lblock *block = each_of_few(lower, a, a->kv_heads * a->group, &h);
   c->token = LX_DIV(h, heads);
   m.head = LX_MOD(h, heads);
-  const qn_lexpr *pos = qn_attention_token_index(lower, a->pos, c->token);
+  const qn_lexpr *first_page = qn_attention_first_page(b, a, qn_attention_place(lower, a, c->token));
+  const qn_lexpr *end_page = qn_attention_last_page(b, qn_attention_last_key(lower, a, c->token));
   block = qn_lower_loop(lower, block, "element", zero, LX_INT(a->head_dim), QN_LO_DATA, &m.element);
   const qn_lbuf **locals[] = {&m.max, &m.sum, &m.out, &m.next, &m.power, &m.factor, &m.share};
   for (size_t i = 0; i < QN_COUNT(locals); i++) *locals[i] = qn_llocal(b, block, "merged", QN_LM_F32, 1);
   qn_lstore(b, block, m.max, QN_LM_F32, zero, LX_F32(-INFINITY));
   qn_lstore(b, block, m.sum, QN_LM_F32, zero, LX_F32(0));
   qn_lstore(b, block, m.out, QN_LM_F32, zero, LX_F32(0));
-  chain(lower, block, c, qn_attention_first_page(b, a, pos), qn_attention_last_page(b, pos), merge_link, &m);
+  chain(lower, block, c, first_page, end_page, merge_link, &m);
   const qn_lexpr *inverse = LX_DIV(LX_F32(1), f32_at(b, m.sum, zero));
   const qn_lexpr *at = LX_ADD(LX_MUL(m.head, LX_INT(a->head_dim)), m.element);
   store_result(lower, block, c, c->token, at, LX_MUL(f32_at(b, m.out, zero), inverse));
@@ -707,7 +707,7 @@ static void do_run(qn_lower *lower, qn_lblock *block, tile_context *c, int64_t m
   for (size_t i = 0; i < QN_COUNT(rows); i++) qn_lstore(b, body, *rows[i], QN_LM_F32, e, LX_F32(starts[i]));
   body = each(lower, block, c, LX_MUL(all, width), &e);
   qn_lstore(b, body, c->out, QN_LM_F32, e, LX_F32(0));
-  const qn_lexpr *lo = qn_attention_first_page(b, a, qn_attention_load_index(b, c->run.low, zero));
+  const qn_lexpr *lo = qn_attention_first_page(b, a, qn_attention_load_index(b, c->run.low_place, zero));
   const qn_lexpr *hi = qn_attention_last_page(b, qn_attention_load_index(b, c->run.high, zero));
   chunk_of_run(lower, qn_lower_loop(lower, block, "chunk", lo, hi, QN_LO_REDUCE, &c->run.chunk), c);
   body = each(lower, block, c, LX_MUL(c->run.rows, width), &e);

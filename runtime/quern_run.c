@@ -220,8 +220,8 @@ bool quern_model_get_attention_cost(const quern_model *model, int64_t depth, int
   qn_str value;
   *out_bytes = *out_macs = 0;
   if (!qn_model_summary_value(model, "cost.windows", &value)) return false;
-  while (value.length > 0) {  // "window:key bytes:multiply-adds", spaces between
-    uint64_t numbers[3] = {0};
+  while (value.length > 0) {  // "window:key bytes:multiply-adds:keys ahead", spaces between
+    uint64_t numbers[4] = {0};
     size_t at = 0, count = 0;
     for (; at < value.length && value.data[at] != ' '; at++) {
       char c = value.data[at];
@@ -231,7 +231,7 @@ bool quern_model_get_attention_cost(const quern_model *model, int64_t depth, int
     }
     if (count != QN_COUNT(numbers) - 1) return false;
     *out_bytes += (double)numbers[1] * qn_window_keys((double)numbers[0], (double)depth, (double)tokens);
-    *out_macs += (double)numbers[2] * qn_window_pairs((double)numbers[0], (double)depth, (double)tokens);
+    *out_macs += (double)numbers[2] * qn_window_pairs((double)numbers[0], (double)numbers[3], (double)depth, (double)tokens);
     if (at < value.length) at++;
     value = (qn_str){value.data + at, value.length - at};
   }

@@ -251,37 +251,52 @@ static void kv_write(const op_context *c) {
   }
 }
 
-static bool sees(const op_context *c, int64_t pos, int64_t key) {
-  int64_t window = qn_node_int(c->node, QN_ATTR_WINDOW, 0);
-  return key <= pos && (window <= 0 || key > pos - window);
+// Operands of attention, `first_place` being pos.
+typedef struct attention_places {
+  int pos, seq, table, by, at;  // by: slopes or bias, 0 = none
+} attention_places;
+
+static attention_places places_of(const op_context *c, int first_place) {
+  attention_places p = {.pos = first_place, .seq = first_place + 1, .table = first_place + 2};
+  const qn_type *after = c->node->operand_count > first_place + 3 ? &c->in[first_place + 3]->type : NULL;
+  qn_attention_operands(c->node, first_place, after, &p.by, &p.at);
+  return p;
 }
 
-static double score(const op_context *c, int64_t t, int64_t head, int64_t key, int first_place) {
+static bool sees(const op_context *c, const attention_places *p, int64_t t, int64_t key) {
+  int64_t window = qn_node_int(c->node, QN_ATTR_WINDOW, 0), at = (int64_t)c->in[p->at]->values[t];
+  int64_t last = (int64_t)c->in[p->pos]->values[t];
+  const qn_attr *ahead = qn_node_attr(c->node, QN_ATTR_AHEAD);
+  if (ahead && key > at + ahead->value.i) return false;
+  return key <= last && (window <= 0 || key > at - window);
+}
+
+static double score(const op_context *c, const attention_places *p, int64_t t, int64_t head, int64_t key) {
   const qn_ref_tensor *q = c->in[0], *pool = c->in[1];
   int64_t width = dim(q, 2), group = dim(q, 1) / dim(pool, 1);
   double sum = 0;
   for (int64_t i = 0; i < width; i++) {
     double k =
-        pool->values[pool_index(pool, true, (int64_t)c->in[first_place + 1]->values[t], c->in[first_place + 2], key, head / group, i)];
+        pool->values[pool_index(pool, true, (int64_t)c->in[p->seq]->values[t], c->in[p->table], key, head / group, i)];
     sum += q->values[(t * dim(q, 1) + head) * width + i] * k;
   }
   sum *= qn_node_float(c->node, QN_ATTR_SCALE, 1);
   double cap = qn_node_float(c->node, QN_ATTR_SOFTCAP, 0);
   if (cap > 0) sum = cap * tanh(sum / cap);
-  int by = first_place + 3, at = c->node->operand_count > by + 1 ? by + 1 : first_place;
-  if (c->node->operand_count == by) return sum;
-  int64_t distance = key - (int64_t)c->in[at]->values[t];
-  if (!qn_node_attr(c->node, QN_ATTR_ORIGIN)) return sum + c->in[by]->values[head] * (double)distance;
-  int64_t count = dim(c->in[by], 0) / dim(q, 1), column = distance + qn_node_int(c->node, QN_ATTR_ORIGIN, 0);
+  if (!p->by) return sum;
+  int64_t distance = key - (int64_t)c->in[p->at]->values[t];
+  if (!qn_node_attr(c->node, QN_ATTR_ORIGIN)) return sum + c->in[p->by]->values[head] * (double)distance;
+  int64_t count = dim(c->in[p->by], 0) / dim(q, 1), column = distance + qn_node_int(c->node, QN_ATTR_ORIGIN, 0);
   column = column < 0 ? 0 : column < count ? column : count - 1;
-  return sum + c->in[by]->values[head * count + column];
+  return sum + c->in[p->by]->values[head * count + column];
 }
 
 static void attn_scores(const op_context *c) {
   int64_t heads = dim(c->out, 1), keys = dim(c->out, 2);
+  attention_places p = places_of(c, 2);
   for (int64_t i = 0; i < c->out->count; i++) {
     int64_t t = i / keys / heads, key = i % keys;
-    c->out->values[i] = sees(c, (int64_t)c->in[2]->values[t], key) ? score(c, t, i / keys % heads, key, 2) : -INFINITY;
+    c->out->values[i] = sees(c, &p, t, key) ? score(c, &p, t, i / keys % heads, key) : -INFINITY;
   }
 }
 
@@ -310,11 +325,12 @@ static void attn_mix(const op_context *c) {
 static qn_status attention(const op_context *c, qn_arena *arena) {
   int64_t heads = dim(c->out, 1), most = dim(c->in[5], 1) * QN_PAGE_KEYS;
   double *weights = QN_ARENA_ARRAY(arena, (size_t)most, double);
+  attention_places p = places_of(c, 3);
   if (!weights) return qn_fail_nomem(c->diag, c->node->loc, "attention weights");
   for (int64_t i = 0; i < dim(c->out, 0) * heads; i++) {
     int64_t t = i / heads, pos = (int64_t)c->in[3]->values[t];
     for (int64_t key = 0; key <= pos; key++)
-      weights[key] = sees(c, pos, key) ? score(c, t, i % heads, key, 3) : -INFINITY;
+      weights[key] = sees(c, &p, t, key) ? score(c, &p, t, i % heads, key) : -INFINITY;
     softmax(weights, weights, pos + 1);
     mix(c, c->in[2], 3, t, i % heads, weights, pos + 1);
   }

@@ -1,16 +1,21 @@
 // How much attention of some tokens of one sequence sees, `depth` keys being there before them. `window`: the keys that a
-// token sees at most, itself included; 0 = all before it.
+// token sees up to its own, that included; 0 = all before it. `ahead`: keys of the same step after it that it sees at most;
+// 0 of texts that go on.
 #ifndef QN_RUNTIME_BASE_WINDOW_H
 #define QN_RUNTIME_BASE_WINDOW_H
 
 #include <stdint.h>
 
+#define QN_WINDOW_ALL 4294967295u  // all keys after a token
+
 // Pairs of a token and a key that it sees.
-static inline double qn_window_pairs(double window, double depth, double tokens) {
+static inline double qn_window_pairs(double window, double ahead, double depth, double tokens) {
   double growing = window > 0 ? window - depth : tokens;  // tokens that see one key more than the one before
   if (growing > tokens) growing = tokens;
   if (growing < 0) growing = 0;
-  return growing * depth + growing * (growing + 1) / 2 + (tokens - growing) * window;
+  double after = ahead < tokens - 1 ? ahead : tokens - 1;  // the last tokens see fewer
+  return growing * depth + growing * (growing + 1) / 2 + (tokens - growing) * window +
+         after * (tokens - after) + after * (after - 1) / 2;
 }
 
 // Keys that one of them sees at least.

@@ -30,7 +30,7 @@ if command -v groff >/dev/null; then
     groff -man -ww -z -Tutf8 "$page" 2>"$WORK/err" || fail "groff takes not $page"
     [ ! -s "$WORK/err" ] || fail "groff of $page: $(head -3 "$WORK/err")"
   done
-  groff -man -Tascii -P-c "$WORK/man/quern-run.1" | has -E 'temperature; 0 takes the most likely token \(default: 0\)' ||
+  groff -man -Tascii -P-c "$WORK/man/quern-run.1" | has -E 'temperature; +0 +takes +the +most +likely +token +\(default:' ||
     fail "quern-run.1 lacks the text of --temp"
 fi
 wrong 2 "unknown command 'rum'; did you mean run?" man rum

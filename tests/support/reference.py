@@ -63,7 +63,7 @@ def llama_biases():
 @model(torch.float16, gguf=True)
 def qwen2():
     return hf.Qwen2ForCausalLM(hf.Qwen2Config(
-        vocab_size=160, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
+        vocab_size=112, hidden_size=36, intermediate_size=56, num_hidden_layers=2, num_attention_heads=6,
         num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True))
 
 
@@ -220,7 +220,7 @@ def gptneox_serial():
 @model(torch.float16, gguf=True)
 def falcon():
     return hf.FalconForCausalLM(hf.FalconConfig(
-        vocab_size=96, hidden_size=40, num_hidden_layers=2, num_attention_heads=5, num_kv_heads=1, multi_query=True,
+        vocab_size=96, hidden_size=30, num_hidden_layers=2, num_attention_heads=5, num_kv_heads=1, multi_query=True,
         new_decoder_architecture=False, parallel_attn=True, bias=False, alibi=False))
 
 
@@ -255,7 +255,7 @@ def starcoder2():
 @model(torch.float16, gguf=True)
 def bloom():
     return hf.BloomForCausalLM(hf.BloomConfig(
-        vocab_size=96, hidden_size=36, n_layer=2, n_head=6))
+        vocab_size=96, hidden_size=30, n_layer=2, n_head=6))
 
 
 @model(torch.float16, gguf=True)
@@ -289,8 +289,8 @@ def mixtral():
 @model(torch.float16, gguf=True)
 def qwen3moe():
     return hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=40, moe_intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=3, num_key_value_heads=1, head_dim=16, num_experts=6, num_experts_per_tok=3,
+        vocab_size=96, hidden_size=32, intermediate_size=40, moe_intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=16, num_experts=5, num_experts_per_tok=3,
         norm_topk_prob=True, max_position_embeddings=128))
 
 
@@ -306,7 +306,7 @@ def qwen3moe_some_dense():
 def olmoe():
     return hf.OlmoeForCausalLM(hf.OlmoeConfig(
         vocab_size=96, hidden_size=32, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, num_experts=7, num_experts_per_tok=3, max_position_embeddings=128, eos_token_id=1))
+        num_key_value_heads=2, num_experts=6, num_experts_per_tok=3, max_position_embeddings=128, eos_token_id=1))
 
 
 @model(torch.float16, gguf=True)
@@ -411,8 +411,16 @@ def roberta():
 @model(torch.float16, gguf=True, pool="")
 def nomic_bert():
     return hf.NomicBertModel(hf.NomicBertConfig(
-        vocab_size=112, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=3,
+        vocab_size=96, hidden_size=36, intermediate_size=56, num_hidden_layers=2, num_attention_heads=3,
         max_position_embeddings=128))
+
+
+@model(torch.float16, gguf=True, pool="cls")
+def modernbert():
+    return hf.ModernBertModel(hf.ModernBertConfig(
+        vocab_size=96, hidden_size=36, intermediate_size=28, num_hidden_layers=4, num_attention_heads=3,
+        max_position_embeddings=128, local_attention=10, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        cls_token_id=1, sep_token_id=2))
 
 
 def write_modules(folder, pool, width):

@@ -211,6 +211,15 @@ static const struct {
      "y: attention: attribute origin: got 2, want one of the bias's distances, from 0 on"},
     {CACHES "w = param f32[8]; y = attn_scores q kc pos seq block_table w scale=1 origin=-1",
      "attribute origin: got -1, want one of the bias's distances"},
+    {CACHES "y = attn_scores q kc pos seq block_table scale=1 ahead=-1",
+     "y: attn_scores: attribute ahead: got -1, want 0 to 2^31 - 1"},
+    {CACHES "y = attn_scores q kc pos seq block_table scale=1 ahead=2147483648",
+     "y: attn_scores: attribute ahead: got 2147483648, want 0 to 2^31 - 1"},
+    {CACHES "y = attn_scores q kc pos seq block_table rows scale=1", "y: attn_scores: operand 5: got i32[R], want i32[T]"},
+    {CACHES "w = param f32[4]; y = attn_scores q kc pos seq block_table pos w scale=1",
+     "y: attn_scores: operand 6: got f32[4], want nothing after i32[T]"},
+    {CACHES "y = attention q kc vc pos seq block_table pos scale=1 origin=0",
+     "y: attention: attribute origin: got 0, want the operand that it is of, f32[heads * distances], too"},
     {CACHES "w = param f32[4]; y = attn_scores q kc pos seq block_table w rows scale=1",
      "y: attn_scores: operand 6: got i32[R], want i32[T]"},
     {CACHES "y = attn_scores q kc source_pos seq block_table scale=1",
@@ -385,7 +394,21 @@ START_TEST(verifying) {
       {CACHES
        "a = attn_scores q kc pos seq block_table scale=1; b = kv_write kc x pos seq block_table kind=k; output a",
        NULL, QN_STAGE_IMPORTED, QN_ERR_FORMAT,
-       "kc: cache: got 2 uses of a cache that kv_write overwrites, want the kv_write alone"},
+       "kc: cache: got 2 uses of a cache that kv_write overwrites, want the kv_write alone, or others that what it writes is made of"},
+      {CACHES "b = kv_write kc x pos seq block_table kind=k; a = attn_scores q b pos seq block_table scale=1\n"
+              "c = kv_write b x pos seq block_table kind=k; output a",
+       NULL, QN_STAGE_IMPORTED, QN_ERR_FORMAT, "b: kv_write: got 2 uses of a cache that kv_write overwrites"},
+      // made of what was read before, and of something that is read after it
+      {CACHES "v = kv_write vc x pos seq block_table kind=v; b = kv_write kc x pos seq block_table kind=k\n"
+              "a = attn_scores q b pos seq block_table scale=1; p = softmax a; m = attn_mix p v pos seq block_table\n"
+              "y = slice m axis=1 begin=0 end=2; c = kv_write b y pos seq block_table kind=k\n"
+              "d = attn_scores q c pos seq block_table scale=1; e = exp d; output e",
+       NULL, QN_STAGE_IMPORTED, QN_OK, ""},
+      {CACHES "v = kv_write vc x pos seq block_table kind=v; b = kv_write kc x pos seq block_table kind=k\n"
+              "a = attn_scores q b pos seq block_table scale=1; p = softmax a; m = attn_mix p v pos seq block_table\n"
+              "y = slice m axis=1 begin=0 end=2; c = kv_write b y pos seq block_table kind=k\n"
+              "d = attn_scores q b pos seq block_table scale=1; e = exp d; output e",
+       NULL, QN_STAGE_IMPORTED, QN_ERR_FORMAT, "b: kv_write: got 3 uses of a cache that kv_write overwrites"},
       {CACHES "a = kv_write kc x pos seq block_table kind=k; b = kv_write a x pos seq block_table kind=k\n"
               "c = attn_scores q a pos seq block_table scale=1; output c",
        NULL, QN_STAGE_FUSED, QN_ERR_FORMAT, "a: kv_write: got 2 uses of a cache that kv_write overwrites"},

@@ -477,6 +477,42 @@ static const kernel_case attention[] = {
      &sequences,
      1e-5,
      RMS},
+    // Tokens that see those near them, before and after: more of the one or of the other, fewer than a page and more, in
+    // codes, in parts, beside a slope; and ones whose window goes by where they are, though they see all after them.
+    {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table pos scale=0.3 window=$W ahead=$A\n"
+                      "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
+     {"H=4 J=2 C=16 F=f32 W=4 A=3", "H=3 J=3 C=7 F=f32 W=66 A=65", "H=2 J=1 C=24 F=f32 W=1 A=0", "H=2 J=2 C=9 F=int8 W=9 A=8"},
+     &runs,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table pos scale=0.3 window=$W ahead=$A softcap=4\n"
+                      "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o p",
+     {"H=4 J=2 C=16 F=f32 W=3 A=7"},
+     &sequences,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw last_pos seq block_table w pos scale=0.3 ahead=$A\n"
+                      "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
+     {"H=4 J=2 C=16 F=f32 A=2"},
+     &sequences,
+     1e-5,
+     RMS},
+    {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table pos scale=0.3 window=$W\n"
+                      "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
+     {"H=4 J=2 C=16 F=f32 W=3"},
+     &runs,
+     1e-5,
+     RMS},
+    // One cache for two layers: what the second writes is made of what the first has read.
+    {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table scale=0.3; p = softmax s\n"
+                      "o = attn_mix p vw last_pos seq block_table; l = add o k; m = sub o v\n"
+                      "lw = kv_write kw l pos seq block_table kind=k; mw = kv_write vw m pos seq block_table kind=v\n"
+                      "t = attn_scores q lw last_pos seq block_table scale=0.3; u = softmax t\n"
+                      "r = attn_mix u mw last_pos seq block_table; output o r",
+     {"H=3 J=3 C=16 F=f32", "H=2 J=2 C=7 F=f32"},
+     &runs,
+     1e-5,
+     RMS},
     // What an encoder makes of a source, and a decoder's tokens that look at it.
     {"max S=72\n"
      "x = input f32[S,$D]; m = param f32[$D,$D]; n = param f32[$D]; h = rmsnorm x n eps=1e-5; y = matmul h m; q = split_heads y heads=$H\n"
