@@ -189,13 +189,15 @@ static qn_status plan(explaining *x) {
 }
 
 static qn_status explain(explaining *x) {
-  if (quern_model_vocab_size(x->model) == 0 || quern_model_embedding_size(x->model) > 0) {
+  bool embeds = quern_model_embedding_size(x->model) > 0;
+  if (quern_model_vocab_size(x->model) == 0) {
     return qn_fail(x->diag, QN_ERR_UNSUPPORTED, x->model->path,
                    "is no language model, whose prompts could be measured");
   }
-  if (quern_model_has_source(x->model)) {
+  if (embeds || quern_model_has_source(x->model)) {
     return qn_fail(x->diag, QN_ERR_UNSUPPORTED, x->model->path,
-                   "has an encoder, and what is measured are texts that go on; quern tune tells of its kernels");
+                   "%s an encoder, and what is explained are texts that go on; quern bench times its steps, quern tune its kernels",
+                   embeds ? "is" : "has");
   }
   QN_TRY(take_targets(x));
   QN_TRY(take_plan(x));

@@ -93,7 +93,9 @@ static qn_status take_model(predicting *p, quern_compilation *c) {
   QN_TRY(quern_compilation_open(c, p->path));
   qn_pass_context *pass = &c->parts[c->part_of[0]].pass;
   QN_TRY(qn_run_passes(pass));
-  if (qn_import_vocab_size(c->import) == 0 || qn_import_embedding_size(c->import) > 0)
+  if (qn_import_embedding_size(c->import) > 0)
+    return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is an encoder, and what is predicted are texts that go on");
+  if (qn_import_vocab_size(c->import) == 0)
     return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is no language model, whose prompts could be predicted");
   QN_TRY(check_symbols(p, pass->program->max_values));
   p->context = c->context_tokens;

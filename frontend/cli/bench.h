@@ -40,11 +40,12 @@ typedef struct bench_machine {
   bench_samples f16;  // a GPU's tensor cores on 16-bit floats, operations a second
 } bench_machine;
 
-// Evaluating a prompt.
+// Evaluating a prompt; of a model with an encoder, what that reads, and the first token. Of an encoder alone (BERT and its
+// like) a step: so many texts, of so many tokens each.
 typedef struct bench_prefill {
   int threads;
-  int64_t tokens;
-  bench_samples ttft;  // seconds until the first token is sampled
+  int64_t tokens, texts;  // texts: 0 = no encoder alone
+  bench_samples ttft;  // seconds until the first token is sampled, or all embeddings are there
   bench_samples mfu;   // share of that which the peaks would take
 } bench_prefill;
 
@@ -77,6 +78,8 @@ typedef struct bench {
   quern_machine *machine;  // owned; NULL on a GPU
   cli_device device;
   quern_error no_peaks;  // why a GPU's peaks are not known; no text = they are
+  bool embeds;   // an encoder alone: prompts are texts, and nothing is decoded
+  bool sourced;  // with an encoder: a prompt is what that reads, and decoding looks at the last of them
   bool has_cost;
   quern_model_cost cost;
   bench_list threads, prompts, depths, batches;
@@ -120,6 +123,8 @@ int bench_against(bench *b);
 int bench_warm_up(bench_round *r);
 // Evaluates a prompt up to its first token: a sample of p->ttft, and of p->mfu where costs are known.
 int bench_prompt(bench_round *r, bench_prefill *p);
+// A step of an encoder alone: the same of p->texts texts.
+int bench_texts(bench_round *r, bench_prefill *p);
 // `steps` steps of `batch` tokens after one that warms up, without sampling: samples of d->step, and their sum.
 int bench_decode_together(bench_round *r, bench_decode *d, int64_t steps, double *out_seconds);
 // Whether a step of so many tokens is of one sequence; an error where the artifact has no room for it.

@@ -149,12 +149,49 @@ static quern_generate_params watched(watch *w, const int32_t *prompt, size_t cou
                                  .callback_context = w};
 }
 
+// So many of them, to be freed; NULL after a message.
+static int32_t *make_tokens(const bench_round *r, size_t count) {
+  int32_t *tokens = malloc(count * sizeof *tokens);
+  for (size_t i = 0; tokens && i < count; i++) tokens[i] = made_up_token(r, (int64_t)i);
+  if (!tokens) (void)fail_nomem();
+  return tokens;
+}
+
+// A sample of what took `seconds`, and its MFU; attention sees p->tokens tokens in each of `texts` texts.
+static int note_prompt(bench_round *r, bench_prefill *p, double seconds, double texts) {
+  double bytes = 0, macs = 0;
+  bool kept = add(r->b, &p->ttft, seconds);
+  bool told = r->b->has_cost && !r->b->sourced;  // which does not say what is an encoder's
+  told = told && quern_model_get_attention_cost(r->b->model, 0, p->tokens, &bytes, &macs);
+  if (kept && told && has_peaks(r)) {
+    kept = add(r->b, &p->mfu, ideal_seconds(r, (double)p->tokens * texts, texts, macs * texts) / seconds);
+  }
+  return kept ? 0 : fail_nomem();
+}
+
+int bench_texts(bench_round *r, bench_prefill *p) {
+  if (!bench_step(r->b, "texts")) return QN_ERR_CANCELLED;
+  size_t texts = (size_t)p->texts, width = (size_t)quern_model_embedding_size(r->b->model);
+  int32_t *tokens = make_tokens(r, texts * (size_t)p->tokens);
+  size_t *counts = calloc(texts, sizeof *counts);
+  float *embeddings = calloc(texts * width, sizeof *embeddings);
+  int code = tokens && counts && embeddings ? 0 : tokens ? fail_nomem() : QN_ERR_NOMEM;
+  for (size_t i = 0; code == 0 && i < texts; i++) counts[i] = (size_t)p->tokens;
+  double begin = now(r);
+  if (code == 0) code = (int)quern_session_embed(r->session, tokens, counts, texts, embeddings, &r->error);
+  double seconds = now(r) - begin;
+  free(tokens);
+  free(counts);
+  free(embeddings);
+  if (code != 0) return r->error.code == code ? cli_fail_with(code, &r->error) : code;
+  return note_prompt(r, p, seconds, (double)p->texts);
+}
+
 int bench_prompt(bench_round *r, bench_prefill *p) {
   if (!bench_step(r->b, "prompts")) return QN_ERR_CANCELLED;
   size_t count = (size_t)p->tokens;
-  int32_t *tokens = malloc(count * sizeof *tokens);
-  if (!tokens) return fail_nomem();
-  for (size_t i = 0; i < count; i++) tokens[i] = made_up_token(r, (int64_t)i);
+  int32_t *tokens = make_tokens(r, count);
+  if (!tokens) return QN_ERR_NOMEM;
   watch w = {.r = r};
   quern_generate_params params = watched(&w, tokens, count, 1);
   quern_session_reset(r->session, 0);
@@ -163,11 +200,7 @@ int bench_prompt(bench_round *r, bench_prefill *p) {
   free(tokens);
   if (code != 0) return cli_fail_with(code, &r->error);
   if (w.count < 1) return QN_ERR_CANCELLED;
-  double seconds = w.first - begin, n = (double)p->tokens, bytes = 0, macs = 0;
-  bool kept = add(r->b, &p->ttft, seconds);
-  bool told = r->b->has_cost && quern_model_get_attention_cost(r->b->model, 0, (int64_t)count, &bytes, &macs);
-  if (kept && told && has_peaks(r)) kept = add(r->b, &p->mfu, ideal_seconds(r, n, 1, macs) / seconds);
-  return kept ? 0 : fail_nomem();
+  return note_prompt(r, p, w.first - begin, 1);
 }
 
 // --- decoding
@@ -189,13 +222,28 @@ static int decode_alone(bench_round *r, int64_t depth, int64_t steps, quern_spec
   return 0;
 }
 
+// An empty sequence: of a model with an encoder one that looks at the last of the prompts.
+static int begin_sequence(bench_round *r, int32_t sequence) {
+  const bench *b = r->b;
+  if (!b->sourced) {
+    quern_session_reset(r->session, sequence);
+    return 0;
+  }
+  size_t count = (size_t)b->prompts.items[b->prompts.count - 1];
+  int32_t *tokens = make_tokens(r, count);
+  if (!tokens) return QN_ERR_NOMEM;
+  int code = (int)quern_session_source(r->session, sequence, tokens, count, &r->error);
+  free(tokens);
+  return code;
+}
+
 // `batch` tokens a step, without sampling: the logits of each are there.
 int bench_decode_together(bench_round *r, bench_decode *d, int64_t steps, double *out_seconds) {
   quern_item *items = calloc((size_t)d->batch, sizeof *items);
   int code = items ? 0 : fail_nomem();
   for (int64_t i = 0; code == 0 && i < (d->one_sequence ? 1 : d->batch); i++) {
-    quern_session_reset(r->session, (int32_t)i);
-    code = (int)quern_session_fill(r->session, (int32_t)i, d->depth, &r->error);
+    code = begin_sequence(r, (int32_t)i);
+    if (code == 0) code = (int)quern_session_fill(r->session, (int32_t)i, d->depth, &r->error);
   }
   double last = now(r);
   *out_seconds = 0;
@@ -222,7 +270,8 @@ static int measure_decode(bench_round *r, bench_decode *d) {
   double seconds = 0, before = 0, after = 0;
   if (!bench_step(b, "decoding")) return QN_ERR_CANCELLED;
   bool energy = !b->device.name && bench_joules(&before);  // the counters are of the processor
-  int code = d->batch == 1 ? decode_alone(r, d->depth, steps, NULL, &d->step, &seconds, NULL) : bench_decode_together(r, d, steps, &seconds);
+  bool alone = d->batch == 1 && !b->sourced;  // whose source would be read with each text
+  int code = alone ? decode_alone(r, d->depth, steps, NULL, &d->step, &seconds, NULL) : bench_decode_together(r, d, steps, &seconds);
   if (code != 0) return code;
   if (energy && bench_joules(&after) && after > before &&
       !add(b, &d->joules, (after - before) / (double)(steps * d->batch))) {
@@ -232,7 +281,7 @@ static int measure_decode(bench_round *r, bench_decode *d) {
   int64_t held = d->depth + (d->one_sequence && d->batch > 1 ? 0 : steps / 2);  // in the middle one
   double key_bytes = 0, macs = 0;
   bool told = quern_model_get_attention_cost(b->model, held, d->one_sequence ? d->batch : 1, &key_bytes, &macs);
-  if (!b->has_cost || !told) return 0;
+  if (!b->has_cost || !told || b->sourced) return 0;
   double bytes = (double)b->cost.weight_bytes + (double)b->cost.token_bytes * batch + key_bytes * sequences;
   bool kept = add(b, &d->mbu, bytes / step / r->rates[QUERN_RATE_READ]);
   if (kept && has_peaks(r)) kept = add(b, &d->mfu, ideal_seconds(r, batch, batch, macs * sequences) / step);
@@ -306,10 +355,12 @@ static int plan(bench *b, int threads, int decode_threads) {
   bench_machine machine = {.threads = threads};
   bool kept = qn_vec_push(b->allocator, &b->machines, machine);
   for (size_t i = 0; kept && i < b->prompts.count; i++) {
-    bench_prefill p = {.threads = threads, .tokens = b->prompts.items[i]};
-    kept = qn_vec_push(b->allocator, &b->prefills, p);
+    for (size_t j = 0; kept && j < (b->embeds ? b->batches.count : 1); j++) {
+      bench_prefill p = {.threads = threads, .tokens = b->prompts.items[i], .texts = b->embeds ? b->batches.items[j] : 0};
+      kept = qn_vec_push(b->allocator, &b->prefills, p);
+    }
   }
-  for (size_t i = 0; i < b->depths.count; i++) {
+  for (size_t i = 0; !b->embeds && i < b->depths.count; i++) {
     for (size_t j = 0; kept && j < b->batches.count; j++) {
       bench_decode d = {.threads = decode_threads, .depth = b->depths.items[i], .batch = b->batches.items[j], .outside = -1};
       int code = bench_plan_batch(b->model, d.batch, &d.one_sequence);
@@ -328,7 +379,7 @@ static int measure_rounds(bench *b, bench_round *r, size_t first_prefill, size_t
     code = measure_machine(r, &b->machines.items[b->machines.count - 1]);
     r->threads = r->prompt_threads;
     for (size_t i = first_prefill; code == 0 && i < b->prefills.count; i++) {
-      code = bench_prompt(r, &b->prefills.items[i]);
+      code = b->embeds ? bench_texts(r, &b->prefills.items[i]) : bench_prompt(r, &b->prefills.items[i]);
     }
     r->threads = r->decode_threads;
     for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {
@@ -344,9 +395,17 @@ int bench_warm_up(bench_round *r) {
   int32_t tokens[64];
   int64_t most = r->b->context;
   size_t count = most < (int64_t)QN_COUNT(tokens) ? (size_t)most : QN_COUNT(tokens);
+  if (r->b->embeds) {
+    bench_prefill p = {.tokens = (int64_t)count, .texts = 1};
+    int code = bench_texts(r, &p);
+    qn_vec_free(r->b->allocator, &p.ttft);
+    qn_vec_free(r->b->allocator, &p.mfu);
+    return code;
+  }
   for (size_t i = 0; i < count; i++) tokens[i] = made_up_token(r, (int64_t)i);
   const float *logits;  // they are made, too
-  int code = (int)quern_session_eval(r->session, 0, tokens, count, &logits, &r->error);
+  int code = begin_sequence(r, 0);
+  if (code == 0) code = (int)quern_session_eval(r->session, 0, tokens, count, &logits, &r->error);
   return code == 0 ? 0 : cli_fail_with(code, &r->error);
 }
 
@@ -385,14 +444,16 @@ static int measure_threads(bench *b, int threads) {
   quern_speculator_destroy(r.speculator);
   quern_session_destroy(r.session);
   for (size_t i = first_decode; code == 0 && i < b->decodes.count; i++) {
-    if (b->decodes.items[i].batch == 1) code = measure_outside(b, &b->decodes.items[i], &how);
+    if (b->decodes.items[i].batch == 1 && !b->sourced) code = measure_outside(b, &b->decodes.items[i], &how);
   }
   return code;
 }
 
 int bench_measure(bench *b) {
-  size_t each = (b->device.name ? 1 : QUERN_RATE_INT8 + 1) + b->prompts.count + b->depths.count * (b->batches.count + b->speculation.wanted);
-  b->total = b->done + b->threads.count * (each * b->options->reps + b->depths.count);
+  size_t each = (b->device.name ? 1 : QUERN_RATE_INT8 + 1), batches = b->batches.count;
+  each += b->embeds ? b->prompts.count * batches : b->prompts.count + b->depths.count * (batches + b->speculation.wanted);
+  size_t more = b->embeds ? 1 : b->sourced ? 0 : b->depths.count;  // warming up; time outside kernels
+  b->total = b->done + b->threads.count * (each * b->options->reps + more);
   for (size_t i = 0; i < b->threads.count; i++) {
     int code = measure_threads(b, (int)b->threads.items[i]);
     if (code != 0) return code;

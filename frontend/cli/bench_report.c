@@ -33,8 +33,20 @@ static const char *no_energy(const bench *b) {
   return bench_joules(&joules) ? NULL : "no counter to read under /sys/class/powercap";
 }
 
+static void print_texts(const bench *b) {
+  printf("\n%9s %6s %8s %11s %11s %11s %9s\n", "text", "batch", "threads", "step ms", "texts/s", "tokens/s", "MFU");
+  for (size_t i = 0; i < b->prefills.count; i++) {
+    const bench_prefill *p = &b->prefills.items[i];
+    double seconds = bench_median(&p->ttft), texts = (double)p->texts;
+    char mfu[16];
+    put_percent(mfu, sizeof mfu, &p->mfu);
+    printf("%9lld %6lld %8d %11.2f %11.1f %11.1f %9s\n", (long long)p->tokens, (long long)p->texts, p->threads,
+           1e3 * seconds, per(texts, seconds), per((double)p->tokens * texts, seconds), mfu);
+  }
+}
+
 static void print_prefills(const bench *b) {
-  printf("\n%9s %8s %11s %11s %9s\n", "prompt", "threads", "TTFT ms", "tokens/s", "MFU");
+  printf("\n%9s %8s %11s %11s %9s\n", b->sourced ? "source" : "prompt", "threads", "TTFT ms", "tokens/s", "MFU");
   for (size_t i = 0; i < b->prefills.count; i++) {
     const bench_prefill *p = &b->prefills.items[i];
     char mfu[16];
@@ -104,12 +116,19 @@ void bench_print(const bench *b) {
            m->threads, m->threads > 1 ? "s" : "", 1e-9 * rate(m, QUERN_RATE_READ),
            1e-9 * rate(m, QUERN_RATE_READ_SMALL), 1e-9 * rate(m, QUERN_RATE_INT8), 1e-9 * rate(m, QUERN_RATE_FP32));
   }
+  if (b->embeds) {
+    print_texts(b);
+    fflush(stdout);
+    return;
+  }
   printf("load %.1f ms; a process from start to end, without its token, %.1f ms; peak memory %.1f MiB\n",
          1e3 * bench_median(&b->load), 1e3 * bench_median(&b->start), (double)b->rss_bytes / (1 << 20));
   if (!b->has_cost) printf("the artifact does not tell what a step costs: no MBU, no MFU; compile it again\n");
   print_prefills(b);
   print_decodes(b);
   print_guesses(b);
+  if (b->sourced) printf("decoding looks at a source of %lld tokens; no MBU and no MFU of a model with an encoder\n",
+                         (long long)b->prompts.items[b->prompts.count - 1]);
   fflush(stdout);
 }
 
@@ -134,8 +153,17 @@ static void put_share(cli_json *j, const char *key, const bench_samples *samples
 }
 
 static void put_prefill(cli_json *j, const bench_prefill *p) {
+  double texts = (double)p->texts;
   cli_json_int(j, "tokens", p->tokens);
+  if (p->texts) cli_json_int(j, "batch", p->texts);
   cli_json_int(j, "threads", p->threads);
+  if (p->texts) {
+    cli_json_real(j, "step_ms", 1e3 * bench_median(&p->ttft));
+    cli_json_real(j, "texts_per_s", per(texts, bench_median(&p->ttft)));
+    cli_json_real(j, "tokens_per_s", per((double)p->tokens * texts, bench_median(&p->ttft)));
+    put_share(j, "mfu", &p->mfu);
+    return;
+  }
   cli_json_real(j, "ttft_ms", 1e3 * bench_median(&p->ttft));
   cli_json_real(j, "tokens_per_s", per((double)p->tokens, bench_median(&p->ttft)));
   put_share(j, "mfu", &p->mfu);
@@ -184,6 +212,31 @@ static void put_summary(cli_json *j, const bench *b, const char *key) {
   if (value) cli_json_text(j, key, (qn_str){value, length});
 }
 
+// Of a model that writes texts: what stands for the whole.
+static void put_main(cli_json *j, const bench *b) {
+  cli_json_real(j, "load_ms", 1e3 * bench_median(&b->load));
+  cli_json_real(j, "start_ms", 1e3 * bench_median(&b->start));
+  cli_json_int(j, "rss_bytes", (int64_t)b->rss_bytes);
+  cli_json_real(j, "ttft_ms", 1e3 * bench_median(&main_prefill(b)->ttft));
+  cli_json_begin(j, "prefill", '{');
+  put_prefill(j, main_prefill(b));
+  cli_json_end(j, '}');
+  cli_json_begin(j, "decode", '{');
+  put_decode(j, main_decode(b));
+  cli_json_end(j, '}');
+  if (no_energy(b)) cli_json_text(j, "energy", qn_str_from(no_energy(b)));
+}
+
+static void put_prefills(cli_json *j, const bench *b) {
+  cli_json_begin(j, b->embeds ? "texts" : "prefills", '[');
+  for (size_t i = 0; i < b->prefills.count; i++) {
+    cli_json_begin(j, NULL, '{');
+    put_prefill(j, &b->prefills.items[i]);
+    cli_json_end(j, '}');
+  }
+  cli_json_end(j, ']');
+}
+
 void bench_put_json(const bench *b, qn_buf *out) {
   cli_json j = {.out = out};
   cli_json_begin(&j, NULL, '{');
@@ -199,17 +252,13 @@ void bench_put_json(const bench *b, qn_buf *out) {
   cli_json_begin(&j, "machine", '{');
   put_rates(&j, b, main_machine(b));
   cli_json_end(&j, '}');
-  cli_json_real(&j, "load_ms", 1e3 * bench_median(&b->load));
-  cli_json_real(&j, "start_ms", 1e3 * bench_median(&b->start));
-  cli_json_int(&j, "rss_bytes", (int64_t)b->rss_bytes);
-  cli_json_real(&j, "ttft_ms", 1e3 * bench_median(&main_prefill(b)->ttft));
-  cli_json_begin(&j, "prefill", '{');
-  put_prefill(&j, main_prefill(b));
-  cli_json_end(&j, '}');
-  cli_json_begin(&j, "decode", '{');
-  put_decode(&j, main_decode(b));
-  cli_json_end(&j, '}');
-  if (no_energy(b)) cli_json_text(&j, "energy", qn_str_from(no_energy(b)));
+  if (b->embeds) {
+    cli_json_begin(&j, "text", '{');
+    put_prefill(&j, main_prefill(b));
+    cli_json_end(&j, '}');
+  } else {
+    put_main(&j, b);
+  }
   cli_json_begin(&j, "machines", '[');
   for (size_t i = 0; i < b->machines.count; i++) {
     cli_json_begin(&j, NULL, '{');
@@ -217,20 +266,14 @@ void bench_put_json(const bench *b, qn_buf *out) {
     cli_json_end(&j, '}');
   }
   cli_json_end(&j, ']');
-  cli_json_begin(&j, "prefills", '[');
-  for (size_t i = 0; i < b->prefills.count; i++) {
-    cli_json_begin(&j, NULL, '{');
-    put_prefill(&j, &b->prefills.items[i]);
-    cli_json_end(&j, '}');
-  }
-  cli_json_end(&j, ']');
-  cli_json_begin(&j, "decodes", '[');
+  put_prefills(&j, b);
+  if (!b->embeds) cli_json_begin(&j, "decodes", '[');
   for (size_t i = 0; i < b->decodes.count; i++) {
     cli_json_begin(&j, NULL, '{');
     put_decode(&j, &b->decodes.items[i]);
     cli_json_end(&j, '}');
   }
-  cli_json_end(&j, ']');
+  if (!b->embeds) cli_json_end(&j, ']');
   if (b->speculation.wanted) cli_json_begin(&j, "guesses", '[');
   for (size_t i = 0; i < b->guesses.count; i++) {
     cli_json_begin(&j, NULL, '{');

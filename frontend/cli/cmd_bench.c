@@ -93,7 +93,10 @@ static const char details[] =
     "  MFU   time that the multiply-adds would take at the peaks of dot4 and fma, as part of what they take\n"
     "Of a GPU the bytes a second are measured that copies within its memory read and write, and the peaks of f32\n"
     "multiply-adds and of tensor cores by kernels that NVRTC compiles; without NVRTC there is no MFU.\n"
-    "A prompt's tokens are made up, and greedy sampling goes on after the end of a text. Ctrl-C ends it.\n";
+    "A prompt's tokens are made up, and greedy sampling goes on after the end of a text. Ctrl-C ends it.\n"
+    "\n"
+    "Of a model with an encoder (T5) prompts are what that reads, and decoding looks at the last of them. Of an encoder\n"
+    "alone (BERT) texts of --prompt tokens are embedded, --batch of them at a time.\n";
 
 static int by_value(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
@@ -194,7 +197,7 @@ int64_t bench_largest(const bench_list *list) {
 static int64_t most_keys(const bench *b) {
   int64_t most = 0;
   for (size_t i = 0; i < b->prompts.count; i++) most = b->prompts.items[i] > most ? b->prompts.items[i] : most;
-  for (size_t i = 0; i < b->depths.count; i++) {
+  for (size_t i = 0; !b->embeds && i < b->depths.count; i++) {
     for (size_t j = 0; j < b->batches.count; j++) {
       int64_t steps = (int64_t)b->options->generate + 1;
       int64_t keys = b->depths.items[i] + (steps > b->batches.items[j] ? steps : b->batches.items[j]);
@@ -205,6 +208,37 @@ static int64_t most_keys(const bench *b) {
 }
 
 // --- the model
+
+// What is measured of a model depends on what it makes.
+static int take_kind(bench *b, const char *path) {
+  const bench_options *o = b->options;
+  b->embeds = quern_model_embedding_size(b->model) > 0;
+  b->sourced = quern_model_has_source(b->model);
+  if (o->trace && (b->embeds || b->sourced))
+    return cli_fail(QN_ERR_UNSUPPORTED, path, "has an encoder, and --trace replays requests for texts that go on; leave it out");
+  if (o->speculate && (b->embeds || b->sourced))
+    return cli_fail(QN_ERR_UNSUPPORTED, path, "has an encoder, and tokens are guessed of texts that go on; leave --speculate out");
+  const struct {
+    const char *name;
+    bool given;
+  } of_texts[] = {{"--against", o->against != NULL}, {"--depth", o->depths != NULL},
+                  {"--generate", cli_given(&cli_bench_command, &o->common, "generate")}};
+  for (size_t i = 0; b->embeds && i < QN_COUNT(of_texts); i++) {
+    if (of_texts[i].given)
+      return cli_fail(QN_ERR_ARGUMENT, of_texts[i].name, "is for models that write texts, got the encoder %s", path);
+  }
+  return 0;
+}
+
+// The usual lengths that an encoder can read, or else the longest.
+static void shorten_prompts(bench *b, int64_t most) {
+  size_t count = 0;
+  for (size_t i = 0; i < b->prompts.count; i++) {
+    if (most == 0 || b->prompts.items[i] <= most) b->prompts.items[count++] = b->prompts.items[i];
+  }
+  if (count == 0) b->prompts.items[count++] = most;
+  b->prompts.count = count;
+}
 
 static run_source source_of(const bench *b, const char *path) {
   const bench_options *o = b->options;
@@ -229,22 +263,21 @@ static int open_model(bench *b, const char *path, char **out_path) {
   const bench_options *o = b->options;
   run_source source = source_of(b, path);
   source.out_artifact = out_path;
+  source.any_kind = true;
   int code = run_open(&source, &b->model);
+  if (code == 0) code = take_kind(b, path);
   if (code != 0) return code;
   if (!*out_path) {
     return cli_fail(QN_ERR_ARGUMENT, path,
                     "is not kept in the cache; compile it (quern compile) and bench the artifact");
   }
-  if (quern_model_has_source(b->model)) {
-    return cli_fail(QN_ERR_UNSUPPORTED, path,
-                    "the model has an encoder, and what is measured are texts that go on; quern run --json times one text");
-  }
   cli_settings_options settings = settings_options(b);
   // Of several numbers of threads none has its own: they are compared under the machine's.
   if (!o->threads || b->threads.count == 1) cli_settings_of_model(&settings, b->model, &b->settings);
   b->artifact = *out_path;
-  b->context = b->options->trace ? 1 : most_keys(b);  // that of a trace is seen when it is replayed
   int64_t most = quern_model_context_max(b->model);
+  if (b->embeds && !o->prompts) shorten_prompts(b, most);
+  b->context = b->options->trace ? 1 : most_keys(b);  // that of a trace is seen when it is replayed
   if (most > 0 && b->context > most) {
     return cli_fail(QN_ERR_LIMIT, path, "got prompts and depths for a context of %lld tokens, want at most %lld",
                     (long long)b->context, (long long)most);
@@ -269,6 +302,7 @@ static int place_weights(bench *b) {
                        .huge_pages = b->settings.huge_pages,
                        .device = b->device,
                        .signed_by = b->options->signed_by,
+                       .any_kind = true,
                        .quiet = b->options->common.quiet};
   quern_model_close(b->model);
   b->model = NULL;
@@ -371,8 +405,8 @@ static int bench_all(bench *b, const char *path, char **artifact) {
   if (code == 0) code = open_model(b, path, artifact);
   cli_progress_init(&b->progress, b->options->common.quiet);
   bool alone = !b->options->against;
-  if (code == 0 && alone) leave_device(b);
-  if (code == 0 && alone) code = bench_measure_start(b);
+  if (code == 0 && alone && !b->embeds) leave_device(b);
+  if (code == 0 && alone && !b->embeds) code = bench_measure_start(b);  // of quern run
   if (code == 0) code = place_weights(b);
   if (code == 0) code = open_draft(b, path);
   if (code == 0 && alone) code = open_machine(b);

@@ -136,6 +136,7 @@ static int open_model(const explain_options *o, const char *path, const cli_sett
                        .context = (uint32_t)o->context,
                        .run_threads = (int)o->threads,
                        .signed_by = o->signed_by,
+                       .any_kind = true,  // quern_explain says what it does not take
                        .quiet = o->common.quiet};
   return run_open(&source, out);
 }

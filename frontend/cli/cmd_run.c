@@ -652,7 +652,6 @@ static int converse(run_state *run) {
 
 static int generate_samples(run_state *run) {
   const run_options *o = run->options;
-  quern_sampler_options sampler = sampler_options(o);
   quern_speculator_options guesses = cli_speculation_options(&run->speculation);
   const cli_samples samples = {.model = run->model,
                                .scheduler = run->scheduler,
@@ -660,7 +659,7 @@ static int generate_samples(run_state *run) {
                                            .prompt = run->prompt.items,
                                            .prompt_count = run->prompt.count,
                                            .max_tokens = run->max_tokens,
-                                           .sampler = &sampler,
+                                           .sampler = &run->sampler,
                                            .stops = o->stops.items,
                                            .stop_count = o->stops.count,
                                            .ignore_eog = o->ignore_eog,

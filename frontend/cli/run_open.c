@@ -198,7 +198,8 @@ static int open_any(const run_source *source, quern_model **out_model) {
 
 int run_open(const run_source *source, quern_model **out_model) {
   int code = open_any(source, out_model);
-  if (code != 0 || (quern_model_embedding_size(*out_model) > 0) == source->encoder) return code;
+  bool fits = source->any_kind || (code == 0 && (quern_model_embedding_size(*out_model) > 0) == source->encoder);
+  if (code != 0 || fits) return code;
   quern_model_close(*out_model);
   *out_model = NULL;
   if (source->encoder) {

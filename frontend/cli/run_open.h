@@ -19,6 +19,7 @@ typedef struct run_source {
   bool guesses;                                                    // quern_compile_options.guesses
   bool all_logits;                                                 // quern_compile_options.all_logits
   bool encoder;                                                    // one is wanted; else a model that makes logits
+  bool any_kind;                                                   // both will do
   bool jit, no_cache, quiet;
   // Where to put the artifact's path, to be freed: NULL of one that nobody else can open. May be NULL.
   char **out_artifact;

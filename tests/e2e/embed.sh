@@ -53,6 +53,12 @@ done
 awk '{ s = 0; for (i = 1; i <= NF; i++) s += $i * $i; if (s < 0.99999 || s > 1.00001) exit 1 }' five || fail "not of length 1"
 
 "$QUERN" verify -q model.qn --fast >out || fail "verify: $(cat out)"
+"$QUERN" inspect model.qn --what summary,graph | grep -c 'cache {kind="k"' | has '^1$' || fail "inspect: the layers share a cache"
+"$QUERN" bench -q model.qn --prompt 9,30 --batch 1,3 --reps 1 --json bench.json >out || fail "bench: $(cat out)"
+[ "$(grep -c '^ *\(9\|30\)  *[13] ' out)" -eq 4 ] && grep -q 'texts/s' out || fail "bench: $(cat out)"
+grep -q '"text": {"tokens": 30, "batch": 3, .*"texts_per_s"' bench.json && grep -q '"mfu"' bench.json || fail "bench --json: $(cat bench.json)"
+"$QUERN" bench -q model.qn --reps 1 | has '^ *77  *1 ' || fail "bench: 77 tokens are the most, 128 and 512 the usual"
+"$QUERN" tune -q model --numeric f32 --budget 1s --db tuned.db >out || fail "tune: $(cat out)"
 
 # ---- on a GPU: the same bits
 
@@ -83,16 +89,25 @@ nano="$QUERN_SOURCE/models/nano/nano.gguf"
 wrong 4 "makes no embeddings, want an encoder" "$nano" -p x
 wrong 2 "--file: got --prompt too, want one of them" model.qn -p x -f texts
 wrong 5 "--file" model.qn -f no-such
-for command in "run -p x" "bench" "eval --perplexity texts" "explain"; do
+for command in "run -p x" "eval --perplexity texts"; do
   code=0
   # shellcheck disable=SC2086
   "$QUERN" ${command%% *} -q model.qn $(case $command in *' '*) echo "${command#* }" ;; esac) >out 2>err </dev/null || code=$?
   [ "$code" -eq 4 ] && grep -q 'is an encoder, which makes embeddings and no text; want quern embed' err ||
     fail "$command: code $code, $(cat err)"
 done
-code=0
-"$QUERN" explain -q model --device cuda:sm_90 >out 2>err || code=$?
-[ "$code" -eq 4 ] && grep -q 'is no language model, whose prompts could be predicted' err || fail "explain --device: code $code, $(cat err)"
+# refused CODE TEXT COMMAND...
+refused() {
+  local code=0
+  "$QUERN" "${@:3}" >out 2>err </dev/null || code=$?
+  [ "$code" -eq "$1" ] && grep -qF -e "$2" err || fail "${*:3}: code $code, want $1 and '$2' in: $(cat err)"
+}
+refused 4 'is an encoder, and what is explained are texts that go on; quern bench times its steps' explain -q model.qn
+refused 4 'is an encoder, and what is predicted are texts that go on' explain -q model --device cuda:sm_90
+refused 4 'has an encoder, and --trace replays requests for texts that go on' bench -q model.qn --trace poisson:5
+refused 2 '--against: is for models that write texts' bench -q model.qn --against model.qn
+refused 2 '--generate: is for models that write texts' bench -q model.qn -n 4
+refused 8 'got 4, want at most 3, for which the artifact was compiled' bench -q model.qn --batch 4 --reps 1
 rm model/vocab.txt model/tokenizer_config.json
 wrong 4 "this model has no tokenizer, and what is embedded are texts" model -p x
 

@@ -35,6 +35,13 @@ made=$(tr -d ' \n' <first | sed 's/.*"ids":\[\([0-9,]*\)\],"prompt_ids.*/\1/')
 "$QUERN" run -q tiny.qn -p 'the old inn' -n 6 --ignore-eog --logits logits >/dev/null
 [ "$(wc -c <logits)" -eq $((6 * 64 * 4)) ] || fail "logits: $(wc -c <logits) bytes"
 "$QUERN" run -q tiny.qn -p 'the old inn' -n 0 || fail "run -n 0"
+"$QUERN" inspect tiny.qn --what summary,graph >out || fail "inspect: $(cat out)"
+[ "$(grep -c 'cache {kind="k"' out)" -eq 5 ] || fail "the encoder's layers share a cache, two layers of the decoder have two each: $(grep 'cache {' out)"
+"$QUERN" bench -q tiny.qn --prompt 8,40 -n 3 --depth 0,5 --reps 1 --json bench.json >out || fail "bench: $(cat out)"
+grep -q '^ *source  *threads' out && grep -q '^decoding looks at a source of 40 tokens' out || fail "bench: $(cat out)"
+grep -q '"prefill": {"tokens": 40,' bench.json && ! grep -q '"mbu"\|"mfu"' bench.json || fail "bench --json: $(cat bench.json)"
+"$QUERN" bench -q tiny.qn --against tiny.qn --prompt 8 -n 3 --reps 1 >out || fail "bench --against: $(cat out)"
+"$QUERN" tune -q tiny --budget 1s --db tuned.db >out || fail "tune: $(cat out)"
 "$QUERN" verify -q tiny.qn --fast >out 2>&1 || fail "verify: $(tail -5 out)"
 
 # On a GPU: the same tokens and the same bits, by the device's choice and by the host's.
@@ -63,8 +70,9 @@ refuses() {
 }
 echo 'the old inn' >text
 refuses 'encoder, which reads each text anew' run tiny.qn --chat --chat-template '{{ messages[0].content }}'
-refuses 'encoder, and what is measured are texts that go on' bench tiny.qn --prompt 8 -n 2
+refuses 'has an encoder, and tokens are guessed of texts that go on' bench tiny.qn --speculate lookup
+refuses 'has an encoder, and --trace replays requests for texts that go on' bench tiny.qn --trace poisson:5
 refuses 'encoder, and what is measured are texts that go on' eval tiny.qn --perplexity text
-refuses 'encoder, and what is measured are texts that go on' explain tiny.qn
+refuses 'has an encoder, and what is explained are texts that go on; quern bench' explain tiny.qn
 refuses 'encoder, and what is predicted are texts that go on' explain tiny --device cuda:sm_90
 pass "source.sh$gpu"
