@@ -89,6 +89,9 @@ void qn_propose_draft_judged(qn_proposer *draft);
 QN_CHECKED qn_status qn_propose_medusa_create(const qn_artifact *artifact, qn_executor *executor, int64_t width,
                                               int32_t vocab, const qn_allocator *allocator, qn_proposer **out,
                                               qn_diag *diag);
+// Its guesses will be judged (qn_sampler_judge): they are the likeliest tokens, whatever the sampler's random numbers, by
+// which they are judged.
+void qn_propose_medusa_judged(qn_proposer *medusa);
 
 // Lookahead decoding (Fu et al. 2024): what the model itself chose after the same tokens before, in this text or another one,
 // and in a window of guesses for the positions ahead, which every step evaluates, too. N-grams are borrowed; any number of

@@ -111,7 +111,7 @@ static qn_status grow(drafting *d, const qn_propose_text *text, int32_t node, co
   int32_t count = 0;
   qn_diag why = {0};
   follow_to(d, text, node);
-  if (qn_choices_take(d->sampler, logits, QN_CHOICES_MOST, choices, &count, &why) != QN_OK) return no_numbers(d, &why, diag);
+  if (qn_choices_take(d->sampler, logits, QN_CHOICES_MOST, true, choices, &count, &why) != QN_OK) return no_numbers(d, &why, diag);
   qn_growth_add(&d->growth, node, choices, count);
   return QN_OK;
 }

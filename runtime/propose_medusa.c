@@ -22,6 +22,7 @@ typedef struct medusa {
   const float *guesses[MOST_HEADS];  // the executor's: (vocab)
   int32_t heads, vocab;
   qn_sampler *sampler;  // owned; NULL before the first text
+  bool judged;
   qn_growth growth;     // nodes owned
 } medusa;
 
@@ -42,7 +43,7 @@ static qn_status propose(qn_proposer *self, const qn_propose_text *text, const q
   for (int32_t i = 0; i < m->heads && i < room->depth && count > 0; i++) {
     qn_choice choices[QN_CHOICES_MOST];
     qn_diag why = {0};
-    if (qn_choices_take(m->sampler, m->guesses[i], QN_CHOICES_MOST, choices, &most, &why) != QN_OK)
+    if (qn_choices_take(m->sampler, m->guesses[i], QN_CHOICES_MOST, !m->judged, choices, &most, &why) != QN_OK)
       return qn_fail(diag, QN_ERR_FORMAT, m->artifact->path,
                      "what head %" PRId32 " says are no numbers (%s): its weights may be damaged, try --check-weights", i,
                      why.text);
@@ -70,6 +71,8 @@ static void destroy(qn_proposer *self) {
   qn_executor_destroy(m->executor);
   qn_free(m->allocator, m, sizeof *m);
 }
+
+void qn_propose_medusa_judged(qn_proposer *proposer) { ((medusa *)proposer)->judged = true; }
 
 // --- what the program must look like
 

@@ -24,8 +24,8 @@ static void put_first(qn_choice *choices, int32_t count, int32_t token, float lo
   choices[0] = (qn_choice){token, logit};
 }
 
-qn_status qn_choices_take(qn_sampler *sampler, const float *logits, int32_t most, qn_choice *out, int32_t *out_count,
-                          qn_diag *diag) {
+qn_status qn_choices_take(qn_sampler *sampler, const float *logits, int32_t most, bool drawn, qn_choice *out,
+                          int32_t *out_count, qn_diag *diag) {
   qn_sampling settings;
   int32_t first = 0, vocab = qn_sampler_vocab(sampler);
   *out_count = 0;
@@ -34,9 +34,9 @@ qn_status qn_choices_take(qn_sampler *sampler, const float *logits, int32_t most
   for (int32_t i = 0; i < vocab; i++) insert(out, out_count, most, i, logits[i]);
   float max = out[0].chance, sum = 0, scale = settings.inverse_temperature;
   for (int32_t i = 0; i < vocab; i++) sum += qn_sampler_exp((logits[i] - max) * scale);
-  put_first(out, *out_count, first, logits[first]);
+  if (drawn) put_first(out, *out_count, first, logits[first]);
   for (int32_t i = 0; i < *out_count; i++) out[i].chance = qn_sampler_exp((out[i].chance - max) * scale) / sum;
-  if (settings.top_k == 1) return QN_OK;
+  if (settings.top_k == 1 || !drawn) return QN_OK;
   // Both models draw by the same number: what one chooses the other does oftener than by its share.
   float share = out[0].chance, rest = share < 1 ? 0.5f : 0;
   out[0].chance = (1 + share) / 2;

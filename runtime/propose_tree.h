@@ -12,9 +12,9 @@ typedef struct qn_choice {
   float chance;
 } qn_choice;
 
-// At most `most` (1 to QN_CHOICES_MOST) tokens that may come next by these logits, the likeliest first, and before them the
-// one that `sampler` chooses; draws its random number. Errors: those of qn_sampler_sample.
-QN_CHECKED qn_status qn_choices_take(qn_sampler *sampler, const float *logits, int32_t most, qn_choice *out,
+// At most `most` (1 to QN_CHOICES_MOST) tokens that may come next by these logits, the likeliest first. With `drawn` the one
+// that `sampler` chooses is before them, by the random number that it draws. Errors: those of qn_sampler_sample.
+QN_CHECKED qn_status qn_choices_take(qn_sampler *sampler, const float *logits, int32_t most, bool drawn, qn_choice *out,
                                      int32_t *out_count, qn_diag *diag);
 
 // A guess that may be taken.

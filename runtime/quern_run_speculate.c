@@ -129,6 +129,7 @@ qn_status qn_guessing_create(qn_guessing *g, quern_technique technique, int32_t 
                              qn_diag *diag) {
   QN_TRY(techniques[technique].create(g, row, out, diag));
   if (judged && technique == QUERN_SPECULATE_DRAFT) qn_propose_draft_judged(*out);
+  if (judged && technique == QUERN_SPECULATE_MEDUSA) qn_propose_medusa_judged(*out);
   return QN_OK;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "runtime/generate.h"
+#include "runtime/propose_tree.h"
 #include "runtime/rng.h"
 #include "tests/support/fake_model.h"
 #include "tests/support/test.h"
@@ -329,6 +330,33 @@ START_TEST(a_draft_branches) {
                    qn_kv_cache_pages(qn_decoder_cache(draft.decoder)));
   tear_down(&draft);
   tear_down(&f);
+}
+END_TEST
+
+// Drawn, the first choice is the sampler's own, then the likeliest; not drawn, it does not depend on the random number.
+START_TEST(choices) {
+  const float logits[QN_FAKE_TOKENS] = {[3] = 2, [5] = 3, [7] = 1};
+  qn_sampler_options sampling = qn_sampler_options_default();
+  qn_choice got[3];
+  qn_diag diag = {0};
+  int32_t count = 0, own = 0;
+  bool others = false;
+  sampling.temperature = 3;
+  for (sampling.seed = 0; sampling.seed < 40; sampling.seed++) {
+    qn_sampler *sampler = NULL, *twin = NULL;
+    qn_assert_ok(&diag, qn_sampler_create(&sampling, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &diag));
+    qn_assert_ok(&diag, qn_sampler_clone(sampler, qn_test_allocator(), &twin, &diag));
+    qn_assert_ok(&diag, qn_sampler_sample(twin, logits, &own, &diag));
+    qn_assert_ok(&diag, qn_choices_take(sampler, logits, 3, true, got, &count, &diag));
+    ck_assert(count == 3 && got[0].token == own && got[1].token == (own == 5 ? 3 : 5));
+    ck_assert(got[0].chance > got[1].chance && got[1].chance > got[2].chance);
+    others = others || own != 5;
+    qn_assert_ok(&diag, qn_choices_take(sampler, logits, 3, false, got, &count, &diag));
+    ck_assert(got[0].token == 5 && got[1].token == 3 && got[2].token == 7);
+    qn_sampler_destroy(sampler);
+    qn_sampler_destroy(twin);
+  }
+  ck_assert(others);
 }
 END_TEST
 
@@ -719,6 +747,6 @@ END_TEST
 
 QN_CASE(text, text_is_that_of_plain_decoding, right_guesses_save_steps, few_pages, a_draft_that_is_the_model,
         judged_texts_are_as_likely, a_judged_draft, a_draft_whose_logits_are_no_numbers)
-QN_CASE(trees, trees_keep_the_text, a_draft_branches, trees_refused)
+QN_CASE(trees, choices, trees_keep_the_text, a_draft_branches, trees_refused)
 QN_CASE(guesses, lookup_finds, lookahead_finds, lookahead_remembers, dear_guesses_are_tried_seldom, gives_up_and_comes_back, refuses)
 QN_TEST_MAIN(text, trees, guesses)
