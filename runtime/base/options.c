@@ -33,5 +33,6 @@ void qn_result_give(void *result, const void *own, size_t own_size) {
   if (result) memcpy(&size, result, sizeof size);
   if (size < sizeof size) return;
   memset((char *)result + sizeof size, 0, size - sizeof size);
-  if (own) memcpy((char *)result + sizeof size, (const char *)own + sizeof size, (size < own_size ? size : own_size) - sizeof size);
+  size_t known = (size < own_size ? size : own_size) - sizeof size;
+  if (own) memcpy((char *)result + sizeof size, (const char *)own + sizeof size, known);
 }
