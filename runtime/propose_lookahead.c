@@ -1,15 +1,16 @@
-// Lookahead decoding (Fu et al. 2024): the model itself says what may come later. A window of guesses for the positions ahead is
-// evaluated with every step, and what the model chooses after each of them is the next window (Jacobi iteration) and an
-// n-gram that is remembered; guesses are what n-grams say comes after the text's last tokens. All rows of a step teach some,
-// those of wrong guesses too (as in Luo et al. 2024, "Turning Trash into Treasure"), and so does the text.
+// Lookahead decoding (Fu et al. 2024): the model itself says what may come later. A window of guesses for the positions
+// ahead is evaluated with every step, and what the model chooses after each of them is the next window (Jacobi
+// iteration) and an n-gram that is remembered; guesses are what n-grams say comes after the text's last tokens. All
+// rows of a step teach some, those of wrong guesses too (as in Luo et al. 2024, "Turning Trash into Treasure"), and so
+// does the text.
 #include <string.h>
 
 #include "runtime/propose.h"
 
-#define ORDERS   4  // tokens that an n-gram is found by, at most
-#define WIDE     4  // continuations that are known of these
-#define WINDOW   16
-#define FRONTIER 256  // continuations that a tree may be widened by
+#define ORDERS    4  // tokens that an n-gram is found by, at most
+#define WIDE      4  // continuations that are known of these
+#define WINDOW    16
+#define FRONTIER  256  // continuations that a tree may be widened by
 #define SLOT_BITS 16
 
 // What came after some tokens, the latest first.
@@ -25,8 +26,8 @@ typedef struct chance {
 } chance;
 
 struct qn_ngrams {
-  const qn_allocator *allocator;  // borrowed
-  slot *slots;                    // owned (1 << SLOT_BITS)
+  const qn_allocator *allocator;    // borrowed
+  slot *slots;                      // owned (1 << SLOT_BITS)
   chance chances[2][ORDERS][WIDE];  // first those of the same text
   uint32_t texts;                   // so far
 };
@@ -136,7 +137,7 @@ typedef struct lookahead {
   int32_t window[WINDOW];         // what comes after the text's next token, as far as it is guessed
   int32_t window_count;
   int32_t window_nodes[WINDOW], window_used;  // in the last draft
-  chance window_chance;  // of its first token
+  chance window_chance;                       // of its first token
   candidate frontier[FRONTIER];
   int32_t frontier_count;
 } lookahead;
@@ -149,14 +150,16 @@ static void push(context *c, int32_t token) {
 
 static context context_at(const int32_t *tokens, size_t count) {
   context c = {.count = 0};
-  for (; c.count < ORDERS && (size_t)c.count < count; c.count++) c.tokens[c.count] = tokens[count - 1 - (size_t)c.count];
+  for (; c.count < ORDERS && (size_t)c.count < count; c.count++)
+    c.tokens[c.count] = tokens[count - 1 - (size_t)c.count];
   return c;
 }
 
 // The tokens that come before what follows a node.
 static context context_of(const lookahead *l, const qn_draft *draft, int32_t node) {
   context c = {.count = 0};
-  for (; node != QN_DRAFT_ROOT && c.count < ORDERS; node = draft->parents[node]) c.tokens[c.count++] = draft->tokens[node];
+  for (; node != QN_DRAFT_ROOT && c.count < ORDERS; node = draft->parents[node])
+    c.tokens[c.count++] = draft->tokens[node];
   for (int i = 0; i < l->tail.count && c.count < ORDERS; i++) c.tokens[c.count++] = l->tail.tokens[i];
   return c;
 }
@@ -234,7 +237,8 @@ static bool best(lookahead *l, const qn_draft *draft, const qn_draft_room *room,
   for (int32_t i = 0; i < l->frontier_count; i++) {
     const candidate *k = &l->frontier[i];
     if (k->likely <= room->least || (which >= 0 && k->likely <= l->frontier[which].likely)) continue;
-    if (qn_draft_depth(draft, k->parent) >= room->depth || (paths >= room->paths && has_child(draft, k->parent))) continue;
+    if (qn_draft_depth(draft, k->parent) >= room->depth || (paths >= room->paths && has_child(draft, k->parent)))
+      continue;
     which = i;
   }
   if (which < 0) return false;
@@ -305,13 +309,14 @@ static void see(qn_proposer *self, const qn_draft *draft, int32_t node, const in
     bool right = false;  // the text will tell it
     for (int32_t j = node; j != QN_DRAFT_ROOT && !right; j = draft->parents[j]) right = j == i;
     context c = context_of(l, draft, i);
-    if (!right) learn(l->ngrams, &c, l->text, chosen[i + 1]);
+    if (!right && chosen[i + 1] >= 0) learn(l->ngrams, &c, l->text, chosen[i + 1]);
   }
   if (l->window_used > 0) {
     for (int32_t j = node; j != QN_DRAFT_ROOT; j = draft->parents[j]) l->window_chance.right += j == l->window_nodes[0];
     l->window_chance.tried++;
   }
-  for (int32_t i = came_true; i < l->window_used; i++) l->window[count++] = chosen[l->window_nodes[i] + 1];
+  for (int32_t i = came_true; i < l->window_used && chosen[l->window_nodes[i] + 1] >= 0; i++)
+    l->window[count++] = chosen[l->window_nodes[i] + 1];
   l->window_count = count;
 }
 

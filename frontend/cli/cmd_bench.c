@@ -252,7 +252,7 @@ static run_source source_of(const bench *b, const char *path) {
                        .context = (uint32_t)o->context,
                        .run_threads = o->threads && b->threads.count == 1 ? (int)b->threads.items[0] : 0,
                        .signed_by = o->signed_by,
-                      .sequences = guesses > sequences ? guesses : sequences,
+                       .sequences = guesses > sequences ? guesses : sequences,
                       .guesses = b->speculation.guesses && !o->trace,
                        .tuning_db = o->tuning_db,
                        .device = b->device,

@@ -14,7 +14,7 @@
 typedef struct sample {
   uint64_t seed, id;  // id: of its request, 0 = it was not added
   qn_buf text;
-  cli_ids ids;  // owned
+  cli_ids ids;                  // owned
   quern_request_result result;  // without its text and tokens
   quern_error error;            // of this one alone
   bool no_memory, ended;
@@ -131,7 +131,8 @@ static void put_json(const cli_samples *how, const sample *samples, double secon
 
 static void print_stats(const cli_samples *how, double seconds, const quern_scheduler_stats *stats) {
   fprintf(stderr,
-          "quern: %llu texts of a prompt of %zu tokens: %lld tokens of prompts evaluated, %lld generated, in %lld steps and "
+          "quern: %llu texts of a prompt of %zu tokens: %lld tokens of prompts evaluated, %lld generated, in %lld "
+          "steps and "
           "%.1f ms (%.1f tokens/s)\n",
           (unsigned long long)how->count, how->request.prompt_count, (long long)stats->prompt_tokens,
           (long long)stats->generated_tokens, (long long)stats->steps, seconds * 1e3,
