@@ -194,7 +194,8 @@ double qn_machine_measure(qn_machine *m, qn_threads *threads, qn_rate rate, bool
   } kinds[QN_RATE_COUNT] = {[QN_RATE_READ] = {QN_PROBE_READ_0, QN_PROBE_READ_8K},
                             [QN_RATE_READ_SMALL] = {QN_PROBE_READ_0, QN_PROBE_READ_8K},
                             [QN_RATE_FP32] = {QN_PROBE_FMA, QN_PROBE_FMA},
-                            [QN_RATE_INT8] = {QN_PROBE_DOT4, QN_PROBE_DOT2_NIBBLE}};
+                            [QN_RATE_INT8] = {QN_PROBE_DOT4, QN_PROBE_DOT4S},
+                            [QN_RATE_NARROW] = {QN_PROBE_DOT4_NIBBLE, QN_PROBE_DOT2_NIBBLE}};
   double best = 0;
   qn_threads_hold(threads);
   for (qn_probe probe = kinds[rate].first; probe <= kinds[rate].last; probe++) {

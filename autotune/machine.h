@@ -18,8 +18,8 @@ typedef enum qn_probe {
   QN_PROBE_READ_L3,
   QN_PROBE_FMA,             // chains of f32 multiply-adds
   QN_PROBE_DOT4,            // chains of dot4 on unsigned bytes
-  QN_PROBE_DOT4_NIBBLE,     // on codes of 4 bits, where a target may do with less
   QN_PROBE_DOT4S,           // chains of dot4s: signed bytes
+  QN_PROBE_DOT4_NIBBLE,     // dot4 on codes of 4 bits, where a target may do with less
   QN_PROBE_DOT2_NIBBLE,     // chains of dot2 on codes of 4 bits, folded as often as 16 bits want it
   QN_PROBE_BF16,            // f32 multiply-adds with an operand that is widened from bf16, as in kernels
   QN_PROBE_VECTOR,          // plain integer operations, two a link
@@ -44,7 +44,8 @@ typedef enum qn_rate {
   QN_RATE_READ,        // bytes a second, on huge pages as far as the system gives them
   QN_RATE_READ_SMALL,  // bytes a second, on small pages
   QN_RATE_FP32,        // f32 operations a second: a multiply-add is two
-  QN_RATE_INT8,        // 8-bit integer operations a second: a multiply-add is two
+  QN_RATE_INT8,        // 8-bit integer operations a second: a multiply-add is two. By whole bytes
+  QN_RATE_NARROW,      // the same by codes of 4 bits
   QN_RATE_COUNT
 } qn_rate;
 // One measurement with all of `threads`: the best of the kernels of that kind, each called once (10 to 100 ms in all).

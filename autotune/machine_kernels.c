@@ -17,8 +17,8 @@ static const struct {
     [QN_PROBE_FMA_LATENCY] = {"fma(w.f32[{at}*16 : 4], x[{i}], a{i}[0 : 4])", 4, true},
     [QN_PROBE_VECTOR_LATENCY] = {"xor(a{i}[0 : 4] + w.i32[{at}*16 : 4], 252645135i32)", 4, true},
     [QN_PROBE_DOT4] = {"dot4(a{i}[0 : 16], w.i32[{at}*16 : 16], x[{i}])", 16, false},
-    [QN_PROBE_DOT4_NIBBLE] = {"dot4(a{i}[0 : 16], and(w.i32[{at}*16 : 16], 252645135i32), x[{i}])", 16, false},
     [QN_PROBE_DOT4S] = {"dot4s(a{i}[0 : 16], w.i32[{at}*16 : 16], x[{i}])", 16, false},
+    [QN_PROBE_DOT4_NIBBLE] = {"dot4(a{i}[0 : 16], and(w.i32[{at}*16 : 16], 252645135i32), x[{i}])", 16, false},
     [QN_PROBE_DOT2_NIBBLE] = {NULL, 16, false},
 };
 

@@ -55,6 +55,7 @@ static const struct speed {
     EACH(fma),
     EACH(bf16),
     EACH(int8),
+    EACH(narrow),
     EACH(barrier_s),
     EACH(piece_s),
     EACH(read_part),

@@ -26,6 +26,7 @@ typedef struct qn_machine_profile {
   double read[QN_PROFILE_LEVELS][QN_PROFILE_PAGES][QN_PROFILE_COUNTS];  // bytes; 0 = there is no such cache
   double fma[QN_PROFILE_COUNTS], bf16[QN_PROFILE_COUNTS];               // f32 operations, a multiply-add is two
   double int8[QN_PROFILE_COUNTS];       // operations on 8-bit integers, a multiply-add is two: the best form of dot4
+  double narrow[QN_PROFILE_COUNTS];     // the same by codes of 4 bits
   double barrier_s[QN_PROFILE_COUNTS];  // until all have met; 0 for one thread
   double piece_s[QN_PROFILE_COUNTS];    // a thread takes its next share of work while the others do too
   // Settings hang on small differences, so these are medians of ratios of measurements that followed each other, of

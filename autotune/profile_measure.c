@@ -113,13 +113,17 @@ static void measure_peaks(measurement *m, int index) {
   static const struct {
     qn_probe probe;
     int form;  // of the knob `dots`
-  } dots[] = {{QN_PROBE_DOT4, 0}, {QN_PROBE_DOT4_NIBBLE, 0}, {QN_PROBE_DOT4S, 1}, {QN_PROBE_DOT2_NIBBLE, 2}};
+    bool narrow;
+  } dots[] = {{QN_PROBE_DOT4, 0, false},
+              {QN_PROBE_DOT4S, 1, false},
+              {QN_PROBE_DOT4_NIBBLE, 0, true},
+              {QN_PROBE_DOT2_NIBBLE, 2, true}};
   qn_machine_profile *p = m->profile;
   keep_most(&p->fma[index], probe_of(m, QN_PROBE_FMA));
   keep_most(&p->bf16[index], probe_of(m, QN_PROBE_BF16));
   for (size_t i = 0; i < QN_COUNT(dots); i++) {
     double rate = probe_of(m, dots[i].probe);
-    keep_most(&p->int8[index], rate);
+    keep_most(dots[i].narrow ? &p->narrow[index] : &p->int8[index], rate);
     keep_most(&m->rounds[m->round].int8[index], rate);
     if (index == 0) keep_most(&p->dots[dots[i].form], rate);
   }

@@ -34,22 +34,30 @@ static void count_product(const qn_graph *g, const qn_node *node, quern_kernel_c
   uint64_t macs = constant(y->dims[1]) * constant(x->dims[1]) * (uint64_t)y->dims[0].value;
   bool integer = x->dtype == QN_DTYPE_A8, row = x->dims[0].symbol == QN_SYM_R;
   *(row ? integer ? &c->int8_macs_row : &c->f32_macs_row : integer ? &c->int8_macs_token : &c->f32_macs_token) += macs;
+  const qn_format *format = qn_format_of(qn_graph_node(g, node->operands[1])->type.dtype);
+  if (integer && format && qn_format_is_narrow(format)) *(row ? &c->narrow_macs_row : &c->narrow_macs_token) += macs;
+}
+
+static bool cache_page(const qn_node *cache, qn_kv_page *out) {
+  bool is_k = strcmp(qn_node_text(cache, QN_ATTR_KIND, ""), "k") == 0;
+  return qn_type_kv_page(&cache->type, is_k, out);
 }
 
 // Of a key or its value, in the cache that the operand is.
 static uint64_t cached_bytes(const qn_graph *g, qn_id operand) {
-  const qn_node *cache = qn_graph_node(g, operand);
   qn_kv_page page;
-  bool is_k = strcmp(qn_node_text(cache, QN_ATTR_KIND, ""), "k") == 0;
-  return qn_type_kv_page(&cache->type, is_k, &page) ? (uint64_t)page.page_bytes / QN_PAGE_KEYS : 0;
+  return cache_page(qn_graph_node(g, operand), &page) ? (uint64_t)page.page_bytes / QN_PAGE_KEYS : 0;
 }
 
 // Of keys and of values, each as codes or as floats.
 static void count_attention(const qn_graph *g, const qn_node *node, quern_kernel_cost *c) {
   uint64_t macs = constant(node->type.dims[1]) * constant(node->type.dims[2]);
   for (int i = 1; i <= 2; i++) {
-    bool codes = qn_node_attr(node, QN_ATTR_CODES) && qn_dtype_is_block(qn_graph_node(g, node->operands[i])->type.dtype);
+    const qn_node *cache = qn_graph_node(g, node->operands[i]);
+    qn_kv_page page;
+    bool codes = qn_node_attr(node, QN_ATTR_CODES) && qn_dtype_is_block(cache->type.dtype);
     *(codes ? &c->int8_macs_pair : &c->f32_macs_pair) += macs;
+    if (codes && cache_page(cache, &page) && qn_pairs_that_fit((1 << page.bits) - 1) > 1) c->narrow_macs_pair += macs;
   }
 }
 
@@ -184,7 +192,9 @@ void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *ou
                {"key_bytes", sum.key_bytes},           {"int8_macs_token", sum.int8_macs_token},
                {"f32_macs_token", sum.f32_macs_token}, {"int8_macs_row", sum.int8_macs_row},
                {"f32_macs_row", sum.f32_macs_row},     {"f32_macs_key", sum.f32_macs_pair},
-               {"int8_macs_key", sum.int8_macs_pair}};
+               {"int8_macs_key", sum.int8_macs_pair}, {"narrow_macs_token", sum.narrow_macs_token},
+               {"narrow_macs_row", sum.narrow_macs_row},
+               {"narrow_macs_key", sum.narrow_macs_pair}};
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
     qn_buf_printf(out, "cost.%s = %" PRIu64 "\n", lines[i].key, lines[i].value);
   }

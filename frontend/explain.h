@@ -51,8 +51,8 @@ typedef struct explain_samples {
 } explain_samples;
 
 typedef struct explain_rates {
-  double read, int8, fp32;          // the host's
-  double target_int8, target_fp32;  // of the target's instructions
+  double read, int8, narrow, fp32;                 // the host's; narrow: int8 by codes of few bits
+  double target_int8, target_narrow, target_fp32;  // of the target's instructions
 } explain_rates;
 
 // Everything an explanation is made from.

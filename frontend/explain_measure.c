@@ -44,7 +44,7 @@ static double measure_fault(void) {
 // The best of several measurements, since other programs only take away.
 typedef struct best_rates {
   quern_machine *machine;  // owned; NULL = not to be measured
-  double values[QUERN_RATE_INT8 + 1];
+  double values[QUERN_RATE_NARROW + 1];
 } best_rates;
 
 static qn_status open_machine(explaining *x, best_rates *r, const char *target) {
@@ -53,7 +53,7 @@ static qn_status open_machine(explaining *x, best_rates *r, const char *target) 
 }
 
 static qn_status measure_rates(explaining *x, best_rates *r) {
-  static const quern_rate wanted[] = {QUERN_RATE_READ, QUERN_RATE_FP32, QUERN_RATE_INT8};
+  static const quern_rate wanted[] = {QUERN_RATE_READ, QUERN_RATE_FP32, QUERN_RATE_INT8, QUERN_RATE_NARROW};
   quern_error error;
   for (size_t i = 0; r->machine && i < QN_COUNT(wanted); i++) {
     double rate = 0, *best = &r->values[wanted[i]];
@@ -67,8 +67,10 @@ static void take_rates(explaining *x, const best_rates *own, const best_rates *h
   const best_rates *best = host->machine ? host : own;
   x->rates = (explain_rates){.read = own->values[QUERN_RATE_READ],
                              .int8 = best->values[QUERN_RATE_INT8],
+                             .narrow = best->values[QUERN_RATE_NARROW],
                              .fp32 = best->values[QUERN_RATE_FP32],
                              .target_int8 = own->values[QUERN_RATE_INT8],
+                             .target_narrow = own->values[QUERN_RATE_NARROW],
                              .target_fp32 = own->values[QUERN_RATE_FP32]};
 }
 

@@ -21,8 +21,10 @@ static const quern_field whole_fields[] = {
     F(quern_explanation, threads, INT),
     F(quern_explanation, read_bytes_per_s, NUMBER),
     F(quern_explanation, int8_ops_per_s, NUMBER),
+    F(quern_explanation, narrow_ops_per_s, NUMBER),
     F(quern_explanation, fp32_ops_per_s, NUMBER),
     F(quern_explanation, target_int8_ops_per_s, NUMBER),
+    F(quern_explanation, target_narrow_ops_per_s, NUMBER),
     F(quern_explanation, target_fp32_ops_per_s, NUMBER),
     F(quern_explanation, fault_s, NUMBER),
 };

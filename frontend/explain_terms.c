@@ -86,13 +86,41 @@ static void choose_stream(explaining *x, int phase, double step_bytes) {
   m->core_bytes_per_s = core;
 }
 
+// Of the kernel's operations on codes those by codes of few bits.
+static double narrow_ops(const explaining *x, const explain_kernel *k, int phase) {
+  double macs = 0;
+  for (size_t i = 0; i < x->chunk_count[phase]; i++) {
+    const explain_chunk *chunk = &x->chunks[phase][i];
+    if (k->of_rows && chunk->rows == 0) continue;
+    const quern_kernel_cost *c = &k->cost;
+    double t = (double)chunk->tokens, before = (double)chunk->depth;
+    double pairs = qn_window_pairs((double)c->window, (double)c->ahead, before, t);
+    macs += (double)c->narrow_macs_token * t + (double)c->narrow_macs_row * (double)chunk->rows +
+            (double)c->narrow_macs_pair * pairs;
+  }
+  return 2 * macs * (double)k->steps;
+}
+
+// Seconds that multiply-adds take at such peaks, `narrow` of them by codes of few bits.
+typedef struct peaks {
+  double int8, narrow, fp32;
+} peaks;
+static double ideal_s(const quern_kernel_report *k, double narrow, peaks p) {
+  return (k->int8_ops - narrow) / p.int8 + narrow / p.narrow + k->fp32_ops / p.fp32;
+}
+
+static peaks host_peaks(const explaining *x) { return (peaks){x->rates.int8, x->rates.narrow, x->rates.fp32}; }
+static peaks target_peaks(const explaining *x) {
+  return (peaks){x->rates.target_int8, x->rates.target_narrow, x->rates.target_fp32};
+}
+
 // The roofline: memory, the caches and the arithmetic units, each at its peak, at the same time. What is no
 // multiply-add is one operation where that is two.
-static double bound_of(const explaining *x, const quern_kernel_report *k) {
+static double bound_of(const explaining *x, const quern_kernel_report *k, double narrow) {
   double memory = k->memory_bytes / x->machine.memory_bytes_per_s;
   double calls = k->calls ? (double)k->calls : 1;
   double values = k->value_bytes / value_rate(&x->machine, k->value_bytes / calls);
-  double arithmetic = k->int8_ops / x->rates.int8 + k->fp32_ops / x->rates.fp32 + 2 * k->other_ops / x->rates.fp32;
+  double arithmetic = ideal_s(k, narrow, host_peaks(x)) + 2 * k->other_ops / x->rates.fp32;
   double bound = memory > values ? memory : values;
   return bound > arithmetic ? bound : arithmetic;
 }
@@ -162,9 +190,8 @@ static qn_status add_prediction(explaining *x, const explain_kernel *k, const ex
 }
 
 // How much of issuing the target's instructions cost beyond the host's.
-static double lost_share(const explaining *x, const quern_kernel_report *k) {
-  double own = k->int8_ops / x->rates.target_int8 + k->fp32_ops / x->rates.target_fp32;
-  double best = k->int8_ops / x->rates.int8 + k->fp32_ops / x->rates.fp32;
+static double lost_share(const explaining *x, const quern_kernel_report *k, double narrow) {
+  double own = ideal_s(k, narrow, target_peaks(x)), best = ideal_s(k, narrow, host_peaks(x));
   if (k->int8_ops + k->fp32_ops <= 0) return 1 - x->rates.target_fp32 / x->rates.fp32;
   return own > best && own > 0 ? 1 - best / own : 0;
 }
@@ -201,14 +228,15 @@ static quern_kernel_report cost_of(const explaining *x, const explain_kernel *k,
   return out;
 }
 
-static qn_status explain_kernel_time(explaining *x, size_t index, int phase, quern_kernel_report *out) {
+// *ideal grows by what its multiply-adds would take at the peaks.
+static qn_status explain_kernel_time(explaining *x, size_t index, int phase, quern_kernel_report *out, double *ideal) {
   const explain_kernel *k = &x->kernels[index];
-  double sync_s = 0;
+  double sync_s = 0, narrow = narrow_ops(x, k, phase);
   int64_t most = 0;
   take_measured(x, index, phase, out);
   for (size_t i = 0; i < x->chunk_count[phase]; i++)
     QN_TRY(add_prediction(x, k, &x->chunks[phase][i], &most, out, &sync_s));
-  double lost = x->same_isa ? 0 : lost_share(x, out);
+  double lost = x->same_isa ? 0 : lost_share(x, out, narrow);
   if (lost > 0) {
     out->fallback_s = out->issue_s * lost;
     out->issue_s -= out->fallback_s;
@@ -216,7 +244,8 @@ static qn_status explain_kernel_time(explaining *x, size_t index, int phase, que
   out->sync_s = out->wait_s > sync_s ? out->wait_s : sync_s;
   out->predicted_s += out->sync_s - sync_s + out->fault_s;
   if (out->seconds > out->predicted_s) out->unexplained_s = out->seconds - out->predicted_s;
-  out->bound_s = bound_of(x, out);
+  out->bound_s = bound_of(x, out, narrow);
+  *ideal += ideal_s(out, narrow, host_peaks(x));
   out->of_bound = out->seconds > 0 ? out->bound_s / out->seconds : 0;
   out->limit = explain_limit(out);
   return QN_OK;
@@ -230,11 +259,10 @@ static int by_time(const void *a, const void *b) {
 }
 
 // Bytes and multiply-adds of the whole against what the machine gives in the time.
-static void take_whole(const explaining *x, const quern_kernel_report *kernels, quern_phase_report *p) {
-  double bytes = 0, ideal = 0;
+static void take_whole(const explaining *x, const quern_kernel_report *kernels, double ideal, quern_phase_report *p) {
+  double bytes = 0;
   for (size_t i = 0; i < p->kernel_count; i++) {
     bytes += kernels[i].memory_bytes;
-    ideal += kernels[i].int8_ops / x->rates.int8 + kernels[i].fp32_ops / x->rates.fp32;
     p->bound_s += kernels[i].bound_s;
   }
   if (p->seconds <= 0) return;
@@ -260,7 +288,7 @@ static qn_status report_phase(explaining *x, int phase) {
                             .major_faults = explain_undisturbed(s->major, s->runs),
                             .interrupted = explain_undisturbed(s->interrupted, s->runs),
                             .kernels = kernels};
-  double step_bytes = 0;
+  double step_bytes = 0, ideal = 0;
   for (size_t i = 0; i < x->kernel_count; i++)
     step_bytes += cost_of(x, &x->kernels[i], phase).memory_bytes / (double)x->chunk_count[phase];
   choose_stream(x, phase, step_bytes);
@@ -269,10 +297,10 @@ static qn_status report_phase(explaining *x, int phase) {
     quern_kernel_report *k = &kernels[p->kernel_count];
     *k = cost_of(x, &x->kernels[i], phase);
     if (k->calls == 0) continue;
-    QN_TRY(explain_kernel_time(x, i, phase, k));
+    QN_TRY(explain_kernel_time(x, i, phase, k, &ideal));
     p->kernel_count++;
   }
-  take_whole(x, kernels, p);
+  take_whole(x, kernels, ideal, p);
   double sum = p->outside_s;
   for (size_t i = 0; i < p->kernel_count; i++) sum += kernels[i].seconds;
   for (size_t i = 0; i < p->kernel_count; i++) kernels[i].share = sum > 0 ? kernels[i].seconds / sum : 0;
@@ -285,8 +313,10 @@ qn_status explain_terms(explaining *x) {
   told->threads = x->threads;
   told->read_bytes_per_s = x->rates.read;
   told->int8_ops_per_s = x->rates.int8;
+  told->narrow_ops_per_s = x->rates.narrow;
   told->fp32_ops_per_s = x->rates.fp32;
   told->target_int8_ops_per_s = x->rates.target_int8;
+  told->target_narrow_ops_per_s = x->rates.target_narrow;
   told->target_fp32_ops_per_s = x->rates.target_fp32;
   told->fault_s = x->fault_s;
   told->phase_count = EXPLAIN_PHASES;

@@ -22,6 +22,9 @@
   X(int8_macs_token, "multiply-adds of codes, a token")              \
   X(int8_macs_row, "multiply-adds of codes, a token with logits")    \
   X(int8_macs_pair, "multiply-adds of codes, a pair")                \
+  X(narrow_macs_token, "of those by codes of few bits, a token")     \
+  X(narrow_macs_row, "the same, a token with logits")                \
+  X(narrow_macs_pair, "the same, a pair")                            \
   X(f32_macs_token, "multiply-adds of floats, a token")              \
   X(f32_macs_row, "multiply-adds of floats, a token with logits")    \
   X(f32_macs_pair, "multiply-adds of floats, a pair")                \

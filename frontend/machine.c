@@ -6,7 +6,7 @@
 #include "frontend/machine_probes.h"
 #include "frontend/quern.h"
 
-_Static_assert((int)QUERN_RATE_READ == (int)QN_RATE_READ && (int)QUERN_RATE_INT8 == (int)QN_RATE_INT8,
+_Static_assert((int)QUERN_RATE_READ == (int)QN_RATE_READ && (int)QUERN_RATE_NARROW == (int)QN_RATE_NARROW,
                "the public rates are the internal ones");
 
 struct quern_machine {

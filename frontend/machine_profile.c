@@ -131,6 +131,7 @@ static void put_profile(const qn_machine_profile *p, int64_t when, bool stored, 
   memcpy(out->fma, p->fma, sizeof p->fma);
   memcpy(out->bf16, p->bf16, sizeof p->bf16);
   memcpy(out->int8, p->int8, sizeof p->int8);
+  memcpy(out->narrow, p->narrow, sizeof p->narrow);
   memcpy(out->barrier_s, p->barrier_s, sizeof p->barrier_s);
   memcpy(out->piece_s, p->piece_s, sizeof p->piece_s);
   memcpy(out->read_part, p->read_part, sizeof p->read_part);

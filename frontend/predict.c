@@ -227,6 +227,7 @@ static qn_status tell_chip(predicting *p) {
       c->name, c->multiprocessors, c->cycles_per_s * 1e-6, c->source);
   told->read_bytes_per_s = c->memory_bytes_per_s;
   told->int8_ops_per_s = told->target_int8_ops_per_s = c->tensor_int8_ops_per_s;
+  told->narrow_ops_per_s = told->target_narrow_ops_per_s = c->tensor_int8_ops_per_s;
   told->fp32_ops_per_s = told->target_fp32_ops_per_s = 2 * c->fp32_ops_per_s;
   told->phase_count = EXPLAIN_PHASES;
   return told->target && told->host && told->prediction ? QN_OK : qn_fail_nomem(p->diag, "predict", "a chip's name");

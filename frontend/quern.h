@@ -386,7 +386,8 @@ typedef enum quern_rate {
   QUERN_RATE_READ,        // reading memory, bytes a second, on huge pages where the system gives them
   QUERN_RATE_READ_SMALL,  // reading memory, bytes a second, on small pages
   QUERN_RATE_FP32,        // f32 multiply-adds, operations a second (two each)
-  QUERN_RATE_INT8         // multiply-adds of 8-bit integers, operations a second (two each): the best form of dot4
+  QUERN_RATE_INT8,        // multiply-adds of 8-bit integers, operations a second (two each): the best form of dot4
+  QUERN_RATE_NARROW       // the same by codes of 4 bits, of which several products add up in 16 bits
 } quern_rate;
 
 // What counts as a second: one on the wall, or one of CPU time of every thread (the process's over their number), of
@@ -465,12 +466,13 @@ typedef struct quern_machine_profile {
   double barrier_s[QUERN_MACHINE_COUNTS];                    // until all threads have met; 0 for one
   double piece_s[QUERN_MACHINE_COUNTS];                      // to take the next share of work
   double read_part[QUERN_MACHINE_COUNTS];  // reading memory: of what all threads reach; 0 = the machine was too busy
-  double int8_part[QUERN_MACHINE_COUNTS];  // the same of int8
+  double int8_part[QUERN_MACHINE_COUNTS];  // the same of 8-bit integer operations
   double huge_gain, moving_gain;                             // reading memory: ratios; 0 = the machine was too busy
   double wake_s, cycles_per_s, fma_latency, vector_ops, huge_bytes;  // as autotune/profile.h says
   double dots[3];                                            // int8 of one thread: unsigned, signed, in pairs
   quern_machine_settings settings;
   char note[512];  // why what is stored was not taken; empty = nothing to say
+  double narrow[QUERN_MACHINE_COUNTS];  // 8-bit integer operations by codes of 4 bits
 } quern_machine_profile;
 
 typedef struct quern_machine_options {
@@ -586,6 +588,7 @@ typedef struct quern_explanation {
   const char *problem;  // why the tuning database was not used; "" = it was. Of this run: no JSON has it
   const quern_phase_report *phases;
   size_t phase_count;
+  double narrow_ops_per_s, target_narrow_ops_per_s;  // as int8_ops_per_s, by codes of few bits
 } quern_explanation;
 
 // The fields of the three structs above as data: what JSON is written from and read into, by these keys.

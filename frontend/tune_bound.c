@@ -15,6 +15,7 @@ quern_roofline quern_roofline_of(const quern_machine_profile *p, int threads, co
   r.memory_bytes_per_s = fmax(p->read[QUERN_LEVEL_MEMORY][0][at], p->read[QUERN_LEVEL_MEMORY][1][at]);
   r.cache_bytes_per_s = fmax(p->read[QUERN_LEVEL_L3][0][at], p->read[QUERN_LEVEL_L3][1][at]);
   r.int8_ops_per_s = p->int8[at];
+  r.narrow_ops_per_s = p->narrow[at];
   r.f32_ops_per_s = p->fma[at];
   return r;
 }
@@ -53,7 +54,11 @@ double quern_roofline_bound(void *context, const qn_tuning_task *task) {
   double weights = streamed_bytes(task), values = fmax(0, cost.bytes - weights);
   double stream_s = weights / (cached ? r->cache_bytes_per_s : r->memory_bytes_per_s);
   bool codes = task->kernel->is_matmul && task->kernel->input == QN_DTYPE_A8;
-  double issue_s = 2 * cost.macs / (codes ? r->int8_ops_per_s : r->f32_ops_per_s);
+  const qn_format *format = qn_format_of(task->kernel->weights);
+  double peak = !codes                                    ? r->f32_ops_per_s
+                : format && qn_format_is_narrow(format) ? r->narrow_ops_per_s
+                                                          : r->int8_ops_per_s;
+  double issue_s = 2 * cost.macs / peak;
   double bound = fmax(fmax(stream_s, issue_s), values / value_rate(r, values));
   return isfinite(bound) ? bound : 0;
 }

@@ -8,7 +8,7 @@
 
 typedef struct quern_roofline {
   bool known;                                                // the machine was measured
-  double memory_bytes_per_s, int8_ops_per_s, f32_ops_per_s;  // of all threads
+  double memory_bytes_per_s, int8_ops_per_s, narrow_ops_per_s, f32_ops_per_s;  // of all threads; narrow: codes of few bits
   double cache_bytes_per_s;                                  // of the last cache
   const qn_machine_model *model;                             // borrowed
   uint64_t weight_bytes;                                     // of the whole program

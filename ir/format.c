@@ -142,6 +142,19 @@ static bool fits_byte(const qn_sub_scale *sub, uint32_t factor) {
   return sub->bits > 0 && !sub->is_signed && sub->offset == 0 && ((1u << sub->bits) - 1) * factor <= UINT8_MAX;
 }
 
+int64_t qn_pairs_that_fit(int64_t byte_max) {
+  enum { HALF_MAX = INT16_MAX, PAIR_MAX = 2 * 128 };  // of the magnitudes of the two signed bytes of a pair
+  return HALF_MAX / (PAIR_MAX * (byte_max > 0 ? byte_max : 1));
+}
+
+bool qn_format_is_narrow(const qn_format *format) {
+  int64_t most = 0;
+  if (format->block_values == 1) return false;  // floats
+  for (size_t i = 0; format->has_table && i < sizeof format->table; i++) most = format->table[i] > most ? format->table[i] : most;
+  if (!format->has_table) most = ((int64_t)1 << format->code_bits) - 1;
+  return qn_pairs_that_fit(most) > 1;
+}
+
 bool qn_format_sums_parts(const qn_format *format) {
   bool plain = !format->has_table && format->offset == 0 && format->code_bits < 8;
   bool several = format->group_values > 1 && format->group_values < QN_PART_VALUES;

@@ -113,6 +113,12 @@ typedef struct qn_tile {
 // Of block formats.
 qn_tile qn_format_tile(const qn_format *format, uint32_t rows);
 
+// How many sums of two products, of bytes up to `byte_max` and signed ones, add up within 16 bits (dot2 of ir/loop.def).
+int64_t qn_pairs_that_fit(int64_t byte_max);
+// Are the codes of so few bits, or the table's numbers so small, that several do? Targets without an instruction for
+// dot products multiply them faster than whole bytes.
+bool qn_format_is_narrow(const qn_format *format);
+
 #define QN_SUM_SPLIT 16
 // Are the groups of a part added up before they are scaled, in the numeric mode int8? They are where every number times
 // its group's second factor is a byte, and where the minima's sums can be made of bytes, too: sums of activation codes

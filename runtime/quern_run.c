@@ -201,7 +201,9 @@ static bool read_cost(const quern_model *model, quern_model_cost *c) {
                {"key_bytes", &c->key_bytes},           {"int8_macs_token", &c->int8_macs_token},
                {"f32_macs_token", &c->f32_macs_token}, {"int8_macs_row", &c->int8_macs_row},
                {"f32_macs_row", &c->f32_macs_row},     {"f32_macs_key", &c->f32_macs_key},
-               {"int8_macs_key", &c->int8_macs_key}};
+               {"int8_macs_key", &c->int8_macs_key}, {"narrow_macs_token", &c->narrow_macs_token},
+               {"narrow_macs_row", &c->narrow_macs_row},
+               {"narrow_macs_key", &c->narrow_macs_key}};
   for (size_t i = 0; i < QN_COUNT(lines); i++) {
     if (!cost_line(model, lines[i].name, lines[i].value)) return false;
   }

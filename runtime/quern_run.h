@@ -178,6 +178,8 @@ typedef struct quern_model_cost {
   uint64_t int8_macs_row, f32_macs_row;     // in products, for each token whose logits are wanted
   uint64_t f32_macs_key;                    // in attention, for each key that each token sees in all layers
   uint64_t int8_macs_key;                   // the same of caches of codes
+  // Of int8_macs those by codes of so few bits that two products and more add up in 16 bits.
+  uint64_t narrow_macs_token, narrow_macs_row, narrow_macs_key;
 } quern_model_cost;
 // False when the artifact does not tell, or out_cost has no size.
 bool quern_model_get_cost(const quern_model *model, quern_model_cost *out_cost);

@@ -36,7 +36,7 @@ double bench_mean(const bench_samples *samples);
 // The speeds of the machine with some number of threads, or of the GPU: all but small pages.
 typedef struct bench_machine {
   int threads;  // 0 on a GPU
-  bench_samples rates[QUERN_RATE_INT8 + 1];
+  bench_samples rates[QUERN_RATE_NARROW + 1];
   bench_samples f16;  // a GPU's tensor cores on 16-bit floats, operations a second
 } bench_machine;
 
@@ -104,8 +104,8 @@ typedef struct bench_round {
   int threads;             // that compute now
   int prompt_threads, decode_threads;
   bool cpu_time;
-  double rates[QUERN_RATE_INT8 + 1];  // of the machine, now
-  double f16_ops_per_s;               // of a GPU; 0 = not known
+  double rates[QUERN_RATE_NARROW + 1];  // of the machine, now
+  double f16_ops_per_s;                 // of a GPU; 0 = not known
   int32_t vocab;
   quern_error error;
 } bench_round;

@@ -35,7 +35,7 @@ static int measure_device(bench_round *r, bench_machine *m) {
   }
   if (code != 0) return cli_fail_with(code, &r->error);
   r->rates[QUERN_RATE_FP32] = peaks.fp32_ops_per_s;
-  r->rates[QUERN_RATE_INT8] = peaks.int8_ops_per_s;
+  r->rates[QUERN_RATE_INT8] = r->rates[QUERN_RATE_NARROW] = peaks.int8_ops_per_s;
   r->f16_ops_per_s = peaks.f16_ops_per_s;
   bool kept = add(b, &m->rates[QUERN_RATE_READ], *rate);
   if (kept && !*b->no_peaks.text) {
@@ -47,7 +47,7 @@ static int measure_device(bench_round *r, bench_machine *m) {
 
 static int measure_machine(bench_round *r, bench_machine *m) {
   if (r->b->device.name) return measure_device(r, m);
-  for (int rate = 0; rate <= QUERN_RATE_INT8; rate++) {
+  for (int rate = 0; rate <= QUERN_RATE_NARROW; rate++) {
     if (!bench_step(r->b, "measuring the machine")) return QN_ERR_CANCELLED;
     int code = quern_machine_measure(r->b->machine, (quern_rate)rate, m->threads,
                                      r->cpu_time ? QUERN_CLOCK_CPU : QUERN_CLOCK_WALL, &r->rates[rate], &r->error);
@@ -67,16 +67,18 @@ static bool has_halves(const bench *b) {
   return mode && length == 4 && memcmp(mode, "half", 4) == 0;
 }
 
-// Seconds that the multiply-adds of a step take at the peaks.
+// Seconds that the multiply-adds of a step take at the peaks, those of codes at the one that their bits allow.
 static double ideal_seconds(const bench_round *r, double tokens, double rows, double attention_macs) {
   const quern_model_cost *c = &r->b->cost;
   double pair = (double)(c->f32_macs_key + c->int8_macs_key);
   double codes = pair > 0 ? attention_macs * (double)c->int8_macs_key / pair : 0;  // of attention, over caches of codes
   double int8 = (double)c->int8_macs_token * tokens + (double)c->int8_macs_row * rows + codes;
+  double narrow = (double)c->narrow_macs_token * tokens + (double)c->narrow_macs_row * rows;
+  if (c->int8_macs_key > 0) narrow += codes * (double)c->narrow_macs_key / (double)c->int8_macs_key;
   double floats = (double)c->f32_macs_token * tokens + (double)c->f32_macs_row * rows;
   double products = r->f16_ops_per_s > 0 && has_halves(r->b) ? r->f16_ops_per_s : r->rates[QUERN_RATE_FP32];
-  return 2 * int8 / r->rates[QUERN_RATE_INT8] + 2 * floats / products +
-         2 * (attention_macs - codes) / r->rates[QUERN_RATE_FP32];
+  return 2 * (int8 - narrow) / r->rates[QUERN_RATE_INT8] + 2 * narrow / r->rates[QUERN_RATE_NARROW] +
+         2 * floats / products + 2 * (attention_macs - codes) / r->rates[QUERN_RATE_FP32];
 }
 
 // --- energy
@@ -450,7 +452,7 @@ static int measure_threads(bench *b, int threads) {
 }
 
 int bench_measure(bench *b) {
-  size_t each = (b->device.name ? 1 : QUERN_RATE_INT8 + 1), batches = b->batches.count;
+  size_t each = (b->device.name ? 1 : QUERN_RATE_NARROW + 1), batches = b->batches.count;
   each += b->embeds ? b->prompts.count * batches : b->prompts.count + b->depths.count * (batches + b->speculation.wanted);
   size_t more = b->embeds ? 1 : b->sourced ? 0 : b->depths.count;  // warming up; time outside kernels
   b->total = b->done + b->threads.count * (each * b->options->reps + more);

@@ -112,9 +112,11 @@ void bench_print(const bench *b) {
   if (*device) print_device(b, device);
   for (size_t i = 0; !*device && i < b->machines.count; i++) {
     const bench_machine *m = &b->machines.items[i];
-    printf("machine, %d thread%s: reads %.2f GB/s (%.2f on small pages), %.1f GOP/s int8, %.1f GFLOP/s fp32\n",
+    printf("machine, %d thread%s: reads %.2f GB/s (%.2f on small pages), %.1f GOP/s int8 (%.1f by codes of few bits), "
+           "%.1f GFLOP/s fp32\n",
            m->threads, m->threads > 1 ? "s" : "", 1e-9 * rate(m, QUERN_RATE_READ),
-           1e-9 * rate(m, QUERN_RATE_READ_SMALL), 1e-9 * rate(m, QUERN_RATE_INT8), 1e-9 * rate(m, QUERN_RATE_FP32));
+           1e-9 * rate(m, QUERN_RATE_READ_SMALL), 1e-9 * rate(m, QUERN_RATE_INT8), 1e-9 * rate(m, QUERN_RATE_NARROW),
+           1e-9 * rate(m, QUERN_RATE_FP32));
   }
   if (b->embeds) {
     print_texts(b);
@@ -143,6 +145,7 @@ static void put_rates(cli_json *j, const bench *b, const bench_machine *m) {
   }
   if (b->device.name && !*b->no_peaks.text) cli_json_real(j, "f16_flops_per_s", bench_median(&m->f16));
   if (b->device.name) return;
+  cli_json_real(j, "int8_narrow_ops_per_s", rate(m, QUERN_RATE_NARROW));
   cli_json_real(j, "read_small_pages_bytes_per_s", rate(m, QUERN_RATE_READ_SMALL));
   cli_json_int(j, "huge_page_bytes", (int64_t)quern_machine_huge_bytes(b->machine));
 }

@@ -113,6 +113,7 @@ static void put_speeds(const quern_machine_profile *p, qn_buf *out) {
   put_row(p, "fma, Gop/s", p->fma, 1e-9, out);
   put_row(p, "bf16 widened, Gop/s", p->bf16, 1e-9, out);
   put_row(p, "int8, Gop/s", p->int8, 1e-9, out);
+  put_row(p, "int8 of few bits, Gop/s", p->narrow, 1e-9, out);
   put_row(p, "barrier, us", p->barrier_s, 1e6, out);
   put_row(p, "share of work, us", p->piece_s, 1e6, out);
   put_row(p, "memory, % of all threads", p->read_part, 100, out);
@@ -191,6 +192,7 @@ static void json_speeds(cli_json *json, const quern_machine_profile *p) {
   json_rates(json, "fma", p->fma, p->count);
   json_rates(json, "bf16_widened", p->bf16, p->count);
   json_rates(json, "int8", p->int8, p->count);
+  json_rates(json, "int8_narrow", p->narrow, p->count);
   json_rates(json, "int8_by_form", p->dots, 3);
   json_rates(json, "barrier_s", p->barrier_s, p->count);
   json_rates(json, "piece_s", p->piece_s, p->count);

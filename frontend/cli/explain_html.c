@@ -100,15 +100,16 @@ static void put_title(const quern_explanation *e, qn_buf *out) {
     return;
   }
   qn_buf_printf(out,
-                "</p>\n<p>This machine reads %.2f GB/s and does %.1f GOP/s of int8 dot products and %.1f GFLOP/s of "
-                "fp32 multiply-adds, measured in the same run. No kernel is faster than its bytes at the one, nor than "
+                "</p>\n<p>This machine reads %.2f GB/s and does %.1f GOP/s of int8 dot products (%.1f by codes of few bits) and "
+                "%.1f GFLOP/s of fp32 multiply-adds, measured in the same run. No kernel is faster than its bytes at the one, nor than "
                 "its operations at the others: that is its bound.</p>\n",
-                1e-9 * e->read_bytes_per_s, 1e-9 * e->int8_ops_per_s, 1e-9 * e->fp32_ops_per_s);
+                1e-9 * e->read_bytes_per_s, 1e-9 * e->int8_ops_per_s, 1e-9 * e->narrow_ops_per_s,
+                1e-9 * e->fp32_ops_per_s);
   if (!e->lacking[0]) return;
   qn_buf_puts(out, "<p><b>Not this CPU’s best code:</b> it does without ");
   explain_put_escaped(out, e->lacking);
-  qn_buf_printf(out, " and reaches %.1f GOP/s and %.1f GFLOP/s. Compile for <code>", 1e-9 * e->target_int8_ops_per_s,
-                1e-9 * e->target_fp32_ops_per_s);
+  qn_buf_printf(out, " and reaches %.1f GOP/s (%.1f by codes of few bits) and %.1f GFLOP/s. Compile for <code>",
+                1e-9 * e->target_int8_ops_per_s, 1e-9 * e->target_narrow_ops_per_s, 1e-9 * e->target_fp32_ops_per_s);
   explain_put_escaped(out, e->host);
   qn_buf_puts(out, "</code>.</p>\n");
 }
@@ -131,7 +132,7 @@ static void put_roofline(const quern_explanation *e, qn_buf *out) {
   qn_buf_puts(out,
               "<figcaption>Squares: prefill (p1, p2, …); circles: decode (d1, d2, …); numbers as in the tables below. "
               "The larger, the more of the step’s time; the colour is what limits it. Lines: what memory and the peaks "
-              "of fp32 (solid) and int8 (dashed) allow. A kernel that needs nothing from memory is held against the "
+              "of fp32 (solid) and int8 (dashed; narrow: by codes of few bits) allow. A kernel that needs nothing from memory is held against the "
               "bytes between kernels, and may lie above the slope, since those are in the caches.</figcaption>\n");
   put_legend(out);
   qn_buf_puts(out, "</figure>\n");

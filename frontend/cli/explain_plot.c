@@ -101,7 +101,7 @@ static bool point_of(const quern_kernel_report *k, double *out_intensity, double
 }
 
 static axes axes_of(const quern_explanation *e) {
-  double top = e->int8_ops_per_s > e->fp32_ops_per_s ? e->int8_ops_per_s : e->fp32_ops_per_s;
+  double top = fmax(fmax(e->int8_ops_per_s, e->narrow_ops_per_s), e->fp32_ops_per_s);
   axes a = {-1, log10(top / e->read_bytes_per_s) + 1, log10(e->fp32_ops_per_s) - 2, log10(top) + 0.3};
   for (size_t p = 0; p < e->phase_count; p++) {
     for (size_t i = 0; i < e->phases[p].kernel_count; i++) {
@@ -215,6 +215,8 @@ void explain_plot_roofline(const quern_explanation *e, qn_buf *out) {
                 ROOF_WIDTH, ROOF_HEIGHT);
   put_axes(&a, out);
   put_roof(&a, e->read_bytes_per_s, e->int8_ops_per_s, "int8", "int8", out);
+  if (e->narrow_ops_per_s > 1.02 * e->int8_ops_per_s)
+    put_roof(&a, e->read_bytes_per_s, e->narrow_ops_per_s, "narrow int8", "int8", out);
   put_roof(&a, e->read_bytes_per_s, e->fp32_ops_per_s, "fp32", "fp32", out);
   labels placed = {.count = 0};
   for (size_t i = 0; i < e->phase_count; i++) put_points(&a, &e->phases[i], i != 0, out);

@@ -55,13 +55,16 @@ static void put_machine(const quern_explanation *e, qn_buf *out) {
   qn_buf_printf(out, "%s, %s, ", e->model, e->target);
   explain_put_threads(e, out);
   qn_buf_putc(out, '\n');
-  qn_buf_printf(out, "machine: reads %.2f GB/s, %.1f GOP/s int8, %.1f GFLOP/s fp32; %.2f us a page fault\n",
-                1e-9 * e->read_bytes_per_s, 1e-9 * e->int8_ops_per_s, 1e-9 * e->fp32_ops_per_s, 1e6 * e->fault_s);
+  qn_buf_printf(out, "machine: reads %.2f GB/s, %.1f GOP/s int8 (%.1f by codes of few bits), %.1f GFLOP/s fp32; %.2f us a page "
+                "fault\n",
+                1e-9 * e->read_bytes_per_s, 1e-9 * e->int8_ops_per_s, 1e-9 * e->narrow_ops_per_s,
+                1e-9 * e->fp32_ops_per_s, 1e6 * e->fault_s);
   if (!e->lacking[0]) return;
   qn_buf_printf(out,
-                "the code does without %s, which this CPU has (%s): %.1f of %.1f GOP/s int8, %.1f of %.1f GFLOP/s "
-                "fp32; compile for it\n",
+                "the code does without %s, which this CPU has (%s): %.1f of %.1f GOP/s int8 (%.1f of %.1f by codes "
+                "of few bits), %.1f of %.1f GFLOP/s fp32; compile for it\n",
                 e->lacking, e->host, 1e-9 * e->target_int8_ops_per_s, 1e-9 * e->int8_ops_per_s,
+                1e-9 * e->target_narrow_ops_per_s, 1e-9 * e->narrow_ops_per_s,
                 1e-9 * e->target_fp32_ops_per_s, 1e-9 * e->fp32_ops_per_s);
 }
 

@@ -46,6 +46,7 @@ static roofline make(const quern_machine_profile *p, int i) {
   add(&r, "bf16", 'b', "#cc8800", 0, p->bf16[i]);
   add(&r, "fma", 'f', "#cc4433", 0, p->fma[i]);
   add(&r, "int8", 'i', "#338844", 0, p->int8[i]);
+  add(&r, "few bits", 'n', "#55aa66", 0, p->narrow[i]);
   double lowest = INFINITY, highest = 0;
   for (int k = 0; k < r.count; k++) {
     double at = r.roofs[k].operations > 0 ? r.roofs[k].operations : r.roofs[k].bytes * exp2(LOW);

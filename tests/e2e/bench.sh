@@ -27,7 +27,7 @@ numbers() {
     ! grep -vE ': [0-9]+(\.[0-9]+)?(e[-+][0-9]+)?$' "$WORK/found" || fail "\"$key\" is no number"
   done
 }
-keys=(read_bytes_per_s read_small_pages_bytes_per_s int8_ops_per_s fp32_flops_per_s load_ms start_ms ttft_ms tokens_per_s
+keys=(read_bytes_per_s read_small_pages_bytes_per_s int8_ops_per_s int8_narrow_ops_per_s fp32_flops_per_s load_ms start_ms ttft_ms tokens_per_s
   mfu mbu p50 p90 p95 p99 mean rss_bytes)
 
 # ---- a model file with all sweeps: by way of the cache, compiled for the largest batch

@@ -31,7 +31,7 @@ has() {
 "$QUERN" explain "$artifact" "${quick[@]}" --threads 2 --terms --json "$WORK/one.json" >"$WORK/text" 2>"$WORK/err" ||
   fail "explain ends with $?: $(cat "$WORK/err")"
 has "$WORK/text" '^quern nano, .*, 2 threads$'
-has "$WORK/text" '^machine: reads [0-9.]+ GB/s, [0-9.]+ GOP/s int8, [0-9.]+ GFLOP/s fp32; [0-9.]+ us a page fault$'
+has "$WORK/text" '^machine: reads [0-9.]+ GB/s, [0-9.]+ GOP/s int8 \([0-9.]+ by codes of few bits\), [0-9.]+ GFLOP/s fp32; [0-9.]+ us a page fault$'
 has "$WORK/text" '^prefill, 16 tokens after 0 keys: .* tokens/s, MBU [0-9.]+ %, MFU [0-9.]+ %; bounds are [0-9.]+ % of it'
 has "$WORK/text" '^decode, 1 token after 16 keys: '
 has "$WORK/text" '^page faults: [0-9]+ the first time, which took .* \([0-9]+ read from a disk\), then [0-9]+ \([0-9]+\)$'
@@ -44,7 +44,7 @@ grep -q 'the code does without' "$WORK/text" && fail "host code that does withou
 
 # ---- JSON
 
-json_keys=(quern model target host lacking threads read_bytes_per_s int8_ops_per_s fp32_ops_per_s fault_s tokens depth
+json_keys=(quern model target host lacking threads read_bytes_per_s int8_ops_per_s narrow_ops_per_s fp32_ops_per_s fault_s tokens depth
   seconds outside_s bound_s mbu mfu stream_bytes_per_s first_s minor_faults major_faults kernel variant place schedule
   limit tuning calls memory_bytes value_bytes int8_ops fp32_ops other_ops kernel_s wait_s share of_bound predicted_s
   tried failed tuned_s terms bandwidth synchronisation)

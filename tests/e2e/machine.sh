@@ -18,7 +18,7 @@ fails_with() {
 "$QUERN" machine -q --budget 0.5 --svg "$WORK/a.svg" > "$WORK/first" || fail "quern machine"
 [ -f "$WORK/data/quern/tuning.db" ] || fail "no database was made"
 for word in '^cores +[0-9]+ of [0-9]+' '^features' '^fingerprint .* threads=[0-9]+$' '^read memory, GB/s +[0-9]' \
-  '^read memory, small pages, GB/s +[0-9]' '^fma, Gop/s +[0-9]' '^bf16 widened, Gop/s +[0-9]' '^int8, Gop/s +[0-9]' \
+  '^read memory, small pages, GB/s +[0-9]' '^fma, Gop/s +[0-9]' '^bf16 widened, Gop/s +[0-9]' '^int8, Gop/s +[0-9]' '^int8 of few bits, Gop/s +[0-9]' \
   '^barrier, us' '^settings +[0-9]+ threads? for prompts, [0-9]+ for tokens' 'operations a byte' '^measured .* with code for '; do
   has "$WORK/first" "$word"
 done
@@ -43,7 +43,7 @@ n = len(m["threads"])
 assert n >= 1 and m["threads"] == sorted(m["threads"])
 for name in ("read_l1", "read_l2", "read_l3", "read_memory", "read_memory_small", "fma", "bf16_widened", "int8", "barrier_s"):
     assert len(m[name]) == n, name
-assert all(x > 0 for x in m["read_memory"] + m["fma"] + m["bf16_widened"] + m["int8"])
+assert all(x > 0 for x in m["read_memory"] + m["fma"] + m["bf16_widened"] + m["int8"] + m["int8_narrow"])
 assert 1 <= m["settings"]["threads_decode"] <= m["settings"]["threads_prefill"] <= m["cores"]
 assert m["fingerprint"].endswith("threads=%d" % m["threads"][-1]) and m["cycles_per_s"] > 1e7
 PY

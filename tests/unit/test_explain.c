@@ -218,7 +218,8 @@ END_TEST
 
 static const char good[] =
     "{\"quern\": \"0\", \"model\": \"m\", \"target\": \"t\", \"host\": \"t\", \"lacking\": \"\", \"prediction\": \"\", \"threads\": 2, "
-    "\"read_bytes_per_s\": 1, \"int8_ops_per_s\": 1, \"fp32_ops_per_s\": 1, \"target_int8_ops_per_s\": 1, "
+    "\"read_bytes_per_s\": 1, \"int8_ops_per_s\": 1, \"narrow_ops_per_s\": 1, \"fp32_ops_per_s\": 1, \"target_int8_ops_per_s\": 1, "
+    "\"target_narrow_ops_per_s\": 1, "
     "\"target_fp32_ops_per_s\": 1, \"fault_s\": 0, \"prefill\": PHASE, \"decode\": PHASE}";
 static const char good_phase[] =
     "{\"threads\": 1, \"tokens\": 1, \"depth\": 0, \"seconds\": 2.5, \"outside_s\": 0, \"bound_s\": 1, \"mbu\": 0.5, "

@@ -2,6 +2,7 @@
 // exact place of every byte of the tile layout, and sizes.
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ir/format.h"
 #include "tests/support/test.h"
@@ -236,6 +237,23 @@ START_TEST(sizes_refuse_overflow_and_broken_blocks) {
 }
 END_TEST
 
+// Two products of pairs of codes up to 63 by signed bytes fit 16 bits: 2 * 2 * 63 * 128.
+START_TEST(codes_of_few_bits_are_narrow) {
+  static const char *const wide[] = {"f32", "f16", "bf16", "q8_0", "iq4_nl", "iq4_xs"};
+  ck_assert_int_eq(qn_pairs_that_fit(63), 2);
+  ck_assert_int_eq(qn_pairs_that_fit(64), 1);
+  ck_assert_int_eq(qn_pairs_that_fit(15), 8);
+  ck_assert_int_eq(qn_pairs_that_fit(255), 0);
+  ck_assert_int_eq(qn_pairs_that_fit(0), 127);
+  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
+    const qn_format *format = qn_format_of((qn_dtype)dtype);
+    bool want = true;
+    for (size_t i = 0; format && i < QN_COUNT(wide); i++) want = want && strcmp(format->name, wide[i]) != 0;
+    if (format) qn_check(qn_format_is_narrow(format) == want, "%s", format->name);
+  }
+}
+END_TEST
+
 START_TEST(formats_are_found) {
   ck_assert_ptr_null(qn_format_of(QN_DTYPE_I8));
   ck_assert_ptr_null(qn_format_of(QN_DTYPE_I32));
@@ -263,6 +281,7 @@ END_TEST
 
 QN_CASE(packing, packing_keeps_every_value, blocks_mean_what_gguf_says, tile_bytes_are_where_the_header_says,
         planes_are_where_the_header_says, floats_lie_in_panels, padding_rows_hold_the_zero_code)
-QN_CASE(table, sizes_are_those_of_the_design, sizes_refuse_overflow_and_broken_blocks, formats_are_found)
+QN_CASE(table, sizes_are_those_of_the_design, sizes_refuse_overflow_and_broken_blocks, codes_of_few_bits_are_narrow,
+        formats_are_found)
 
 QN_TEST_MAIN(packing, table)

@@ -61,6 +61,10 @@ START_TEST(read_back) {
   ck_assert_uint_eq(sum.int8_macs_row, whole.int8_macs_row);
   ck_assert_uint_eq(sum.f32_macs_pair, whole.f32_macs_key);
   ck_assert_uint_eq(sum.int8_macs_pair, whole.int8_macs_key);
+  ck_assert_uint_eq(sum.narrow_macs_token, whole.narrow_macs_token);
+  ck_assert_uint_eq(sum.narrow_macs_row, whole.narrow_macs_row);
+  ck_assert_uint_eq(sum.narrow_macs_pair, whole.narrow_macs_key);
+  ck_assert(whole.int8_macs_token > 0 && whole.narrow_macs_token == 0 && whole.narrow_macs_row == 0);  // all of Q8_0
   ck_assert_uint_gt(sum.value_bytes_token, 0);
   ck_assert_uint_gt(sum.flops_token, 0);
   qn_arena_deinit(&arena);
@@ -152,7 +156,30 @@ START_TEST(windows_end_what_attention_costs) {
 }
 END_TEST
 
-QN_CASE(kernel_facts, windows_end_what_attention_costs, read_back, schedules, damaged)
+// Multiply-adds by codes of few bits are told beside all those of codes; of floats there are neither.
+START_TEST(codes_of_few_bits) {
+  static const struct {
+    const char *quant;
+    bool codes, narrow;
+  } cases[] = {{NULL, false, false}, {"q4_0", true, true}, {"q8_0", true, false}};
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    const char *path = qn_test_temp_path("narrow.qn");
+    quern_compile_options options = {.size = sizeof options, .quant = cases[i].quant};
+    quern_error error = {0};
+    quern_model *model;
+    quern_model_cost cost = {.size = sizeof cost};
+    int code = quern_compile(qn_test_source("tests/golden/models/gemma3"), path, &options, &error);
+    ck_assert_msg(code == 0 && quern_model_open(path, NULL, &model, &error) == 0, "%s", error.text);
+    ck_assert(quern_model_get_cost(model, &cost));
+    ck_assert((cost.int8_macs_token > 0) == cases[i].codes && (cost.int8_macs_row > 0) == cases[i].codes);
+    ck_assert_uint_eq(cost.narrow_macs_token, cases[i].narrow ? cost.int8_macs_token : 0);
+    ck_assert_uint_eq(cost.narrow_macs_row, cases[i].narrow ? cost.int8_macs_row : 0);
+    quern_model_close(model);
+  }
+}
+END_TEST
+
+QN_CASE(kernel_facts, windows_end_what_attention_costs, codes_of_few_bits, read_back, schedules, damaged)
 
 static TCase *all(void) {
   TCase *tests = kernel_facts();

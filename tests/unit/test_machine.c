@@ -55,7 +55,7 @@ START_TEST(speeds) {
   quern_error error = {0};
   double speed = 0;
   ck_assert_msg(quern_machine_open(NULL, &machine, &error) == 0, "%s", error.text);
-  for (int rate = 0; rate <= QUERN_RATE_INT8; rate++) {
+  for (int rate = 0; rate <= QUERN_RATE_NARROW; rate++) {
     for (int threads = 1; threads <= 2; threads++) {
       for (quern_clock clock = QUERN_CLOCK_WALL; clock <= QUERN_CLOCK_CPU; clock++) {
         ck_assert_msg(quern_machine_measure(machine, (quern_rate)rate, threads, clock, &speed, &error) == 0, "%s",
@@ -67,7 +67,7 @@ START_TEST(speeds) {
   ck_assert(quern_machine_huge_bytes(machine) <= 256 << 20);
   ck_assert_int_eq(quern_machine_measure(machine, (quern_rate)9, 1, QUERN_CLOCK_WALL, &speed, &error),
                    QUERN_ERR_ARGUMENT);
-  ck_assert_ptr_nonnull(strstr(error.text, "rate: got 9, want 0 to 3"));
+  ck_assert_ptr_nonnull(strstr(error.text, "rate: got 9, want 0 to 4"));
   ck_assert_int_eq(quern_machine_measure(machine, QUERN_RATE_READ, -1, QUERN_CLOCK_WALL, &speed, NULL),
                    QUERN_ERR_ARGUMENT);
   quern_machine_close(machine);
@@ -105,7 +105,8 @@ START_TEST(a_profile) {
   ck_assert_msg(quern_machine_get_profile(&options, &first, &error) == 0, "%s", error.text);
   ck_assert(!first.stored && first.count >= 1 && first.thread_counts[first.count - 1] == first.threads);
   for (int i = 0; i < first.count; i++)
-    ck_assert(first.read[QUERN_LEVEL_MEMORY][0][i] > 0 && first.fma[i] > 0 && first.bf16[i] > 0 && first.int8[i] > 0);
+    ck_assert(first.read[QUERN_LEVEL_MEMORY][0][i] > 0 && first.fma[i] > 0 && first.bf16[i] > 0 && first.int8[i] > 0 &&
+              first.narrow[i] > 0);
   ck_assert_msg(quern_machine_get_profile(&options, &again, &error) == 0, "%s", error.text);
   ck_assert(again.stored && again.measured_at == first.measured_at);
   again.stored = false;

@@ -16,7 +16,7 @@ static qn_machine_profile sample(void) {
     for (int level = 0; level < QN_PROFILE_LEVELS; level++)
       for (int pages = 0; pages < QN_PROFILE_PAGES; pages++)
         p.read[level][pages][i] = level == QN_PROFILE_MEMORY ? memory[i] : threads * 192e9 / (1 << level);
-    p.fma[i] = threads * 96e9, p.bf16[i] = threads * 90e9, p.int8[i] = threads * 150e9;
+    p.fma[i] = threads * 96e9, p.bf16[i] = threads * 90e9, p.int8[i] = threads * 120e9, p.narrow[i] = threads * 150e9;
     p.barrier_s[i] = i * 1e-7, p.piece_s[i] = 1e-8 * threads;
     p.read_part[i] = memory[i] / 40e9, p.int8_part[i] = threads / 8;
   }
