@@ -5,11 +5,10 @@
 // keeps: every sum, exactly.
 // breaks: nothing. With dots = 1 codes of a whole byte lose their offset and are signed (dot4s). With dots = 2, codes
 // so small that some products add up in 16 bits do so (dot2) before they are folded into the sum; others are as with 1.
+#include "ir/format.h"
 #include "passes/loop_util.h"
 
 enum {
-  HALF_MAX = 32767,    // the largest sum that half a lane holds
-  PAIR_MAX = 2 * 128,  // of the magnitudes of the two signed bytes of a pair
   TOP_BITS = (int32_t)0x80808080,
   TOP_BIT = 128,
 };
@@ -59,14 +58,33 @@ static void replace_dots(qn_lbuild *b, qn_lblock *body, const qn_lbuf *sum, cons
 
 // The iterations after which 16 bits must be folded: the largest divisor of their number that fits; 0 = none does.
 static int64_t pair_trips(const adding *a) {
-  int64_t fit = HALF_MAX / (PAIR_MAX * (a->byte_max ? a->byte_max : 1)) / a->count;
+  int64_t fit = qn_pairs_that_fit(a->byte_max) / a->count;
   if (fit > a->trips) fit = a->trips;
   while (fit > 0 && a->trips % fit != 0) fit--;
   return fit;
 }
 
-// In the loop's place: for each run of `trips` iterations a local that starts at 0, the run, and the folding.
-static void sum_pairs(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop, const qn_lbuf *sum, int64_t all, int64_t trips) {
+static bool may_change(const qn_lexpr *e, const void *unused) {
+  (void)unused;
+  return e->op == QN_LX_LOAD && (e->u.load.buf->kind != QN_LB_PARAM || e->u.load.buf->writable);
+}
+
+// The store that starts the sum, in front of the loop, where it may as well come after it: until then nobody wants the
+// value, which would take a register of each token and panel.
+static qn_lstmt *late_start(qn_lstmt *local, const qn_lstmt *loop) {
+  qn_lstmt *start = NULL;
+  for (qn_lstmt *s = local->next; s != loop; s = s->next) {
+    if (s->kind != QN_LS_STORE || start) return NULL;
+    if (s->u.store.buf == local->u.local.buf) start = s;
+  }
+  bool fixed = start && !qn_lexpr_any(start->u.store.value, may_change, NULL);
+  return fixed ? start : NULL;
+}
+
+// In the loop's place: for each run of `trips` iterations a local that starts at 0, the run, and the folding. Of a
+// single run `start` may be what starts the sum, which then does so with what was folded.
+static void sum_pairs(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop, const qn_lbuf *sum, int64_t all, int64_t trips,
+                      qn_lstmt *start) {
   const qn_lexpr *zero = qn_lint(b, 0);
   qn_lblock out = {0}, *into = &out;
   if (trips < all) {
@@ -87,7 +105,9 @@ static void sum_pairs(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop, const qn_l
   qn_lblock_remove(block, loop);
   qn_lblock_append(into, loop);
   const qn_lexpr *folded = qn_lop1(b, QN_LX_FOLD2, qn_lload(b, pairs, QN_LM_I32, zero, 1));
-  qn_lstore(b, into, sum, QN_LM_I32, zero, qn_lop2(b, QN_LX_ADD, qn_lload(b, sum, QN_LM_I32, zero, 1), folded));
+  const qn_lexpr *before = start ? start->u.store.value : qn_lload(b, sum, QN_LM_I32, zero, 1);
+  qn_lstore(b, into, sum, QN_LM_I32, zero, qn_lop2(b, QN_LX_ADD, before, folded));
+  if (start) qn_lblock_remove(block, start);
   while (out.first && !b->failed) {
     qn_lstmt *s = out.first;
     qn_lblock_remove(&out, s);
@@ -131,7 +151,7 @@ static void narrow_sum(qn_loop_pass_context *context, qn_lblock *block, qn_lstmt
     next = s->next;
     if (!is_adding(b, s, sum, &a)) continue;
     int64_t trips = context->schedule->dots == 2 ? pair_trips(&a) : 0;
-    if (trips * a.count > 1) sum_pairs(b, block, s, sum, a.trips, trips);
+    if (trips * a.count > 1) sum_pairs(b, block, s, sum, a.trips, trips, trips == a.trips ? late_start(local, s) : NULL);
     whole_bytes = whole_bytes || a.byte_max >= TOP_BIT;
   }
   qn_lstmt *start = whole_bytes ? biased_start(local) : NULL;

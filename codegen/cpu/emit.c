@@ -10,10 +10,8 @@
 #include "mlir-c/BuiltinTypes.h"
 #include "mlir-c/Dialect/LLVM.h"
 
-enum { LOCAL_ALIGNMENT = 64, MAX_LOCAL_BYTES = 1 << 22 };  // the latter of a kernel: threads have stacks of 8 MiB
-
 // What lies in memory for an element: 16-bit floats are loaded as their bits and converted by emit_float.c.
-static MlirType memory_type(const qn_emit *e, qn_lmem mem) {
+MlirType qn_emit_memory_type(const qn_emit *e, qn_lmem mem) {
   switch (mem) {
     case QN_LM_F32: return e->m.f32;
     case QN_LM_F16:
@@ -58,7 +56,7 @@ static bool is_invariant(const qn_lbuf *buf) { return buf->kind == QN_LB_PARAM &
 MlirValue qn_emit_load(qn_emit *e, const qn_lexpr *load) {
   qn_mlir *m = &e->m;
   qn_lmem mem = load->u.load.mem;
-  MlirType element = memory_type(e, mem);
+  MlirType element = qn_emit_memory_type(e, mem);
   MlirValue base = buffer_base(e, load->u.load.buf), index = qn_emit_expr(e, load->operands[0]);
   int lanes = load->type.lanes, size = (int)qn_lmem_size(mem), index_lanes = load->operands[0]->type.lanes;
   bool invariant = is_invariant(load->u.load.buf);
@@ -78,14 +76,13 @@ MlirValue qn_emit_load(qn_emit *e, const qn_lexpr *load) {
 static void emit_store(qn_emit *e, const qn_lstmt *stmt) {
   qn_mlir *m = &e->m;
   qn_lmem mem = stmt->u.store.mem;
-  MlirType element = memory_type(e, mem);
+  MlirType element = qn_emit_memory_type(e, mem);
   MlirValue base = buffer_base(e, stmt->u.store.buf);
-  MlirValue value = narrow(e, mem, qn_emit_expr(e, stmt->u.store.value));
-  MlirValue index = qn_emit_expr(e, stmt->u.store.index);
   int size = (int)qn_lmem_size(mem), index_lanes = stmt->u.store.index->type.lanes;
   bool is_vector = stmt->u.store.value->type.lanes > 1;
+  MlirValue value = narrow(e, mem, qn_emit_wide(e, stmt->u.store.value, index_lanes == 1 ? stmt->u.store.lanes : 1));
+  MlirValue index = qn_emit_expr(e, stmt->u.store.index);
   if (index_lanes == 1) {
-    if (!is_vector) value = qn_mlir_broadcast(m, value, stmt->u.store.lanes);
     qn_mlir_store(m, value, qn_mlir_address(m, base, element, index), size);
     return;
   }
@@ -98,7 +95,7 @@ static void emit_store(qn_emit *e, const qn_lstmt *stmt) {
 static void emit_prefetch(qn_emit *e, const qn_lstmt *stmt) {
   qn_mlir *m = &e->m;
   MlirValue base = buffer_base(e, stmt->u.prefetch.buf), index = qn_emit_expr(e, stmt->u.prefetch.index);
-  MlirValue address = qn_mlir_address(m, base, memory_type(e, stmt->u.prefetch.mem), index);
+  MlirValue address = qn_mlir_address(m, base, qn_emit_memory_type(e, stmt->u.prefetch.mem), index);
   qn_mlir_append(m, "llvm.intr.prefetch",
                  &(qn_mlir_op){.operands = {address},
                                .operand_count = 1,
@@ -106,39 +103,6 @@ static void emit_prefetch(qn_emit *e, const qn_lstmt *stmt) {
                                          {"hint", qn_mlir_i32_attr(m, 3)},
                                          {"cache", qn_mlir_i32_attr(m, 1)}},
                                .attr_count = 3});
-}
-
-// Locals are allocated once, at the function's entry: one address per declaration, sizes constant.
-static qn_status emit_local(qn_emit *e, const qn_lstmt *stmt) {
-  qn_mlir *m = &e->m;
-  const qn_lbuf *buf = stmt->u.local.buf;
-  int64_t elements;
-  if (!qn_lexpr_is_int(buf->elements, &elements)) abort();  // the verifier wants constants
-  size_t bytes;
-  if (elements <= 0 || !qn_size_mul((size_t)elements, qn_lmem_size(buf->mem), &bytes) ||
-      !qn_size_add(e->local_bytes, bytes, &e->local_bytes) || e->local_bytes > MAX_LOCAL_BYTES)
-    return qn_fail(e->diag, QN_ERR_UNSUPPORTED, e->kernel->name,
-                   "got a local '%s' of %lld elements of %s, want at most %d bytes of locals in a kernel", buf->name,
-                   (long long)elements, qn_lmem_name(buf->mem), MAX_LOCAL_BYTES);
-  MlirType array = mlirLLVMArrayTypeGet(memory_type(e, buf->mem), (unsigned)elements);
-  MlirBlock current = m->block;
-  m->block = mlirBlockCreate(0, NULL, NULL);  // a place to make it, from where it moves to the entry
-  MlirValue one = qn_mlir_int(m, m->i64, 1);
-  MlirValue base = qn_mlir_append(m, "llvm.alloca",
-                                  &(qn_mlir_op){.operands = {one},
-                                                .operand_count = 1,
-                                                .result = m->ptr,
-                                                .attrs = {{"elem_type", mlirTypeAttrGet(array)},
-                                                          {"alignment", qn_mlir_i64_attr(m, LOCAL_ALIGNMENT)}},
-                                                .attr_count = 2});
-  if (!m->failed) {
-    mlirOperationMoveBefore(mlirOpResultGetOwner(one), e->entry_last);
-    mlirOperationMoveBefore(mlirOpResultGetOwner(base), e->entry_last);
-    if (!qn_value_map_put(&e->bindings, buf, base)) e->out_of_memory = true;
-  }
-  mlirBlockDestroy(m->block);
-  m->block = current;
-  return QN_OK;
 }
 
 static qn_status emit_block(qn_emit *e, const qn_lblock *block);
@@ -158,7 +122,9 @@ static qn_status emit_for(qn_emit *e, const qn_lstmt *stmt) {
   MlirValue var = mlirBlockGetArgument(body, 0);
   if (!qn_value_map_put(&e->bindings, stmt->u.loop.var, var)) e->out_of_memory = true;
   m->block = body;
+  qn_emit_crowded(e, stmt, true);
   qn_status status = emit_block(e, &stmt->u.loop.body);
+  qn_emit_crowded(e, stmt, false);
   qn_mlir_append(m, "scf.yield", &(qn_mlir_op){.operand_count = 0});
   m->block = outer;
   qn_mlir_append(m, "scf.for", &(qn_mlir_op){.operands = {lo, hi, step}, .operand_count = 3, .region = region});
@@ -176,7 +142,7 @@ static qn_status emit_block(qn_emit *e, const qn_lblock *block) {
     switch (stmt->kind) {
       case QN_LS_FOR: QN_TRY(emit_for(e, stmt)); break;
       case QN_LS_STORE: emit_store(e, stmt); break;
-      case QN_LS_LOCAL: QN_TRY(emit_local(e, stmt)); break;
+      case QN_LS_LOCAL: QN_TRY(qn_emit_local(e, stmt)); break;
       case QN_LS_PREFETCH: emit_prefetch(e, stmt); break;
       case QN_LS_BARRIER: break;  // a thread has an iteration to itself
       case QN_LS_COPY:
@@ -274,10 +240,12 @@ qn_status qn_emit_kernels(MlirContext context, MlirModule module, const qn_targe
   qn_emit e = {.target = target, .has = features_of(target), .diag = diag};
   qn_mlir_init(&e.m, context);
   qn_value_map_init(&e.bindings, allocator);
+  qn_value_map_init(&e.homes, allocator);
   qn_value_map_init(&e.memo, allocator);
   qn_status status = QN_OK;
   for (size_t i = 0; i < count && status == QN_OK; i++) {
     qn_value_map_clear(&e.bindings);
+    qn_value_map_clear(&e.homes);
     e.kernel = kernels[i];
     e.local_bytes = 0;
     status = emit_function(&e, mlirModuleGetBody(module), names[i]);
@@ -286,6 +254,7 @@ qn_status qn_emit_kernels(MlirContext context, MlirModule module, const qn_targe
       status = qn_fail(diag, QN_ERR_INTERNAL, kernels[i]->name, "an MLIR operation could not be made");
   }
   qn_value_map_deinit(&e.bindings);
+  qn_value_map_deinit(&e.homes);
   qn_value_map_deinit(&e.memo);
   return status;
 }

@@ -23,6 +23,7 @@ typedef struct qn_emit {
   qn_diag *diag;
   const qn_lkernel *kernel;  // being emitted
   qn_value_map bindings;     // variables and buffers → values
+  qn_value_map homes;        // locals → their addresses
   qn_value_map memo;         // expression nodes of the current statement → values
   MlirValue symbols[QN_SYM_COUNT];
   MlirValue begin, end;      // the range asked for of the parallel loop
@@ -43,6 +44,8 @@ bool qn_features_have(const char *list, qn_str name);
 
 // A value with e->type.lanes lanes, or 1.
 MlirValue qn_emit_expr(qn_emit *e, const qn_lexpr *expr);
+// The same in so many lanes; of a scalar all are alike.
+MlirValue qn_emit_wide(qn_emit *e, const qn_lexpr *expr, int lanes);
 // `lanes` elements of `mem` from element `index` of the buffer, widened.
 MlirValue qn_emit_load(qn_emit *e, const qn_lexpr *load);
 // One operator on values of the same number of lanes; kind is that of the operands (of operand 1 for SELECT).
@@ -65,6 +68,16 @@ MlirValue qn_emit_bf16_to_f32(qn_emit *e, MlirValue bits16);
 MlirValue qn_emit_f32_to_bf16(qn_emit *e, MlirValue value);
 MlirValue qn_emit_fma(qn_emit *e, MlirValue a, MlirValue b, MlirValue c);
 
-MlirType qn_emit_type(const qn_emit *e, qn_lkind kind);  // of one lane
+// --- locals (emit_local.c)
+
+QN_CHECKED qn_status qn_emit_local(qn_emit *e, const qn_lstmt *stmt);
+// Of the locals to which a loop adds around integer sums, those for which the sums leave no registers. Their values are
+// wanted once an iteration. LLVM would hold them in registers where iterations meet, and so store, load and move each
+// of them more than once; kept in memory it is an operand of one fma, and stored. Before the loop's body is emitted
+// (inside) and after it.
+void qn_emit_crowded(qn_emit *e, const qn_lstmt *loop, bool inside);
+
+MlirType qn_emit_type(const qn_emit *e, qn_lkind kind);             // of one lane
+MlirType qn_emit_memory_type(const qn_emit *e, qn_lmem mem);  // of an element in memory
 
 #endif

@@ -145,13 +145,19 @@ MlirValue qn_emit_op(qn_emit *e, qn_lop op, qn_lkind kind, const MlirValue *v) {
   return expand_math(e, fn, v[0]);
 }
 
+// What a sum starts with is loaded straight into all lanes and multiplied there: on its way from a general register to
+// a vector it would take more instructions, of which a tile has one for each token and block.
+MlirValue qn_emit_wide(qn_emit *e, const qn_lexpr *x, int lanes) {
+  if (x->type.lanes > 1) return qn_emit_expr(e, x);
+  if (x->op != QN_LX_UNBIAS || lanes == 1) return qn_mlir_broadcast(&e->m, qn_emit_expr(e, x), lanes);
+  MlirValue v[2];
+  for (int i = 0; i < 2; i++) v[i] = qn_emit_wide(e, x->operands[i], lanes);
+  return qn_emit_op(e, x->op, x->type.kind, v);
+}
+
 static MlirValue emit_operator(qn_emit *e, const qn_lexpr *x) {
   MlirValue v[3] = {{NULL}, {NULL}, {NULL}};
-  int lanes = x->type.lanes;
-  for (int i = 0; i < 3 && x->operands[i]; i++) {
-    v[i] = qn_emit_expr(e, x->operands[i]);
-    if (x->operands[i]->type.lanes == 1) v[i] = qn_mlir_broadcast(&e->m, v[i], lanes);
-  }
+  for (int i = 0; i < 3 && x->operands[i]; i++) v[i] = qn_emit_wide(e, x->operands[i], x->type.lanes);
   qn_lkind kind = x->operands[x->op == QN_LX_SELECT ? 1 : 0]->type.kind;
   if ((x->op == QN_LX_DIV || x->op == QN_LX_MOD) && kind != QN_LK_F32) return divide(e, x, v[0], v[1]);
   if (x->op == QN_LX_DOT4) return qn_emit_dot4(e, v[0], v[1], v[2], qn_lexpr_byte_max(x->operands[1]) <= 127);

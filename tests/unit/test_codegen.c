@@ -443,6 +443,27 @@ static const char *const memory_kernels =
     "    y[i*16 : 16] = sums[0 : 16]\n"
     "    y[(i / 2*T + i % 2)*16 + 1024 : 16] = sums[i]\n"
     "  }\n}\n"
+    "kernel \"crowded\" {\n"  // sums in f32 around integer sums that take the registers
+    "  param u : u8[65536]\n  param x : i32[1024]\n  param y : f32[16384] out\n  param z : u8[65536] out\n"
+    "  for i in 0..T data {\n"
+    "    local acc : f32[64]\n"
+    "    acc[0 : 32] = 0.0\n"
+    "    acc[32 : 32] = 1.0\n"
+    "    for k in 0..5 reduce {\n"
+    "      local sum : i32[64]\n"
+    "      sum[0 : 32] = unbias(x[i + k], 3i32)\n"
+    "      sum[32 : 32] = x[i + k]\n"
+    "      for g in 0..3 reduce {\n"
+    "        sum[0 : 32] = sum[0 : 32] + u[k*32 + g*7 : 32]*x[i + g]\n"
+    "        sum[32 : 32] = sum[32 : 32] + u[k*32 + g*5 : 32]*x[i + g + 1]\n"
+    "      }\n"
+    "      acc[0 : 32] = fma(f32(sum[0 : 32]), 0.25, acc[0 : 32])\n"
+    "      acc[32 : 32] = fma(f32(sum[32 : 32]), f32(x[k]), acc[32 : 32])\n"
+    "      acc[k] = acc[k] + acc[k + 40]\n"
+    "    }\n"
+    "    y[i*64 : 32] = acc[0 : 32]\n"
+    "    y[i*64 + 32 : 32] = acc[32 : 32]\n"
+    "  }\n}\n"
     "kernel \"in_place\" {\n"
     "  param u : u8[65536]\n  param x : i32[1024]\n  param y : f32[16384] out\n  param z : u8[65536] out\n"
     "  for i in 0..1000 data {\n"
@@ -661,6 +682,65 @@ START_TEST(stages_are_dumped) {
 }
 END_TEST
 
+// Sums of `tokens` tokens of 16 lanes in f32, around as many integer sums.
+static void write_tile(int tokens, qn_buf *out) {
+  qn_buf_printf(out, "kernel \"tile\" {\n  param w : i32[4096]\n  param x : i32[4096]\n  param y : f32[%d] out\n",
+                16 * tokens);
+  qn_buf_printf(out, "  for n in 0..1 data {\n    local acc : f32[%d]\n", 16 * tokens);
+  for (int t = 0; t < tokens; t++) qn_buf_printf(out, "    acc[%d : 16] = 0.0\n", 16 * t);
+  qn_buf_printf(out, "    for k in 0..64 reduce {\n      local sum : i32[%d]\n", 16 * tokens);
+  for (int t = 0; t < tokens; t++) qn_buf_printf(out, "      sum[%d : 16] = 0i32\n", 16 * t);
+  for (int g = 0; g < 2 * tokens; g++)
+    qn_buf_printf(out, "      sum[%d : 16] = dot4(sum[%d : 16], w[k*32 + %d : 16], x[k*16 + %d])\n", 16 * (g % tokens),
+                  16 * (g % tokens), 16 * (g / tokens), g);
+  for (int t = 0; t < tokens; t++)
+    qn_buf_printf(out, "      acc[%d : 16] = fma(f32(sum[%d : 16]), 0.5, acc[%d : 16])\n", 16 * t, 16 * t, 16 * t);
+  qn_buf_puts(out, "    }\n");
+  for (int t = 0; t < tokens; t++) qn_buf_printf(out, "    y[%d : 16] = acc[%d : 16]\n", 16 * t, 16 * t);
+  qn_buf_puts(out, "  }\n}\n");
+}
+
+// Lines of assembly with a multiply-add, and those among them that read memory.
+typedef struct fma_lines {
+  int all, of_memory;
+} fma_lines;
+
+static void count_fma(void *context, const char *stage, const char *text, size_t length) {
+  fma_lines *lines = context;
+  (void)length;
+  if (strcmp(stage, "asm") != 0) return;
+  for (const char *at = text; (at = strstr(at, "vfmadd")) != NULL;) {
+    const char *end = strchr(at, '\n'), *bracket = strchr(at, '(');
+    lines->all++;
+    lines->of_memory += bracket && bracket < end;
+    at = end;
+  }
+}
+
+// Where integer sums take the registers, sums in f32 are operands in memory.
+START_TEST(crowded_sums_stay_in_memory) {
+  for (int tokens = 1; tokens <= 4; tokens++) {
+    compiled c = {0};
+    fma_lines lines = {0, 0};
+    qn_diag diag = {0};
+    qn_code code;
+    qn_buf text;
+    qn_buf_init(&text, qn_test_allocator());
+    write_tile(tokens, &text);
+    parse_kernels(qn_buf_text(&text), &c);
+    qn_assert_ok(&diag, qn_target_parse("x86-64-v3", &c.target, &diag));
+    qn_codegen_options options = {.target = &c.target, .threads = 1, .dump = count_fma, .dump_context = &lines};
+    qn_assert_ok(&diag, qn_cpu_compile((const qn_lkernel *const *)c.kernels, c.count, &options, qn_allocator_default(),
+                                       &code, &diag));
+    ck_assert_int_eq(lines.all, 2 * tokens);
+    ck_assert_int_eq(lines.of_memory, tokens == 4 ? lines.all : 0);
+    qn_code_deinit(&code);
+    release(&c);
+    qn_buf_deinit(&text);
+  }
+}
+END_TEST
+
 START_TEST(code_is_the_same_every_time) {
   unsetenv("QUERN_OBJECT_CACHE");  // made anew
   compiled c = {0};
@@ -777,7 +857,8 @@ END_TEST
 
 QN_CASE(values, operators_match_the_interpreter, code_uses_only_what_it_requires, memory_matches_the_interpreter,
         half_precision_is_exact, math_functions_match_their_definition)
-QN_CASE(interface, kernels_may_share_a_name, stages_are_dumped, code_is_the_same_every_time, no_kernels_are_no_error,
-        copies_are_for_gpus, mma_is_for_gpus, errors_say_why, failing_allocations)
+QN_CASE(interface, kernels_may_share_a_name, stages_are_dumped, crowded_sums_stay_in_memory,
+        code_is_the_same_every_time, no_kernels_are_no_error, copies_are_for_gpus, mma_is_for_gpus, errors_say_why,
+        failing_allocations)
 
 QN_TEST_MAIN(values, interface)
