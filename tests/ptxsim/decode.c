@@ -123,6 +123,7 @@ static qn_status find_form(ps_decoder *d, const ps_statement *s, ps_insn *insn) 
 static qn_status decode_statement(ps_decoder *d, const ps_statement *s) {
   ps_insn insn = {0};
   QN_TRY(find_form(d, s, &insn));
+  insn.used_bytes = s->used_bytes;
   if (s->guard != NULL) {
     insn.guard = ps_register_row(d, s->guard);
     insn.guard_negated = s->guard_negated;

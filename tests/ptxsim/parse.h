@@ -66,6 +66,7 @@ typedef struct ps_statement {
   bool guard_negated;
   ps_arg *args;  // arena
   size_t count;
+  uint32_t used_bytes;  // of a load: bit i = byte i matters; 0 = all do
 } ps_statement;
 
 typedef struct ps_function {

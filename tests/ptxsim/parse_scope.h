@@ -25,6 +25,7 @@ typedef struct ps_parser {
   ps_module *module;
   ps_scope *scope;
   ps_function *function;  // being parsed; NULL outside
+  uint32_t used_bytes;    // of the next load, as a pragma says; 0 = all
   QN_VEC(ps_pending) pending;
   QN_VEC(ps_scope *) scopes;  // all made, for their maps to be freed
 } ps_parser;

@@ -1,6 +1,9 @@
 // Bodies of PTX functions: declarations, labels, instructions with their operands.
 #include "tests/ptxsim/parse_scope.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 enum { MAX_OPERANDS = 16 };
 
 static bool directive_is(const ps_parser *p, const char *text) {
@@ -227,6 +230,18 @@ static qn_status parse_label(ps_parser *p, qn_str name, int line) {
   return QN_OK;
 }
 
+// Compilers widen loads and say which bytes of the next one they use; what else pragmas say changes nothing here.
+static qn_status parse_pragma(ps_parser *p) {
+  static const char used[] = "used_bytes_mask ";
+  QN_TRY(ps_next(p));
+  qn_str text = p->token.text;
+  if (text.length > 0 && *text.data == '"') text.data++, text.length--;
+  if (text.length > sizeof used - 1 && memcmp(text.data, used, sizeof used - 1) == 0)
+    p->used_bytes = (uint32_t)strtoul(text.data + sizeof used - 1, NULL, 0);
+  while (!ps_at(p, ';') && p->token.kind != PS_TOKEN_END) QN_TRY(ps_next(p));
+  return ps_expect(p, ';');
+}
+
 static qn_status parse_body_directive(ps_parser *p) {
   int line = p->token.line;
   if (directive_is(p, ".reg")) return parse_registers(p);
@@ -238,10 +253,7 @@ static qn_status parse_body_directive(ps_parser *p) {
     while (p->token.line == line && p->token.kind != PS_TOKEN_END) QN_TRY(ps_next(p));
     return QN_OK;
   }
-  if (directive_is(p, ".pragma")) {
-    while (!ps_at(p, ';') && p->token.kind != PS_TOKEN_END) QN_TRY(ps_next(p));
-    return ps_expect(p, ';');
-  }
+  if (directive_is(p, ".pragma")) return parse_pragma(p);
   return ps_fail_line(p->diag, QN_ERR_UNSUPPORTED, line, "the directive '%.*s'", QN_STR_ARGS(p->token.text));
 }
 
@@ -257,6 +269,8 @@ static qn_status parse_statement(ps_parser *p) {
   s.line = p->token.line;
   QN_TRY(ps_next(p));
   if (ps_at(p, ':') && s.guard == NULL) return parse_label(p, s.op, s.line);
+  s.used_bytes = p->used_bytes;
+  p->used_bytes = 0;
   return parse_instruction(p, &s);
 }
 

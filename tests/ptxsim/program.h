@@ -107,6 +107,7 @@ typedef struct ps_insn {
   uint8_t round;
   uint8_t negate;        // bit i: source i is a predicate that is negated
   uint8_t address32;     // bit i: source i is an address of 32 bits
+  uint32_t used_bytes;   // of a load: bit i = byte i of a lane's matters; 0 = all do
   bool param_direct;     // the address is a kernel parameter's, known when decoded and in bounds
   uint8_t source_width;  // of cvt: bytes of the source register
   uint8_t sync_arg;      // index in src of the mask of a PS_CONTROL_SYNC; 255 = all lanes

@@ -111,6 +111,8 @@ bool ps_shared_read(ps_warp *w, const ps_insn *i, int lane, uint64_t address, un
   const uint64_t from = address / granule, to = (address + size) / granule;
   uint64_t *writers = b->shadow_writer, *readers = b->shadow_reader;
   for (uint64_t g = from; g < to; g++) {
+    uint64_t bytes = ((UINT64_C(1) << granule) - 1) << (g * granule - address);
+    if (i->used_bytes != 0 && (i->used_bytes & bytes) == 0) continue;
     if (writers[g] - 1 < old - 1 && readers[g] < old && !atomic) {
       readers[g] = mine;
     } else if (!read_granule(w, i, lane, g, atomic)) {

@@ -39,6 +39,10 @@ static const bug bugs[] = {
      "line 7, block (0,0,0), thread (128,0,0)", "shared memory out of bounds: 4 bytes at 512 of 512"},
     {"uninitialised shared word", HEAD SHARED "\nst.shared.u32 [%a], %t;\nbar.sync 0;\nld.shared.u32 %v, [%a+4];\nret;",
      1, 64, CUDA_ERROR_LAUNCH_FAILED, "line 9, block (0,0,0), thread (63,0,0)", "uninitialised shared memory at 256"},
+    {"unwritten word that a wide load uses",
+     HEAD SHARED "\n.reg .b32 %r<4>; mov.u32 %v, s; setp.lt.u32 %on, %t, 3; @%on st.shared.u32 [%a], %t; bar.sync 0;\n"
+                 ".pragma \"used_bytes_mask 61695\";\nld.shared.v4.u32 {%r0, %r1, %r2, %r3}, [%v];\nret;",
+     1, 32, CUDA_ERROR_LAUNCH_FAILED, "line 9, block (0,0,0), thread (0,0,0)", "uninitialised shared memory at 12"},
     {"missing barrier", HEAD SHARED "\nst.shared.u32 [%a], %t;\nxor.b32 %v, %a, 128;\nld.shared.u32 %w, [%v];\nret;", 1,
      64, CUDA_ERROR_LAUNCH_FAILED, "line 9, block (0,0,0)", "shared memory"},
     {"missing barrier before a write",
@@ -161,6 +165,9 @@ START_TEST(test_no_fault) {
   static const char *const bodies[] = {
       HEAD SHARED "\nst.shared.u32 [%a], %t;\nbar.warp.sync -1;\nxor.b32 %v, %a, 4;\nld.shared.u32 %w, [%v];\nret;",
       HEAD SHARED "\nmov.u32 %v, s;\nst.shared.u32 [%v], 7;\nret;",  // all the same value
+      // a wide load whose last word nobody wrote, and nobody uses
+      HEAD SHARED "\n.reg .b32 %r<4>; mov.u32 %v, s; setp.lt.u32 %on, %t, 3; @%on st.shared.u32 [%a], %t; bar.sync 0;\n"
+                  ".pragma \"used_bytes_mask 4095\";\nld.shared.v4.u32 {%r0, %r1, %r2, %r3}, [%v]; add.u32 %w, %r0, %r2;\nret;",
       HEAD SHARED
       "\nmov.u32 %v, s; setp.eq.u32 %on, %t, 0;\n@%on st.shared.u32 [%v], 0;\nbar.sync 0;\natom.shared.add.u32 %w, "
       "[%v], 1;\nbar.sync 0;\nld.shared.u32 %w, [%v];\nret;",
