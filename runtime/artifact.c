@@ -702,7 +702,7 @@ int64_t qn_artifact_window(const qn_artifact *artifact) {
   for (uint32_t i = 0; i < artifact->program->buffer_count; i++) {
     const qn_art_buffer *b = &artifact->buffers[i];
     if (b->kind != QN_ART_CACHE) continue;
-    if (b->window == 0) return 0;
+    if (b->window == 0 || b->of_source) return 0;  // a source's keys stay, in the sequence's pages
     if (b->window > most) most = b->window;
   }
   return most;

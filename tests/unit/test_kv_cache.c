@@ -7,6 +7,9 @@
 enum { PAGE_KEYS = 16 };
 
 // Caches "k" of 64 and "v" of 128 bytes a page in each of `layers` layers.
+static uint32_t window;  // of the caches of artifacts that are built
+static bool sourced;     // is what the last one holds of a source?
+
 static qn_artifact open_artifact(uint32_t layers, int64_t max_p, int64_t max_b) {
   qn_test_artifact a;
   qn_artifact artifact;
@@ -19,6 +22,8 @@ static qn_artifact open_artifact(uint32_t layers, int64_t max_p, int64_t max_b) 
     qn_test_artifact_cache(&a, "k", i, 64);
     qn_test_artifact_cache(&a, "v", i, 128);
   }
+  for (size_t i = 0; i < a.buffers.count; i++) a.buffers.items[i].window = window;
+  a.buffers.items[a.buffers.count - 1].of_source = sourced;
   qn_test_artifact_build(&a, &file);
   qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
   qn_buf_deinit(&file);
@@ -97,6 +102,31 @@ START_TEST(pages_come_and_go) {
   ck_assert_int_eq(qn_kv_cache_free_pages(cache), 7);
   ck_assert_int_eq(add(cache), b);
   ck_assert_int_eq(qn_kv_cache_length(cache, b), 0);
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+// Keys of a source lie in the pages that a window would give back: whatever its cache says of windows, they stay, and all of them
+// are given back at the end.
+START_TEST(pages_of_a_source_stay) {
+  qn_diag diag = {0};
+  window = 3;
+  sourced = true;
+  qn_artifact artifact = open_artifact(1, 0, 0);
+  window = 0;
+  sourced = false;
+  qn_kv_cache *cache = create(&artifact, 1, 8 * PAGE_KEYS, 0);
+  int32_t a = add(cache);
+  qn_assert_ok(&diag, qn_kv_cache_take_source(cache, a, 7 * PAGE_KEYS, &diag));
+  for (int i = 0; i < 5; i++) append(cache, a, PAGE_KEYS);
+  ck_assert_int_eq(qn_kv_cache_held(cache, a), 7);
+  qn_kv_cache_truncate(cache, a, 0);
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  ck_assert_int_eq(qn_kv_cache_held(cache, a), 7);
+  qn_kv_cache_clear(cache, a);
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 8);
   qn_kv_cache_destroy(cache);
   qn_artifact_close(&artifact);
 }
@@ -463,6 +493,6 @@ START_TEST(filling) {
 }
 END_TEST
 
-QN_CASE(pages, sizes, pages_come_and_go, limits, pages_are_conserved, shared_pages_are_copied, no_page_for_a_copy, kept_pages)
+QN_CASE(pages, sizes, pages_come_and_go, pages_of_a_source_stay, limits, pages_are_conserved, shared_pages_are_copied, no_page_for_a_copy, kept_pages)
 QN_CASE(memory, pools_are_zero_and_apart, filling, out_of_memory)
 QN_TEST_MAIN(pages, memory)
