@@ -95,29 +95,41 @@ static int64_t plan_decoding(qn_scheduler *s, size_t count, int64_t budget, int6
   return used;
 }
 
-// How many tokens may be guessed after the last one: no more than it can have.
-static int64_t most_guesses(const qn_scheduler *s, const qn_request *r, int64_t room) {
-  int64_t most = s->most_tokens - r->evaluated - 1;
+// How many tokens may be guessed after the last one: no more than it can have, by its last page and `pages` others.
+static int64_t most_guesses(const qn_scheduler *s, const qn_request *r, int64_t room, int64_t pages) {
+  int64_t now = r->evaluated + 1, most = s->most_tokens - now;
+  int64_t fit = (qn_scheduler_pages_of(s, now) + (pages > 0 ? pages : 0)) * s->page_keys - now;
+  if (most > fit) most = fit;
   if (r->max_tokens > 0 && most > r->max_tokens - r->result.generated_tokens - 1)
     most = r->max_tokens - r->result.generated_tokens - 1;
   if (most > qn_speculator_most(r->speculator)) most = qn_speculator_most(r->speculator);
   return most < room ? most : room;
 }
 
+// Pages that prompts are yet to take, which were promised to them when they were admitted.
+static int64_t prompt_pages(const qn_scheduler *s, size_t count) {
+  int64_t pages = 0;
+  for (size_t i = 0; i < count; i++) {
+    const qn_request *r = s->order[i];
+    if (!r || !is_running(r) || left(r) < 2) continue;
+    pages += qn_scheduler_most_pages(s, r->count) - qn_kv_cache_held(qn_decoder_cache(s->decoder), r->row);
+  }
+  return pages;
+}
+
 // Guesses take what tokens, rows and pages are left; nobody is preempted for them.
 static int64_t plan_guesses(qn_scheduler *s, size_t count, int64_t room) {
-  int64_t used = 0;
+  int64_t used = 0, promised = prompt_pages(s, count);
   for (size_t i = 0; i < count && used < room; i++) {
     qn_request *r = s->order[i];
     if (!r || !is_running(r) || !r->wanted || !r->speculator) continue;
-    int64_t most = most_guesses(s, r, room - used);
+    int64_t most = most_guesses(s, r, room - used, qn_scheduler_free_pages(s) - s->planned_pages - promised);
     const qn_draft_room chain = {(int32_t)most, (int32_t)most, 1, 0};
     qn_diag diag = {0};
     // An error leaves it without guesses, which costs time alone.
     if (most < 1 || qn_speculator_propose(r->speculator, r->sampler, NULL, &chain, &r->draft, &diag) != QN_OK) continue;
     int64_t more = qn_scheduler_pages_of(s, r->evaluated + 1 + r->draft->count) -
                    qn_scheduler_pages_of(s, r->evaluated + 1);
-    if (more > qn_scheduler_free_pages(s) - s->planned_pages) continue;
     s->planned_pages += more;
     r->step_pages += more;
     r->guesses = r->draft->count;

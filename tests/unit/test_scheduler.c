@@ -239,6 +239,23 @@ static qn_status create_draft(void *context, int32_t row, bool judged, qn_propos
   return qn_propose_draft_create(context, row, 0, qn_test_allocator(), out, diag);
 }
 
+// As many as it may, whatever the text is.
+static qn_status guess_much(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
+                            qn_diag *diag) {
+  (void)self, (void)text, (void)diag;
+  while (out->count < room->depth) qn_draft_add(out, out->count - 1, QN_FAKE_X);
+  return QN_OK;
+}
+static void leave(qn_proposer *self) { (void)self; }
+
+static qn_status create_eager(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag) {
+  static const qn_proposer_type type = {.name = "eager", .propose = guess_much, .destroy = leave};
+  static qn_proposer eager = {&type};
+  (void)context, (void)row, (void)judged, (void)diag;
+  *out = &eager;
+  return QN_OK;
+}
+
 // --- the same tokens as alone
 
 // Requests join at random steps, some are cancelled, some say stop.
@@ -383,6 +400,35 @@ START_TEST(forks_share_a_prompt) {
   params.fork_of = 3;
   qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "fork_of: got 3, want 0 or a request that was added before",
                   qn_scheduler_add(f.scheduler, &params, &r[1].id, &f.diag));
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+// Pages that were promised to a prompt are not taken for guesses: nobody is preempted for them.
+START_TEST(guesses_leave_prompts_their_pages) {
+  fixture f;
+  running r[2];
+  const qn_guesser guesser = {create_eager, NULL, 0};
+  asked decoding = plain_request(12, 60), prompt = plain_request(20, 1);
+  open_fixture(&f);
+  start(&f, &(qn_scheduler_options){.step_tokens = 16}, 2, 3, qn_fake_kernels);  // a page, and two of the prompt
+  asked *all[] = {&decoding, &prompt};
+  for (int i = 0; i < 2; i++) {
+    qn_request_params params = params_of(all[i], &r[i]);
+    r[i].a = NULL;
+    r[i].stop_after = i == 0;  // before it needs a second page for itself
+    params.ignore_eog = true;
+    params.guesser = i == 0 ? &guesser : NULL;
+    params.guesses = i == 0 ? 15 : 0;
+    add(&f, &params);
+  }
+  step_to_end(&f);
+  qn_scheduler_stats stats = stats_of(&f);
+  ck_assert_int_gt(stats.proposed, 0);
+  ck_assert_int_eq(stats.preemptions, 0);
+  ck_assert_int_eq(stats.recomputed_tokens, 0);
+  ck_assert(r[0].ended && r[1].ended && r[1].status == QN_OK && r[1].result.generated_tokens == 1);
   finish(&f);
   close_fixture(&f);
 }
@@ -822,7 +868,8 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, forks_share_a_prompt)
+QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, forks_share_a_prompt,
+        guesses_leave_prompts_their_pages)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
 QN_CASE(errors, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from, swapped_out_and_lost)
 QN_CASE(host, a_callback_adds, added_by_threads, out_of_memory)
