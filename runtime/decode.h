@@ -30,7 +30,6 @@ int64_t qn_decoder_context(const qn_decoder *decoder);
 int64_t qn_decoder_chunk(const qn_decoder *decoder);
 int64_t qn_decoder_rows(const qn_decoder *decoder);  // tokens of a step whose logits may be wanted
 int32_t qn_decoder_sequences(const qn_decoder *decoder);
-int64_t qn_decoder_rows(const qn_decoder *decoder);  // tokens of a step that may be wanted
 const char *qn_decoder_path(const qn_decoder *decoder);          // borrowed: the artifact's, for messages
 qn_executor *qn_decoder_executor(qn_decoder *decoder);           // borrowed: target, times, profile
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *decoder);  // borrowed: sizes

@@ -53,7 +53,8 @@ static qn_status catch_up(drafting *d, const qn_propose_text *text, const float 
 // was missed is not worth evaluating: then only the text's last tokens are.
 static size_t choose_beginning(const drafting *d, const qn_propose_text *text, size_t most) {
   size_t context = (size_t)qn_decoder_context(d->decoder);
-  if (most == 1 && text->count > d->from + TRY_TOKENS + common(d, text)) return text->count - TRY_TOKENS;
+  if (most == 1 && context > TRY_TOKENS && text->count > d->from + TRY_TOKENS + common(d, text))
+    return text->count - TRY_TOKENS;
   bool fits = text->count >= d->from && text->count - d->from + most <= context;
   if (fits && (d->from == 0 || text->count - d->from >= context / 4)) return d->from;
   size_t keep = context / 2 > 0 ? context / 2 : 1;
@@ -154,7 +155,6 @@ static qn_status propose_tree(drafting *d, const qn_propose_text *text, const qn
   for (int32_t i = 1; i <= 2 * d->ends; i++) qn_decoder_reset(d->decoder, d->sequence + i);
   if (status == QN_OK) qn_growth_harvest(&d->growth, room, out);
   return status;
-
 }
 
 static qn_status propose(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,

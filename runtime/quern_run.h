@@ -477,14 +477,15 @@ typedef struct quern_speculator_options {
   quern_technique technique;
   quern_model *draft;  // of QUERN_SPECULATE_DRAFT the model, of _MEDUSA the heads: must outlive the speculator
   // Guesses a step: always as many as there can be up to this. 0 = as many as pay, by what came true so far and by what a
-  // guess costs, up to 7; where none pay, one is tried now and then. Of a draft model and of heads they are a tree where the
-  // artifact can verify one (quern_compile_options.guesses) and has room for sequences beside the session's
+  // guess costs, up to 7; where none pay, one is tried now and then. Of a draft model, of heads and of lookahead they are a tree where
+  // the artifact can verify one (quern_compile_options.guesses) and has room for sequences beside the session's
   // (quern_compile_options.sequences); else each comes after the one before.
   int32_t tokens;
   // Where tokens are drawn (temperature > 0): false: each is drawn as it would be without guesses, which have come true when
   // they are the same. true: a draft model draws its guesses by random numbers of its own, and as many of them are taken as
-  // can be with every token chosen as often as without (rejection sampling). More come true, but the text is another one,
-  // also from run to run, since how many tokens are guessed depends on times.
+  // can be with every token chosen as often as without (rejection sampling); heads guess what each says is likeliest. More come
+  // true, but the text is another one, also from run to run, since how many tokens are guessed depends on times. Guesses that
+  // are judged so are no tree.
   bool rejection;
 } quern_speculator_options;
 // Makes guesses for one sequence of the session at a time; they begin from what passes through quern_generate with it, and

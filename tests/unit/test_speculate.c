@@ -541,6 +541,162 @@ START_TEST(a_judged_draft) {
 }
 END_TEST
 
+// --- heads
+
+enum { WIDTH = 3, HEADS = 2 };
+
+// hidden [R, WIDTH], guess.0, guess.1: the first head's logits are the odds of tokens 0 to 3, times a hidden value; the second says
+// no numbers where that value is negative.
+static void say(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  const float *hidden = buffers[0];
+  float *guesses[] = {buffers[1], buffers[2]};
+  (void)symbols;
+  for (int64_t v = begin; v < end; v++) {
+    guesses[0][v] = v < 4 ? hidden[0] * (float)(v + 1) / 4 : -INFINITY;
+    guesses[1][v] = hidden[0] < 0 ? NAN : v == 5 ? 2 : 0;
+  }
+}
+
+static qn_artifact heads_of(int64_t vocab) {
+  qn_test_artifact a;
+  qn_buf file;
+  qn_diag diag = {0};
+  qn_artifact artifact;
+  qn_test_artifact_init(&a);
+  memcpy(a.head.symbol_max, (int64_t[QN_ARTIFACT_SYMBOLS]){0, 1, 1}, sizeof a.head.symbol_max);
+  uint32_t hidden = qn_test_artifact_input(&a, "hidden", QN_TEST_SYM_R, 0), guesses[HEADS];
+  a.buffers.items[hidden].dtype = QN_TEST_F32;
+  a.buffers.items[hidden].rank = 2;
+  a.buffers.items[hidden].dims[1] = WIDTH;
+  for (int i = 0; i < HEADS; i++)
+    guesses[i] = qn_test_artifact_arena(&a, i ? "guess.1" : "guess.0", QN_TEST_SYM_R, 1, vocab);
+  qn_test_artifact_kernel(&a, "say", 3, 0);
+  qn_test_artifact_variant(&a, 0, 0, 0, vocab);
+  qn_test_artifact_step(&a, 0, false, (const uint32_t[]){hidden, guesses[0], guesses[1]});
+  qn_test_artifact_build(&a, &file);
+  qn_test_artifact_deinit(&a);
+  qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "heads.qn", &diag));
+  qn_buf_deinit(&file);
+  return artifact;
+}
+
+static qn_status create_heads(const qn_artifact *artifact, qn_threads *threads, int64_t width, int32_t vocab,
+                              qn_proposer **out, qn_diag *diag) {
+  static const qn_kernel_entry kernels[] = {say};
+  qn_executor *executor = NULL;
+  QN_TRY(qn_executor_create(artifact, threads, &(qn_executor_options){.jit_entries = kernels}, qn_test_allocator(), &executor,
+                            diag));
+  return qn_propose_medusa_create(artifact, executor, width, vocab, qn_test_allocator(), out, diag);
+}
+
+START_TEST(heads_guess) {
+  const float states[2][WIDTH] = {{1}, {-1}};
+  const int32_t text[] = {1, 2};
+  fixture f;
+  int32_t tokens[8], parents[8];
+  qn_draft draft = {.tokens = tokens, .parents = parents, .capacity = 8};
+  qn_proposer *heads = NULL;
+  qn_sampler *sampler = NULL;
+  set_up(&f, 16, 0);
+  qn_artifact artifact = heads_of(QN_FAKE_VOCAB);
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "the heads are for hidden states of 3 numbers, want the model's 4",
+                  create_heads(&artifact, f.threads, 4, QN_FAKE_VOCAB, &heads, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "head 0 has a vocabulary of 40 tokens, want the model's 41",
+                  create_heads(&artifact, f.threads, WIDTH, 41, &heads, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "has no input 'hidden'",
+                  create_heads(&f.artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, create_heads(&artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
+  qn_sampler_options options = {.temperature = 1, .top_p = 1, .repeat_penalty = 1};
+  qn_assert_ok(&f.diag, qn_sampler_create(&options, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f.diag));
+  qn_propose_text t = {.tokens = text, .count = QN_COUNT(text), .sampler = sampler, .hidden = states[0]};
+  qn_assert_ok(&f.diag, heads->type->begin(heads, sampler, &f.diag));
+  qn_assert_ok(&f.diag, heads->type->propose(heads, &t, &(qn_draft_room){6, 2, 6, 0}, &draft, &f.diag));
+  ck_assert(draft.count == 6 && qn_draft_branches(&draft));
+  draft.count = 0;
+  t.hidden = NULL;
+  qn_assert_ok(&f.diag, heads->type->propose(heads, &t, &(qn_draft_room){6, 2, 6, 0}, &draft, &f.diag));
+  ck_assert_int_eq(draft.count, 0);
+  t.hidden = states[1];
+  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "what head 1 says are no numbers",
+                  heads->type->propose(heads, &t, &(qn_draft_room){6, 2, 6, 0}, &draft, &f.diag));
+  qn_proposer_destroy(heads);
+  qn_sampler_destroy(sampler);
+  qn_artifact_close(&artifact);
+  tear_down(&f);
+}
+END_TEST
+
+// What is judged was not chosen by the random numbers that judge it: heads that say what the model does get each token as often as
+// it would be drawn.
+START_TEST(judged_heads_change_no_odds) {
+  enum { ROUNDS = 20000 };
+  const float hidden[WIDTH] = {1};
+  const int32_t text[] = {1, 2};
+  float logits[QN_FAKE_TOKENS];
+  int counts[4] = {0};
+  fixture f;
+  int32_t tokens[8], parents[8];
+  qn_draft draft = {.tokens = tokens, .parents = parents, .capacity = 8};
+  qn_proposer *heads = NULL;
+  qn_sampler *sampler = NULL;
+  double sum = 0, chi = 0;
+  set_up(&f, 16, 0);
+  qn_artifact artifact = heads_of(QN_FAKE_VOCAB);
+  qn_assert_ok(&f.diag, create_heads(&artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
+  qn_propose_medusa_judged(heads);
+  qn_sampler_options options = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = 3};
+  qn_assert_ok(&f.diag, qn_sampler_create(&options, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f.diag));
+  qn_assert_ok(&f.diag, heads->type->begin(heads, sampler, &f.diag));
+  for (int i = 0; i < QN_FAKE_TOKENS; i++) logits[i] = i < 4 ? (float)(i + 1) / 4 : -INFINITY;
+  for (int round = 0; round < ROUNDS; round++) {
+    qn_propose_text t = {.tokens = text, .count = QN_COUNT(text), .sampler = sampler, .hidden = hidden};
+    int32_t id;
+    draft.count = 0;
+    qn_assert_ok(&f.diag, heads->type->propose(heads, &t, &(qn_draft_room){2, 2, 1, 0}, &draft, &f.diag));
+    ck_assert(draft.count == 2 && tokens[0] == 3 && tokens[1] == 5);  // the likeliest of each head
+    qn_assert_ok(&f.diag, qn_sampler_judge(sampler, logits, tokens[0], NULL, 0, &id, &f.diag));
+    ck_assert(id >= 0 && id < 4);
+    counts[id]++;
+  }
+  for (int i = 0; i < 4; i++) sum += exp(logits[i]);
+  for (int i = 0; i < 4; i++) {
+    double want = exp(logits[i]) / sum * ROUNDS;
+    chi += (counts[i] - want) * (counts[i] - want) / want;
+  }
+  ck_assert_msg(chi < 3 + 4 * sqrt(6.0), "chi-square %g: %d %d %d %d", chi, counts[0], counts[1], counts[2], counts[3]);
+  qn_proposer_destroy(heads);
+  qn_sampler_destroy(sampler);
+  qn_artifact_close(&artifact);
+  tear_down(&f);
+}
+END_TEST
+
+// One guess after a long time, by a draft whose context is shorter than what is looked at then.
+START_TEST(a_try_of_a_short_draft) {
+  enum { TEXT = 60 };
+  fixture f;
+  int32_t tokens[8], parents[8], text[TEXT];
+  qn_draft out = {.tokens = tokens, .parents = parents, .capacity = 8};
+  qn_sampler_options sampling = qn_sampler_options_default();
+  qn_sampler *sampler = NULL;
+  qn_proposer *draft = NULL;
+  set_up(&f, 10, 0);
+  for (int i = 0; i < TEXT; i++) text[i] = i % QN_FAKE_TOKENS;
+  qn_assert_ok(&f.diag, qn_sampler_create(&sampling, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f.diag));
+  qn_assert_ok(&f.diag, qn_propose_draft_create(f.decoder, 0, 0, qn_test_allocator(), &draft, &f.diag));
+  qn_assert_ok(&f.diag, draft->type->begin(draft, sampler, &f.diag));
+  qn_propose_text t = {.tokens = text, .count = TEXT, .sampler = sampler};
+  qn_assert_ok(&f.diag, draft->type->propose(draft, &t, &(qn_draft_room){1, 1, 1, 0}, &out, &f.diag));
+  ck_assert_int_eq(out.count, 1);
+  qn_proposer_destroy(draft);
+  qn_sampler_destroy(sampler);
+  tear_down(&f);
+}
+END_TEST
+
 static void logits_of_nan(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   float *logits = buffers[2];
   (void)symbols;
@@ -635,6 +791,15 @@ START_TEST(lookahead_finds) {
   draft.count = 0;
   qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){8, 8, 8, 0.99}, &draft, &diag));
   ck_assert_int_eq(draft.count, 0);
+  // What a program could not choose is no token: neither of the window to come nor of n-grams.
+  const int32_t unknown[] = {-1, -1, -1, -1, -1, -1, -1, -1, -1};
+  draft.count = 0;
+  qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){8, 3, 8, 0}, &draft, &diag));
+  p->type->see(p, &draft, QN_DRAFT_ROOT, unknown);
+  draft.count = 0;
+  qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){8, 3, 8, 0}, &draft, &diag));
+  ck_assert_int_gt(draft.count, 4);
+  for (int32_t i = 0; i < draft.count; i++) ck_assert_int_ge(tokens[i], 0);
   // Rows of wrong guesses teach, too: after (2, 4) comes 5 then, if the text ever goes so.
   draft.count = 0;
   qn_assert_ok(&diag, p->type->propose(p, &t, &(qn_draft_room){2, 2, 1, 0}, &draft, &diag));
@@ -746,7 +911,8 @@ START_TEST(refuses) {
 END_TEST
 
 QN_CASE(text, text_is_that_of_plain_decoding, right_guesses_save_steps, few_pages, a_draft_that_is_the_model,
-        judged_texts_are_as_likely, a_judged_draft, a_draft_whose_logits_are_no_numbers)
+        judged_texts_are_as_likely, a_judged_draft, a_draft_whose_logits_are_no_numbers, a_try_of_a_short_draft, heads_guess,
+        judged_heads_change_no_odds)
 QN_CASE(trees, choices, trees_keep_the_text, a_draft_branches, trees_refused)
 QN_CASE(guesses, lookup_finds, lookahead_finds, lookahead_remembers, dear_guesses_are_tried_seldom, gives_up_and_comes_back, refuses)
 QN_TEST_MAIN(text, trees, guesses)
