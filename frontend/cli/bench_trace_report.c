@@ -104,7 +104,7 @@ void bench_trace_put_json(const bench_traces *t, qn_buf *out) {
   cli_json_text(&j, "clock", qn_str_from(o->clock ? o->clock : "wall"));
   cli_json_text(&j, "trace", qn_str_from(o->trace));
   if (o->speculate) cli_json_text(&j, "speculate", qn_str_from(o->speculate));
-  cli_json_int(&j, "seed", (int64_t)o->seed);
+  cli_json_count(&j, "seed", o->seed);
   cli_json_int(&j, "sequences", t->session.sequences);
   cli_json_int(&j, "threads", t->session.threads);
   cli_json_begin(&j, "objective", '{');

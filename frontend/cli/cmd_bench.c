@@ -399,6 +399,7 @@ static int bench_all(bench *b, const char *path, char **artifact) {
   if (code == 0) code = check_trace_options(b->options);
   if (code == 0) code = read_lists(b);
   if (code == 0) code = cli_speculation_read(b->options->speculate, b->options->draft_tokens, &b->speculation);
+  if (code == 0 && b->options->trace) code = cli_speculation_of_requests(&b->speculation, "--trace");
   if (code == 0) code = find_device(b);
   if (code == 0 && !b->device.name) code = read_settings(b);
   if (code == 0 && b->options->trace) return bench_trace_all(b, path, artifact);

@@ -238,6 +238,9 @@ static int apply_template(run_state *run, const char *text, size_t length) {
 
 static int make_prompt(run_state *run) {
   const run_options *options = run->options;
+  if (quern_model_vocab_size(run->model) == 0)
+    return cli_fail(QN_ERR_UNSUPPORTED, quern_model_name(run->model),
+                    "is no language model: it has no tokens; heads guess for one by --speculate medusa:FILE");
   if (options->tokens && options->prompt) {
     return cli_fail(QN_ERR_ARGUMENT, "--tokens", "got --prompt too, want one of them");
   }
@@ -681,6 +684,7 @@ static int run_all(run_state *run, const char *path) {
   const run_options *o = run->options;
   int code = check_chat(run);
   if (code == 0) code = cli_speculation_read(o->speculate, o->draft_tokens, &run->speculation);
+  if (code == 0 && o->samples > 0) code = cli_speculation_of_requests(&run->speculation, "--samples");
   if (code == 0 && o->accept && !o->speculate)
     return cli_fail(QN_ERR_ARGUMENT, "--accept", "is for --speculate; give that, too");
   run->speculation.rejection = o->accept && strcmp(o->accept, "rejection") == 0;

@@ -59,6 +59,11 @@ void cli_json_int(cli_json *json, const char *key, int64_t value) {
   qn_buf_printf(json->out, "%" PRId64, value);
 }
 
+void cli_json_count(cli_json *json, const char *key, uint64_t value) {
+  begin_value(json, key);
+  qn_buf_printf(json->out, "%" PRIu64, value);
+}
+
 void cli_json_real(cli_json *json, const char *key, double value) {
   begin_value(json, key);
   if (isfinite(value)) {

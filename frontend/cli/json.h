@@ -16,6 +16,7 @@ void cli_json_begin(cli_json *json, const char *key, char bracket);
 void cli_json_end(cli_json *json, char bracket);
 void cli_json_text(cli_json *json, const char *key, qn_str text);
 void cli_json_int(cli_json *json, const char *key, int64_t value);
+void cli_json_count(cli_json *json, const char *key, uint64_t value);
 void cli_json_real(cli_json *json, const char *key, double value);     // three decimals; null when not finite
 void cli_json_precise(cli_json *json, const char *key, double value);  // six significant digits; null when not finite
 

@@ -52,10 +52,20 @@ static int add_all(const cli_samples *how, sample *samples, quern_error *error) 
   return 0;
 }
 
+// They end at the next step.
+static void cancel_all(const cli_samples *how, const sample *samples) {
+  for (uint64_t i = 0; i < how->count; i++) {
+    if (samples[i].id != 0 && !samples[i].ended) (void)quern_scheduler_cancel(how->scheduler, samples[i].id, NULL);
+  }
+}
+
 static int generate(const cli_samples *how, sample *samples, quern_error *error) {
   size_t left = 1;
   int code = add_all(how, samples, error);
-  while (code == 0 && left > 0) code = (int)quern_scheduler_step(how->scheduler, &left, NULL, error);
+  while (code == 0 && left > 0) {
+    if (cli_interrupted()) cancel_all(how, samples);
+    code = (int)quern_scheduler_step(how->scheduler, &left, NULL, error);
+  }
   for (uint64_t i = 0; code == 0 && i < how->count; i++) {
     if (samples[i].no_memory) return cli_fail(QN_ERR_NOMEM, "run", "out of memory for the texts");
     code = samples[i].error.code;
@@ -66,9 +76,7 @@ static int generate(const cli_samples *how, sample *samples, quern_error *error)
 
 // After an error: nobody is told of later ends, when the texts are gone.
 static void end_all(const cli_samples *how, const sample *samples) {
-  for (uint64_t i = 0; i < how->count; i++) {
-    if (samples[i].id != 0 && !samples[i].ended) (void)quern_scheduler_cancel(how->scheduler, samples[i].id, NULL);
-  }
+  cancel_all(how, samples);
   (void)quern_scheduler_step(how->scheduler, NULL, NULL, NULL);
 }
 
@@ -93,7 +101,7 @@ static void put_texts(const cli_samples *how, const sample *samples, qn_buf *out
 static void put_sample(cli_json *j, const cli_samples *how, const sample *s) {
   const quern_request_result *r = &s->result;
   cli_json_begin(j, NULL, '{');
-  cli_json_int(j, "seed", (int64_t)s->seed);
+  cli_json_count(j, "seed", s->seed);
   if (quern_model_has_tokenizer(how->model)) cli_json_text(j, "text", (qn_str){qn_buf_text(&s->text), s->text.length});
   cli_json_begin(j, "ids", '[');
   for (size_t i = 0; i < s->ids.count; i++) cli_json_int(j, NULL, s->ids.items[i]);

@@ -43,6 +43,11 @@ int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_sp
   return draft_tokens ? read_tokens(draft_tokens, &out->tokens) : 0;
 }
 
+int cli_speculation_of_requests(const cli_speculation *s, const char *option) {
+  if (!s->wanted || s->technique != QUERN_SPECULATE_MEDUSA) return 0;
+  return cli_fail(QN_ERR_UNSUPPORTED, "--speculate", "heads guess for one text alone, got %s; want another technique", option);
+}
+
 uint32_t cli_speculation_sequences(const cli_speculation *s) {
   return !s->wanted ? 0 : s->tokens ? (uint32_t)s->tokens + 1 : 8;
 }

@@ -29,6 +29,8 @@ typedef struct cli_speculation {
 
 // Reads the options' words, NULL where they are not given. 0, or an exit code after a message.
 int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_speculation *out);
+// For those whose guesses are a scheduler's: 0, or an exit code after a message, which names `option`, where they cannot be.
+int cli_speculation_of_requests(const cli_speculation *speculation, const char *option);
 // Sequences that a model file must be compiled for, so that a step can verify the guesses; 0 = it need not be.
 uint32_t cli_speculation_sequences(const cli_speculation *speculation);
 // Opens the draft model, if there is one, as `target` says the model itself was, a model file compiled for so many sequences.

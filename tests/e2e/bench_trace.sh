@@ -66,6 +66,7 @@ trace '0 20 5' '0 150 5' '0 20 5'
 
 # ---- what makes no sense
 
+wrong 4 "--speculate: heads guess for one text alone, got --trace" --trace poisson:1 --speculate medusa:none
 wrong 5 "$WORK/none" --trace "$WORK/none"
 trace '0 20'
 wrong 3 "trace:1: a request: got '0', want arrival in ms, prompt tokens, output tokens" --trace "$WORK/trace"

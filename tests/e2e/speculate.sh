@@ -141,6 +141,17 @@ grep -q '"accepted": [1-9]' "$WORK/json" || fail "a draft guesses nothing: $(cat
 refuses 2 "--samples: makes no sense with --chat" --samples 2 --chat
 refuses 2 "--samples: got -n 0" --samples 2 -n 0
 refuses 2 "--logits: is of one text" --samples 2 --logits "$WORK/logits"
+refuses 4 "--speculate: heads guess for one text alone, got --samples" --samples 2 --speculate "medusa:$WORK/medusa.qn"
+"$QUERN" run -q "$WORK/nano.qn" -p Once -n 1 --temp 1 --seed 18446744073709551615 --samples 2 --json >"$WORK/json"
+grep -q '"seed": 18446744073709551615,.*"seed": 0,' "$WORK/json" || fail "the largest seed: $(cat "$WORK/json")"
+code=0
+"$QUERN" run -q "$WORK/medusa.qn" --tokens 1 2>"$WORK/err" || code=$?
+[ "$code" -eq 4 ] && grep -q "is no language model" "$WORK/err" || fail "run of heads: got $code: $(cat "$WORK/err")"
+# Whoever waits for a sequence when Ctrl-C comes is not begun.
+code=0
+stopped INT 2 "$QUERN" run -q "$WORK/nano.qn" -p Once -n 200 --ignore-eog --samples 4096 --json >"$WORK/json" 2>"$WORK/err" || code=$?
+[ "$code" -eq 130 ] || fail "SIGINT: exit code $code, want 130: $(cat "$WORK/err")"
+grep -q '"seed": 4095, "text": "", "ids": \[\], "stop": "cancelled"' "$WORK/json" || fail "SIGINT: $(tail -c 600 "$WORK/json")"
 
 # Where the program itself chooses the tokens, of every row that verifies a guess, too: on the simulator of GPUs.
 code=0
