@@ -292,14 +292,23 @@ static int measure_decode(bench_round *r, bench_decode *d) {
 
 // --- guesses
 
+static int create_speculator(bench_round *r) {
+  int code = cli_speculation_create(&r->b->speculation, r->session, &r->speculator, &r->error);
+  return code == 0 ? 0 : cli_fail_with(code, &r->error);
+}
+
+// What guesses remembers no text of an earlier round, which was the same.
 static int measure_guesses(bench_round *r, bench_guess *g) {
   bench *b = r->b;
   int64_t steps = (int64_t)b->options->generate;
   double plain = 0, guessed = 0;
   quern_stats stats = {.size = sizeof stats};
   if (!bench_step(b, "guessing")) return QN_ERR_CANCELLED;
-  int code = decode_alone(r, g->depth, steps, NULL, NULL, &plain, NULL);
+  int code = r->speculator ? 0 : create_speculator(r);
+  if (code == 0) code = decode_alone(r, g->depth, steps, NULL, NULL, &plain, NULL);
   if (code == 0) code = decode_alone(r, g->depth, steps, r->speculator, NULL, &guessed, &stats);
+  quern_speculator_destroy(r->speculator);
+  r->speculator = NULL;
   if (code != 0) return code;
   g->tokens += stats.decode_steps;
   g->passes += stats.passes;
@@ -411,11 +420,6 @@ int bench_warm_up(bench_round *r) {
   return code == 0 ? 0 : cli_fail_with(code, &r->error);
 }
 
-static int create_speculator(bench_round *r) {
-  int code = cli_speculation_create(&r->b->speculation, r->session, &r->speculator, &r->error);
-  return code == 0 ? 0 : cli_fail_with(code, &r->error);
-}
-
 // All with one number of threads.
 static int measure_threads(bench *b, int threads) {
   bench_round r = {.b = b, .vocab = quern_model_vocab_size(b->model)};
@@ -441,7 +445,7 @@ static int measure_threads(bench *b, int threads) {
   code = plan(b, info.threads, info.decode_threads);
   b->kv_bytes = info.kv_bytes;
   if (code == 0) code = bench_warm_up(&r);
-  if (code == 0) code = create_speculator(&r);
+  if (code == 0) code = create_speculator(&r);  // an error before anything is measured
   if (code == 0) code = measure_rounds(b, &r, first_prefill, first_decode, first_guess);
   quern_speculator_destroy(r.speculator);
   quern_session_destroy(r.session);

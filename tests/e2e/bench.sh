@@ -55,6 +55,15 @@ if command -v python3 >/dev/null && python3 -c 'import json' 2>/dev/null; then
   python3 -c 'import json, sys; json.load(open(sys.argv[1], encoding="utf-8"))' "$WORK/all.json" || fail "that is no JSON"
 fi
 
+# What guesses begins anew with each text: more rounds of one do not make more of it come true.
+"$QUERN" compile -q "$model" --batch 8 -o "$WORK/rows.qn"
+for reps in 1 3; do
+  "$QUERN" bench -q "$WORK/rows.qn" --threads 1 --prompt 3 --depth 0 --batch 1 -n 20 --reps $reps --speculate lookahead \
+    --draft-tokens 7 --json - 2>"$WORK/err" | grep -o '"acceptance_rate": [0-9.]*, "tokens_per_pass": [0-9.]*' >"$WORK/rounds$reps" ||
+    fail "lookahead: $(cat "$WORK/err")"
+done
+cmp "$WORK/rounds1" "$WORK/rounds3" >&2 || fail "lookahead remembers the text of the round before"
+
 # ---- an artifact: as it was compiled
 
 "$QUERN" compile -q "$model" -o "$artifact"
