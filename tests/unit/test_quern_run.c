@@ -472,6 +472,69 @@ START_TEST(sampling_of_the_model) {
 }
 END_TEST
 
+static int word_count;  // of the vocabularies that follow
+static qn_buf words;    // the last one
+
+// Another vocabulary, of so many words of its own.
+static void say_other_words(qn_test_artifact *a) {
+  static char texts[QN_FAKE_TOKENS][8];
+  qn_str tokens[QN_FAKE_TOKENS];
+  float scores[QN_FAKE_TOKENS] = {0};
+  uint8_t types[QN_FAKE_TOKENS] = {QN_TOKEN_UNKNOWN};
+  qn_diag diag = {0};
+  for (int i = 0; i < word_count; i++) {
+    snprintf(texts[i], sizeof texts[i], "%s%d", i == 0 ? "<unk>" : "w", i);
+    if (i == 0) texts[i][5] = '\0';
+    tokens[i] = qn_str_from(texts[i]);
+    if (i > 0) types[i] = QN_TOKEN_NORMAL;
+  }
+  const qn_tokenizer_desc desc = {.kind = QN_TOKENIZER_SPM,
+                                  .token_count = word_count,
+                                  .tokens = tokens,
+                                  .scores = scores,
+                                  .types = types,
+                                  .bos = -1,
+                                  .eos = -1,
+                                  .unk = 0,
+                                  .pad = -1};
+  qn_assert_ok(&diag, qn_tokenizer_serialize(&desc, qn_allocator_default(), &words, &diag));
+  a->tokenizer = (qn_str){words.data, words.length};
+}
+
+static quern_model *open_other_words(int count) {
+  quern_model *model = NULL;
+  qn_buf file;
+  qn_diag diag = {0};
+  qn_model_jit jit = {.entries = qn_fake_kernels, .entry_count = QN_FAKE_KERNELS, .target = "by hand"};
+  word_count = count;
+  qn_buf_init(&words, qn_allocator_default());
+  qn_fake_model_build(&with_tokenizer, say_other_words, &file);
+  qn_assert_ok(&diag, open_bytes(file.data, file.length, &jit, &model, &diag));
+  qn_buf_deinit(&file);
+  qn_buf_deinit(&words);
+  return model;
+}
+
+// A draft model says ids, which must be the same text's as the model's.
+START_TEST(drafts_of_other_vocabularies) {
+  quern_model *model = open_model(&with_tokenizer), *fewer = open_other_words(9), *other = open_other_words(QN_FAKE_TOKENS);
+  quern_session *session = NULL;
+  quern_speculator *none = NULL;
+  quern_speculator_options options = {.size = sizeof options, .technique = QUERN_SPECULATE_DRAFT, .draft = fewer};
+  OK(quern_session_create(model, SESSION(.threads = 1), &session, error));
+  FAILS(QUERN_ERR_ARGUMENT, "the draft model has a vocabulary of 9 tokens, want the 17 of fake.qn",
+        quern_speculator_create(session, &options, &none, error));
+  options.draft = other;
+  FAILS(QUERN_ERR_ARGUMENT, "token 1 of the draft model is 'w1', want '<s>' as fake.qn has it",
+        quern_speculator_create(session, &options, &none, error));
+  ck_assert_ptr_null(none);
+  quern_session_destroy(session);
+  quern_model_close(model);
+  quern_model_close(fewer);
+  quern_model_close(other);
+}
+END_TEST
+
 // What is guessed changes no text; who may guess, and for whom.
 START_TEST(speculation) {
   static const int32_t script[] = {QN_FAKE_BOS, QN_FAKE_ONE, QN_FAKE_AB, QN_FAKE_ONE, QN_FAKE_AB,
@@ -548,5 +611,6 @@ START_TEST(speculation) {
 END_TEST
 
 QN_CASE(models, a_model, opening_fails, opening_a_file, texts_and_tokens)
-QN_CASE(sessions, a_session, prefixes, a_profile, generation, sampling_of_the_model, speculation)
+QN_CASE(sessions, a_session, prefixes, a_profile, generation, sampling_of_the_model, speculation,
+        drafts_of_other_vocabularies)
 QN_TEST_MAIN(models, sessions)

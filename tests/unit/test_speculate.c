@@ -557,7 +557,7 @@ static void say(void *const *buffers, const int64_t *symbols, int64_t begin, int
   }
 }
 
-static qn_artifact heads_of(int64_t vocab) {
+static qn_artifact heads_of(int64_t vocab, bool named) {
   qn_test_artifact a;
   qn_buf file;
   qn_diag diag = {0};
@@ -569,7 +569,7 @@ static qn_artifact heads_of(int64_t vocab) {
   a.buffers.items[hidden].rank = 2;
   a.buffers.items[hidden].dims[1] = WIDTH;
   for (int i = 0; i < HEADS; i++)
-    guesses[i] = qn_test_artifact_arena(&a, i ? "guess.1" : "guess.0", QN_TEST_SYM_R, 1, vocab);
+    guesses[i] = qn_test_artifact_arena(&a, !named ? NULL : i ? "guess.1" : "guess.0", QN_TEST_SYM_R, 1, vocab);
   qn_test_artifact_kernel(&a, "say", 3, 0);
   qn_test_artifact_variant(&a, 0, 0, 0, vocab);
   qn_test_artifact_step(&a, 0, false, (const uint32_t[]){hidden, guesses[0], guesses[1]});
@@ -598,7 +598,7 @@ START_TEST(heads_guess) {
   qn_proposer *heads = NULL;
   qn_sampler *sampler = NULL;
   set_up(&f, 16, 0);
-  qn_artifact artifact = heads_of(QN_FAKE_VOCAB);
+  qn_artifact artifact = heads_of(QN_FAKE_VOCAB, true);
   qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "the heads are for hidden states of 3 numbers, want the model's 4",
                   create_heads(&artifact, f.threads, 4, QN_FAKE_VOCAB, &heads, &f.diag));
   f.diag = (qn_diag){0};
@@ -607,6 +607,11 @@ START_TEST(heads_guess) {
   f.diag = (qn_diag){0};
   qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "has no input 'hidden'",
                   create_heads(&f.artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
+  qn_artifact mute = heads_of(QN_FAKE_VOCAB, false);
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "has no output 'guess.0'",
+                  create_heads(&mute, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
+  qn_artifact_close(&mute);
   f.diag = (qn_diag){0};
   qn_assert_ok(&f.diag, create_heads(&artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
   qn_sampler_options options = {.temperature = 1, .top_p = 1, .repeat_penalty = 1};
@@ -644,7 +649,7 @@ START_TEST(judged_heads_change_no_odds) {
   qn_sampler *sampler = NULL;
   double sum = 0, chi = 0;
   set_up(&f, 16, 0);
-  qn_artifact artifact = heads_of(QN_FAKE_VOCAB);
+  qn_artifact artifact = heads_of(QN_FAKE_VOCAB, true);
   qn_assert_ok(&f.diag, create_heads(&artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
   qn_propose_medusa_judged(heads);
   qn_sampler_options options = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = 3};
@@ -691,6 +696,10 @@ START_TEST(a_try_of_a_short_draft) {
   qn_propose_text t = {.tokens = text, .count = TEXT, .sampler = sampler};
   qn_assert_ok(&f.diag, draft->type->propose(draft, &t, &(qn_draft_room){1, 1, 1, 0}, &out, &f.diag));
   ck_assert_int_eq(out.count, 1);
+  qn_sampler_destroy(sampler);
+  qn_assert_ok(&f.diag, qn_sampler_create(&sampling, QN_FAKE_VOCAB + 1, qn_test_allocator(), &sampler, &f.diag));
+  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "the draft model has logits of 40 tokens, want those of 41",
+                  draft->type->begin(draft, sampler, &f.diag));
   qn_proposer_destroy(draft);
   qn_sampler_destroy(sampler);
   tear_down(&f);
