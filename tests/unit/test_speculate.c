@@ -582,7 +582,7 @@ static qn_artifact heads_of(int64_t vocab, bool named) {
 
 static qn_status create_heads(const qn_artifact *artifact, qn_threads *threads, int64_t width, int32_t vocab,
                               qn_proposer **out, qn_diag *diag) {
-  static const qn_kernel_entry kernels[] = {say};
+  static const qn_kernel_entry kernels[QN_FAKE_KERNELS] = {say};  // as many as a model has that is taken for heads
   qn_executor *executor = NULL;
   QN_TRY(qn_executor_create(artifact, threads, &(qn_executor_options){.jit_entries = kernels}, qn_test_allocator(), &executor,
                             diag));
