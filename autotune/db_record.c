@@ -261,7 +261,7 @@ static bool parse_real(qn_str text, double *out) {
   if (text.length == 0 || text.length >= sizeof copy) return false;
   memcpy(copy, text.data, text.length);
   copy[text.length] = '\0';
-  *out = strtod(copy, &end);
+  *out = qn_strtod(copy, &end);
   return *end == '\0' && isfinite(*out);
 }
 
@@ -423,7 +423,7 @@ double qn_db_distance(const char *a, const char *b) {
     size_t a_length = number_length(a, at), b_length = number_length(b, bt);
     if ((a_length > 0) != (b_length > 0)) return INFINITY;
     if (a_length > 0) {
-      double x = strtod(at, NULL), y = strtod(bt, NULL);
+      double x = qn_strtod(at, NULL), y = qn_strtod(bt, NULL);
       distance += fabs(log2((x + 1) / (y + 1)));  // 0 is a number as well
       at += a_length, bt += b_length;
     } else if (*at++ != *bt++) {

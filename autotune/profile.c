@@ -111,7 +111,7 @@ typedef struct profile_reader {
 static qn_status read_numbers(profile_reader *r, qn_str name, const char *text, double *out, int want) {
   char *end;
   for (int i = 0; i < want; i++, text = end) {
-    out[i] = strtod(text, &end);
+    out[i] = qn_strtod(text, &end);
     if (end == text || !isfinite(out[i]) || out[i] < 0)
       return qn_fail(r->diag, QN_ERR_FORMAT, r->name, "'%.*s': want %d numbers; measure again: quern machine --fresh",
                      QN_STR_ARGS(name), want);

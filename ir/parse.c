@@ -105,7 +105,7 @@ static qn_status parse_int_in(parser *p, int64_t min, int64_t max, const char *w
 static qn_status parse_float(parser *p, double *out) {
   char text[48], *end = NULL;
   if (!number_text(p, text, sizeof text)) return fail(p, "a number");
-  *out = strtod(text, &end);
+  *out = qn_strtod(text, &end);
   if (end == text) return fail(p, "a number");
   p->at += end - text;
   return QN_OK;

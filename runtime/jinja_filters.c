@@ -175,7 +175,7 @@ static bool read_number(qn_str text, int base, bool real, value *out) {
   errno = 0;
   if (real) {
     if (strpbrk(copy, "xXpP")) return false;
-    *out = (value){.kind = QN_JINJA_FLOAT, .real = strtod(copy, &end)};
+    *out = (value){.kind = QN_JINJA_FLOAT, .real = qn_strtod(copy, &end)};
     return *end == '\0' && end > copy;
   }
   *out = qn_jinja_int(strtoll(copy, &end, base));

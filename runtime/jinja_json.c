@@ -124,7 +124,7 @@ static qn_status read_number(reader *r, value *out) {
   digits[length] = '\0';
   errno = 0;
   *out = qn_jinja_int(real ? 0 : strtoll(digits, &end, 10));
-  if (real || errno != 0) *out = (value){.kind = QN_JINJA_FLOAT, .real = strtod(digits, &end)};
+  if (real || errno != 0) *out = (value){.kind = QN_JINJA_FLOAT, .real = qn_strtod(digits, &end)};
   if (length > 0 && *end == '\0' && length < sizeof digits - 1) return QN_OK;
   r->at = begin;
   return wrong(r, "a value");

@@ -246,7 +246,7 @@ static qn_status lex_number(lexer *x) {
   token.text = (qn_str){x->text + begin, x->at - begin};
   errno = 0;
   if (token.kind == TOKEN_INT) token.integer = strtoll(digits, NULL, 10);
-  if (token.kind == TOKEN_FLOAT) token.real = strtod(digits, NULL);
+  if (token.kind == TOKEN_FLOAT) token.real = qn_strtod(digits, NULL);
   if (length == most || (token.kind == TOKEN_INT && errno != 0))
     return wrong(x, begin, "got the number %.40s, want one that 64 bits hold", digits);
   return push(x, token);

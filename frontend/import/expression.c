@@ -317,7 +317,7 @@ static qn_status parse_number(parser *p, qn_value *out) {
     return QN_OK;
   }
   char *end;
-  double value = strtod(digits, &end);
+  double value = qn_strtod(digits, &end);
   if (*end) return fail_at(p, begin, "got '%s', want a number", digits);
   return give_float(p, begin, value, out);
 }

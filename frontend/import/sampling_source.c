@@ -64,7 +64,7 @@ static double shortest(double value) {
   qn_buf text;
   qn_buf_init(&text, qn_allocator_default());
   qn_buf_put_f32(&text, (float)value);
-  double out = text.failed ? value : strtod(qn_buf_text(&text), NULL);
+  double out = text.failed ? value : qn_strtod(qn_buf_text(&text), NULL);
   qn_buf_deinit(&text);
   return out;
 }

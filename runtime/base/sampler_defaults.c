@@ -54,7 +54,7 @@ qn_status qn_sampler_defaults_read(qn_sampler_defaults *defaults, qn_sampler_key
     digits[value.length] = '\0';
     fits = digits[strspn(digits, "0123456789+-.e")] == '\0';  // no blanks, hex, "inf", "nan"
   }
-  if (fits && qn_sampler_defaults_set(defaults, key, strtod(digits, &end)) && *end == '\0') return QN_OK;
+  if (fits && qn_sampler_defaults_set(defaults, key, qn_strtod(digits, &end)) && *end == '\0') return QN_OK;
   return qn_fail(diag, QN_ERR_FORMAT, where, "the summary's sampling.%s: got '%.*s', want %s", keys[key].name,
                  (int)(value.length < sizeof digits ? value.length : sizeof digits), value.data, keys[key].want);
 }

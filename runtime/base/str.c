@@ -1,6 +1,7 @@
 // String slices and the growing text buffer.
 #include "runtime/base/str.h"
 
+#include <locale.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +15,14 @@ bool qn_str_equal(qn_str a, qn_str b) {
 }
 
 bool qn_str_is(qn_str a, const char *text) { return qn_str_equal(a, qn_str_from(text)); }
+
+double qn_strtod(const char *text, char **out_end) {
+  locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+  if (!plain) return strtod(text, out_end);  // no memory: where the C locale is not built in
+  double value = strtod_l(text, out_end, plain);
+  freelocale(plain);
+  return value;
+}
 
 size_t qn_utf8_sequence(const char *text, size_t length, bool *out_unfinished) {
   const unsigned char *p = (const unsigned char *)text;

@@ -21,6 +21,8 @@ typedef struct qn_str {
 qn_str qn_str_from(const char *text);  // NULL gives the empty slice
 bool qn_str_equal(qn_str a, qn_str b);
 bool qn_str_is(qn_str a, const char *text);
+// strtod, with "." whatever decimal point the host's locale has.
+double qn_strtod(const char *text, char **out_end);
 
 // Bytes of the UTF-8 sequence at the front of text (1..4), 0 when there is none: RFC 3629, so no surrogates, no
 // overlong forms. *out_unfinished (may be NULL) is true when the text ends inside a sequence that is right so far.

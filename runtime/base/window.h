@@ -33,9 +33,10 @@ static inline int64_t qn_window_first_page(int64_t window, int64_t tokens, int64
 // Pages that a sequence of so many tokens, evaluated at most `step` at a time, holds at most: those before the window are
 // given back, but for one more, so that a page's worth of tokens can always be taken out again.
 static inline int64_t qn_window_pages(int64_t window, int64_t step, int64_t tokens, int64_t page_keys) {
-  int64_t all = (tokens + page_keys - 1) / page_keys, keys = window - 1 + page_keys + step;
-  int64_t most = (keys - 2) / page_keys + 2;  // wherever in a page they begin
-  return window > 0 && most < all ? most : all;
+  int64_t all = tokens / page_keys + (tokens % page_keys != 0);
+  if (window <= 0 || step >= tokens) return all;
+  int64_t keys = window - 1 + page_keys + step, most = (keys - 2) / page_keys + 2;  // wherever in a page they begin
+  return most < all ? most : all;
 }
 
 #endif

@@ -1,5 +1,6 @@
 // runtime/base: status, diag, allocators, arena, strings, vectors, maps, hash, files, log.
 #include <fcntl.h>
+#include <locale.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include "runtime/base/map.h"
 #include "runtime/base/str.h"
 #include "runtime/base/vec.h"
+#include "runtime/base/window.h"
 #include "tests/support/test.h"
 
 // ---- status and diag ------------------------------------------------------------------------------------------
@@ -290,8 +292,31 @@ START_TEST(numbers_read_back) {
 }
 END_TEST
 
+// Programs that a library is part of may have set a locale, whose numbers have a comma.
+START_TEST(numbers_have_a_point) {
+  static const char *const names[] = {"de_DE.UTF-8", "fr_FR.UTF-8", "es_ES.UTF-8", "pt_BR.UTF-8", "ru_RU.UTF-8"};
+  bool comma = false;
+  char *end, text[] = "0.25;", *point = strchr(text, '.');
+  for (size_t i = 0; i < QN_COUNT(names) && !comma; i++)
+    comma = setlocale(LC_NUMERIC, names[i]) && strcmp(localeconv()->decimal_point, ",") == 0;
+  if (!comma) printf("numbers_have_a_point: no locale with a decimal comma here (Debian package locales-all)\n");
+  ck_assert(qn_strtod(text, &end) == 0.25 && end == text + 4);
+  *point = ',';
+  ck_assert(qn_strtod(text, &end) == 0 && end == point);
+  ck_assert(qn_strtod("-1e-3", NULL) == -1e-3);
+  qn_buf buf;
+  qn_buf_init(&buf, qn_test_allocator());
+  qn_buf_put_f64(&buf, 0.75);
+  qn_buf_putc(&buf, ' ');
+  qn_buf_put_f32(&buf, 0.1f);
+  ck_assert_str_eq(qn_buf_text(&buf), "0.75 0.1");
+  qn_buf_deinit(&buf);
+  setlocale(LC_NUMERIC, "C");
+}
+END_TEST
+
 QN_CASE(strings, slices_compare, buffer_appends_and_formats, buffer_failure_is_sticky, quoting_escapes_control_bytes,
-        numbers_print_shortest, numbers_read_back)
+        numbers_print_shortest, numbers_read_back, numbers_have_a_point)
 
 // ---- vectors, maps, hash --------------------------------------------------------------------------------------
 
@@ -446,6 +471,53 @@ END_TEST
 QN_CASE(containers, vectors_grow, map_finds_what_was_put, map_survives_failing_allocations,
         hash_of_pieces_is_hash_of_whole, hash_values_never_change, hash_sees_every_bit_length_and_seed,
         hash_changes_half_of_the_bits)
+
+// ---- windows --------------------------------------------------------------------------------------------------
+
+static int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Counted one by one: of `tokens` tokens behind `depth` keys.
+static int64_t count_pairs(int64_t window, int64_t ahead, int64_t depth, int64_t tokens) {
+  int64_t pairs = 0;
+  for (int64_t t = 0; t < tokens; t++)
+    pairs += (window > 0 ? least_of(window, depth + t + 1) : depth + t + 1) + least_of(ahead, tokens - 1 - t);
+  return pairs;
+}
+
+// The most pages that are held on the way, step by step, where those that neither the next token sees nor a page's worth of
+// tokens before it are given back.
+static int64_t most_held(int64_t window, int64_t step, int64_t tokens, int64_t keys) {
+  int64_t most = 0;
+  for (int64_t length = 0; length < tokens; length++) {  // steps may have been shorter
+    int64_t end = least_of(length + step, tokens), first = 0;
+    if (window > 0) first = qn_window_first_page(window + keys, length, keys);
+    int64_t held = (end + keys - 1) / keys - first;
+    if (held > most) most = held;
+  }
+  return most;
+}
+
+START_TEST(windows_are_counted) {
+  for (int64_t i = 0; i < 6 * 6 * 5 * 6; i++) {
+    int64_t window = i % 6 * 3, ahead = i / 6 % 6 * 2, depth = i / 36 % 5 * 4, tokens = i / 180 * 5;
+    if (i / 6 % 6 == 5) ahead = QN_WINDOW_ALL;
+    double got = qn_window_pairs((double)window, (double)ahead, (double)depth, (double)tokens);
+    qn_check(got == (double)count_pairs(window, ahead, depth, tokens),
+             "window %d, ahead %d, %d tokens behind %d: got %g pairs", (int)window, (int)ahead, (int)tokens, (int)depth, got);
+  }
+  for (int64_t window = 0; window < 20; window++) {
+    for (int64_t step = 1; step < 12; step++) {
+      int64_t got = qn_window_pages(window, step, 60, 4), want = most_held(window, step, 60, 4);
+      qn_check(got >= want && got <= want + 1, "window %d, step %d: got %d pages, want %d", (int)window, (int)step,
+               (int)got, (int)want);
+    }
+  }
+  ck_assert_int_eq(qn_window_pages(0, 1, INT64_MAX, 64), INT64_MAX / 64 + 1);
+  ck_assert_int_eq(qn_window_pages(16, INT64_MAX, INT64_MAX, 64), INT64_MAX / 64 + 1);
+}
+END_TEST
+
+QN_CASE(windows, windows_are_counted)
 
 // ---- files ----------------------------------------------------------------------------------------------------
 
@@ -740,4 +812,4 @@ END_TEST
 
 QN_CASE(logging, log_goes_to_the_callback, log_default_prints_warnings_and_errors)
 
-QN_TEST_MAIN(diag, memory, strings, containers, files, logging)
+QN_TEST_MAIN(diag, memory, strings, containers, windows, files, logging)
