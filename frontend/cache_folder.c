@@ -255,10 +255,13 @@ static qn_status list(contents *c, quern_cache_listing *out, qn_diag *diag) {
   return status;
 }
 
+// A listing that ends before this has no place for what it owns.
+#define LISTING_LEAST (offsetof(quern_cache_listing, owned) + sizeof(void *))
+
 int quern_cache_list(quern_cache_listing *out, quern_error *error) {
   qn_diag diag = {0};
   quern_cache_listing made = {.size = sizeof made};
-  qn_status status = qn_result_check(out, "quern_cache_listing", &diag);
+  qn_status status = qn_result_check_owner(out, "quern_cache_listing", LISTING_LEAST, &diag);
   if (status == QN_OK && !(made.owned = calloc(1, sizeof(contents)))) status = qn_fail_nomem(&diag, "cache", "a listing");
   if (status == QN_OK) status = list(made.owned, &made, &diag);
   if (status != QN_OK) quern_cache_listing_free(&made);
@@ -267,6 +270,7 @@ int quern_cache_list(quern_cache_listing *out, quern_error *error) {
 }
 
 void quern_cache_listing_free(quern_cache_listing *listing) {
+  if (qn_result_is_short(listing, LISTING_LEAST)) return;
   contents *c = listing->owned;
   if (c && c->arena.allocator) qn_arena_deinit(&c->arena);
   free(c);

@@ -166,7 +166,11 @@ typedef struct report_memory {
   qn_arena arena;
 } report_memory;
 
+// A report that ends before this has no place for what it owns.
+#define REPORT_LEAST (offsetof(quern_tune_report, owned) + sizeof(void *))
+
 void quern_tune_report_free(quern_tune_report *report) {
+  if (qn_result_is_short(report, REPORT_LEAST)) return;
   report_memory *memory = report->owned;
   if (memory) qn_arena_deinit(&memory->arena);
   free(memory);
@@ -343,7 +347,7 @@ int quern_tune(const char *path, const quern_tune_options *options, quern_tune_r
   tuning t = {.options = &own, .diag = &diag, .begin_s = seconds_now()};
   quern_tune_report made = {.size = sizeof made};
   qn_status status = own_options(options, &own, &diag);
-  if (status == QN_OK) status = qn_result_check(out, "quern_tune_report", &diag);
+  if (status == QN_OK) status = qn_result_check_owner(out, "quern_tune_report", REPORT_LEAST, &diag);
   if (status == QN_OK) status = quern_own_options(own.compile, &t.compile, &diag);
   t.compile.tuning_db = "none";  // the defaults are what tuning starts from
   t.compile.run_threads = own.threads;

@@ -21,11 +21,27 @@ qn_status qn_options_take(const void *options, const char *type, void *own, size
   return QN_OK;
 }
 
+static qn_status fail_size(size_t size, const char *type, qn_diag *diag) {
+  return qn_fail(diag, QN_ERR_ARGUMENT, type, "got size %zu, want sizeof(%s) in it", size, type);
+}
+
 qn_status qn_result_check(const void *result, const char *type, qn_diag *diag) {
   size_t size = sizeof size;
   if (result) memcpy(&size, result, sizeof size);
-  if (size >= sizeof size) return QN_OK;
-  return qn_fail(diag, QN_ERR_ARGUMENT, type, "got size %zu, want sizeof(%s) in it", size, type);
+  return size >= sizeof size ? QN_OK : fail_size(size, type, diag);
+}
+
+bool qn_result_is_short(const void *result, size_t least) {
+  size_t size = 0;
+  if (result) memcpy(&size, result, sizeof size);
+  return size < least;
+}
+
+qn_status qn_result_check_owner(const void *result, const char *type, size_t least, qn_diag *diag) {
+  size_t size = 0;
+  if (!result) return qn_fail(diag, QN_ERR_ARGUMENT, type, "got NULL, want a struct to fill in");
+  memcpy(&size, result, sizeof size);
+  return size >= least ? QN_OK : fail_size(size, type, diag);
 }
 
 void qn_result_give(void *result, const void *own, size_t own_size) {

@@ -100,6 +100,9 @@ START_TEST(one_stage) {
   FAILS(QUERN_ERR_ARGUMENT, "quern_tuning_use: got size 0", quern_emit(nano(), "lower", &options, error));
   quern_tune_report report = {0};
   FAILS(QUERN_ERR_ARGUMENT, "quern_tune_report: got size 0", quern_tune(nano(), NULL, &report, error));
+  report.size = offsetof(quern_tune_report, owned);  // what it owned could not be freed
+  FAILS(QUERN_ERR_ARGUMENT, "want sizeof(quern_tune_report) in it", quern_tune(nano(), NULL, &report, error));
+  FAILS(QUERN_ERR_ARGUMENT, "quern_tune_report: got NULL, want a struct", quern_tune(nano(), NULL, NULL, error));
   quern_tune_report_free(&report);
 }
 END_TEST
@@ -178,6 +181,10 @@ START_TEST(models_are_kept) {
   ck_assert_uint_eq(listing.limit, UINT64_MAX);
   quern_cache_listing none = {0};
   FAILS(QUERN_ERR_ARGUMENT, "quern_cache_listing: got size 0", quern_cache_list(&none, error));
+  FAILS(QUERN_ERR_ARGUMENT, "quern_cache_listing: got NULL, want a struct", quern_cache_list(NULL, error));
+  none = (quern_cache_listing){.size = offsetof(quern_cache_listing, owned), .owned = &none};  // of which nothing is read
+  FAILS(QUERN_ERR_ARGUMENT, "want sizeof(quern_cache_listing) in it", quern_cache_list(&none, error));
+  quern_cache_listing_free(&none);
   quern_cache_listing_free(&listing);
 }
 END_TEST
