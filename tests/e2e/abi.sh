@@ -87,6 +87,9 @@ done
 if [ -n "${QUERN_UPDATE_GOLDEN:-}" ]; then cp "$WORK/now" $golden; fi
 wrong=$(broken $golden "$WORK/now")
 [ -z "$wrong" ] || fail "programs of an earlier libquern would break: $wrong"
+# What nobody wrote down could change unseen.
+unknown=$(grep -vxF -f $golden "$WORK/now" || true)
+[ -z "$unknown" ] || fail "not in $golden yet (QUERN_UPDATE_GOLDEN=1 writes it): $unknown"
 
 # The rule itself: what is changed is seen, what is added at an end is not.
 # try WANT SED-EXPRESSION: the headers so changed; WANT is a pattern, or nothing.

@@ -184,7 +184,8 @@ fetch_cross_libraries() {
     esac
     dpkg-deb -x "$deb" "$state/root" || return 1
   done
-  mkdir -p "$2/usr" && mv "$state/root/lib" "$2/" && mv "$state/root/usr/lib" "$state/root/usr/include" "$2/usr/"
+  mkdir -p "$2/usr" "$state/root/lib"  # which packages have in /usr/lib alone since /lib is a link
+  mv "$state/root/lib" "$2/" && mv "$state/root/usr/lib" "$state/root/usr/include" "$2/usr/"
 }
 
 # ---- building ---------------------------------------------------------------------------------------------------
