@@ -164,16 +164,12 @@ int quern_model_measure_peaks(quern_model *model, const char *nvrtc, quern_devic
   peaks p = {.cuda = model->cuda, .nvrtc = nvrtc, .out = &measured, .diag = &diag};
   qn_arena_init(&p.arena, qn_allocator_default());
   p.code.allocator = p.arena.allocator;
-  qn_status status = QN_OK;
-  if (!model->cuda)
+  qn_status status = qn_result_check(out_peaks, "quern_device_peaks", &diag);
+  if (status == QN_OK && !model->cuda)
     status = qn_fail(&diag, QN_ERR_ARGUMENT, model->path, "got a model on the CPU, want one on a GPU");
   if (status == QN_OK) status = measure_all(&p);
   qn_nvrtc_code_deinit(&p.code);
   qn_arena_deinit(&p.arena);
-  size_t size = out_peaks->size < sizeof measured ? out_peaks->size : sizeof measured;
-  if (status == QN_OK) {
-    measured.size = out_peaks->size;
-    memcpy(out_peaks, &measured, size);
-  }
+  if (status == QN_OK) qn_result_give(out_peaks, &measured, sizeof measured);
   return quern_give_error(error, &diag, status);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "frontend/compile.h"
+#include "runtime/base/options.h"
 
 enum { DEFAULT_PROMPT = 256 };
 
@@ -253,18 +254,14 @@ static qn_status predict(predicting *p) {
 
 int quern_predict(const char *path, const quern_predict_options *options, const quern_explanation **out,
                   quern_error *error) {
-  quern_predict_options own = {.size = sizeof own};
+  quern_predict_options own;
   qn_diag diag = {0};
   *out = NULL;
-  if (!options || options->size == 0) {
-    return quern_give_error(
-        error, &diag,
-        qn_fail(&diag, QN_ERR_ARGUMENT, "options", "got size 0, want sizeof(quern_predict_options) in it"));
-  }
-  memcpy(&own, options, options->size < sizeof own ? options->size : sizeof own);
+  qn_status status = qn_options_take(options, "quern_predict_options", &own, sizeof own, &diag);
+  if (status != QN_OK) return quern_give_error(error, &diag, status);
   predicting p = {.options = &own, .e = explanation_create(), .diag = &diag, .path = path};
   if (p.e) p.arena = &p.e->arena;
-  qn_status status = p.e ? predict(&p) : qn_fail_nomem(&diag, "predict", "an explanation");
+  status = p.e ? predict(&p) : qn_fail_nomem(&diag, "predict", "an explanation");
   if (status == QN_OK) {
     *out = &p.e->told;
   } else if (p.e) {

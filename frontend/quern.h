@@ -408,14 +408,14 @@ uint64_t quern_machine_huge_bytes(const quern_machine *machine);
 
 // Peaks of a GPU's arithmetic, operations a second: a multiply-add is two.
 typedef struct quern_device_peaks {
-  size_t size;            // sizeof(quern_device_peaks)
+  size_t size;            // sizeof(quern_device_peaks), set by the caller
   double fp32_ops_per_s;  // f32 multiply-adds
   double int8_ops_per_s;  // tensor cores on 8-bit integers, as kernels use them (mma.sync)
   double f16_ops_per_s;   // tensor cores on 16-bit floats, likewise
 } quern_device_peaks;
 // Measures them on the model's GPU, by kernels that NVRTC compiles as it does a model's (kept in the user's cache): what
 // MFU is a part of. Takes some milliseconds. `nvrtc`: path of the library, NULL as in quern_compile_options. Errors:
-// ARGUMENT (the model is on the CPU), TARGET (no NVRTC), NOMEM.
+// ARGUMENT (the model is on the CPU; size), TARGET (no NVRTC), NOMEM.
 int quern_model_measure_peaks(quern_model *model, const char *nvrtc, quern_device_peaks *out_peaks, quern_error *error);
 
 // What this machine can do, as the tuning database keeps it: schedules are chosen by it, and sessions may be set by it.

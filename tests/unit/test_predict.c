@@ -183,6 +183,15 @@ START_TEST(what_makes_no_sense) {
   size_t size = sizeof(quern_predict_options);
   const char *model = qn_test_source("models/nano/nano.gguf");
   check_error(model, (quern_predict_options){.size = 0}, 2, "got size 0");
+  check_error(model, (quern_predict_options){.size = sizeof size - 1}, 2, "got size 7, want sizeof(quern_predict_options)");
+  struct {
+    quern_predict_options known;
+    int64_t unknown;
+  } newer = {{.size = sizeof newer, .device = "cuda:H100"}, 1};  // what it wishes for is not known here
+  const quern_explanation *none = NULL;
+  quern_error error = {0};
+  int code = quern_predict(model, &newer.known, &none, &error);
+  ck_assert_msg(code == 2 && strstr(error.text, "of a quern_predict_options of"), "got %d: %s", code, error.text);
   check_error(model, (quern_predict_options){.size = size}, 2, "device: got '', want a chip by kind or name");
   check_error(model, (quern_predict_options){.size = size, .device = "cpu"}, 2, "device: got 'cpu', want a chip");
   check_error(model, (quern_predict_options){.size = size, .device = "cuda:sm_70"}, 2, "no chip 'sm_70' is known");
