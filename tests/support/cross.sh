@@ -22,6 +22,7 @@ cross_library() {
   library="$QUERN_BUILD/cross/build-$arch"
   libraries="$root/usr/lib/$triple"
   [ -e "$libraries/pkgconfig/hwloc.pc" ] && [ -e "$libraries/pkgconfig/libpcre2-8.pc" ] || return 1
+  mkdir -p "$QUERN_BUILD/cross"  # $QUERN_CROSS may be elsewhere
   (
     flock 9
     export PKG_CONFIG_LIBDIR="$libraries/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$root"
