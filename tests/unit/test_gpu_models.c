@@ -171,19 +171,65 @@ START_TEST(peaks) {
   OK(quern_compile(qn_test_source("models/nano/nano.gguf"), path, &options, &error));
   for (int gpu = 0; gpu < 2; gpu++) {
     quern_model *model = NULL;
+    struct {
+      quern_device_peaks known;
+      double unknown;
+    } newer = {{.size = sizeof newer}, 5};  // a caller's who knows of more: that is zero then
     quern_device_peaks measured = {.size = sizeof measured};
     quern_model_options how = {.size = sizeof how, .device = gpu ? "cuda" : NULL, .libcuda = gpu ? qn_test_libcuda() : NULL};
     OK(quern_model_open(path, &how, &model, &error));
-    int code = quern_model_measure_peaks(model, NULL, &measured, &error);
+    int code = quern_model_measure_peaks(model, NULL, &newer.known, &error);
     ck_assert_msg(code == (gpu ? 0 : QUERN_ERR_ARGUMENT), "got %d: %s", code, error.text);
     if (!gpu) ck_assert(strstr(error.text, "got a model on the CPU") != NULL);
-    if (gpu) ck_assert(measured.fp32_ops_per_s > 0 && measured.int8_ops_per_s > 0 && measured.f16_ops_per_s > 0);
+    const quern_device_peaks *known = &newer.known;
+    if (gpu) ck_assert(known->fp32_ops_per_s > 0 && known->int8_ops_per_s > 0 && known->f16_ops_per_s > 0);
+    if (gpu) ck_assert(known->size == sizeof newer && newer.unknown == 0);
+    measured.size = 0;
+    code = quern_model_measure_peaks(model, NULL, &measured, &error);
+    ck_assert_msg(code == QUERN_ERR_ARGUMENT && strstr(error.text, "quern_device_peaks: got size 0"), "got %d: %s", code, error.text);
+    measured.size = sizeof measured;
     if (gpu) {
       code = quern_model_measure_peaks(model, "/nowhere/libnvrtc.so", &measured, &error);
       ck_assert_msg(code == QUERN_ERR_TARGET && strstr(error.text, "/nowhere/libnvrtc.so"), "got %d: %s", code, error.text);
     }
     quern_model_close(model);
   }
+}
+END_TEST
+
+// What guesses beside a model on a GPU must be there, too.
+START_TEST(guesses_from_the_cpu) {
+  static const struct {
+    quern_technique technique;
+    const char *model, *error;
+  } cases[] = {{QUERN_SPECULATE_DRAFT, "models/nano/draft.gguf", "the draft model is on the CPU, want it on the GPU that "},
+               {QUERN_SPECULATE_MEDUSA, "models/nano/medusa", "the heads are on the CPU, want them on the GPU that "}};
+  const char *path = qn_test_temp_path("guessed.qn");
+  quern_compile_options options = {.size = sizeof options,
+                                   .target = "cuda:sm_80",
+                                   .context_tokens = 96,
+                                   .chunk_tokens = 4,
+                                   .sequences = 2,
+                                   .guesses = true,
+                                   .tuning_db = "none"};
+  quern_model_options how = {.size = sizeof how, .device = "cuda", .libcuda = qn_test_libcuda()};
+  quern_model *model = NULL;
+  quern_session *session = NULL;
+  OK(quern_compile(qn_test_source("models/nano/draft.gguf"), path, &options, &error));
+  OK(quern_model_open(path, &how, &model, &error));
+  OK(quern_session_create(model, NULL, &session, &error));
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    quern_model *beside = NULL;
+    quern_speculator *speculator = NULL;
+    options = (quern_compile_options){.size = sizeof options, .context_tokens = 96, .tuning_db = "none"};
+    OK(quern_jit(qn_test_source(cases[i].model), &options, &beside, &error));
+    quern_speculator_options guesses = {.size = sizeof guesses, .technique = cases[i].technique, .draft = beside};
+    int code = (int)quern_speculator_create(session, &guesses, &speculator, &error);
+    ck_assert_msg(code == QUERN_ERR_ARGUMENT && strstr(error.text, cases[i].error), "got %d: %s", code, error.text);
+    quern_model_close(beside);
+  }
+  quern_session_destroy(session);
+  quern_model_close(model);
 }
 END_TEST
 
@@ -234,7 +280,7 @@ static TCase *models(void) {
   if (qn_cuda_list(qn_test_libcuda(), &info, 1, &count, &diag) != QN_OK) qn_test_skip("%s", diag.text);
   stories = qn_test_shared("models/stories260K/stories260K.gguf");
   if (!stories) printf("stories260K is not here (QUERN_SHARED): nano alone\n");
-  const TTest *const tests[] = {stories260k, nano, peaks, changed_code, stories_without_int8};
+  const TTest *const tests[] = {stories260k, nano, peaks, guesses_from_the_cpu, changed_code, stories_without_int8};
   return qn_test_case("models", tests, QN_COUNT(tests));
 }
 
