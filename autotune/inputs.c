@@ -242,6 +242,7 @@ static told told_of(const qn_pbuf *p) {
     const char *name;
     told what;
   } inputs[] = {{"pos", TOLD_POS},
+                {"slot", TOLD_POS},
                 {"source_pos", TOLD_POS},
                 {"last_pos", TOLD_LAST_POS},
                 {"source_last_pos", TOLD_LAST_POS},

@@ -77,7 +77,8 @@ static qn_status hash_options(qn_hasher *hasher, const quern_compile_options *o,
                          o->schedule,
                          quant ? quant->name : NULL,
                          o->tuning_db,
-                         o->sign_key};
+                         o->sign_key,
+                         o->kv_evict && strcmp(o->kv_evict, "none") != 0 ? o->kv_evict : NULL};
   for (size_t i = 0; i < QN_COUNT(texts); i++) hash_text(hasher, texts[i]);
   if (o->template_path) QN_TRY(hash_file(hasher, o->template_path, diag));
   int64_t numbers[] = {o->context_tokens, o->chunk_tokens, o->all_logits, o->sequences ? o->sequences : 1,

@@ -139,6 +139,19 @@ static qn_status parse_kv_type(quern_compilation *c, qn_dtype *out) {
   return QN_OK;
 }
 
+static qn_status parse_evict(quern_compilation *c) {
+  const char *name = c->options->kv_evict;
+  if (!name || strcmp(name, "none") == 0) return QN_OK;
+  c->evict_policy = qn_kv_policy_find(name);
+  if (!c->evict_policy)
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "kv-evict", "got '%s', want none, sinks, norm, unlike, heavy or adaptive",
+                   name);
+  if (c->options->guesses)
+    return qn_fail(c->diag, QN_ERR_UNSUPPORTED, "kv-evict",
+                   "got guesses beside keys to evict, want one of them: guesses are keys to be taken back");
+  return QN_OK;
+}
+
 // Code for "host", by whatever name.
 static bool is_host(const qn_target *target) {
   qn_target host;
@@ -290,6 +303,9 @@ static qn_status begin_part(quern_compilation *c, const char *model_path, bool g
   part->options = (qn_pass_options){.gpu = gpu,
                                     .quantize_activations = c->quantize_activations,
                                     .half_activations = c->half_activations,
+                                    .evict = !c->evict_policy           ? QN_EVICT_NONE
+                                             : c->evict_policy->queries ? QN_EVICT_QUERIES
+                                                                        : QN_EVICT_PLACES,
                                     .forced_schedule = c->options->schedule ? &c->schedule : NULL,
                                     .dump = c->options->dump,
                                     .dump_context = c->options->dump_context};
@@ -338,6 +354,7 @@ qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
     return qn_fail(c->diag, QN_ERR_ARGUMENT, "run-threads", "got %d, want 0 or more", c->options->run_threads);
   QN_TRY(parse_targets(c));
   QN_TRY(parse_modes(c));
+  QN_TRY(parse_evict(c));
   QN_TRY(c->built ? open_built(c) : open_file(c, model_path, &graph_options));
   QN_TRY(begin_part(c, model_path, false, &graph_options));
   QN_TRY(begin_part(c, model_path, true, &graph_options));

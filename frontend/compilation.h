@@ -8,6 +8,7 @@
 #include "frontend/quern.h"
 #include "frontend/tuned.h"
 #include "passes/pass.h"
+#include "runtime/kv_evict.h"
 #include "runtime/signature.h"
 
 #define QUERN_VERSION         "0.1.0"
@@ -41,6 +42,7 @@ typedef struct quern_compilation {
   size_t target_count;
   int64_t context_tokens;
   bool quantize_activations, half_activations;
+  const qn_kv_policy *evict_policy;  // NULL = all keys stay
   qn_schedule schedule;
   quern_tuned tuned;
   quern_part parts[2];  // for CPUs first

@@ -73,6 +73,7 @@ static qn_status make_texts(quern_compilation *c, const char *model_path) {
   put_value(s, "source", model_path);
   put_value(s, "numeric_mode", c->half_activations ? "half" : c->quantize_activations ? "int8" : "f32");
   put_value(s, "kv_type", c->options->kv_type ? c->options->kv_type : QUERN_DEFAULT_KV_TYPE);
+  if (c->evict_policy) put_value(s, "kv_evict", c->evict_policy->name);
   if (c->quantize.format) put_value(s, "quantised_to", c->quantize.format->name);
   qn_buf_printf(s, "chunk_tokens = %" PRId64 "\ncontext_tokens = %" PRId64 "\n", first->program->max_values[QN_SYM_T],
                 c->context_tokens);

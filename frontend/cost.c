@@ -61,10 +61,12 @@ static void count_attention(const qn_graph *g, const qn_node *node, quern_kernel
   }
 }
 
-// Attention alone in its group. Where operand `pos` is another input than the tokens' positions, they see keys after them.
+// Attention alone in its group. Where operand `pos` is another input than the tokens' positions, or than their places
+// where keys are evicted, they see keys after them.
 static void count_window(const qn_graph *g, const qn_node *node, int pos, quern_kernel_cost *c) {
   const qn_attr *window = qn_node_attr(node, QN_ATTR_WINDOW), *ahead = qn_node_attr(node, QN_ATTR_AHEAD);
-  bool both_ways = strcmp(qn_node_text(qn_graph_node(g, node->operands[pos]), QN_ATTR_NAME, ""), "pos") != 0;
+  const char *name = qn_node_text(qn_graph_node(g, node->operands[pos]), QN_ATTR_NAME, "");
+  bool both_ways = strcmp(name, "pos") != 0 && strcmp(name, "slot") != 0;
   if (window) c->window = (uint64_t)window->value.i;
   if (both_ways) c->ahead = ahead ? (uint64_t)ahead->value.i : QN_WINDOW_ALL;
 }

@@ -60,6 +60,7 @@ static qn_gpu_param bind(const predict_param *param, const step_inputs *in) {
   } known[] = {{"tokens", in->tokens, in->symbols[QN_SYM_T]},
                {"pos", in->pos, in->symbols[QN_SYM_T]},
                {"last_pos", in->last_pos, in->symbols[QN_SYM_T]},
+               {"slot", in->pos, in->symbols[QN_SYM_T]},
                {"seq", in->seq, in->symbols[QN_SYM_T]},
                {"copies", in->copies, in->symbols[QN_SYM_T]},
                {"rows", in->rows, in->symbols[QN_SYM_R]},

@@ -93,6 +93,10 @@ typedef struct quern_compile_options {
   // whose logits are wanted, from which Medusa heads guess. A step then does a little more. Language models without an
   // encoder alone.
   bool guesses;
+  // So that sessions may evict keys by this policy (quern_session_options.kv_evict), or by any that goes by no more:
+  // the program takes keys' places apart from positions, and leaves queries for "heavy" and "adaptive". NULL or "none"
+  // = all keys stay. UNSUPPORTED for models with windows or with biases by distance, for encoders, and with `guesses`.
+  const char *kv_evict;
 } quern_compile_options;
 
 // Compiles a model (a folder of the Hugging Face world, with config.json and safetensors files; a GGUF file; a graph in

@@ -26,6 +26,13 @@ typedef struct qn_machine_model {
 // Plain values for a target of which only these are known; l2_bytes 0 = not even that. Four cores of 3 GHz.
 qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes);
 
+// Are keys to be evicted from caches, and by what (place_keys)?
+typedef enum qn_evict {
+  QN_EVICT_NONE,
+  QN_EVICT_PLACES,   // by what the cache holds
+  QN_EVICT_QUERIES,  // by the newest tokens' queries, too
+} qn_evict;
+
 typedef struct qn_pass_options {
   // For GPUs: tokens are chosen by the program, attention is split by chunks of keys, schedules are theirs, kernels go
   // through the loop passes of gpu_passes.def, and no steps are linked. What is said of machine, schedules and `choose`
@@ -34,6 +41,7 @@ typedef struct qn_pass_options {
   qn_machine_model machine;
   bool quantize_activations;  // numeric mode int8: quantised weights meet quantised activations
   bool half_activations;      // numeric mode half: 16-bit weights meet activations rounded to their type
+  qn_evict evict;
   // One schedule for every kernel's variants of that class instead of the defaults (tests, tuning); NULL = defaults.
   const qn_schedule *forced_schedule;
   // Asked for the variants of every kernel before the model is: true when it filled *out (from records, say). A plan

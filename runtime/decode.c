@@ -2,33 +2,17 @@
 #include "runtime/decode.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "runtime/decode_impl.h"
 #include "runtime/kv_state.h"
 
 #define DEFAULT_CONTEXT 4096
 #define DEFAULT_CHUNK   512
 #define LANES           16  // arrays have room for a vector load at their last element
 
-enum { SYM_NONE, SYM_T, SYM_R, SYM_P, SYM_B, SYM_G, SYM_S };  // qn_symbol of ir/type.h
 enum { DTYPE_F32 = 0, DTYPE_I32 = 3 };                 // qn_dtype of ir/dtype.def
-
-typedef enum input {
-  INPUT_TOKENS,
-  INPUT_POS,
-  INPUT_LAST_POS,
-  INPUT_SEQ,
-  INPUT_COPIES,
-  INPUT_ROWS,
-  INPUT_SAMPLING,
-  INPUT_SOURCE,
-  INPUT_SOURCE_POS,
-  INPUT_SOURCE_SEQ,
-  INPUT_SOURCE_LAST_POS,
-  INPUT_CROSS_LAST_POS,
-  INPUT_BLOCK_TABLE,
-  INPUT_COUNT
-} input;
 
 enum { SETTINGS = sizeof(qn_sampling) / sizeof(int32_t) };  // of a row of `sampling`
 
@@ -41,6 +25,7 @@ static const struct {
     [INPUT_TOKENS] = {"tokens", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_POS] = {"pos", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_LAST_POS] = {"last_pos", 1, {SYM_T}, {1}, "[T]"},
+    [INPUT_SLOT] = {"slot", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_SEQ] = {"seq", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_COPIES] = {"copies", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_ROWS] = {"rows", 1, {SYM_R}, {1}, "[R]"},
@@ -51,41 +36,6 @@ static const struct {
     [INPUT_SOURCE_LAST_POS] = {"source_last_pos", 1, {SYM_S}, {1}, "[S]"},
     [INPUT_CROSS_LAST_POS] = {"cross_last_pos", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_BLOCK_TABLE] = {"block_table", 2, {SYM_B, SYM_P}, {1, 1}, "[B, P]"},
-};
-
-// Where a token of a tree stands: nodes[0] is what the guesses come after. The paths to the tree's ends are numbered so
-// that those of a node are one after another.
-typedef struct tree_node {
-  int32_t parent;       // of nodes
-  int32_t path, paths;  // the first one that it is on, and how many
-  int32_t told;         // of them, those of children that have theirs
-  int32_t depth;
-} tree_node;
-
-struct qn_decoder {
-  const qn_artifact *artifact;         // borrowed
-  const qn_allocator *allocator;       // borrowed
-  qn_executor *executor;               // owned
-  qn_kv_cache *cache;                  // owned
-  // owned: tokens, pos, last_pos, seq (chunk), rows (max_rows), sampling (max_rows, 8)
-  int32_t *arrays[INPUT_BLOCK_TABLE];
-  int64_t *pending;                    // owned: tokens of each sequence in the step that is being made
-  qn_kv_prefix *prefixes;              // owned; NULL = none
-  int32_t *log;                        // owned, with prefixes: (sequences, context), the tokens that a sequence holds
-  int64_t *logged;                     // owned, with prefixes: how many of them are known, from the first on
-  const float *logits;                 // of the last step, in the executor's arena; an encoder's embeddings
-  const int32_t *tokens;               // that the program chose; NULL when it chooses none
-  const float *hidden;                 // of the last step, as the logits; NULL = the program does not give it
-  int64_t hidden_pitch, hidden_width;
-  int32_t sequences;                   // the host's; rows of the block table beyond them are for the paths of a tree
-  tree_node *nodes;                    // owned (max_rows): of the last tree
-  int32_t tree_sequence;
-  int64_t tree_base;                   // its length before
-  int64_t pitch, vocab;                // of a row of logits, elements; how many token ids there are
-  int64_t embedding;                   // numbers of an embedding; 0 = it makes logits
-  int64_t chunk, max_rows;
-  int64_t max_source;   // tokens of a source at most; 0 = the model has no encoder
-  int64_t count, rows;  // tokens and wanted rows of this step
 };
 
 // --- what the program looks like
@@ -101,10 +51,11 @@ static qn_status check_input(const qn_artifact *a, const qn_art_buffer *b, qn_di
     return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
                    "input '%s' has another type or shape than a language model's; want i32 %s", name, inputs[i].shape);
   }
-  return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
-                 "got input '%s', want only tokens, pos, last_pos, seq, copies, rows, sampling, block_table and a source's: no "
-                 "language model",
-                 name);
+  return qn_fail(
+      diag, QN_ERR_UNSUPPORTED, a->path,
+      "got input '%s', want only tokens, pos, last_pos, slot, seq, copies, rows, sampling, block_table and a "
+      "source's: no language model",
+      name);
 }
 
 static bool has_input(const qn_artifact *a, const char *name) {
@@ -170,6 +121,15 @@ static void find_hidden(qn_decoder *d) {
   qn_decoder_want_hidden(d, false);
 }
 
+// Does it leave the queries of a layer for which it keeps keys?
+static bool has_queries(const qn_decoder *d) {
+  for (uint32_t i = 0; i < d->artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &d->artifact->buffers[i];
+    if (b->kind == QN_ART_ARENA && b->output && strncmp(d->artifact->strings + b->name, "query.", 6) == 0) return true;
+  }
+  return false;
+}
+
 // --- creation
 
 static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, int64_t *out_context, qn_diag *diag) {
@@ -194,13 +154,46 @@ static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, 
   return QN_OK;
 }
 
+// Keys may be evicted where a program takes their places apart from positions.
+static qn_status choose_policy(qn_decoder *d, const qn_decoder_options *options, qn_diag *diag) {
+  enum { LEAST = 8, MOST_DROP = 64 };
+  const char *path = d->artifact->path;
+  if (!options->evict && options->keep == 0) return QN_OK;
+  if (!options->evict)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "kv_keep", "got %" PRId64 " keys to keep and no policy, want kv_evict, too",
+                   options->keep);
+  d->policy = qn_kv_policy_find(options->evict);
+  if (!d->policy)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "kv_evict", "got '%s', want none, sinks, norm, unlike, heavy or adaptive",
+                   options->evict);
+  if (options->keep < LEAST || options->keep > d->context)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "kv_keep", "got %" PRId64 " keys, want %d to the context's %" PRId64,
+                   options->keep, LEAST, d->context);
+  if (!has_input(d->artifact, inputs[INPUT_SLOT].name))
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
+                   "was compiled to keep all keys, want one compiled with kv-evict %s to evict them", d->policy->name);
+  if (d->policy->queries && !has_queries(d))
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
+                   "makes no queries to evict keys by, want one compiled with kv-evict %s", d->policy->name);
+  if (has_input(d->artifact, inputs[INPUT_COPIES].name))
+    return qn_fail(
+        diag, QN_ERR_UNSUPPORTED, path,
+        "was compiled for guesses that branch, which are keys to be taken back; want one without to evict keys");
+  if (options->prefixes)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
+                   "got prefixes to keep beside keys to evict, want one of them: prefixes are pages that stay whole");
+  d->most_keys = options->keep;
+  d->drop = d->most_keys / 8 < MOST_DROP ? d->most_keys / 8 : MOST_DROP;
+  return QN_OK;
+}
+
 static size_t array_bytes(const qn_decoder *d, size_t i) {
   if (i == INPUT_SAMPLING) return (size_t)d->max_rows * sizeof(qn_sampling);
   int64_t rows = inputs[i].symbols[0] == SYM_R ? d->max_rows : inputs[i].symbols[0] == SYM_S ? d->max_source : d->chunk;
   return ((size_t)rows + LANES) * sizeof(int32_t);
 }
 
-static void set_symbols(const qn_decoder *d, int64_t tokens, int64_t rows, int64_t source, int64_t *out) {
+void qn_decode_set_symbols(const qn_decoder *d, int64_t tokens, int64_t rows, int64_t source, int64_t *out) {
   memset(out, 0, QN_ARTIFACT_SYMBOLS * sizeof *out);
   out[SYM_T] = tokens;
   out[SYM_R] = rows;
@@ -266,6 +259,10 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   QN_TRY(choose_sizes(d, options, &kv.context, diag));
   kv.step = d->chunk;
   if (options->prefixes && kv.pages == 0) kv.pages = pages_of_all(d, kv.context, options->sequences);
+  d->context = kv.context;
+  QN_TRY(choose_policy(d, options, diag));
+  if (d->policy) kv.context = d->most_keys;
+  kv.evicts = d->policy != NULL;
   d->sequences = options->sequences ? options->sequences : 1;
   kv.forks = (int32_t)qn_artifact_paths(d->artifact, d->max_rows, d->sequences);
   QN_TRY(qn_executor_create(d->artifact, threads, &options->executor, d->allocator, &d->executor, diag));
@@ -274,6 +271,7 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   find_hidden(d);
   kv.memory = qn_executor_memory(d->executor);
   QN_TRY(qn_kv_cache_create(d->artifact, &kv, d->allocator, &d->cache, diag));
+  if (d->policy) QN_TRY(qn_kv_evictor_create(d->cache, d->policy, &d->evictor, diag));
   int32_t sequence = 0;
   for (int32_t i = 0; i < qn_kv_cache_sequences(d->cache); i++) QN_TRY(qn_kv_cache_add(d->cache, &sequence, diag));
   d->pending = qn_alloc_zeroed(d->allocator, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
@@ -289,7 +287,7 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   for (int64_t row = 0; row < d->max_rows; row++) set_row(d, row, &(qn_sampling){.inverse_temperature = 1, .top_k = 1});
   qn_decoder_choose(d, NULL, 0);
   int64_t most[QN_ARTIFACT_SYMBOLS];
-  set_symbols(d, d->chunk, d->max_rows, d->max_source, most);
+  qn_decode_set_symbols(d, d->chunk, d->max_rows, d->max_source, most);
   return qn_executor_reserve(d->executor, most, diag);
 }
 
@@ -317,6 +315,7 @@ void qn_decoder_destroy(qn_decoder *d) {
   if (d->cache) qn_free(d->allocator, d->pending, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
   qn_free(d->allocator, d->nodes, (size_t)d->max_rows * sizeof *d->nodes);
   destroy_prefixes(d);
+  qn_kv_evictor_destroy(d->evictor);
   qn_kv_cache_destroy(d->cache);
   qn_executor_destroy(d->executor);
   qn_free(d->allocator, d, sizeof *d);
@@ -324,7 +323,7 @@ void qn_decoder_destroy(qn_decoder *d) {
 
 int32_t qn_decoder_vocab(const qn_decoder *d) { return (int32_t)d->vocab; }
 int64_t qn_decoder_embedding(const qn_decoder *d) { return d->embedding; }
-int64_t qn_decoder_context(const qn_decoder *d) { return qn_kv_cache_context(d->cache); }
+int64_t qn_decoder_context(const qn_decoder *d) { return d->context; }
 int64_t qn_decoder_chunk(const qn_decoder *d) { return d->chunk; }
 int64_t qn_decoder_rows(const qn_decoder *d) { return d->max_rows; }
 int32_t qn_decoder_sequences(const qn_decoder *d) { return d->sequences; }
@@ -332,7 +331,9 @@ const char *qn_decoder_path(const qn_decoder *d) { return d->artifact->path; }
 qn_executor *qn_decoder_executor(qn_decoder *d) { return d->executor; }
 const qn_kv_cache *qn_decoder_cache(const qn_decoder *d) { return d->cache; }
 
-int64_t qn_decoder_position(const qn_decoder *d, int32_t sequence) { return qn_kv_cache_length(d->cache, sequence); }
+int64_t qn_decoder_position(const qn_decoder *d, int32_t sequence) {
+  return qn_kv_cache_length(d->cache, sequence) + qn_kv_cache_evicted(d->cache, sequence);
+}
 
 // --- prefixes
 
@@ -385,7 +386,20 @@ static void slide(qn_decoder *d, int32_t sequence) {
   qn_kv_cache_slide(d->cache, sequence);
 }
 
+// Keys that the sequence may have before some are evicted.
+static int64_t keys_left(const qn_decoder *d, int32_t sequence) {
+  return d->policy ? d->most_keys - qn_kv_cache_length(d->cache, sequence) : INT64_MAX;
+}
+
 static qn_status reserve(qn_decoder *d, int32_t sequence, int64_t count, qn_diag *diag) {
+  int64_t position = qn_decoder_position(d, sequence), left = keys_left(d, sequence);
+  if (d->policy && count > d->context - position) {
+    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
+                   "the context is full: got %" PRId64 " tokens beside %" PRId64 ", want at most %" PRId64
+                   " in all; open the model with a larger context",
+                   count, position, d->context);
+  }
+  if (count > left) count = left;
   slide(d, sequence);
   return qn_kv_cache_reserve(d->cache, sequence, count, diag);
 }
@@ -396,19 +410,22 @@ void qn_decoder_reset(qn_decoder *d, int32_t sequence) {
   forget(d, sequence, 0);
 }
 
-int64_t qn_decoder_least(const qn_decoder *d, int32_t sequence) { return qn_kv_cache_least(d->cache, sequence); }
+int64_t qn_decoder_least(const qn_decoder *d, int32_t sequence) {
+  return qn_kv_cache_least(d->cache, sequence) + qn_kv_cache_evicted(d->cache, sequence);
+}
 
 void qn_decoder_truncate(qn_decoder *d, int32_t sequence, int64_t length) {
-  if (length < qn_kv_cache_least(d->cache, sequence)) length = 0;
-  qn_kv_cache_truncate(d->cache, sequence, length);
+  bool there = length <= qn_decoder_position(d, sequence);  // not after an error that cost it all keys
+  if (!there || length < qn_decoder_least(d, sequence)) length = 0;
+  qn_kv_cache_truncate(d->cache, sequence, length == 0 ? 0 : length - qn_kv_cache_evicted(d->cache, sequence));
   forget(d, sequence, length);
 }
 
 // --- one step: begin, push every token, run
 
-static void begin(qn_decoder *d) { d->count = d->rows = 0; }
+void qn_decode_begin(qn_decoder *d) { d->count = d->rows = 0; }
 
-static qn_status check_sequence(const qn_decoder *d, int32_t sequence, qn_diag *diag) {
+qn_status qn_decode_check_sequence(const qn_decoder *d, int32_t sequence, qn_diag *diag) {
   if (sequence >= 0 && sequence < d->sequences) return QN_OK;
   return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got sequence %" PRId32 ", want 0 to %" PRId32, sequence,
                  d->sequences - 1);
@@ -422,29 +439,29 @@ static qn_status check_source(const qn_decoder *d, int32_t sequence, qn_diag *di
                  sequence);
 }
 
-static qn_status check_token(const qn_decoder *d, int32_t token, size_t index, qn_diag *diag) {
+qn_status qn_decode_check_token(const qn_decoder *d, int32_t token, size_t index, qn_diag *diag) {
   if (token >= 0 && token < d->vocab) return QN_OK;
   return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "token %zu: got id %" PRId32 ", want 0 to %" PRId64, index,
                  token, d->vocab - 1);
 }
 
 qn_status qn_decoder_fork(qn_decoder *d, int32_t from, int64_t length, int32_t to, qn_diag *diag) {
-  QN_TRY(check_sequence(d, from, diag));
-  QN_TRY(check_sequence(d, to, diag));
+  QN_TRY(qn_decode_check_sequence(d, from, diag));
+  QN_TRY(qn_decode_check_sequence(d, to, diag));
   if (from == to)
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path,
                    "got sequence %" PRId32 " to fork into itself, want another one", from);
-  if (length < 0 || length > qn_kv_cache_length(d->cache, from))
+  if (length < 0 || length > qn_decoder_position(d, from))
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path,
-                   "got %" PRId64 " tokens of sequence %" PRId32 " to fork, want 0 to the %" PRId64 " that it has", length,
-                   from, qn_kv_cache_length(d->cache, from));
-  if (length > 0 && length < qn_kv_cache_least(d->cache, from))
+                   "got %" PRId64 " tokens of sequence %" PRId32 " to fork, want 0 to the %" PRId64 " that it has",
+                   length, from, qn_decoder_position(d, from));
+  if (length > 0 && length < qn_decoder_least(d, from))
     return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
                    "got %" PRId64 " tokens of sequence %" PRId32 " to fork, want 0, or at least %" PRId64
-                   ": keys that fewer would see lay before the window and were given back",
-                   length, from, qn_kv_cache_least(d->cache, from));
+                   ": keys that fewer would see lay before the window, or were evicted, and are gone",
+                   length, from, qn_decoder_least(d, from));
   keep(d, to, true);
-  qn_kv_cache_fork(d->cache, from, length, to);
+  qn_kv_cache_fork(d->cache, from, length == 0 ? 0 : length - qn_kv_cache_evicted(d->cache, from), to);
   if (d->prefixes) {
     d->logged[to] = d->logged[from] < length ? d->logged[from] : length;
     memcpy(log_of(d, to), log_of(d, from), (size_t)d->logged[to] * sizeof *d->log);
@@ -460,9 +477,11 @@ int64_t qn_decoder_branch(qn_decoder *d, int32_t from, int64_t length, int32_t t
 }
 
 // The token and its page must be checked and reserved.
-static void push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
+void qn_decode_push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
   d->arrays[INPUT_TOKENS][d->count] = token;
-  d->arrays[INPUT_POS][d->count] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence]++);
+  int64_t slot = qn_kv_cache_length(d->cache, sequence) + d->pending[sequence]++;
+  d->arrays[INPUT_SLOT][d->count] = (int32_t)slot;
+  d->arrays[INPUT_POS][d->count] = (int32_t)(slot + qn_kv_cache_evicted(d->cache, sequence));
   d->arrays[INPUT_SEQ][d->count] = sequence;
   d->arrays[INPUT_COPIES][d->count] = 1;
   d->arrays[INPUT_CROSS_LAST_POS][d->count] = (int32_t)qn_kv_cache_source(d->cache, sequence) - 1;
@@ -476,22 +495,88 @@ static bool one_token_each(const qn_decoder *d) {
   return true;
 }
 
-static qn_status run(qn_decoder *d, qn_diag *diag) {
-  int64_t symbols[QN_ARTIFACT_SYMBOLS];
-  set_symbols(d, d->count, d->rows, 0, symbols);
+// Is the sequence full with the step's index-th token?
+static bool fills(const qn_decoder *d, int64_t index) {
+  return d->policy && d->arrays[INPUT_SLOT][index] + 1 == d->most_keys;
+}
+
+static int64_t row_of(const qn_decoder *d, int64_t index, int64_t rows) {
+  for (int64_t row = 0; row < rows; row++)
+    if (d->arrays[INPUT_ROWS][row] == index) return row;
+  return -1;
+}
+
+// Queries are there of rows alone: of tokens that fill a sequence, too, behind those that are wanted.
+static qn_status add_query_rows(qn_decoder *d, int64_t *out_rows, qn_diag *diag) {
+  *out_rows = d->rows;
+  for (int64_t i = 0; d->policy && d->policy->queries && i < d->count; i++) {
+    if (!fills(d, i) || row_of(d, i, d->rows) >= 0) continue;
+    if (*out_rows == d->max_rows) {
+      return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
+                     "got a step with more than the %" PRId64
+                     " rows that the program can have, those that keys are evicted by included; want fewer logits",
+                     d->max_rows);
+    }
+    d->arrays[INPUT_ROWS][(*out_rows)++] = (int32_t)i;
+  }
+  return QN_OK;
+}
+
+typedef struct query_row {
+  const qn_decoder *decoder;
+  int64_t row;
+} query_row;
+
+static const float *queries_of(void *context, uint32_t layer, int64_t *out_count) {
+  const query_row *q = context;
+  const qn_art_buffer *b = NULL;
+  char name[32];
+  snprintf(name, sizeof name, "query.%" PRIu32, layer);
+  const float *all = qn_executor_output(q->decoder->executor, name, &b);
+  *out_count = all ? b->dims[1] : 0;
+  return all ? all + q->row * b->row_pitch : NULL;
+}
+
+// Who will give keys up writes to all of its pages: before the step, so that an error changes nothing.
+static qn_status own_pages(qn_decoder *d, qn_diag *diag) {
+  for (int64_t i = 0; i < d->count; i++)
+    if (fills(d, i)) QN_TRY(qn_kv_cache_own(d->cache, d->arrays[INPUT_SEQ][i], diag));
+  return QN_OK;
+}
+
+// Whose keys are now as many as there may be gives some of them up. After an error, of the memory, it has none.
+static qn_status evict(qn_decoder *d, int64_t rows, qn_diag *diag) {
+  qn_status status = QN_OK;
+  for (int64_t i = 0; i < d->count; i++) {
+    if (!fills(d, i)) continue;
+    query_row q = {d, row_of(d, i, rows)};
+    int32_t sequence = d->arrays[INPUT_SEQ][i];
+    qn_status own = qn_kv_evictor_run(d->evictor, sequence, d->most_keys - d->drop, queries_of, &q, diag);
+    if (own == QN_OK) continue;
+    status = own;
+    qn_kv_cache_clear(d->cache, sequence);
+  }
+  return status;
+}
+
+qn_status qn_decode_run(qn_decoder *d, qn_diag *diag) {
+  int64_t symbols[QN_ARTIFACT_SYMBOLS], rows = d->rows;
+  qn_status status = add_query_rows(d, &rows, diag);
+  if (status == QN_OK) status = own_pages(d, diag);
+  qn_decode_set_symbols(d, d->count, rows, 0, symbols);
   for (int64_t i = 0; i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i];
     d->arrays[INPUT_LAST_POS][i] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence] - 1);
   }
   qn_run_kind kind = one_token_each(d) ? QN_RUN_STEP : QN_RUN_PROMPT;
-  qn_status status = qn_executor_run(d->executor, symbols, kind, diag);
+  if (status == QN_OK) status = qn_executor_run(d->executor, symbols, kind, diag);
   if (status == QN_OK) log_step(d);
   for (int64_t i = 0; i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i];
     if (status == QN_OK) qn_kv_cache_advance(d->cache, sequence, d->pending[sequence]);
     d->pending[sequence] = 0;
   }
-  return status;
+  return status == QN_OK ? evict(d, rows, diag) : status;
 }
 
 bool qn_decoder_chooses(const qn_decoder *d) { return d->tokens != NULL; }
@@ -506,9 +591,11 @@ void qn_decoder_choose(qn_decoder *d, const qn_sampling *settings, size_t count)
 int32_t qn_decoder_token(const qn_decoder *d, size_t index) { return d->tokens[index]; }
 
 int64_t qn_decoder_room(const qn_decoder *d, int32_t sequence) {
+  int64_t most = keys_left(d, sequence) - 1;  // the last one may not be taken back
   int64_t length = qn_kv_cache_length(d->cache, sequence), keys = d->artifact->program->page_keys;
   int64_t pages = qn_kv_cache_free_pages(d->cache) + qn_kv_cache_passed(d->cache, sequence);
-  int64_t context = qn_kv_cache_context(d->cache) - length;
+  int64_t context = d->context - qn_decoder_position(d, sequence);
+  if (context > most) context = most;
   if (keys == 0) keys = 1;
   int64_t rest = (keys - length % keys) % keys;  // of the last page
   if (rest > 0 && pages > 0) pages--;            // which may be shared: then whoever writes to it takes a free one
@@ -524,10 +611,11 @@ static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tok
   size_t most = (size_t)(all ? d->max_rows : d->chunk), vocab = (size_t)d->vocab;
   for (size_t done = 0; done < count;) {
     size_t now = count - done < most ? count - done : most;
+    if ((int64_t)now > keys_left(d, sequence)) now = (size_t)keys_left(d, sequence);
     QN_TRY(reserve(d, sequence, (int64_t)(count - done), diag));  // takes more only where a window goes on
-    begin(d);
-    for (size_t i = done; i < done + now; i++) push(d, tokens[i], sequence, all || (last && i + 1 == count));
-    QN_TRY(run(d, diag));
+    qn_decode_begin(d);
+    for (size_t i = done; i < done + now; i++) qn_decode_push(d, tokens[i], sequence, all || (last && i + 1 == count));
+    QN_TRY(qn_decode_run(d, diag));
     for (size_t i = 0; all && i < now; i++) {
       memcpy(all + (done + i) * vocab, qn_decoder_logits(d, i), vocab * sizeof(float));
     }
@@ -544,19 +632,19 @@ static qn_status check_logits(const qn_decoder *d, qn_diag *diag) {
 
 qn_status qn_decoder_reserve(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, qn_diag *diag) {
   QN_TRY(check_logits(d, diag));
-  QN_TRY(check_sequence(d, sequence, diag));
+  QN_TRY(qn_decode_check_sequence(d, sequence, diag));
   if (count == 0 || count > INT32_MAX) {
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %zu tokens to evaluate, want at least 1", count);
   }
   QN_TRY(check_source(d, sequence, diag));
-  for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i, diag));
+  for (size_t i = 0; i < count; i++) QN_TRY(qn_decode_check_token(d, tokens[i], i, diag));
   return reserve(d, sequence, (int64_t)count, diag);
 }
 
 qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
                           const float **out_last, qn_diag *diag) {
   QN_TRY(qn_decoder_reserve(d, sequence, tokens, count, diag));
-  int64_t before = qn_kv_cache_length(d->cache, sequence);
+  int64_t before = qn_decoder_position(d, sequence);
   qn_executor_hold(d->executor);
   qn_status status = eval_chunks(d, sequence, tokens, count, all, out_last != NULL, diag);
   qn_executor_release(d->executor);
@@ -566,7 +654,7 @@ qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens
 }
 
 qn_status qn_decoder_fill(qn_decoder *d, int32_t sequence, int64_t count, qn_diag *diag) {
-  QN_TRY(check_sequence(d, sequence, diag));
+  QN_TRY(qn_decode_check_sequence(d, sequence, diag));
   if (count < 0)
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %" PRId64 " keys, want 0 or more", count);
   return qn_kv_cache_fill(d->cache, sequence, count, diag);
@@ -574,114 +662,11 @@ qn_status qn_decoder_fill(qn_decoder *d, int32_t sequence, int64_t count, qn_dia
 
 qn_status qn_decoder_restore(qn_decoder *d, int32_t sequence, const void *data, size_t size, const char *name,
                              qn_diag *diag) {
-  QN_TRY(check_sequence(d, sequence, diag));
+  QN_TRY(qn_decode_check_sequence(d, sequence, diag));
   keep(d, sequence, false);
   QN_TRY(qn_kv_state_restore(d->cache, sequence, data, size, name, diag));
   forget(d, sequence, 0);
   return QN_OK;
-}
-
-// --- whole texts
-
-// How many of the texts one step can take, and their tokens; each alone must fit.
-static qn_status choose_texts(const qn_decoder *d, const size_t *counts, size_t texts, size_t *out_texts,
-                              qn_diag *diag) {
-  size_t tokens = 0, pages = 0, most = (size_t)d->chunk, sequences = (size_t)qn_kv_cache_sequences(d->cache);
-  size_t longest = (size_t)qn_decoder_context(d) < most ? (size_t)qn_decoder_context(d) : most;
-  if (sequences > (size_t)d->max_rows) sequences = (size_t)d->max_rows;
-  for (*out_texts = 0; *out_texts < texts && *out_texts < sequences; ++*out_texts) {
-    size_t count = counts[*out_texts];
-    if (count == 0 || count > longest) {
-      if (*out_texts > 0) return QN_OK;  // told when its turn comes
-      return qn_fail(diag, count ? QN_ERR_LIMIT : QN_ERR_ARGUMENT, d->artifact->path,
-                     "got a text of %zu tokens to embed, want 1 to %zu, since it is evaluated whole; split longer ones",
-                     count, longest);
-    }
-    size_t keys = (size_t)qn_kv_cache_page_keys(d->cache), more = count / keys + (count % keys != 0);
-    bool fits = count <= most - tokens && pages + more <= (size_t)qn_kv_cache_free_pages(d->cache);
-    if (!fits && *out_texts > 0) return QN_OK;  // one alone that does not fit is told by who reserves its pages
-    tokens += count;
-    pages += more;
-  }
-  return QN_OK;
-}
-
-static qn_status push_texts(qn_decoder *d, const int32_t *tokens, const size_t *counts, size_t texts, qn_diag *diag) {
-  for (size_t i = 0; i < texts; i++) {
-    QN_TRY(qn_kv_cache_reserve(d->cache, (int32_t)i, (int64_t)counts[i], diag));
-    for (size_t j = 0; j < counts[i]; j++, tokens++) {
-      QN_TRY(check_token(d, *tokens, j, diag));
-      push(d, *tokens, (int32_t)i, j + 1 == counts[i]);
-    }
-  }
-  return QN_OK;
-}
-
-qn_status qn_decoder_embed(qn_decoder *d, const int32_t *tokens, const size_t *counts, size_t texts, float *out,
-                           size_t *out_done, qn_diag *diag) {
-  size_t now = 0, width = (size_t)d->embedding;
-  *out_done = 0;
-  if (!d->embedding) {
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
-                   "makes logits and no embeddings, want an encoder (BERT and its like)");
-  }
-  for (int32_t s = 0; s < qn_kv_cache_sequences(d->cache); s++) qn_decoder_truncate(d, s, 0);  // all pages are free then
-  QN_TRY(choose_texts(d, counts, texts, &now, diag));
-  if (now == 0) return QN_OK;
-  begin(d);
-  qn_status status = push_texts(d, tokens, counts, now, diag);
-  if (status == QN_OK) {
-    qn_executor_hold(d->executor);
-    status = run(d, diag);
-    qn_executor_release(d->executor);
-  }
-  for (int64_t i = 0; status != QN_OK && i < d->count; i++) d->pending[d->arrays[INPUT_SEQ][i]] = 0;
-  for (size_t i = 0; i < now; i++) {
-    if (status == QN_OK) memcpy(out + i * width, qn_decoder_logits(d, i), width * sizeof *out);
-    qn_decoder_truncate(d, (int32_t)i, 0);
-  }
-  if (status == QN_OK) *out_done = now;
-  return status;
-}
-
-// --- what an encoder reads
-
-bool qn_decoder_has_source(const qn_decoder *d) { return d->max_source > 0; }
-int64_t qn_decoder_source_max(const qn_decoder *d) { return d->max_source; }
-int32_t qn_decoder_start(const qn_decoder *d) { return (int32_t)d->artifact->program->start - 1; }
-
-static qn_status check_whole_source(const qn_decoder *d, const int32_t *tokens, size_t count, qn_diag *diag) {
-  if (d->max_source == 0) {
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
-                   "the model has no encoder: it reads no source; evaluate the tokens instead");
-  }
-  if (count == 0 || count > (size_t)d->max_source) {
-    return qn_fail(diag, count ? QN_ERR_LIMIT : QN_ERR_ARGUMENT, d->artifact->path,
-                   "got a source of %zu tokens, want 1 to %" PRId64 "; it is read at once, so a longer one takes a larger context",
-                   count, d->max_source);
-  }
-  for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i, diag));
-  return QN_OK;
-}
-
-qn_status qn_decoder_source(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, qn_diag *diag) {
-  int64_t symbols[QN_ARTIFACT_SYMBOLS];
-  QN_TRY(check_sequence(d, sequence, diag));
-  QN_TRY(check_whole_source(d, tokens, count, diag));
-  QN_TRY(qn_kv_cache_take_source(d->cache, sequence, (int64_t)count, diag));
-  begin(d);
-  for (size_t i = 0; i < count; i++) {
-    d->arrays[INPUT_SOURCE][i] = tokens[i];
-    d->arrays[INPUT_SOURCE_POS][i] = (int32_t)i;
-    d->arrays[INPUT_SOURCE_SEQ][i] = sequence;
-    d->arrays[INPUT_SOURCE_LAST_POS][i] = (int32_t)count - 1;
-  }
-  set_symbols(d, 0, 0, (int64_t)count, symbols);
-  qn_executor_hold(d->executor);
-  qn_status status = qn_executor_run(d->executor, symbols, QN_RUN_PROMPT, diag);
-  qn_executor_release(d->executor);
-  if (status != QN_OK) qn_kv_cache_clear(d->cache, sequence);
-  return status;
 }
 
 // --- one token of each of many sequences
@@ -690,9 +675,9 @@ static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t 
   int64_t wanted = 0;
   QN_TRY(check_logits(d, diag));
   for (size_t i = 0; i < count; i++) {
-    QN_TRY(check_sequence(d, items[i].sequence, diag));
+    QN_TRY(qn_decode_check_sequence(d, items[i].sequence, diag));
     QN_TRY(check_source(d, items[i].sequence, diag));
-    QN_TRY(check_token(d, items[i].token, i, diag));
+    QN_TRY(qn_decode_check_token(d, items[i].token, i, diag));
     wanted += items[i].want;
   }
   if (count == 0 || count > (size_t)d->chunk) {
@@ -705,19 +690,26 @@ static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t 
   }
   for (size_t i = 0; i < count; i++) slide(d, items[i].sequence);  // before anybody takes pages
   for (size_t i = 0; i < count; i++) {
-    QN_TRY(qn_kv_cache_reserve(d->cache, items[i].sequence, d->pending[items[i].sequence] + 1, diag));
-    push(d, items[i].token, items[i].sequence, items[i].want);
+    int32_t sequence = items[i].sequence;
+    if (d->pending[sequence] == keys_left(d, sequence)) {
+      return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
+                     "got more than %" PRId64 " tokens of sequence %" PRId32
+                     " in a step, want at most so many: then keys are evicted",
+                     d->pending[sequence], sequence);
+    }
+    QN_TRY(reserve(d, sequence, d->pending[sequence] + 1, diag));
+    qn_decode_push(d, items[i].token, items[i].sequence, items[i].want);
   }
   return QN_OK;
 }
 
 qn_status qn_decoder_step(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
-  begin(d);
+  qn_decode_begin(d);
   qn_status status = push_items(d, items, count, diag);
   for (int64_t i = 0; status != QN_OK && i < d->count; i++) d->pending[d->arrays[INPUT_SEQ][i]] = 0;
   if (status == QN_OK) {
     qn_executor_hold(d->executor);
-    status = run(d, diag);
+    status = qn_decode_run(d, diag);
     qn_executor_release(d->executor);
   }
   for (int64_t i = 0; status != QN_OK && i < d->count; i++) {  // pages that were reserved
@@ -830,7 +822,7 @@ static qn_status run_tree(qn_decoder *d, int32_t token, const int32_t *tokens, s
   int64_t symbols[QN_ARTIFACT_SYMBOLS];
   QN_TRY(fork_paths(d, count, diag));
   push_tree(d, token, tokens, count);
-  set_symbols(d, d->count, d->rows, 0, symbols);
+  qn_decode_set_symbols(d, d->count, d->rows, 0, symbols);
   qn_status status = qn_executor_run(d->executor, symbols, QN_RUN_PROMPT, diag);
   if (status != QN_OK) undo_tree(d);
   return status;
@@ -840,23 +832,24 @@ static qn_status run_tree(qn_decoder *d, int32_t token, const int32_t *tokens, s
 static qn_status run_chain(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count, qn_diag *diag) {
   int32_t sequence = d->tree_sequence;
   QN_TRY(reserve(d, sequence, (int64_t)count + 1, diag));
-  push(d, token, sequence, true);
-  for (size_t i = 0; i < count; i++) push(d, tokens[i], sequence, true);
-  qn_status status = run(d, diag);
-  if (status != QN_OK) qn_kv_cache_truncate(d->cache, sequence, d->tree_base);  // pages that were reserved
+  qn_decode_push(d, token, sequence, true);
+  for (size_t i = 0; i < count; i++) qn_decode_push(d, tokens[i], sequence, true);
+  qn_status status = qn_decode_run(d, diag);
+  if (status != QN_OK)
+    qn_kv_cache_truncate(d->cache, sequence, qn_kv_cache_length(d->cache, sequence));  // what was reserved
   return status;
 }
 
 qn_status qn_decoder_step_tree(qn_decoder *d, int32_t sequence, int32_t token, const int32_t *tokens,
                                const int32_t *parents, size_t count, qn_diag *diag) {
   QN_TRY(check_logits(d, diag));
-  QN_TRY(check_sequence(d, sequence, diag));
+  QN_TRY(qn_decode_check_sequence(d, sequence, diag));
   QN_TRY(check_source(d, sequence, diag));
-  QN_TRY(check_token(d, token, 0, diag));
-  for (size_t i = 0; i < count; i++) QN_TRY(check_token(d, tokens[i], i + 1, diag));
+  QN_TRY(qn_decode_check_token(d, token, 0, diag));
+  for (size_t i = 0; i < count; i++) QN_TRY(qn_decode_check_token(d, tokens[i], i + 1, diag));
   if (count < (size_t)d->max_rows) place_nodes(d, parents, count);
   QN_TRY(check_tree(d, count, diag));
-  begin(d);
+  qn_decode_begin(d);
   d->tree_sequence = sequence;
   d->tree_base = qn_kv_cache_length(d->cache, sequence);
   qn_executor_hold(d->executor);

@@ -14,6 +14,8 @@ typedef struct qn_decoder_options {
   int32_t sequences;  // 0 = 1
   int64_t pages;      // of the KV pool; 0 = enough for every sequence at its full context
   bool prefixes;      // keep what sequences held for others that begin alike
+  const char *evict;  // a policy of kv_evict.h by which keys are given up; NULL = all are kept
+  int64_t keep;       // with it: keys that a sequence has at most
   qn_executor_options executor;
 } qn_decoder_options;
 
@@ -139,7 +141,7 @@ void qn_decoder_choose(qn_decoder *decoder, const qn_sampling *settings, size_t 
 // The token that the last step chose for the index-th wanted row; -1 where its logits are no numbers. The program must
 // choose tokens.
 int32_t qn_decoder_token(const qn_decoder *decoder, size_t index);
-// How many tokens more a sequence can take now for certain, by its context and the free pages.
+// How many tokens more a sequence can take now for certain, by its context and the free pages, and give back again.
 int64_t qn_decoder_room(const qn_decoder *decoder, int32_t sequence);
 
 #endif

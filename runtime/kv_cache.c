@@ -19,6 +19,8 @@ typedef struct row {
   int64_t source;  // tokens of its source
   int64_t first;   // page of its row that it holds: those before lay outside every window, and their places hold 0
   int64_t pages;   // in its row, those before the first included
+  int64_t evicted;  // tokens whose keys were taken out from among the others: they are not in `length`
+  int64_t floor;    // the length that was left then
 } row;
 
 struct qn_kv_cache {
@@ -39,6 +41,7 @@ struct qn_kv_cache {
   int64_t window;    // keys that a token sees at most; 0 = all before it
   int64_t row_most;  // pages that a row ever holds at most
   int64_t step;      // tokens of a step at most
+  bool evicts;
   qn_kv_reclaimer reclaim;  // NULL = none
   void *reclaim_context;    // borrowed
 };
@@ -98,6 +101,7 @@ static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_
                    cache->row_count);
   }
   cache->row_pages = (options->context + cache->page_keys - 1) / cache->page_keys;
+  cache->evicts = options->evicts;
   cache->window = qn_artifact_window(cache->artifact);
   cache->step = options->step > 0 && options->step < options->context ? options->step : options->context;
   cache->row_most = qn_window_pages(cache->window, cache->step, options->context, cache->page_keys);
@@ -322,8 +326,8 @@ int64_t qn_kv_cache_most(const qn_kv_cache *cache, int64_t tokens) {
 
 int64_t qn_kv_cache_least(const qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
-  int64_t first = cache->rows[sequence].first;
-  return first == 0 ? 0 : first * cache->page_keys + cache->window - 1;
+  const row *s = &cache->rows[sequence];
+  return s->first == 0 ? s->floor : s->first * cache->page_keys + cache->window - 1;
 }
 
 int64_t qn_kv_cache_passed(const qn_kv_cache *cache, int32_t sequence) {
@@ -434,6 +438,8 @@ void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t 
   row *s = &cache->rows[to];
   s->length = length;
   s->source = cache->rows[from].source;
+  s->evicted = length == 0 ? 0 : cache->rows[from].evicted;
+  s->floor = length == 0 ? 0 : cache->rows[from].floor;
   int64_t most = length > s->source ? length : s->source;
   s->first = s->pages = length == 0 ? 0 : cache->rows[from].first;
   for (; s->pages < pages_for(cache, most); s->pages++) {
@@ -460,10 +466,84 @@ void qn_kv_cache_exchange(qn_kv_cache *cache, int32_t sequence, int64_t index, i
   let_go(cache, before);
 }
 
+// --- keys that are evicted
+
+bool qn_kv_cache_evicts(const qn_kv_cache *cache) { return cache->evicts; }
+
+int64_t qn_kv_cache_evicted(const qn_kv_cache *cache, int32_t sequence) {
+  assert(qn_kv_cache_has(cache, sequence));
+  return cache->rows[sequence].evicted;
+}
+
+qn_status qn_kv_cache_own(qn_kv_cache *cache, int32_t sequence, qn_diag *diag) {
+  assert(qn_kv_cache_has(cache, sequence));
+  row *s = &cache->rows[sequence];
+  int32_t *pages = pages_of(cache, sequence);
+  int64_t copies = 0;
+  for (int64_t i = s->first; i < s->pages; i++) copies += cache->holders[pages[i]] > 1;
+  if (!have_free(cache, copies)) {
+    return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
+                   "the KV cache is full: got %" PRId64
+                   " pages that a sequence shares and of which it evicts keys, want at "
+                   "most the %" PRId64 " of %" PRId64 " that are free",
+                   copies, qn_kv_cache_free_pages(cache), cache->page_count);
+  }
+  for (int64_t i = s->first; i < s->pages; i++)
+    if (cache->holders[pages[i]] > 1) QN_TRY(copy_page(cache, &pages[i], diag));
+  return QN_OK;
+}
+
+void qn_kv_cache_evict(qn_kv_cache *cache, int32_t sequence, int64_t keep) {
+  row *s = &cache->rows[sequence];
+  assert(keep > 0 && keep <= s->length);
+  int64_t evicted = s->evicted + s->length - keep;
+  s->floor = 0;
+  qn_kv_cache_truncate(cache, sequence, keep);
+  s->evicted = evicted;
+  s->floor = keep;
+}
+
+typedef struct transfer {
+  const qn_kv_cache *cache;
+  const qn_art_buffer *buffer;
+  const int32_t *numbers;
+  int64_t pages;
+  bool write;
+  uint8_t *at;
+  qn_diag *diag;
+} transfer;
+
+static qn_status transfer_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
+  const transfer *t = context;
+  const qn_memory *memory = &t->cache->memory;
+  size_t bytes = (size_t)buffer->bytes;
+  for (int64_t i = 0; buffer == t->buffer && i < t->pages; i++) {
+    uint8_t *page = t->cache->pools + offset + (size_t)t->numbers[i] * bytes, *at = t->at + (size_t)i * bytes;
+    if (t->write) QN_TRY(memory->write(memory->context, page, at, bytes, t->diag));
+    if (!t->write) QN_TRY(memory->read(memory->context, at, page, bytes, t->diag));
+  }
+  return QN_OK;
+}
+
+qn_status qn_kv_cache_transfer(const qn_kv_cache *cache, int32_t sequence, const qn_art_buffer *buffer, int64_t keys,
+                               bool write, uint8_t *pages, qn_diag *diag) {
+  assert(qn_kv_cache_has(cache, sequence) && cache->rows[sequence].first == 0);
+  transfer t = {cache, buffer, pages_of(cache, sequence), pages_for(cache, keys), write, pages, diag};
+  uint64_t bytes;
+  bool overflow;
+  return for_each_pool(cache, transfer_pool, &t, &bytes, &overflow);
+}
+
 // --- all pages of a sequence
 
 const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache) { return cache->artifact; }
 const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache) { return cache->allocator; }
+
+void qn_kv_cache_set_evicted(qn_kv_cache *cache, int32_t sequence, int64_t evicted) {
+  row *s = &cache->rows[sequence];
+  s->evicted = evicted;
+  s->floor = evicted > 0 ? s->length : 0;
+}
 
 qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, int64_t source, qn_diag *diag) {
   assert(qn_kv_cache_has(cache, sequence) && length >= 0 && source >= 0);
@@ -669,6 +749,7 @@ void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length) 
     pages[s->pages] = 0;
   }
   if (length == 0 && s->first > 0) s->first = s->pages = 0;  // then it has no source
+  if (length == 0) s->evicted = s->floor = 0;
   s->length = length;
 }
 

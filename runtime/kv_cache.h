@@ -16,6 +16,7 @@ typedef struct qn_kv_options {
   int64_t context;    // tokens a sequence may hold, at least 1; rounded up to whole pages
   int64_t pages;      // in the pool (G) but for forks; 0 = enough for every sequence at its full context
   int64_t step;       // tokens of a sequence that are evaluated at a time at most; 0 = the context
+  bool evicts;        // sequences with as many keys as the context evict some (kv_evict.h)
   const qn_memory *memory;  // where the pools lie; NULL = the host's. Its context must outlive the cache
 } qn_kv_options;
 
@@ -102,6 +103,24 @@ int64_t qn_kv_cache_least(const qn_kv_cache *cache, int32_t sequence);
 bool qn_kv_cache_slides(const qn_kv_cache *cache, int32_t sequence);
 int64_t qn_kv_cache_passed(const qn_kv_cache *cache, int32_t sequence);
 void qn_kv_cache_slide(qn_kv_cache *cache, int32_t sequence);
+
+// --- keys that are evicted (kv_evict.h)
+// A sequence's length counts the keys that it has; a token's position in its text is its slot among them and as many
+// more as were evicted before it, which are always all older.
+
+bool qn_kv_cache_evicts(const qn_kv_cache *cache);  // as the options said
+int64_t qn_kv_cache_evicted(const qn_kv_cache *cache, int32_t sequence);
+// Of a sequence that was just made by qn_kv_cache_replace.
+void qn_kv_cache_set_evicted(qn_kv_cache *cache, int32_t sequence, int64_t evicted);
+// Nobody else holds the sequence's pages afterwards. LIMIT: there are too few for copies, and all is as it was; the
+// memory's.
+QN_CHECKED qn_status qn_kv_cache_own(qn_kv_cache *cache, int32_t sequence, qn_diag *diag);
+// Brings the pages of one cache buffer that hold the first `keys` keys, one after another, to or from the host's
+// memory.
+QN_CHECKED qn_status qn_kv_cache_transfer(const qn_kv_cache *cache, int32_t sequence, const qn_art_buffer *buffer,
+                                          int64_t keys, bool write, uint8_t *pages, qn_diag *diag);
+// Its first `keep` keys are what is left of it now: qn_kv_cache_least from then on.
+void qn_kv_cache_evict(qn_kv_cache *cache, int32_t sequence, int64_t keep);
 
 // --- pages that are kept beside the sequences' own
 

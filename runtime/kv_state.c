@@ -52,6 +52,7 @@ static qn_kv_state_header make_header(const qn_kv_cache *cache, int32_t sequence
                                .model = qn_kv_state_model(a),
                                .tokens = (uint64_t)qn_kv_cache_length(cache, sequence),
                                .source = (uint64_t)qn_kv_cache_source(cache, sequence),
+                               .evicted = (uint64_t)qn_kv_cache_evicted(cache, sequence),
                                .size = size};
   memcpy(header.magic, QN_KV_STATE_MAGIC, sizeof header.magic);
   return header;
@@ -168,7 +169,8 @@ static qn_status check_header(const qn_artifact *a, const qn_kv_state_header *h,
                    "was saved with another model (%016" PRIx64 "), want one of the weights and graph of %s (%016" PRIx64
                    ")",
                    h->model, a->path, qn_kv_state_model(a));
-  bool counted = h->tokens <= INT32_MAX && h->source <= INT32_MAX && count_bytes(a, h->tokens, h->source, &want);
+  bool counted = h->tokens <= INT32_MAX && h->source <= INT32_MAX && h->evicted <= INT32_MAX &&
+                 count_bytes(a, h->tokens, h->source, &want);
   if (!counted || h->size != want || size != want)
     return qn_fail(diag, QN_ERR_FORMAT, name,
                    "got %zu bytes and %" PRIu64 " in the header, want %zu for %" PRIu64 " tokens: truncated or damaged",
@@ -196,11 +198,21 @@ qn_status qn_kv_state_restore(qn_kv_cache *cache, int32_t sequence, const void *
   const uint8_t *pages = (const uint8_t *)data + sizeof header;
   if (qn_hash64(pages, size - sizeof header, header_seed(header)) != header.hash)
     return qn_fail(diag, QN_ERR_FORMAT, name, "the saved state's hash does not fit its bytes: damaged");
+  if (header.evicted > 0 && !qn_kv_cache_evicts(cache))
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, name,
+                   "got a state of which %" PRIu64 " tokens' keys were evicted, want a session with kv_evict for it",
+                   header.evicted);
+  if (qn_kv_cache_evicts(cache) && (int64_t)header.tokens >= qn_kv_cache_context(cache))
+    return qn_fail(diag, QN_ERR_LIMIT, name,
+                   "got a state of %" PRIu64 " keys, want fewer than the %" PRId64
+                   " that a sequence may have (kv_keep)",
+                   header.tokens, qn_kv_cache_context(cache));
   size_t page_size = qn_kv_cache_largest_page(cache);
   uint8_t *page = qn_alloc(qn_kv_cache_allocator(cache), page_size);
   if (!page) return qn_fail_nomem(diag, name, "a page of the KV cache");
   qn_status status = qn_kv_cache_replace(cache, sequence, (int64_t)header.tokens, (int64_t)header.source, diag);
   if (status == QN_OK) status = qn_kv_cache_visit(cache, sequence, true, page, qn_kv_state_take_page, &pages, diag);
+  if (status == QN_OK) qn_kv_cache_set_evicted(cache, sequence, (int64_t)header.evicted);
   qn_free(qn_kv_cache_allocator(cache), page, page_size);
   return status;
 }

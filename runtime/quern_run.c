@@ -342,7 +342,8 @@ static qn_status create_session(quern_session *session, const quern_session_opti
   quern_model *model = session->model;
   qn_decoder_options decoder = {
       .context = options->context, .chunk = options->chunk, .sequences = options->sequences, .pages = options->pages,
-      .prefixes = options->prefix_cache};
+      .prefixes = options->prefix_cache, .evict = options->kv_evict, .keep = options->kv_keep};
+  if (decoder.evict && strcmp(decoder.evict, "none") == 0) decoder.evict = NULL;
   if (!model->cuda) QN_TRY(create_threads(session, options, diag));
   decoder.executor = (qn_executor_options){.cuda = model->cuda,
                                            .target = model->target,

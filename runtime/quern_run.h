@@ -286,6 +286,16 @@ typedef struct quern_session_options {
   // of all KV pages. Of pages that no sequence has the least recently used go when others are wanted. UNSUPPORTED for
   // models whose tokens see those after them.
   bool prefix_cache;
+  // Sequences have at most kv_keep keys (8 to the context): one that has so many gives up an eighth of them, 64 at
+  // most, chosen for each head by this policy: "sinks" (the first 4 and the newest stay; Xiao et al. 2024), "norm"
+  // (those of small keys), "unlike" (those unlike the others), "heavy" (those that the newest token looks at most; Oren
+  // et al. 2024), "adaptive" (as sinks or heavy, by head; Ge et al. 2024). NULL or "none" = all keys stay; kv_keep is 0
+  // then. The context bounds positions, and the logits are those of a text of which tokens see only some: an
+  // approximation, the same for any chunk, threads and neighbours. The model must be compiled for it
+  // (quern_compile_options.kv_evict): else UNSUPPORTED, as beside prefix_cache, speculators and schedulers. A sequence
+  // cannot be cut to fewer tokens than it had when keys were last evicted, but to none.
+  const char *kv_evict;
+  int64_t kv_keep;
 } quern_session_options;
 
 // *out_session is the caller's; `model` must outlive it. All memory is taken here (the KV cache's takes physical

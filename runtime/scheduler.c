@@ -129,6 +129,10 @@ qn_status qn_scheduler_create(qn_decoder *decoder, const qn_tokenizer *tokenizer
   if (qn_decoder_has_source(decoder))
     return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
                    "the model has an encoder, and requests are texts that go on; give sequences of a session their sources");
+  if (qn_kv_cache_evicts(qn_decoder_cache(decoder)))
+    return qn_fail(
+        diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
+        "got keys to evict (kv_evict), and requests keep all of theirs; evict them in sequences of a session");
   if (qn_decoder_embedding(decoder) > 0)
     return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
                    "the model is an encoder, and requests are texts that go on; embed whole texts with a session");

@@ -13,10 +13,11 @@
 
 typedef struct bench_options {
   cli_common common;
-  const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *template_path, *clock, *huge_pages,
-      *spin, *tuning_db, *against, *device, *libcuda, *signed_by;
+  const char *json_path, *threads, *prompts, *depths, *batches, *target, *numeric, *quant, *kv_type, *kv_evict,
+      *template_path, *clock, *huge_pages, *spin, *tuning_db, *against, *device, *libcuda, *signed_by;
   const char *trace, *slo, *batching, *outputs, *preempt, *html_path, *speculate, *draft_tokens;
-  uint64_t generate, reps, context, decode_threads, grain, requests, seed, shared_prefix, pages, longest_wait, batch_wait;
+  uint64_t generate, reps, context, kv_keep, decode_threads, grain, requests, seed, shared_prefix, pages, longest_wait,
+      batch_wait;
   bool pin, no_pin, prefix_cache;
 } bench_options;
 

@@ -424,7 +424,10 @@ int bench_warm_up(bench_round *r) {
 static int measure_threads(bench *b, int threads) {
   bench_round r = {.b = b, .vocab = quern_model_vocab_size(b->model)};
   r.cpu_time = b->options->clock && strcmp(b->options->clock, "cpu") == 0;
-  quern_session_options how = {.size = sizeof how, .context = b->context};
+  quern_session_options how = {.size = sizeof how,
+                               .context = b->context,
+                               .kv_evict = b->options->kv_evict,
+                               .kv_keep = (int64_t)b->options->kv_keep};
   cli_settings_apply(&b->settings, &how);
   if (threads > 0) how.threads = threads;  // otherwise those of the settings
   int32_t sequences = 1;

@@ -148,6 +148,8 @@ static int open_scheduler(replay *r) {
                                    .context = r->t->longest,
                                    .pages = (int64_t)o->pages,
                                    .prefix_cache = o->prefix_cache,
+                                   .kv_evict = o->kv_evict,
+                                   .kv_keep = (int64_t)o->kv_keep,
                                    .sequences = (int32_t)bench_largest(&b->batches)};
   cli_settings_apply(&b->settings, &session);
   int64_t most = quern_model_context_max(b->model);

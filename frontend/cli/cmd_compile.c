@@ -6,14 +6,15 @@
 
 #include "frontend/cli/cli.h"
 #include "frontend/cli/json.h"
+#include "frontend/cli/model_options.h"
 #include "frontend/cli/progress.h"
 #include "frontend/cli/quant_table.h"
 #include "runtime/base/file.h"
 
 typedef struct compile_options {
   cli_common common;
-  const char *out_path, *target, *numeric, *quant, *kv_type, *template_path, *schedule_path, *dump_passes, *dump_folder,
-      *emit, *nvrtc, *tuning_db, *sign_key, *name, *weights;
+  const char *out_path, *target, *numeric, *quant, *kv_type, *kv_evict, *template_path, *schedule_path, *dump_passes,
+      *dump_folder, *emit, *nvrtc, *tuning_db, *sign_key, *name, *weights;
   uint64_t context, chunk, sequences, threads, run_threads;
   bool all_logits, guesses;
 } compile_options;
@@ -37,6 +38,9 @@ static const cli_option options_table[] = {
      "quantise the model's F32, F16 and BF16 matrices to one of the formats below, and tell each one's error"},
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16|int8|int4", "f32",
      "how keys and values are kept in the cache"},
+    {"kv-evict", 0, CLI_CHOICE, FIELD(kv_evict), "POLICY", 0, 0, CLI_KV_POLICIES, "none",
+     "let keys be evicted: heavy and adaptive choose by what tokens look at, the others by the keys alone (see quern "
+     "run)"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one for the model's architecture",
      "the architecture as JSON"},
     {"schedule", 0, CLI_TEXT, FIELD(schedule_path), "FILE", 0, 0, NULL, "by target and kernel",
@@ -181,6 +185,7 @@ static quern_compile_options how_to_compile(const compile_options *options, cons
       .chunk_tokens = (uint32_t)options->chunk,
       .numeric_mode = options->numeric,
       .kv_type = options->kv_type,
+      .kv_evict = options->kv_evict,
       .template_path = options->template_path,
       .schedule = schedule,
       .threads = (int)options->threads,

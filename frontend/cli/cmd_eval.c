@@ -14,9 +14,9 @@
 
 typedef struct eval_options {
   cli_common common;
-  const char *text, *tasks, *json, *quant, *numeric, *target, *kv_type, *template_path, *tuning_db, *device, *libcuda,
-      *signed_by, *speculate, *draft_tokens;
-  uint64_t context, stride, limit, threads;
+  const char *text, *tasks, *json, *quant, *numeric, *target, *kv_type, *kv_evict, *template_path, *tuning_db, *device,
+      *libcuda, *signed_by, *speculate, *draft_tokens;
+  uint64_t context, stride, limit, threads, kv_keep;
   bool lines, no_cache;
 } eval_options;
 
@@ -49,6 +49,8 @@ static const cli_option options_table[] = {
     CLI_OPTION_LIBCUDA,
     CLI_OPTION_TARGET,
     CLI_OPTION_KV_TYPE(CLI_KV_TYPES),
+    CLI_OPTION_KV_EVICT,
+    CLI_OPTION_KV_KEEP,
     CLI_OPTION_TEMPLATE,
     CLI_OPTION_TUNING_DB(""),
     CLI_OPTION_NO_CACHE,
@@ -84,7 +86,11 @@ static int measure(const eval_options *o, quern_model *model, const cli_speculat
                    measured *out, quern_error *error) {
   int64_t most = quern_model_context_max(model);
   quern_session *session = NULL;
-  quern_session_options how = {.size = sizeof how, .threads = (int)o->threads, .context = (int64_t)o->context};
+  quern_session_options how = {.size = sizeof how,
+                               .threads = (int)o->threads,
+                               .context = (int64_t)o->context,
+                               .kv_evict = o->kv_evict,
+                               .kv_keep = (int64_t)o->kv_keep};
   if (how.context == 0) how.context = most > 0 && most < STANDARD_WINDOW ? most : STANDARD_WINDOW;
   out->window = (uint64_t)how.context;
   out->stride = o->stride ? o->stride : (out->window + 1) / 2;
@@ -199,6 +205,7 @@ static int eval_one(const eval_options *o, const char *path) {
                        .numeric = o->numeric,
                        .quant = o->quant,
                        .kv_type = o->kv_type,
+                       .kv_evict = o->kv_evict,
                        .template_path = o->template_path,
                        .tuning_db = o->tuning_db,
                        .context = (uint32_t)o->context,
@@ -293,6 +300,7 @@ static int measure_cell(table *t, const char *format, const char *mode, matrix_s
                                .context_tokens = (uint32_t)o->context,
                                .numeric_mode = mode,
                                .kv_type = o->kv_type,
+                               .kv_evict = o->kv_evict,
                                .template_path = o->template_path,
                                .tuning_db = o->tuning_db,
                                .all_logits = o->text != NULL,

@@ -18,11 +18,11 @@
 
 typedef struct run_options {
   cli_common common;
-  const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *template_path, *huge_pages,
-      *spin, *tuning_db, *prefix_cache, *device, *libcuda, *signed_by, *chat_template, *system, *max_tokens, *speculate,
-      *draft_tokens, *accept;
+  const char *prompt, *tokens, *logits_path, *target, *numeric, *quant, *kv_type, *kv_evict, *template_path,
+      *huge_pages, *spin, *tuning_db, *prefix_cache, *device, *libcuda, *signed_by, *chat_template, *system,
+      *max_tokens, *speculate, *draft_tokens, *accept;
   cli_texts stops;
-  uint64_t top_k, repeat_last, seed, samples, threads, decode_threads, grain, context, chunk;
+  uint64_t top_k, repeat_last, seed, samples, threads, decode_threads, grain, context, chunk, kv_keep;
   double temperature, top_p, min_p, repeat_penalty;
   bool chat, json, jit, no_cache, special, ignore_eog, pin, no_pin, check_kernels;
 } run_options;
@@ -103,6 +103,8 @@ static const cli_option options_table[] = {
     CLI_OPTION_NUMERIC,
     CLI_OPTION_QUANT,
     CLI_OPTION_KV_TYPE(CLI_KV_TYPES),
+    CLI_OPTION_KV_EVICT,
+    CLI_OPTION_KV_KEEP,
     {"huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP},
     CLI_OPTION_TUNING_DB(", and of quern machine"),
     CLI_OPTION_SIGNATURE,
@@ -537,7 +539,9 @@ static int create_session(run_state *run) {
                                .context = (int64_t)options->context,
                                .chunk = (int64_t)options->chunk,
                                .check_kernels = options->check_kernels,
-                               .prefix_cache = options->prefix_cache != NULL};
+                               .prefix_cache = options->prefix_cache != NULL,
+                               .kv_evict = options->kv_evict,
+                               .kv_keep = (int64_t)options->kv_keep};
   cli_settings_apply(&run->settings, &how);
   quern_error error = {0};
   int code = options->samples > 0 ? create_scheduler(run, &how, &error)
@@ -706,6 +710,7 @@ static int run_all(run_state *run, const char *path) {
                        .numeric = o->numeric,
                        .quant = o->quant,
                        .kv_type = o->kv_type,
+                       .kv_evict = o->kv_evict,
                        .template_path = o->template_path,
                        .huge_pages = run->settings.huge_pages,
                        .device = run->device,

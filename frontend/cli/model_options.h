@@ -31,6 +31,19 @@
 #define CLI_KV_FLOAT_TYPES "f32|f16|bf16"
 #define CLI_OPTION_KV_TYPE(types) \
   { "kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, types, "f32", "model file: how keys and values are kept" }
+#define CLI_KV_POLICIES "none|sinks|norm|unlike|heavy|adaptive"  // as quern_session_options.kv_evict has them
+#define CLI_OPTION_KV_EVICT                                                                                         \
+  {                                                                                                                 \
+    "kv-evict", 0, CLI_CHOICE, FIELD(kv_evict), "POLICY", 0, 0, CLI_KV_POLICIES, "none",                            \
+        "a text with --kv-keep keys gives some up: all but the first and the newest (sinks), those of the largest " \
+        "norm (norm) or most like the others (unlike), those that the newest token looks at least (heavy), or as "  \
+        "sinks or heavy by head (adaptive). An artifact must be compiled for it"                                    \
+  }
+#define CLI_OPTION_KV_KEEP                                                  \
+  {                                                                         \
+    "kv-keep", 0, CLI_COUNT, FIELD(kv_keep), "N", 1, INT32_MAX, NULL, NULL, \
+        "with --kv-evict: keys that a text has at most"                     \
+  }
 #define CLI_OPTION_TEMPLATE                                                                \
   {                                                                                        \
     "template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one", \

@@ -62,6 +62,7 @@ static quern_compile_options compile_options(const run_source *s) {
       .numeric_mode = s->numeric,
       .quant = s->quant,
       .kv_type = s->kv_type,
+      .kv_evict = s->kv_evict,
       .template_path = s->template_path,
       .threads = s->threads,
       .sequences = s->sequences,

@@ -7,7 +7,7 @@
 
 typedef struct run_source {
   const char *path;                                                // borrowed
-  const char *target, *numeric, *quant, *kv_type, *template_path;  // borrowed; NULL = default
+  const char *target, *numeric, *quant, *kv_type, *kv_evict, *template_path;  // borrowed; NULL = default
   const char *tuning_db;                                           // quern_compile_options.tuning_db
   uint32_t context;                                                // to compile for; 0 = the model's own
   int threads;                                                     // to compile with; 0 = one a core

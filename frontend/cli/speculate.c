@@ -65,6 +65,7 @@ int cli_speculation_open(cli_speculation *s, const run_source *target, uint32_t 
   source.context = 0;
   source.all_logits = false;
   source.guesses = false;
+  source.kv_evict = NULL;
   source.out_artifact = NULL;
   return run_open(&source, &s->draft);
 }

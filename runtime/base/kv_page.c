@@ -1,6 +1,7 @@
 // Places in a page of a KV cache, from the table of kinds alone.
 #include "runtime/base/kv_page.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { F16 = 1, WORD_BYTES = 4, SCALE_BYTES = 2, NIBBLE_LANES = 16, MOST_BYTES_LOG2 = 40 };
@@ -98,4 +99,51 @@ void qn_kv_page_clear(const qn_kv_page *page, int64_t first, void *data) {
         memset(at + qn_kv_page_scale(page, key, c), 0, SCALE_BYTES);
     }
   }
+}
+
+// A half as a number.
+static float half_number(uint16_t bits) {
+  int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  float number = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                 : exponent == 0 ? ldexpf((float)mantissa, -24)
+                                 : ldexpf((float)(mantissa + 1024), exponent - 25);
+  return bits >> 15 ? -number : number;
+}
+
+static float brain_number(uint16_t bits) {
+  uint32_t wide = (uint32_t)bits << 16;
+  float number;
+  memcpy(&number, &wide, sizeof number);
+  return number;
+}
+
+float qn_kv_page_value(const qn_kv_page *page, const uint8_t *head, int64_t key, int64_t c) {
+  int shift;
+  uint16_t bits;
+  if (page->coded) {
+    memcpy(&bits, head + qn_kv_page_scale(page, key, c), sizeof bits);
+    return (float)qn_kv_page_get_code(page, head, key, c) * brain_number(bits);
+  }
+  const uint8_t *at = head + qn_kv_page_place(page, key, c, &shift);
+  if (page->bits == 32) {
+    float number;
+    memcpy(&number, at, sizeof number);
+    return number;
+  }
+  memcpy(&bits, at, sizeof bits);
+  return page->is_f16 ? half_number(bits) : brain_number(bits);
+}
+
+void qn_kv_page_copy(const qn_kv_page *page, const uint8_t *from, int64_t key, uint8_t *to, int64_t to_key) {
+  int shift;
+  for (int64_t c = 0; c < page->width; c++) {
+    if (page->coded) {
+      qn_kv_page_set_code(page, to, to_key, c, qn_kv_page_get_code(page, from, key, c));
+    } else {
+      memcpy(to + qn_kv_page_place(page, to_key, c, &shift), from + qn_kv_page_place(page, key, c, &shift),
+             (size_t)page->bits / 8);
+    }
+  }
+  for (int64_t c = 0; page->coded && c < page->width; c += page->group_width)
+    memcpy(to + qn_kv_page_scale(page, to_key, c), from + qn_kv_page_scale(page, key, c), SCALE_BYTES);
 }

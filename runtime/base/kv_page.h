@@ -46,6 +46,10 @@ int qn_kv_page_get_code(const qn_kv_page *page, const uint8_t *head, int64_t key
 void qn_kv_page_set_code(const qn_kv_page *page, uint8_t *head, int64_t key, int64_t c, int number);
 // Byte of a head that holds the scale of element (key, c).
 int64_t qn_kv_page_scale(const qn_kv_page *page, int64_t key, int64_t c);
+// An element as a number; a head's first byte.
+float qn_kv_page_value(const qn_kv_page *page, const uint8_t *head, int64_t key, int64_t c);
+// Copies a key's elements and scales, in whatever page, to another place of a head; not onto itself.
+void qn_kv_page_copy(const qn_kv_page *page, const uint8_t *from, int64_t key, uint8_t *to, int64_t to_key);
 // Makes all elements and scales of keys from `first` on zero bytes, of a whole page.
 void qn_kv_page_clear(const qn_kv_page *page, int64_t first, void *data);
 

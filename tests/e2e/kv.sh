@@ -100,3 +100,46 @@ for guess in lookup "draft:$QUERN_SOURCE/models/nano/draft.gguf"; do
   done
   [ "$(held "$WORK/json")" -eq $((count - 1)) ] || fail "$guess: got $(held "$WORK/json") tokens held"
 done
+
+# ---- keys that are evicted
+
+"$QUERN" compile -q "$model" -o "$WORK/all.qn" --ctx 256
+"$QUERN" compile -q "$model" -o "$WORK/evict.qn" --ctx 256 --batch 2 --kv-evict heavy
+"$QUERN" compile -q "$model" -o "$WORK/codes.qn" --ctx 256 --kv-evict norm --kv-type int8
+"$QUERN" inspect "$WORK/codes.qn" | grep -q '^kv_evict = norm$' || fail "inspect does not tell the policy"
+story() { "$QUERN" run -q "$1" -p "$prompt" -n 180 --ignore-eog --json --logits "$WORK/$2" "${@:3}" >"$WORK/$2.json" || fail "$*: $?"; }
+story "$WORK/all.qn" all
+story "$WORK/evict.qn" kept
+cmp "$WORK/all" "$WORK/kept" && [ "$(ids "$WORK/all.json")" = "$(ids "$WORK/kept.json")" ] || fail "places of keys: another text"
+story "$WORK/evict.qn" kept --kv-evict heavy --kv-keep 256  # room for all
+cmp "$WORK/all" "$WORK/kept" || fail "as many keys as the context has: another text"
+for policy in sinks norm unlike heavy adaptive; do
+  story "$WORK/evict.qn" whole --kv-evict $policy --kv-keep 40
+  cmp -s "$WORK/all" "$WORK/whole" && fail "$policy evicts nothing"
+  for chunk in 7 1; do
+    story "$WORK/evict.qn" chunks --kv-evict $policy --kv-keep 40 --chunk $chunk -j 1
+    cmp "$WORK/whole" "$WORK/chunks" && [ "$(ids "$WORK/whole.json")" = "$(ids "$WORK/chunks.json")" ] || fail "$policy, chunk $chunk"
+  done
+done
+story "$WORK/codes.qn" whole --kv-evict norm --kv-keep 40
+story "$WORK/codes.qn" chunks --kv-evict norm --kv-keep 40 --chunk 3
+cmp "$WORK/whole" "$WORK/chunks" || fail "codes that are moved"
+# It is measured: the less is kept, the worse.
+head -n 2 "$QUERN_SOURCE/models/nano/stories.txt" >"$WORK/text"
+perplexity() { "$QUERN" eval -q "$WORK/evict.qn" --perplexity "$WORK/text" "$@" | sed -n 's/^perplexity \([0-9.]*\),.*/\1/p'; }
+[ "$(perplexity)" = "$(perplexity --kv-evict sinks --kv-keep 256)" ] || fail "perplexity with room for all"
+awk -v a="$(perplexity)" -v b="$(perplexity --kv-evict sinks --kv-keep 16)" 'BEGIN { exit !(a > 1 && a < b) }' || fail "perplexity of few keys"
+"$QUERN" bench -q "$WORK/evict.qn" --kv-evict adaptive --kv-keep 24 --prompt 32 -n 8 --reps 1 -j 1 >"$WORK/out" || fail "bench: $?"
+
+few=(--kv-evict heavy --kv-keep 32)
+refused 4 "was compiled to keep all keys, want one compiled with kv-evict heavy" run "$WORK/all.qn" -p a "${few[@]}"
+refused 4 "makes no queries to evict keys by, want one compiled with kv-evict heavy" run "$WORK/codes.qn" -p a "${few[@]}"
+refused 2 "kv_keep: got 0 keys, want 8 to the context's 256" run "$WORK/evict.qn" -p a --kv-evict heavy
+refused 2 "got 32 keys to keep and no policy" run "$WORK/evict.qn" -p a --kv-keep 32
+refused 2 "got 'old', want none, sinks, norm, unlike, heavy or adaptive" run "$WORK/evict.qn" -p a --kv-evict old --kv-keep 32
+refused 4 "got prefixes to keep beside keys to evict" run "$WORK/evict.qn" -p a "${few[@]}" --prefix-cache "$WORK/none"
+refused 4 "got guesses beside keys to evict (kv_evict)" run "$WORK/evict.qn" -p a "${few[@]}" --speculate lookup
+refused 4 "requests keep all of theirs" run "$WORK/evict.qn" -p a "${few[@]}" --samples 2
+refused 4 "requests keep all of theirs" bench "$WORK/evict.qn" "${few[@]}" --trace poisson:50 --requests 2 --batch 2
+refused 4 "got guesses beside keys to evict, want one of them" compile "$model" -o "$WORK/no.qn" --kv-evict sinks --guesses --batch 4
+refused 4 "keys cannot be evicted from the cache" compile "$model" -o "$WORK/no.qn" --kv-evict sinks --template "$WORK/window.json"

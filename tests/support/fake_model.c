@@ -13,6 +13,7 @@ static atomic_int errors;
 static const int32_t *script;
 static size_t script_count;
 static int64_t window;  // 0 = all
+static bool slots;      // keys lie where the input "slot" says
 
 int qn_fake_errors(void) { return atomic_load(&errors); }
 
@@ -98,7 +99,7 @@ static void look_back(void *const *buffers, const int64_t *symbols, int64_t begi
       int64_t at = slot(table, symbols, seq[t], i);
       if (at < 0) return;
       int32_t token = (int32_t)k[at];
-      expect(v[2 * at] == token * token && v[2 * at + 1] == i);
+      expect(v[2 * at] == token * token && (slots || v[2 * at + 1] == i));
       hash = hash_token(hash, (uint32_t)token);
     }
     memcpy(&hidden[t * HIDDEN_PITCH], &hash, sizeof hash);
@@ -152,6 +153,8 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   a->head.page_keys = QN_FAKE_PAGE_KEYS;
   a->head.vocab_size = QN_FAKE_VOCAB;
   uint32_t tokens = qn_test_artifact_input(a, "tokens", T, 0), pos = qn_test_artifact_input(a, "pos", T, 0);
+  if (options->slots) pos = qn_test_artifact_input(a, "slot", T, 0);
+  slots = options->slots;
   uint32_t seq = qn_test_artifact_input(a, "seq", T, 0), rows = qn_test_artifact_input(a, "rows", R, 0);
   uint32_t table = qn_test_artifact_input(a, "block_table", B, P);
   uint32_t k = qn_test_artifact_cache(a, "k", 0, QN_FAKE_PAGE_KEYS * 4);
@@ -161,6 +164,7 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   a->buffers.items[k].window = a->buffers.items[v].window = (uint32_t)window;
   uint32_t hidden = qn_test_artifact_arena(a, NULL, T, max_t, 2);
   uint32_t logits = qn_test_artifact_arena(a, "logits", R, max_r, QN_FAKE_VOCAB);
+  if (options->queries) qn_test_artifact_arena(a, "query.0", R, max_r, 1);
   uint32_t copies = options->trees ? qn_test_artifact_input(a, "copies", T, 0) : 0;
   qn_test_artifact_kernel(a, "fill", options->trees ? 7 : 6, 0);
   qn_test_artifact_variant(a, 0, 0, T, 1);

@@ -50,6 +50,8 @@ typedef struct qn_fake_options {
   int64_t max_t, max_r, max_p, max_b;  // as compiled; max_t and max_r 0 = 16, the others 0 = any
   bool tokenizer;
   bool trees;  // it takes `copies`
+  bool slots;  // keys may be evicted: they lie where the input "slot" says. For the process, until another is built
+  bool queries;  // it has an output of queries, which nobody writes
 } qn_fake_options;
 
 // The artifact's bytes, from qn_allocator_default; `change` (may be NULL) alters the description before it is written.

@@ -203,6 +203,7 @@ static void compile(qn_run *run, const char *text, const char *sizes) {
       .gpu = run->options.gpu,
       .quantize_activations = run->options.quantize_activations,
       .half_activations = run->options.half_activations,
+      .evict = run->options.evict,
       .forced_schedule = run->options.schedule};
   qn_pass_context context = {
       .arena = &run->arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
@@ -212,10 +213,11 @@ static void compile(qn_run *run, const char *text, const char *sizes) {
   qn_assert_ok(&diag, qn_run_passes(&context));
   run->program = context.program;
   run->planned = context.graph;
-  if (run->options.quantize_activations) {  // the oracle quantises where the program does
+  if (run->options.quantize_activations || run->options.evict) {
+    // The oracle quantises where the program does, and gives the queries that it gives.
     context.graph = run->graph;
     context.program = NULL;
-    qn_assert_ok(&diag, qn_run_passes_until(&context, "quantize_activations"));
+    qn_assert_ok(&diag, qn_run_passes_until(&context, run->options.quantize_activations ? "quantize_activations" : "place_keys"));
     run->graph = context.graph;
   }
 }
@@ -430,7 +432,7 @@ static double input_element(const qn_run *run, const char *name, const qn_type *
   bool of_tokens = type->rank > 0 && (type->dims[0].symbol == QN_SYM_T || type->dims[0].symbol == QN_SYM_S);
   if (strncmp(name, "source_", 7) == 0) name += 7;
   if (strncmp(name, "cross_", 6) == 0) name += 6;
-  if (strcmp(name, "pos") == 0) return run->token_pos[i];
+  if (strcmp(name, "pos") == 0 || strcmp(name, "slot") == 0) return run->token_pos[i];
   if (strcmp(name, "last_pos") == 0) return last_pos(run, run->token_sequence[i]);
   if (strcmp(name, "seq") == 0) return run->token_sequence[i];
   if (strcmp(name, "copies") == 0) return copies_of(run, run->token_sequence[i]);

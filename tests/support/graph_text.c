@@ -26,7 +26,7 @@ static const struct {
     {"tokens", "i32[T]"}, {"pos", "i32[T]"},  {"last_pos", "i32[T]"},
     {"seq", "i32[T]"},    {"rows", "i32[R]"}, {"block_table", "i32[B,P]"},
     {"source_pos", "i32[S]"}, {"source_last_pos", "i32[S]"}, {"source_seq", "i32[S]"}, {"cross_last_pos", "i32[T]"},
-    {"copies", "i32[T]"}};
+    {"copies", "i32[T]"}, {"slot", "i32[T]"}};
 
 static qn_status fail(reader *r, const char *what, qn_str word) {
   return qn_fail(r->diag, QN_ERR_FORMAT, r->where, "%s: '%.*s'", what, QN_STR_ARGS(word));

@@ -314,6 +314,207 @@ START_TEST(windows_in_one_step) {
 }
 END_TEST
 
+// --- keys that are evicted
+
+enum { EVICT_AT = 24, EVICT_DROP = 3, EVICT_LEFT = EVICT_AT - EVICT_DROP };
+
+// Whose keys a sequence has: the text's token, and when they are as many as may be, less those that the policy drops.
+static size_t see(int32_t *seen, size_t count, int32_t token, bool norm) {
+  seen[count++] = token;
+  for (int i = 0; count > EVICT_LEFT && (i > 0 || count == EVICT_AT); i++) {
+    size_t worst = 4, end = norm ? count - (EVICT_LEFT - 4) / 4 : count;
+    for (size_t k = 5; norm && k < end; k++)
+      if (seen[k] > seen[worst]) worst = k;
+    memmove(seen + worst, seen + worst + 1, (count - worst - 1) * sizeof *seen);
+    count--;
+  }
+  return count;
+}
+
+START_TEST(evicted_keys) {
+  enum { COUNT = 130 };
+  static const int64_t chunks[] = {1, 5, 16};
+  static const char *const policies[] = {"sinks", "norm"};
+  static float all[COUNT * QN_FAKE_VOCAB];
+  int32_t tokens[COUNT];
+  random_tokens(tokens, COUNT, 51);
+  for (size_t c = 0; c < QN_COUNT(chunks) * QN_COUNT(policies); c++) {
+    fixture f;
+    const char *policy = policies[c % QN_COUNT(policies)];
+    set_up(&f, &(qn_fake_options){.slots = true}, 1,
+           &(qn_decoder_options){.context = COUNT, .chunk = chunks[c / 2], .evict = policy, .keep = EVICT_AT});
+    const qn_kv_cache *cache = qn_decoder_cache(f.decoder);
+    ck_assert(qn_kv_cache_pages(cache) == 2 && qn_decoder_context(f.decoder) == COUNT);
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, COUNT - 10, all, NULL, &f.diag));
+    const float *last = NULL;
+    int32_t seen[COUNT];
+    for (size_t i = 0, n = 0; i < COUNT; i++) {
+      seen[n] = tokens[i];
+      if (i < COUNT - 10) check_logits(all + i * QN_FAKE_VOCAB, seen, n + 1);
+      if (i >= COUNT - 10) {
+        size_t room = EVICT_AT - 1 - n < COUNT - i ? EVICT_AT - 1 - n : COUNT - i;
+        ck_assert_int_eq(qn_decoder_room(f.decoder, 0), (int64_t)room);
+        qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, &tokens[i], 1, NULL, &last, &f.diag));
+        check_logits(last, seen, n + 1);
+      }
+      n = see(seen, n, tokens[i], c % 2);
+    }
+    ck_assert_int_eq(qn_decoder_position(f.decoder, 0), COUNT);
+    qn_assert_ok(&f.diag, qn_kv_cache_check(cache, &f.diag));
+    qn_assert_fails(&f.diag, QN_ERR_LIMIT, "the context is full: got 1 tokens beside 130, want at most 130",
+                    qn_decoder_eval(f.decoder, 0, tokens, 1, NULL, &last, &f.diag));
+    tear_down(&f);
+  }
+}
+END_TEST
+
+// Sequences that share pages, are saved, cut and gone on with while keys are evicted.
+START_TEST(evicted_and_shared) {
+  enum { COUNT = 100 };
+  static uint8_t state[4096], again[4096];
+  int32_t tokens[COUNT], seen[COUNT];
+  fixture f, plain;
+  const float *last = NULL;
+  random_tokens(tokens, COUNT, 52);
+  set_up(&f, &(qn_fake_options){.slots = true}, 1,
+         &(qn_decoder_options){.context = COUNT, .sequences = 3, .evict = "sinks", .keep = EVICT_AT});
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, 50, NULL, &last, &f.diag));
+  size_t size = save(&f, 0, state, sizeof state);
+  qn_assert_ok(&f.diag, qn_decoder_restore(f.decoder, 1, state, size, "state", &f.diag));
+  ck_assert(save(&f, 1, again, sizeof again) == size && memcmp(state, again, size) == 0);
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 1), 50);
+  qn_assert_ok(&f.diag, qn_decoder_fork(f.decoder, 0, 50, 2, &f.diag));
+  int64_t least = qn_decoder_least(f.decoder, 0);
+  ck_assert(least == 48 && qn_decoder_least(f.decoder, 2) == 48);  // 24 tokens, then 3 each time
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "want 0, or at least 48", qn_decoder_fork(f.decoder, 0, 47, 1, &f.diag));
+  for (int32_t s = 0; s < 3; s++) {
+    size_t n = 0;
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, s, tokens + 50, COUNT - 50, NULL, &last, &f.diag));
+    for (size_t i = 0; i < COUNT; i++) {
+      if (i + 1 == COUNT) seen[n] = tokens[i];
+      if (i + 1 == COUNT) check_logits(last, seen, n + 1);
+      n = see(seen, n, tokens[i], false);
+    }
+    qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(f.decoder), &f.diag));
+  }
+  qn_decoder_truncate(f.decoder, 0, 20);  // those keys are gone
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 0);
+  qn_decoder_item items[16];
+  for (int i = 0; i < 16; i++) items[i] = (qn_decoder_item){1, 0, i == 15};
+  qn_assert_ok(&f.diag, qn_decoder_step(f.decoder, items, 16, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got more than 8 tokens of sequence 0 in a step",
+                  qn_decoder_step(f.decoder, items, 16, &f.diag));
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 16);
+  // Who keeps all keys has no use for such a state.
+  set_up(&plain, &(qn_fake_options){.slots = true}, 1, &(qn_decoder_options){.context = COUNT});
+  qn_assert_fails(&plain.diag, QN_ERR_UNSUPPORTED, "keys were evicted, want a session with kv_evict",
+                  qn_decoder_restore(plain.decoder, 0, state, size, "state", &plain.diag));
+  qn_assert_ok(&plain.diag, qn_decoder_eval(plain.decoder, 0, tokens, 40, NULL, &last, &plain.diag));
+  check_logits(last, tokens, 40);
+  size = save(&plain, 0, state, sizeof state);
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got a state of 40 keys, want fewer than the 24",
+                  qn_decoder_restore(f.decoder, 0, state, size, "state", &f.diag));
+  tear_down(&plain);
+  tear_down(&f);
+}
+END_TEST
+
+// An error before the step: nothing has changed.
+START_TEST(no_room_to_evict) {
+  enum { COUNT = 40 };
+  int32_t tokens[COUNT];
+  fixture f;
+  const float *last = NULL;
+  random_tokens(tokens, COUNT, 53);
+  set_up(&f, &(qn_fake_options){.slots = true}, 1,
+         &(qn_decoder_options){.context = COUNT, .sequences = 2, .pages = 3, .evict = "sinks", .keep = EVICT_AT});
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, EVICT_AT - 2, NULL, &last, &f.diag));
+  qn_assert_ok(&f.diag, qn_decoder_fork(f.decoder, 0, EVICT_AT - 2, 1, &f.diag));
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT,
+                  "got 1 pages that a sequence shares and of which it evicts keys, want at most the 0 of 3",
+                  qn_decoder_eval(f.decoder, 0, tokens + EVICT_AT - 2, 2, NULL, &last, &f.diag));
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), EVICT_AT - 2);
+  qn_decoder_reset(f.decoder, 1);
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens + EVICT_AT - 2, 2, NULL, &last, &f.diag));
+  check_logits(last, tokens, EVICT_AT);
+  ck_assert_int_eq(qn_decoder_least(f.decoder, 0), EVICT_AT);
+  qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(f.decoder), &f.diag));
+  tear_down(&f);
+
+  set_up(&f, &(qn_fake_options){.slots = true, .queries = true, .max_r = 2}, 1,
+         &(qn_decoder_options){.context = COUNT, .evict = "heavy", .keep = 16});
+  qn_decoder_item items[16];
+  for (int i = 0; i < 16; i++) items[i] = (qn_decoder_item){tokens[i], 0, i < 2};
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got a step with more than the 2 rows that the program can have",
+                  qn_decoder_step(f.decoder, items, 16, &f.diag));
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 0);
+  tear_down(&f);
+}
+END_TEST
+
+static void widen_keys(qn_test_artifact *a) { a->buffers.items[6].dims[2] = 3; }
+
+START_TEST(pages_of_an_unknown_layout) {
+  fixture f = {.diag = {0}};
+  qn_buf file;
+  const qn_decoder_options options = {
+      .context = 64, .evict = "sinks", .keep = 32, .executor = {.jit_entries = qn_fake_kernels}};
+  qn_fake_model_build(&(qn_fake_options){.slots = true}, widen_keys, &file);
+  qn_assert_ok(&f.diag,
+               qn_artifact_open_mapping(&f.artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &f.diag));
+  qn_assert_ok(&f.diag, qn_threads_create(1, false, qn_test_allocator(), &f.threads, &f.diag));
+  qn_assert_fails(&f.diag, QN_ERR_UNSUPPORTED, "KV cache 'k' of layer 0: got a layout that keys cannot be evicted from",
+                  qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &f.decoder, &f.diag));
+  qn_buf_deinit(&file);
+  tear_down(&f);
+}
+END_TEST
+
+START_TEST(what_cannot_be_evicted) {
+  static const struct {
+    bool slots, trees;
+    qn_decoder_options options;
+    qn_status status;
+    const char *text;
+  } cases[] = {
+      {true, false, {.evict = "old", .keep = 32}, QN_ERR_ARGUMENT, "kv_evict: got 'old', want none, sinks"},
+      {true, false, {.evict = "sinks", .keep = 7}, QN_ERR_ARGUMENT, "kv_keep: got 7 keys, want 8 to the context's 64"},
+      {true, false, {.evict = "sinks", .keep = 65}, QN_ERR_ARGUMENT, "kv_keep: got 65 keys"},
+      {true, false, {.keep = 32}, QN_ERR_ARGUMENT, "kv_keep: got 32 keys to keep and no policy, want kv_evict, too"},
+      {true, false, {.evict = "sinks"}, QN_ERR_ARGUMENT, "kv_keep: got 0 keys, want 8 to the context's 64"},
+      {false,
+       false,
+       {.evict = "sinks", .keep = 32},
+       QN_ERR_UNSUPPORTED,
+       "compiled to keep all keys, want one compiled with kv-evict sinks"},
+      {true, true, {.evict = "sinks", .keep = 32}, QN_ERR_UNSUPPORTED, "was compiled for guesses that branch"},
+      {true, false, {.evict = "heavy", .keep = 32}, QN_ERR_UNSUPPORTED, "makes no queries to evict keys by"},
+      {true,
+       false,
+       {.evict = "sinks", .keep = 32, .prefixes = true},
+       QN_ERR_UNSUPPORTED,
+       "got prefixes to keep beside keys to evict"},
+  };
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    fixture f;
+    qn_decoder *decoder = NULL;
+    set_up(&f, &(qn_fake_options){.slots = cases[i].slots, .trees = cases[i].trees}, 1,
+           &(qn_decoder_options){.context = 64});
+    qn_decoder_options options = cases[i].options;
+    options.context = 64;
+    options.executor.jit_entries = qn_fake_kernels;
+    qn_assert_fails(&f.diag, cases[i].status, cases[i].text,
+                    qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &decoder, &f.diag));
+    ck_assert_ptr_null(decoder);
+    tear_down(&f);
+  }
+}
+END_TEST
+
 // --- errors
 
 START_TEST(refused_tokens_change_nothing) {
@@ -469,5 +670,7 @@ END_TEST
 
 QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step, forks)
 QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step)
+QN_CASE(eviction, evicted_keys, evicted_and_shared, no_room_to_evict, pages_of_an_unknown_layout,
+        what_cannot_be_evicted)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
-QN_TEST_MAIN(evaluating, windows, errors)
+QN_TEST_MAIN(evaluating, windows, eviction, errors)

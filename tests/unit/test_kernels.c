@@ -915,6 +915,42 @@ START_TEST(attention_over_codes_for_gpus) {
   for (size_t i = 0; i < QN_COUNT(codes); i++) check_gpu_program(&codes[i], codes[i].sizes[i], true);
 }
 END_TEST
+// Keys' places apart from positions, which are the same here: no bit is another one. The queries are those of the
+// graph's own, scaled, of the rows that are wanted.
+static void check_placed(const kernel_case *c, const char *sizes, qn_evict evict) {
+  const scenario *s = c->scenario;
+  bool quantize = strstr(sizes, "F=q") != NULL;
+  qn_run *plain = qn_run_create(c->text, sizes, &(qn_run_options){.quantize_activations = quantize}),
+         *placed = qn_run_create(c->text, sizes, &(qn_run_options){.quantize_activations = quantize, .evict = evict});
+  const qn_run_output *want[QN_COUNT(s->steps)], *got[QN_COUNT(s->steps)];
+  size_t more = evict == QN_EVICT_QUERIES ? 1 : 0;
+  ck_assert_uint_eq(qn_run_output_count(plain), 2);
+  ck_assert_uint_eq(qn_run_output_count(placed), 2 + more);
+  run_steps(plain, s, QN_RUN_PLAIN, want);
+  qn_run_begin(placed, s->sequences, s->pages, s->past);
+  for (int i = 0; s->steps[i].spans[0].count; i++) got[i] = check_step(placed, c, &s->steps[i], sizes);
+  for (int engine = QN_RUN_PLAIN; engine <= QN_RUN_SCHEDULED; engine++) {
+    if (engine != QN_RUN_PLAIN) run_steps(placed, s, (qn_run_engine)engine, got);
+    for (int i = 0; s->steps[i].spans[0].count; i++) {
+      for (size_t o = 0; o < 2; o++) qn_run_compare_bits(&got[i][o], &want[i][o], sizes);
+      if (more) qn_run_compare_bits(&got[i][2], &want[i][1], sizes);
+    }
+  }
+  qn_run_destroy(plain);
+  qn_run_destroy(placed);
+}
+
+START_TEST(keys_in_places) {
+  char text[sizeof llama + 128];
+  snprintf(text, sizeof text,
+           "%s; qm = merge_heads qr; qg = gather_rows qm rows; sc = const 0.25; qs = mul qg sc; output qs", llama);
+  const kernel_case c = {text, {0}, &sequences, 1e-4, RMS}, mean = {text, {0}, &sequences, 5e-2, MEAN};
+  check_placed(&c, "F=f32 C=f32", QN_EVICT_QUERIES);
+  check_placed(&mean, "F=q8_0 C=f16", QN_EVICT_QUERIES);
+  check_placed(&mean, "F=q4_0 C=int8", QN_EVICT_PLACES);
+}
+END_TEST
+
 START_TEST(float_layers) { check_cases(layers, QN_COUNT(layers)); }
 END_TEST
 START_TEST(quantised_layers) { check_quantised_cases(quantised, 1); }
@@ -943,8 +979,8 @@ START_TEST(every_op_has_a_case) {
 END_TEST
 
 QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops, rotation_ops, attention_ops,
-        attention_for_gpus, attention_over_codes,
-        attention_over_codes_for_gpus, sampling_ops, fused_products, float_layers, quantised_layers)
+        attention_for_gpus, attention_over_codes, attention_over_codes_for_gpus, sampling_ops, fused_products,
+        keys_in_places, float_layers, quantised_layers)
 QN_CASE(mixtures_of_experts, expert_ops, quantised_experts)
 QN_CASE(formats, every_format, every_format_by_tokens)
 QN_TEST_MAIN(kernels, mixtures_of_experts, formats)

@@ -2,6 +2,7 @@
 // is cleared is a token's.
 #include "runtime/base/kv_page.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "ir/type.h"
@@ -93,6 +94,62 @@ START_TEST(codes) {
 }
 END_TEST
 
+// What a head of made-up bytes holds, by hand; and a key of it in another place, of another page.
+START_TEST(values_and_copies) {
+  static uint8_t head[1 << 16], other[1 << 16], before[1 << 16];
+  for (size_t d = 0; d < 2 * QN_COUNT(dtypes); d++) {
+    qn_dtype dtype = dtypes[d / 2];
+    qn_kv_page page = make(dtype, d % 2 == 0, 1, 40);
+    for (int64_t i = 0; i < page.keys * page.width; i++) {
+      int64_t key = i / page.width, c = i % page.width;
+      int number = (int)(i * 7919 % 15) - 7, shift;
+      float value = (float)number * 0.25f;
+      uint8_t *at = head + qn_kv_page_place(&page, key, c, &shift);
+      uint16_t half = dtype == QN_DTYPE_F16 ? qn_f32_to_f16(value) : qn_f32_to_bf16(value);
+      uint16_t scale = qn_f32_to_bf16(0.25f * (float)(1 + key % 3));
+      if (page.coded) {
+        qn_kv_page_set_code(&page, head, key, c, number);
+        memcpy(head + qn_kv_page_scale(&page, key, c), &scale, sizeof scale);
+      } else {
+        memcpy(at, page.bits == 32 ? (const void *)&value : (const void *)&half, (size_t)page.bits / 8);
+      }
+    }
+    for (int64_t i = 0; i < page.keys * page.width; i++) {
+      int64_t key = i / page.width;
+      float want = (float)((int)(i * 7919 % 15) - 7) * 0.25f * (page.coded ? (float)(1 + key % 3) : 1);
+      float got = qn_kv_page_value(&page, head, key, i % page.width);
+      qn_check(got == want, "value %d of kind %d is %g, not %g", (int)i, (int)d, (double)got, (double)want);
+    }
+    memset(other, 0x5A, sizeof other);
+    memcpy(before, other, sizeof before);
+    qn_kv_page_copy(&page, head, 17, other, 3);
+    for (int64_t c = 0; c < page.width; c++)
+      ck_assert(qn_kv_page_value(&page, other, 3, c) == qn_kv_page_value(&page, head, 17, c));
+    qn_kv_page_copy(&page, before, 3, other, 3);  // nothing else was written
+    ck_assert(memcmp(other, before, sizeof other) == 0);
+  }
+}
+END_TEST
+
+START_TEST(halves) {
+  static const struct {
+    uint16_t bits;
+    float value;
+  } cases[] = {
+      {0, 0},          {0x3C00, 1},        {0xC000, -2}, {1, 0x1p-24f}, {0x03FF, 1023 * 0x1p-24f}, {0x0400, 0x1p-14f},
+      {0x7BFF, 65504}, {0xFC00, -INFINITY}};
+  static uint8_t head[1 << 16];
+  qn_kv_page page = make(QN_DTYPE_F16, false, 1, 8);
+  int shift;
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    memcpy(head + qn_kv_page_place(&page, 5, (int64_t)i, &shift), &cases[i].bits, sizeof cases[i].bits);
+    ck_assert(qn_kv_page_value(&page, head, 5, (int64_t)i) == cases[i].value);
+  }
+  memcpy(head + qn_kv_page_place(&page, 5, 0, &shift), &(uint16_t){0x7E00}, sizeof(uint16_t));
+  ck_assert(isnan(qn_kv_page_value(&page, head, 5, 0)));
+}
+END_TEST
+
 START_TEST(refused) {
   qn_kv_page page;
   ck_assert(!qn_kv_page_make((uint32_t)QN_DTYPE_I32, true, 1, 64, 64, &page));
@@ -106,5 +163,5 @@ START_TEST(refused) {
 }
 END_TEST
 
-QN_CASE(kv_page, places, codes, refused)
+QN_CASE(kv_page, places, codes, values_and_copies, halves, refused)
 QN_TEST_MAIN(kv_page)

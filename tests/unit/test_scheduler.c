@@ -584,6 +584,21 @@ END_TEST
 
 // --- errors stay with their request
 
+START_TEST(keys_to_evict) {
+  fixture f = {.artifact = qn_fake_model_open(&(qn_fake_options){.slots = true})};
+  qn_decoder_options options = {
+      .context = CONTEXT, .evict = "sinks", .keep = 32, .executor = {.jit_entries = qn_fake_kernels}};
+  qn_assert_ok(&f.diag, qn_threads_create(1, false, qn_test_allocator(), &f.threads, &f.diag));
+  qn_assert_ok(&f.diag, qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &f.decoder, &f.diag));
+  qn_assert_fails(&f.diag, QN_ERR_UNSUPPORTED, "got keys to evict (kv_evict), and requests keep all of theirs",
+                  qn_scheduler_create(f.decoder, NULL, QN_FAKE_TOKENS, &(qn_scheduler_options){.step_tokens = 0},
+                                      qn_test_allocator(), &f.scheduler, &f.diag));
+  ck_assert_ptr_null(f.scheduler);
+  qn_decoder_destroy(f.decoder);
+  close_fixture(&f);
+}
+END_TEST
+
 START_TEST(refused_when_added) {
   fixture f;
   qn_decoder *decoder = NULL;
@@ -871,6 +886,7 @@ END_TEST
 QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, forks_share_a_prompt,
         guesses_leave_prompts_their_pages)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
-QN_CASE(errors, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from, swapped_out_and_lost)
+QN_CASE(errors, keys_to_evict, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from,
+        swapped_out_and_lost)
 QN_CASE(host, a_callback_adds, added_by_threads, out_of_memory)
 QN_TEST_MAIN(company, order, errors, host)

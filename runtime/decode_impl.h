@@ -1,0 +1,77 @@
+// What the files of the decoder share: decode.c has its steps, decode_texts.c texts that are read whole.
+#ifndef QN_RUNTIME_DECODE_IMPL_H
+#define QN_RUNTIME_DECODE_IMPL_H
+
+#include "runtime/decode.h"
+#include "runtime/kv_evict.h"
+
+enum { SYM_NONE, SYM_T, SYM_R, SYM_P, SYM_B, SYM_G, SYM_S };  // qn_symbol of ir/type.h
+
+typedef enum input {
+  INPUT_TOKENS,
+  INPUT_POS,
+  INPUT_LAST_POS,
+  INPUT_SLOT,
+  INPUT_SEQ,
+  INPUT_COPIES,
+  INPUT_ROWS,
+  INPUT_SAMPLING,
+  INPUT_SOURCE,
+  INPUT_SOURCE_POS,
+  INPUT_SOURCE_SEQ,
+  INPUT_SOURCE_LAST_POS,
+  INPUT_CROSS_LAST_POS,
+  INPUT_BLOCK_TABLE,
+  INPUT_COUNT
+} input;
+
+// Where a token of a tree stands: nodes[0] is what the guesses come after. The paths to the tree's ends are numbered so
+// that those of a node are one after another.
+typedef struct tree_node {
+  int32_t parent;       // of nodes
+  int32_t path, paths;  // the first one that it is on, and how many
+  int32_t told;         // of them, those of children that have theirs
+  int32_t depth;
+} tree_node;
+
+struct qn_decoder {
+  const qn_artifact *artifact;    // borrowed
+  const qn_allocator *allocator;  // borrowed
+  qn_executor *executor;          // owned
+  qn_kv_cache *cache;             // owned
+  // owned: tokens, pos, last_pos, slot, seq (chunk), rows (max_rows), sampling (max_rows, 8)
+  int32_t *arrays[INPUT_BLOCK_TABLE];
+  int64_t *pending;        // owned: tokens of each sequence in the step that is being made
+  qn_kv_prefix *prefixes;  // owned; NULL = none
+  int32_t *log;            // owned, with prefixes: (sequences, context), the tokens that a sequence holds
+  int64_t *logged;         // owned, with prefixes: how many of them are known, from the first on
+  const float *logits;     // of the last step, in the executor's arena; an encoder's embeddings
+  const int32_t *tokens;   // that the program chose; NULL when it chooses none
+  const float *hidden;     // of the last step, as the logits; NULL = the program does not give it
+  int64_t hidden_pitch, hidden_width;
+  int32_t sequences;  // the host's; rows of the block table beyond them are for the paths of a tree
+  tree_node *nodes;   // owned (max_rows): of the last tree
+  int32_t tree_sequence;
+  int64_t tree_base;           // its length before
+  int64_t pitch, vocab;        // of a row of logits, elements; how many token ids there are
+  int64_t embedding;           // numbers of an embedding; 0 = it makes logits
+  int64_t context;             // tokens that a sequence may hold
+  const qn_kv_policy *policy;  // NULL = all keys are kept
+  qn_kv_evictor *evictor;      // owned, with a policy
+  int64_t most_keys, drop;     // with a policy: a sequence that has so many gives up `drop` of them
+  int64_t chunk, max_rows;
+  int64_t max_source;   // tokens of a source at most; 0 = the model has no encoder
+  int64_t count, rows;  // tokens and wanted rows of this step
+};
+
+// A step: begin, push every token, run. A token must be checked, and its place reserved.
+void qn_decode_begin(qn_decoder *decoder);
+void qn_decode_push(qn_decoder *decoder, int32_t token, int32_t sequence, bool want);
+QN_CHECKED qn_status qn_decode_run(qn_decoder *decoder, qn_diag *diag);
+
+// QN_ARTIFACT_SYMBOLS of them, for a run of the program.
+void qn_decode_set_symbols(const qn_decoder *decoder, int64_t tokens, int64_t rows, int64_t source, int64_t *out);
+QN_CHECKED qn_status qn_decode_check_sequence(const qn_decoder *decoder, int32_t sequence, qn_diag *diag);
+QN_CHECKED qn_status qn_decode_check_token(const qn_decoder *decoder, int32_t token, size_t index, qn_diag *diag);
+
+#endif
