@@ -142,6 +142,14 @@ def mistral():
         num_key_value_heads=2, head_dim=8, max_position_embeddings=128, sliding_window=37))
 
 
+@model(torch.float16, tokens=40, gguf=True)
+def mistral_whole():
+    """Without a window, as the later ones are, and as all are in GGUF."""
+    return hf.MistralForCausalLM(hf.MistralConfig(
+        vocab_size=64, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=12, max_position_embeddings=128, sliding_window=None))
+
+
 @model(torch.bfloat16, tokens=120)
 def qwen2_window():
     return hf.Qwen2ForCausalLM(hf.Qwen2Config(
@@ -250,6 +258,13 @@ def starcoder2():
     return hf.Starcoder2ForCausalLM(hf.Starcoder2Config(
         vocab_size=96, hidden_size=36, intermediate_size=64, num_hidden_layers=2, num_attention_heads=6,
         num_key_value_heads=2, max_position_embeddings=128, sliding_window=35))
+
+
+@model(torch.float16, tokens=40, gguf=True)
+def starcoder2_whole():
+    return hf.Starcoder2ForCausalLM(hf.Starcoder2Config(
+        vocab_size=64, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, sliding_window=None))
 
 
 @model(torch.float16, gguf=True)
