@@ -144,12 +144,13 @@ static qn_status parse_evict(quern_compilation *c) {
   if (!name || strcmp(name, "none") == 0) return QN_OK;
   c->evict_policy = qn_kv_policy_find(name);
   if (!c->evict_policy)
-    return qn_fail(c->diag, QN_ERR_ARGUMENT, "kv-evict", "got '%s', want none, sinks, norm, unlike, heavy or adaptive",
-                   name);
-  if (c->options->guesses)
-    return qn_fail(c->diag, QN_ERR_UNSUPPORTED, "kv-evict",
-                   "got guesses beside keys to evict, want one of them: guesses are keys to be taken back");
+    return qn_fail(c->diag, QN_ERR_ARGUMENT, "kv-evict", "got '%s', want one of " QN_KV_POLICY_NAMES, name);
   return QN_OK;
+}
+
+static qn_evict evict_by(const quern_compilation *c) {
+  if (!c->evict_policy) return QN_EVICT_NONE;
+  return c->evict_policy->by & QN_KV_QUERIES ? QN_EVICT_QUERIES : QN_EVICT_PLACES;
 }
 
 // Code for "host", by whatever name.
@@ -303,9 +304,7 @@ static qn_status begin_part(quern_compilation *c, const char *model_path, bool g
   part->options = (qn_pass_options){.gpu = gpu,
                                     .quantize_activations = c->quantize_activations,
                                     .half_activations = c->half_activations,
-                                    .evict = !c->evict_policy           ? QN_EVICT_NONE
-                                             : c->evict_policy->queries ? QN_EVICT_QUERIES
-                                                                        : QN_EVICT_PLACES,
+                                    .evict = evict_by(c),
                                     .forced_schedule = c->options->schedule ? &c->schedule : NULL,
                                     .dump = c->options->dump,
                                     .dump_context = c->options->dump_context};

@@ -95,7 +95,7 @@ typedef struct quern_compile_options {
   bool guesses;
   // So that sessions may evict keys by this policy (quern_session_options.kv_evict), or by any that goes by no more:
   // the program takes keys' places apart from positions, and leaves queries for "heavy" and "adaptive". NULL or "none"
-  // = all keys stay. UNSUPPORTED for models with windows or with biases by distance, for encoders, and with `guesses`.
+  // = all keys stay. UNSUPPORTED for models with windows or with biases by distance, and for encoders.
   const char *kv_evict;
 } quern_compile_options;
 

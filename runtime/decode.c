@@ -59,10 +59,7 @@ static qn_status check_input(const qn_artifact *a, const qn_art_buffer *b, qn_di
 }
 
 static bool has_input(const qn_artifact *a, const char *name) {
-  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
-    if (a->buffers[i].kind == QN_ART_INPUT && strcmp(a->strings + a->buffers[i].name, name) == 0) return true;
-  }
-  return false;
+  return qn_decode_has_buffer(a, QN_ART_INPUT, name);
 }
 
 static qn_status check_program(const qn_artifact *a, qn_diag *diag) {
@@ -121,15 +118,6 @@ static void find_hidden(qn_decoder *d) {
   qn_decoder_want_hidden(d, false);
 }
 
-// Does it leave the queries of a layer for which it keeps keys?
-static bool has_queries(const qn_decoder *d) {
-  for (uint32_t i = 0; i < d->artifact->program->buffer_count; i++) {
-    const qn_art_buffer *b = &d->artifact->buffers[i];
-    if (b->kind == QN_ART_ARENA && b->output && strncmp(d->artifact->strings + b->name, "query.", 6) == 0) return true;
-  }
-  return false;
-}
-
 // --- creation
 
 static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, int64_t *out_context, qn_diag *diag) {
@@ -151,39 +139,6 @@ static qn_status choose_sizes(qn_decoder *d, const qn_decoder_options *options, 
   d->max_rows = most[SYM_R] && most[SYM_R] < d->chunk ? most[SYM_R] : d->chunk;
   bool sourced = has_input(d->artifact, inputs[INPUT_SOURCE].name);
   d->max_source = !sourced ? 0 : most[SYM_S] && most[SYM_S] < *out_context ? most[SYM_S] : *out_context;
-  return QN_OK;
-}
-
-// Keys may be evicted where a program takes their places apart from positions.
-static qn_status choose_policy(qn_decoder *d, const qn_decoder_options *options, qn_diag *diag) {
-  enum { LEAST = 8, MOST_DROP = 64 };
-  const char *path = d->artifact->path;
-  if (!options->evict && options->keep == 0) return QN_OK;
-  if (!options->evict)
-    return qn_fail(diag, QN_ERR_ARGUMENT, "kv_keep", "got %" PRId64 " keys to keep and no policy, want kv_evict, too",
-                   options->keep);
-  d->policy = qn_kv_policy_find(options->evict);
-  if (!d->policy)
-    return qn_fail(diag, QN_ERR_ARGUMENT, "kv_evict", "got '%s', want none, sinks, norm, unlike, heavy or adaptive",
-                   options->evict);
-  if (options->keep < LEAST || options->keep > d->context)
-    return qn_fail(diag, QN_ERR_ARGUMENT, "kv_keep", "got %" PRId64 " keys, want %d to the context's %" PRId64,
-                   options->keep, LEAST, d->context);
-  if (!has_input(d->artifact, inputs[INPUT_SLOT].name))
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
-                   "was compiled to keep all keys, want one compiled with kv-evict %s to evict them", d->policy->name);
-  if (d->policy->queries && !has_queries(d))
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
-                   "makes no queries to evict keys by, want one compiled with kv-evict %s", d->policy->name);
-  if (has_input(d->artifact, inputs[INPUT_COPIES].name))
-    return qn_fail(
-        diag, QN_ERR_UNSUPPORTED, path,
-        "was compiled for guesses that branch, which are keys to be taken back; want one without to evict keys");
-  if (options->prefixes)
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, path,
-                   "got prefixes to keep beside keys to evict, want one of them: prefixes are pages that stay whole");
-  d->most_keys = options->keep;
-  d->drop = d->most_keys / 8 < MOST_DROP ? d->most_keys / 8 : MOST_DROP;
   return QN_OK;
 }
 
@@ -247,10 +202,14 @@ static void destroy_prefixes(qn_decoder *d) {
   qn_kv_prefix_destroy(d->prefixes);
 }
 
-// What is kept beside sequences needs room, which windows would not leave: as much as all of their tokens.
-static int64_t pages_of_all(const qn_decoder *d, int64_t context, int32_t sequences) {
+// What is kept beside sequences needs room, which windows would not leave: as much as all of their tokens. Where keys are
+// given up, each has pages of its own besides.
+static int64_t pages_of_all(const qn_decoder *d, int32_t sequences) {
   int64_t keys = d->artifact->program->page_keys ? d->artifact->program->page_keys : 1;
-  return ((context - 1) / keys + 1) * (sequences > 0 ? sequences : 1);
+  int64_t own = d->policy ? (d->most_keys - 1) / keys + 1 : 0;
+  int64_t pages = ((d->context - 1) / keys + 1 + own) * (sequences > 0 ? sequences : 1);
+  int64_t most = d->artifact->program->symbol_max[SYM_G];
+  return d->policy && most > 0 && pages > most ? most : pages;
 }
 
 static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_options *options, qn_diag *diag) {
@@ -258,10 +217,10 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   qn_kv_options kv = {.sequences = options->sequences, .pages = options->pages};
   QN_TRY(choose_sizes(d, options, &kv.context, diag));
   kv.step = d->chunk;
-  if (options->prefixes && kv.pages == 0) kv.pages = pages_of_all(d, kv.context, options->sequences);
   d->context = kv.context;
-  QN_TRY(choose_policy(d, options, diag));
+  QN_TRY(qn_decode_choose_policy(d, options, diag));
   if (d->policy) kv.context = d->most_keys;
+  if (options->prefixes && kv.pages == 0) kv.pages = pages_of_all(d, options->sequences);
   kv.evicts = d->policy != NULL;
   d->sequences = options->sequences ? options->sequences : 1;
   kv.forks = (int32_t)qn_artifact_paths(d->artifact, d->max_rows, d->sequences);
@@ -342,15 +301,17 @@ static void forget(qn_decoder *d, int32_t sequence, int64_t length) {
   if (d->prefixes && d->logged[sequence] > length) d->logged[sequence] = length;
 }
 
+// Not of one that has given up keys: its pages are of no beginning any more.
 static void keep(qn_decoder *d, int32_t sequence, bool part) {
-  if (d->prefixes) qn_kv_prefix_keep(d->prefixes, sequence, log_of(d, sequence), d->logged[sequence], part);
+  if (d->prefixes && qn_kv_cache_evicted(d->cache, sequence) == 0)
+    qn_kv_prefix_keep(d->prefixes, sequence, log_of(d, sequence), d->logged[sequence], part);
 }
 
 // What the last step appended, by position.
 static void log_step(qn_decoder *d) {
   for (int64_t i = 0; d->prefixes && i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i], pos = d->arrays[INPUT_POS][i];
-    if (pos != d->logged[sequence]) continue;
+    if (pos != d->logged[sequence] || pos >= qn_kv_cache_context(d->cache)) continue;
     log_of(d, sequence)[pos] = d->arrays[INPUT_TOKENS][i];
     d->logged[sequence]++;
   }
@@ -361,18 +322,20 @@ void qn_decoder_keep(qn_decoder *d, int32_t sequence) { keep(d, sequence, false)
 
 // Of a sequence that shares the pages of its `length` tokens: the last one, where it is shared in part, is copied at once, so
 // that the sequence needs no more pages later than others do. Gives how many tokens are left: fewer where no page is free.
-static int64_t own_last_page(qn_decoder *d, int32_t sequence, int64_t length) {
+static int64_t own_last_page(qn_decoder *d, int32_t sequence, int64_t tokens) {
+  int64_t evicted = qn_kv_cache_evicted(d->cache, sequence), length = tokens - evicted;
   int64_t part = length % qn_kv_cache_page_keys(d->cache);
   if (part > 0 && qn_kv_cache_reserve(d->cache, sequence, length < qn_kv_cache_context(d->cache), NULL) != QN_OK)
     length -= part;
   if (length < qn_kv_cache_least(d->cache, sequence)) length = 0;
   qn_kv_cache_truncate(d->cache, sequence, length);  // pages that were reserved, too
-  return length;
+  return length == 0 ? 0 : length + evicted;
 }
 
 int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count) {
   if (!d->prefixes || sequence < 0 || sequence >= d->sequences || qn_kv_cache_length(d->cache, sequence) > 0) return 0;
   if (count < 2 || count > INT32_MAX) return 0;
+  if (d->policy && (int64_t)count > d->most_keys) count = (size_t)d->most_keys;  // the last key of a full one is evaluated
   int64_t found = own_last_page(d, sequence, qn_kv_prefix_attach(d->prefixes, sequence, tokens, (int64_t)count));
   memcpy(log_of(d, sequence), tokens, (size_t)found * sizeof *tokens);
   d->logged[sequence] = found;
@@ -386,19 +349,15 @@ static void slide(qn_decoder *d, int32_t sequence) {
   qn_kv_cache_slide(d->cache, sequence);
 }
 
-// Keys that the sequence may have before some are evicted.
-static int64_t keys_left(const qn_decoder *d, int32_t sequence) {
-  return d->policy ? d->most_keys - qn_kv_cache_length(d->cache, sequence) : INT64_MAX;
-}
-
 static qn_status reserve(qn_decoder *d, int32_t sequence, int64_t count, qn_diag *diag) {
-  int64_t position = qn_decoder_position(d, sequence), left = keys_left(d, sequence);
+  int64_t position = qn_decoder_position(d, sequence), left = qn_decoder_keys_left(d, sequence);
   if (d->policy && count > d->context - position) {
     return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
                    "the context is full: got %" PRId64 " tokens beside %" PRId64 ", want at most %" PRId64
                    " in all; open the model with a larger context",
                    count, position, d->context);
   }
+  if (count >= left) keep(d, sequence, false);  // while it is whole
   if (count > left) count = left;
   slide(d, sequence);
   return qn_kv_cache_reserve(d->cache, sequence, count, diag);
@@ -495,74 +454,9 @@ static bool one_token_each(const qn_decoder *d) {
   return true;
 }
 
-// Is the sequence full with the step's index-th token?
-static bool fills(const qn_decoder *d, int64_t index) {
-  return d->policy && d->arrays[INPUT_SLOT][index] + 1 == d->most_keys;
-}
-
-static int64_t row_of(const qn_decoder *d, int64_t index, int64_t rows) {
-  for (int64_t row = 0; row < rows; row++)
-    if (d->arrays[INPUT_ROWS][row] == index) return row;
-  return -1;
-}
-
-// Queries are there of rows alone: of tokens that fill a sequence, too, behind those that are wanted.
-static qn_status add_query_rows(qn_decoder *d, int64_t *out_rows, qn_diag *diag) {
-  *out_rows = d->rows;
-  for (int64_t i = 0; d->policy && d->policy->queries && i < d->count; i++) {
-    if (!fills(d, i) || row_of(d, i, d->rows) >= 0) continue;
-    if (*out_rows == d->max_rows) {
-      return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
-                     "got a step with more than the %" PRId64
-                     " rows that the program can have, those that keys are evicted by included; want fewer logits",
-                     d->max_rows);
-    }
-    d->arrays[INPUT_ROWS][(*out_rows)++] = (int32_t)i;
-  }
-  return QN_OK;
-}
-
-typedef struct query_row {
-  const qn_decoder *decoder;
-  int64_t row;
-} query_row;
-
-static const float *queries_of(void *context, uint32_t layer, int64_t *out_count) {
-  const query_row *q = context;
-  const qn_art_buffer *b = NULL;
-  char name[32];
-  snprintf(name, sizeof name, "query.%" PRIu32, layer);
-  const float *all = qn_executor_output(q->decoder->executor, name, &b);
-  *out_count = all ? b->dims[1] : 0;
-  return all ? all + q->row * b->row_pitch : NULL;
-}
-
-// Who will give keys up writes to all of its pages: before the step, so that an error changes nothing.
-static qn_status own_pages(qn_decoder *d, qn_diag *diag) {
-  for (int64_t i = 0; i < d->count; i++)
-    if (fills(d, i)) QN_TRY(qn_kv_cache_own(d->cache, d->arrays[INPUT_SEQ][i], diag));
-  return QN_OK;
-}
-
-// Whose keys are now as many as there may be gives some of them up. After an error, of the memory, it has none.
-static qn_status evict(qn_decoder *d, int64_t rows, qn_diag *diag) {
-  qn_status status = QN_OK;
-  for (int64_t i = 0; i < d->count; i++) {
-    if (!fills(d, i)) continue;
-    query_row q = {d, row_of(d, i, rows)};
-    int32_t sequence = d->arrays[INPUT_SEQ][i];
-    qn_status own = qn_kv_evictor_run(d->evictor, sequence, d->most_keys - d->drop, queries_of, &q, diag);
-    if (own == QN_OK) continue;
-    status = own;
-    qn_kv_cache_clear(d->cache, sequence);
-  }
-  return status;
-}
-
 qn_status qn_decode_run(qn_decoder *d, qn_diag *diag) {
   int64_t symbols[QN_ARTIFACT_SYMBOLS], rows = d->rows;
-  qn_status status = add_query_rows(d, &rows, diag);
-  if (status == QN_OK) status = own_pages(d, diag);
+  qn_status status = qn_decode_before_evicting(d, &rows, diag);
   qn_decode_set_symbols(d, d->count, rows, 0, symbols);
   for (int64_t i = 0; i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i];
@@ -576,7 +470,7 @@ qn_status qn_decode_run(qn_decoder *d, qn_diag *diag) {
     if (status == QN_OK) qn_kv_cache_advance(d->cache, sequence, d->pending[sequence]);
     d->pending[sequence] = 0;
   }
-  return status == QN_OK ? evict(d, rows, diag) : status;
+  return status == QN_OK ? qn_decode_evict(d, rows, diag) : status;
 }
 
 bool qn_decoder_chooses(const qn_decoder *d) { return d->tokens != NULL; }
@@ -591,7 +485,7 @@ void qn_decoder_choose(qn_decoder *d, const qn_sampling *settings, size_t count)
 int32_t qn_decoder_token(const qn_decoder *d, size_t index) { return d->tokens[index]; }
 
 int64_t qn_decoder_room(const qn_decoder *d, int32_t sequence) {
-  int64_t most = keys_left(d, sequence) - 1;  // the last one may not be taken back
+  int64_t most = qn_decoder_keys_left(d, sequence) - 1;  // the last one may not be taken back
   int64_t length = qn_kv_cache_length(d->cache, sequence), keys = d->artifact->program->page_keys;
   int64_t pages = qn_kv_cache_free_pages(d->cache) + qn_kv_cache_passed(d->cache, sequence);
   int64_t context = d->context - qn_decoder_position(d, sequence);
@@ -611,7 +505,7 @@ static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tok
   size_t most = (size_t)(all ? d->max_rows : d->chunk), vocab = (size_t)d->vocab;
   for (size_t done = 0; done < count;) {
     size_t now = count - done < most ? count - done : most;
-    if ((int64_t)now > keys_left(d, sequence)) now = (size_t)keys_left(d, sequence);
+    if ((int64_t)now > qn_decoder_keys_left(d, sequence)) now = (size_t)qn_decoder_keys_left(d, sequence);
     QN_TRY(reserve(d, sequence, (int64_t)(count - done), diag));  // takes more only where a window goes on
     qn_decode_begin(d);
     for (size_t i = done; i < done + now; i++) qn_decode_push(d, tokens[i], sequence, all || (last && i + 1 == count));
@@ -691,7 +585,7 @@ static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t 
   for (size_t i = 0; i < count; i++) slide(d, items[i].sequence);  // before anybody takes pages
   for (size_t i = 0; i < count; i++) {
     int32_t sequence = items[i].sequence;
-    if (d->pending[sequence] == keys_left(d, sequence)) {
+    if (d->pending[sequence] == qn_decoder_keys_left(d, sequence)) {
       return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
                      "got more than %" PRId64 " tokens of sequence %" PRId32
                      " in a step, want at most so many: then keys are evicted",
@@ -805,10 +699,12 @@ static qn_status check_tree(const qn_decoder *d, size_t count, qn_diag *diag) {
 
 // The step's inputs: every token once, in the first of the rows that it is in.
 static void push_tree(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count) {
+  int64_t evicted = qn_kv_cache_evicted(d->cache, d->tree_sequence);
   for (size_t i = 0; i <= count; i++) {
     const tree_node *n = &d->nodes[i];
     d->arrays[INPUT_TOKENS][i] = i == 0 ? token : tokens[i - 1];
-    d->arrays[INPUT_POS][i] = d->arrays[INPUT_LAST_POS][i] = (int32_t)d->tree_base + n->depth;
+    d->arrays[INPUT_SLOT][i] = d->arrays[INPUT_LAST_POS][i] = (int32_t)d->tree_base + n->depth;
+    d->arrays[INPUT_POS][i] = (int32_t)(d->tree_base + n->depth + evicted);
     d->arrays[INPUT_SEQ][i] = d->sequences + n->path;
     d->arrays[INPUT_COPIES][i] = n->paths;
     d->arrays[INPUT_CROSS_LAST_POS][i] = -1;
@@ -861,7 +757,7 @@ qn_status qn_decoder_step_tree(qn_decoder *d, int32_t sequence, int32_t token, c
 // What the sequence holds is known as far as it was before.
 static void log_path(qn_decoder *d, const tree_node *node) {
   int32_t sequence = d->tree_sequence;
-  if (!d->prefixes || d->logged[sequence] != d->tree_base) return;
+  if (!d->prefixes || d->logged[sequence] != d->tree_base || qn_kv_cache_evicted(d->cache, sequence) > 0) return;
   d->logged[sequence] = d->tree_base + node->depth + 1;
   for (;; node = &d->nodes[node->parent]) {
     log_of(d, sequence)[d->tree_base + node->depth] = d->arrays[INPUT_TOKENS][node - d->nodes];
@@ -871,9 +767,9 @@ static void log_path(qn_decoder *d, const tree_node *node) {
 
 void qn_decoder_take_path(qn_decoder *d, int32_t guess) {
   const tree_node *node = &d->nodes[guess + 1];
-  int64_t length = d->tree_base + node->depth + 1;
+  int64_t length = d->tree_base + node->depth + 1;  // in keys
   if (!is_tree(d)) {
-    qn_decoder_truncate(d, d->tree_sequence, length);
+    qn_decoder_truncate(d, d->tree_sequence, length + qn_kv_cache_evicted(d->cache, d->tree_sequence));
     return;
   }
   int32_t row = d->sequences + node->path;

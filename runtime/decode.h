@@ -144,4 +144,14 @@ int32_t qn_decoder_token(const qn_decoder *decoder, size_t index);
 // How many tokens more a sequence can take now for certain, by its context and the free pages, and give back again.
 int64_t qn_decoder_room(const qn_decoder *decoder, int32_t sequence);
 
+// --- keys that are given up (options.evict)
+
+// How many tokens a sequence takes in one step at most: with the last of them it is full, and gives keys up. Tokens before
+// it can be taken back, it and those before it cannot (qn_decoder_least). INT64_MAX where all keys are kept.
+int64_t qn_decoder_keys_left(const qn_decoder *decoder, int32_t sequence);
+// Does that last token need one of the step's rows, whether its logits are wanted or not?
+bool qn_decoder_fills_with_row(const qn_decoder *decoder);
+// How many free pages it needs beside those of its tokens: for copies of what other sequences share.
+int64_t qn_decoder_copies(const qn_decoder *decoder, int32_t sequence);
+
 #endif

@@ -1,4 +1,5 @@
-// What the files of the decoder share: decode.c has its steps, decode_texts.c texts that are read whole.
+// What the files of the decoder share: decode.c has its steps, decode_texts.c texts that are read
+// whole, decode_evict.c keys that are given up.
 #ifndef QN_RUNTIME_DECODE_IMPL_H
 #define QN_RUNTIME_DECODE_IMPL_H
 
@@ -68,6 +69,17 @@ struct qn_decoder {
 void qn_decode_begin(qn_decoder *decoder);
 void qn_decode_push(qn_decoder *decoder, int32_t token, int32_t sequence, bool want);
 QN_CHECKED qn_status qn_decode_run(qn_decoder *decoder, qn_diag *diag);
+
+// --- keys that are given up (decode_evict.c)
+
+bool qn_decode_has_buffer(const qn_artifact *artifact, uint32_t kind, const char *name);
+// The policy of the options, where there is one, and how many keys sequences have. Errors: ARGUMENT, UNSUPPORTED.
+QN_CHECKED qn_status qn_decode_choose_policy(qn_decoder *decoder, const qn_decoder_options *options, qn_diag *diag);
+// Before a step that was pushed is run, so that an error changes nothing: rows for the queries of who will be full (there are
+// *out_rows then), and pages of their own. LIMIT; the memory's errors.
+QN_CHECKED qn_status qn_decode_before_evicting(qn_decoder *decoder, int64_t *out_rows, qn_diag *diag);
+// After it: who has as many keys as there may be gives some of them up. After an error, of the memory, that one has none.
+QN_CHECKED qn_status qn_decode_evict(qn_decoder *decoder, int64_t rows, qn_diag *diag);
 
 // QN_ARTIFACT_SYMBOLS of them, for a run of the program.
 void qn_decode_set_symbols(const qn_decoder *decoder, int64_t tokens, int64_t rows, int64_t source, int64_t *out);

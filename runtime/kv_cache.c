@@ -321,6 +321,7 @@ int64_t qn_kv_cache_held(const qn_kv_cache *cache, int32_t sequence) {
 }
 
 int64_t qn_kv_cache_most(const qn_kv_cache *cache, int64_t tokens) {
+  if (cache->evicts && tokens > cache->context) tokens = cache->context;
   return qn_window_pages(cache->window, cache->step, tokens, cache->page_keys);
 }
 
@@ -475,12 +476,20 @@ int64_t qn_kv_cache_evicted(const qn_kv_cache *cache, int32_t sequence) {
   return cache->rows[sequence].evicted;
 }
 
-qn_status qn_kv_cache_own(qn_kv_cache *cache, int32_t sequence, qn_diag *diag) {
+int64_t qn_kv_cache_shared(const qn_kv_cache *cache, int32_t sequence, bool kept) {
   assert(qn_kv_cache_has(cache, sequence));
+  const row *s = &cache->rows[sequence];
+  const int32_t *pages = pages_of(cache, sequence);
+  int64_t shared = 0;
+  for (int64_t i = s->first; i < s->pages; i++)
+    shared += cache->holders[pages[i]] - (kept ? 0 : cache->kept[pages[i]]) > 1;
+  return shared;
+}
+
+qn_status qn_kv_cache_own(qn_kv_cache *cache, int32_t sequence, qn_diag *diag) {
   row *s = &cache->rows[sequence];
   int32_t *pages = pages_of(cache, sequence);
-  int64_t copies = 0;
-  for (int64_t i = s->first; i < s->pages; i++) copies += cache->holders[pages[i]] > 1;
+  int64_t copies = qn_kv_cache_shared(cache, sequence, true);
   if (!have_free(cache, copies)) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the KV cache is full: got %" PRId64

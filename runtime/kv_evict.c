@@ -12,7 +12,7 @@
 // --- policies
 
 // StreamingLLM (Xiao et al. 2024): the first and the newest.
-static void weigh_recent(const qn_kv_head *h, float *out) {
+static void weigh_sinks(const qn_kv_head *h, float *out) {
   for (int64_t i = 0; i < h->count; i++) out[i] = (float)i;
 }
 
@@ -46,7 +46,7 @@ static void weigh_unlike(const qn_kv_head *h, float *out) {
 
 // Heavy hitters (H2O, Zhang et al. 2023) by the newest token's attention (TOVA, Oren et al. 2024): the sum over the
 // query heads that share the keys.
-static void weigh_attention(const qn_kv_head *h, float *out) {
+static void weigh_heavy(const qn_kv_head *h, float *out) {
   float *score = h->room;
   memset(out, 0, (size_t)h->count * sizeof *out);
   for (int64_t q = 0; q < h->query_count; q++) {
@@ -65,21 +65,17 @@ static void weigh_attention(const qn_kv_head *h, float *out) {
 static void weigh_adaptive(const qn_kv_head *h, float *out) {
   const float enough = 0.95f;
   float held = 0, all = 0;
-  weigh_attention(h, out);
+  weigh_heavy(h, out);
   for (int64_t i = 0; i < h->count; i++) {
     all += out[i];
     if (i < QN_KV_SINKS || i >= h->count / 2) held += out[i];
   }
-  if (held >= enough * all) weigh_recent(h, out);
+  if (held >= enough * all) weigh_sinks(h, out);
 }
 
-static const qn_kv_policy policies[] = {
-    {"sinks", "the first keys and the newest", false, 8, weigh_recent},
-    {"norm", "keys of the smallest norm", false, 2, weigh_norm},
-    {"unlike", "keys that are unlike the others", false, 2, weigh_unlike},
-    {"heavy", "those that the newest token looks at most", true, 4, weigh_attention},
-    {"adaptive", "as sinks or heavy, whichever suits a head", true, 4, weigh_adaptive},
-};
+#define POLICY(name, by, recent, text) {#name, by, recent, weigh_##name},
+
+static const qn_kv_policy policies[] = {QN_KV_POLICIES(POLICY)};
 
 const qn_kv_policy *qn_kv_policy_at(size_t index) {
   return index < sizeof policies / sizeof *policies ? &policies[index] : NULL;
@@ -256,7 +252,7 @@ static qn_status evict_buffer(const evicting *v, const one_buffer *b) {
   int64_t query_count = 0;
   const float *queries = NULL;
   QN_TRY(load(v, b, v->count, false));
-  if (b->page.is_k && e->policy->queries) queries = v->queries(v->context, b->buffer->layer, &query_count);
+  if (b->page.is_k && (e->policy->by & QN_KV_QUERIES)) queries = v->queries(v->context, b->buffer->layer, &query_count);
   for (int64_t head = 0; head < b->page.heads; head++) {
     if (b->page.is_k) choose_of_head(v, b, head, queries, query_count);
     close_up(e, b, head, e->dropped + head * e->most, v->count - v->keep, v->count);

@@ -4,6 +4,7 @@
 #ifndef QN_RUNTIME_KV_EVICT_H
 #define QN_RUNTIME_KV_EVICT_H
 
+#include "runtime/base/kv_policy.h"
 #include "runtime/kv_cache.h"
 
 #define QN_KV_SINKS \
@@ -19,9 +20,9 @@ typedef struct qn_kv_head {
 } qn_kv_head;
 
 typedef struct qn_kv_policy {
-  const char *name, *text;  // text: what it keeps, in a few words
-  bool queries;             // goes by them: the program must have the outputs `query.<layer>`
-  int recent;               // of 8 parts of what is kept so many are the newest keys, whatever their weight
+  const char *name;
+  unsigned by;  // bits of base/kv_policy.h: what the program must give
+  int recent;   // of 8 parts of what is kept so many are the newest keys, whatever their weight
   // How much each key is worth to be kept: (count). Of equal ones the older goes first.
   void (*weigh)(const qn_kv_head *head, float *out);
 } qn_kv_policy;

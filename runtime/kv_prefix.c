@@ -215,6 +215,14 @@ void qn_kv_prefix_keep(qn_kv_prefix *p, int32_t sequence, const int32_t *tokens,
   use(p, last);
 }
 
+void qn_kv_prefix_forget(qn_kv_prefix *p, int32_t sequence) {
+  int64_t end = (qn_kv_cache_length(p->cache, sequence) + p->page_keys - 1) / p->page_keys;
+  for (int64_t i = qn_kv_cache_first(p->cache, sequence); i < end; i++) {
+    int32_t page = qn_kv_cache_page(p->cache, sequence, i);
+    if (p->nodes[page].count > 0) drop(p, page);
+  }
+}
+
 void qn_kv_prefix_clear(qn_kv_prefix *p) { give_up(p, INT64_MAX); }
 
 void qn_kv_prefix_get_stats(const qn_kv_prefix *p, qn_kv_prefix_stats *out) { *out = p->stats; }

@@ -40,6 +40,8 @@ int64_t qn_kv_prefix_attach(qn_kv_prefix *prefix, int32_t sequence, const int32_
 // Keeps the pages of a sequence's first `count` tokens; with `part` the last one, too, if they do not fill it. Of pages
 // that are there twice the sequence takes those that are kept.
 void qn_kv_prefix_keep(qn_kv_prefix *prefix, int32_t sequence, const int32_t *tokens, int64_t count, bool part);
+// The sequence's pages, and what follows them, are no longer kept.
+void qn_kv_prefix_forget(qn_kv_prefix *prefix, int32_t sequence);
 // Gives up all that no sequence has.
 void qn_kv_prefix_clear(qn_kv_prefix *prefix);
 void qn_kv_prefix_get_stats(const qn_kv_prefix *prefix, qn_kv_prefix_stats *out);

@@ -292,8 +292,8 @@ typedef struct quern_session_options {
   // et al. 2024), "adaptive" (as sinks or heavy, by head; Ge et al. 2024). NULL or "none" = all keys stay; kv_keep is 0
   // then. The context bounds positions, and the logits are those of a text of which tokens see only some: an
   // approximation, the same for any chunk, threads and neighbours. The model must be compiled for it
-  // (quern_compile_options.kv_evict): else UNSUPPORTED, as beside prefix_cache, speculators and schedulers. A sequence
-  // cannot be cut to fewer tokens than it had when keys were last evicted, but to none.
+  // (quern_compile_options.kv_evict): else UNSUPPORTED. With prefix_cache what is kept of a sequence are its tokens
+  // before the first time. A sequence cannot be cut to fewer tokens than it had when keys were last evicted, but to none.
   const char *kv_evict;
   int64_t kv_keep;
 } quern_session_options;

@@ -154,9 +154,6 @@ qn_status qn_technique_check(quern_technique technique, qn_diag *diag) {
 static qn_status check(const quern_session *session, const quern_speculator_options *options, qn_diag *diag) {
   QN_TRY(qn_technique_check(options->technique, diag));
   int64_t rows = qn_decoder_rows(session->decoder);
-  if (qn_kv_cache_evicts(qn_decoder_cache(session->decoder)))
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, session->model->path,
-                   "got guesses beside keys to evict (kv_evict), want one of them: guesses are keys to be taken back");
   if (rows < 2 || options->tokens > rows - 1)
     return qn_fail(diag, QN_ERR_LIMIT, session->model->path,
                    "got %" PRId32 " guesses to verify in a step, but the artifact computes the logits of %" PRId64

@@ -53,9 +53,15 @@ int64_t qn_scheduler_most_pages(const qn_scheduler *s, int64_t tokens) {
   return qn_kv_cache_most(qn_decoder_cache(s->decoder), tokens);
 }
 
+int64_t qn_scheduler_keys(const qn_scheduler *s, const qn_request *r) {
+  return r->evaluated - qn_kv_cache_evicted(qn_decoder_cache(s->decoder), r->row);
+}
+
 int64_t qn_scheduler_more_pages(const qn_scheduler *s, const qn_request *r, int64_t tokens) {
-  return qn_scheduler_pages_of(s, r->evaluated + tokens) - qn_scheduler_pages_of(s, r->evaluated) -
-         qn_kv_cache_passed(qn_decoder_cache(s->decoder), r->row);
+  int64_t keys = qn_scheduler_keys(s, r);
+  int64_t copies = tokens >= qn_decoder_keys_left(s->decoder, r->row) ? qn_decoder_copies(s->decoder, r->row) : 0;
+  return qn_scheduler_pages_of(s, keys + tokens) - qn_scheduler_pages_of(s, keys) -
+         qn_kv_cache_passed(qn_decoder_cache(s->decoder), r->row) + copies;
 }
 
 int64_t qn_scheduler_free_pages(const qn_scheduler *s) {
@@ -129,10 +135,6 @@ qn_status qn_scheduler_create(qn_decoder *decoder, const qn_tokenizer *tokenizer
   if (qn_decoder_has_source(decoder))
     return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
                    "the model has an encoder, and requests are texts that go on; give sequences of a session their sources");
-  if (qn_kv_cache_evicts(qn_decoder_cache(decoder)))
-    return qn_fail(
-        diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
-        "got keys to evict (kv_evict), and requests keep all of theirs; evict them in sequences of a session");
   if (qn_decoder_embedding(decoder) > 0)
     return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(decoder),
                    "the model is an encoder, and requests are texts that go on; embed whole texts with a session");

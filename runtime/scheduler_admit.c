@@ -258,8 +258,8 @@ static qn_request *victim(const qn_scheduler *s) {
 }
 
 bool qn_scheduler_make_room(qn_scheduler *s, qn_request *r, int64_t tokens) {
-  int64_t more = qn_scheduler_more_pages(s, r, tokens);
-  while (more > qn_scheduler_free_pages(s) - s->planned_pages) {
+  int64_t more;  // less where what is shared was shared with one that has lost its pages
+  while ((more = qn_scheduler_more_pages(s, r, tokens)) > qn_scheduler_free_pages(s) - s->planned_pages) {
     if (s->running.count == 1) {
       qn_diag diag = {0};
       (void)qn_fail(&diag, QN_ERR_LIMIT, qn_decoder_path(s->decoder),

@@ -115,6 +115,8 @@ struct qn_scheduler {
 
 uint64_t qn_scheduler_now(const qn_scheduler *s);
 int64_t qn_scheduler_pages_of(const qn_scheduler *s, int64_t tokens);
+// Keys of a request that has a row: of its evaluated tokens, but for those that were given up.
+int64_t qn_scheduler_keys(const qn_scheduler *s, const qn_request *r);
 // The most that a sequence of so many tokens ever holds; what evaluating more of one takes of the free ones, beside those
 // that it gives back.
 int64_t qn_scheduler_most_pages(const qn_scheduler *s, int64_t tokens);

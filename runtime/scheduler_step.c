@@ -79,12 +79,18 @@ static void plan_tokens(qn_scheduler *s, qn_request *r, int64_t tokens) {
   r->wanted = tokens == left(r);
 }
 
+// Is it one token that is done of it, for which it needs one of the rows whose logits are wanted?
+static bool takes_one(const qn_scheduler *s, const qn_request *r) {
+  bool fills = qn_decoder_fills_with_row(s->decoder) && qn_decoder_keys_left(s->decoder, r->row) == 1;
+  return fills || left(r) == 1;
+}
+
 // One token each of those that decode, who had none for longest first: rows whose logits are wanted may be fewer.
 static int64_t plan_decoding(qn_scheduler *s, size_t count, int64_t budget, int64_t rows) {
   int64_t used = 0;
   for (size_t i = 0; i < count && used < budget && used < rows; i++) {
     qn_request *r = s->order[i];
-    if (!r || !is_running(r) || left(r) != 1) continue;
+    if (!r || !is_running(r) || !takes_one(s, r)) continue;
     if (!qn_scheduler_make_room(s, r, 1)) {
       s->order[i] = NULL;
       continue;
@@ -97,9 +103,11 @@ static int64_t plan_decoding(qn_scheduler *s, size_t count, int64_t budget, int6
 
 // How many tokens may be guessed after the last one: no more than it can have, by its last page and `pages` others.
 static int64_t most_guesses(const qn_scheduler *s, const qn_request *r, int64_t room, int64_t pages) {
-  int64_t now = r->evaluated + 1, most = s->most_tokens - now;
-  int64_t fit = (qn_scheduler_pages_of(s, now) + (pages > 0 ? pages : 0)) * s->page_keys - now;
+  int64_t most = s->most_tokens - r->evaluated - 1, keys = qn_scheduler_keys(s, r) + 1;
+  int64_t fit = (qn_scheduler_pages_of(s, keys) + (pages > 0 ? pages : 0)) * s->page_keys - keys;
+  int64_t kept = qn_decoder_keys_left(s->decoder, r->row) - 2;  // with the last key others are given up for good
   if (most > fit) most = fit;
+  if (most > kept) most = kept;
   if (r->max_tokens > 0 && most > r->max_tokens - r->result.generated_tokens - 1)
     most = r->max_tokens - r->result.generated_tokens - 1;
   if (most > qn_speculator_most(r->speculator)) most = qn_speculator_most(r->speculator);
@@ -128,8 +136,8 @@ static int64_t plan_guesses(qn_scheduler *s, size_t count, int64_t room) {
     qn_diag diag = {0};
     // An error leaves it without guesses, which costs time alone.
     if (most < 1 || qn_speculator_propose(r->speculator, r->sampler, NULL, &chain, &r->draft, &diag) != QN_OK) continue;
-    int64_t more = qn_scheduler_pages_of(s, r->evaluated + 1 + r->draft->count) -
-                   qn_scheduler_pages_of(s, r->evaluated + 1);
+    int64_t keys = qn_scheduler_keys(s, r) + 1;
+    int64_t more = qn_scheduler_pages_of(s, keys + r->draft->count) - qn_scheduler_pages_of(s, keys);
     s->planned_pages += more;
     r->step_pages += more;
     r->guesses = r->draft->count;
@@ -143,15 +151,19 @@ static int64_t plan_prompts(qn_scheduler *s, size_t count, int64_t budget, int64
   int64_t used = 0;
   for (size_t i = 0; i < count && used < budget; i++) {
     qn_request *r = s->order[i];
-    if (!r || !is_running(r) || left(r) < 2) continue;
+    if (!r || !is_running(r) || left(r) < 2 || r->step_tokens > 0) continue;
     int64_t tokens = left(r) < budget - used ? left(r) : budget - used;
-    if (tokens == left(r) && rows == 0) tokens--;
+    int64_t keys = qn_decoder_keys_left(s->decoder, r->row);  // then others are given up
+    if (tokens > keys) tokens = keys;
+    bool row = tokens == left(r) || (tokens == keys && qn_decoder_fills_with_row(s->decoder));
+    if (row && rows == 0) tokens--;
+    if (tokens == 0) continue;
     if (!qn_scheduler_make_room(s, r, tokens)) {
       s->order[i] = NULL;
       continue;
     }
     plan_tokens(s, r, tokens);
-    rows -= r->wanted;
+    rows -= row && rows > 0;
     used += tokens;
   }
   return used;
@@ -259,16 +271,28 @@ static void take_results(qn_scheduler *s, size_t count) {
 static void count_slots(qn_scheduler *s) {
   int64_t used = s->stats.pages - qn_scheduler_free_pages(s), unused = 0;
   for (const qn_request *r = s->running.first; r; r = r->next)
-    unused += qn_scheduler_pages_of(s, r->evaluated) * s->page_keys - r->evaluated;
+    unused += qn_scheduler_pages_of(s, qn_scheduler_keys(s, r)) * s->page_keys - qn_scheduler_keys(s, r);
   s->stats.slots += (uint64_t)(used * s->page_keys);
   s->stats.slots_unused += (uint64_t)unused;
   if (used > s->stats.most_pages) s->stats.most_pages = used;
 }
 
+// After a step that failed all are as before; but an error while keys were given up leaves one empty: it is evaluated again.
+static void take_back(qn_scheduler *s) {
+  for (qn_request *r = s->running.first; r; r = r->next) {
+    qn_decoder_truncate(s->decoder, r->row, r->evaluated);
+    r->evaluated = qn_decoder_position(s->decoder, r->row);
+  }
+}
+
 static qn_status run(qn_scheduler *s, qn_diag *diag) {
   size_t count = 0;
   uint64_t begin = qn_scheduler_now(s);
-  QN_TRY(qn_decoder_step(s->decoder, s->items, s->item_count, diag));
+  qn_status status = qn_decoder_step(s->decoder, s->items, s->item_count, diag);
+  if (status != QN_OK) {
+    take_back(s);
+    return status;
+  }
   for (qn_request *r = s->running.first; r; r = r->next) {
     if (r->step_tokens == 0) continue;
     count_evaluated(s, r);

@@ -38,9 +38,8 @@ static const cli_option options_table[] = {
      "quantise the model's F32, F16 and BF16 matrices to one of the formats below, and tell each one's error"},
     {"kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, "f32|f16|bf16|int8|int4", "f32",
      "how keys and values are kept in the cache"},
-    {"kv-evict", 0, CLI_CHOICE, FIELD(kv_evict), "POLICY", 0, 0, CLI_KV_POLICIES, "none",
-     "let keys be evicted: heavy and adaptive choose by what tokens look at, the others by the keys alone (see quern "
-     "run)"},
+    {"kv-evict", 0, CLI_CHOICE, FIELD(kv_evict), "POLICY", 0, 0, QN_KV_POLICY_CHOICES, "none",
+     "let keys be evicted, by this policy or one that goes by no more (see quern run)"},
     {"template", 0, CLI_TEXT, FIELD(template_path), "FILE", 0, 0, NULL, "the built-in one for the model's architecture",
      "the architecture as JSON"},
     {"schedule", 0, CLI_TEXT, FIELD(schedule_path), "FILE", 0, 0, NULL, "by target and kernel",

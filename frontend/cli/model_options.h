@@ -5,6 +5,7 @@
 
 #include "frontend/cli/device.h"
 #include "frontend/cli/options.h"
+#include "runtime/base/kv_policy.h"
 
 #define CLI_OPTION_THREADS \
   { "threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "to compute with" }
@@ -31,13 +32,11 @@
 #define CLI_KV_FLOAT_TYPES "f32|f16|bf16"
 #define CLI_OPTION_KV_TYPE(types) \
   { "kv-type", 0, CLI_CHOICE, FIELD(kv_type), "TYPE", 0, 0, types, "f32", "model file: how keys and values are kept" }
-#define CLI_KV_POLICIES "none|sinks|norm|unlike|heavy|adaptive"  // as quern_session_options.kv_evict has them
-#define CLI_OPTION_KV_EVICT                                                                                         \
-  {                                                                                                                 \
-    "kv-evict", 0, CLI_CHOICE, FIELD(kv_evict), "POLICY", 0, 0, CLI_KV_POLICIES, "none",                            \
-        "a text with --kv-keep keys gives some up: all but the first and the newest (sinks), those of the largest " \
-        "norm (norm) or most like the others (unlike), those that the newest token looks at least (heavy), or as "  \
-        "sinks or heavy by head (adaptive). An artifact must be compiled for it"                                    \
+#define CLI_OPTION_KV_EVICT                                                                       \
+  {                                                                                               \
+    "kv-evict", 0, CLI_CHOICE, FIELD(kv_evict), "POLICY", 0, 0, QN_KV_POLICY_CHOICES, "none",     \
+        "which keys a text with --kv-keep of them keeps beside the first 4. " QN_KV_POLICY_MEANINGS \
+        ". An artifact must be compiled for it"                                                   \
   }
 #define CLI_OPTION_KV_KEEP                                                  \
   {                                                                         \

@@ -104,7 +104,7 @@ done
 # ---- keys that are evicted
 
 "$QUERN" compile -q "$model" -o "$WORK/all.qn" --ctx 256
-"$QUERN" compile -q "$model" -o "$WORK/evict.qn" --ctx 256 --batch 2 --kv-evict heavy
+"$QUERN" compile -q "$model" -o "$WORK/evict.qn" --ctx 256 --batch 4 --guesses --kv-evict heavy
 "$QUERN" compile -q "$model" -o "$WORK/codes.qn" --ctx 256 --kv-evict norm --kv-type int8
 "$QUERN" inspect "$WORK/codes.qn" | grep -q '^kv_evict = norm$' || fail "inspect does not tell the policy"
 story() { "$QUERN" run -q "$1" -p "$prompt" -n 180 --ignore-eog --json --logits "$WORK/$2" "${@:3}" >"$WORK/$2.json" || fail "$*: $?"; }
@@ -116,10 +116,8 @@ cmp "$WORK/all" "$WORK/kept" || fail "as many keys as the context has: another t
 for policy in sinks norm unlike heavy adaptive; do
   story "$WORK/evict.qn" whole --kv-evict $policy --kv-keep 40
   cmp -s "$WORK/all" "$WORK/whole" && fail "$policy evicts nothing"
-  for chunk in 7 1; do
-    story "$WORK/evict.qn" chunks --kv-evict $policy --kv-keep 40 --chunk $chunk -j 1
-    cmp "$WORK/whole" "$WORK/chunks" && [ "$(ids "$WORK/whole.json")" = "$(ids "$WORK/chunks.json")" ] || fail "$policy, chunk $chunk"
-  done
+  story "$WORK/evict.qn" chunks --kv-evict $policy --kv-keep 40 --chunk 7 -j 1
+  cmp "$WORK/whole" "$WORK/chunks" && [ "$(ids "$WORK/whole.json")" = "$(ids "$WORK/chunks.json")" ] || fail "$policy in chunks"
 done
 story "$WORK/codes.qn" whole --kv-evict norm --kv-keep 40
 story "$WORK/codes.qn" chunks --kv-evict norm --kv-keep 40 --chunk 3
@@ -131,15 +129,24 @@ perplexity() { "$QUERN" eval -q "$WORK/evict.qn" --perplexity "$WORK/text" "$@" 
 awk -v a="$(perplexity)" -v b="$(perplexity --kv-evict sinks --kv-keep 16)" 'BEGIN { exit !(a > 1 && a < b) }' || fail "perplexity of few keys"
 "$QUERN" bench -q "$WORK/evict.qn" --kv-evict adaptive --kv-keep 24 --prompt 32 -n 8 --reps 1 -j 1 >"$WORK/out" || fail "bench: $?"
 
-few=(--kv-evict heavy --kv-keep 32)
+few=(--kv-evict heavy --kv-keep 48)
+# Guesses in chains and in trees, a beginning that is held, several texts at once: all of it is the same text.
+story "$WORK/evict.qn" whole "${few[@]}"
+rm -f "$kept"
+"$QUERN" run -q "$WORK/evict.qn" -p "$prompt" -n 2 "${few[@]}" --prefix-cache "$kept" >"$WORK/out" || fail "a beginning: $?"
+for guess in lookup lookahead "draft:$QUERN_SOURCE/models/nano/draft.gguf"; do
+  "$QUERN" run -q "$WORK/evict.qn" -p "$prompt" -n 180 --ignore-eog --json "${few[@]}" --speculate "$guess" \
+    --draft-tokens 3 --prefix-cache "$kept" >"$WORK/json" || fail "$guess: $?"
+  [ "$(ids "$WORK/json")" = "$(ids "$WORK/whole.json")" ] || fail "$guess, keys evicted: another text: $(cat "$WORK/json")"
+done
+[ "$(held "$WORK/json")" -eq $((count - 1)) ] || fail "keys evicted: got $(held "$WORK/json") tokens held"
+"$QUERN" run -q "$WORK/evict.qn" -p "$prompt" -n 90 "${few[@]}" >"$WORK/alone"
+"$QUERN" run -q "$WORK/evict.qn" -p "$prompt" -n 90 "${few[@]}" --samples 3 --temp 0 >"$WORK/out" || fail "samples: $?"
+[ "$(grep -cxF -f "$WORK/alone" "$WORK/out")" -eq $((3 * $(wc -l <"$WORK/alone"))) ] || fail "samples: $(cat "$WORK/out" "$WORK/alone")"
+"$QUERN" bench -q "$WORK/evict.qn" "${few[@]}" --trace poisson:50 --requests 3 --batch 3 >"$WORK/out" || fail "trace: $?"
 refused 4 "was compiled to keep all keys, want one compiled with kv-evict heavy" run "$WORK/all.qn" -p a "${few[@]}"
 refused 4 "makes no queries to evict keys by, want one compiled with kv-evict heavy" run "$WORK/codes.qn" -p a "${few[@]}"
 refused 2 "kv_keep: got 0 keys, want 8 to the context's 256" run "$WORK/evict.qn" -p a --kv-evict heavy
 refused 2 "got 32 keys to keep and no policy" run "$WORK/evict.qn" -p a --kv-keep 32
 refused 2 "got 'old', want none, sinks, norm, unlike, heavy or adaptive" run "$WORK/evict.qn" -p a --kv-evict old --kv-keep 32
-refused 4 "got prefixes to keep beside keys to evict" run "$WORK/evict.qn" -p a "${few[@]}" --prefix-cache "$WORK/none"
-refused 4 "got guesses beside keys to evict (kv_evict)" run "$WORK/evict.qn" -p a "${few[@]}" --speculate lookup
-refused 4 "requests keep all of theirs" run "$WORK/evict.qn" -p a "${few[@]}" --samples 2
-refused 4 "requests keep all of theirs" bench "$WORK/evict.qn" "${few[@]}" --trace poisson:50 --requests 2 --batch 2
-refused 4 "got guesses beside keys to evict, want one of them" compile "$model" -o "$WORK/no.qn" --kv-evict sinks --guesses --batch 4
 refused 4 "keys cannot be evicted from the cache" compile "$model" -o "$WORK/no.qn" --kv-evict sinks --template "$WORK/window.json"

@@ -476,33 +476,26 @@ END_TEST
 
 START_TEST(what_cannot_be_evicted) {
   static const struct {
-    bool slots, trees;
+    bool slots;
     qn_decoder_options options;
     qn_status status;
     const char *text;
   } cases[] = {
-      {true, false, {.evict = "old", .keep = 32}, QN_ERR_ARGUMENT, "kv_evict: got 'old', want none, sinks"},
-      {true, false, {.evict = "sinks", .keep = 7}, QN_ERR_ARGUMENT, "kv_keep: got 7 keys, want 8 to the context's 64"},
-      {true, false, {.evict = "sinks", .keep = 65}, QN_ERR_ARGUMENT, "kv_keep: got 65 keys"},
-      {true, false, {.keep = 32}, QN_ERR_ARGUMENT, "kv_keep: got 32 keys to keep and no policy, want kv_evict, too"},
-      {true, false, {.evict = "sinks"}, QN_ERR_ARGUMENT, "kv_keep: got 0 keys, want 8 to the context's 64"},
+      {true, {.evict = "old", .keep = 32}, QN_ERR_ARGUMENT, "kv_evict: got 'old', want one of none, sinks"},
+      {true, {.evict = "sinks", .keep = 7}, QN_ERR_ARGUMENT, "kv_keep: got 7 keys, want 8 to the context's 64"},
+      {true, {.evict = "sinks", .keep = 65}, QN_ERR_ARGUMENT, "kv_keep: got 65 keys"},
+      {true, {.keep = 32}, QN_ERR_ARGUMENT, "kv_keep: got 32 keys to keep and no policy, want kv_evict, too"},
+      {true, {.evict = "sinks"}, QN_ERR_ARGUMENT, "kv_keep: got 0 keys, want 8 to the context's 64"},
       {false,
-       false,
        {.evict = "sinks", .keep = 32},
        QN_ERR_UNSUPPORTED,
        "compiled to keep all keys, want one compiled with kv-evict sinks"},
-      {true, true, {.evict = "sinks", .keep = 32}, QN_ERR_UNSUPPORTED, "was compiled for guesses that branch"},
-      {true, false, {.evict = "heavy", .keep = 32}, QN_ERR_UNSUPPORTED, "makes no queries to evict keys by"},
-      {true,
-       false,
-       {.evict = "sinks", .keep = 32, .prefixes = true},
-       QN_ERR_UNSUPPORTED,
-       "got prefixes to keep beside keys to evict"},
+      {true, {.evict = "heavy", .keep = 32}, QN_ERR_UNSUPPORTED, "makes no queries to evict keys by"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     fixture f;
     qn_decoder *decoder = NULL;
-    set_up(&f, &(qn_fake_options){.slots = cases[i].slots, .trees = cases[i].trees}, 1,
+    set_up(&f, &(qn_fake_options){.slots = cases[i].slots}, 1,
            &(qn_decoder_options){.context = 64});
     qn_decoder_options options = cases[i].options;
     options.context = 64;

@@ -47,15 +47,24 @@ static uint64_t fake_clock(void *context) {
 static bool prefixes;  // shall decoders keep what sequences held?
 static bool begin_alike;  // shall many prompts begin with the same tokens?
 
+static const char *evict;  // do decoders give keys up, and by what policy?
+enum { KEEP = 24 };
+
 static void open_decoder(fixture *f, int32_t sequences, int64_t pages, const qn_kernel_entry *kernels, qn_decoder **out) {
-  qn_decoder_options options = {
-      .context = CONTEXT, .sequences = sequences, .pages = pages, .prefixes = prefixes, .executor = {.jit_entries = kernels}};
+  qn_decoder_options options = {.context = CONTEXT,
+                                .sequences = sequences,
+                                .pages = pages,
+                                .prefixes = prefixes,
+                                .evict = evict,
+                                .keep = evict ? KEEP : 0,
+                                .executor = {.jit_entries = kernels}};
   qn_assert_ok(&f->diag, qn_decoder_create(&f->artifact, f->threads, &options, qn_test_allocator(), out, &f->diag));
 }
 
 static void open_fixture(fixture *f) {
   size_t size;
-  *f = (fixture){.artifact = qn_fake_model_open(&(qn_fake_options){.tokenizer = true}), .allocator = qn_test_allocator()};
+  const qn_fake_options options = {.tokenizer = true, .slots = evict, .queries = evict};
+  *f = (fixture){.artifact = qn_fake_model_open(&options), .allocator = qn_test_allocator()};
   const void *blob = qn_artifact_section(&f->artifact, QN_SECTION_TOKENIZER, 0, &size);
   qn_assert_ok(&f->diag, qn_tokenizer_open(blob, size, qn_test_allocator(), &f->tokenizer, &f->diag));
   qn_assert_ok(&f->diag, qn_threads_create(1, false, qn_test_allocator(), &f->threads, &f->diag));
@@ -265,7 +274,10 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
   size_t left = 0;
   uint64_t idle;
   qn_decoder *draft = NULL;
+  const char *policy = evict;
+  evict = NULL;  // a draft keeps all keys
   open_decoder(f, sequences, 0, qn_fake_kernels, &draft);
+  evict = policy;
   const qn_guesser guessers[] = {{create_lookup, NULL, 0}, {create_draft, draft, 0.1}};
   start(f, options, sequences, pages, qn_fake_kernels);
   for (size_t added = 0; added < REQUESTS || left > 0;) {
@@ -352,6 +364,21 @@ START_TEST(as_alone_with_windows) {
   enum { WINDOW = 9, ENOUGH = 4 };  // of 16 keys, in steps of 16 tokens
   met_company met = meet(WINDOW, ENOUGH, qn_test_stride(4, 7));
   ck_assert_msg(met.preempted > 5 && met.swapped > 0, "got %d and %d", (int)met.preempted, (int)met.swapped);
+}
+END_TEST
+
+// Keys that are given up, with and without a row for who does: pages are enough for what is left.
+START_TEST(as_alone_while_keys_are_evicted) {
+  enum { ENOUGH = (KEEP + QN_FAKE_PAGE_KEYS - 1) / QN_FAKE_PAGE_KEYS };
+  static const char *const policies[] = {"norm", "heavy"};
+  for (size_t i = 0; i < QN_COUNT(policies); i++) {
+    evict = policies[i];
+    met_company met = meet(0, ENOUGH, qn_test_stride(4, 7));
+    evict = NULL;
+    ck_assert_msg(met.proposed > met.accepted && met.accepted > 5, "got %d of %d", (int)met.accepted, (int)met.proposed);
+    ck_assert_msg(met.preempted > 5 && met.swapped > 0, "got %d and %d", (int)met.preempted, (int)met.swapped);
+    ck_assert_msg(met.cached > 0, "got %d tokens", (int)met.cached);
+  }
 }
 END_TEST
 
@@ -583,21 +610,6 @@ START_TEST(nobody_waits_longer) {
 END_TEST
 
 // --- errors stay with their request
-
-START_TEST(keys_to_evict) {
-  fixture f = {.artifact = qn_fake_model_open(&(qn_fake_options){.slots = true})};
-  qn_decoder_options options = {
-      .context = CONTEXT, .evict = "sinks", .keep = 32, .executor = {.jit_entries = qn_fake_kernels}};
-  qn_assert_ok(&f.diag, qn_threads_create(1, false, qn_test_allocator(), &f.threads, &f.diag));
-  qn_assert_ok(&f.diag, qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &f.decoder, &f.diag));
-  qn_assert_fails(&f.diag, QN_ERR_UNSUPPORTED, "got keys to evict (kv_evict), and requests keep all of theirs",
-                  qn_scheduler_create(f.decoder, NULL, QN_FAKE_TOKENS, &(qn_scheduler_options){.step_tokens = 0},
-                                      qn_test_allocator(), &f.scheduler, &f.diag));
-  ck_assert_ptr_null(f.scheduler);
-  qn_decoder_destroy(f.decoder);
-  close_fixture(&f);
-}
-END_TEST
 
 START_TEST(refused_when_added) {
   fixture f;
@@ -883,10 +895,11 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, forks_share_a_prompt,
+QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, as_alone_while_keys_are_evicted,
+        forks_share_a_prompt,
         guesses_leave_prompts_their_pages)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
-QN_CASE(errors, keys_to_evict, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from,
+QN_CASE(errors, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from,
         swapped_out_and_lost)
 QN_CASE(host, a_callback_adds, added_by_threads, out_of_memory)
 QN_TEST_MAIN(company, order, errors, host)
