@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "frontend/import/json.h"
 #include "runtime/base/file.h"
@@ -54,7 +53,7 @@ static qn_status path_of(const folder *f, const char *name, const char **out) {
 static qn_status read_text(const folder *f, const char *path, bool *out_found, qn_str *out) {
   char *text;
   size_t size;
-  *out_found = access(path, F_OK) == 0;
+  *out_found = qn_file_is_there(path);
   if (!*out_found) return QN_OK;
   QN_TRY(qn_file_read(path, QN_TEXT_MAX, f->arena->allocator, &text, &size, f->diag));
   const char *copy = qn_arena_strndup(f->arena, text, size);

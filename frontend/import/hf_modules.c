@@ -2,7 +2,6 @@
 #include "frontend/import/hf_modules.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "frontend/import/json.h"
 #include "runtime/base/file.h"
@@ -40,7 +39,7 @@ static qn_status read_module(modules *m, const cJSON *item, int64_t place) {
   const char *key = prefix ? qn_arena_printf(m->json.arena, "%s.place", prefix) : NULL;
   if (!key || (*within && !file)) return qn_fail_nomem(m->json.diag, m->json.file, "a module");
   QN_TRY(qn_hf_config_add_number(m->config, m->json.file, key, (double)place, m->json.diag));
-  if (!file || access(file, F_OK) != 0) return QN_OK;  // it has nothing to say
+  if (!file || !qn_file_is_there(file)) return QN_OK;  // it has nothing to say
   return qn_hf_config_add_file(m->config, file, prefix, m->json.diag);
 }
 

@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "frontend/import/json.h"
 #include "runtime/base/file.h"
@@ -186,7 +185,7 @@ qn_status qn_sampling_from_folder(const char *folder, qn_arena *arena, qn_sample
   cJSON *top = NULL;
   remarks r;
   if (!path) return qn_fail_nomem(diag, folder, "a path");
-  if (access(path, F_OK) != 0) return QN_OK;
+  if (!qn_file_is_there(path)) return QN_OK;
   QN_TRY(qn_file_read(path, QN_TEXT_MAX, arena->allocator, &text, &size, diag));
   qn_json json = {arena, path, diag};
   begin_remarks(&r);

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "frontend/import/vocab_files.h"
 #include "runtime/base/file.h"
@@ -30,7 +29,7 @@ static qn_status find_file(folder *f, const char *name, const char **out) {
   const char *slash = length > 0 && f->path[length - 1] == '/' ? "" : "/";
   const char *path = qn_arena_printf(f->arena, "%s%s%s", f->path, slash, name);
   if (!path) return no_memory(f, "a path");
-  *out = access(path, F_OK) == 0 ? path : NULL;
+  *out = qn_file_is_there(path) ? path : NULL;
   return QN_OK;
 }
 

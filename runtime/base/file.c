@@ -40,6 +40,11 @@ static qn_status fail_errno(qn_diag *diag, const char *path, const char *action,
 // ---------------------------------------------------------------------------------------------------------------
 // Reading
 
+bool qn_file_is_there(const char *path) {
+  struct stat info;
+  return lstat(path, &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 // Non-blocking, so that a pipe without a writer is refused by examine() instead of waited for.
 static int open_to_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); }
 

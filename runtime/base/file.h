@@ -28,6 +28,10 @@ QN_CHECKED qn_status qn_mapping_keep_but(qn_mapping *mapping, size_t begin, size
 QN_CHECKED qn_status qn_mapping_check(const qn_mapping *mapping, const char *name, qn_diag *diag);
 void qn_mapping_close(qn_mapping *mapping);
 
+// Is there anything of this name? A link to nothing counts, and so does what cannot be looked at: opening it tells what is wrong,
+// where a file that may be absent would be taken for absent.
+bool qn_file_is_there(const char *path);
+
 // Reads all of a file into memory from `allocator`, with a NUL after it (free *out_size + 1 bytes). path "-" is
 // standard input, which alone may be a pipe. LIMIT when there are more than `most` bytes.
 QN_CHECKED qn_status qn_file_read(const char *path, size_t most, const qn_allocator *allocator, char **out_data,

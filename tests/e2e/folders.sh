@@ -47,6 +47,15 @@ how=(--temp 1.5 --top-k 30 --top-p 0.9 --min-p 0 --repeat-penalty 1.1 --repeat-l
 [ "$(ids says.qn --temp 0 --repeat-penalty 1)" = "$(ids folder.qn -n 12)" ] || fail "options come first"
 [ "$(ids says.qn -n 3)" = "$(cut -d, -f1-3 <<<"$said")" ] || fail "-n comes first"
 
+# A link to nothing is a file that cannot be read, not one that is not there.
+for file in generation_config.json tokenizer_config.json tokenizer.json chat_template.jinja; do
+  ln -sf /nowhere/at/all "says/$file"
+  code=0
+  "$QUERN" compile -q says -o none.qn >out 2>err || code=$?
+  [ "$code" -eq 5 ] && grep -qF "$file: cannot open: No such file or directory" err || fail "a link to nothing, $file: code $code, $(cat err)"
+  rm "says/$file"
+done
+
 # The cache: once compiled, then taken, until a file of the folder changes. (The tiny model has no tokenizer, which is
 # told after it was compiled.)
 cached() {

@@ -721,6 +721,17 @@ START_TEST(writer_follows_a_symbolic_link) {
 }
 END_TEST
 
+// What may be absent is absent where nothing has its name; whatever else opening says is not for this to hide.
+START_TEST(what_is_there) {
+  const char *file = qn_test_temp_path("is_there"), *link = qn_test_temp_path("dangling");
+  qn_test_write_file(file, "x", 1);
+  ck_assert_int_eq(symlink("/nowhere/at/all", link), 0);
+  ck_assert(qn_file_is_there(file) && qn_file_is_there(link) && qn_file_is_there(qn_test_temp_dir()));
+  ck_assert(!qn_file_is_there(qn_test_temp_path("is_not_there")));
+  ck_assert(!qn_file_is_there(qn_test_temp_path("no_folder/file")) && !qn_file_is_there(qn_test_temp_path("is_there/file")));
+}
+END_TEST
+
 START_TEST(writer_tells_when_there_is_no_room) {
   qn_diag diag = {0};
   qn_file_writer writer;
@@ -773,7 +784,7 @@ QN_CASE(files, mapping_reads_a_file, mapping_refuses_what_is_no_file, file_read_
         file_read_refuses_what_is_no_file_or_too_long, file_read_reads_standard_input,
         writer_puts_a_file_in_place_at_commit, writer_leaves_nothing_when_abandoned, writer_removes_orphans,
         writer_refuses_bad_places,
-        writer_follows_a_symbolic_link, writer_tells_when_there_is_no_room, writer_into_memory,
+        writer_follows_a_symbolic_link, what_is_there, writer_tells_when_there_is_no_room, writer_into_memory,
         folders_are_made_with_parents)
 
 // ---- log and the test support itself --------------------------------------------------------------------------
