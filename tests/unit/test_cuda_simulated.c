@@ -75,7 +75,7 @@ static const scenario runs = {3,
                                {.spans = {{1, 6, 3}, {1, 5, 1}, {0, 67, 5}, {1, 9, 1}}},
                                {.spans = {{2, 121, 1}}}}};
 
-// Warps and blocks in another order each time: a test that goes forward is test_gpu_models.
+// Warps and blocks in another order each time: tests that go forward are test_gpu_models and test_gpu_stories.
 static void turn_around(void) {
   static unsigned turn;
   bool shuffled = turn++ % 2 == 1;
