@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/base/hash.h"
 #include "runtime/kv_state.h"
 #include "tests/support/fake_model.h"
 #include "tests/support/fuzz.h"
@@ -97,13 +96,7 @@ void fuzz_seeds(fuzz_take_fn take, void *context) {
 }
 
 static void repair(uint8_t *data, size_t size) {
-  qn_kv_state_header header;
-  if (size < sizeof header) return;
-  memcpy(&header, data, sizeof header);
-  header.size = size;
-  header.hash = 0;
-  header.hash = qn_hash64(data + sizeof header, size - sizeof header, qn_hash64(&header, sizeof header, 0));
-  memcpy(data, &header, sizeof header);
+  fuzz_repair_header(data, size, offsetof(qn_kv_state_header, size), offsetof(qn_kv_state_header, hash), sizeof(qn_kv_state_header));
 }
 
 QN_FUZZ_MAIN_WITH(.runs = 30000, .repair = repair)

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "runtime/base/hash.h"
 #include "runtime/base/status.h"
 
 // --- what targets ask
@@ -34,6 +35,15 @@ const char *fuzz_file(int which, const void *data, size_t size) {
   }
   fuzz_require(ftruncate(*file, 0) == 0 && pwrite(*file, data, size, 0) == (ssize_t)size, "a file is not written");
   return paths[which];
+}
+
+void fuzz_repair_header(uint8_t *data, size_t size, size_t size_at, size_t hash_at, size_t header_bytes) {
+  uint64_t all = size, hash = 0;
+  if (size < header_bytes) return;
+  memcpy(data + size_at, &all, sizeof all);
+  memcpy(data + hash_at, &hash, sizeof hash);
+  hash = qn_hash64(data + header_bytes, size - header_bytes, qn_hash64(data, header_bytes, 0));
+  memcpy(data + hash_at, &hash, sizeof hash);
 }
 
 // --- changes

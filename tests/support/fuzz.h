@@ -18,6 +18,9 @@ void fuzz_require_inside(const void *data, size_t size, const void *view, uint64
 // The path of a file without a name that holds the input's bytes, for readers that take paths. `which` (0 to 3) tells
 // several apart; each is written anew by the next call with its number. Static.
 const char *fuzz_file(int which, const void *data, size_t size);
+// Has a header fit again, at the begin of the input: `header_bytes` in all, the input's size at `size_at`, and at `hash_at`
+// qn_hash64 of the header with hash 0, then of the rest with that as the seed; 64 bits each. Shorter inputs stay as they are.
+void fuzz_repair_header(uint8_t *data, size_t size, size_t size_at, size_t hash_at, size_t header_bytes);
 // Called with each seed.
 typedef void (*fuzz_take_fn)(void *context, const void *data, size_t size);
 void fuzz_seeds(fuzz_take_fn take, void *context);
