@@ -35,10 +35,9 @@ static const cli_option options_table[] = {
      "count the right answers to a file's cases: lines of task, prompt and answer, with tabs between"},
     {"limit", 0, CLI_COUNT, FIELD(limit), "N", 0, UINT32_MAX, NULL, "0",
      "take only the first N cases of each task; 0 = all"},
-    {"speculate", 0, CLI_TEXT, FIELD(speculate), CLI_SPECULATE_VALUE, 0, 0, NULL, NULL,
-     "answer the cases of --tasks with guesses, and count the tokens that a step of the model gives (see quern run --help)"},
-    {"draft-tokens", 0, CLI_TEXT, FIELD(draft_tokens), CLI_DRAFT_TOKENS_VALUE, 0, 0, NULL, CLI_DRAFT_TOKENS_STANDARD,
-     CLI_DRAFT_TOKENS_HELP},
+    CLI_OPTION_SPECULATE(
+        "answer the cases of --tasks with guesses, and count the tokens that a step of the model gives (see quern run --help)"),
+    CLI_OPTION_DRAFT_TOKENS,
     {"json", 0, CLI_TEXT, FIELD(json), "FILE", 0, 0, NULL, NULL, "write the results as JSON; - is standard output"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT,...", 0, 0, NULL, "the file's formats",
      "model file: quantise its float matrices first; several formats, or all, make a table"},

@@ -5,10 +5,38 @@
 
 #include "frontend/cli/device.h"
 #include "frontend/cli/options.h"
+#include "frontend/cli/run_open.h"
+#include "frontend/cli/settings.h"
+#include "frontend/cli/speculate.h"
 #include "runtime/base/kv_policy.h"
 
 #define CLI_OPTION_THREADS \
   { "threads", 'j', CLI_COUNT, FIELD(threads), "N", 1, 1024, NULL, "one a physical core", "to compute with" }
+#define CLI_OPTION_DECODE_THREADS                                                                                      \
+  {                                                                                                                    \
+    "decode-threads", 0, CLI_COUNT, FIELD(decode_threads), "N", 1, 1024, NULL, CLI_DECODE_THREADS_STANDARD,            \
+        CLI_DECODE_THREADS_HELP                                                                                        \
+  }
+#define CLI_OPTION_SPIN \
+  { "spin", 0, CLI_TEXT, FIELD(spin), "MICROSECONDS", 0, 0, NULL, CLI_SPIN_STANDARD, CLI_SPIN_HELP }
+#define CLI_OPTION_GRAIN \
+  { "grain", 0, CLI_COUNT, FIELD(grain), "N", 1, 64, NULL, CLI_GRAIN_STANDARD, CLI_GRAIN_HELP }
+#define CLI_OPTION_PIN \
+  { "pin", 0, CLI_FLAG, FIELD(pin), NULL, 0, 0, NULL, NULL, CLI_PIN_HELP }
+#define CLI_OPTION_NO_PIN \
+  { "no-pin", 0, CLI_FLAG, FIELD(no_pin), NULL, 0, 0, NULL, NULL, "leave the threads free to move between cores" }
+#define CLI_OPTION_HUGE_PAGES                                                                                   \
+  {                                                                                                             \
+    "huge-pages", 0, CLI_CHOICE, FIELD(huge_pages), "PAGES", 0, 0, RUN_HUGE_PAGES, "madvise", RUN_HUGE_PAGES_HELP \
+  }
+// `help`: what the command does with the guesses.
+#define CLI_OPTION_SPECULATE(help) \
+  { "speculate", 0, CLI_TEXT, FIELD(speculate), CLI_SPECULATE_VALUE, 0, 0, NULL, NULL, help }
+#define CLI_OPTION_DRAFT_TOKENS                                                                                         \
+  {                                                                                                                     \
+    "draft-tokens", 0, CLI_TEXT, FIELD(draft_tokens), CLI_DRAFT_TOKENS_VALUE, 0, 0, NULL, CLI_DRAFT_TOKENS_STANDARD,    \
+        CLI_DRAFT_TOKENS_HELP                                                                                           \
+  }
 #define CLI_OPTION_DEVICE \
   { "device", 0, CLI_TEXT, FIELD(device), "cpu|cuda[:N]", 0, 0, NULL, CLI_DEVICE_STANDARD, CLI_DEVICE_HELP }
 #define CLI_OPTION_LIBCUDA \
