@@ -7,7 +7,10 @@
 #include "autotune/child.h"
 
 #define LIMIT_S 10.0
-enum { WALL_FACTOR = 60 };  // code that runs takes CPU time; on a busy machine little of it comes in a second
+enum {
+  WALL_FACTOR = 60,  // code that runs takes CPU time; on a busy machine little of it comes in a second
+  DEATHS_MAX = 2,    // of one item's child, from outside
+};
 
 enum { SETTING_UP = 1, RUNNING };  // stages of the flight
 
@@ -64,12 +67,17 @@ static qn_status take_result(const shared *s, qn_measured *out, qn_diag *diag) {
   return QN_OK;
 }
 
-static qn_status check_all(qn_child *child, checker *c, size_t count, const qn_recheck_options *o, qn_measured *out,
-                           qn_diag *diag) {
-  double limit = o->limit_s > 0 ? o->limit_s : LIMIT_S;
-  qn_child_limits limits = {
-      .cpu_s = limit, .wall_s = limit * WALL_FACTOR, .cancelled = o->cancelled, .context = o->context};
-  for (size_t i = 0; i < count; i++) {
+// Of code whose child was killed again and again by nobody here: that tells nothing of the code.
+static qn_status fail_killed(const checker *c, size_t i, const char *evidence, qn_diag *diag) {
+  return qn_fail(diag, QN_ERR_NOMEM, "check",
+                 "the process that checks kernel '%s' was killed twice from outside (%s), which the system does when memory runs "
+                 "out; nothing is known of the code then: end other programs or allow more memory, and check again",
+                 c->items[i].subject->plain->name, evidence);
+}
+
+static qn_status ask(qn_child *child, checker *c, size_t i, const qn_child_limits *limits, qn_measured *out,
+                     qn_diag *diag) {
+  for (int deaths = 0;;) {
     char evidence[sizeof out->evidence];
     if (!qn_child_is_alive(child)) {
       qn_child_stop(child);
@@ -77,14 +85,26 @@ static qn_status check_all(qn_child *child, checker *c, size_t count, const qn_r
     }
     shared *s = child->shared;
     s->item = i;
-    qn_child_end end = qn_child_ask(child, &limits, evidence, sizeof evidence);
+    qn_child_end end = qn_child_ask(child, limits, evidence, sizeof evidence);
     if (end == QN_CHILD_CANCELLED) return qn_fail(diag, QN_ERR_CANCELLED, "check", "cancelled by the caller");
-    if (end == QN_CHILD_ANSWERED) {
-      QN_TRY(take_result(s, &out[i], diag));
-    } else {
-      out[i].verdict = end == QN_CHILD_HUNG ? QN_VERDICT_HUNG : QN_VERDICT_CRASHED;
-      memcpy(out[i].evidence, evidence, sizeof evidence);
+    if (end == QN_CHILD_ANSWERED) return take_result(s, out, diag);
+    if (end == QN_CHILD_KILLED) {
+      if (++deaths == DEATHS_MAX) return fail_killed(c, i, evidence, diag);
+      continue;
     }
+    out->verdict = end == QN_CHILD_HUNG ? QN_VERDICT_HUNG : QN_VERDICT_CRASHED;
+    memcpy(out->evidence, evidence, sizeof evidence);
+    return QN_OK;
+  }
+}
+
+static qn_status check_all(qn_child *child, checker *c, size_t count, const qn_recheck_options *o, qn_measured *out,
+                           qn_diag *diag) {
+  double limit = o->limit_s > 0 ? o->limit_s : LIMIT_S;
+  qn_child_limits limits = {
+      .cpu_s = limit, .wall_s = limit * WALL_FACTOR, .cancelled = o->cancelled, .context = o->context};
+  for (size_t i = 0; i < count; i++) {
+    QN_TRY(ask(child, c, i, &limits, &out[i], diag));
     if (o->report && !o->report(o->context, i, &out[i]))
       return qn_fail(diag, QN_ERR_CANCELLED, "check", "cancelled by the caller");
   }

@@ -21,7 +21,8 @@ typedef struct qn_recheck_options {
 } qn_recheck_options;
 
 // One result an item: OK, WRONG, CRASHED or HUNG; FAILED when the plain kernel itself cannot be run as it is. The code
-// runs in a child alone. Errors: NOMEM, LIMIT (child.h), CANCELLED.
+// runs in a child alone. Errors: NOMEM, also when an item's child is killed from outside twice, which is no verdict; LIMIT
+// (child.h); CANCELLED.
 QN_CHECKED qn_status qn_recheck(const qn_recheck_item *items, size_t count, const qn_recheck_options *options,
                                 const qn_allocator *allocator, qn_measured *out, qn_diag *diag);
 

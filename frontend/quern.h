@@ -375,8 +375,9 @@ typedef struct quern_verify_report {
 } quern_verify_report;
 
 // `options` may be NULL, and so may report. Returns 0 when all code is right. Errors: FORMAT when some is not, or the
-// artifact is damaged; TARGET when none of its code runs here; ARGUMENT; CANCELLED; NOMEM; LIMIT when the system gives no
-// process. The process must have no other threads.
+// artifact is damaged; TARGET when none of its code runs here; ARGUMENT; CANCELLED; NOMEM, also when the system kills
+// the process that checks, twice at the same kernel; LIMIT when the system gives no process. The process must have no other
+// threads.
 int quern_verify(const char *path, const quern_verify_options *options, quern_verify_report *report,
                  quern_error *error);
 

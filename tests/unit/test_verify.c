@@ -1,8 +1,10 @@
 // quern_verify: an artifact as the compiler made it is right; one whose code was changed, and whose checksums were made
 // to fit again, is found out, and whatever such code does stays in a child.
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "frontend/quern.h"
 #include "tests/support/artifact_builder.h"
@@ -235,6 +237,42 @@ static bool stop_at_once(void *context, const char *stage, uint64_t done, uint64
   return done < *(uint64_t *)context;
 }
 
+// The child of this process; 0 = there is none.
+static pid_t find_child(void) {
+  char path[64], line[32] = "";
+  snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)getpid(), (int)getpid());
+  FILE *children = fopen(path, "re");
+  ck_assert_ptr_nonnull(children);
+  bool any = fgets(line, sizeof line, children) != NULL;
+  fclose(children);
+  return any ? (pid_t)atoi(line) : 0;
+}
+
+static bool kill_child(void *context, const char *stage, uint64_t done, uint64_t total) {
+  int *left = context;
+  (void)done, (void)total;
+  pid_t child = *left > 0 && strcmp(stage, "checking kernels") == 0 ? find_child() : 0;
+  if (child > 0 && kill(child, SIGKILL) == 0) (*left)--;
+  return true;
+}
+
+// What the system kills for memory says nothing of the code: it is checked once more, and if that is killed, too, not blamed.
+START_TEST(killed_by_the_system) {
+  for (int kills = 1; kills <= 2; kills++) {
+    int left = kills;
+    quern_error error = {0};
+    quern_verify_report report = {.size = sizeof report};
+    quern_verify_options options = {.size = sizeof options, .quick = true, .progress = kill_child, .progress_context = &left};
+    int code = quern_verify(changed(), &options, &report, &error);
+    ck_assert_int_eq(left, 0);
+    ck_assert_msg(code == (kills == 1 ? 0 : QUERN_ERR_NOMEM), "%d killed: got %d: %s", kills, code, error.text);
+    ck_assert_uint_eq(report.wrong, 0);
+    ck_assert(kills == 1 || strstr(error.text, "' was killed twice from outside (signal 9 (Killed)), which the system does when"));
+    ck_assert_int_eq(waitpid(-1, NULL, WNOHANG), -1);
+  }
+}
+END_TEST
+
 START_TEST(asked_wrongly) {
   quern_error error = {0};
   uint64_t limit = 3;
@@ -265,6 +303,7 @@ static TCase *artifacts(void) {
   tcase_add_test(tests, changed_text);
   tcase_add_test(tests, changed_types);
   tcase_add_test(tests, changed_program);
+  tcase_add_test(tests, killed_by_the_system);
   tcase_add_test(tests, asked_wrongly);
   return tests;
 }
