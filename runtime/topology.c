@@ -4,6 +4,7 @@
 
 #include <hwloc.h>
 #include <hwloc/glibc-sched.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,9 +111,9 @@ static void ask_hwloc(const cpu_set_t *allowed) {
   }
 }
 
-// CPUs' worth of time that the container may use (cgroup version 2), rounded up; `otherwise` where there is no quota.
-static int quota_cpus(int otherwise) {
-  FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
+// CPUs' worth of time by a cpu.max, rounded up; `otherwise` where that is less, or there is no quota.
+static int quota_of(const char *path, int otherwise) {
+  FILE *file = fopen(path, "re");
   if (!file) return otherwise;
   long long quota = 0, period = 0;
   int fields = fscanf(file, "%lld %lld", &quota, &period);  // "max 100000" gives none
@@ -120,6 +121,37 @@ static int quota_cpus(int otherwise) {
   if (fields != 2 || quota <= 0 || period <= 0) return otherwise;
   long long cpus = quota / period + (quota % period != 0);
   return cpus < otherwise ? (int)cpus : otherwise;
+}
+
+// The process's cgroup of version 2, "/a/b", behind `out`, which has room for `size` bytes with what is there; nothing where
+// there is none.
+static void append_cgroup(const char *self, char *out, size_t size) {
+  char line[PATH_MAX];
+  FILE *file = fopen(self, "re");
+  while (file && fgets(line, sizeof line, file)) {
+    size_t length = strcspn(line, "\n"), used = strlen(out);
+    line[length] = '\0';
+    if (strncmp(line, "0::/", 4) != 0 || length == 4 || used + length > size) continue;
+    memcpy(out + used, line + 3, length - 2);
+  }
+  if (file) fclose(file);
+}
+
+int qn_topology_quota_cpus(const char *root, const char *self, int otherwise) {
+  char path[PATH_MAX + 16];
+  size_t top = strlen(root);
+  if (top >= PATH_MAX) return otherwise;
+  memcpy(path, root, top + 1);
+  append_cgroup(self, path, PATH_MAX);
+  for (;;) {  // outwards: each may have a quota
+    size_t length = strlen(path);
+    memcpy(path + length, "/cpu.max", sizeof "/cpu.max");
+    otherwise = quota_of(path, otherwise);
+    path[length] = '\0';
+    char *slash = strrchr(path + top, '/');
+    if (!slash) return otherwise;
+    *slash = '\0';
+  }
 }
 
 static void ask_machine(void) {
@@ -143,7 +175,7 @@ static void ask_machine(void) {
   machine.numa_nodes = at_least_1(machine.numa_nodes);
   machine.packages = at_least_1(machine.packages);
   if (machine.machine_cores < machine.cores) machine.machine_cores = machine.cores;
-  machine.default_threads = at_least_1(quota_cpus(machine.cores));
+  machine.default_threads = at_least_1(qn_topology_quota_cpus("/sys/fs/cgroup", "/proc/self/cgroup", machine.cores));
 }
 
 const qn_topology *qn_topology_get(void) {

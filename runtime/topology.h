@@ -20,7 +20,7 @@ typedef struct qn_cache {
 typedef struct qn_topology {
   int cores;                     // physical cores with a CPU in this process's affinity mask, at least 1
   int cpus;                      // logical CPUs in the mask
-  int default_threads;           // cores, or fewer where the container's CPU quota is smaller
+  int default_threads;           // cores, or fewer where a CPU quota is smaller (qn_topology_quota_cpus)
   int numa_nodes;                // at least 1
   int packages;                  // at least 1
   uint64_t l1d_bytes, l2_bytes;  // of one core; 0 = not known
@@ -34,6 +34,10 @@ typedef struct qn_topology {
 
 // Asked of the machine at the first call, for the whole process: later changes of the affinity mask are not seen.
 const qn_topology *qn_topology_get(void);
+// CPUs' worth of time that the process may use by its cgroup (version 2) and those around it, rounded up, the least of them;
+// `otherwise` where that is less, or none has a quota. `root` is where cgroups are mounted, `self` the file that tells which
+// one is the process's (/proc/self/cgroup).
+int qn_topology_quota_cpus(const char *root, const char *self, int otherwise);
 // Binds the calling thread to a core (0 .. cores-1, neighbours first). False when the system refuses.
 bool qn_topology_bind(int core);
 // Binds the calling thread to a core and gives its mask before that, for qn_topology_unbind.

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runtime/cpu_features.h"
@@ -236,6 +237,66 @@ START_TEST(the_machine) {
 }
 END_TEST
 
+// As many threads as the process may have CPUs: of this process, which is the test's own.
+START_TEST(fewer_cpus_than_there_are) {
+  cpu_set_t all, one;
+  ck_assert_int_eq(sched_getaffinity(0, sizeof all, &all), 0);
+  CPU_ZERO(&one);
+  for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++)
+    if (CPU_ISSET(i, &all)) CPU_SET(i, &one);
+  ck_assert_int_eq(sched_setaffinity(0, sizeof one, &one), 0);
+  const qn_topology *machine = qn_topology_get();
+  ck_assert(machine->cores == 1 && machine->cpus == 1 && machine->default_threads == 1);
+  ck_assert_int_ge(machine->machine_cores, 1);
+  qn_threads_destroy(create(1, true));
+  qn_threads *threads = NULL;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_threads_create(0, true, qn_test_allocator(), &threads, &diag));
+  ck_assert_int_eq(qn_threads_count(threads), 1);
+  qn_threads_destroy(threads);
+}
+END_TEST
+
+static void put_text(const char *path, const char *text) { qn_test_write_file(path, text, strlen(text)); }
+
+// Quotas of containers and services: of the process's own group, of one around it, and of what is nothing of the kind.
+START_TEST(quotas) {
+  static const struct {
+    const char *self, *outer, *middle, *inner;  // NULL = no such file
+    int otherwise, want;
+  } cases[] = {{"0::/\n", NULL, NULL, NULL, 16, 16},
+               {"0::/\n", "150000 100000\n", NULL, NULL, 16, 2},
+               {"0::/\n", "50000 100000\n", NULL, NULL, 16, 1},
+               {"0::/\n", "max 100000\n", NULL, NULL, 16, 16},
+               {"0::/\n", "800000 100000\n", NULL, NULL, 4, 4},
+               {"0::/\n", "-1 100000", NULL, NULL, 4, 4},
+               {"0::/\n", "100000 0", NULL, NULL, 4, 4},
+               {"0::/\n", "what", NULL, NULL, 4, 4},
+               {"0::/\n", "max 100000\n", "100000 100000\n", "100000 100000\n", 16, 16},
+               {"1:cpu:/other\n0::/a/b\n", NULL, "max 100000\n", "300000 100000\n", 16, 3},
+               {"1:cpu:/other\n0::/a/b\n", NULL, "200000 100000\n", "300000 100000\n", 16, 2},
+               {"1:cpu:/a/b\n", "400000 100000\n", "200000 100000\n", "300000 100000\n", 16, 4},
+               {"0::/of/another/namespace\n", "500000 100000\n", "200000 100000\n", NULL, 16, 5},
+               {NULL, "600000 100000\n", NULL, NULL, 16, 6}};
+  const char *root = qn_test_temp_path("cgroup"), *self = qn_test_temp_path("self");
+  const char *files[] = {qn_test_temp_path("cgroup/cpu.max"), qn_test_temp_path("cgroup/a/cpu.max"),
+                         qn_test_temp_path("cgroup/a/b/cpu.max")};
+  ck_assert(mkdir(root, 0700) == 0 && mkdir(qn_test_temp_path("cgroup/a"), 0700) == 0 &&
+            mkdir(qn_test_temp_path("cgroup/a/b"), 0700) == 0);
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    const char *texts[] = {cases[i].outer, cases[i].middle, cases[i].inner};
+    unlink(self);
+    if (cases[i].self) put_text(self, cases[i].self);
+    for (size_t f = 0; f < QN_COUNT(files); f++) {
+      unlink(files[f]);
+      if (texts[f]) put_text(files[f], texts[f]);
+    }
+    int got = qn_topology_quota_cpus(root, self, cases[i].otherwise);
+    ck_assert_msg(got == cases[i].want, "case %zu: got %d, want %d", i, got, cases[i].want);
+  }
+}
+END_TEST
+
 // The kernel's own list, of the first CPU.
 static bool in_cpuinfo(const char *word) {
   char line[8192];
@@ -300,5 +361,5 @@ END_TEST
 QN_CASE(runs, every_piece_is_done_once, some_of_the_threads, threads_that_sleep_wake_up, many_short_runs)
 QN_CASE(barriers, nobody_passes_a_barrier_early)
 QN_CASE(creation, counts_and_errors, out_of_memory, the_caller_keeps_its_cpus)
-QN_CASE(machine, the_machine, memory_of_one_node, cpu_features)
+QN_CASE(machine, the_machine, fewer_cpus_than_there_are, quotas, memory_of_one_node, cpu_features)
 QN_TEST_MAIN(runs, barriers, creation, machine)

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "frontend/tune_code.h"
@@ -34,6 +35,7 @@ enum plant {
   FIRST,       // right; both note their turns
   SECOND,
   HIDDEN,  // one bit where the interpreter does not look
+  BURNS,   // right, but takes much CPU time in its first sample, all threads together
   PLANTS
 };
 
@@ -102,10 +104,25 @@ static void hidden(void *const *buffers, const int64_t *symbols, int64_t begin, 
   if (symbols[QN_SYM_T] == 9 && begin <= 1 && end > 1) ((uint32_t *)buffers[2])[5 * 64 + 21] ^= 1;
 }
 
+#define LIMIT_S 0.4  // CPU time of a sample, of each thread
+static double thread_seconds(void) {
+  struct timespec t = {0};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+// One and a half times the limit, shared out among those who are there.
+static void burns(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  static _Atomic int left = 12;
+  while (symbols[QN_SYM_T] == 31 && atomic_fetch_sub(&left, 1) > 0)
+    for (double until = thread_seconds() + LIMIT_S / 8; thread_seconds() < until;) continue;
+  planted.real[BURNS](buffers, symbols, begin, end);
+}
+
 static const qn_kernel_entry wrappers[PLANTS] = {
     [WRONG_BIT] = wrong_bit, [SKIPS_TAIL] = skips_tail, [SKIPS_ALL] = skips_all,   [OVERRUN] = overrun,
     [CRASHES] = crashes,     [HANGS] = hangs,           [LATE_CRASH] = late_crash, [WRITES_INPUT] = writes_input,
-    [FIRST] = first,         [SECOND] = second,         [HIDDEN] = hidden};
+    [FIRST] = first,         [SECOND] = second,         [HIDDEN] = hidden,
+    [BURNS] = burns};
 
 static qn_status compile(void *context, const qn_tuning_task *task, const qn_schedule *schedules, int count,
                          qn_compiled *out, qn_diag *diag) {
@@ -296,6 +313,30 @@ START_TEST(crashing_when_timed) {
   qn_assert_fails(&diag, QN_ERR_ARGUMENT, "got candidate 7, want 0 to 1",
                   b.measurer.pair(b.measurer.self, 0, 7, 1, seconds, pair, &diag));
   close_bench(&b);
+}
+END_TEST
+
+// CPU time is that of all threads: a sample has the limit for each of them.
+START_TEST(limits_by_threads) {
+  for (int threads = 1; threads <= 2; threads++) {
+    bench b;
+    qn_diag diag = {0};
+    qn_measured out[2], pair[2];
+    double seconds[2];
+    open_bench(&b, LIMIT_S);
+    qn_schedule schedules[] = {candidate(GOOD), candidate(BURNS)};
+    b.task.rows_max = 16;
+    b.task.threads = threads;
+    b.measurer.end(b.measurer.self);
+    qn_assert_ok(&diag, b.measurer.begin(b.measurer.self, &b.task, &diag));
+    qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, schedules, 2, out, &diag));
+    qn_check(out[1].verdict == QN_VERDICT_OK, "%s", out[1].evidence);
+    qn_assert_ok(&diag, b.measurer.pair(b.measurer.self, 0, 1, 1, seconds, pair, &diag));
+    qn_check(pair[1].verdict == (threads == 1 ? QN_VERDICT_HUNG : QN_VERDICT_OK), "%d threads: got %s: %s", threads,
+             qn_verdict_name(pair[1].verdict), pair[1].evidence);
+    ck_assert((seconds[1] > 0) == (threads == 2));
+    close_bench(&b);
+  }
 }
 END_TEST
 
@@ -589,6 +630,6 @@ END_TEST
 
 QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, hanging,
         not_compiling, crashing_the_compiler, hanging_the_compiler, crashing_when_timed, wrong_at_first)
-QN_CASE(working, turns_of_a_pair, cancelling, out_of_time, refused, signals, killed_parent, unknown_inputs, dying_before,
+QN_CASE(working, limits_by_threads, turns_of_a_pair, cancelling, out_of_time, refused, signals, killed_parent, unknown_inputs, dying_before,
         out_of_memory)
 QN_TEST_MAIN(plants, working)
