@@ -16,7 +16,7 @@ typedef enum counted_for { FOR_TOKEN, FOR_ROW, FOR_PAIR, FOR_NOTHING } counted_f
 static counted_for what_for(const qn_type *type) {
   bool has[QN_SYM_COUNT] = {false};
   for (int i = 0; i < type->rank; i++) has[type->dims[i].symbol] = true;
-  if (has[QN_SYM_B] || has[QN_SYM_G] || has[QN_SYM_S]) return FOR_NOTHING;  // an encoder's work is no step's
+  if (has[QN_SYM_B] || has[QN_SYM_G]) return FOR_NOTHING;
   return has[QN_SYM_P] ? FOR_PAIR : has[QN_SYM_R] ? FOR_ROW : FOR_TOKEN;
 }
 
@@ -67,6 +67,7 @@ static void count_window(const qn_graph *g, const qn_node *node, int pos, quern_
   const qn_attr *window = qn_node_attr(node, QN_ATTR_WINDOW), *ahead = qn_node_attr(node, QN_ATTR_AHEAD);
   const char *name = qn_node_text(qn_graph_node(g, node->operands[pos]), QN_ATTR_NAME, "");
   bool both_ways = strcmp(name, "pos") != 0 && strcmp(name, "slot") != 0;
+  c->cross = strcmp(name, "cross_last_pos") == 0;
   if (window) c->window = (uint64_t)window->value.i;
   if (both_ways) c->ahead = ahead ? (uint64_t)ahead->value.i : QN_WINDOW_ALL;
 }
@@ -117,14 +118,14 @@ static uint64_t value_bytes(const qn_type *type) {
 
 // Weights that a step reads whole: a table that is only looked up is not among them, unless a product reads it too. Of
 // experts those that one token has.
-static void count_buffer(const qn_pkernel *kernel, const qn_pbuf *buffer, bool of_rows, quern_kernel_cost *c) {
+static void count_buffer(const qn_pkernel *kernel, const qn_pbuf *buffer, bool gathers, quern_kernel_cost *c) {
   bool lookup = buffer->layout == QN_LAYOUT_ROWS1 || (buffer->layout == QN_LAYOUT_ROWS16 && !kernel->is_matmul);
   bool experts = kernel->experts > 0 && buffer->layout == QN_LAYOUT_ROWS16;
   uint64_t all = experts ? (uint64_t)kernel->experts : 1, read = experts ? (uint64_t)kernel->chosen : 1;
   if (buffer->kind == QN_PB_WEIGHT && !lookup) c->weight_bytes += buffer->bytes / all * read;
   if (buffer->kind != QN_PB_ARENA && buffer->kind != QN_PB_INPUT) return;
   counted_for what = what_for(&buffer->type);
-  if (what == FOR_TOKEN && of_rows) what = FOR_ROW;  // of all tokens' values those that it gathers
+  if (what == FOR_TOKEN && gathers) what = FOR_ROW;  // of all tokens' values those that it takes
   add_for(what, value_bytes(&buffer->type), &c->value_bytes_token, &c->value_bytes_row, &c->value_bytes_pair);
 }
 
@@ -141,18 +142,19 @@ static bool reads_source(const qn_graph *graph, uint32_t group) {
 
 quern_kernel_cost quern_step_cost(const qn_graph *graph, const qn_program *program, const qn_pstep *step) {
   quern_kernel_cost c = {0};
-  if (reads_source(graph, step->group)) return c;  // none of a step's
   const qn_pkernel *kernel = &program->kernels.items[step->kernel];
-  bool of_rows = false;
+  bool pools = false;
+  c.of_source = reads_source(graph, step->group);
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     if (qn_graph_node(graph, id)->group != step->group) continue;
     count_node(graph, id, &c);
-    of_rows = of_rows || what_for(&qn_graph_node(graph, id)->type) == FOR_ROW;
+    if (what_for(&qn_graph_node(graph, id)->type) == FOR_ROW) c.of_rows = 1;
+    pools = pools || qn_graph_node(graph, id)->op == QN_OP_POOL;
   }
   for (size_t i = 0; i < kernel->plain->param_count; i++) {
     bool again = false;
     for (size_t j = 0; j < i; j++) again = again || step->buffers[j] == step->buffers[i];
-    if (!again) count_buffer(kernel, &program->buffers.items[step->buffers[i]], of_rows, &c);
+    if (!again) count_buffer(kernel, &program->buffers.items[step->buffers[i]], c.of_rows && !pools, &c);
   }
   return c;
 }
@@ -182,6 +184,7 @@ void quern_put_cost(const qn_graph *graph, const qn_program *program, qn_buf *ou
     // The steps of an op in several kernels follow each other, and each is told of as the whole.
     if (i > 0 && program->steps.items[i].group == program->steps.items[i - 1].group) continue;
     quern_kernel_cost c = quern_step_cost(graph, program, &program->steps.items[i]);
+    if (c.of_source) continue;  // none of a step's
 #define X(field, meaning) sum.field += c.field;
     QUERN_KERNEL_COSTS(X)
 #undef X

@@ -134,10 +134,8 @@ static qn_status take_kernels(explaining *x) {
     k->slice = i;
     QN_TRY(quern_read_kernel(a->path, x->text, name, x->arena, &k->facts, &k->cost, x->diag));
     QN_TRY(qn_cost_count(&k->facts, x->arena, &k->facts.work, x->diag));
-    const quern_kernel_cost *c = &k->cost;
     k->name = explain_text(x->arena, qn_str_from(name));
     if (!k->name) return qn_fail_nomem(x->diag, "explain", "kernels");
-    k->of_rows = c->value_bytes_row > 0 && c->value_bytes_token == 0;
   }
   for (uint32_t i = 0; i < a->program->step_count; i++) {
     explain_kernel *k = &x->kernels[a->steps[i].kernel];
@@ -149,56 +147,84 @@ static qn_status take_kernels(explaining *x) {
 
 // ---- what is measured
 
-qn_status explain_plan_chunks(int64_t prompt, int64_t depth, int64_t most, qn_arena *arena,
-                              explain_chunk *chunks[EXPLAIN_PHASES], size_t counts[EXPLAIN_PHASES], qn_diag *diag) {
-  int64_t chunk = most > 0 ? most : prompt;
+static const char *const phase_names[EXPLAIN_KINDS][EXPLAIN_PHASES] = {
+    [EXPLAIN_TEXTS] = {"prefill", "decode"}, [EXPLAIN_SOURCES] = {"source", "decode"}, [EXPLAIN_EMBEDDINGS] = {"embed"}};
+
+const char *explain_phase_name(explain_kind kind, int phase) { return phase_names[kind][phase]; }
+
+size_t explain_phase_count(explain_kind kind) { return kind == EXPLAIN_EMBEDDINGS ? 1 : EXPLAIN_PHASES; }
+
+static int64_t least_given(int64_t a, int64_t b) { return a == 0 ? b : b == 0 || a < b ? a : b; }
+
+qn_status explain_plan_sizes(explain_kind kind, int64_t context, const int64_t symbol_max[QN_SYM_COUNT],
+                             const char *path, const char *what, explain_sizes *sizes, qn_diag *diag) {
+  bool decodes = kind != EXPLAIN_EMBEDDINGS;
+  // What is read whole is in one step.
+  int64_t most = kind == EXPLAIN_TEXTS ? context : least_given(context, symbol_max[decodes ? QN_SYM_S : QN_SYM_T]);
+  int64_t prompt = sizes->prompt, depth = sizes->depth;
+  if (prompt < 0 || depth < 0)
+    return qn_fail(diag, QN_ERR_ARGUMENT, what, "got a prompt of %lld tokens and a depth of %lld, want 0 or more",
+                   (long long)prompt, (long long)depth);
+  if (!decodes && depth > 0)
+    return qn_fail(diag, QN_ERR_ARGUMENT, what, "got a depth of %lld for %s, which is an encoder and decodes nothing",
+                   (long long)depth, path);
+  if (prompt == 0) prompt = most > 0 && most <= DEFAULT_PROMPT ? (most + 1) / 2 : DEFAULT_PROMPT;
+  if (depth == 0 && decodes) depth = prompt;
+  if ((most > 0 && prompt > most) || (decodes && context > 0 && depth + 1 > context)) {
+    return qn_fail(diag, QN_ERR_LIMIT, path,
+                   "got a prompt of %lld tokens and a depth of %lld, want a context of at most %lld tokens",
+                   (long long)prompt, (long long)depth, (long long)(prompt > most && most > 0 ? most : context));
+  }
+  *sizes = (explain_sizes){prompt, depth};
+  return QN_OK;
+}
+
+qn_status explain_plan_chunks(explain_kind kind, const explain_sizes *sizes, const int64_t symbol_max[QN_SYM_COUNT],
+                              qn_arena *arena, explain_chunk *chunks[EXPLAIN_PHASES], size_t counts[EXPLAIN_PHASES],
+                              qn_diag *diag) {
+  int64_t prompt = sizes->prompt, most = symbol_max[QN_SYM_T];
+  int64_t chunk = kind == EXPLAIN_TEXTS && most > 0 ? most : prompt;
   size_t count = (size_t)((prompt + chunk - 1) / chunk);
   counts[EXPLAIN_PREFILL] = count;
-  counts[EXPLAIN_DECODE] = 1;
+  counts[EXPLAIN_DECODE] = explain_phase_count(kind) - 1;
   chunks[EXPLAIN_PREFILL] = QN_ARENA_ARRAY(arena, count, explain_chunk);
   chunks[EXPLAIN_DECODE] = QN_ARENA_ARRAY(arena, 1, explain_chunk);
   if (!chunks[EXPLAIN_PREFILL] || !chunks[EXPLAIN_DECODE]) return qn_fail_nomem(diag, "explain", "chunks");
+  bool of_source = kind == EXPLAIN_SOURCES;
   for (size_t i = 0; i < count; i++) {
     int64_t before = (int64_t)i * chunk, left = prompt - before;
-    chunks[EXPLAIN_PREFILL][i] = (explain_chunk){left < chunk ? left : chunk, i + 1 == count, before};
+    chunks[EXPLAIN_PREFILL][i] = (explain_chunk){.tokens = left < chunk ? left : chunk,
+                                                 .rows = i + 1 == count && !of_source,
+                                                 .depth = before,
+                                                 .of_source = of_source};
   }
-  chunks[EXPLAIN_DECODE][0] = (explain_chunk){1, 1, depth};
+  chunks[EXPLAIN_DECODE][0] =
+      (explain_chunk){.tokens = 1, .rows = 1, .depth = sizes->depth, .source = of_source ? prompt : 0};
   return QN_OK;
 }
 
 static qn_status plan(explaining *x) {
   const quern_explain_options *o = x->options;
-  int64_t most = quern_model_context_max(x->model);
-  x->prompt = o->prompt_tokens;
-  if (x->prompt == 0) x->prompt = most > 0 && most <= DEFAULT_PROMPT ? (most + 1) / 2 : DEFAULT_PROMPT;
-  x->depth = o->depth ? o->depth : x->prompt;
+  const int64_t *most = x->model->artifact.program->symbol_max;
+  explain_sizes sizes = {o->prompt_tokens, o->depth};
   x->repetitions = o->repetitions ? o->repetitions : DEFAULT_REPETITIONS;
-  if (o->prompt_tokens < 0 || o->depth < 0 || x->repetitions < 1 || x->repetitions > MOST_REPETITIONS) {
-    return qn_fail(
-        x->diag, QN_ERR_ARGUMENT, "explain",
-        "got a prompt of %lld tokens, a depth of %lld and %d repetitions, want 0 or more, and 1 to %d repetitions",
-        (long long)o->prompt_tokens, (long long)o->depth, x->repetitions, MOST_REPETITIONS);
-  }
-  if (most > 0 && (x->prompt > most || x->depth + 1 > most)) {
-    return qn_fail(x->diag, QN_ERR_LIMIT, x->model->path,
-                   "got a prompt of %lld tokens and a depth of %lld, want a context of at most %lld tokens",
-                   (long long)x->prompt, (long long)x->depth, (long long)most);
-  }
-  return explain_plan_chunks(x->prompt, x->depth, x->model->artifact.program->symbol_max[QN_SYM_T], x->arena, x->chunks,
-                             x->chunk_count, x->diag);
+  if (x->repetitions < 1 || x->repetitions > MOST_REPETITIONS)
+    return qn_fail(x->diag, QN_ERR_ARGUMENT, "explain", "got %d repetitions, want 1 to %d", x->repetitions,
+                   MOST_REPETITIONS);
+  QN_TRY(explain_plan_sizes(x->kind, quern_model_context_max(x->model), most, x->model->path, "explain", &sizes, x->diag));
+  x->prompt = sizes.prompt;
+  x->depth = sizes.depth;
+  return explain_plan_chunks(x->kind, &sizes, most, x->arena, x->chunks, x->chunk_count, x->diag);
 }
 
 static qn_status explain(explaining *x) {
-  bool embeds = quern_model_embedding_size(x->model) > 0;
   if (quern_model_vocab_size(x->model) == 0) {
     return qn_fail(x->diag, QN_ERR_UNSUPPORTED, x->model->path,
                    "is no language model, whose prompts could be measured");
   }
-  if (embeds || quern_model_has_source(x->model)) {
-    return qn_fail(x->diag, QN_ERR_UNSUPPORTED, x->model->path,
-                   "%s an encoder, and what is explained are texts that go on; quern bench times its steps, quern tune its kernels",
-                   embeds ? "is" : "has");
-  }
+  x->kind = quern_model_embedding_size(x->model) > 0 ? EXPLAIN_EMBEDDINGS
+            : quern_model_has_source(x->model)       ? EXPLAIN_SOURCES
+                                                     : EXPLAIN_TEXTS;
   QN_TRY(take_targets(x));
   QN_TRY(take_plan(x));
   QN_TRY(take_kernels(x));

@@ -9,7 +9,15 @@
 #include "runtime/base/arena.h"
 #include "runtime/model.h"
 
+// The phases of a model that writes texts. What an encoder beside a decoder does with a source takes the place of the
+// prefill; an encoder alone has that phase and no other.
 enum { EXPLAIN_PREFILL, EXPLAIN_DECODE, EXPLAIN_PHASES };
+
+// What a model does, by which its phases are named.
+typedef enum explain_kind { EXPLAIN_TEXTS, EXPLAIN_SOURCES, EXPLAIN_EMBEDDINGS, EXPLAIN_KINDS } explain_kind;
+// "prefill"; NULL where the kind has no such phase.
+const char *explain_phase_name(explain_kind kind, int phase);
+size_t explain_phase_count(explain_kind kind);
 
 // An explanation and the memory it lives in: what it points to lies in the arena.
 typedef struct explanation {
@@ -26,6 +34,8 @@ QN_CHECKED qn_status explanation_parse(const char *name, const char *text, size_
 // A step of the program as a phase does it: some tokens of one sequence, of which `rows` want logits.
 typedef struct explain_chunk {
   int64_t tokens, rows, depth;  // depth: keys before the first token
+  int64_t source;               // tokens of the source that the tokens look at
+  bool of_source;               // the tokens are a source's
 } explain_chunk;
 
 // A kernel of the artifact.
@@ -33,7 +43,6 @@ typedef struct explain_kernel {
   const char *name, *place;  // arena
   qn_pkernel facts;          // arena
   quern_kernel_cost cost;
-  bool of_rows;    // works on the tokens whose logits are wanted, and not at all where there are none
   int64_t steps;   // of the program that call it; 0 = none
   uint32_t slice;  // its variants, in the plan of the target
 } explain_kernel;
@@ -62,6 +71,7 @@ typedef struct explaining {
   explanation *e;
   qn_arena *arena;  // &e->arena
   qn_diag *diag;
+  explain_kind kind;
   const qn_art_code *code;  // of the target; NULL = the JIT's
   const qn_art_slice *slices;
   uint32_t plan;
@@ -103,11 +113,24 @@ QN_CHECKED qn_status explain_tuning(explaining *x);
 
 // A copy of a text of the artifact's, in the arena, without bytes that would drive a terminal; NULL when out of memory.
 const char *explain_text(qn_arena *arena, qn_str text);
+// The rows of a kernel in a step; 0 = it has nothing to do in it.
+int64_t explain_rows(const explain_kernel *kernel, const explain_chunk *chunk);
+// Pairs of a token and a key that it sees, in one call of attention of such a cost.
+double explain_pairs(const quern_kernel_cost *cost, const explain_chunk *chunk);
 // Adds what the kernel's calls in a step move and compute.
 void explain_add_cost(const explain_kernel *kernel, const explain_chunk *chunk, quern_kernel_report *out);
-// The steps of both phases: a prompt in chunks of at most `most` tokens (0 = any number), of which the last computes
-// logits, and a token after `depth` others. In the arena.
-QN_CHECKED qn_status explain_plan_chunks(int64_t prompt, int64_t depth, int64_t most, qn_arena *arena,
+// What is asked for, in tokens; 0 = the usual.
+typedef struct explain_sizes {
+  int64_t prompt, depth;
+} explain_sizes;
+// Fills in the usual where nothing is said, and holds it against the model's context of `context` tokens (0 = any number)
+// and the most that its symbols allow. `path` and `what` ("explain") are for messages. Errors: ARGUMENT, LIMIT.
+QN_CHECKED qn_status explain_plan_sizes(explain_kind kind, int64_t context, const int64_t symbol_max[QN_SYM_COUNT],
+                                        const char *path, const char *what, explain_sizes *sizes, qn_diag *diag);
+// The steps of the phases: a prompt in chunks of at most as many tokens as T allows, of which the last computes logits, or
+// what is read whole; and a token after `depth` others. In the arena.
+QN_CHECKED qn_status explain_plan_chunks(explain_kind kind, const explain_sizes *sizes,
+                                         const int64_t symbol_max[QN_SYM_COUNT], qn_arena *arena,
                                          explain_chunk *chunks[EXPLAIN_PHASES], size_t counts[EXPLAIN_PHASES],
                                          qn_diag *diag);
 // The value below which a quarter of them lie, 0 of none; sorts them. Other programs only add to a time, and those that

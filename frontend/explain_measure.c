@@ -86,7 +86,8 @@ typedef struct runs {
   explaining *x;
   quern_session *session;  // owned
   counted before, after;
-  int32_t *tokens;  // (prompt), arena
+  int32_t *tokens;   // (prompt), arena
+  float *embedding;  // arena; NULL but of an encoder
 } runs;
 
 static bool have_counted(explaining *x, counted *c) {
@@ -114,6 +115,17 @@ static void count(const runs *r, counted *c) {
 static double minor_of(const struct rusage *u) { return (double)u->ru_minflt; }
 static double major_of(const struct rusage *u) { return (double)u->ru_majflt; }
 
+// What is read at once, or a prompt from its first token on, into an empty sequence.
+static int read_prompt(runs *r, quern_error *error) {
+  explaining *x = r->x;
+  size_t count = (size_t)x->prompt;
+  const float *logits;  // they are part of it
+  if (x->kind == EXPLAIN_SOURCES) return (int)quern_session_source(r->session, 0, r->tokens, count, error);
+  if (x->kind == EXPLAIN_EMBEDDINGS)
+    return (int)quern_session_embed(r->session, r->tokens, &count, 1, r->embedding, error);
+  return (int)quern_session_eval(r->session, 0, r->tokens, count, &logits, error);
+}
+
 // Evaluates what the phase is made of, once.
 static qn_status evaluate(runs *r, int phase, double *out_seconds) {
   explaining *x = r->x;
@@ -125,9 +137,12 @@ static qn_status evaluate(runs *r, int phase, double *out_seconds) {
     code = (int)quern_session_truncate(r->session, 0, x->depth, &error);
   }
   double begin = now();
-  size_t tokens = phase == EXPLAIN_PREFILL ? (size_t)x->prompt : 1;
-  const float *logits;  // they are part of it
-  if (code == 0) code = (int)quern_session_eval(r->session, 0, r->tokens, tokens, &logits, &error);
+  const float *logits;
+  if (code == 0 && phase == EXPLAIN_PREFILL) {
+    code = read_prompt(r, &error);
+  } else if (code == 0) {
+    code = (int)quern_session_eval(r->session, 0, r->tokens, 1, &logits, &error);
+  }
   *out_seconds = now() - begin;
   return give(x, code, &error);
 }
@@ -167,8 +182,11 @@ static qn_status run_often(runs *r, int phase) {
 
 static qn_status fill_to_depth(runs *r) {
   quern_error error = {0};
+  int code = 0;
   quern_session_reset(r->session, 0);
-  return give(r->x, (int)quern_session_fill(r->session, 0, r->x->depth, &error), &error);
+  if (r->x->kind == EXPLAIN_SOURCES) code = read_prompt(r, &error);
+  if (code == 0) code = (int)quern_session_fill(r->session, 0, r->x->depth, &error);
+  return give(r->x, code, &error);
 }
 
 static qn_status open_session(runs *r, bool faults) {
@@ -196,9 +214,10 @@ static qn_status open_session(runs *r, bool faults) {
 static qn_status measure_faults(runs *r) {
   explaining *x = r->x;
   QN_TRY(open_session(r, true));
-  for (int phase = 0; phase < EXPLAIN_PHASES; phase++) {
+  int phases = (int)explain_phase_count(x->kind);
+  for (int phase = 0; phase < phases; phase++) {
     explain_samples *s = &x->samples[phase];
-    QN_TRY(explain_report(x, "first runs", (uint64_t)phase, EXPLAIN_PHASES));
+    QN_TRY(explain_report(x, "first runs", (uint64_t)phase, (uint64_t)phases));
     if (phase == EXPLAIN_DECODE) QN_TRY(fill_to_depth(r));
     QN_TRY(run_once(r, phase));
     s->first_s = s->total[0];
@@ -223,6 +242,7 @@ static qn_status measure_runs(runs *r, best_rates *own, best_rates *host) {
     QN_TRY(measure_rates(x, own));
     QN_TRY(measure_rates(x, host));
     QN_TRY(run_often(r, EXPLAIN_PREFILL));
+    if (x->kind == EXPLAIN_EMBEDDINGS) continue;
     QN_TRY(fill_to_depth(r));
     QN_TRY(run_often(r, EXPLAIN_DECODE));
   }
@@ -246,7 +266,9 @@ static qn_status have_samples(explaining *x, runs *r) {
     good = s->total && s->outside && s->minor && s->major && s->interrupted && s->wall && s->busy && s->faults;
   }
   r->tokens = good ? QN_ARENA_ARRAY(x->arena, (size_t)x->prompt, int32_t) : NULL;
-  if (!r->tokens) return qn_fail_nomem(x->diag, "explain", "samples");
+  size_t width = (size_t)quern_model_embedding_size(x->model);
+  if (width > 0) r->embedding = QN_ARENA_ARRAY(x->arena, width, float);
+  if (!r->tokens || (width > 0 && !r->embedding)) return qn_fail_nomem(x->diag, "explain", "samples");
   int32_t vocab = quern_model_vocab_size(x->model);
   for (int64_t i = 0; i < x->prompt; i++) r->tokens[i] = (int32_t)((i * 7919 + 13) % vocab);
   return QN_OK;

@@ -135,18 +135,26 @@ static qn_status read_kernels(const qn_json *json, const cJSON *list, const char
   return QN_OK;
 }
 
+// By the first of the phases.
+static explain_kind kind_of(const cJSON *top) {
+  for (int kind = EXPLAIN_TEXTS; kind < EXPLAIN_KINDS; kind++)
+    if (qn_json_get(top, explain_phase_name((explain_kind)kind, 0))) return (explain_kind)kind;
+  return EXPLAIN_TEXTS;
+}
+
 static qn_status read_explanation(const qn_json *json, const cJSON *top, explanation *e) {
-  static const char *const names[EXPLAIN_PHASES] = {"prefill", "decode"};
   QN_TRY(read_fields(json, top, "", QUERN_EXPLAIN_WHOLE, &e->told));
-  e->told.phase_count = EXPLAIN_PHASES;
-  for (int i = 0; i < EXPLAIN_PHASES; i++) {
-    const cJSON *phase = qn_json_get(top, names[i]);
+  explain_kind kind = kind_of(top);
+  e->told.phase_count = explain_phase_count(kind);
+  for (size_t i = 0; i < e->told.phase_count; i++) {
+    const char *name = explain_phase_name(kind, (int)i);
+    const cJSON *phase = qn_json_get(top, name);
     if (!phase) {
-      return qn_json_fail(json, QN_ERR_FORMAT, names[i], "is not there; want what quern explain --json writes");
+      return qn_json_fail(json, QN_ERR_FORMAT, name, "is not there; want what quern explain --json writes");
     }
-    QN_TRY(read_fields(json, phase, names[i], QUERN_EXPLAIN_PHASE, &e->phases[i]));
-    e->phases[i].name = names[i];
-    const char *where = qn_json_key_path(json, names[i], "kernels");
+    QN_TRY(read_fields(json, phase, name, QUERN_EXPLAIN_PHASE, &e->phases[i]));
+    e->phases[i].name = name;
+    const char *where = qn_json_key_path(json, name, "kernels");
     QN_TRY(read_kernels(json, qn_json_get(phase, "kernels"), where, &e->phases[i]));
   }
   return QN_OK;

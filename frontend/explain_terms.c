@@ -51,11 +51,22 @@ const char *explain_limit(const quern_kernel_report *k) {
 
 // ---- costs and bounds
 
+int64_t explain_rows(const explain_kernel *k, const explain_chunk *chunk) {
+  if ((k->cost.of_source != 0) != chunk->of_source) return 0;
+  return k->cost.of_rows ? chunk->rows : chunk->tokens;
+}
+
+double explain_pairs(const quern_kernel_cost *c, const explain_chunk *chunk) {
+  double t = (double)chunk->tokens;
+  return c->cross ? t * (double)chunk->source : qn_window_pairs((double)c->window, (double)c->ahead, (double)chunk->depth, t);
+}
+
 void explain_add_cost(const explain_kernel *k, const explain_chunk *chunk, quern_kernel_report *out) {
-  if (k->of_rows && chunk->rows == 0) return;
+  if (explain_rows(k, chunk) == 0) return;
   const quern_kernel_cost *c = &k->cost;
-  double n = (double)k->steps, t = (double)chunk->tokens, r = (double)chunk->rows, before = (double)chunk->depth;
-  double pairs = qn_window_pairs((double)c->window, (double)c->ahead, before, t), keys = qn_window_keys((double)c->window, before, t);
+  double n = (double)k->steps, t = (double)chunk->tokens, r = (double)chunk->rows;
+  double pairs = explain_pairs(c, chunk);
+  double keys = c->cross ? (double)chunk->source : qn_window_keys((double)c->window, (double)chunk->depth, t);
   out->calls += k->steps;
   out->memory_bytes += n * ((double)c->weight_bytes + (double)c->token_bytes * t + (double)c->key_bytes * keys);
   out->value_bytes +=
@@ -91,12 +102,10 @@ static double narrow_ops(const explaining *x, const explain_kernel *k, int phase
   double macs = 0;
   for (size_t i = 0; i < x->chunk_count[phase]; i++) {
     const explain_chunk *chunk = &x->chunks[phase][i];
-    if (k->of_rows && chunk->rows == 0) continue;
+    if (explain_rows(k, chunk) == 0) continue;
     const quern_kernel_cost *c = &k->cost;
-    double t = (double)chunk->tokens, before = (double)chunk->depth;
-    double pairs = qn_window_pairs((double)c->window, (double)c->ahead, before, t);
-    macs += (double)c->narrow_macs_token * t + (double)c->narrow_macs_row * (double)chunk->rows +
-            (double)c->narrow_macs_pair * pairs;
+    macs += (double)c->narrow_macs_token * (double)chunk->tokens + (double)c->narrow_macs_row * (double)chunk->rows +
+            (double)c->narrow_macs_pair * explain_pairs(c, chunk);
   }
   return 2 * macs * (double)k->steps;
 }
@@ -157,7 +166,7 @@ static const char *schedule_line(explaining *x, const qn_schedule *schedule) {
 
 static qn_status add_prediction(explaining *x, const explain_kernel *k, const explain_chunk *chunk, int64_t *most,
                                 quern_kernel_report *out, double *sync_s) {
-  int64_t rows = k->of_rows ? chunk->rows : chunk->tokens;
+  int64_t rows = explain_rows(k, chunk);
   const qn_art_variant *variant = rows > 0 ? variant_for(x, k, rows) : NULL;
   const qn_artifact *a = &x->model->artifact;
   if (!variant) return QN_OK;
@@ -170,10 +179,7 @@ static qn_status add_prediction(explaining *x, const explain_kernel *k, const ex
   // Attention is predicted with some number of keys: all but what threads pay to meet goes with them.
   double meet = x->machine.barrier_s < p.sync_s ? x->machine.barrier_s : p.sync_s;
   double pair_macs = (double)(k->cost.f32_macs_pair + k->cost.int8_macs_pair);
-  double macs = pair_macs > 0 && p.macs > 0
-                    ? pair_macs *
-                          qn_window_pairs((double)k->cost.window, (double)k->cost.ahead, (double)chunk->depth, (double)chunk->tokens) / p.macs
-                    : 1;
+  double macs = pair_macs > 0 && p.macs > 0 ? pair_macs * explain_pairs(&k->cost, chunk) / p.macs : 1;
   out->bandwidth_s += n * p.memory_s * macs;
   out->cache_s += n * p.cache_s * macs;
   out->issue_s += n * p.issue_s * macs;
@@ -201,11 +207,10 @@ static double workers(const explaining *x, const explain_kernel *k, int phase) {
   double most = 1;
   for (size_t i = 0; i < x->chunk_count[phase]; i++) {
     const explain_chunk *chunk = &x->chunks[phase][i];
-    const qn_art_variant *v = variant_for(x, k, k->of_rows ? chunk->rows : chunk->tokens);
+    const qn_art_variant *v = variant_for(x, k, explain_rows(k, chunk));
     if (!v) continue;
-    double symbol = v->extent_symbol == QN_SYM_T   ? (double)chunk->tokens
-                    : v->extent_symbol == QN_SYM_R ? (double)chunk->rows
-                                                   : 1;
+    bool by_tokens = v->extent_symbol == QN_SYM_T || v->extent_symbol == QN_SYM_S;
+    double symbol = by_tokens ? (double)chunk->tokens : v->extent_symbol == QN_SYM_R ? (double)chunk->rows : 1;
     double extent = (double)v->extent_value * symbol;
     if (extent > most) most = extent;
   }
@@ -275,7 +280,7 @@ static qn_status report_phase(explaining *x, int phase) {
   quern_phase_report *p = &x->e->phases[phase];
   quern_kernel_report *kernels = QN_ARENA_ARRAY(x->arena, x->kernel_count, quern_kernel_report);
   if (!kernels) return qn_fail_nomem(x->diag, "explain", "a phase");
-  *p = (quern_phase_report){.name = phase == EXPLAIN_PREFILL ? "prefill" : "decode",
+  *p = (quern_phase_report){.name = explain_phase_name(x->kind, phase),
                             .threads = x->phase_threads[phase],
                             .tokens = phase == EXPLAIN_PREFILL ? x->prompt : 1,
                             .depth = phase == EXPLAIN_PREFILL ? 0 : x->depth,
@@ -319,7 +324,7 @@ qn_status explain_terms(explaining *x) {
   told->target_narrow_ops_per_s = x->rates.target_narrow;
   told->target_fp32_ops_per_s = x->rates.target_fp32;
   told->fault_s = x->fault_s;
-  told->phase_count = EXPLAIN_PHASES;
-  for (int phase = 0; phase < EXPLAIN_PHASES; phase++) QN_TRY(report_phase(x, phase));
+  told->phase_count = explain_phase_count(x->kind);
+  for (size_t phase = 0; phase < told->phase_count; phase++) QN_TRY(report_phase(x, (int)phase));
   return QN_OK;
 }

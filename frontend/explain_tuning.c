@@ -79,7 +79,7 @@ static const explain_kernel *kernel_named(const explaining *x, const char *name)
 static qn_status look_up(explaining *x, qn_db *db, const char *fingerprint, int64_t tokens, quern_kernel_report *k) {
   const explain_kernel *kernel = kernel_named(x, k->kernel);
   if (!kernel) return QN_OK;
-  tally t = {.rows = kernel->facts.rows == QN_SYM_NONE ? 0 : kernel->of_rows ? 1 : tokens};
+  tally t = {.rows = kernel->facts.rows == QN_SYM_NONE ? 0 : kernel->cost.of_rows ? 1 : tokens};
   qn_db_filter filter = {.signature = kernel->facts.signature, .target = x->e->told.target, .fingerprint = fingerprint};
   qn_diag problem = {0};
   if (db) QN_TRY(explain_without_database(x, qn_db_each(db, &filter, add_record, &t, &problem), &problem));
@@ -91,7 +91,7 @@ static qn_status look_up(explaining *x, qn_db *db, const char *fingerprint, int6
 }
 
 static qn_status look_up_all(explaining *x, qn_db *db, const char *fingerprint) {
-  for (size_t p = 0; p < EXPLAIN_PHASES; p++) {
+  for (size_t p = 0; p < explain_phase_count(x->kind); p++) {
     quern_phase_report *phase = &x->e->phases[p];
     quern_kernel_report *kernels = (quern_kernel_report *)(uintptr_t)phase->kernels;  // still being built
     for (size_t i = 0; i < phase->kernel_count; i++)

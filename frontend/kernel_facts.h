@@ -9,13 +9,16 @@
 
 // QUERN_COST(field, meaning): what one call of a kernel costs, by what it is counted for. Values are those that go from
 // kernel to kernel; a multiply-add (MAC) is one that a product or attention does, a flop any other operation on floats;
-// a pair is a token and a key that it sees.
+// a pair is a token and a key that it sees. Of a kernel that works on a source a token is one of that.
 #define QUERN_KERNEL_COSTS(X)                                        \
+  X(of_rows, "1: it works on the tokens whose logits are wanted")    \
+  X(of_source, "1: it works on the tokens of a source")              \
   X(weight_bytes, "packed weights that a call reads whole")          \
   X(token_bytes, "rows of tables looked up, a token")                \
   X(key_bytes, "of keys and values, a key that a sequence holds")    \
   X(window, "keys that a token sees up to its own; 0 is all")        \
   X(ahead, "keys after its own that a token sees at most")           \
+  X(cross, "1: its keys are a source's, all of which a token sees")  \
   X(value_bytes_token, "values read and written, a token")           \
   X(value_bytes_row, "values read and written, a token with logits") \
   X(value_bytes_pair, "values read and written, a pair")             \

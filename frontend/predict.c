@@ -7,13 +7,13 @@
 #include "frontend/compile.h"
 #include "runtime/base/options.h"
 
-enum { DEFAULT_PROMPT = 256 };
-
 // ---- inputs of a step
 
-// What the kernels find in the program's inputs: one sequence whose pages follow each other.
+// What the kernels find in the program's inputs: one sequence whose pages follow each other. Each array is as long as its
+// symbol says.
 typedef struct step_inputs {
-  int32_t *tokens, *pos, *last_pos, *seq, *copies, *rows, *block_table, *sampling;  // arena
+  int32_t *numbers;  // arena: 0, 1, 2, ... as token ids (each row of a table is read once), and as a source's positions
+  int32_t *pos, *last_pos, *cross_last_pos, *zeros, *ones, *rows, *block_table, *sampling;  // arena
   int64_t symbols[QN_SYM_COUNT];
 } step_inputs;
 
@@ -21,31 +21,38 @@ typedef struct step_inputs {
 static const int32_t greedy[8] = {0x3f800000, 1, 1 << 20, (int32_t)0xff800000};
 
 static qn_status make_inputs(predicting *p, const explain_chunk *chunk, step_inputs *out) {
-  int64_t keys = chunk->depth + chunk->tokens, pages = (keys + QN_PAGE_KEYS - 1) / QN_PAGE_KEYS;
+  int64_t tokens = chunk->tokens, keys = chunk->depth + tokens;
+  if (keys < chunk->source) keys = chunk->source;
+  int64_t pages = (keys + QN_PAGE_KEYS - 1) / QN_PAGE_KEYS;
   if (p->symbol_max[QN_SYM_P] > pages) pages = p->symbol_max[QN_SYM_P];
-  *out = (step_inputs){.symbols = {[QN_SYM_T] = chunk->tokens,
+  size_t n = (size_t)tokens;
+  *out = (step_inputs){.symbols = {[QN_SYM_T] = chunk->of_source ? 0 : tokens,
                                    [QN_SYM_R] = chunk->rows,
                                    [QN_SYM_P] = pages,
                                    [QN_SYM_B] = 1,
-                                   [QN_SYM_G] = pages},
-                       .tokens = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
-                       .pos = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
-                       .last_pos = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
-                       .seq = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
-                       .copies = QN_ARENA_ARRAY(p->arena, (size_t)chunk->tokens, int32_t),
+                                   [QN_SYM_G] = pages,
+                                   [QN_SYM_S] = chunk->of_source ? tokens : 0},
+                       .numbers = QN_ARENA_ARRAY(p->arena, n, int32_t),
+                       .pos = QN_ARENA_ARRAY(p->arena, n, int32_t),
+                       .last_pos = QN_ARENA_ARRAY(p->arena, n, int32_t),
+                       .cross_last_pos = QN_ARENA_ARRAY(p->arena, n, int32_t),
+                       .zeros = QN_ARENA_ARRAY(p->arena, n, int32_t),
+                       .ones = QN_ARENA_ARRAY(p->arena, n, int32_t),
                        .rows = QN_ARENA_ARRAY(p->arena, (size_t)chunk->rows + 1, int32_t),
                        .block_table = QN_ARENA_ARRAY(p->arena, (size_t)pages, int32_t),
                        .sampling = QN_ARENA_ARRAY(p->arena, ((size_t)chunk->rows + 1) * QN_COUNT(greedy), int32_t)};
-  if (!out->tokens || !out->pos || !out->last_pos || !out->seq || !out->copies || !out->rows || !out->block_table || !out->sampling)
+  if (!out->numbers || !out->pos || !out->last_pos || !out->cross_last_pos || !out->zeros || !out->ones || !out->rows ||
+      !out->block_table || !out->sampling)
     return qn_fail_nomem(p->diag, "predict", "the inputs of a step");
-  for (int64_t t = 0; t < chunk->tokens; t++) {
-    out->tokens[t] = (int32_t)t;  // rows of a table, one after another: each is read once, as any others would be
+  for (int64_t t = 0; t < tokens; t++) {
+    out->numbers[t] = (int32_t)t;
     out->pos[t] = (int32_t)(chunk->depth + t);
-    out->copies[t] = 1;
-    out->last_pos[t] = (int32_t)(chunk->depth + chunk->tokens - 1);
+    out->last_pos[t] = (int32_t)(chunk->depth + tokens - 1);
+    out->cross_last_pos[t] = (int32_t)chunk->source - 1;
+    out->ones[t] = 1;
   }
   for (int64_t r = 0; r < chunk->rows; r++) {
-    out->rows[r] = (int32_t)(chunk->tokens - chunk->rows + r);
+    out->rows[r] = (int32_t)(tokens - chunk->rows + r);
     memcpy(out->sampling + r * (int64_t)QN_COUNT(greedy), greedy, sizeof greedy);
   }
   for (int64_t i = 0; i < pages; i++) out->block_table[i] = (int32_t)i;
@@ -56,21 +63,27 @@ static qn_gpu_param bind(const predict_param *param, const step_inputs *in) {
   const struct {
     const char *name;
     const int32_t *data;
-    int64_t count;
-  } known[] = {{"tokens", in->tokens, in->symbols[QN_SYM_T]},
-               {"pos", in->pos, in->symbols[QN_SYM_T]},
-               {"last_pos", in->last_pos, in->symbols[QN_SYM_T]},
-               {"slot", in->pos, in->symbols[QN_SYM_T]},
-               {"seq", in->seq, in->symbols[QN_SYM_T]},
-               {"copies", in->copies, in->symbols[QN_SYM_T]},
-               {"rows", in->rows, in->symbols[QN_SYM_R]},
-               {"block_table", in->block_table, in->symbols[QN_SYM_P]},
-               {"sampling", in->sampling, in->symbols[QN_SYM_R] * (int64_t)QN_COUNT(greedy)}};
+    qn_symbol symbol;
+    int64_t each;
+  } known[] = {{"tokens", in->numbers, QN_SYM_T, 1},
+               {"pos", in->pos, QN_SYM_T, 1},
+               {"last_pos", in->last_pos, QN_SYM_T, 1},
+               {"slot", in->pos, QN_SYM_T, 1},
+               {"seq", in->zeros, QN_SYM_T, 1},
+               {"copies", in->ones, QN_SYM_T, 1},
+               {"cross_last_pos", in->cross_last_pos, QN_SYM_T, 1},
+               {"source", in->numbers, QN_SYM_S, 1},
+               {"source_pos", in->numbers, QN_SYM_S, 1},
+               {"source_seq", in->zeros, QN_SYM_S, 1},
+               {"source_last_pos", in->last_pos, QN_SYM_S, 1},
+               {"rows", in->rows, QN_SYM_R, 1},
+               {"block_table", in->block_table, QN_SYM_P, 1},
+               {"sampling", in->sampling, QN_SYM_R, (int64_t)QN_COUNT(greedy)}};
   qn_gpu_param out = {.far = param->far};
   for (size_t i = 0; i < QN_COUNT(known); i++) {
     if (strcmp(known[i].name, param->input) != 0) continue;
     out.data = known[i].data;
-    out.count = (size_t)known[i].count;
+    out.count = (size_t)(in->symbols[known[i].symbol] * known[i].each);
   }
   return out;
 }
@@ -113,8 +126,8 @@ static double add_cost(const predict_kernel *k, const predict_variant *v, const 
 // Adds what the kernel's calls in one step take.
 static qn_status add_chunk(predicting *p, const predict_kernel *k, const explain_chunk *chunk,
                            quern_kernel_report *out) {
-  if (k->told.of_rows && chunk->rows == 0) return QN_OK;
-  const predict_variant *v = variant_for(k, k->told.of_rows ? chunk->rows : chunk->tokens);
+  int64_t rows = explain_rows(&k->told, chunk);
+  const predict_variant *v = rows > 0 ? variant_for(k, rows) : NULL;
   if (!v) return QN_OK;
   step_inputs inputs;
   qn_gpu_counts counts;
@@ -172,7 +185,7 @@ static qn_status predict_phase(predicting *p, int phase) {
   quern_kernel_report *kernels = QN_ARENA_ARRAY(p->arena, p->kernel_count, quern_kernel_report);
   quern_phase_report *out = &p->e->phases[phase];
   if (!kernels) return qn_fail_nomem(p->diag, "predict", "a phase");
-  *out = (quern_phase_report){.name = phase == EXPLAIN_PREFILL ? "prefill" : "decode",
+  *out = (quern_phase_report){.name = explain_phase_name(p->kind, phase),
                               .tokens = phase == EXPLAIN_PREFILL ? p->prompt : 1,
                               .depth = phase == EXPLAIN_PREFILL ? 0 : p->depth,
                               .stream_bytes_per_s = p->chip.memory_bytes_per_s,
@@ -198,22 +211,11 @@ static qn_status predict_phase(predicting *p, int phase) {
 }
 
 static qn_status plan(predicting *p) {
-  const quern_predict_options *o = p->options;
-  int64_t most = p->context;
-  if (o->prompt_tokens < 0 || o->depth < 0)
-    return qn_fail(p->diag, QN_ERR_ARGUMENT, "predict",
-                   "got a prompt of %lld tokens and a depth of %lld, want 0 or more", (long long)o->prompt_tokens,
-                   (long long)o->depth);
-  p->prompt = o->prompt_tokens;
-  if (p->prompt == 0) p->prompt = most > 0 && most <= DEFAULT_PROMPT ? (most + 1) / 2 : DEFAULT_PROMPT;
-  p->depth = o->depth ? o->depth : p->prompt;
-  if (most > 0 && (p->prompt > most || p->depth + 1 > most)) {
-    return qn_fail(p->diag, QN_ERR_LIMIT, p->path,
-                   "got a prompt of %lld tokens and a depth of %lld, want a context of at most %lld tokens",
-                   (long long)p->prompt, (long long)p->depth, (long long)most);
-  }
-  return explain_plan_chunks(p->prompt, p->depth, p->symbol_max[QN_SYM_T], p->arena, p->chunks, p->chunk_count,
-                             p->diag);
+  explain_sizes sizes = {p->options->prompt_tokens, p->options->depth};
+  QN_TRY(explain_plan_sizes(p->kind, p->context, p->symbol_max, p->path, "predict", &sizes, p->diag));
+  p->prompt = sizes.prompt;
+  p->depth = sizes.depth;
+  return explain_plan_chunks(p->kind, &sizes, p->symbol_max, p->arena, p->chunks, p->chunk_count, p->diag);
 }
 
 static qn_status tell_chip(predicting *p) {
@@ -231,7 +233,7 @@ static qn_status tell_chip(predicting *p) {
   told->int8_ops_per_s = told->target_int8_ops_per_s = c->tensor_int8_ops_per_s;
   told->narrow_ops_per_s = told->target_narrow_ops_per_s = c->tensor_int8_ops_per_s;
   told->fp32_ops_per_s = told->target_fp32_ops_per_s = 2 * c->fp32_ops_per_s;
-  told->phase_count = EXPLAIN_PHASES;
+  told->phase_count = explain_phase_count(p->kind);
   return told->target && told->host && told->prediction ? QN_OK : qn_fail_nomem(p->diag, "predict", "a chip's name");
 }
 
@@ -249,7 +251,7 @@ static qn_status predict(predicting *p) {
   QN_TRY(quern_is_artifact(p->path) ? predict_open_artifact(p) : predict_open_model(p));
   QN_TRY(plan(p));
   QN_TRY(tell_chip(p));
-  for (int phase = 0; phase < EXPLAIN_PHASES; phase++) QN_TRY(predict_phase(p, phase));
+  for (size_t phase = 0; phase < p->e->told.phase_count; phase++) QN_TRY(predict_phase(p, (int)phase));
   return QN_OK;
 }
 

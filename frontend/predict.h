@@ -34,6 +34,7 @@ typedef struct predicting {
   qn_arena *arena;  // &e->arena
   qn_diag *diag;
   const char *path;  // for messages
+  explain_kind kind;
   qn_chip chip;
   predict_kernel *kernels;  // arena
   size_t kernel_count;

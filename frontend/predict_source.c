@@ -53,7 +53,6 @@ static qn_status take_kernel(predicting *p, const qn_program *program, const qn_
   const qn_pkernel *kernel = &program->kernels.items[step->kernel];
   explain_kernel *told = &out->told;
   QN_TRY(cost(context, program, step, &told->cost, p->diag));
-  told->of_rows = told->cost.value_bytes_row > 0 && told->cost.value_bytes_token == 0;
   told->name = explain_text(p->arena, qn_str_from(kernel->name));
   told->place = explain_text(p->arena, qn_str_from(step->loc));
   if (!told->name || !told->place) return qn_fail_nomem(p->diag, p->path, "a kernel");
@@ -83,21 +82,17 @@ static qn_status graph_cost(void *context, const qn_program *program, const qn_p
   return QN_OK;
 }
 
-// Prompts and decoding are predicted, and an encoder does neither.
-static qn_status check_symbols(const predicting *p, const int64_t *most) {
-  if (most[QN_SYM_S] == 0) return QN_OK;
-  return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "has an encoder, and what is predicted are texts that go on");
+static explain_kind kind_of(bool embeds, const int64_t *most) {
+  return embeds ? EXPLAIN_EMBEDDINGS : most[QN_SYM_S] > 0 ? EXPLAIN_SOURCES : EXPLAIN_TEXTS;
 }
 
 static qn_status take_model(predicting *p, quern_compilation *c) {
   QN_TRY(quern_compilation_open(c, p->path));
   qn_pass_context *pass = &c->parts[c->part_of[0]].pass;
   QN_TRY(qn_run_passes(pass));
-  if (qn_import_embedding_size(c->import) > 0)
-    return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is an encoder, and what is predicted are texts that go on");
   if (qn_import_vocab_size(c->import) == 0)
     return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is no language model, whose prompts could be predicted");
-  QN_TRY(check_symbols(p, pass->program->max_values));
+  p->kind = kind_of(qn_import_embedding_size(c->import) > 0, pass->program->max_values);
   p->context = c->context_tokens;
   p->e->told.model = explain_text(p->arena, qn_str_from(qn_import_model_name(c->import)));
   if (!p->e->told.model) return qn_fail_nomem(p->diag, p->path, "its name");
@@ -197,9 +192,9 @@ static qn_status take_artifact(predicting *p, const qn_artifact *whole) {
   qn_program *program = NULL;
   QN_TRY(choose_code(p, whole, &code));
   if (!qn_artifact_view(whole, QN_ART_GPU, &a)) return qn_fail(p->diag, QN_ERR_FORMAT, p->path, "has no GPU program");
-  if (a.program->vocab_size == 0 || qn_artifact_embedding_size(&a) > 0)
+  if (a.program->vocab_size == 0)
     return qn_fail(p->diag, QN_ERR_UNSUPPORTED, p->path, "is no language model, whose prompts could be predicted");
-  QN_TRY(check_symbols(p, a.program->symbol_max));
+  p->kind = kind_of(qn_artifact_embedding_size(&a) > 0, a.program->symbol_max);
   QN_TRY(quern_artifact_program(&a, p->arena, &program, p->diag));
   QN_TRY(take_program(p, program, told_cost, &a));
   for (size_t i = 0; i < p->kernel_count; i++)

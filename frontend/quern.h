@@ -514,8 +514,8 @@ typedef struct quern_explain_options {
   int decode_threads;
   bool no_pin;
   int64_t spin_us;
-  int64_t prompt_tokens;  // of the prompt that is measured; 0 = 256, or as many as there is room for
-  int64_t depth;          // keys before a token that is decoded; 0 = as many as the prompt has
+  int64_t prompt_tokens;  // of the prompt that is measured, or of what an encoder reads; 0 = 256, or half of a shorter context
+  int64_t depth;          // keys before a token that is decoded; 0 = as many as the prompt has; ARGUMENT of an encoder alone
   int repetitions;        // of everything, in turn; 0 = 5
   // Where to look up this machine's profile and what tuning tried: NULL = the user's own database, "none" = nowhere. It is
   // only read; without a profile in it, or when it cannot be read, the machine is measured for a second.
@@ -562,7 +562,7 @@ typedef struct quern_explain_term {
 const quern_explain_term *quern_explain_terms(size_t *out_count);
 
 typedef struct quern_phase_report {
-  const char *name;        // "prefill", "decode"
+  const char *name;        // "prefill" and "decode"; of a model with an encoder "source" and "decode"; of one alone "embed"
   int threads;             // that computed
   int64_t tokens, depth;   // evaluated in it, and keys before them
   double seconds;          // of all of it

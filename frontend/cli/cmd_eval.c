@@ -67,6 +67,10 @@ static const char details[] =
     "\n"
     "A case of a task is right when the model, greedy, continues the prompt with the answer and ends its text.\n"
     "\n"
+    "A model with an encoder (T5) reads the prompt of a case, and writes the answer. Its perplexity is that of targets\n"
+    "given their sources: each line of the text (--lines) is a source and its target with a tab between, and all tokens\n"
+    "of a target count, that which ends it among them.\n"
+    "\n"
     "With several formats (--quant q8_0,q4_0 or all) or numeric modes (--numeric int8,f32) the results are a table in\n"
     "Markdown, compiled in memory a row at a time: bits a weight, the relative error of the quantised matrices, and "
     "what\n"
@@ -80,6 +84,28 @@ typedef struct measured {
   cli_tasks tasks;
   uint64_t window, stride;
 } measured;
+
+// What is made of a source is evaluated whole, and begins with a token of its own.
+static int check_sourced(const eval_options *o, const quern_model *model, quern_error *error) {
+  const struct {
+    bool wrong;
+    int code;
+    const char *where, *text;
+  } checks[] = {
+      {o->speculate, QN_ERR_UNSUPPORTED, quern_model_path(model),
+       "has an encoder, and tokens are guessed of texts that go on; leave --speculate out"},
+      {quern_model_start_token(model) < 0, QN_ERR_UNSUPPORTED, quern_model_path(model),
+       "has an encoder, and does not say which token a text begins with"},
+      {o->text && !o->lines, QN_ERR_ARGUMENT, "--perplexity",
+       "the model has an encoder; give --lines, and in each line a source and its target with a tab between"},
+      {o->stride > 0, QN_ERR_ARGUMENT, "--stride", "is of texts that go on, got a model with an encoder"}};
+  for (size_t i = 0; i < QN_COUNT(checks); i++) {
+    if (!checks[i].wrong) continue;
+    snprintf(error->text, sizeof error->text, "%s: %s", checks[i].where, checks[i].text);
+    return error->code = checks[i].code;
+  }
+  return 0;
+}
 
 static int measure(const eval_options *o, quern_model *model, const cli_speculation *speculation, cli_progress *progress,
                    measured *out, quern_error *error) {
@@ -98,12 +124,8 @@ static int measure(const eval_options *o, quern_model *model, const cli_speculat
              quern_model_path(model));
     return QN_ERR_UNSUPPORTED;
   }
-  if (quern_model_has_source(model)) {
-    snprintf(error->text, sizeof error->text,
-             "%s: the model has an encoder, and what is measured are texts that go on; see what it makes of one by quern run",
-             quern_model_path(model));
-    return QN_ERR_UNSUPPORTED;
-  }
+  int sourced = quern_model_has_source(model) ? check_sourced(o, model, error) : 0;
+  if (sourced != 0) return sourced;
   if (o->text && out->stride >= out->window) {
     snprintf(error->text, sizeof error->text, "--stride: got %llu, want less than the window of %llu tokens",
              (unsigned long long)out->stride, (unsigned long long)out->window);

@@ -58,6 +58,8 @@ static const char details[] =
     "  limited by   the largest part of the time, of what was measured (waiting for other threads, page faults)\n"
     "               and what the compiler's model of this machine says of the kernel's code\n"
     "  MBU, MFU     of the whole: bytes and multiply-adds as parts of what the machine gives in that time\n"
+    "Of a model with an encoder (T5) the prompt is what that reads, and decoding looks at it; of an encoder alone\n"
+    "(BERT) one text of --prompt tokens is embedded, and nothing decoded.\n"
     "Other programs on the machine disturb it; Ctrl-C ends it.\n"
     "With --device nothing is run: times are predicted from what the kernels' loops ask of a GPU and from what is\n"
     "published of the chip. FILE is then a model file, or an artifact that has code for GPUs.\n";
@@ -235,6 +237,18 @@ static int predict_model(const explain_options *o, const char *path, const quern
   return code == 0 ? 0 : cli_fail_with(code, &error);
 }
 
+// Two runs side by side have the same phases.
+static int check_phases(const explain_options *o, const explain_view *view) {
+  const quern_explanation *now = view->now, *before = view->before;
+  bool same = !before || before->phase_count == now->phase_count;
+  for (size_t i = 0; same && before && i < now->phase_count; i++)
+    same = strcmp(now->phases[i].name, before->phases[i].name) == 0;
+  if (same) return 0;
+  return cli_fail(QN_ERR_ARGUMENT, "--against",
+                  "%s tells of a model of another kind: its first phase is '%s', want '%s' as of this one", o->against_path,
+                  before->phases[0].name, now->phases[0].name);
+}
+
 static int run(void *context, const char *path) {
   const explain_options *o = context;
   explain_view view = {.before_path = o->against_path, .terms = o->terms};
@@ -245,6 +259,7 @@ static int run(void *context, const char *path) {
     if (code != 0) code = cli_fail(code, "--against", "%s", error.text);
   }
   if (code == 0) code = o->device ? predict_model(o, path, &view.now) : measure_model(o, path, &view.now);
+  if (code == 0) code = check_phases(o, &view);
   if (code == 0) code = write_all(o, &view);
   quern_explanation_free(view.now);
   quern_explanation_free(view.before);

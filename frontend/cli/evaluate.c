@@ -179,10 +179,9 @@ static double surprise(const float *logits, int32_t count, int32_t token) {
   return log(sum) + max - (double)logits[token];
 }
 
-// Evaluates the window, and counts the tokens from the `first` on (1 or more).
+// Evaluates the window in the empty sequence, and counts the tokens from the `first` on (1 or more).
 static int measure_window(text_run *run, size_t first, quern_error *error) {
   size_t count = run->window.count, vocab = (size_t)quern_model_vocab_size(run->model);
-  quern_session_reset(run->session, 0);
   for (size_t done = 0; done + 1 < count; done += run->rows) {  // nothing follows the last one
     size_t now = count - 1 - done < run->rows ? count - 1 - done : run->rows;
     int code = (int)quern_session_eval_all(run->session, 0, run->window.items + done, now, run->logits, error);
@@ -224,20 +223,53 @@ static int measure_text(text_run *run, const char *text, size_t length, quern_er
     if (code != 0) return code;
     if (!fill_window(run, begin, &end)) return no_memory(error);
     size_t offset = run->window.count - (end - begin);  // of the token at `begin` in the window
+    quern_session_reset(run->session, 0);
     code = measure_window(run, counted - begin + offset, error);
     counted = end;
   }
   return code;
 }
 
+// A target, which begins with a token of its own, behind the source that it looks at. Every token of it counts.
+static int measure_pair(text_run *run, const char *text, size_t length, size_t number, quern_error *error) {
+  const char *path = run->options->path, *tab = memchr(text, '\t', length);
+  if (length == 0) return 0;
+  if (!tab) {
+    snprintf(error->text, sizeof error->text, "%s:%zu: got '%.*s', want a source and a target with a tab between", path,
+             number, (int)(length < 80 ? length : 80), text);
+    return error->code = QN_ERR_FORMAT;
+  }
+  size_t source = (size_t)(tab - text), target = length - source - 1;
+  int code = go_on(run->progress, "perplexity", run->done, run->total, error);
+  if (code == 0) code = cli_tokenize(run->model, text, source, QUERN_TOKENIZE_ADD_SPECIAL, &run->window, error);
+  if (code == 0) code = cli_tokenize(run->model, tab + 1, target, QUERN_TOKENIZE_ADD_SPECIAL, &run->ids, error);
+  if (code != 0) return code;
+  if (run->ids.count > run->options->window) {
+    snprintf(error->text, sizeof error->text, "%s:%zu: the target has %zu tokens, want at most %llu (--ctx)", path, number,
+             run->ids.count, (unsigned long long)run->options->window);
+    return error->code = QN_ERR_LIMIT;
+  }
+  code = (int)quern_session_source(run->session, 0, run->window.items, run->window.count, error);
+  if (code != 0) return code;
+  run->window.count = 0;
+  if (!cli_ids_push(&run->window, quern_model_start_token(run->model))) return no_memory(error);
+  for (size_t i = 0; i < run->ids.count; i++)
+    if (!cli_ids_push(&run->window, run->ids.items[i])) return no_memory(error);
+  run->texts++;
+  return measure_window(run, 1, error);
+}
+
 static int measure_file(text_run *run, char *text, size_t size, quern_error *error) {
+  bool sourced = quern_model_has_source(run->model);
   int code = 0;
   run->total = size;
   if (!run->options->lines) return measure_text(run, text, size, error);
-  for (char *line = text, *end; code == 0 && *line; line = end) {
+  size_t number = 1;
+  for (char *line = text, *end; code == 0 && *line; line = end, number++) {
     end = line + strcspn(line, "\n");
     run->done = (uint64_t)(line - text);
-    code = measure_text(run, line, (size_t)(end - line), error);
+    size_t length = (size_t)(end - line);
+    code = sourced ? measure_pair(run, line, length, number, error) : measure_text(run, line, length, error);
     end += *end == '\n';
   }
   return code;

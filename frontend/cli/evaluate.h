@@ -21,7 +21,8 @@ typedef struct cli_tasks {
 } cli_tasks;
 
 // A case is a line "task TAB prompt TAB answer" of the file ('#' begins a remark); it is right when the model, greedy,
-// continues the prompt with the answer (after at most one space) and ends its text. `limit` cases of each task; 0 =
+// continues the prompt with the answer (after at most one space) and ends its text; one with an encoder reads the prompt, and
+// the answer is the text that it writes. `limit` cases of each task; 0 =
 // all. With a speculator, which may be NULL, a step may give several tokens. A status, with *error.
 int cli_evaluate_tasks(quern_model *model, quern_session *session, quern_speculator *speculator, const char *path, uint64_t limit,
                        cli_progress *progress, cli_tasks *out, quern_error *error);
@@ -41,8 +42,8 @@ typedef struct cli_text_result {
 // The perplexity per token: exp of the mean of -log p(token | those before it), over all tokens but the first of each
 // text. Texts have the tokens that the vocabulary puts around them. One longer than the window is taken in windows that
 // begin `stride` tokens apart (with the begin-of-text token again, where the vocabulary has one), each of which counts
-// the tokens that the one before did not reach. Models compiled without all_logits take a token at a time. A status,
-// with *error.
+// the tokens that the one before did not reach. Models compiled without all_logits take a token at a time. Of a model with an
+// encoder every line is "source TAB target" (`lines` is wanted), and all tokens of the targets count. A status, with *error.
 int cli_evaluate_text(quern_model *model, quern_session *session, const cli_text_options *options,
                       cli_progress *progress, cli_text_result *out, quern_error *error);
 

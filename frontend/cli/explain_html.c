@@ -129,8 +129,13 @@ static void put_legend(qn_buf *out) {
 static void put_roofline(const quern_explanation *e, qn_buf *out) {
   qn_buf_puts(out, "<h2>Roofline</h2>\n<figure>\n");
   explain_plot_roofline(e, out);
+  qn_buf_puts(out, "<figcaption>");
+  for (size_t i = 0; i < e->phase_count; i++) {
+    const char *name = e->phases[i].name;
+    qn_buf_printf(out, "%s: %s (%c1, %c2, …); ", i == 0 ? "Squares" : "circles", name, name[0], name[0]);
+  }
   qn_buf_puts(out,
-              "<figcaption>Squares: prefill (p1, p2, …); circles: decode (d1, d2, …); numbers as in the tables below. "
+              "numbers as in the tables below. "
               "The larger, the more of the step’s time; the colour is what limits it. Lines: what memory and the peaks "
               "of fp32 (solid) and int8 (dashed; narrow: by codes of few bits) allow. A kernel that needs nothing from memory is held against the "
               "bytes between kernels, and may lie above the slope, since those are in the caches.</figcaption>\n");
@@ -241,10 +246,16 @@ static void put_schedule_table(const quern_phase_report *p, qn_buf *out) {
   qn_buf_puts(out, "</tbody></table></div>\n");
 }
 
+// "Prefill"; names are ASCII.
+static void put_name(const quern_phase_report *p, qn_buf *out) {
+  qn_buf_printf(out, "%c%s", p->name[0] - 'a' + 'A', p->name + 1);
+}
+
 static void put_phase(const quern_explanation *e, const quern_phase_report *p, qn_buf *out) {
-  qn_buf_printf(out, "<h2>%s</h2>\n<p class=\"quiet\">%lld token%s after %lld keys.</p>\n",
-                strcmp(p->name, "prefill") == 0 ? "Prefill" : "Decode", (long long)p->tokens, p->tokens == 1 ? "" : "s",
-                (long long)p->depth);
+  qn_buf_puts(out, "<h2>");
+  put_name(p, out);
+  qn_buf_printf(out, "</h2>\n<p class=\"quiet\">%lld token%s after %lld keys.</p>\n", (long long)p->tokens,
+                p->tokens == 1 ? "" : "s", (long long)p->depth);
   put_tiles(e, p, out);
   qn_buf_puts(out, "<figure>\n");
   explain_plot_bars(p, out);
@@ -290,11 +301,11 @@ static void put_change_row(const quern_kernel_report *now, const quern_kernel_re
 static void put_against(const explain_view *view, size_t phase, qn_buf *out) {
   const quern_phase_report *now = &view->now->phases[phase], *before = &view->before->phases[phase];
   char a[24], b[24];
+  qn_buf_puts(out, "<h3>");
+  put_name(now, out);
   qn_buf_printf(
-      out,
-      "<h3>%s</h3>\n<p>%s, was %s: %.3f times as fast. MBU %.1f %%, was %.1f %%; MFU %.1f %%, was %.1f %%.%s</p>\n",
-      strcmp(now->name, "prefill") == 0 ? "Prefill" : "Decode", explain_time(now->seconds, a),
-      explain_time(before->seconds, b), per(before->seconds, now->seconds), 100 * now->mbu, 100 * before->mbu,
+      out, "</h3>\n<p>%s, was %s: %.3f times as fast. MBU %.1f %%, was %.1f %%; MFU %.1f %%, was %.1f %%.%s</p>\n",
+      explain_time(now->seconds, a), explain_time(before->seconds, b), per(before->seconds, now->seconds), 100 * now->mbu, 100 * before->mbu,
       100 * now->mfu, 100 * before->mfu,
       now->tokens == before->tokens && now->depth == before->depth ? "" : " <b>Not the same work.</b>");
   qn_buf_puts(out,

@@ -58,6 +58,13 @@ awk '{ s = 0; for (i = 1; i <= NF; i++) s += $i * $i; if (s < 0.99999 || s > 1.0
 [ "$(grep -c '^ *\(9\|30\)  *[13] ' out)" -eq 4 ] && grep -q 'texts/s' out || fail "bench: $(cat out)"
 grep -q '"text": {"tokens": 30, "batch": 3, .*"texts_per_s"' bench.json && grep -q '"mfu"' bench.json || fail "bench --json: $(cat bench.json)"
 "$QUERN" bench -q model.qn --reps 1 | has '^ *77  *1 ' || fail "bench: 77 tokens are the most, 128 and 512 the usual"
+"$QUERN" machine -q --budget 0 >/dev/null || fail "quern machine ends with $?"
+"$QUERN" explain -q model.qn --prompt 12 --reps 1 --threads 2 --json one.json --html page.html >out || fail "explain: $(cat out)"
+grep -q '^embed, 12 tokens after 0 keys: ' out && [ "$(grep -c ' tokens* after ' out)" -eq 1 ] || fail "explain: $(cat out)"
+grep -q '"embed": {"threads": 2, "tokens": 12,' one.json && ! grep -q '"decode"\|"prefill"' one.json || fail "explain --json: $(cat one.json)"
+grep -q '<h2>Embed</h2>' page.html || fail "the page of explain"
+"$QUERN" explain -q model --device cuda:sm_90 --prompt 12 --json two.json >out || fail "explain --device: $(cat out)"
+grep -q '^embed, 12 tokens after 0 keys: ' out || fail "explain --device: $(cat out)"
 "$QUERN" tune -q model --numeric f32 --budget 1s --db tuned.db >out || fail "tune: $(cat out)"
 
 # ---- on a GPU: the same bits
@@ -102,8 +109,9 @@ refused() {
   "$QUERN" "${@:3}" >out 2>err </dev/null || code=$?
   [ "$code" -eq "$1" ] && grep -qF -e "$2" err || fail "${*:3}: code $code, want $1 and '$2' in: $(cat err)"
 }
-refused 4 'is an encoder, and what is explained are texts that go on; quern bench times its steps' explain -q model.qn
-refused 4 'is an encoder, and what is predicted are texts that go on' explain -q model --device cuda:sm_90
+refused 2 'got a depth of 4 for model.qn, which is an encoder and decodes nothing' explain -q model.qn --depth 4
+refused 2 'got a depth of 4 for model, which is an encoder and decodes nothing' explain -q model --device cuda:sm_90 --depth 4
+refused 8 'want a context of at most 77 tokens' explain -q model.qn --prompt 78
 refused 4 'has an encoder, and --trace replays requests for texts that go on' bench -q model.qn --trace poisson:5
 refused 2 '--against: is for models that write texts' bench -q model.qn --against model.qn
 refused 2 '--generate: is for models that write texts' bench -q model.qn -n 4

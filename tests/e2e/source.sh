@@ -44,6 +44,44 @@ grep -q '"prefill": {"tokens": 40,' bench.json && ! grep -q '"mbu"\|"mfu"' bench
 "$QUERN" tune -q tiny --budget 1s --db tuned.db >out || fail "tune: $(cat out)"
 "$QUERN" verify -q tiny.qn --fast >out 2>&1 || fail "verify: $(tail -5 out)"
 
+# ---- how good it is
+
+# The perplexity of a target given its source, by hand: a token that was drawn, as a text, and the end after it.
+for seed in $(seq 40); do
+  "$QUERN" run -q tiny.qn -p 'the old inn' -n 2 --ignore-eog --temp 1 --seed "$seed" --logits rows --json >drawn
+  first=$(tr -d ' \n' <drawn | sed 's/.*"ids":\[\([0-9]*\),.*/\1/')
+  word=$("$QUERN" tokenize tiny.qn --decode -p "$first")
+  [ "$("$QUERN" tokenize tiny.qn --ids -p "$word")" != "$first 1" ] || break
+done
+[ "$seed" -lt 40 ] || fail "no token is a text of its own"
+printf 'the old inn\t%s\n\n' "$word" >pairs
+want=$(od -An -v -tf4 -w4 rows | awk -v first="$first" '{ x[NR - 1] = $1 }
+  END { for (r = 0; r < 2; r++) { s = 0; for (i = 0; i < 64; i++) s += exp(x[64 * r + i]); sum += log(s) - x[64 * r + (r ? 1 : first)] }
+        print exp(sum / 2) }')
+"$QUERN" eval -q tiny.qn --perplexity pairs --lines >out || fail "eval: $(cat out)"
+awk -v want="$want" '{ gsub(",", ""); exit !(NR == 1 && $2 / want < 1.0001 && $2 / want > 0.9999 && $6 == 2 && $9 == 1) }' out ||
+  fail "perplexity: got $(cat out), want $want of 2 tokens of 1 text"
+printf 'the old inn\t%s\nan other one\ta b c\n' "$word" >pairs
+"$QUERN" eval -q tiny --perplexity pairs --lines --ctx 128 -j 1 >got || fail "eval of a model file: $(cat got)"
+"$QUERN" eval -q tiny.qn --perplexity pairs --lines | cmp - got || fail "all logits or one a step: $(cat got)"
+# What a case has wrong is what run writes; the random model ends no text by itself.
+printf 'inns\tthe old inn\tinn\n' >cases
+"$QUERN" eval tiny.qn --tasks cases >out 2>err || fail "eval --tasks: $(cat err)"
+text=$("$QUERN" run -q tiny.qn -p 'the old inn' -n "$((2 * $("$QUERN" tokenize tiny.qn --bare --count -p inn) + 16))")
+grep -qE '^inns +0 of +1 right' out && grep -qF "'the old inn' gave '$text', want 'inn'" err || fail "eval --tasks: $(cat out err), want '$text'"
+
+# ---- how fast it is
+
+"$QUERN" machine -q --budget 0 >/dev/null || fail "quern machine ends with $?"
+"$QUERN" explain -q tiny.qn --prompt 9 --depth 4 --reps 1 --threads 2 --json one.json --html page.html >out || fail "explain: $(cat out)"
+grep -q '^source, 9 tokens after 0 keys: ' out && grep -q '^decode, 1 token after 4 keys: ' out && ! grep -q prefill out one.json page.html ||
+  fail "explain: $(cat out)"
+grep -q '<h2>Source</h2>' page.html && grep -q 'Squares: source (s1, s2, …); circles: decode (d1, d2, …);' page.html || fail "the page of explain"
+"$QUERN" explain -q tiny --device cuda:sm_90 --prompt 9 --depth 4 --json two.json >out || fail "explain --device: $(cat out)"
+grep -q '^source, 9 tokens after 0 keys: ' out || fail "explain --device: $(cat out)"
+"$QUERN" explain -q tiny.qn --prompt 9 --depth 4 --reps 1 --against one.json >out || fail "explain --against: $(cat out)"
+grep -q '^source against one.json: ' out && ! grep -q 'not the same work' out || fail "explain --against: $(cat out)"
+
 # On a GPU: the same tokens and the same bits, by the device's choice and by the host's.
 gpu=", without GPUs"
 if compiled_for_gpu tiny -o gpu.qn --ctx 128; then
@@ -60,19 +98,25 @@ if compiled_for_gpu tiny -o gpu.qn --ctx 128; then
   "$QUERN" verify -q gpu.qn --fast --device cuda >out 2>&1 || fail "verify on a GPU: $(tail -5 out)"
 fi
 
+# refuses CODE TEXT ARGUMENT...
 refuses() {
-  local want=$1
-  shift
+  local code=$1 want=$2
+  shift 2
   local status=0
   "$QUERN" "$@" >out 2>err </dev/null || status=$?
-  [ $status -eq 4 ] || fail "$*: want exit status 4, got: $(cat out err)"
+  [ $status -eq "$code" ] || fail "$*: want exit status $code, got $status: $(cat out err)"
   grep -q "$want" err || fail "$*: want '$want' in: $(cat err)"
 }
 echo 'the old inn' >text
-refuses 'encoder, which reads each text anew' run tiny.qn --chat --chat-template '{{ messages[0].content }}'
-refuses 'has an encoder, and tokens are guessed of texts that go on' bench tiny.qn --speculate lookup
-refuses 'has an encoder, and --trace replays requests for texts that go on' bench tiny.qn --trace poisson:5
-refuses 'encoder, and what is measured are texts that go on' eval tiny.qn --perplexity text
-refuses 'has an encoder, and what is explained are texts that go on; quern bench' explain tiny.qn
-refuses 'encoder, and what is predicted are texts that go on' explain tiny --device cuda:sm_90
+refuses 4 'encoder, which reads each text anew' run tiny.qn --chat --chat-template '{{ messages[0].content }}'
+refuses 4 'has an encoder, and tokens are guessed of texts that go on' bench tiny.qn --speculate lookup
+refuses 4 'has an encoder, and --trace replays requests for texts that go on' bench tiny.qn --trace poisson:5
+refuses 4 'has an encoder, and tokens are guessed of texts that go on; leave --speculate out' eval tiny.qn --tasks cases --speculate lookup
+refuses 2 'perplexity: the model has an encoder; give --lines, and in each line a source and its target' eval tiny.qn --perplexity text
+refuses 2 'stride: is of texts that go on, got a model with an encoder' eval tiny.qn --perplexity pairs --lines --stride 3
+refuses 3 "text:1: got 'the old inn', want a source and a target with a tab between" eval tiny.qn --perplexity text --lines
+printf 'a\ta\na\ta b c d\n' >long
+refuses 8 'long:2: the target has 5 tokens, want at most 4 (--ctx)' eval tiny.qn --perplexity long --lines --ctx 4
+refuses 8 'want a context of at most 128 tokens' explain tiny.qn --prompt 129
+refuses 8 'want a context of at most 128 tokens' explain tiny.qn --prompt 9 --depth 128
 pass "source.sh$gpu"

@@ -84,12 +84,16 @@ END_TEST
 
 // ---- a model
 
-static const quern_explanation *predict(const char *device, int64_t prompt, int64_t depth) {
+static const quern_explanation *predict_of(const char *model, const char *device, int64_t prompt, int64_t depth) {
   const quern_explanation *e = NULL;
   quern_error error = {0};
   quern_predict_options options = {.size = sizeof options, .device = device, .prompt_tokens = prompt, .depth = depth};
-  ck_assert_msg(quern_predict(qn_test_source("models/nano/nano.gguf"), &options, &e, &error) == 0, "%s", error.text);
+  ck_assert_msg(quern_predict(qn_test_source(model), &options, &e, &error) == 0, "%s", error.text);
   return e;
+}
+
+static const quern_explanation *predict(const char *device, int64_t prompt, int64_t depth) {
+  return predict_of("models/nano/nano.gguf", device, prompt, depth);
 }
 
 static void check_phase(const quern_explanation *e, const quern_phase_report *p) {
@@ -134,10 +138,10 @@ START_TEST(a_model_on_every_chip) {
 }
 END_TEST
 
-static double attention_bytes(const quern_explanation *e) {
+static double attention_bytes(const quern_phase_report *phase) {
   double bytes = 0;
-  for (size_t i = 0; i < e->phases[1].kernel_count; i++) {
-    const quern_kernel_report *k = &e->phases[1].kernels[i];
+  for (size_t i = 0; i < phase->kernel_count; i++) {
+    const quern_kernel_report *k = &phase->kernels[i];
     if (strstr(k->kernel, "attention")) bytes += k->memory_bytes;
   }
   return bytes;
@@ -148,8 +152,8 @@ START_TEST(what_follows) {
   const quern_explanation *a = predict("cuda:H100", 16, 9), *b = predict("cuda:H100", 32, 200);
   const quern_explanation *c = predict("cuda:H200", 16, 9), *d = predict("cuda:sm_90", 16, 9);
   ck_assert(b->phases[0].seconds > a->phases[0].seconds && b->phases[1].seconds > a->phases[1].seconds);
-  ck_assert(near(attention_bytes(a), 3.0 * 10 * 2 * 2 * 64 * 4));  // layers, keys, of K and V, KV heads, of 64 f32
-  ck_assert(near(attention_bytes(b), 3.0 * 201 * 2 * 2 * 64 * 4));
+  ck_assert(near(attention_bytes(&a->phases[1]), 3.0 * 10 * 2 * 2 * 64 * 4));  // layers, keys, of K and V, KV heads, of 64 f32
+  ck_assert(near(attention_bytes(&b->phases[1]), 3.0 * 201 * 2 * 2 * 64 * 4));
   for (int p = 0; p < 2; p++) {
     ck_assert(c->phases[p].seconds <= a->phases[p].seconds);
     ck_assert(d->phases[p].seconds == a->phases[p].seconds && d->phases[p].mbu == a->phases[p].mbu);
@@ -158,6 +162,49 @@ START_TEST(what_follows) {
   quern_explanation_free(b);
   quern_explanation_free(c);
   quern_explanation_free(d);
+}
+END_TEST
+
+// Multiply-adds of the kernels with such names, which count two.
+static double ops_of(const quern_phase_report *phase, const char *name) {
+  double ops = 0;
+  for (size_t i = 0; i < phase->kernel_count; i++)
+    if (strstr(phase->kernels[i].kernel, name)) ops += phase->kernels[i].fp32_ops;
+  return ops;
+}
+
+// What an encoder does with a source, and a decoder that looks at it: two layers each, of 5 heads of 8 in f32, a width of 32
+// and gated products of 24. The one sees all of the source, the other the keys of its own text and, besides, all of the source.
+START_TEST(a_source) {
+  const quern_explanation *e = predict_of("tests/golden/models/t5_gated", "cuda:H100", 24, 9);
+  const double pair = 2 * 2.0 * 5 * 8;
+  ck_assert_uint_eq(e->phase_count, 2);
+  ck_assert_str_eq(e->phases[0].name, "source");
+  ck_assert_str_eq(e->phases[1].name, "decode");
+  ck_assert(e->phases[0].tokens == 24 && e->phases[0].depth == 0 && e->phases[1].tokens == 1 && e->phases[1].depth == 9);
+  for (int p = 0; p < 2; p++) check_phase(e, &e->phases[p]);
+  ck_assert(near(ops_of(&e->phases[0], "attention"), 2 * 24 * 24 * pair));
+  ck_assert(near(ops_of(&e->phases[1], "attention"), 2 * (10 + 24) * pair));
+  const double width = 32, heads = 5 * 8, inner = 24;
+  double layer = 4 * heads * width + 3 * inner * width;  // q, k, v, o; gate, up, down
+  double cross = 2 * heads * width;                      // keys and values of the source, or q and o
+  ck_assert(near(ops_of(&e->phases[0], "qk_matmul"), 2 * 24 * (2 * layer + 2 * cross)));
+  ck_assert(near(ops_of(&e->phases[1], "qk_matmul"), 2 * (2 * layer + 2 * cross + 64 * width)));
+  quern_explanation_free(e);
+}
+END_TEST
+
+// An encoder alone: two layers of 6 heads of 6; each token sees all.
+START_TEST(an_encoder) {
+  const quern_explanation *e = predict_of("tests/golden/models/minilm", "cuda:H100", 24, 0);
+  ck_assert_uint_eq(e->phase_count, 1);
+  ck_assert_str_eq(e->phases[0].name, "embed");
+  ck_assert(e->phases[0].tokens == 24 && e->phases[0].depth == 0);
+  check_phase(e, &e->phases[0]);
+  ck_assert(near(attention_bytes(&e->phases[0]), 2 * 24 * 2.0 * 36 * 4));
+  ck_assert(near(ops_of(&e->phases[0], "attention"), 2 * 24 * 24 * 2 * 2.0 * 36));
+  ck_assert(near(ops_of(&e->phases[0], "qk_matmul"), 2 * 24 * 2.0 * (4 * 36 * 36 + 2 * 36 * 48)));
+  quern_explanation_free(e);
 }
 END_TEST
 
@@ -205,5 +252,5 @@ START_TEST(what_makes_no_sense) {
 END_TEST
 
 QN_CASE(launches, a_launch, a_block_that_does_not_fit)
-QN_CASE(models, a_model_on_every_chip, what_follows, what_makes_no_sense)
+QN_CASE(models, a_model_on_every_chip, what_follows, a_source, an_encoder, what_makes_no_sense)
 QN_TEST_MAIN(launches, models)
