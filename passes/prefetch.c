@@ -4,8 +4,10 @@
 // keeps: every result (a prefetch has none).
 // breaks: nothing. In the body of each REDUCE loop there is one prefetch for each step of 64 bytes that an iteration
 // reads of a streamed parameter, in front of the first statement that reads it. Loads at known distances share steps:
-// the scales and lines of a weight block, the panels of a tile. Prefetches that lowering wrote, of what lies at no
-// fixed distance (pages of the cache), stay where the schedule prefetches at all, and go where it does not.
+// the scales and lines of a weight block, the panels of a tile. What lies beyond the end of what the reduction walks is
+// asked for where the next iteration of the loop around will walk: behind the tile's other panels. Prefetches that
+// lowering wrote, of what lies at no fixed distance (pages of the cache), stay where the schedule prefetches at all, and
+// go where it does not.
 #include <stdlib.h>
 
 #include "passes/loop_util.h"
@@ -35,10 +37,17 @@ typedef struct inner_range {
   int64_t lo, trips;
 } inner_range;
 
+// The loops around a statement, inner ones first.
+typedef struct around {
+  const struct around *outer;
+  const qn_lstmt *loop;
+} around;
+
 typedef struct prefetcher {
   qn_lbuild *b;
   int64_t distance;
-  const qn_lvar *var;  // of the REDUCE loop
+  const qn_lvar *var;    // of the REDUCE loop
+  const around *around;  // that loop, and those around it
   QN_VEC(reading) readings;
   QN_VEC(group) groups;
 } prefetcher;
@@ -112,17 +121,63 @@ static int compare_readings(const void *left, const void *right) {
   return a->order < b->order ? -1 : a->order > b->order;
 }
 
+// What the reductions around a reading walk without a break, in bytes, and where they are in it.
+typedef struct walk {
+  int64_t bytes, jump;       // jump: from the end to where the next iteration of the data loop around them begins
+  int64_t start;             // of the reading, from the walk's beginning
+  const qn_lexpr *position;  // of an iteration: a multiple of `step`
+  int64_t step;
+} walk;
+
+static int64_t common_divisor(int64_t a, int64_t b) { return b == 0 ? a : common_divisor(b, a % b); }
+
+// False where nobody knows, or where the next walk begins at the end of this one.
+static bool find_walk(prefetcher *p, const reading *r, walk *out) {
+  qn_lbuild *b = p->b;
+  int64_t element = (int64_t)qn_lmem_size(r->load->u.load.mem), step = 0, lo = 0, hi = 0;
+  const qn_lexpr *rest = r->index;
+  *out = (walk){.position = qn_lint(b, 0)};
+  for (const around *a = p->around; a && out->jump == 0; a = a->outer) {
+    const qn_lvar *var = a->loop->u.loop.var;
+    bool reduces = a->loop->u.loop.order == QN_LO_REDUCE;
+    if (b->failed || !qn_lexpr_linear(b, rest, var, &step, &rest) || step < 0) return false;
+    if (step == 0) continue;  // tokens walk one panel again and again
+    step *= element;
+    if (!reduces && (out->jump = step - out->bytes) <= 0) return false;
+    if (!reduces) continue;
+    if (!qn_loop_const_bounds(a->loop, &lo, &hi) || lo != 0 || step * hi < out->bytes) return false;
+    out->bytes = step * hi;
+    out->step = common_divisor(step, out->step);
+    out->position = qn_lop2(b, QN_LX_ADD, out->position, qn_lop2(b, QN_LX_MUL, qn_lref(b, var), qn_lint(b, step)));
+  }
+  if (out->jump == 0 || out->bytes == 0) return false;
+  if (qn_lexpr_is_int(rest, &out->start)) out->start = out->start * element % out->bytes;
+  return true;
+}
+
+// How far beyond the byte `ahead` of the reading's first that byte lies which is read so much later; in bytes.
+static const qn_lexpr *jumps(prefetcher *p, const reading *r, int64_t ahead) {
+  qn_lbuild *b = p->b;
+  walk w;
+  if (!find_walk(p, r, &w)) return NULL;
+  int64_t whole = (w.start + ahead) / w.bytes, left = w.bytes - (w.start + ahead) % w.bytes;
+  left = (left + w.step - 1) / w.step * w.step;  // the same for as many lines as possible
+  const qn_lexpr *few = qn_lint(b, whole * w.jump), *more = qn_lint(b, (whole + 1) * w.jump);
+  return qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LT, w.position, qn_lint(b, left)), few, more);
+}
+
 // In front of the reading's statement: a prefetch of the byte `ahead` of the reading's first.
 static void write_prefetch(prefetcher *p, qn_lblock *block, const reading *r, int64_t ahead) {
   qn_lbuild *b = p->b;
   qn_lmem mem = r->load->u.load.mem;
   int64_t element = (int64_t)qn_lmem_size(mem);
-  const qn_lexpr *index = r->index;
-  if (ahead % element != 0) {
+  const qn_lexpr *index = r->index, *beyond = jumps(p, r, ahead);
+  if (beyond || ahead % element != 0) {
     index = qn_lop2(b, QN_LX_MUL, index, qn_lint(b, element));
     mem = QN_LM_U8;
     element = 1;
   }
+  if (beyond) index = qn_lop2(b, QN_LX_ADD, index, beyond);
   qn_lblock out = {0};
   qn_lprefetch(b, &out, r->load->u.load.buf, mem, qn_lop2(b, QN_LX_ADD, index, qn_lint(b, ahead / element)));
   qn_lblock_splice(&out, block, r->stmt);
@@ -144,13 +199,15 @@ static void write_prefetches(prefetcher *p, qn_lblock *block) {
   }
 }
 
-static void prefetch_block(prefetcher *p, qn_lblock *block) {
+static void prefetch_block(prefetcher *p, qn_lblock *block, const around *outer) {
   for (qn_lstmt *s = block->first; s && !p->b->failed; s = s->next) {
     if (s->kind != QN_LS_FOR) continue;
     qn_lblock *body = &s->u.loop.body;
-    prefetch_block(p, body);
+    const around here = {outer, s};
+    prefetch_block(p, body, &here);
     if (s->u.loop.order != QN_LO_REDUCE) continue;
     p->var = s->u.loop.var;
+    p->around = &here;
     p->readings.count = p->groups.count = 0;
     collect_block(p, body, NULL, NULL);
     write_prefetches(p, body);
@@ -168,7 +225,7 @@ static void remove_prefetches(qn_lblock *block) {
 qn_status qn_pass_prefetch(qn_loop_pass_context *context) {
   prefetcher p = {.b = context->build, .distance = context->schedule->prefetch_bytes};
   if (p.distance > 0) {
-    prefetch_block(&p, &context->build->kernel->body);
+    prefetch_block(&p, &context->build->kernel->body, NULL);
   } else {
     remove_prefetches(&context->build->kernel->body);
   }
