@@ -95,6 +95,7 @@ typedef struct qn_pkernel {
   int64_t k;                // matmul: values along K
   int products;             // matmul: products of one input that it does together (gate and up are 2)
   qn_dtype weights, input;  // matmul: element types of the first product's operands
+  bool chained;             // some step that calls it is in a chain: its iterations are the neighbours' (qn_link)
   bool halves;              // matmul: some product has the attribute of that name
   // matmul of experts: how many there are, and how many each token has; 0 of others. panels are then those of one.
   int64_t experts, chosen;

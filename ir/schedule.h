@@ -13,6 +13,7 @@ typedef struct qn_schedule {
   int m_tiles[QN_SCHEDULE_MAX_TILES];
   int m_tile_count;
   int n_tile;          // panels of 16 output rows a tile holds; must divide the number of panels
+  int n_apart;         // 1 = not neighbours, but one of each part of as many panels as there are tiles
   int n_block;         // tiles of panels walked for one tile of tokens, before the next one
   int k_unroll;        // 1 = unroll the lines of a block (loop g), 0 = keep the loop
   int dots;            // how codes are multiplied: 0 unsigned bytes, 1 signed, 2 sums of pairs (passes/narrow.c)

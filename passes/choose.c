@@ -104,7 +104,7 @@ static qn_schedule choose(const qn_pkernel *kernel, const qn_machine_model *mach
   } knobs[] = {
 #define VALUES(knob, list) {offsetof(qn_schedule, knob), QN_COUNT(list), list}
       VALUES(lanes, lanes),   VALUES(k_unroll, flags),       VALUES(dots, forms),
-      VALUES(n_block, blocks), VALUES(prefetch_bytes, ahead),
+      VALUES(n_block, blocks), VALUES(prefetch_bytes, ahead), VALUES(n_apart, flags),
 #undef VALUES
   };
   chooser c = {.kernel = kernel, .machine = machine, .class = class, .max_rows = max_rows, .best_score = HUGE_VAL};

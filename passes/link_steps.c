@@ -71,6 +71,7 @@ static qn_status relate(linker *l, const qn_pstep *before, const qn_pstep *after
 }
 
 static void note_spans(linker *l, qn_pstep *before, qn_pstep *after) {
+  l->program->kernels.items[before->kernel].chained = l->program->kernels.items[after->kernel].chained = true;
   for (size_t x = 0; x < kernel_of(l->program, before)->param_count; x++) {
     for (size_t y = 0; y < kernel_of(l->program, after)->param_count; y++) {
       if (!meet(l->program, before, x, after, y)) continue;

@@ -1,8 +1,9 @@
 // tile: cuts loops into tiles as the schedule says and carries the inner loops to the leaves.
 //
 //   t (tokens)    by m_tiles: the first takes what it can, the next what is left, the last (1) the rest one by one
-//   n (panels)    by n_tile, which must divide their number; then n_block of these tiles are walked for each tile of
-//                 tokens, which stays in the nearest cache meanwhile, as the panels of the block do in the next one
+//   n (panels)    by n_tile, which must divide their number: neighbours, or with n_apart one of each n_tile-th part of
+//                 all panels; then n_block of these tiles are walked for each tile of tokens, which stays in the
+//                 nearest cache meanwhile, as the panels of the block do in the next one
 //   i (elements)  by lanes, the remainder by smaller powers of two; a symbolic extent stays as it is
 //   l (lanes)     becomes a vector loop when lanes > 1; an odd extent is cut into powers of two
 //   g (lines)     is marked for unrolling when k_unroll
@@ -26,6 +27,7 @@ typedef struct cut {
   size_t count;
   qn_lmark mark;           // of the inner loops
   const char *inner_name;  // base name of the inner loops' variable
+  bool apart;              // a tile's iterations are as far from each other as there are tiles
 } cut;
 
 // Cuts lo..hi by widths[0], what is left by widths[1], and so on; parts known to be empty are left out.
@@ -46,7 +48,7 @@ static void cut_range(qn_lbuild *b, const qn_lstmt *loop, const int *widths, siz
 // Appends the part's loops to `out`: an outer one over the tiles (unless there is just one) and an inner one.
 static void write_part(qn_lbuild *b, const cut *c, part *p, const qn_lstmt *loop, qn_lblock *out) {
   const qn_lvar *old = loop->u.loop.var;
-  const qn_lexpr *at = p->base;
+  const qn_lexpr *at = p->base, *step = qn_lint(b, 1);
   int64_t trips = 0;
   bool single = qn_lexpr_is_int(p->trips, &trips) && trips == 1;
   if (p->width == 1) {  // always the last part
@@ -59,13 +61,14 @@ static void write_part(qn_lbuild *b, const cut *c, part *p, const qn_lstmt *loop
   if (!single) {
     qn_lvar *var = qn_lvar_new(b, old->name);
     qn_lstmt *outer = qn_lfor(b, out, var, qn_lint(b, 0), p->trips, QN_LO_DATA);
-    at = qn_lop2(b, QN_LX_ADD, at, qn_lop2(b, QN_LX_MUL, qn_lref(b, var), qn_lint(b, p->width)));
+    at = qn_lop2(b, QN_LX_ADD, at, qn_lop2(b, QN_LX_MUL, qn_lref(b, var), qn_lint(b, c->apart ? 1 : p->width)));
+    if (c->apart) step = p->trips;
     out = &outer->u.loop.body;
   }
   qn_lvar *var = qn_lvar_new(b, c->inner_name);
   qn_lstmt *inner = qn_lfor(b, out, var, qn_lint(b, 0), qn_lint(b, p->width), QN_LO_DATA);
   inner->u.loop.mark = c->mark;
-  qn_lblock_replace(b, &p->body, old, qn_lop2(b, QN_LX_ADD, at, qn_lref(b, var)));
+  qn_lblock_replace(b, &p->body, old, qn_lop2(b, QN_LX_ADD, at, qn_lop2(b, QN_LX_MUL, qn_lref(b, var), step)));
   inner->u.loop.body = p->body;
 }
 
@@ -158,7 +161,7 @@ static qn_status tile_panels(qn_loop_pass_context *context, qn_lblock *block, qn
                    "n_tile = %d does not divide the %lld panels of loop '%s'", n_tile, (long long)panels,
                    loop->u.loop.var->name);
   }
-  cut c = {.mark = QN_LM_UNROLL, .inner_name = "n"};
+  cut c = {.mark = QN_LM_UNROLL, .inner_name = "n", .apart = context->schedule->n_apart != 0};
   cut_range(b, loop, &n_tile, 1, &c);
   write_cut(b, &c, block, loop);
   return QN_OK;

@@ -168,8 +168,8 @@ static void make_contender(const bench *b, bool integer, const qn_schedule *forc
   for (int i = 0; i < s->m_tile_count; i++) {
     at += snprintf(out->label + at, sizeof out->label - (size_t)at, i ? "/%d" : "%d", s->m_tiles[i]);
   }
-  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d block %d ahead %d%s", s->n_tile, s->n_block,
-           s->prefetch_bytes, s->k_unroll ? "" : " rolled");
+  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d%s block %d ahead %d%s", s->n_tile,
+           s->n_apart ? " apart" : "", s->n_block, s->prefetch_bytes, s->k_unroll ? "" : " rolled");
 }
 
 static int64_t extent_of(const bench *b, const qn_pvariant *variant) {
@@ -629,7 +629,7 @@ static size_t split(const char *list, char items[MAX_LIST][LIST_ITEM]) {
   return count;
 }
 
-// "12/4x2" → m_tiles 12, 4, 1 and n_tile 2.
+// "12/4x2" → m_tiles 12, 4, 1 and n_tile 2; an "a" behind it: n_apart.
 static void read_tiles(const char *text, qn_schedule *schedule) {
   int *tiles = schedule->m_tiles, count = 0, length = 0;
   while (count < QN_SCHEDULE_MAX_TILES - 1 && sscanf(text, "%d%n", &tiles[count], &length) == 1) {
@@ -641,6 +641,7 @@ static void read_tiles(const char *text, qn_schedule *schedule) {
   if (count == 0 || tiles[count - 1] > 1) tiles[count++] = 1;
   schedule->m_tile_count = count;
   if (*text == 'x') schedule->n_tile = atoi(text + 1);
+  schedule->n_apart = strchr(text, 'a') != NULL;
 }
 
 static void read_schedule(const char *path, qn_schedule *out) {
@@ -732,7 +733,8 @@ static int usage(void) {
       "  --threads N               1 to N; default 2          --reps N                default 21\n"
       "  --target T                default host               --clock cpu|wall        default cpu\n"
       "  --schedule FILE,...       instead of the default schedule, which is called default here; or combinations of:\n"
-      "  --tiles 12x1,8/4x2        tokens (falling) x panels  --ahead 0,4096          prefetch in bytes\n"
+      "  --tiles 12x1,8/4x2,1x4a   tokens (falling) x panels (a: n_apart)\n"
+      "  --ahead 0,4096            prefetch in bytes\n"
       "  --unroll 0,1              lines of a block\n"
       "  --k N                     values a row, of 256; default 2048\n"
       "  --predict yes             beside what the cost model says, and the rank correlation of the two\n"

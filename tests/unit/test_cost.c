@@ -190,6 +190,7 @@ START_TEST(better_is_never_slower) {
   for (size_t f = 0; f < QN_COUNT(sizes); f++) {
     compiled c;
     qn_machine_model m = qn_machine_model_plain(32, 16, 2, 1 << 19);
+  m.cores = 2;  // which do not ask for all that memory has
     const qn_pkernel *kernel = compile(&c, product, sizes[f], m);
     double before = 0;
     for (size_t i = 0; i < QN_COUNT(counts); i++) {
@@ -219,6 +220,44 @@ END_TEST
 
 // ---- schedules --------------------------------------------------------------------------------------------------
 
+static const qn_pkernel *find_chained(const compiled *c) {
+  for (size_t i = 0; i < c->context.program->kernels.count; i++) {
+    const qn_pkernel *kernel = &c->context.program->kernels.items[i];
+    if (kernel->is_matmul && kernel->chained) return kernel;
+  }
+  return NULL;
+}
+
+// Panels of a product lie apart where they are short and weights come from memory, but not where a chain goes on with
+// their neighbours.
+START_TEST(panels_lie_apart) {
+  static const char chain[] =
+      "x = input f32[T,$K]; wg = param q4_0[$N,$K]; wu = param q4_0[$N,$K]; wd = param q4_0[64,$N]; g = matmul x wg\n"
+      "u = matmul x wu; s = silu g; a = mul s u; y = matmul a wd; output y; max T=1 R=1";
+  qn_machine_model m = qn_machine_model_plain(32, 16, 2, 1 << 19);
+  m.cores = 2;  // which do not ask for all that memory has
+  compiled c;
+  qn_schedule s = compile(&c, product, "F=q4_0 N=49152 K=576", m)->variants[0].schedule;
+  ck_assert(s.n_tile > 1 && s.n_apart == 1);
+  release(&c);
+  s = compile(&c, product, "F=q4_0 N=4096 K=16384", m)->variants[0].schedule;
+  ck_assert_int_eq(s.n_apart, 0);  // long ones are streams of their own as they are
+  release(&c);
+  (void)compile(&c, chain, "N=1536 K=576", m);
+  const qn_pkernel *kernel = find_chained(&c);
+  const char *why = "";
+  ck_assert(kernel != NULL);
+  ck_assert_int_eq(kernel->variants[0].schedule.n_apart, 0);
+  s.n_tile = 2;
+  s.n_apart = 1;
+  ck_assert(!qn_schedule_legal(kernel, 1, 1, &s, &why));
+  ck_assert(strstr(why, "n_apart: the steps chained to this kernel want neighbours") != NULL);
+  s = qn_schedule_fit(kernel, 1, &s);
+  ck_assert(s.n_apart == 0 && qn_schedule_legal(kernel, 1, 1, &s, NULL));
+  release(&c);
+}
+END_TEST
+
 START_TEST(illegal_schedules_say_why) {
   static const struct {
     const char *graph, *sizes, *schedule, *why;
@@ -232,8 +271,11 @@ START_TEST(illegal_schedules_say_why) {
       {attention, NULL, "m_tiles = 6,1\nn_tile = 4", NULL, 2, 8},
       {attention, NULL, "n_tile = 3", "n_tile: it does not divide", 2, 8},
       {attention, NULL, "dots = 1", "dots: this kernel multiplies no codes", 2, 8},
+      {product, "F=f32 N=64 K=64", "n_tile = 2\nn_apart = 1", NULL, 1, 1},
+      {attention, NULL, "n_tile = 2\nn_apart = 1", "n_apart: this kernel multiplies no weights", 2, 8},
       {attention, NULL, "n_block = 2", "n_block: this kernel multiplies no weights", 2, 8},
       {rows, NULL, "m_tiles = 2,1", "m_tiles: rows are not tiled in this kernel", 1, 8},
+      {rows, NULL, "n_apart = 1", "n_apart: this kernel multiplies no weights", 1, 8},
       {rows, NULL, "n_tile = 2", "n_tile: this kernel has no panels", 1, 8},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
@@ -377,6 +419,6 @@ END_TEST
 
 QN_CASE(counting, a_float_product_by_hand, an_integer_product_by_hand, other_kernels_are_counted)
 QN_CASE(predicting, tiles_by_hand, cores_and_memory_by_hand, better_is_never_slower)
-QN_CASE(schedules, illegal_schedules_say_why, knobs_out_of_range_are_illegal, defaults_are_legal_and_hard_to_better)
+QN_CASE(schedules, panels_lie_apart, illegal_schedules_say_why, knobs_out_of_range_are_illegal, defaults_are_legal_and_hard_to_better)
 QN_CASE(plans, a_plan_may_come_from_elsewhere, signatures_tell_what_is_computed)
 QN_TEST_MAIN(counting, predicting, schedules, plans)

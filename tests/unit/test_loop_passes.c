@@ -147,6 +147,7 @@ static bool schedule_number(size_t number, qn_schedule *out) {
   out->n_tile = n_tiles[n];
   out->lanes = lanes[l];
   out->k_unroll = (int)k;
+  out->n_apart = number % 7 < 3;
   out->n_block = number % 5 == 0 ? 3 : 1;
   out->dots = (int)(number % 3);
   out->prefetch_bytes = (number + k) % 2 ? 4096 : 0;
