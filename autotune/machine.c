@@ -108,7 +108,7 @@ static void walk(void *context, int thread, int thread_count) {
   void *buffers[3] = {j->buffers[0], j->buffers[1], j->buffers[2]};
   if (j->whole) buffers[1] = (uint8_t *)j->buffers[1] + (size_t)(thread % MAX_READERS) * RESULT_LINES * LINE;
   int64_t first, last;
-  while (qn_work_take(&j->work, &first, &last)) {
+  while (qn_work_take(&j->work, thread, &first, &last)) {
     if (!j->whole) j->entry(buffers, no_symbols, first, last);
     for (int64_t i = first; j->whole && i < last; i++) j->entry(buffers, no_symbols, 0, j->extent);
     qn_work_finish(j->threads, &j->work, last - first);
@@ -130,7 +130,7 @@ typedef struct passed {
 
 static passed time_job(job *j, uint32_t extent) {
   int threads = qn_threads_count(j->threads);
-  qn_work_reset(&j->work, extent, j->threads);
+  qn_work_reset(&j->work, extent, NULL, j->threads);
   atomic_store(&j->own_ns, 0);
   double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID), wall = seconds(CLOCK_MONOTONIC);
   qn_threads_run(j->threads, walk, j);

@@ -144,10 +144,10 @@ static void meet(void *context, int thread, int thread_count) {
 }
 
 static void take_pieces(void *context, int thread, int thread_count) {
-  (void)thread, (void)thread_count;
+  (void)thread_count;
   meeting *m = context;
   int64_t first, last;
-  while (qn_work_take(&m->work, &first, &last)) qn_work_finish(m->threads, &m->work, last - first);
+  while (qn_work_take(&m->work, thread, &first, &last)) qn_work_finish(m->threads, &m->work, last - first);
 }
 
 static double time_run(meeting *m, qn_thread_fn fn) {
@@ -164,8 +164,8 @@ static void measure_meetings(measurement *m, int index) {
   qn_machine_profile *p = m->profile;
   int threads = qn_threads_count(m->threads);
   if (threads > 1) keep_least(&p->barrier_s[index], time_run(&all, meet) / MEETINGS);
-  qn_work_reset(&all.work, PIECES, m->threads);
-  all.work.shares = PIECES;  // a piece is one iteration
+  qn_work_reset(&all.work, PIECES, NULL, m->threads);
+  all.work.grain = PIECES;  // a piece is one iteration
   keep_least(&p->piece_s[index], time_run(&all, take_pieces) * threads / PIECES);
   if (index != p->count - 1) return;
   if (threads > 1) {

@@ -26,6 +26,7 @@ struct qn_timing {
   void **pointers;  // owned: [copies][parameters]
   int next;         // copy of the next call
   qn_work works[MAX_CALLS];
+  _Atomic uint64_t *shares;  // owned: [works][threads]
 };
 
 static bool is_streamed(const qn_timing *t, size_t i, uint64_t model, int64_t pairs, uint64_t cache) {
@@ -85,6 +86,10 @@ static qn_status make_copies(qn_timing *t, qn_diag *diag) {
   return QN_OK;
 }
 
+static size_t share_bytes(const qn_timing *t) {
+  return (size_t)MAX_CALLS * (size_t)qn_threads_created(t->threads) * sizeof *t->shares;
+}
+
 qn_status qn_timing_create(const qn_subject *subject, const qn_timing_options *o, const qn_allocator *allocator,
                            qn_timing **out, qn_diag *diag) {
   int64_t symbols[QN_SYM_COUNT];
@@ -95,6 +100,8 @@ qn_status qn_timing_create(const qn_subject *subject, const qn_timing_options *o
   qn_subject_symbols(subject, o->rows, o->keys, 1, symbols);
   qn_status status = qn_inputs_create(subject, symbols, 0, QN_INPUTS_TIME, NULL, allocator, &t->inputs, diag);
   if (status == QN_OK) status = qn_threads_create(o->threads, true, allocator, &t->threads, diag);
+  if (status == QN_OK) t->shares = qn_alloc_zeroed(allocator, share_bytes(t));
+  if (status == QN_OK && !t->shares) status = qn_fail_nomem(diag, subject->plain->name, "timing it");
   if (status == QN_OK) status = plan_copies(t, o, diag);
   if (status == QN_OK) status = make_copies(t, diag);
   if (status == QN_OK) {
@@ -107,6 +114,7 @@ qn_status qn_timing_create(const qn_subject *subject, const qn_timing_options *o
 
 void qn_timing_destroy(qn_timing *t) {
   if (!t) return;
+  if (t->threads) qn_free(t->allocator, t->shares, share_bytes(t));
   qn_threads_destroy(t->threads);
   if (t->memory) munmap(t->memory, t->memory_size);
   if (t->inputs) {
@@ -129,14 +137,14 @@ typedef struct calls {
 
 // Calls after one another, each when the one before is done, as steps with barriers are.
 static void walk(void *context, int thread, int thread_count) {
-  (void)thread, (void)thread_count;
+  (void)thread_count;
   calls *c = context;
   qn_timing *t = c->timing;
   for (int i = 0; i < c->count; i++) {
     void *const *pointers = t->pointers + (size_t)((c->first + i) % t->copies) * t->inputs->count;
     int64_t begin, end;
     if (i > 0) qn_work_wait(t->threads, &t->works[i - 1]);
-    while (qn_work_take(&t->works[i], &begin, &end)) {
+    while (qn_work_take(&t->works[i], thread, &begin, &end)) {
       c->entry(pointers, t->inputs->symbols, begin, end);
       qn_work_finish(t->threads, &t->works[i], end - begin);
     }
@@ -151,7 +159,10 @@ static double now(void) {
 
 static double time_calls(qn_timing *t, qn_kernel_entry entry, int64_t extent, int count) {
   calls c = {t, entry, t->next, count};
-  for (int i = 0; i < count; i++) qn_work_reset(&t->works[i], (uint32_t)extent, t->threads);
+  size_t threads = (size_t)qn_threads_created(t->threads);
+  for (int i = 0; i < count; i++) {
+    qn_work_reset(&t->works[i], (uint32_t)extent, t->shares + (size_t)i * threads, t->threads);
+  }
   double begin = now();
   qn_threads_run(t->threads, walk, &c);
   double passed = now() - begin;

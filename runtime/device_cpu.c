@@ -39,6 +39,7 @@ typedef struct cpu_executor {
   phase *phases;             // owned: room for one a step
   uint32_t phase_count;      // for the last symbol values
   qn_work *works;            // owned: one a phase
+  _Atomic uint64_t *shares;  // owned: of each phase's work, one a thread
   void **pointers;           // owned: one an operand
   void **own_pointers;       // owned: the same for each thread, with its own memory; NULL = nothing is a thread's own
   bool profile_faults;
@@ -234,9 +235,10 @@ static qn_status build(cpu_executor *e, const qn_executor_options *options, qn_d
   e->calls = qn_executor_array(base, p->step_count, sizeof *e->calls);
   e->phases = qn_executor_array(base, p->step_count, sizeof *e->phases);
   e->works = qn_executor_array(base, p->step_count, sizeof *e->works);
+  e->shares = qn_executor_array(base, (size_t)p->step_count * (size_t)qn_threads_created(e->threads), sizeof *e->shares);
   e->pointers = qn_executor_array(base, p->operand_count, sizeof *e->pointers);
   if (own_pointer_count(e)) e->own_pointers = qn_executor_array(base, own_pointer_count(e), sizeof *e->own_pointers);
-  if (!e->calls || !e->phases || !e->works || !e->pointers || (own_pointer_count(e) && !e->own_pointers)) {
+  if (!e->calls || !e->phases || !e->works || !e->shares || !e->pointers || (own_pointer_count(e) && !e->own_pointers)) {
     return qn_fail_nomem(diag, base->artifact->path, "the executor");
   }
   QN_TRY(load_code(e, options, diag));
@@ -252,6 +254,7 @@ static void destroy(qn_executor *base) {
   qn_executor_free_array(base, e->calls, p->step_count, sizeof *e->calls);
   qn_executor_free_array(base, e->phases, p->step_count, sizeof *e->phases);
   qn_executor_free_array(base, e->works, p->step_count, sizeof *e->works);
+  qn_executor_free_array(base, e->shares, (size_t)p->step_count * (size_t)qn_threads_created(e->threads), sizeof *e->shares);
   qn_executor_free_array(base, e->own_pointers, own_pointer_count(e), sizeof *e->own_pointers);
   qn_executor_free_array(base, e->pointers, p->operand_count, sizeof *e->pointers);
   if (e->arena) munmap(e->arena, e->arena_size);
@@ -402,7 +405,7 @@ static void take_part(cpu_executor *e, uint32_t index, int thread, stopwatch *wa
   qn_work *work = &e->works[index];
   void *const *pointers = e->pointers;
   int64_t first, last;
-  if (!qn_work_take(work, &first, &last)) return;
+  if (!qn_work_take(work, thread, &first, &last)) return;
   if (p->first < p->head) {
     pointers = e->own_pointers + (size_t)thread * e->base.artifact->program->operand_count;
     for (uint32_t i = p->first; i < p->head; i++) {
@@ -419,7 +422,7 @@ static void take_part(cpu_executor *e, uint32_t index, int thread, stopwatch *wa
       if (p->end - p->head > 1) note_kernel(watch, i);
     }
     qn_work_finish(e->threads, work, last - first);
-  } while (qn_work_take(work, &first, &last));
+  } while (qn_work_take(work, thread, &first, &last));
   note_kernel(watch, p->end - 1);
 }
 
@@ -448,7 +451,10 @@ static qn_status run(qn_executor *base, const int64_t *symbols, qn_run_kind kind
   cpu_executor *e = (cpu_executor *)base;
   qn_threads_use(e->threads, kind == QN_RUN_STEP ? e->decode_threads : qn_threads_created(e->threads));
   QN_TRY(resolve(e, symbols, diag));
-  for (uint32_t i = 0; i < e->phase_count; i++) qn_work_reset(&e->works[i], e->phases[i].units, e->threads);
+  size_t threads = (size_t)qn_threads_created(e->threads);
+  for (uint32_t i = 0; i < e->phase_count; i++) {
+    qn_work_reset(&e->works[i], e->phases[i].units, e->shares + i * threads, e->threads);
+  }
   qn_threads_run(e->threads, walk, e);
   return QN_OK;
 }

@@ -278,8 +278,8 @@ typedef struct quern_session_options {
   int64_t spin_us;
   bool profile_faults;  // CPU, with profile: count every kernel's page faults, too, a system call each
   bool check_kernels;   // GPU: wait for every kernel, so that an error names the one that it is of; slow
-  // CPU: of what is left of a kernel's work a thread takes its even share divided by this: 1 to 64, 0 = 2. Small numbers
-  // are few large pieces, large ones even out what threads get where cores differ or are busy. No result depends on it.
+  // CPU: of what is left of its share of a kernel's work a thread takes one part of this number and 1: 1 to 64, 0 = 2. Small
+  // numbers are few large pieces, large ones even out what threads get where cores differ or are busy. No result depends on it.
   int grain;
   // Keep what sequences held for later ones that begin with the same tokens: quern_generate on an empty sequence takes the
   // beginning that is known and evaluates the rest; no bit of what it computes depends on that. Takes a few bytes a token

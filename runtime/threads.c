@@ -54,7 +54,8 @@ struct qn_threads {
   int holds;         // of the caller, nested
   bool bound;        // the caller, who had the mask `before`
   cpu_set_t before;
-  worker *workers;  // owned: count - 1
+  worker *workers;           // owned: created - 1
+  _Atomic uint64_t *shares;  // owned: one a thread, for a work that brings none
   const qn_allocator *allocator;
   void *block;  // owned: what was allocated, this struct inside
 };
@@ -160,6 +161,14 @@ static qn_status start_workers(qn_threads *threads, qn_diag *diag) {
 }
 
 static size_t worker_bytes(int count) { return (size_t)(count - 1) * sizeof(worker); }
+static size_t share_bytes(int count) { return (size_t)count * sizeof(_Atomic uint64_t); }
+
+static void free_all(qn_threads *threads) {
+  const qn_allocator *allocator = threads->allocator;
+  qn_free(allocator, threads->workers, worker_bytes(threads->created));
+  qn_free(allocator, threads->shares, share_bytes(threads->created));
+  qn_free(allocator, threads->block, sizeof(qn_threads) + CACHE_LINE);
+}
 
 qn_status qn_threads_create(int count, bool pin, const qn_allocator *allocator, qn_threads **out, qn_diag *diag) {
   *out = NULL;
@@ -179,26 +188,24 @@ qn_status qn_threads_create(int count, bool pin, const qn_allocator *allocator, 
   threads->grain = QN_THREADS_GRAIN;
   atomic_init(&threads->spin_ns, count <= machine->cpus ? QN_THREADS_SPIN_NS : 0);
   threads->workers = qn_alloc_zeroed(allocator, worker_bytes(count));
-  qn_status status = QN_OK;
-  if (count > 1) {
+  threads->shares = qn_alloc_zeroed(allocator, share_bytes(count));
+  qn_status status = threads->shares ? QN_OK : qn_fail_nomem(diag, "threads", "the threads");
+  if (count > 1 && status == QN_OK) {
     status = threads->workers ? start_workers(threads, diag) : qn_fail_nomem(diag, "threads", "the threads");
   }
   if (status == QN_OK) {
     *out = threads;
     return QN_OK;
   }
-  qn_free(allocator, threads->workers, worker_bytes(count));
-  qn_free(allocator, block, sizeof(qn_threads) + CACHE_LINE);
+  free_all(threads);
   return status;
 }
 
 void qn_threads_destroy(qn_threads *threads) {
   if (!threads) return;
-  const qn_allocator *allocator = threads->allocator;
   qn_threads_use(threads, threads->created);
   if (threads->created > 1) stop_workers(threads, threads->created - 1);
-  qn_free(allocator, threads->workers, worker_bytes(threads->created));
-  qn_free(allocator, threads->block, sizeof(qn_threads) + CACHE_LINE);
+  free_all(threads);
 }
 
 int qn_threads_count(const qn_threads *threads) { return threads->count; }
@@ -259,27 +266,42 @@ void qn_threads_barrier(qn_threads *threads) {
   }
 }
 
-// Guided self-scheduling (Polychronopoulos and Kuck 1987): a thread takes a part of what is left. The first pieces are
-// large, so that memory is read in long runs; the last are single iterations, so that all threads end at about the same
-// time, and one that lost its core leaves little behind.
-void qn_work_reset(qn_work *work, uint32_t extent, const qn_threads *threads) {
-  atomic_store_explicit(&work->next, 0, memory_order_relaxed);
-  atomic_store_explicit(&work->done, 0, memory_order_relaxed);
-  work->extent = extent;
-  work->shares = threads->count > 1 ? (uint32_t)threads->count * threads->grain : 1;
+// A thread's pieces follow each other, so that what a kernel prefetches beyond the end of one is the beginning of the
+// next, and memory is read in one long run a thread. They fall in size as those of guided self-scheduling (Polychronopoulos
+// and Kuck 1987) do, so that one that lost its core leaves little behind; those who are done take half of what another
+// has left, from its end.
+void qn_work_reset(qn_work *work, uint32_t extent, _Atomic uint64_t *shares, const qn_threads *threads) {
+  uint64_t count = (uint64_t)threads->count, first = 0;
+  if (!shares) shares = threads->shares;
+  *work = (qn_work){.shares = shares, .extent = extent, .threads = (uint32_t)count, .grain = threads->grain};
+  for (uint64_t t = 0; t < count; t++) {
+    uint64_t end = extent * (t + 1) / count;
+    atomic_store_explicit(&shares[t], first | end << 32, memory_order_relaxed);
+    first = end;
+  }
 }
 
-bool qn_work_take(qn_work *work, int64_t *begin, int64_t *end) {
-  uint32_t first = atomic_load_explicit(&work->next, memory_order_relaxed), last;
+// One part of `parts`, at least one iteration, of what is left of a share.
+static bool take_of(_Atomic uint64_t *share, uint32_t parts, bool from_end, int64_t *begin, int64_t *end) {
+  uint64_t seen = atomic_load_explicit(share, memory_order_relaxed), rest;
   do {
-    if (first >= work->extent) return false;
-    uint32_t left = work->extent - first;
-    last = first + (left / work->shares > 1 ? left / work->shares : 1);
-  } while (
-      !atomic_compare_exchange_weak_explicit(&work->next, &first, last, memory_order_relaxed, memory_order_relaxed));
-  *begin = first;
-  *end = last;
+    uint32_t first = (uint32_t)seen, last = (uint32_t)(seen >> 32);
+    if (first >= last) return false;
+    uint32_t piece = (last - first) / parts > 1 ? (last - first) / parts : 1;
+    *begin = from_end ? last - piece : first;
+    *end = *begin + piece;
+    rest = from_end ? seen - ((uint64_t)piece << 32) : seen + piece;
+  } while (!atomic_compare_exchange_weak_explicit(share, &seen, rest, memory_order_relaxed, memory_order_relaxed));
   return true;
+}
+
+bool qn_work_take(qn_work *work, int thread, int64_t *begin, int64_t *end) {
+  uint32_t own = (uint32_t)thread, parts = work->threads > 1 ? work->grain + 1 : 1;
+  if (take_of(&work->shares[own], parts, false, begin, end)) return true;
+  for (uint32_t i = 1; i < work->threads; i++) {
+    if (take_of(&work->shares[(own + i) % work->threads], 2, true, begin, end)) return true;
+  }
+  return false;
 }
 
 void qn_work_finish(qn_threads *threads, qn_work *work, int64_t count) {

@@ -29,8 +29,9 @@ void qn_threads_use(qn_threads *threads, int count);
 // the CPUs, since there who waits keeps the one it waits for from running.
 void qn_threads_set_spin(qn_threads *threads, uint64_t spin_ns);
 #define QN_THREADS_SPIN_NS 40000  // without that
-// Of what is left of a loop a thread takes its even share divided by `grain`, from the works reset after this on: 1 makes
-// few large pieces, more make balance better and cost more visits. By the caller, between runs; 1 or more.
+// Of what is left of its share of a loop a thread takes one part of `grain` + 1 at a time, from the works reset after this
+// on: 1 makes few large pieces, more leave more to others who are done and cost more visits. By the caller, between
+// runs; 1 or more.
 void qn_threads_set_grain(qn_threads *threads, int grain);
 #define QN_THREADS_GRAIN 2  // without that
 // Runs fn on every thread and returns when all have finished.
@@ -42,20 +43,22 @@ void qn_threads_release(qn_threads *threads);
 // Called by every thread inside fn: none goes on before all have come. Spins for a while, then sleeps.
 void qn_threads_barrier(qn_threads *threads);
 
-// A loop's iterations, taken in pieces by whoever is free. What needs the result waits for the work to be done and not
-// for threads to come: one that another program keeps from running holds up at most the piece it has.
+// A loop's iterations: each thread has a share of them, takes it in pieces from its beginning on, and then from the ends of
+// others' shares. What needs the result waits for the work to be done and not for threads to come: one that another
+// program keeps from running holds up at most the piece it has.
 typedef struct qn_work {
-  _Atomic uint32_t next;  // the first iteration that nobody has taken
-  _Atomic uint32_t done;  // iterations finished
-  uint32_t extent;
-  uint32_t shares;  // a piece is this part of what is left: large ones first, so that threads end at the same time
+  _Atomic uint64_t *shares;  // borrowed: what nobody has taken of each thread's, its first iteration and above it its end
+  _Atomic uint32_t done;     // iterations finished
+  uint32_t extent, threads;
+  uint32_t grain;
 } qn_work;
 #define QN_WORK_EXTENT_MAX INT32_MAX
 
-// Before the run, by one thread: extent (0 .. QN_WORK_EXTENT_MAX) iterations for the threads that take part.
-void qn_work_reset(qn_work *work, uint32_t extent, const qn_threads *threads);
-// The next piece, [*begin, *end); false when all is taken.
-bool qn_work_take(qn_work *work, int64_t *begin, int64_t *end);
+// Before the run, by one thread: extent (0 .. QN_WORK_EXTENT_MAX) iterations for the threads that take part. `shares` has
+// room for all that were created; NULL = the threads' own, of one work at a time.
+void qn_work_reset(qn_work *work, uint32_t extent, _Atomic uint64_t *shares, const qn_threads *threads);
+// The next piece of a thread, [*begin, *end); false when all is taken.
+bool qn_work_take(qn_work *work, int thread, int64_t *begin, int64_t *end);
 // `count` iterations that were taken are finished.
 void qn_work_finish(qn_threads *threads, qn_work *work, int64_t count);
 // Returns when all of it is done, with all that was written seen. Spins for a while, then sleeps.

@@ -37,7 +37,7 @@ void cli_settings_apply(const cli_settings *settings, quern_session_options *out
 #define CLI_SPIN_STANDARD           "as quern tune or machine found, else 40"
 #define CLI_SPIN_HELP               "how long a thread that waits for others spins before it sleeps; 0 is not at all"
 #define CLI_GRAIN_STANDARD          "as quern tune found, else 2"
-#define CLI_GRAIN_HELP              "of what is left of a kernel a thread takes its even share divided by N; 1 is few large pieces"
+#define CLI_GRAIN_HELP              "of what is left of its share of a kernel a thread takes one part of N + 1; 1 is few large pieces"
 #define CLI_PIN_HELP                "bind each thread to a core, whatever quern machine found"
 
 #endif

@@ -39,7 +39,7 @@ static void mark_pieces(void *context, int thread, int thread_count) {
   (void)thread_count;
   tally *t = context;
   int64_t begin, end;
-  while (qn_work_take(&t->work, &begin, &end)) {
+  while (qn_work_take(&t->work, thread, &begin, &end)) {
     for (int64_t i = begin; i < end; i++) t->marks[i]++;
     qn_work_finish(t->threads, &t->work, end - begin);
   }
@@ -50,7 +50,7 @@ static void mark_pieces(void *context, int thread, int thread_count) {
 }
 
 static void run_marking(tally *t, uint32_t extent) {
-  qn_work_reset(&t->work, extent, t->threads);
+  qn_work_reset(&t->work, extent, NULL, t->threads);
   qn_threads_run(t->threads, mark_pieces, t);
 }
 
