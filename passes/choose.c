@@ -72,7 +72,9 @@ static bool try_tiles(chooser *c) {
       qn_schedule s = c->best;
       s.n_tile = panels[n];
       set_tiles(&s, largest[m], 1);
-      if (consider(c, &s)) better = true;
+      for (s.n_apart = 0; s.n_apart < 2; s.n_apart++) {
+        if (consider(c, &s)) better = true;
+      }
     }
   }
   for (int form = 0; form < 4 && !one_row; form++) {
@@ -104,7 +106,7 @@ static qn_schedule choose(const qn_pkernel *kernel, const qn_machine_model *mach
   } knobs[] = {
 #define VALUES(knob, list) {offsetof(qn_schedule, knob), QN_COUNT(list), list}
       VALUES(lanes, lanes),   VALUES(k_unroll, flags),       VALUES(dots, forms),
-      VALUES(n_block, blocks), VALUES(prefetch_bytes, ahead), VALUES(n_apart, flags),
+      VALUES(n_block, blocks), VALUES(prefetch_bytes, ahead),
 #undef VALUES
   };
   chooser c = {.kernel = kernel, .machine = machine, .class = class, .max_rows = max_rows, .best_score = HUGE_VAL};

@@ -90,6 +90,7 @@ static const char *misfit(const qn_pkernel *kernel, int64_t rows_min, int64_t ro
   if (!tiled && schedule->n_tile != 1) return "n_tile: this kernel has no panels; only 1 fits";
   if (tiled && kernel->panels % schedule->n_tile != 0) return "n_tile: it does not divide the number of panels";
   if (!kernel->is_matmul && schedule->n_apart != 0) return "n_apart: this kernel multiplies no weights; only 0 fits";
+  if (schedule->n_tile == 1 && schedule->n_apart != 0) return "n_apart: a tile has one panel; only 0 fits";
   if (kernel->chained && schedule->n_apart != 0) return "n_apart: the steps chained to this kernel want neighbours; only 0 fits";
   if (rows_max == 1 && schedule->n_block != 1) return "n_block: one token has no tile of tokens to walk for; only 1 fits";
   if (!kernel->is_matmul && schedule->n_block != 1) return "n_block: this kernel multiplies no weights; only 1 fits";
@@ -108,10 +109,10 @@ qn_schedule qn_schedule_fit(const qn_pkernel *kernel, int64_t rows_max, const qn
   qn_schedule fit = *schedule;
   bool tiled = kernel->is_matmul || kernel->tile_rows > 0;
   if (!kernel->is_matmul || rows_max == 1) fit.n_block = 1;
-  if (!kernel->is_matmul || kernel->chained) fit.n_apart = 0;
   if (!qn_kernel_has_dots(kernel)) fit.dots = 0;
   if (!tiled) fit.m_tiles[0] = fit.m_tile_count = fit.n_tile = 1;
   while (tiled && kernel->panels % fit.n_tile != 0) fit.n_tile--;
+  if (!kernel->is_matmul || kernel->chained || fit.n_tile == 1) fit.n_apart = 0;
   return fit;
 }
 

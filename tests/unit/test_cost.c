@@ -275,6 +275,7 @@ START_TEST(illegal_schedules_say_why) {
       {attention, NULL, "n_tile = 2\nn_apart = 1", "n_apart: this kernel multiplies no weights", 2, 8},
       {attention, NULL, "n_block = 2", "n_block: this kernel multiplies no weights", 2, 8},
       {rows, NULL, "m_tiles = 2,1", "m_tiles: rows are not tiled in this kernel", 1, 8},
+      {product, "F=f32 N=64 K=64", "n_apart = 1", "n_apart: a tile has one panel", 1, 1},
       {rows, NULL, "n_apart = 1", "n_apart: this kernel multiplies no weights", 1, 8},
       {rows, NULL, "n_tile = 2", "n_tile: this kernel has no panels", 1, 8},
   };
