@@ -72,6 +72,10 @@ const qn_lexpr *qn_attention_last_page(qn_lbuild *b, const qn_lexpr *last) {
   return LX_ADD(LX_DIV(last, LX_INT(QN_PAGE_KEYS)), LX_INT(1));
 }
 
+const qn_lexpr *qn_attention_result(qn_lbuild *b, const qn_attention *a, const qn_lexpr *value) {
+  return a->v_page.coded ? LX_ADD(value, LX_F32(0)) : value;
+}
+
 // An element of the chunk: `along` what is summed (c of a key, the key of a value), `column` the other.
 static const qn_lexpr *chunk_element(qn_lower *lower, const part_context *c, const qn_lexpr *along,
                                      const qn_lexpr *column) {

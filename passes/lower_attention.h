@@ -45,6 +45,9 @@ const qn_lexpr *qn_attention_factor(qn_lbuild *b, const qn_lexpr *from, const qn
 // what * factor + part * share, rounded twice.
 const qn_lexpr *qn_attention_merge(qn_lbuild *b, const qn_lexpr *what, const qn_lexpr *factor, const qn_lexpr *part,
                                    const qn_lexpr *share);
+// An element of the result. Sums of codes have no -0: whether a chunk of which a row sees nothing is visited, whose codes
+// are anything, may not show in the sign of a sum that is 0, which weights that underflow leave.
+const qn_lexpr *qn_attention_result(qn_lbuild *b, const qn_attention *a, const qn_lexpr *value);
 
 // A run of tokens (lower_attention_run.c) and a KV head, and the chunk of keys that is being visited.
 typedef struct qn_attention_run {

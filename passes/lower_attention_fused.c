@@ -568,7 +568,7 @@ static void store_element(qn_lower *lower, qn_lblock *block, const qn_lexpr *ind
   const qn_lexpr *token = LX_ADD(c->run.first, LX_DIV(c->row, LX_INT(c->run.a->group)));
   const qn_lexpr *out = LX_LOAD(c->out, QN_LM_F32, head_at(b, c, index));
   qn_lower_store(lower, block, id, (qn_lplace){token, qn_attention_head_element(b, &c->run, c->row, index)},
-                 LX_MUL(out, LX_LOAD(c->sum, QN_LM_F32, c->row)));
+                 qn_attention_result(b, c->run.a, LX_MUL(out, LX_LOAD(c->sum, QN_LM_F32, c->row))));
 }
 
 static void finish_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {

@@ -542,7 +542,7 @@ static int64_t rows_up(const tile_context *c, int64_t rows) {
 static void store_result(qn_lower *lower, qn_lblock *block, const tile_context *c, const qn_lexpr *token,
                          const qn_lexpr *at, const qn_lexpr *value) {
   qn_id id = (qn_id)(c->run.a->node - lower->graph->nodes.items);
-  qn_lower_store(lower, block, id, (qn_lplace){token, at}, value);
+  qn_lower_store(lower, block, id, (qn_lplace){token, at}, qn_attention_result(&lower->build, c->run.a, value));
 }
 
 // ---- parts ------------------------------------------------------------------------------------------------------

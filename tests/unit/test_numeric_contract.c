@@ -1,5 +1,6 @@
 // The numeric contract (DESIGN, section 4): an output element is a function of its inputs and the numeric mode alone.
 // One layer under many schedules, targets, thread counts, ways to cut the prompt and orders of pages: the same bits.
+#include <math.h>
 #include <stdio.h>
 
 #include "codegen/cpu/host.h"
@@ -258,6 +259,41 @@ START_TEST(threads_cuts_and_pages) {
 }
 END_TEST
 
+// Sums of codes that are 0 have one sign, whether or not a chunk is visited of which a token sees nothing but a later one of
+// its run does. Scores are far apart and values tiny, so that what the lesser chunk gives underflows.
+START_TEST(zeros_of_codes) {
+  enum { HEADS = 4, WIDTH = 16, FIRST = 116, COUNT = 24 };  // up to key 128, which begins a chunk, and beyond
+  static const char graph[] =
+      "max T=116 R=116\n"
+      "a = input f32[T,4,16]; k = input f32[T,4,16]; v = input f32[T,4,16]; c = const 8e-28; w = mul v c\n"
+      "kc = cache kind=k index=0 $C[G,4,16,64]; vc = cache kind=v index=0 $C[G,4,64,16]\n"
+      "kw = kv_write kc k pos seq block_table kind=k; vw = kv_write vc w pos seq block_table kind=v\n"
+      "s = attn_scores a kw pos seq block_table scale=60; p = softmax s; o = attn_mix p vw pos seq block_table; output o";
+  for (int i = 0; i < 4; i++) {
+    int zeros = 0;
+    const qn_run_options options = {.quantize_activations = i % 2, .gpu = i >= 2};
+    qn_run *run = qn_run_create(graph, "C=int4", &options);
+    static double together[COUNT * HEADS * WIDTH];
+    qn_run_begin(run, 1, 3, NULL);
+    qn_run_execute(run, QN_RUN_PLAIN, &(qn_run_step){.spans = {{0, 0, FIRST}}});
+    const qn_run_output *o = qn_run_execute(run, QN_RUN_PLAIN, &(qn_run_step){.spans = {{0, FIRST, COUNT}}});
+    memcpy(together, o->values, sizeof together);
+    for (int t = 0; t < COUNT; t++) {
+      o = qn_run_execute(run, QN_RUN_PLAIN, &(qn_run_step){.spans = {{0, FIRST + t, 1}}});
+      for (int e = 0; e < HEADS * WIDTH; e++) {
+        double x = o->values[e], y = together[t * HEADS * WIDTH + e];
+        qn_check(x == y && !signbit(x) == !signbit(y), "mode %d, token %d, element %d: got %a, and %a beside others", i, t,
+                 e, x, y);
+        zeros += x == 0;
+      }
+    }
+    qn_check(zeros > 20, "mode %d: got %d zeros", i, zeros);
+    qn_run_destroy(run);
+  }
+}
+END_TEST
+
 QN_CASE(contract, schedules_interpreted, schedules_compiled, every_target, threads_cuts_and_pages)
+QN_CASE(codes, zeros_of_codes)
 QN_CASE(formats, formats_on_every_target)
-QN_TEST_MAIN(contract, formats)
+QN_TEST_MAIN(contract, codes, formats)
