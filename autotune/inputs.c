@@ -342,7 +342,7 @@ static void fill_indices(filling *f, size_t param) {
   for (int64_t i = 0; i < count; i++) {
     int32_t value = (int32_t)(mix(in->seed, param, (uint64_t)i) % (uint64_t)(rows > 0 ? rows : 1));
     if (i < t->count) value = of_token(t, i, told_of(p), value);
-    if (is_input(p, "block_table")) value = page_of(t, i / t->pages, i % t->pages);
+    if (is_input(p, "block_table") || is_input(p, "window_table")) value = page_of(t, i / t->pages, i % t->pages);
     if (i == 0 && (is_input(p, "tokens") || is_input(p, "source"))) value = (int32_t)(rows - 1);
     put_i32(g->data + i * 4, value);
   }

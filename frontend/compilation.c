@@ -305,6 +305,7 @@ static qn_status begin_part(quern_compilation *c, const char *model_path, bool g
                                     .quantize_activations = c->quantize_activations,
                                     .half_activations = c->half_activations,
                                     .evict = evict_by(c),
+                                    .rings = c->import != NULL && quern_compilation_vocab_size(c) > 0,
                                     .forced_schedule = c->options->schedule ? &c->schedule : NULL,
                                     .dump = c->options->dump,
                                     .dump_context = c->options->dump_context};

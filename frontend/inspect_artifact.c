@@ -79,6 +79,22 @@ static uint64_t times(uint64_t bytes, uint64_t factor) {
   return __builtin_mul_overflow(bytes, factor, &product) ? UINT64_MAX : product;
 }
 
+// Bytes of caches that one sequence at the largest context takes.
+static uint64_t full_cache(const inspect_artifact *a) {
+  const qn_art_program *program = a->file.program;
+  int64_t context = qn_artifact_context_max(&a->file), keys = program->page_keys, step = program->symbol_max[QN_SYM_T];
+  int64_t window = qn_artifact_window(&a->file), ring = qn_artifact_ring(&a->file);
+  uint64_t bytes = 0;
+  if (step == 0 || step > context) step = context;
+  for (uint32_t i = 0; i < program->buffer_count; i++) {
+    const qn_art_buffer *b = &a->file.buffers[i];
+    bool rings = ring > 0 && b->window > 0 && !b->of_source;
+    uint64_t own = times(b->bytes, (uint64_t)qn_window_pages(rings ? ring : window, step, context, keys));
+    if (b->kind == QN_ART_CACHE && __builtin_add_overflow(bytes, own, &bytes)) return UINT64_MAX;
+  }
+  return bytes;
+}
+
 static void put_memory_lines(const inspect_artifact *a) {
   qn_buf *out = a->to->out;
   const qn_art_program *program = a->file.program;
@@ -95,13 +111,9 @@ static void put_memory_lines(const inspect_artifact *a) {
   uint64_t keys = program->page_keys;
   qn_buf_printf(out, "kv_cache = %s per 1024 tokens of a sequence; %" PRIu32 " buffers, pages of %" PRIu64 " tokens\n",
                 inspect_size(times(cache.bytes, 1024) / keys, first), cache.count, keys);
-  uint64_t pages = (uint64_t)program->symbol_max[QN_SYM_P];
-  int64_t window = qn_artifact_window(&a->file), context = qn_artifact_context_max(&a->file);
-  if (pages > 0) {
-    int64_t step = program->symbol_max[QN_SYM_T] > 0 ? program->symbol_max[QN_SYM_T] : context;
-    if (window > 0) pages = (uint64_t)qn_window_pages(window, step < context ? step : context, context, (int64_t)keys);
+  if (program->symbol_max[QN_SYM_P] > 0) {
     qn_buf_printf(out, "kv_cache_full = %s at the largest context, %" PRIu64 " tokens\n",
-                  inspect_size(times(cache.bytes, pages), first), (uint64_t)context);
+                  inspect_size(full_cache(a), first), (uint64_t)qn_artifact_context_max(&a->file));
   }
 }
 

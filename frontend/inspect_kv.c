@@ -16,9 +16,11 @@
 typedef struct kv_sizes {
   char type[16];
   uint64_t page_bytes, page_keys;       // of all layers
+  uint64_t ring_bytes;                   // of them those of layers with windows beside others without
   int64_t context_most, sequences_most;  // 0 = any
   int64_t forks;                         // paths of guesses, which take pages beside the sequences
   int64_t window, chunk;                 // keys that a token sees at most, 0 = all; tokens of a step, 0 = any
+  int64_t ring;                          // the same of layers with windows beside others without; 0 = none
 } kv_sizes;
 
 static qn_status too_large(const char *path, qn_diag *diag) {
@@ -47,9 +49,12 @@ static qn_status of_artifact(const char *path, int64_t sequences, kv_sizes *out,
   qn_artifact a;
   QN_TRY(qn_artifact_open(&a, path, diag));
   bool fits = true;
+  out->ring = qn_artifact_ring(&a);
   for (uint32_t i = 0; i < a.program->buffer_count; i++) {
-    if (a.buffers[i].kind == QN_ART_CACHE)
-      fits = fits && !__builtin_add_overflow(out->page_bytes, a.buffers[i].bytes, &out->page_bytes);
+    const qn_art_buffer *b = &a.buffers[i];
+    if (b->kind != QN_ART_CACHE) continue;
+    fits = fits && !__builtin_add_overflow(out->page_bytes, b->bytes, &out->page_bytes);
+    if (out->ring > 0 && b->window > 0 && !b->of_source) out->ring_bytes += b->bytes;  // a part of the sum
   }
   out->page_keys = a.program->page_keys;
   out->context_most = qn_artifact_context_max(&a);
@@ -64,10 +69,13 @@ static qn_status of_artifact(const char *path, int64_t sequences, kv_sizes *out,
 
 // --- of a model
 
+// As the pass ring_tables and the artifact will have it.
 static qn_status sum_caches(const qn_graph *graph, const char *path, kv_sizes *out, qn_diag *diag) {
-  bool all = false;
+  bool all = false, source = false;
   for (qn_id id = 1; id < graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(graph, id);
+    if (node->op == QN_OP_KV_WRITE)
+      source = source || qn_graph_node(graph, node->operands[1])->type.dims[0].symbol == QN_SYM_S;
     if (node->op != QN_OP_CACHE) continue;
     qn_kv_page page;
     bool is_k = strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0;
@@ -76,7 +84,10 @@ static qn_status sum_caches(const qn_graph *graph, const char *path, kv_sizes *o
     int64_t window = qn_graph_cache_window(graph, id);
     all = all || window == 0;
     if (window > out->window) out->window = window;
+    if (window > 0) out->ring_bytes += (uint64_t)page.page_bytes;  // a part of the sum
   }
+  out->ring = all && !source ? out->window : 0;
+  if (out->ring == 0) out->ring_bytes = 0;
   if (all) out->window = 0;
   return QN_OK;
 }
@@ -106,11 +117,28 @@ static qn_status of_model(const char *path, const quern_inspect_kv_options *o, k
 
 // --- the text
 
+// Pages of `sequences`, and of the paths of guesses; false when they overflow.
+static bool count_pages(const kv_sizes *k, int64_t window, int64_t step, int64_t context, int64_t sequences,
+                        uint64_t *out) {
+  uint64_t each = (uint64_t)qn_window_pages(window, step, context, (int64_t)k->page_keys);
+  uint64_t own = (uint64_t)context <= k->page_keys ? 1 : 2;  // of a path
+  return !__builtin_mul_overflow(each, (uint64_t)sequences, out) &&
+         !__builtin_add_overflow(*out, own * (uint64_t)k->forks, out);
+}
+
+static void put_rings(const kv_sizes *k, int64_t step, uint64_t pages, qn_buf *out) {
+  char size[32];
+  if (k->ring == 0) return;
+  qn_buf_printf(out, "kv_window_pages = %" PRIu64 " of %s: layers with a window keep those of %" PRId64
+                     " tokens and of a step of %" PRId64 "\n",
+                pages, inspect_size(k->ring_bytes, size), k->ring, step);
+}
+
 static qn_status describe(const char *path, const quern_inspect_kv_options *o, const kv_sizes *k, qn_buf *out,
                           qn_diag *diag) {
   int64_t context = o->context ? o->context : k->context_most ? k->context_most : 4096;
   int64_t sequences = o->sequences ? o->sequences : 1;
-  uint64_t pages, bytes;
+  uint64_t pages, rings, bytes, ring_bytes;
   char size[32];
   if (context < 1 || sequences < 1)
     return qn_fail(diag, QN_ERR_ARGUMENT, path, "got %" PRId64 " sequences of %" PRId64 " tokens, want 1 or more",
@@ -126,8 +154,10 @@ static qn_status describe(const char *path, const quern_inspect_kv_options *o, c
   int64_t step = k->chunk > 0 && k->chunk < context ? k->chunk : context;  // as a session has it
   uint64_t each = (uint64_t)qn_window_pages(k->window, step, context, (int64_t)k->page_keys);
   uint64_t own = (uint64_t)context <= k->page_keys ? 1 : 2;  // of a path
-  if (__builtin_mul_overflow(each, (uint64_t)sequences, &pages) ||
-      __builtin_add_overflow(pages, own * (uint64_t)k->forks, &pages) || __builtin_mul_overflow(pages, k->page_bytes, &bytes))
+  if (!count_pages(k, k->window, step, context, sequences, &pages) ||
+      !count_pages(k, k->ring, step, context, sequences, &rings) ||
+      __builtin_mul_overflow(pages, k->page_bytes - k->ring_bytes, &bytes) ||
+      __builtin_mul_overflow(rings, k->ring_bytes, &ring_bytes) || __builtin_add_overflow(bytes, ring_bytes, &bytes))
     return too_large(path, diag);
   qn_buf_printf(out, "kv_type = ");
   inspect_put_text(out, qn_str_from(k->type));
@@ -138,6 +168,7 @@ static qn_status describe(const char *path, const quern_inspect_kv_options *o, c
     qn_buf_printf(out, ", of which each keeps those of a window of %" PRId64 " and of a step of %" PRId64, k->window, step);
   if (k->forks > 0) qn_buf_printf(out, ", and %" PRIu64 " for each of %" PRId64 " paths of guesses", own, k->forks);
   qn_buf_puts(out, "\n");
+  put_rings(k, step, rings, out);
   qn_buf_printf(out, "kv_cache_bytes = %" PRIu64 ", %s\n", bytes, inspect_size(bytes, size));
   return QN_OK;
 }

@@ -78,6 +78,7 @@ static qn_gpu_param bind(const predict_param *param, const step_inputs *in) {
                {"source_last_pos", in->last_pos, QN_SYM_S, 1},
                {"rows", in->rows, QN_SYM_R, 1},
                {"block_table", in->block_table, QN_SYM_P, 1},
+               {"window_table", in->block_table, QN_SYM_P, 1},
                {"sampling", in->sampling, QN_SYM_R, (int64_t)QN_COUNT(greedy)}};
   qn_gpu_param out = {.far = param->far};
   for (size_t i = 0; i < QN_COUNT(known); i++) {

@@ -42,6 +42,7 @@ typedef struct qn_pass_options {
   bool quantize_activations;  // numeric mode int8: quantised weights meet quantised activations
   bool half_activations;      // numeric mode half: 16-bit weights meet activations rounded to their type
   qn_evict evict;
+  bool rings;  // a language model's layers with windows beside others have pages of their own (ring_tables)
   // One schedule for every kernel's variants of that class instead of the defaults (tests, tuning); NULL = defaults.
   const qn_schedule *forced_schedule;
   // Asked for the variants of every kernel before the model is: true when it filled *out (from records, say). A plan

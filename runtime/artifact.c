@@ -708,6 +708,17 @@ int64_t qn_artifact_window(const qn_artifact *artifact) {
   return most;
 }
 
+int64_t qn_artifact_ring(const qn_artifact *artifact) {
+  int64_t most = 0;
+  bool table = false;
+  for (uint32_t i = 0; i < artifact->program->buffer_count; i++) {
+    const qn_art_buffer *b = &artifact->buffers[i];
+    table = table || (b->kind == QN_ART_INPUT && strcmp(artifact->strings + b->name, "window_table") == 0);
+    if (b->kind == QN_ART_CACHE && !b->of_source && b->window > most) most = b->window;
+  }
+  return table && qn_artifact_window(artifact) == 0 ? most : 0;
+}
+
 int64_t qn_artifact_paths(const qn_artifact *a, int64_t rows, int64_t sequences) {
   enum { SYMBOL_B = 4 };  // qn_symbol of ir/type.h
   int64_t most = a->program->symbol_max[SYMBOL_B], paths = rows - 1;

@@ -36,6 +36,7 @@ static const struct {
     [INPUT_SOURCE_LAST_POS] = {"source_last_pos", 1, {SYM_S}, {1}, "[S]"},
     [INPUT_CROSS_LAST_POS] = {"cross_last_pos", 1, {SYM_T}, {1}, "[T]"},
     [INPUT_BLOCK_TABLE] = {"block_table", 2, {SYM_B, SYM_P}, {1, 1}, "[B, P]"},
+    [INPUT_WINDOW_TABLE] = {"window_table", 2, {SYM_B, SYM_P}, {1, 1}, "[B, P]"},
 };
 
 // --- what the program looks like
@@ -160,7 +161,9 @@ void qn_decode_set_symbols(const qn_decoder *d, int64_t tokens, int64_t rows, in
 
 static qn_status bind_inputs(qn_decoder *d, qn_diag *diag) {
   for (size_t i = 0; i < INPUT_COUNT; i++) {
-    const int32_t *data = i == INPUT_BLOCK_TABLE ? qn_kv_cache_block_table(d->cache) : d->arrays[i];
+    const int32_t *data = i == INPUT_BLOCK_TABLE    ? qn_kv_cache_block_table(d->cache)
+                          : i == INPUT_WINDOW_TABLE ? qn_kv_cache_window_table(d->cache)
+                                                    : d->arrays[i];
     if (has_input(d->artifact, inputs[i].name)) QN_TRY(qn_executor_bind_input(d->executor, inputs[i].name, data, diag));
   }
   return qn_kv_cache_bind(d->cache, d->executor, diag);
@@ -222,6 +225,7 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   if (d->policy) kv.context = d->most_keys;
   if (options->prefixes && kv.pages == 0) kv.pages = pages_of_all(d, options->sequences);
   kv.evicts = d->policy != NULL;
+  kv.whole = options->prefixes;
   d->sequences = options->sequences ? options->sequences : 1;
   kv.forks = (int32_t)qn_artifact_paths(d->artifact, d->max_rows, d->sequences);
   QN_TRY(qn_executor_create(d->artifact, threads, &options->executor, d->allocator, &d->executor, diag));
@@ -623,7 +627,7 @@ const float *qn_decoder_hidden(const qn_decoder *d, size_t index) {
 
 int32_t qn_decoder_paths(const qn_decoder *d, int64_t depth) {
   int64_t keys = qn_kv_cache_page_keys(d->cache), rows = qn_kv_cache_sequences(d->cache) - d->sequences;
-  int64_t paths = qn_kv_cache_free_pages(d->cache) / (1 + (depth + keys) / keys);  // a copy of the last page, and new ones
+  int64_t paths = qn_kv_cache_free_forks(d->cache) / (1 + (depth + keys) / keys);  // a copy of the last page, and new ones
   if (paths > rows) paths = rows;
   return paths < 2 ? 1 : (int32_t)paths;
 }

@@ -41,7 +41,7 @@ int64_t qn_decoder_position(const qn_decoder *decoder, int32_t sequence);  // to
 void qn_decoder_reset(qn_decoder *decoder, int32_t sequence);  // its source is forgotten, too
 // Forgets all but the first `length` tokens (at most the present position), or all where that is below qn_decoder_least.
 void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
-// Where every layer has a window, keys that no token to come sees are given back: the fewest tokens, beside none, that a
+// Where layers have windows, keys of theirs that no token to come sees are given back: the fewest tokens, beside none, that a
 // sequence can be cut to, which is its length less a page's keys or less; else 0.
 int64_t qn_decoder_least(const qn_decoder *decoder, int32_t sequence);
 // Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held. They share pages until one

@@ -1,5 +1,6 @@
 // Pages are handed out from a stack of free numbers; a sequence's pages are a row of the block table. A page is free when
-// its last holder lets go of it. Where every layer has a window, a row lets go of the pages before it.
+// its last holder lets go of it. Where layers have windows, a row lets go of the pages before it: of those of all layers, or
+// where others see all, of those in pools of their own, which have numbers and a block table of their own.
 #include "runtime/kv_cache.h"
 
 #include <assert.h>
@@ -13,38 +14,61 @@ enum { SYMBOL_P = 3, SYMBOL_B = 4, SYMBOL_G = 5 };  // qn_symbol of ir/type.h
 
 #define MAX_PAGES      (INT64_C(1) << 30)  // page numbers are 32-bit
 
+// Pools whose pages go together: `all` of every layer, but for those of layers with windows where there are such `rings`.
+enum { ALL, RINGS, MOST_GROUPS };
+
+typedef struct span {
+  int64_t first;  // page of its row that it holds: those before lay outside every window, and their places hold 0
+  int64_t pages;  // in its row, those before the first included
+} span;
+
 typedef struct row {
   bool used;
   int64_t length;  // tokens
   int64_t source;  // tokens of its source
-  int64_t first;   // page of its row that it holds: those before lay outside every window, and their places hold 0
-  int64_t pages;   // in its row, those before the first included
+  span spans[MOST_GROUPS];
   int64_t evicted;  // tokens whose keys were taken out from among the others: they are not in `length`
-  int64_t floor;    // the length that was left then
+  int64_t floor;    // the length that was left then, or the least that was restored of it
 } row;
+
+typedef struct group {
+  int32_t *table;    // owned: (row_count, row_pages)
+  int32_t *free;     // owned: stack of page_count numbers, the next one on top
+  int32_t *holders;  // owned: of each page: rows that have it, and one more where it is kept
+  int64_t page_count, free_count;
+  int64_t window;    // keys that a token sees at most; 0 = all before it
+  int64_t row_most;  // pages that a row ever holds at most
+} group;
 
 struct qn_kv_cache {
   const qn_artifact *artifact;    // borrowed
   const qn_allocator *allocator;  // borrowed
   row *rows;                      // owned: one a row
-  int32_t *table;                 // owned: (row_count, row_pages)
-  int32_t *free;                  // owned: stack of page_count numbers, the next one on top
-  int32_t *holders;               // owned: of each page: rows that have it, and one more where it is kept
-  bool *kept;                     // owned: of each page
+  group groups[MOST_GROUPS];
+  int group_count;
+  bool *kept;                     // owned: of each page of the first group, which has others then
   qn_memory memory;               // where the pools lie
   uint8_t *pools;                 // taken of it; NULL when the program has no cache
   uint64_t pool_bytes;
   int32_t row_count;
-  int64_t row_pages, page_count, free_count;
+  int64_t row_pages;
   int64_t idle_count;  // pages that are kept and have no other holder
   int64_t page_keys, context;
-  int64_t window;    // keys that a token sees at most; 0 = all before it
-  int64_t row_most;  // pages that a row ever holds at most
-  int64_t step;      // tokens of a step at most
+  int64_t ring;        // the window of the buffers that have one beside others without; 0 = there are none
+  int64_t step;        // tokens of a step at most
   bool evicts;
   qn_kv_reclaimer reclaim;  // NULL = none
   void *reclaim_context;    // borrowed
 };
+
+// Has the buffer a window beside others without?
+static bool is_ring(const qn_kv_cache *cache, const qn_art_buffer *buffer) {
+  return cache->ring > 0 && buffer->window > 0 && !buffer->of_source;
+}
+
+static int group_of(const qn_kv_cache *cache, const qn_art_buffer *buffer) {
+  return cache->group_count > RINGS && is_ring(cache, buffer) ? RINGS : ALL;
+}
 
 // Where the pool of each cache buffer begins, in the artifact's order: calls visit(context, buffer, offset), and gives
 // the bytes of all, or that they overflow.
@@ -59,7 +83,7 @@ static qn_status for_each_pool(const qn_kv_cache *cache, pool_visitor visit, voi
     size_t bytes = 0;
     if (b->kind != QN_ART_CACHE) continue;
     if (visit) QN_TRY(visit(context, b, offset));
-    if (!qn_size_mul((size_t)b->bytes, (size_t)cache->page_count, &bytes) || bytes > (UINT64_C(1) << 47) - offset) {
+    if (!qn_size_mul((size_t)b->bytes, (size_t)cache->groups[group_of(cache, b)].page_count, &bytes) || bytes > (UINT64_C(1) << 47) - offset) {
       *out_overflow = true;
       return QN_OK;
     }
@@ -80,10 +104,25 @@ static qn_status check_symbol(const qn_kv_cache *cache, int symbol, const char *
 // Pages for forks are no more than the artifact allows in all: what has no room is not forked.
 static void add_forks(qn_kv_cache *cache, int32_t forks) {
   int64_t most = cache->artifact->program->symbol_max[SYMBOL_G];
-  int64_t pages = (int64_t)forks * (cache->row_pages < 2 ? cache->row_pages : 2);
-  if (most && pages > most - cache->page_count) pages = most > cache->page_count ? most - cache->page_count : 0;
   cache->row_count += forks;
-  cache->page_count += pages;
+  for (int i = 0; i < cache->group_count; i++) {
+    group *g = &cache->groups[i];
+    int64_t pages = (int64_t)forks * (cache->row_pages < 2 ? cache->row_pages : 2);
+    if (i == ALL && most && pages > most - g->page_count) pages = most > g->page_count ? most - g->page_count : 0;
+    g->page_count += pages;
+  }
+}
+
+// Rings have what all rows ever hold: they are never what a sequence has no room for.
+static void set_groups(qn_kv_cache *cache, const qn_kv_options *options) {
+  int64_t windows[MOST_GROUPS] = {[ALL] = qn_artifact_window(cache->artifact), [RINGS] = cache->ring};
+  cache->group_count = cache->ring > 0 && !options->whole ? MOST_GROUPS : RINGS;
+  for (int i = 0; i < cache->group_count; i++) {
+    group *g = &cache->groups[i];
+    g->window = windows[i];
+    g->row_most = qn_window_pages(g->window, cache->step, options->context, cache->page_keys);
+    g->page_count = options->pages && i == ALL ? options->pages : g->row_most * cache->row_count;
+  }
 }
 
 static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_diag *diag) {
@@ -102,40 +141,49 @@ static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_
   }
   cache->row_pages = (options->context + cache->page_keys - 1) / cache->page_keys;
   cache->evicts = options->evicts;
-  cache->window = qn_artifact_window(cache->artifact);
+  cache->ring = qn_artifact_ring(cache->artifact);
   cache->step = options->step > 0 && options->step < options->context ? options->step : options->context;
-  cache->row_most = qn_window_pages(cache->window, cache->step, options->context, cache->page_keys);
-  cache->page_count = options->pages ? options->pages : cache->row_most * cache->row_count;
-  if (cache->page_count > 0) add_forks(cache, options->forks);
-  if (cache->page_count < 1 || cache->page_count > MAX_PAGES || cache->row_pages * cache->row_count > MAX_PAGES) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: got %" PRId64 " pages, want 1 to %" PRId64,
-                   cache->page_count, MAX_PAGES);
+  set_groups(cache, options);
+  int64_t pages = cache->groups[ALL].page_count;
+  if (pages > 0) add_forks(cache, options->forks);
+  pages = cache->groups[ALL].page_count;
+  if (pages < 1 || pages > MAX_PAGES || cache->row_pages * cache->row_count > MAX_PAGES) {
+    return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: got %" PRId64 " pages, want 1 to %" PRId64, pages,
+                   MAX_PAGES);
   }
   QN_TRY(check_symbol(cache, SYMBOL_P, "pages of a sequence", cache->row_pages, diag));
   QN_TRY(check_symbol(cache, SYMBOL_B, "sequences", cache->row_count, diag));
-  return check_symbol(cache, SYMBOL_G, "pages of the pool", cache->page_count, diag);
+  return check_symbol(cache, SYMBOL_G, "pages of the pool", pages, diag);
 }
 
 static size_t table_bytes(const qn_kv_cache *c) {
   return (size_t)c->row_count * (size_t)c->row_pages * sizeof(int32_t);
 }
-static size_t free_bytes(const qn_kv_cache *c) { return (size_t)c->page_count * sizeof(int32_t); }
-static size_t kept_bytes(const qn_kv_cache *c) { return (size_t)c->page_count * sizeof(bool); }
+static size_t free_bytes(const group *g) { return (size_t)g->page_count * sizeof(int32_t); }
+static size_t kept_bytes(const qn_kv_cache *c) { return (size_t)c->groups[ALL].page_count * sizeof(bool); }
 static size_t sequence_bytes(const qn_kv_cache *c) { return (size_t)c->row_count * sizeof(row); }
+
+static bool take_tables(qn_kv_cache *cache, group *g) {
+  g->table = qn_alloc_zeroed(cache->allocator, table_bytes(cache));
+  g->free = qn_alloc_zeroed(cache->allocator, free_bytes(g));
+  g->holders = qn_alloc_zeroed(cache->allocator, free_bytes(g));
+  for (int64_t i = 0; g->free && i < g->page_count; i++) g->free[i] = (int32_t)(g->page_count - 1 - i);
+  g->free_count = g->page_count;
+  return g->table && g->free && g->holders;
+}
 
 static qn_status take_memory(qn_kv_cache *cache, qn_diag *diag) {
   const char *path = cache->artifact->path;
   bool overflow;
   cache->rows = qn_alloc_zeroed(cache->allocator, sequence_bytes(cache));
-  cache->table = qn_alloc_zeroed(cache->allocator, table_bytes(cache));
-  cache->free = qn_alloc_zeroed(cache->allocator, free_bytes(cache));
-  cache->holders = qn_alloc_zeroed(cache->allocator, free_bytes(cache));
   cache->kept = qn_alloc_zeroed(cache->allocator, kept_bytes(cache));
-  if (!cache->rows || !cache->table || !cache->free || !cache->holders || !cache->kept)
-    return qn_fail_nomem(diag, path, "the KV cache's tables");
+  bool taken = cache->rows && cache->kept;
+  for (int i = 0; i < cache->group_count && taken; i++) taken = take_tables(cache, &cache->groups[i]);
+  if (!taken) return qn_fail_nomem(diag, path, "the KV cache's tables");
   QN_TRY(for_each_pool(cache, NULL, NULL, &cache->pool_bytes, &overflow));
   if (overflow) {
-    return qn_fail(diag, QN_ERR_LIMIT, path, "KV cache: the size of %" PRId64 " pages overflows", cache->page_count);
+    return qn_fail(diag, QN_ERR_LIMIT, path, "KV cache: the size of %" PRId64 " pages overflows",
+                   cache->groups[ALL].page_count);
   }
   if (cache->pool_bytes > 0) {
     void *pools = NULL;
@@ -143,8 +191,6 @@ static qn_status take_memory(qn_kv_cache *cache, qn_diag *diag) {
                               "ask for a smaller context", &pools, diag));
     cache->pools = pools;
   }
-  for (int64_t i = 0; i < cache->page_count; i++) cache->free[i] = (int32_t)(cache->page_count - 1 - i);
-  cache->free_count = cache->page_count;
   return QN_OK;
 }
 
@@ -170,9 +216,12 @@ void qn_kv_cache_destroy(qn_kv_cache *cache) {
   if (!cache) return;
   if (cache->pools) cache->memory.give_back(cache->memory.context, cache->pools, cache->pool_bytes);
   qn_free(cache->allocator, cache->rows, sequence_bytes(cache));
-  qn_free(cache->allocator, cache->table, table_bytes(cache));
-  qn_free(cache->allocator, cache->free, free_bytes(cache));
-  qn_free(cache->allocator, cache->holders, free_bytes(cache));
+  for (int i = 0; i < cache->group_count; i++) {
+    group *g = &cache->groups[i];
+    qn_free(cache->allocator, g->table, table_bytes(cache));
+    qn_free(cache->allocator, g->free, free_bytes(g));
+    qn_free(cache->allocator, g->holders, free_bytes(g));
+  }
   qn_free(cache->allocator, cache->kept, kept_bytes(cache));
   qn_free(cache->allocator, cache, sizeof *cache);
 }
@@ -196,67 +245,82 @@ qn_status qn_kv_cache_bind(const qn_kv_cache *cache, qn_executor *executor, qn_d
   return for_each_pool(cache, bind_pool, &b, &bytes, &overflow);
 }
 
-const int32_t *qn_kv_cache_block_table(const qn_kv_cache *cache) { return cache->table; }
+const int32_t *qn_kv_cache_block_table(const qn_kv_cache *cache) { return cache->groups[ALL].table; }
+const int32_t *qn_kv_cache_window_table(const qn_kv_cache *cache) { return cache->groups[cache->group_count - 1].table; }
 int32_t qn_kv_cache_sequences(const qn_kv_cache *cache) { return cache->row_count; }
 int64_t qn_kv_cache_pages_per_sequence(const qn_kv_cache *cache) { return cache->row_pages; }
-int64_t qn_kv_cache_pages(const qn_kv_cache *cache) { return cache->page_count; }
+int64_t qn_kv_cache_pages(const qn_kv_cache *cache) { return cache->groups[ALL].page_count; }
 int64_t qn_kv_cache_page_keys(const qn_kv_cache *cache) { return cache->page_keys; }
-int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache) { return cache->free_count + cache->idle_count; }
+int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache) {
+  return cache->groups[ALL].free_count + cache->idle_count;
+}
+int64_t qn_kv_cache_free_forks(const qn_kv_cache *cache) {
+  int64_t all = qn_kv_cache_free_pages(cache), rings = cache->groups[RINGS].free_count;
+  return cache->group_count > RINGS && rings < all ? rings : all;
+}
 int64_t qn_kv_cache_context(const qn_kv_cache *cache) { return cache->context; }
 uint64_t qn_kv_cache_bytes(const qn_kv_cache *cache) { return cache->pool_bytes; }
 
 // --- pages and their holders
 
-static int32_t *pages_of(const qn_kv_cache *cache, int32_t sequence) {
-  return cache->table + (size_t)sequence * (size_t)cache->row_pages;
+static int32_t *pages_in(const qn_kv_cache *cache, int g, int32_t sequence) {
+  return cache->groups[g].table + (size_t)sequence * (size_t)cache->row_pages;
 }
+
+static int32_t *pages_of(const qn_kv_cache *cache, int32_t sequence) { return pages_in(cache, ALL, sequence); }
 
 static int64_t pages_for(const qn_kv_cache *cache, int64_t tokens) {
   return (tokens + cache->page_keys - 1) / cache->page_keys;
 }
 
 // The first page that a sequence of so many tokens keeps: one more than its next token sees.
-static int64_t first_kept(const qn_kv_cache *cache, int64_t length) {
-  return cache->window == 0 ? 0 : qn_window_first_page(cache->window + cache->page_keys, length, cache->page_keys);
+static int64_t first_kept(const qn_kv_cache *cache, int g, int64_t length) {
+  int64_t window = cache->groups[g].window;
+  return window == 0 ? 0 : qn_window_first_page(window + cache->page_keys, length, cache->page_keys);
 }
 
 bool qn_kv_cache_kept(const qn_kv_cache *cache, int32_t page) { return cache->kept[page]; }
-bool qn_kv_cache_idle(const qn_kv_cache *cache, int32_t page) { return cache->kept[page] && cache->holders[page] == 1; }
+bool qn_kv_cache_idle(const qn_kv_cache *cache, int32_t page) { return cache->kept[page] && cache->groups[ALL].holders[page] == 1; }
 
-static void hold(qn_kv_cache *cache, int32_t page) {
-  assert(page >= 0 && page < cache->page_count && cache->holders[page] > 0);
-  if (qn_kv_cache_idle(cache, page)) cache->idle_count--;
-  cache->holders[page]++;
+static void hold_in(qn_kv_cache *cache, int g, int32_t page) {
+  assert(page >= 0 && page < cache->groups[g].page_count && cache->groups[g].holders[page] > 0);
+  if (g == ALL && qn_kv_cache_idle(cache, page)) cache->idle_count--;
+  cache->groups[g].holders[page]++;
 }
+static void hold(qn_kv_cache *cache, int32_t page) { hold_in(cache, ALL, page); }
 
-static void let_go(qn_kv_cache *cache, int32_t page) {
-  assert(cache->holders[page] > 0);
-  if (--cache->holders[page] == 0) cache->free[cache->free_count++] = page;
-  if (qn_kv_cache_idle(cache, page)) cache->idle_count++;
+static void let_go_in(qn_kv_cache *cache, int g, int32_t page) {
+  group *of = &cache->groups[g];
+  assert(of->holders[page] > 0);
+  if (--of->holders[page] == 0) of->free[of->free_count++] = page;
+  if (g == ALL && qn_kv_cache_idle(cache, page)) cache->idle_count++;
 }
+static void let_go(qn_kv_cache *cache, int32_t page) { let_go_in(cache, ALL, page); }
 
-static int32_t take_free(qn_kv_cache *cache) {
-  assert(cache->free_count > 0);
-  int32_t page = cache->free[--cache->free_count];
-  cache->holders[page] = 1;
+static int32_t take_free(qn_kv_cache *cache, int g) {
+  group *of = &cache->groups[g];
+  assert(of->free_count > 0);
+  int32_t page = of->free[--of->free_count];
+  of->holders[page] = 1;
   return page;
 }
 
 // Are there `count` free pages, if need be after idle ones have been given up?
-static bool have_free(qn_kv_cache *cache, int64_t count) {
-  if (count > cache->free_count && count <= cache->free_count + cache->idle_count && cache->reclaim)
-    cache->reclaim(cache->reclaim_context, count - cache->free_count);
-  return count <= cache->free_count;
+static bool have_free(qn_kv_cache *cache, int g, int64_t count) {
+  group *of = &cache->groups[g];
+  if (g == ALL && count > of->free_count && count <= of->free_count + cache->idle_count && cache->reclaim)
+    cache->reclaim(cache->reclaim_context, count - of->free_count);
+  return count <= of->free_count;
 }
 
 int32_t qn_kv_cache_page(const qn_kv_cache *cache, int32_t sequence, int64_t index) {
-  assert(qn_kv_cache_has(cache, sequence) && index >= cache->rows[sequence].first);
+  assert(qn_kv_cache_has(cache, sequence) && index >= cache->rows[sequence].spans[ALL].first);
   assert(index < pages_for(cache, cache->rows[sequence].length));
   return pages_of(cache, sequence)[index];
 }
 
 void qn_kv_cache_keep(qn_kv_cache *cache, int32_t page) {
-  assert(!cache->kept[page]);
+  assert(!cache->kept[page] && cache->group_count == RINGS);
   hold(cache, page);
   cache->kept[page] = true;
 }
@@ -269,8 +333,8 @@ void qn_kv_cache_unkeep(qn_kv_cache *cache, int32_t page) {
 }
 
 bool qn_kv_cache_take(qn_kv_cache *cache, int32_t *out_page) {
-  if (cache->free_count == 0) return false;
-  *out_page = take_free(cache);
+  if (cache->groups[ALL].free_count == 0) return false;
+  *out_page = take_free(cache, ALL);
   cache->kept[*out_page] = true;
   cache->idle_count++;
   return true;
@@ -312,53 +376,65 @@ int64_t qn_kv_cache_length(const qn_kv_cache *cache, int32_t sequence) {
 
 int64_t qn_kv_cache_first(const qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
-  return cache->rows[sequence].first;
+  return cache->rows[sequence].spans[ALL].first;
 }
 
 int64_t qn_kv_cache_held(const qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
-  return cache->rows[sequence].pages - cache->rows[sequence].first;
+  return cache->rows[sequence].spans[ALL].pages - cache->rows[sequence].spans[ALL].first;
 }
 
 int64_t qn_kv_cache_most(const qn_kv_cache *cache, int64_t tokens) {
   if (cache->evicts && tokens > cache->context) tokens = cache->context;
-  return qn_window_pages(cache->window, cache->step, tokens, cache->page_keys);
+  return qn_window_pages(cache->groups[ALL].window, cache->step, tokens, cache->page_keys);
 }
 
 int64_t qn_kv_cache_least(const qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
   const row *s = &cache->rows[sequence];
-  return s->first == 0 ? s->floor : s->first * cache->page_keys + cache->window - 1;
+  int64_t least = s->floor;
+  for (int g = 0; g < cache->group_count; g++) {
+    int64_t seen = s->spans[g].first == 0 ? 0 : s->spans[g].first * cache->page_keys + cache->groups[g].window - 1;
+    if (seen > least) least = seen;
+  }
+  return least;
 }
 
 int64_t qn_kv_cache_passed(const qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
   const row *s = &cache->rows[sequence];
   int64_t passed = 0;
-  for (int64_t i = s->first; i < first_kept(cache, s->length); i++) {
+  for (int64_t i = s->spans[ALL].first; i < first_kept(cache, ALL, s->length); i++) {
     int32_t page = pages_of(cache, sequence)[i];
-    passed += cache->holders[page] - cache->kept[page] == 1;
+    passed += cache->groups[ALL].holders[page] - cache->kept[page] == 1;
   }
   return passed;
 }
 
 bool qn_kv_cache_slides(const qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
-  return first_kept(cache, cache->rows[sequence].length) > cache->rows[sequence].first;
+  const row *s = &cache->rows[sequence];
+  bool slides = false;
+  for (int g = 0; g < cache->group_count; g++) slides = slides || first_kept(cache, g, s->length) > s->spans[g].first;
+  return slides;
 }
 
 void qn_kv_cache_slide(qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
   row *s = &cache->rows[sequence];
-  int32_t *pages = pages_of(cache, sequence);
-  for (int64_t end = first_kept(cache, s->length); s->first < end; s->first++) {
-    let_go(cache, pages[s->first]);
-    pages[s->first] = 0;
+  for (int g = 0; g < cache->group_count; g++) {
+    int32_t *pages = pages_in(cache, g, sequence);
+    span *of = &s->spans[g];
+    for (int64_t end = first_kept(cache, g, s->length); of->first < end; of->first++) {
+      let_go_in(cache, g, pages[of->first]);
+      pages[of->first] = 0;
+    }
   }
 }
 
 typedef struct copying {
   const qn_kv_cache *cache;
+  int group;
   int32_t from, to;
   qn_diag *diag;
 } copying;
@@ -367,29 +443,63 @@ static qn_status copy_pool(void *context, const qn_art_buffer *buffer, uint64_t 
   const copying *c = context;
   const qn_memory *memory = &c->cache->memory;
   uint8_t *pool = c->cache->pools + offset;
+  if (group_of(c->cache, buffer) != c->group) return QN_OK;
   return memory->copy(memory->context, pool + (size_t)c->to * (size_t)buffer->bytes,
                       pool + (size_t)c->from * (size_t)buffer->bytes, (size_t)buffer->bytes, c->diag);
 }
 
 // How many of the pages that the sequence's next `count` tokens go to others hold, too: the one that it ends in, or ones that
 // its source is in as well.
-static int64_t shared_ahead(const qn_kv_cache *cache, int32_t sequence, int64_t count) {
+static int64_t shared_ahead(const qn_kv_cache *cache, int g, int32_t sequence, int64_t count) {
   const row *s = &cache->rows[sequence];
   int64_t end = pages_for(cache, s->length + count), shared = 0;
-  for (int64_t i = s->length / cache->page_keys; count > 0 && i < end && i < s->pages; i++)
-    shared += cache->holders[pages_of(cache, sequence)[i]] > 1;
+  for (int64_t i = s->length / cache->page_keys; count > 0 && i < end && i < s->spans[g].pages; i++)
+    shared += cache->groups[g].holders[pages_in(cache, g, sequence)[i]] > 1;
   return shared;
 }
 
 // A copy of a page, for the sequence alone, in its place. There must be a free one.
-static qn_status copy_page(qn_kv_cache *cache, int32_t *place, qn_diag *diag) {
-  copying c = {cache, *place, take_free(cache), diag};
+static qn_status copy_page(qn_kv_cache *cache, int g, int32_t *place, qn_diag *diag) {
+  copying c = {cache, g, *place, take_free(cache, g), diag};
   uint64_t bytes;
   bool overflow;
   qn_status status = for_each_pool(cache, copy_pool, &c, &bytes, &overflow);
-  let_go(cache, status == QN_OK ? c.from : c.to);
+  let_go_in(cache, g, status == QN_OK ? c.from : c.to);
   if (status == QN_OK) *place = c.to;
   return status;
+}
+
+// How many pages a sequence with room for `count` more tokens has in its row; those after that come once others are given
+// back.
+static int64_t wanted_pages(const qn_kv_cache *cache, int g, const row *s, int64_t count) {
+  int64_t want = pages_for(cache, s->length + count), most = s->spans[g].first + cache->groups[g].row_most;
+  return want < most ? want : most;
+}
+
+static qn_status check_free(qn_kv_cache *cache, int g, int32_t sequence, int64_t count, qn_diag *diag) {
+  const row *s = &cache->rows[sequence];
+  int64_t want = wanted_pages(cache, g, s, count), copies = shared_ahead(cache, g, sequence, count);
+  int64_t more = (want > s->spans[g].pages ? want - s->spans[g].pages : 0) + copies;
+  if (have_free(cache, g, more)) return QN_OK;
+  int64_t free = g == ALL ? qn_kv_cache_free_pages(cache) : cache->groups[g].free_count;
+  return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
+                 "the KV cache is full: got %" PRId64 " more tokens for a sequence, which takes %" PRId64
+                 " pages, want at most the %" PRId64 " of %" PRId64 " that are free",
+                 count, more, free, cache->groups[g].page_count);
+}
+
+// The pages are free.
+static qn_status take_pages(qn_kv_cache *cache, int g, int32_t sequence, int64_t count, qn_diag *diag) {
+  row *s = &cache->rows[sequence];
+  int64_t copies = shared_ahead(cache, g, sequence, count), want = wanted_pages(cache, g, s, count);
+  int32_t *pages = pages_in(cache, g, sequence);
+  for (int64_t i = s->length / cache->page_keys; copies > 0; i++) {
+    if (cache->groups[g].holders[pages[i]] == 1) continue;
+    QN_TRY(copy_page(cache, g, &pages[i], diag));
+    copies--;
+  }
+  while (s->spans[g].pages < want) pages[s->spans[g].pages++] = take_free(cache, g);
+  return QN_OK;
 }
 
 qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
@@ -402,30 +512,18 @@ qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t coun
                    count, s->length, cache->context);
   }
   qn_kv_cache_slide(cache, sequence);
-  int64_t copies = shared_ahead(cache, sequence, count);
-  int64_t want = pages_for(cache, s->length + count);
-  if (want > s->first + cache->row_most) want = s->first + cache->row_most;  // the rest once others are given back
-  int64_t more = (want > s->pages ? want - s->pages : 0) + copies;
-  if (!have_free(cache, more)) {
-    return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
-                   "the KV cache is full: got %" PRId64 " more tokens for a sequence, which takes %" PRId64
-                   " pages, want at most the %" PRId64 " of %" PRId64 " that are free",
-                   count, more, qn_kv_cache_free_pages(cache), cache->page_count);
-  }
-  int32_t *pages = pages_of(cache, sequence);
-  for (int64_t i = s->length / cache->page_keys; copies > 0; i++) {
-    if (cache->holders[pages[i]] == 1) continue;
-    QN_TRY(copy_page(cache, &pages[i], diag));
-    copies--;
-  }
-  while (s->pages < want) pages[s->pages++] = take_free(cache);
+  for (int g = 0; g < cache->group_count; g++) QN_TRY(check_free(cache, g, sequence, count, diag));
+  for (int g = 0; g < cache->group_count; g++) QN_TRY(take_pages(cache, g, sequence, count, diag));
   return QN_OK;
 }
 
 void qn_kv_cache_advance(qn_kv_cache *cache, int32_t sequence, int64_t count) {
   row *s = &cache->rows[sequence];
-  assert(qn_kv_cache_has(cache, sequence) && s->length + count <= s->pages * cache->page_keys);
-  assert(shared_ahead(cache, sequence, count) == 0);
+  assert(qn_kv_cache_has(cache, sequence));
+  for (int g = 0; g < cache->group_count; g++) {
+    assert(s->length + count <= s->spans[g].pages * cache->page_keys);
+    assert(shared_ahead(cache, g, sequence, count) == 0);
+  }
   s->length += count;
 }
 
@@ -433,8 +531,6 @@ void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t 
   assert(qn_kv_cache_has(cache, from) && qn_kv_cache_has(cache, to) && from != to);
   assert(length >= 0 && length <= cache->rows[from].length);
   assert(length == 0 || length >= qn_kv_cache_least(cache, from));
-  const int32_t *source = pages_of(cache, from);
-  int32_t *pages = pages_of(cache, to);
   qn_kv_cache_clear(cache, to);
   row *s = &cache->rows[to];
   s->length = length;
@@ -442,25 +538,31 @@ void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t 
   s->evicted = length == 0 ? 0 : cache->rows[from].evicted;
   s->floor = length == 0 ? 0 : cache->rows[from].floor;
   int64_t most = length > s->source ? length : s->source;
-  s->first = s->pages = length == 0 ? 0 : cache->rows[from].first;
-  for (; s->pages < pages_for(cache, most); s->pages++) {
-    pages[s->pages] = source[s->pages];
-    hold(cache, pages[s->pages]);
+  for (int g = 0; g < cache->group_count; g++) {
+    const int32_t *source = pages_in(cache, g, from);
+    int32_t *pages = pages_in(cache, g, to);
+    span *of = &s->spans[g];
+    of->first = of->pages = length == 0 ? 0 : cache->rows[from].spans[g].first;
+    for (; of->pages < pages_for(cache, most); of->pages++) {
+      pages[of->pages] = source[of->pages];
+      hold_in(cache, g, pages[of->pages]);
+    }
   }
 }
 
 void qn_kv_cache_append(qn_kv_cache *cache, int32_t sequence, int32_t page, int64_t keys) {
   assert(qn_kv_cache_has(cache, sequence) && keys > 0 && keys <= cache->page_keys);
   row *s = &cache->rows[sequence];
-  assert(s->length == s->pages * cache->page_keys && keys <= cache->context - s->length);
+  assert(s->length == s->spans[ALL].pages * cache->page_keys && keys <= cache->context - s->length);
+  assert(cache->group_count == RINGS);
   hold(cache, page);
-  pages_of(cache, sequence)[s->pages++] = page;
+  pages_of(cache, sequence)[s->spans[ALL].pages++] = page;
   s->length += keys;
 }
 
 void qn_kv_cache_exchange(qn_kv_cache *cache, int32_t sequence, int64_t index, int32_t page) {
   assert((index + 1) * cache->page_keys <= qn_kv_cache_length(cache, sequence));
-  assert(index >= cache->rows[sequence].first);
+  assert(index >= cache->rows[sequence].spans[ALL].first);
   int32_t *place = &pages_of(cache, sequence)[index], before = *place;
   hold(cache, page);
   *place = page;
@@ -478,27 +580,29 @@ int64_t qn_kv_cache_evicted(const qn_kv_cache *cache, int32_t sequence) {
 
 int64_t qn_kv_cache_shared(const qn_kv_cache *cache, int32_t sequence, bool kept) {
   assert(qn_kv_cache_has(cache, sequence));
-  const row *s = &cache->rows[sequence];
-  const int32_t *pages = pages_of(cache, sequence);
+  const span *s = &cache->rows[sequence].spans[ALL];
+  const int32_t *pages = pages_of(cache, sequence), *holders = cache->groups[ALL].holders;
   int64_t shared = 0;
   for (int64_t i = s->first; i < s->pages; i++)
-    shared += cache->holders[pages[i]] - (kept ? 0 : cache->kept[pages[i]]) > 1;
+    shared += holders[pages[i]] - (kept ? 0 : cache->kept[pages[i]]) > 1;
   return shared;
 }
 
 qn_status qn_kv_cache_own(qn_kv_cache *cache, int32_t sequence, qn_diag *diag) {
   row *s = &cache->rows[sequence];
   int32_t *pages = pages_of(cache, sequence);
+  const int32_t *holders = cache->groups[ALL].holders;
+  const span *of = &s->spans[ALL];
   int64_t copies = qn_kv_cache_shared(cache, sequence, true);
-  if (!have_free(cache, copies)) {
+  if (!have_free(cache, ALL, copies)) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the KV cache is full: got %" PRId64
                    " pages that a sequence shares and of which it evicts keys, want at "
                    "most the %" PRId64 " of %" PRId64 " that are free",
-                   copies, qn_kv_cache_free_pages(cache), cache->page_count);
+                   copies, qn_kv_cache_free_pages(cache), cache->groups[ALL].page_count);
   }
-  for (int64_t i = s->first; i < s->pages; i++)
-    if (cache->holders[pages[i]] > 1) QN_TRY(copy_page(cache, &pages[i], diag));
+  for (int64_t i = of->first; i < of->pages; i++)
+    if (holders[pages[i]] > 1) QN_TRY(copy_page(cache, ALL, &pages[i], diag));
   return QN_OK;
 }
 
@@ -536,7 +640,7 @@ static qn_status transfer_pool(void *context, const qn_art_buffer *buffer, uint6
 
 qn_status qn_kv_cache_transfer(const qn_kv_cache *cache, int32_t sequence, const qn_art_buffer *buffer, int64_t keys,
                                bool write, uint8_t *pages, qn_diag *diag) {
-  assert(qn_kv_cache_has(cache, sequence) && cache->rows[sequence].first == 0);
+  assert(qn_kv_cache_has(cache, sequence) && cache->rows[sequence].spans[ALL].first == 0);
   transfer t = {cache, buffer, pages_of(cache, sequence), pages_for(cache, keys), write, pages, diag};
   uint64_t bytes;
   bool overflow;
@@ -551,34 +655,48 @@ const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache) { return cac
 void qn_kv_cache_set_evicted(qn_kv_cache *cache, int32_t sequence, int64_t evicted) {
   row *s = &cache->rows[sequence];
   s->evicted = evicted;
-  s->floor = evicted > 0 ? s->length : 0;
+  if (evicted > 0) s->floor = s->length;
 }
 
+// The first page that the next token of a sequence of so many sees.
+static int64_t first_seen(const qn_kv_cache *cache, int g, int64_t length) {
+  return qn_window_first_page(cache->groups[g].window, length, cache->page_keys);
+}
+
+// Its pages that nobody else holds may be taken for the new ones.
 qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t length, int64_t source, qn_diag *diag) {
   assert(qn_kv_cache_has(cache, sequence) && length >= 0 && source >= 0);
   row *s = &cache->rows[sequence];
   int64_t most = length > source ? length : source;
-  int64_t first = qn_window_first_page(cache->window, length, cache->page_keys);
-  int64_t want = pages_for(cache, most) - first, alone = 0;  // its pages that nobody else holds may be taken for the new ones
-  for (int64_t i = s->first; i < s->pages; i++) alone += cache->holders[pages_of(cache, sequence)[i]] == 1;
   if (most > cache->context) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the context is full: got a sequence of %" PRId64 " tokens, want at most %" PRId64
                    "; open the model with a larger context",
                    most, cache->context);
   }
-  if (want > alone && !have_free(cache, want - alone)) {
+  for (int g = 0; g < cache->group_count; g++) {
+    const int32_t *pages = pages_in(cache, g, sequence), *holders = cache->groups[g].holders;
+    int64_t want = pages_for(cache, most) - first_seen(cache, g, length), alone = 0;
+    for (int64_t i = s->spans[g].first; i < s->spans[g].pages; i++) alone += holders[pages[i]] == 1;
+    if (want <= alone || have_free(cache, g, want - alone)) continue;
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the KV cache is full: got a sequence of %" PRId64 " pages, want at most the %" PRId64 " of %" PRId64
                    " that are free or its own",
-                   want, qn_kv_cache_free_pages(cache) + alone, cache->page_count);
+                   want, (g == ALL ? qn_kv_cache_free_pages(cache) : cache->groups[g].free_count) + alone,
+                   cache->groups[g].page_count);
   }
   qn_kv_cache_clear(cache, sequence);
-  int32_t *pages = pages_of(cache, sequence);
-  s->first = s->pages = first;
-  while (s->pages < first + want) pages[s->pages++] = take_free(cache);
+  for (int g = 0; g < cache->group_count; g++) {
+    int32_t *pages = pages_in(cache, g, sequence);
+    span *of = &s->spans[g];
+    of->first = of->pages = first_seen(cache, g, length);
+    while (of->pages < pages_for(cache, most)) pages[of->pages++] = take_free(cache, g);
+  }
   s->length = length;
   s->source = source;
+  // Where rings are kept whole, what is restored of them is their windows alone.
+  int64_t ring = qn_window_first_page(cache->ring, length, cache->page_keys);
+  if (ring > 0) s->floor = ring * cache->page_keys + cache->ring - 1;
   return QN_OK;
 }
 
@@ -615,8 +733,9 @@ size_t qn_kv_cache_largest_page(const qn_kv_cache *cache) {
 
 typedef struct visiting {
   const qn_kv_cache *cache;
-  const int32_t *numbers;  // of the pages
-  int64_t keys, source;    // that they hold in all, and keys of a source
+  const int32_t *numbers[MOST_GROUPS];  // of the pages
+  int64_t first[MOST_GROUPS];           // of them, that are visited: of the buffers of a group, and of rings
+  int64_t keys, source;                 // that they hold in all, and keys of a source
   bool write;
   uint8_t *page;
   qn_kv_page_visitor visit;
@@ -628,9 +747,10 @@ static qn_status visit_pool(void *context, const qn_art_buffer *buffer, uint64_t
   const visiting *v = context;
   const qn_kv_cache *cache = v->cache;
   const qn_memory *memory = &cache->memory;
-  int64_t left = buffer->of_source ? v->source : v->keys;
-  for (int64_t i = 0; left > 0; i++, left -= cache->page_keys) {
-    uint8_t *page = cache->pools + offset + (size_t)v->numbers[i] * (size_t)buffer->bytes;
+  int64_t i = buffer->of_source ? 0 : v->first[is_ring(cache, buffer) ? RINGS : ALL];
+  int64_t left = (buffer->of_source ? v->source : v->keys) - i * cache->page_keys;
+  for (; left > 0; i++, left -= cache->page_keys) {
+    uint8_t *page = cache->pools + offset + (size_t)v->numbers[group_of(cache, buffer)][i] * (size_t)buffer->bytes;
     if (!v->write) QN_TRY(memory->read(memory->context, v->page, page, (size_t)buffer->bytes, v->diag));
     QN_TRY(v->visit(v->context, buffer, v->page, left < cache->page_keys ? left : cache->page_keys));
     if (v->write) QN_TRY(memory->write(memory->context, page, v->page, (size_t)buffer->bytes, v->diag));
@@ -646,24 +766,28 @@ static qn_status visit_pools(visiting v) {
 
 qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
                             qn_kv_page_visitor visit, void *context, qn_diag *diag) {
-  int64_t length = qn_kv_cache_length(cache, sequence);
-  int64_t first = qn_window_first_page(cache->window, length, cache->page_keys);  // what its next token sees begins there
-  return visit_pools((visiting){cache, pages_of(cache, sequence) + first, length - first * cache->page_keys,
-                                qn_kv_cache_source(cache, sequence), write, page, visit, context, diag});
+  visiting v = {.cache = cache, .keys = qn_kv_cache_length(cache, sequence), .source = qn_kv_cache_source(cache, sequence),
+                .write = write, .page = page, .visit = visit, .context = context, .diag = diag};
+  for (int g = 0; g < cache->group_count; g++) v.numbers[g] = pages_in(cache, g, sequence);
+  v.first[ALL] = first_seen(cache, ALL, v.keys);
+  v.first[RINGS] = qn_window_first_page(cache->ring, v.keys, cache->page_keys);
+  return visit_pools(v);
 }
 
 qn_status qn_kv_cache_visit_page(const qn_kv_cache *cache, int32_t number, int64_t keys, bool write, uint8_t *page,
                                  qn_kv_page_visitor visit, void *context, qn_diag *diag) {
-  assert(number >= 0 && number < cache->page_count && keys > 0 && keys <= cache->page_keys);
-  return visit_pools((visiting){cache, &number, keys, 0, write, page, visit, context, diag});
+  assert(number >= 0 && number < cache->groups[ALL].page_count && keys > 0 && keys <= cache->page_keys);
+  assert(cache->group_count == RINGS);
+  return visit_pools((visiting){.cache = cache, .numbers = {&number}, .keys = keys, .write = write, .page = page,
+                                .visit = visit, .context = context, .diag = diag});
 }
 
 // --- synthetic contents
 
 typedef struct filling {
   const qn_kv_cache *cache;
-  const int32_t *pages;
-  int64_t first, end;  // of `pages`
+  int32_t sequence;
+  int64_t first, end;  // of its pages
   uint8_t *page;       // room for the largest
   qn_diag *diag;
 } filling;
@@ -697,9 +821,10 @@ static qn_status fill_pool(void *context, const qn_art_buffer *buffer, uint64_t 
                    buffer->dtype);
   }
   const qn_memory *memory = &f->cache->memory;
+  const int32_t *pages = pages_in(f->cache, group_of(f->cache, buffer), f->sequence);
   for (int64_t i = f->first; i < f->end; i++) {
-    uint8_t *to = f->cache->pools + offset + (size_t)f->pages[i] * (size_t)buffer->bytes;
-    uint32_t state = 2463534242u + (uint32_t)f->pages[i] + buffer->layer;
+    uint8_t *to = f->cache->pools + offset + (size_t)pages[i] * (size_t)buffer->bytes;
+    uint32_t state = 2463534242u + (uint32_t)pages[i] + buffer->layer;
     for (uint64_t at = 0; at + 2 <= buffer->bytes; at += 2) {
       state ^= state << 13, state ^= state >> 17, state ^= state << 5;
       uint16_t bits = small_bits(&layout, at, state);
@@ -718,7 +843,7 @@ static qn_status fill_step(qn_kv_cache *cache, int32_t sequence, int64_t count, 
   int64_t first = pages_for(cache, s->length);  // what the last page holds already stays
   QN_TRY(qn_kv_cache_reserve(cache, sequence, count, diag));
   filling f = {.cache = cache,
-               .pages = pages_of(cache, sequence),
+               .sequence = sequence,
                .first = first,
                .end = pages_for(cache, s->length + count),
                .page = page,
@@ -751,13 +876,16 @@ void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length) 
   row *s = &cache->rows[sequence];
   assert(length >= 0 && length <= s->length);
   int64_t keep = pages_for(cache, length > s->source ? length : s->source);
-  int32_t *pages = pages_of(cache, sequence);
   assert(length == 0 || length >= qn_kv_cache_least(cache, sequence));
-  while (s->pages > keep && s->pages > s->first) {
-    let_go(cache, pages[--s->pages]);
-    pages[s->pages] = 0;
+  for (int g = 0; g < cache->group_count; g++) {
+    int32_t *pages = pages_in(cache, g, sequence);
+    span *of = &s->spans[g];
+    while (of->pages > keep && of->pages > of->first) {
+      let_go_in(cache, g, pages[--of->pages]);
+      pages[of->pages] = 0;
+    }
+    if (length == 0 && of->first > 0) of->first = of->pages = 0;  // then it has no source
   }
-  if (length == 0 && s->first > 0) s->first = s->pages = 0;  // then it has no source
   if (length == 0) s->evicted = s->floor = 0;
   s->length = length;
 }
@@ -772,41 +900,49 @@ static qn_status lost(const qn_kv_cache *cache, const char *what, int64_t page, 
 }
 
 // `counts` are of holders; those of free pages are written over.
-static qn_status compare_counts(const qn_kv_cache *cache, int32_t *counts, qn_diag *diag) {
+static qn_status compare_counts(const qn_kv_cache *cache, int g, int32_t *counts, qn_diag *diag) {
   int64_t unheld = 0, idle = 0;
-  for (int64_t i = 0; i < cache->page_count; i++) {
-    if (counts[i] != cache->holders[i]) return lost(cache, "holders", i, cache->holders[i], counts[i], diag);
+  const group *of = &cache->groups[g];
+  for (int64_t i = 0; i < of->page_count; i++) {
+    if (counts[i] != of->holders[i]) return lost(cache, "holders", i, of->holders[i], counts[i], diag);
     unheld += counts[i] == 0;
-    idle += counts[i] == 1 && cache->kept[i];
+    idle += g == ALL && counts[i] == 1 && cache->kept[i];
   }
-  if (unheld != cache->free_count) return lost(cache, "free pages", -1, cache->free_count, unheld, diag);
-  if (idle != cache->idle_count) return lost(cache, "idle pages", -1, cache->idle_count, idle, diag);
-  for (int64_t i = 0; i < cache->free_count; i++) {
-    int32_t page = cache->free[i];
+  if (unheld != of->free_count) return lost(cache, "free pages", -1, of->free_count, unheld, diag);
+  if (g == ALL && idle != cache->idle_count) return lost(cache, "idle pages", -1, cache->idle_count, idle, diag);
+  for (int64_t i = 0; i < of->free_count; i++) {
+    int32_t page = of->free[i];
     if (counts[page]++ > 0) return lost(cache, "a free page", page, counts[page], 1, diag);
   }
   return QN_OK;
 }
 
-qn_status qn_kv_cache_check(const qn_kv_cache *cache, qn_diag *diag) {
-  int32_t *counts = qn_alloc_zeroed(cache->allocator, free_bytes(cache));
+static qn_status check_group(const qn_kv_cache *cache, int g, qn_diag *diag) {
+  const group *of = &cache->groups[g];
+  int32_t *counts = qn_alloc_zeroed(cache->allocator, free_bytes(of));
   if (!counts) return qn_fail_nomem(diag, cache->artifact->path, "counts of pages");
   qn_status status = QN_OK;
-  for (int64_t i = 0; i < cache->page_count; i++) counts[i] = cache->kept[i];
+  for (int64_t i = 0; g == ALL && i < of->page_count; i++) counts[i] = cache->kept[i];
   for (int32_t s = 0; s < cache->row_count; s++) {
     const row *r = &cache->rows[s];
+    const span *has = &r->spans[g];
+    const int32_t *pages = pages_in(cache, g, s);
     int64_t least = pages_for(cache, r->length > r->source ? r->length : r->source);
-    bool fits = r->pages >= least && r->pages <= cache->row_pages && r->pages - r->first <= cache->row_most;
-    if (status == QN_OK && !fits)
-      status = lost(cache, "pages of a sequence", s, r->pages, least, diag);
+    bool fits = has->pages >= least && has->pages <= cache->row_pages && has->pages - has->first <= of->row_most;
+    if (status == QN_OK && !fits) status = lost(cache, "pages of a sequence", s, has->pages, least, diag);
     for (int64_t i = 0; i < cache->row_pages; i++) {
-      bool held = i >= r->first && i < r->pages;
-      if (held) counts[pages_of(cache, s)[i]]++;
-      if (!held && status == QN_OK && pages_of(cache, s)[i] != 0)
-        status = lost(cache, "the table beyond a sequence", s, pages_of(cache, s)[i], 0, diag);
+      bool held = i >= has->first && i < has->pages;
+      if (held) counts[pages[i]]++;
+      if (!held && status == QN_OK && pages[i] != 0)
+        status = lost(cache, "the table beyond a sequence", s, pages[i], 0, diag);
     }
   }
-  if (status == QN_OK) status = compare_counts(cache, counts, diag);
-  qn_free(cache->allocator, counts, free_bytes(cache));
+  if (status == QN_OK) status = compare_counts(cache, g, counts, diag);
+  qn_free(cache->allocator, counts, free_bytes(of));
   return status;
+}
+
+qn_status qn_kv_cache_check(const qn_kv_cache *cache, qn_diag *diag) {
+  for (int g = 0; g < cache->group_count; g++) QN_TRY(check_group(cache, g, diag));
+  return QN_OK;
 }

@@ -1,5 +1,6 @@
 // The paged KV cache: one pool of equal pages for each cache buffer of the program, page numbers shared by all of them,
-// and a block table that says which pages hold a sequence's keys. Sequences may share pages, and pages may be kept beside
+// and a block table that says which pages hold a sequence's keys. Where some layers have windows and others see all, those
+// with windows have numbers and a table of their own (rings): of what is said below of pages, they have no part. Sequences may share pages, and pages may be kept beside
 // them (kv_prefix.h): each page counts its holders, and who writes to one that others hold, too, gets a copy first. All
 // memory is taken at creation.
 #ifndef QN_RUNTIME_KV_CACHE_H
@@ -16,6 +17,7 @@ typedef struct qn_kv_options {
   int64_t context;    // tokens a sequence may hold, at least 1; rounded up to whole pages
   int64_t pages;      // in the pool (G) but for forks; 0 = enough for every sequence at its full context
   int64_t step;       // tokens of a sequence that are evaluated at a time at most; 0 = the context
+  bool whole;         // layers with windows beside others keep all keys, too: what is kept beside sequences does
   bool evicts;        // sequences with as many keys as the context evict some (kv_evict.h)
   const qn_memory *memory;  // where the pools lie; NULL = the host's. Its context must outlive the cache
 } qn_kv_options;
@@ -31,11 +33,16 @@ QN_CHECKED qn_status qn_kv_cache_bind(const qn_kv_cache *cache, qn_executor *exe
 
 // i32 (sequences, pages_per_sequence), row-major: the pages of each sequence in order, 0 where it has none.
 const int32_t *qn_kv_cache_block_table(const qn_kv_cache *cache);
+// The same of the layers with windows where others see all (input `window_table`): of their own pages, or, where they are
+// kept whole, the block table.
+const int32_t *qn_kv_cache_window_table(const qn_kv_cache *cache);
 int32_t qn_kv_cache_sequences(const qn_kv_cache *cache);           // B
 int64_t qn_kv_cache_pages_per_sequence(const qn_kv_cache *cache);  // P
 int64_t qn_kv_cache_pages(const qn_kv_cache *cache);               // G
 int64_t qn_kv_cache_page_keys(const qn_kv_cache *cache);
 int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache);  // nobody's, and those that are only kept and would be given up
+// Free pages for rows beside the sequences: of the kind, rings' or others', of which there are fewer.
+int64_t qn_kv_cache_free_forks(const qn_kv_cache *cache);
 int64_t qn_kv_cache_context(const qn_kv_cache *cache);  // tokens a sequence may hold, as asked for
 uint64_t qn_kv_cache_bytes(const qn_kv_cache *cache);   // of all pools
 
@@ -72,7 +79,7 @@ QN_CHECKED qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, i
 // Makes `to` what the first `length` tokens of `from` are (another row), in place of what it held, by sharing their pages.
 // `length` is 0, or qn_kv_cache_least at least. A source goes with them.
 void qn_kv_cache_fork(qn_kv_cache *cache, int32_t from, int64_t length, int32_t to);
-// Takes the pages that hold keys of the sequence, from the first on that its next token sees, through `page`
+// Takes the pages that hold keys of the sequence, from the first on that its next token sees in the layer, through `page`
 // (qn_kv_cache_largest_page bytes of the host's memory), of every cache buffer in the artifact's order, first to last;
 // `keys` of each are the sequence's, or its source's. What the visitor finds there is the page's contents, or with `write`
 // what it puts there becomes them. Ends with the first status that is not OK.

@@ -25,12 +25,14 @@ uint64_t qn_kv_state_model(const qn_artifact *a) {
 static bool count_bytes(const qn_artifact *a, uint64_t tokens, uint64_t source, size_t *out_size) {
   size_t size = sizeof(qn_kv_state_header);
   uint64_t page_keys = a->program->page_keys ? a->program->page_keys : 1;
-  uint64_t first = (uint64_t)qn_window_first_page(qn_artifact_window(a), (int64_t)tokens, (int64_t)page_keys);
+  int64_t window = qn_artifact_window(a), ring = qn_artifact_ring(a);
   bool sourced = source == 0;
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     size_t bytes = 0;
     if (a->buffers[i].kind != QN_ART_CACHE) continue;
     uint64_t keys = a->buffers[i].of_source ? source : tokens;
+    int64_t own = ring > 0 && a->buffers[i].window > 0 && !a->buffers[i].of_source ? ring : window;
+    uint64_t first = (uint64_t)qn_window_first_page(own, (int64_t)tokens, (int64_t)page_keys);
     sourced = sourced || a->buffers[i].of_source;
     uint64_t pages = keys / page_keys + (keys % page_keys != 0) - first;
     if (!qn_size_mul((size_t)pages, (size_t)a->buffers[i].bytes, &bytes) || !qn_size_add(size, bytes, &size))

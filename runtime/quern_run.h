@@ -267,7 +267,8 @@ typedef struct quern_session_options {
   int64_t chunk;      // tokens of a prompt evaluated at a time; 0 = as many as the program allows
   int32_t sequences;  // 0 = 1; LIMIT beyond what the artifact was compiled for (quern_compile_options.sequences)
   // KV cache pages for all sequences; 0 = enough for all at their full context, which of a model all of whose layers have a
-  // window is that and a chunk; with prefix_cache always all of it.
+  // window is that and a chunk; with prefix_cache always all of it. Where some layers have windows and others see all, these
+  // are the others' pages; those of the layers with windows, bounded in the same way, come beside them.
   int64_t pages;
   bool profile;       // time every kernel (quern_session_profile); a GPU does a step's kernels one by one then
   // How many of `threads` compute steps of one token a sequence: memory is read as fast by fewer threads than a prompt
@@ -319,7 +320,7 @@ quern_status quern_session_get_info(const quern_session *session, quern_session_
 
 // Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits becomes
 // the logits after the last one, f32 (vocab_size), valid until the session's next call; NULL = they are not computed.
-// After an error the sequence is as it was; of a model all of whose layers have a window it is empty where it went on
+// After an error the sequence is as it was; of a model with layers that have windows it is empty where it went on
 // too far for that (quern_session_truncate). Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV
 // cache full), UNSUPPORTED (the model is an encoder, which is given whole texts), CANCELLED, INTERNAL (a kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
 quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
@@ -357,8 +358,8 @@ quern_status quern_session_embed(quern_session *session, const int32_t *tokens, 
 
 // Tokens in a sequence; -1 for a sequence out of range.
 int64_t quern_session_position(const quern_session *session, int32_t sequence);
-// Forgets all but the first `length` tokens of a sequence. ARGUMENT when it is shorter; LIMIT for a model all of whose layers
-// have a window, when keys that those tokens see lay before it and were given back (never so for the last 64 tokens that were
+// Forgets all but the first `length` tokens of a sequence. ARGUMENT when it is shorter; LIMIT for a model with layers
+// that have windows, when keys that those tokens see lay before it and were given back (never so for the last 64 tokens that were
 // evaluated, nor for a length of 0).
 quern_status quern_session_truncate(quern_session *session, int32_t sequence, int64_t length, quern_error *error);
 // Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held: for several answers to one

@@ -89,6 +89,22 @@ done
   --speculate lookup >"$WORK/json"
 [ "$(ids "$WORK/json")" = "$(ids "$WORK/json8")" ] || fail "guesses: another text: $(cat "$WORK/json")"
 
+# Windows in some layers alone: their pages are their own. The same text whatever the chunk and the threads, with all keys
+# kept for beginnings, and by guesses that branch.
+sed "s/\"value\": \"window\", \"note\": \"what a layer/\"value\": \"j % 2 == 0 ? $window : 0\", \"note\": \"what a layer/" \
+  "$QUERN_SOURCE/models/llama.json" >"$WORK/some.json"
+cmp -s "$WORK/some.json" "$QUERN_SOURCE/models/llama.json" && fail "the template has no windows of layers to be set"
+"$QUERN" compile -q "$model" -o "$WORK/some.qn" --template "$WORK/some.json" --ctx 256 --chunk 32 --batch 8 --guesses
+some() { "$QUERN" run -q "$WORK/some.qn" -p "$prompt" -n 200 --ignore-eog --json --logits "$WORK/logits$1" "${@:2}" >"$WORK/json$1"; }
+some a --chunk 1
+some b --chunk 32 -j 1 --prefix-cache "$WORK/rings"
+cmp "$WORK/logitsa" "$WORK/logitsb" && [ "$(ids "$WORK/jsona")" = "$(ids "$WORK/jsonb")" ] || fail "rings: another text"
+"$QUERN" run -q "$WORK/some.qn" -p "$prompt" -n 200 --ignore-eog --json \
+  --speculate "draft:$QUERN_SOURCE/models/nano/draft.gguf" >"$WORK/jsonb"
+[ "$(ids "$WORK/jsona")" = "$(ids "$WORK/jsonb")" ] || fail "rings and guesses: another text"
+told=$("$QUERN" inspect "$WORK/some.qn" --ctx 256 --batch 1 | sed -n 's/^kv_window_pages = //p')
+[[ $told == [0-9]*' of 128.0 KiB: layers with a window keep those of 16 tokens and of a step of 32' ]] || fail "got '$told'"
+
 # ---- guesses, and a beginning that is held
 
 rm "$kept"

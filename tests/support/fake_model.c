@@ -14,6 +14,7 @@ static const int32_t *script;
 static size_t script_count;
 static int64_t window;  // 0 = all
 static bool slots;      // keys lie where the input "slot" says
+static bool rings;      // v has a window and a table of its own, k none
 
 int qn_fake_errors(void) { return atomic_load(&errors); }
 
@@ -23,6 +24,7 @@ void qn_fake_set_script(const int32_t *tokens, size_t count) {
 }
 
 void qn_fake_set_window(int64_t keys) { window = keys; }
+void qn_fake_set_rings(bool apart) { rings = apart; }
 
 // The first key that the last of `count` tokens sees.
 static int64_t first_seen(int64_t count) { return window > 0 && count > window ? count - window : 0; }
@@ -56,35 +58,41 @@ void qn_fake_logits(const int32_t *tokens, size_t count, float *out) {
 // --- kernels
 
 // Where key `pos` of a sequence lies in the pools, or -1.
-static int64_t slot(const int32_t *table, const int64_t *symbols, int32_t seq, int32_t pos) {
+static int64_t slot(const int32_t *table, const int64_t *symbols, int32_t seq, int32_t pos, bool ring) {
   int64_t place = pos / QN_FAKE_PAGE_KEYS;
   if (!expect(seq >= 0 && seq < symbols[B] && pos >= 0 && place < symbols[P])) return -1;
   int64_t page = table[seq * symbols[P] + place];
-  return expect(page >= 0 && page < symbols[G]) ? page * QN_FAKE_PAGE_KEYS + pos % QN_FAKE_PAGE_KEYS : -1;
+  return expect(page >= 0 && (ring || page < symbols[G])) ? page * QN_FAKE_PAGE_KEYS + pos % QN_FAKE_PAGE_KEYS : -1;
 }
 
-static void fill_slot(int64_t at, int32_t token, int32_t pos, float *k, int32_t *v) {
-  if (at < 0) return;
+// The token's place among the cache's keys, and among those of v, where it has a table of its own.
+static void fill_slot(int64_t at, int64_t own, int32_t token, int32_t pos, float *k, int32_t *v) {
+  if (at < 0 || own < 0) return;
   k[at] = (float)token;
-  v[2 * at] = token * token;
-  v[2 * at + 1] = pos;
+  v[2 * own] = token * token;
+  v[2 * own + 1] = pos;
 }
 
-// tokens, pos, seq, block_table, k (f32: the token), v (2 × i32: its square, and the position)
+// tokens, pos, seq, block_table, k (f32: the token), v (2 × i32: its square, and the position); with rings v's table is last
 static void fill(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   const int32_t *tokens = buffers[0], *pos = buffers[1], *seq = buffers[2], *table = buffers[3];
   float *k = buffers[4];
   int32_t *v = buffers[5];
-  for (int64_t t = begin; t < end; t++) fill_slot(slot(table, symbols, seq[t], pos[t]), tokens[t], pos[t], k, v);
+  const int32_t *own = rings ? buffers[6] : table;
+  for (int64_t t = begin; t < end; t++)
+    fill_slot(slot(table, symbols, seq[t], pos[t], false), slot(own, symbols, seq[t], pos[t], rings), tokens[t], pos[t], k,
+              v);
 }
 
 // The same and copies: so many sequences from seq on.
 static void fill_copies(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   const int32_t *tokens = buffers[0], *pos = buffers[1], *seq = buffers[2], *table = buffers[3], *copies = buffers[6];
+  const int32_t *own = rings ? buffers[7] : table;
   for (int64_t t = begin; t < end; t++) {
     expect(copies[t] >= 1);
     for (int32_t s = seq[t]; s < seq[t] + copies[t]; s++)
-      fill_slot(slot(table, symbols, s, pos[t]), tokens[t], pos[t], buffers[4], buffers[5]);
+      fill_slot(slot(table, symbols, s, pos[t], false), slot(own, symbols, s, pos[t], rings), tokens[t], pos[t], buffers[4],
+                buffers[5]);
   }
 }
 
@@ -93,13 +101,14 @@ static void look_back(void *const *buffers, const int64_t *symbols, int64_t begi
   const int32_t *pos = buffers[0], *seq = buffers[1], *table = buffers[2], *v = buffers[4];
   const float *k = buffers[3];
   float *hidden = buffers[5];
+  const int32_t *ring = rings ? buffers[6] : table;
   for (int64_t t = begin; t < end; t++) {
     uint32_t hash = hash_start();
     for (int32_t i = (int32_t)first_seen((int64_t)pos[t] + 1); i <= pos[t]; i++) {
-      int64_t at = slot(table, symbols, seq[t], i);
-      if (at < 0) return;
+      int64_t at = slot(table, symbols, seq[t], i, false), own = slot(ring, symbols, seq[t], i, rings);
+      if (at < 0 || own < 0) return;
       int32_t token = (int32_t)k[at];
-      expect(v[2 * at] == token * token && (slots || v[2 * at + 1] == i));
+      expect(v[2 * own] == token * token && (slots || v[2 * own + 1] == i));
       hash = hash_token(hash, (uint32_t)token);
     }
     memcpy(&hidden[t * HIDDEN_PITCH], &hash, sizeof hash);
@@ -161,20 +170,23 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   uint32_t v = qn_test_artifact_cache(a, "v", 0, QN_FAKE_PAGE_KEYS * 8);
   set_shape(a, k, (int64_t[]){1, 1, 1, QN_FAKE_PAGE_KEYS});
   set_shape(a, v, (int64_t[]){1, 1, QN_FAKE_PAGE_KEYS, 2});
-  a->buffers.items[k].window = a->buffers.items[v].window = (uint32_t)window;
+  a->buffers.items[v].window = (uint32_t)window;
+  a->buffers.items[k].window = rings ? 0 : (uint32_t)window;
   uint32_t hidden = qn_test_artifact_arena(a, NULL, T, max_t, 2);
   uint32_t logits = qn_test_artifact_arena(a, "logits", R, max_r, QN_FAKE_VOCAB);
   if (options->queries) qn_test_artifact_arena(a, "query.0", R, max_r, 1);
   uint32_t copies = options->trees ? qn_test_artifact_input(a, "copies", T, 0) : 0;
-  qn_test_artifact_kernel(a, "fill", options->trees ? 7 : 6, 0);
+  uint32_t ring = rings ? qn_test_artifact_input(a, "window_table", B, P) : 0;
+  qn_test_artifact_kernel(a, "fill", (options->trees ? 7 : 6) + rings, 0);
   qn_test_artifact_variant(a, 0, 0, T, 1);
-  qn_test_artifact_kernel(a, "look_back", 6, 0);
+  qn_test_artifact_kernel(a, "look_back", 6 + rings, 0);
   qn_test_artifact_variant(a, 0, 0, T, 1);
   qn_test_artifact_kernel(a, "logits", 3, R);
   qn_test_artifact_variant(a, 1, 1, 0, QN_FAKE_VOCAB);
   qn_test_artifact_variant(a, 2, max_r > 2 ? max_r : 2, R, 1);
-  qn_test_artifact_step(a, 0, false, (const uint32_t[]){tokens, pos, seq, table, k, v, copies});
-  qn_test_artifact_step(a, 1, true, (const uint32_t[]){pos, seq, table, k, v, hidden});
+  qn_test_artifact_step(a, 0, false,
+                        (const uint32_t[]){tokens, pos, seq, table, k, v, options->trees ? copies : ring, ring});
+  qn_test_artifact_step(a, 1, true, (const uint32_t[]){pos, seq, table, k, v, hidden, ring});
   qn_test_artifact_step(a, 2, true, (const uint32_t[]){hidden, rows, logits});
 }
 

@@ -46,6 +46,10 @@ void qn_fake_set_script(const int32_t *script, size_t count);
 // From now on tokens see so many keys, their own the last, and models that are built say so. 0 = all, as at the start.
 void qn_fake_set_window(int64_t keys);
 
+// With a window: v has it, and pages of its own by the input "window_table"; k is of a layer that sees all, although no
+// more is read of it.
+void qn_fake_set_rings(bool apart);
+
 typedef struct qn_fake_options {
   int64_t max_t, max_r, max_p, max_b;  // as compiled; max_t and max_r 0 = 16, the others 0 = any
   bool tokenizer;

@@ -314,6 +314,89 @@ START_TEST(windows_in_one_step) {
 }
 END_TEST
 
+// A layer with a window beside one that sees all: the window's pages are its own and come round, whatever the chunk. Where
+// beginnings are kept they stay, too.
+START_TEST(rings_come_round) {
+  enum { COUNT = 400, WINDOW = 21 };
+  static int32_t tokens[COUNT];
+  static float all[COUNT * QN_FAKE_VOCAB];
+  static const int64_t chunks[] = {1, 7, 16};
+  random_tokens(tokens, COUNT, 34);
+  qn_fake_set_window(WINDOW);
+  qn_fake_set_rings(true);
+  for (size_t c = 0; c < 2 * QN_COUNT(chunks); c++) {
+    fixture f;
+    const float *last = NULL;
+    bool whole = c >= QN_COUNT(chunks);
+    set_up(&f, NULL, 1, &(qn_decoder_options){.context = COUNT, .chunk = chunks[c % 3], .prefixes = whole});
+    const qn_kv_cache *cache = qn_decoder_cache(f.decoder);
+    ck_assert_int_eq(qn_kv_cache_pages(cache), COUNT / QN_FAKE_PAGE_KEYS);
+    ck_assert((qn_kv_cache_window_table(cache) == qn_kv_cache_block_table(cache)) == whole);
+    qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, COUNT - 50, all, &last, &f.diag));
+    for (size_t i = 0; i < COUNT - 50; i++) check_logits(all + i * QN_FAKE_VOCAB, tokens, i + 1);
+    for (size_t i = COUNT - 50; i < COUNT; i++) {
+      qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, &tokens[i], 1, NULL, &last, &f.diag));
+      check_logits(last, tokens, i + 1);
+      qn_assert_ok(&f.diag, qn_kv_cache_check(cache, &f.diag));
+      int64_t least = qn_decoder_least(f.decoder, 0), back = (int64_t)i + 1 - QN_FAKE_PAGE_KEYS;
+      ck_assert(whole ? least == 0 : least > 0 && least <= back + 1);
+      if (i % 7 > 0) continue;
+      qn_decoder_truncate(f.decoder, 0, back + 1);
+      qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens + back + 1, QN_FAKE_PAGE_KEYS - 1, NULL, &last, &f.diag));
+      check_logits(last, tokens, i + 1);
+    }
+    qn_decoder_truncate(f.decoder, 0, 100);
+    ck_assert_int_eq(qn_decoder_position(f.decoder, 0), whole ? 100 : 0);
+    tear_down(&f);
+  }
+  qn_fake_set_rings(false);
+  qn_fake_set_window(0);
+}
+END_TEST
+
+// What is saved has the window's part of its layer alone, for who keeps rings and who keeps them whole alike; what is
+// restored of it cannot be cut to where more would be seen.
+START_TEST(rings_saved_and_forked) {
+  enum { COUNT = 200, WINDOW = 33, AT = 150 };
+  static int32_t tokens[COUNT], others[COUNT];
+  static uint8_t state[4096], again[4096];
+  fixture f[2];
+  size_t size = 0, pages = AT / QN_FAKE_PAGE_KEYS + 1, ring = pages - (AT - WINDOW + 1) / QN_FAKE_PAGE_KEYS;
+  random_tokens(tokens, COUNT, 35);
+  qn_fake_set_window(WINDOW);
+  qn_fake_set_rings(true);
+  for (int i = 0; i < 2; i++) {
+    const float *last = NULL;
+    qn_diag diag = {0};
+    set_up(&f[i], NULL, 1, &(qn_decoder_options){.context = COUNT, .sequences = 3, .prefixes = i == 1});
+    qn_decoder *d = f[i].decoder;
+    if (i == 0) {
+      qn_assert_ok(&diag, qn_decoder_eval(d, 0, tokens, AT, NULL, &last, &diag));
+      size = save(f, 0, state, sizeof state);
+      ck_assert_uint_eq(size, sizeof(qn_kv_state_header) + (pages * 4 + ring * 8) * QN_FAKE_PAGE_KEYS);
+    }
+    qn_assert_ok(&diag, qn_decoder_restore(d, 1, state, size, "state", &diag));
+    ck_assert(save(&f[i], 1, again, sizeof again) == size && memcmp(state, again, size) == 0);
+    ck_assert_int_eq(qn_decoder_least(d, 1), (AT - WINDOW + 1) / QN_FAKE_PAGE_KEYS * QN_FAKE_PAGE_KEYS + WINDOW - 1);
+    qn_assert_fails(&diag, QN_ERR_LIMIT, "to fork, want 0, or at least ", qn_decoder_fork(d, 1, 90, 2, &diag));
+    qn_assert_ok(&diag, qn_decoder_fork(d, 1, 145, 2, &diag));
+    memcpy(others, tokens, sizeof others);
+    random_tokens(others + 145, COUNT - 145, 36);
+    qn_assert_ok(&diag, qn_decoder_eval(d, 2, others + 145, COUNT - 145, NULL, &last, &diag));
+    check_logits(last, others, COUNT);
+    qn_assert_ok(&diag, qn_decoder_eval(d, 1, tokens + AT, COUNT - AT, NULL, &last, &diag));
+    check_logits(last, tokens, COUNT);
+    qn_decoder_reset(d, 2);
+    ck_assert_int_eq(qn_decoder_attach(d, 2, tokens, COUNT), 0);  // of what was restored nothing is kept for others
+    qn_assert_ok(&diag, qn_decoder_fill(d, 2, COUNT, &diag));
+    qn_assert_ok(&diag, qn_kv_cache_check(qn_decoder_cache(d), &diag));
+    tear_down(&f[i]);
+  }
+  qn_fake_set_rings(false);
+  qn_fake_set_window(0);
+}
+END_TEST
+
 // --- keys that are evicted
 
 enum { EVICT_AT = 24, EVICT_DROP = 3, EVICT_LEFT = EVICT_AT - EVICT_DROP };
@@ -662,7 +745,8 @@ START_TEST(out_of_memory) {
 END_TEST
 
 QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step, forks)
-QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step)
+QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step, rings_come_round,
+        rings_saved_and_forked)
 QN_CASE(eviction, evicted_keys, evicted_and_shared, no_room_to_evict, pages_of_an_unknown_layout,
         what_cannot_be_evicted)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)

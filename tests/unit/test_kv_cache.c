@@ -9,6 +9,7 @@ enum { PAGE_KEYS = 16 };
 // Caches "k" of 64 and "v" of 128 bytes a page in each of `layers` layers.
 static uint32_t window;  // of the caches of artifacts that are built
 static bool sourced;     // is what the last one holds of a source?
+static bool rings;       // has the last layer alone the window, and a table of its own?
 
 static qn_artifact open_artifact(uint32_t layers, int64_t max_p, int64_t max_b) {
   qn_test_artifact a;
@@ -22,8 +23,9 @@ static qn_artifact open_artifact(uint32_t layers, int64_t max_p, int64_t max_b) 
     qn_test_artifact_cache(&a, "k", i, 64);
     qn_test_artifact_cache(&a, "v", i, 128);
   }
-  for (size_t i = 0; i < a.buffers.count; i++) a.buffers.items[i].window = window;
+  for (size_t i = 0; i < a.buffers.count; i++) a.buffers.items[i].window = rings && i < a.buffers.count - 2 ? 0 : window;
   a.buffers.items[a.buffers.count - 1].of_source = sourced;
+  if (rings) qn_test_artifact_input(&a, "window_table", QN_TEST_SYM_B, QN_TEST_SYM_P);
   qn_test_artifact_build(&a, &file);
   qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
   qn_buf_deinit(&file);
@@ -128,6 +130,46 @@ START_TEST(pages_of_a_source_stay) {
   qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
   ck_assert_int_eq(qn_kv_cache_free_pages(cache), 8);
   qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+// Layers with windows beside others: their bytes do not grow with the context, and theirs is never the pool that is full.
+START_TEST(rings_are_bounded) {
+  enum { CONTEXT = 1000 * PAGE_KEYS, ROWS = 2, MOST = 4 };
+  qn_diag diag = {0};
+  window = PAGE_KEYS + 1;
+  rings = true;
+  qn_artifact artifact = open_artifact(3, 0, 0);
+  window = 0;
+  rings = false;
+  ck_assert(qn_artifact_window(&artifact) == 0 && qn_artifact_ring(&artifact) == PAGE_KEYS + 1);
+  for (int whole = 0; whole < 2; whole++) {
+    qn_kv_cache *cache = NULL;
+    qn_kv_options options = {.sequences = ROWS, .context = CONTEXT, .pages = 1200, .step = PAGE_KEYS, .whole = whole};
+    qn_assert_ok(&diag, qn_kv_cache_create(&artifact, &options, qn_test_allocator(), &cache, &diag));
+    ck_assert_int_eq(qn_kv_cache_pages(cache), 1200);
+    uint64_t layer = qn_align_up(1200 * 64, 4096) + qn_align_up(1200 * 128, 4096);
+    ck_assert_uint_eq(qn_kv_cache_bytes(cache), whole ? 3 * layer : 2 * layer + UINT64_C(2) * 4096);
+    int32_t a = add(cache), b = add(cache);
+    const int32_t *table = qn_kv_cache_window_table(cache);
+    for (int i = 0; i < 900; i++) {
+      append(cache, a, PAGE_KEYS);
+      int held = 0;
+      for (int64_t p = 0; p < 1000; p++) held += table[p] != 0;
+      ck_assert(whole || held <= MOST);
+    }
+    ck_assert_int_eq(qn_kv_cache_held(cache, a), 900);
+    qn_kv_cache_fork(cache, a, 900 * PAGE_KEYS - 3, b);
+    append(cache, b, PAGE_KEYS);
+    append(cache, a, PAGE_KEYS);
+    qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+    qn_kv_cache_remove(cache, a);
+    qn_kv_cache_remove(cache, b);
+    qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+    ck_assert_int_eq(qn_kv_cache_free_pages(cache), 1200);
+    qn_kv_cache_destroy(cache);
+  }
   qn_artifact_close(&artifact);
 }
 END_TEST
@@ -493,6 +535,6 @@ START_TEST(filling) {
 }
 END_TEST
 
-QN_CASE(pages, sizes, pages_come_and_go, pages_of_a_source_stay, limits, pages_are_conserved, shared_pages_are_copied, no_page_for_a_copy, kept_pages)
+QN_CASE(pages, sizes, pages_come_and_go, pages_of_a_source_stay, rings_are_bounded, limits, pages_are_conserved, shared_pages_are_copied, no_page_for_a_copy, kept_pages)
 QN_CASE(memory, pools_are_zero_and_apart, filling, out_of_memory)
 QN_TEST_MAIN(pages, memory)

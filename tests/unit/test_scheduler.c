@@ -367,6 +367,16 @@ START_TEST(as_alone_with_windows) {
 }
 END_TEST
 
+// Windows beside what sees all: rings are never what is short of pages.
+START_TEST(as_alone_with_rings) {
+  enum { WINDOW = 9 };
+  qn_fake_set_rings(true);
+  met_company met = meet(WINDOW, CONTEXT / QN_FAKE_PAGE_KEYS, qn_test_stride(4, 7));
+  qn_fake_set_rings(false);
+  ck_assert_msg(met.preempted > 5 && met.swapped > 0, "got %d and %d", (int)met.preempted, (int)met.swapped);
+}
+END_TEST
+
 // Keys that are given up, with and without a row for who does: pages are enough for what is left.
 START_TEST(as_alone_while_keys_are_evicted) {
   enum { ENOUGH = (KEEP + QN_FAKE_PAGE_KEYS - 1) / QN_FAKE_PAGE_KEYS };
@@ -895,7 +905,7 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, as_alone_while_keys_are_evicted,
+QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, as_alone_with_rings, as_alone_while_keys_are_evicted,
         forks_share_a_prompt,
         guesses_leave_prompts_their_pages)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)

@@ -264,6 +264,7 @@ START_TEST(trees_keep_the_text) {
     int64_t context = 8 + (int64_t)(qn_rng_next(&rng) % 100);
     int64_t pages = round % 3 == 0 ? (context + QN_FAKE_PAGE_KEYS - 1) / QN_FAKE_PAGE_KEYS : 0;
     qn_fake_set_window(round % 5 < 2 ? 20 : 0);
+    qn_fake_set_rings(round % 5 == 1);
     set_up_for(&f, context, pages, true, round % 4 == 3);
     qn_sampler_options sampling = qn_sampler_options_default();
     sampling.temperature = round % 2 == 0 ? 0 : 1.5;
@@ -292,6 +293,7 @@ START_TEST(trees_keep_the_text) {
     tear_down(&f);
   }
   qn_fake_set_window(0);
+  qn_fake_set_rings(false);
   ck_assert_int_gt(accepted, 800);
   ck_assert_int_gt(branched, 400);
 }
