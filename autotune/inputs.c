@@ -468,7 +468,7 @@ static void fill_cache(filling *f, size_t param) {
   const tokens *t = &f->tokens;
   qn_guarded *g = &in->buffers[param];
   qn_kv_page layout;
-  if (!qn_type_kv_page(&p->type, strcmp(p->name, "k") == 0, &layout)) return;
+  if (!qn_type_kv_page(&p->type, qn_kv_lies_as_k(p->name), &layout)) return;
   fill_unseen(&layout, p->type.dtype, g->data, g->size);
   for (int64_t s = 0; s < t->sequences; s++) {
     for (int64_t key = 0; key < t->seen[s]; key++) {
@@ -531,7 +531,7 @@ static qn_status check_type(const qn_inputs *in, size_t i, qn_diag *diag) {
   bool fits = true;
   if (p->kind == QN_PB_CACHE) {
     qn_kv_page page;
-    bool is_k = p->name && strcmp(p->name, "k") == 0;
+    bool is_k = p->name && qn_kv_lies_as_k(p->name);
     fits = p->name && qn_type_kv_page(&p->type, is_k, &page) && page.keys == QN_PAGE_KEYS &&
            !__builtin_mul_overflow(page.page_bytes, in->symbols[QN_SYM_G], &all) && all == size;
   } else if (p->type.dtype == QN_DTYPE_A8) {

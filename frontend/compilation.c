@@ -148,9 +148,14 @@ static qn_status parse_evict(quern_compilation *c) {
   return QN_OK;
 }
 
-static qn_evict evict_by(const quern_compilation *c) {
-  if (!c->evict_policy) return QN_EVICT_NONE;
-  return c->evict_policy->by & QN_KV_QUERIES ? QN_EVICT_QUERIES : QN_EVICT_PLACES;
+static unsigned evict_by(const quern_compilation *c) {
+  static const struct {
+    unsigned by, evict;
+  } outputs[] = {{QN_KV_QUERIES, QN_EVICT_QUERIES}, {QN_KV_SUMS, QN_EVICT_SUMS}, {QN_KV_SOFTSUMS, QN_EVICT_SOFTSUMS}};
+  unsigned evict = c->evict_policy ? QN_EVICT_PLACES : QN_EVICT_NONE;
+  for (size_t i = 0; c->evict_policy && i < QN_COUNT(outputs); i++)
+    if (c->evict_policy->by & outputs[i].by) evict |= outputs[i].evict;
+  return evict;
 }
 
 // Code for "host", by whatever name.

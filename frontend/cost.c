@@ -39,7 +39,7 @@ static void count_product(const qn_graph *g, const qn_node *node, quern_kernel_c
 }
 
 static bool cache_page(const qn_node *cache, qn_kv_page *out) {
-  bool is_k = strcmp(qn_node_text(cache, QN_ATTR_KIND, ""), "k") == 0;
+  bool is_k = qn_kv_lies_as_k(qn_node_text(cache, QN_ATTR_KIND, ""));
   return qn_type_kv_page(&cache->type, is_k, out);
 }
 

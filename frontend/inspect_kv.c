@@ -78,7 +78,7 @@ static qn_status sum_caches(const qn_graph *graph, const char *path, kv_sizes *o
       source = source || qn_graph_node(graph, node->operands[1])->type.dims[0].symbol == QN_SYM_S;
     if (node->op != QN_OP_CACHE) continue;
     qn_kv_page page;
-    bool is_k = strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0;
+    bool is_k = qn_kv_lies_as_k(qn_node_text(node, QN_ATTR_KIND, ""));
     if (!qn_type_kv_page(&node->type, is_k, &page)) return too_large(path, diag);
     if (__builtin_add_overflow(out->page_bytes, (uint64_t)page.page_bytes, &out->page_bytes)) return too_large(path, diag);
     int64_t window = qn_graph_cache_window(graph, id);

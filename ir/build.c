@@ -103,13 +103,16 @@ static qn_status type_error(const shape_context *c, const char *want) {
   return status;
 }
 
+#define CACHE_KINDS "k, v, sum or softsum"
+
 static qn_status given_cache(const shape_context *c, const qn_type *type) {
   const char *kind = spec_text(c, QN_ATTR_KIND);
-  bool is_k = strcmp(kind, "k") == 0;
-  if (!is_k && strcmp(kind, "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
+  bool is_k = qn_kv_lies_as_k(kind), is_sum = qn_kv_is_sum(kind);
+  if (!qn_kv_is_kind(kind)) return attr_error(c, QN_ATTR_KIND, CACHE_KINDS);
   bool shaped = type->rank == 4 && qn_dim_equal(type->dims[0], qn_dim_sym(QN_SYM_G)) && is_const_from(type, 1) &&
                 type->dims[is_k ? 3 : 2].value == QN_PAGE_KEYS && qn_dtype_is_cached(type->dtype);
-  if (shaped) return QN_OK;
+  if (shaped && !is_sum) return QN_OK;
+  if (is_sum) return shaped && is_f32(type) && type->dims[2].value == 1 ? QN_OK : type_error(c, "f32[G, heads, 1, 64]");
   return type_error(c,
                     is_k ? "floats, int8 or int4 [G, heads, head_dim, 64] for kind k"
                          : "floats, int8 or int4 [G, heads, 64, head_dim] for kind v");
@@ -163,13 +166,30 @@ static bool is_cache(const shape_context *c, int i, const char *kind) {
   return pool && strcmp(qn_node_text(node, QN_ATTR_KIND, ""), kind) == 0;
 }
 
+static bool is_attention(const qn_type *p) {
+  return is_f32(p) && p->rank == 3 && qn_dim_is_const(p->dims[1]) && p->dims[2].symbol == QN_SYM_P &&
+         p->dims[2].value == QN_PAGE_KEYS;
+}
+
+// kv_write of a kind that sums attention.
+static qn_status shape_sum(const shape_context *c, qn_type *out) {
+  const qn_type *cache = c->operands[0], *p = c->operands[1];
+  if (!is_attention(p) || p->dims[1].value % cache->dims[1].value != 0)
+    return operand_error(c, 1, "f32[T, heads, 64P], heads a multiple of the cache's");
+  QN_TRY(check_places(c, 2, p->dims[0]));
+  if (c->spec->operand_count > 5) return operand_error(c, 5, "nothing: sums are of one sequence");
+  *out = *cache;
+  return QN_OK;
+}
+
 static qn_status shape_same(const shape_context *c, qn_type *out) {
   if (c->spec->op == QN_OP_KV_WRITE) {
     const qn_type *cache = c->operands[0], *x = c->operands[1];
     const char *kind = spec_text(c, QN_ATTR_KIND);
-    bool is_k = strcmp(kind, "k") == 0;
-    if (!is_k && strcmp(kind, "v") != 0) return attr_error(c, QN_ATTR_KIND, "k or v");
+    bool is_k = qn_kv_lies_as_k(kind);
+    if (!qn_kv_is_kind(kind)) return attr_error(c, QN_ATTR_KIND, CACHE_KINDS);
     if (!is_cache(c, 0, kind)) return operand_error(c, 0, "a cache of this kind");
+    if (qn_kv_is_sum(kind)) return shape_sum(c, out);
     bool fits = is_f32(x) && x->rank == 3 && qn_dim_equal(x->dims[1], cache->dims[1]) &&
                 qn_dim_equal(x->dims[2], cache->dims[is_k ? 2 : 3]);
     if (!fits) return operand_error(c, 1, "f32[T, heads, head_dim] as the cache has them");
@@ -362,7 +382,8 @@ static qn_status shape_rope(const shape_context *c, qn_type *out) {
 static qn_status check_query(const shape_context *c, const qn_type *q, int cache_at) {
   const qn_type *cache = c->operands[cache_at];
   if (!is_f32(q) || q->rank != 3 || !is_const_from(q, 1)) return operand_error(c, 0, "f32[T, heads, head_dim]");
-  bool fits = is_cache(c, cache_at, "k") && qn_dim_equal(cache->dims[2], q->dims[2]) &&
+  bool keys = is_cache(c, cache_at, "k") || is_cache(c, cache_at, "sum") || is_cache(c, cache_at, "softsum");
+  bool fits = keys && qn_dim_equal(cache->dims[2], q->dims[2]) &&
               q->dims[1].value % cache->dims[1].value == 0;
   if (!fits) return operand_error(c, cache_at, "a K cache with q's head_dim and a divisor of its heads");
   const qn_attr *window = spec_attr(c->spec, QN_ATTR_WINDOW), *softcap = spec_attr(c->spec, QN_ATTR_SOFTCAP);
@@ -408,9 +429,7 @@ static qn_status shape_attn_scores(const shape_context *c, qn_type *out) {
 
 static qn_status shape_attn_mix(const shape_context *c, qn_type *out) {
   const qn_type *p = c->operands[0], *cache = c->operands[1];
-  bool scores = is_f32(p) && p->rank == 3 && qn_dim_is_const(p->dims[1]) && p->dims[2].symbol == QN_SYM_P &&
-                p->dims[2].value == QN_PAGE_KEYS;
-  if (!scores) return operand_error(c, 0, "f32[T, heads, 64P]");
+  if (!is_attention(p)) return operand_error(c, 0, "f32[T, heads, 64P]");
   if (!is_cache(c, 1, "v") || p->dims[1].value % cache->dims[1].value != 0) {
     return operand_error(c, 1, "a V cache with a divisor of the heads");
   }

@@ -261,7 +261,7 @@ static double value_bytes(const qn_type *type, const int64_t *symbol_values) {
 // Of a cache, whose pages hold more than elements: all of them.
 static double node_bytes(const qn_node *node, const int64_t *symbol_values) {
   qn_kv_page page;
-  bool is_k = strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0;
+  bool is_k = qn_kv_lies_as_k(qn_node_text(node, QN_ATTR_KIND, ""));
   bool cache = node->op == QN_OP_CACHE || node->op == QN_OP_KV_WRITE;
   if (!cache || !qn_type_kv_page(&node->type, is_k, &page)) return value_bytes(&node->type, symbol_values);
   return (double)page.page_bytes * (double)symbol_values[QN_SYM_G];

@@ -11,7 +11,8 @@ static bool stands_alone(const qn_node *node) {
   // One with copies writes each of them from memory: what computes x is done once.
   bool copies = node->op == QN_OP_KV_WRITE && node->operand_count > 5;
   bool attention = node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX;
-  return copies || attention || node->op == QN_OP_SAMPLE || node->op == QN_OP_EXPERT_ORDER || symbolic_row;
+  bool sums = node->op == QN_OP_KV_WRITE && qn_kv_is_sum(qn_node_text(node, QN_ATTR_KIND, ""));
+  return copies || attention || sums || node->op == QN_OP_SAMPLE || node->op == QN_OP_EXPERT_ORDER || symbolic_row;
 }
 
 // The rows a node works on: its leading dimension (of what it writes, for a cache write).

@@ -114,7 +114,7 @@ static qn_status make_buffer(qn_lower *lower, qn_id id) {
     p.layer = (int)qn_node_int(node, QN_ATTR_INDEX, 0);
     p.window = qn_graph_cache_window(lower->graph, id);
     qn_kv_page page;
-    if (!qn_type_kv_page(&node->type, strcmp(p.name, "k") == 0, &page) || page.page_bytes > QN_BUFFER_BYTES_MAX) {
+    if (!qn_type_kv_page(&node->type, qn_kv_lies_as_k(p.name), &page) || page.page_bytes > QN_BUFFER_BYTES_MAX) {
       return qn_fail(lower->pass->diag, QN_ERR_LIMIT, node->loc, "the size of a cache page overflows");
     }
     p.bytes = (uint64_t)page.page_bytes;
@@ -393,6 +393,8 @@ static qn_status lower_group(qn_lower *lower, uint32_t group) {
     QN_TRY(qn_lower_expert_order(lower, lower->anchor));
   } else if (node->op == QN_OP_ATTENTION || node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTN_MIX) {
     QN_TRY(qn_lower_attention_group(lower, lower->anchor));
+  } else if (qn_lower_is_sum(node)) {
+    QN_TRY(qn_lower_attention_sum(lower, lower->anchor));
   } else if (node->op == QN_OP_SAMPLE) {
     QN_TRY(qn_lower_sample(lower, lower->anchor));
   } else {

@@ -58,6 +58,11 @@ void qn_lower_store(qn_lower *lower, qn_lblock *block, qn_id id, qn_lplace place
 // [element (n, k)] of a packed weight as f32.
 const qn_lexpr *qn_lower_weight(qn_lower *lower, qn_id weight, const qn_lexpr *n, const qn_lexpr *k);
 
+// Writes the kernel of a kv_write that sums attention (lower_attention.c).
+QN_CHECKED qn_status qn_lower_attention_sum(qn_lower *lower, qn_id id);
+// Is the node such a one?
+bool qn_lower_is_sum(const qn_node *node);
+
 // --- packed weights in loop IR (lower_format.c): places of the tile layout of ir/format.h.
 typedef struct qn_lower_tile {
   const qn_format *format;  // of blocks

@@ -275,3 +275,79 @@ qn_status qn_lower_attention_group(qn_lower *lower, qn_id id) {
   if (!fused) return lower_part(lower, &a);
   return lower->pass->options->gpu ? qn_lower_attention_split(lower, &a) : qn_lower_attention_fused(lower, &a);
 }
+
+// --- sums of attention: a KV head's keys of a page, token after token
+
+typedef struct sum_context {
+  qn_lbuf *pool, *sum;
+  qn_id p;
+  int64_t kv_heads, heads;
+  const qn_lexpr *kv_head, *chunk, *page, *row, *head, *last;
+} sum_context;
+
+static const qn_lexpr *summed_key(qn_lbuild *b, const sum_context *c, const qn_lexpr *index) {
+  return LX_ADD(LX_MUL(c->chunk, LX_INT(QN_PAGE_KEYS)), index);
+}
+
+static const qn_lexpr *place_of_sum(qn_lbuild *b, const sum_context *c, const qn_lexpr *index) {
+  return LX_ADD(LX_MUL(LX_ADD(LX_MUL(c->page, LX_INT(c->kv_heads)), c->kv_head), LX_INT(QN_PAGE_KEYS)), index);
+}
+
+// The token's own key begins anew; others go on from what they have, those after it, too.
+static void start_sum(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const sum_context *c = context;
+  const qn_lexpr *own = qn_lop2(b, QN_LX_EQ, summed_key(b, c, index), c->last);
+  const qn_lexpr *had = LX_LOAD(c->pool, QN_LM_F32, place_of_sum(b, c, index));
+  qn_lstore(b, block, c->sum, QN_LM_F32, index, qn_lop3(b, QN_LX_SELECT, own, LX_F32(0), had));
+}
+
+static void add_sum(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const sum_context *c = context;
+  const qn_lexpr *keys = qn_ldim(b, qn_graph_node(lower->graph, c->p)->type.dims[2]);
+  const qn_lexpr *flat = LX_ADD(LX_MUL(c->head, keys), summed_key(b, c, index));
+  const qn_lexpr *more = qn_lower_value(lower, c->p, (qn_lplace){c->row, flat});
+  qn_lstore(b, block, c->sum, QN_LM_F32, index, LX_ADD(LX_LOAD(c->sum, QN_LM_F32, index), more));
+}
+
+static void store_sum(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
+  qn_lbuild *b = &lower->build;
+  const sum_context *c = context;
+  qn_lstore(b, block, c->pool, QN_LM_F32, place_of_sum(b, c, index), LX_LOAD(c->sum, QN_LM_F32, index));
+}
+
+bool qn_lower_is_sum(const qn_node *node) {
+  return node->op == QN_OP_KV_WRITE && qn_kv_is_sum(qn_node_text(node, QN_ATTR_KIND, ""));
+}
+
+// Iteration h is KV head h / P and page h % P of every sequence that has a token in the step: nobody else's. Keys after a
+// token have attention 0 of it.
+qn_status qn_lower_attention_sum(qn_lower *lower, qn_id id) {
+  qn_lbuild *b = &lower->build;
+  const qn_node *node = qn_graph_node(lower->graph, id);
+  const qn_type *cache = &node->type, *p = &qn_graph_node(lower->graph, node->operands[1])->type;
+  const qn_lexpr *zero = LX_INT(0), *pages = qn_lsym(b, QN_SYM_P), *h = NULL;
+  sum_context c = {.p = node->operands[1], .kv_heads = cache->dims[1].value, .heads = p->dims[1].value};
+  c.pool = qn_lower_param(lower, id);
+  const qn_lbuf *table = qn_lower_param(lower, node->operands[4]);
+  if (!c.pool || !table) return QN_OK;  // told by who ends the kernel
+  c.pool->writable = true;
+  const qn_lexpr *all = LX_MUL(LX_INT(c.kv_heads), pages);
+  qn_lblock *body = qn_lower_loop(lower, &b->kernel->body, "h", zero, all, QN_LO_DATA, &h);
+  c.kv_head = LX_DIV(h, pages);
+  c.chunk = LX_MOD(h, pages);
+  body = qn_lower_loop(lower, body, "t", zero, qn_ldim(b, p->dims[0]), QN_LO_REDUCE, &c.row);
+  c.last = qn_attention_token_index(lower, node->operands[2], c.row);
+  const qn_lexpr *table_row = LX_MUL(qn_attention_token_index(lower, node->operands[3], c.row), pages);
+  c.page = qn_lop1(b, QN_LX_TO_INDEX, LX_LOAD(table, QN_LM_I32, LX_ADD(table_row, c.chunk)));
+  body = qn_lower_when(lower, body, qn_lop2(b, QN_LX_LE, summed_key(b, &c, zero), c.last));
+  c.sum = qn_llocal(b, body, "sum", QN_LM_F32, QN_PAGE_KEYS);
+  qn_lower_lanes(lower, body, QN_PAGE_KEYS, true, start_sum, &c);
+  const qn_lexpr *g = NULL, *group = LX_INT(c.heads / c.kv_heads);
+  qn_lblock *heads = qn_lower_loop(lower, body, "k", zero, group, QN_LO_REDUCE, &g);
+  c.head = LX_ADD(LX_MUL(c.kv_head, group), g);
+  qn_lower_lanes(lower, heads, QN_PAGE_KEYS, true, add_sum, &c);
+  qn_lower_lanes(lower, body, QN_PAGE_KEYS, true, store_sum, &c);
+  return QN_OK;
+}

@@ -26,11 +26,13 @@ typedef struct qn_machine_model {
 // Plain values for a target of which only these are known; l2_bytes 0 = not even that. Four cores of 3 GHz.
 qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes);
 
-// Are keys to be evicted from caches, and by what (place_keys)?
+// Are keys to be evicted from caches, and by what? Bits; any of them gives keys places apart from positions.
 typedef enum qn_evict {
-  QN_EVICT_NONE,
-  QN_EVICT_PLACES,   // by what the cache holds
-  QN_EVICT_QUERIES,  // by the newest tokens' queries, too
+  QN_EVICT_NONE = 0,
+  QN_EVICT_PLACES = 1,    // by what the cache holds (place_keys)
+  QN_EVICT_QUERIES = 2,   // by the newest tokens' queries, too (place_keys)
+  QN_EVICT_SUMS = 4,      // by the attention that they have had (sum_attention)
+  QN_EVICT_SOFTSUMS = 8,  // by that of half the scores (sum_attention)
 } qn_evict;
 
 typedef struct qn_pass_options {
@@ -41,7 +43,7 @@ typedef struct qn_pass_options {
   qn_machine_model machine;
   bool quantize_activations;  // numeric mode int8: quantised weights meet quantised activations
   bool half_activations;      // numeric mode half: 16-bit weights meet activations rounded to their type
-  qn_evict evict;
+  unsigned evict;             // qn_evict
   bool rings;  // a language model's layers with windows beside others have pages of their own (ring_tables)
   // One schedule for every kernel's variants of that class instead of the defaults (tests, tuning); NULL = defaults.
   const qn_schedule *forced_schedule;

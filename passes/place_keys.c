@@ -112,7 +112,7 @@ static qn_status add_query(qn_graph *graph, const placing *p, qn_id scores, qn_d
 }
 
 qn_status qn_pass_place_keys(qn_pass_context *context) {
-  placing p = {.queries = context->options->evict == QN_EVICT_QUERIES};
+  placing p = {.queries = (context->options->evict & QN_EVICT_QUERIES) != 0};
   if (context->options->evict == QN_EVICT_NONE) return QN_OK;
   QN_TRY(qn_graph_rewrite(context->graph, context->arena, place_node, &p, &context->graph, context->diag));
   qn_graph *graph = context->graph;

@@ -226,6 +226,7 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   if (options->prefixes && kv.pages == 0) kv.pages = pages_of_all(d, options->sequences);
   kv.evicts = d->policy != NULL;
   kv.whole = options->prefixes;
+  kv.sums = !qn_decoder_takes_back(d);
   d->sequences = options->sequences ? options->sequences : 1;
   kv.forks = (int32_t)qn_artifact_paths(d->artifact, d->max_rows, d->sequences);
   QN_TRY(qn_executor_create(d->artifact, threads, &options->executor, d->allocator, &d->executor, diag));
@@ -374,6 +375,7 @@ void qn_decoder_reset(qn_decoder *d, int32_t sequence) {
 }
 
 int64_t qn_decoder_least(const qn_decoder *d, int32_t sequence) {
+  if (!qn_decoder_takes_back(d)) return qn_decoder_position(d, sequence);
   return qn_kv_cache_least(d->cache, sequence) + qn_kv_cache_evicted(d->cache, sequence);
 }
 
@@ -421,7 +423,7 @@ qn_status qn_decoder_fork(qn_decoder *d, int32_t from, int64_t length, int32_t t
   if (length > 0 && length < qn_decoder_least(d, from))
     return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
                    "got %" PRId64 " tokens of sequence %" PRId32 " to fork, want 0, or at least %" PRId64
-                   ": keys that fewer would see lay before the window, or were evicted, and are gone",
+                   ": keys that fewer would see lay before the window, or were evicted, or have sums of what followed",
                    length, from, qn_decoder_least(d, from));
   keep(d, to, true);
   qn_kv_cache_fork(d->cache, from, length == 0 ? 0 : length - qn_kv_cache_evicted(d->cache, from), to);
@@ -467,11 +469,13 @@ qn_status qn_decode_run(qn_decoder *d, qn_diag *diag) {
     d->arrays[INPUT_LAST_POS][i] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence] - 1);
   }
   qn_run_kind kind = one_token_each(d) ? QN_RUN_STEP : QN_RUN_PROMPT;
-  if (status == QN_OK) status = qn_executor_run(d->executor, symbols, kind, diag);
+  bool ran = status == QN_OK;
+  if (ran) status = qn_executor_run(d->executor, symbols, kind, diag);
   if (status == QN_OK) log_step(d);
   for (int64_t i = 0; i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i];
     if (status == QN_OK) qn_kv_cache_advance(d->cache, sequence, d->pending[sequence]);
+    if (ran && status != QN_OK && !qn_decoder_takes_back(d)) qn_kv_cache_clear(d->cache, sequence);
     d->pending[sequence] = 0;
   }
   return status == QN_OK ? qn_decode_evict(d, rows, diag) : status;

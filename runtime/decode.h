@@ -42,7 +42,8 @@ void qn_decoder_reset(qn_decoder *decoder, int32_t sequence);  // its source is 
 // Forgets all but the first `length` tokens (at most the present position), or all where that is below qn_decoder_least.
 void qn_decoder_truncate(qn_decoder *decoder, int32_t sequence, int64_t length);
 // Where layers have windows, keys of theirs that no token to come sees are given back: the fewest tokens, beside none, that a
-// sequence can be cut to, which is its length less a page's keys or less; else 0.
+// sequence can be cut to, which is its length less a page's keys or less; where keys were given up, what it had then; where
+// tokens cannot be taken back, all; else 0.
 int64_t qn_decoder_least(const qn_decoder *decoder, int32_t sequence);
 // Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held. They share pages until one
 // of them writes to such a page. Errors: ARGUMENT (no such sequence, the same one, a length that `from` has not), LIMIT (a
@@ -151,7 +152,12 @@ int64_t qn_decoder_room(const qn_decoder *decoder, int32_t sequence);
 int64_t qn_decoder_keys_left(const qn_decoder *decoder, int32_t sequence);
 // Does that last token need one of the step's rows, whether its logits are wanted or not?
 bool qn_decoder_fills_with_row(const qn_decoder *decoder);
-// How many free pages it needs beside those of its tokens: for copies of what other sequences share.
-int64_t qn_decoder_copies(const qn_decoder *decoder, int32_t sequence);
+// How many free pages so many tokens need beside their own: for copies of what other sequences share.
+int64_t qn_decoder_copies(const qn_decoder *decoder, int32_t sequence, int64_t tokens);
+// Can tokens be taken back? Not where keys have sums of the attention of all that followed.
+bool qn_decoder_takes_back(const qn_decoder *decoder);
+#define QN_GUESSES_BESIDE_SUMS                                                                                        \
+  "got guesses beside keys that are evicted by sums of attention (kv_evict), want another policy or no guesses: what a " \
+  "token looked at cannot be taken back"
 
 #endif

@@ -1,4 +1,5 @@
-// Keys that are given up: what a program must be for it, the rows that queries are left in, and who is full after a step.
+// Keys that are given up: what a program must be for it, the rows that queries are left in, and who is full after a
+// step.
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,7 +29,11 @@ static qn_status check_program(const qn_artifact *a, const qn_kv_policy *policy,
   if ((policy->by & QN_KV_QUERIES) && !has_queries(a))
     return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
                    "makes no queries to evict keys by, want one compiled with kv-evict %s", policy->name);
-  return QN_OK;
+  bool sums = (!(policy->by & QN_KV_SUMS) || qn_decode_has_buffer(a, QN_ART_CACHE, "sum")) &&
+              (!(policy->by & QN_KV_SOFTSUMS) || qn_decode_has_buffer(a, QN_ART_CACHE, "softsum"));
+  if (sums) return QN_OK;
+  return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
+                 "does not sum up the attention to evict keys by, want one compiled with kv-evict %s", policy->name);
 }
 
 qn_status qn_decode_choose_policy(qn_decoder *d, const qn_decoder_options *options, qn_diag *diag) {
@@ -44,6 +49,12 @@ qn_status qn_decode_choose_policy(qn_decoder *d, const qn_decoder_options *optio
     return qn_fail(diag, QN_ERR_ARGUMENT, "kv_keep", "got %" PRId64 " keys, want %d to the context's %" PRId64,
                    options->keep, LEAST, d->context);
   QN_TRY(check_program(d->artifact, d->policy, diag));
+  if (options->prefixes && !qn_decoder_takes_back(d))
+    return qn_fail(
+        diag, QN_ERR_UNSUPPORTED, d->artifact->path,
+        "got prefixes to keep beside keys that are evicted by %s, want one of them: sums of attention are of "
+        "all tokens that followed",
+        d->policy->name);
   d->most_keys = options->keep;
   d->drop = d->most_keys / 8 < MOST_DROP ? d->most_keys / 8 : MOST_DROP;
   return QN_OK;
@@ -53,10 +64,13 @@ int64_t qn_decoder_keys_left(const qn_decoder *d, int32_t sequence) {
   return d->policy ? d->most_keys - qn_kv_cache_length(d->cache, sequence) : INT64_MAX;
 }
 
+bool qn_decoder_takes_back(const qn_decoder *d) { return !d->policy || !(d->policy->by & QN_KV_ANY_SUMS); }
+
 bool qn_decoder_fills_with_row(const qn_decoder *d) { return d->policy && (d->policy->by & QN_KV_QUERIES); }
 
-int64_t qn_decoder_copies(const qn_decoder *d, int32_t sequence) {
-  return d->policy ? qn_kv_cache_shared(d->cache, sequence, false) : 0;
+int64_t qn_decoder_copies(const qn_decoder *d, int32_t sequence, int64_t tokens) {
+  bool writes = tokens >= qn_decoder_keys_left(d, sequence) || !qn_decoder_takes_back(d);
+  return writes ? qn_kv_cache_shared(d->cache, sequence, false) : 0;
 }
 
 // Is the sequence full with the step's index-th token?
@@ -86,8 +100,8 @@ static qn_status add_query_rows(qn_decoder *d, int64_t *out_rows, qn_diag *diag)
   return QN_OK;
 }
 
-// Who will give keys up writes to all of its pages. Where there are too few for copies of those that are kept for others
-// that come, these are no longer kept.
+// Who will give keys up writes to all of its pages, and so does every token that adds to sums. Where there are too few
+// for copies of those that are kept for others that come, these are no longer kept.
 static qn_status own_pages(qn_decoder *d, int32_t sequence, qn_diag *diag) {
   bool few = qn_kv_cache_shared(d->cache, sequence, true) > qn_kv_cache_free_pages(d->cache);
   if (d->prefixes && few) qn_kv_prefix_forget(d->prefixes, sequence);
@@ -97,7 +111,7 @@ static qn_status own_pages(qn_decoder *d, int32_t sequence, qn_diag *diag) {
 qn_status qn_decode_before_evicting(qn_decoder *d, int64_t *out_rows, qn_diag *diag) {
   QN_TRY(add_query_rows(d, out_rows, diag));
   for (int64_t i = 0; i < d->count; i++)
-    if (fills(d, i)) QN_TRY(own_pages(d, d->arrays[INPUT_SEQ][i], diag));
+    if (fills(d, i) || !qn_decoder_takes_back(d)) QN_TRY(own_pages(d, d->arrays[INPUT_SEQ][i], diag));
   return QN_OK;
 }
 

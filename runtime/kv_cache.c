@@ -56,7 +56,7 @@ struct qn_kv_cache {
   int64_t page_keys, context;
   int64_t ring;        // the window of the buffers that have one beside others without; 0 = there are none
   int64_t step;        // tokens of a step at most
-  bool evicts;
+  bool evicts, sums;
   qn_kv_reclaimer reclaim;  // NULL = none
   void *reclaim_context;    // borrowed
 };
@@ -141,6 +141,7 @@ static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_
   }
   cache->row_pages = (options->context + cache->page_keys - 1) / cache->page_keys;
   cache->evicts = options->evicts;
+  cache->sums = options->sums;
   cache->ring = qn_artifact_ring(cache->artifact);
   cache->step = options->step > 0 && options->step < options->context ? options->step : options->context;
   set_groups(cache, options);
@@ -573,6 +574,8 @@ void qn_kv_cache_exchange(qn_kv_cache *cache, int32_t sequence, int64_t index, i
 
 bool qn_kv_cache_evicts(const qn_kv_cache *cache) { return cache->evicts; }
 
+bool qn_kv_cache_sums(const qn_kv_cache *cache) { return cache->sums; }
+
 int64_t qn_kv_cache_evicted(const qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
   return cache->rows[sequence].evicted;
@@ -702,8 +705,8 @@ qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t leng
 
 bool qn_kv_cache_layout(const qn_artifact *artifact, const qn_art_buffer *b, qn_kv_page *out) {
   const char *kind = artifact->strings + b->name;
-  bool is_k = strcmp(kind, "k") == 0;
-  if ((!is_k && strcmp(kind, "v") != 0) || b->rank != 4) return false;
+  bool is_k = qn_kv_lies_as_k(kind);
+  if (!qn_kv_is_kind(kind) || b->rank != 4) return false;
   return qn_kv_page_make(b->dtype, is_k, b->dims[1], b->dims[is_k ? 2 : 3], artifact->program->page_keys, out) &&
          b->dims[is_k ? 3 : 2] == out->keys && (uint64_t)out->page_bytes == b->bytes;
 }

@@ -19,6 +19,7 @@ typedef struct qn_kv_options {
   int64_t step;       // tokens of a sequence that are evaluated at a time at most; 0 = the context
   bool whole;         // layers with windows beside others keep all keys, too: what is kept beside sequences does
   bool evicts;        // sequences with as many keys as the context evict some (kv_evict.h)
+  bool sums;          // by what attention each key has had: sums are of a sequence's own tokens
   const qn_memory *memory;  // where the pools lie; NULL = the host's. Its context must outlive the cache
 } qn_kv_options;
 
@@ -116,6 +117,7 @@ void qn_kv_cache_slide(qn_kv_cache *cache, int32_t sequence);
 // more as were evicted before it, which are always all older.
 
 bool qn_kv_cache_evicts(const qn_kv_cache *cache);  // as the options said
+bool qn_kv_cache_sums(const qn_kv_cache *cache);
 int64_t qn_kv_cache_evicted(const qn_kv_cache *cache, int32_t sequence);
 // Of a sequence that was just made by qn_kv_cache_replace.
 void qn_kv_cache_set_evicted(qn_kv_cache *cache, int32_t sequence, int64_t evicted);

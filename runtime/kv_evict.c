@@ -44,8 +44,7 @@ static void weigh_unlike(const qn_kv_head *h, float *out) {
   }
 }
 
-// Heavy hitters (H2O, Zhang et al. 2023) by the newest token's attention (TOVA, Oren et al. 2024): the sum over the
-// query heads that share the keys.
+// By the newest token's attention (TOVA, Oren et al. 2024): the sum over the query heads that share the keys.
 static void weigh_heavy(const qn_kv_head *h, float *out) {
   float *score = h->room;
   memset(out, 0, (size_t)h->count * sizeof *out);
@@ -60,8 +59,11 @@ static void weigh_heavy(const qn_kv_head *h, float *out) {
   }
 }
 
+// Heavy hitters (H2O, Zhang et al. 2023): by the attention of all tokens so far, which the program sums up.
+static void weigh_hitters(const qn_kv_head *h, float *out) { memcpy(out, h->sums, (size_t)h->count * sizeof *out); }
+
 // FastGen (Ge et al. 2024) chooses for each head what suits it: where the first and the newest keys have most of the
-// attention, those are kept, else the heavy ones.
+// newest token's attention, those are kept, else the heavy hitters.
 static void weigh_adaptive(const qn_kv_head *h, float *out) {
   const float enough = 0.95f;
   float held = 0, all = 0;
@@ -70,8 +72,16 @@ static void weigh_adaptive(const qn_kv_head *h, float *out) {
     all += out[i];
     if (i < QN_KV_SINKS || i >= h->count / 2) held += out[i];
   }
-  if (held >= enough * all) weigh_sinks(h, out);
+  if (held >= enough * all) {
+    weigh_sinks(h, out);
+  } else {
+    weigh_hitters(h, out);
+  }
 }
+
+// Keyformer (Adnan et al. 2024): the same by a softmax of half the scores, its temperature 2, so that keys that were given
+// up leave less behind to the others. Without the Gumbel noise, whose mean alone would be the same for all keys.
+static void weigh_keyformer(const qn_kv_head *h, float *out) { weigh_hitters(h, out); }
 
 #define POLICY(name, by, recent, text) {#name, by, recent, weigh_##name},
 
@@ -96,8 +106,10 @@ struct qn_kv_evictor {
   uint8_t *pages;                         // owned: of one buffer (row_pages × its bytes)
   float *keys;                            // owned: (most, width)
   float *weights, *room;                  // owned: (most), (most + width)
+  const char *sum;                        // the kind of caches that the policy goes by; NULL = none
+  float *sums;                            // owned, with it: (heads, most)
   int32_t *dropped;                       // owned: (heads, most), rising, `count - keep` of each head
-  size_t pages_bytes, keys_bytes, weights_bytes, room_bytes, dropped_bytes;
+  size_t pages_bytes, keys_bytes, weights_bytes, room_bytes, sums_bytes, dropped_bytes;
 };
 
 static qn_status measure(qn_kv_evictor *e, qn_diag *diag) {
@@ -121,6 +133,7 @@ static bool count_bytes(qn_kv_evictor *e) {
          qn_size_mul(most * sizeof(float), (size_t)e->width, &e->keys_bytes) &&
          qn_size_mul(most, sizeof(float), &e->weights_bytes) &&
          qn_size_mul(most + (size_t)e->width, sizeof(float), &e->room_bytes) &&
+         qn_size_mul(most * sizeof(float), e->sum ? (size_t)e->heads : 0, &e->sums_bytes) &&
          qn_size_mul(most * sizeof(int32_t), (size_t)e->heads, &e->dropped_bytes);
 }
 
@@ -132,6 +145,7 @@ qn_status qn_kv_evictor_create(qn_kv_cache *cache, const qn_kv_policy *policy, q
   if (!e) return qn_fail_nomem(diag, path, "evicting keys");
   e->cache = cache;
   e->policy = policy;
+  e->sum = policy->by & QN_KV_SUMS ? "sum" : policy->by & QN_KV_SOFTSUMS ? "softsum" : NULL;
   e->row_pages = qn_kv_cache_pages_per_sequence(cache);
   e->most = e->row_pages * qn_kv_cache_page_keys(cache);
   qn_status status = measure(e, diag);
@@ -143,7 +157,8 @@ qn_status qn_kv_evictor_create(qn_kv_cache *cache, const qn_kv_policy *policy, q
     e->weights = qn_alloc(allocator, e->weights_bytes);
     e->room = qn_alloc(allocator, e->room_bytes);
     e->dropped = qn_alloc(allocator, e->dropped_bytes);
-    bool taken = e->pages && e->keys && e->weights && e->room && e->dropped;
+    if (e->sum) e->sums = qn_alloc(allocator, e->sums_bytes);
+    bool taken = e->pages && e->keys && e->weights && e->room && e->dropped && (e->sums || !e->sum);
     if (!taken) status = qn_fail_nomem(diag, path, "evicting keys");
   }
   if (status == QN_OK) {
@@ -161,6 +176,7 @@ void qn_kv_evictor_destroy(qn_kv_evictor *e) {
   qn_free(allocator, e->keys, e->keys_bytes);
   qn_free(allocator, e->weights, e->weights_bytes);
   qn_free(allocator, e->room, e->room_bytes);
+  qn_free(allocator, e->sums, e->sums_bytes);
   qn_free(allocator, e->dropped, e->dropped_bytes);
   qn_free(allocator, e, sizeof *e);
 }
@@ -195,11 +211,11 @@ static uint8_t *head_of(const qn_kv_evictor *e, const one_buffer *b, int64_t hea
   return e->pages + key / b->page.keys * b->page.page_bytes + head * b->page.head_bytes;
 }
 
-static void read_keys(const qn_kv_evictor *e, const one_buffer *b, int64_t head, int64_t count) {
+static void read_keys(const qn_kv_evictor *e, const one_buffer *b, int64_t head, int64_t count, float *out) {
   for (int64_t key = 0; key < count; key++) {
     const uint8_t *from = head_of(e, b, head, key);
     for (int64_t c = 0; c < b->page.width; c++)
-      e->keys[key * b->page.width + c] = qn_kv_page_value(&b->page, from, key % b->page.keys, c);
+      out[key * b->page.width + c] = qn_kv_page_value(&b->page, from, key % b->page.keys, c);
   }
 }
 
@@ -230,9 +246,10 @@ static void choose_of_head(const evicting *v, const one_buffer *b, int64_t head,
                            int64_t query_count) {
   qn_kv_evictor *e = v->e;
   int64_t group = queries ? query_count / b->page.width / b->page.heads : 0;
-  read_keys(e, b, head, v->count);
+  read_keys(e, b, head, v->count, e->keys);
   qn_kv_head view = {.keys = e->keys,
                      .queries = queries ? queries + head * group * b->page.width : NULL,
+                     .sums = e->sum ? e->sums + head * e->most : NULL,
                      .count = v->count,
                      .width = b->page.width,
                      .query_count = group,
@@ -246,30 +263,47 @@ static qn_status load(const evicting *v, const one_buffer *b, int64_t keys, bool
   return qn_kv_cache_transfer(v->e->cache, v->sequence, b->buffer, keys, write, v->e->pages, v->diag);
 }
 
-// Of a layer's K: chooses, and moves up; of its V, which comes after: moves up what was chosen.
-static qn_status evict_buffer(const evicting *v, const one_buffer *b) {
+// The attention that a layer's keys have had.
+static qn_status read_sums(const evicting *v, const one_buffer *b) {
+  QN_TRY(load(v, b, v->count, false));
+  for (int64_t head = 0; head < b->page.heads; head++) read_keys(v->e, b, head, v->count, v->e->sums + head * v->e->most);
+  return QN_OK;
+}
+
+// Of a layer's K: chooses, and moves up; of its other caches, which come after: moves up what was chosen.
+static qn_status evict_buffer(const evicting *v, const one_buffer *b, bool choose) {
   qn_kv_evictor *e = v->e;
   int64_t query_count = 0;
   const float *queries = NULL;
   QN_TRY(load(v, b, v->count, false));
-  if (b->page.is_k && (e->policy->by & QN_KV_QUERIES)) queries = v->queries(v->context, b->buffer->layer, &query_count);
+  if (choose && (e->policy->by & QN_KV_QUERIES)) queries = v->queries(v->context, b->buffer->layer, &query_count);
   for (int64_t head = 0; head < b->page.heads; head++) {
-    if (b->page.is_k) choose_of_head(v, b, head, queries, query_count);
+    if (choose) choose_of_head(v, b, head, queries, query_count);
     close_up(e, b, head, e->dropped + head * e->most, v->count - v->keep, v->count);
   }
   return load(v, b, v->keep, true);
 }
 
-// The buffer of a layer's K or V.
-static bool find(const qn_kv_evictor *e, const char *kind, uint32_t layer, one_buffer *out) {
+// Is the artifact's index-th buffer a cache of the layer, of that kind or of any?
+static bool is_cache(const qn_kv_evictor *e, uint32_t index, uint32_t layer, const char *kind, one_buffer *out) {
   const qn_artifact *a = qn_kv_cache_artifact(e->cache);
-  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
-    const qn_art_buffer *b = &a->buffers[i];
-    if (b->kind != QN_ART_CACHE || b->layer != layer || strcmp(a->strings + b->name, kind) != 0) continue;
-    out->buffer = b;
-    return qn_kv_cache_layout(a, b, &out->page);
-  }
-  return false;
+  const qn_art_buffer *b = out->buffer = &a->buffers[index];
+  if (b->kind != QN_ART_CACHE || b->layer != layer) return false;
+  return (!kind || strcmp(a->strings + b->name, kind) == 0) && qn_kv_cache_layout(a, b, &out->page);
+}
+
+// The caches of the layer whose K is the index-th buffer.
+static qn_status evict_layer(const evicting *v, uint32_t index) {
+  const qn_artifact *a = qn_kv_cache_artifact(v->e->cache);
+  uint32_t layer = a->buffers[index].layer, count = a->program->buffer_count;
+  one_buffer k, other;
+  if (!is_cache(v->e, index, layer, "k", &k)) return QN_OK;
+  for (uint32_t i = 0; v->e->sum && i < count; i++)
+    if (is_cache(v->e, i, layer, v->e->sum, &other)) QN_TRY(read_sums(v, &other));
+  QN_TRY(evict_buffer(v, &k, true));
+  for (uint32_t i = 0; i < count; i++)
+    if (i != index && is_cache(v->e, i, layer, NULL, &other)) QN_TRY(evict_buffer(v, &other, false));
+  return QN_OK;
 }
 
 qn_status qn_kv_evictor_run(qn_kv_evictor *e, int32_t sequence, int64_t keep, qn_kv_queries queries, void *context,
@@ -277,13 +311,7 @@ qn_status qn_kv_evictor_run(qn_kv_evictor *e, int32_t sequence, int64_t keep, qn
   const qn_artifact *a = qn_kv_cache_artifact(e->cache);
   evicting v = {e, sequence, qn_kv_cache_length(e->cache, sequence), keep, queries, context, diag};
   assert(keep > QN_KV_SINKS && keep <= v.count);
-  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
-    one_buffer k, values;
-    if (a->buffers[i].kind != QN_ART_CACHE || strcmp(a->strings + a->buffers[i].name, "k") != 0) continue;
-    if (!find(e, "k", a->buffers[i].layer, &k)) continue;
-    QN_TRY(evict_buffer(&v, &k));
-    if (find(e, "v", a->buffers[i].layer, &values)) QN_TRY(evict_buffer(&v, &values));
-  }
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) QN_TRY(evict_layer(&v, i));
   qn_kv_cache_evict(e->cache, sequence, keep);
   return QN_OK;
 }

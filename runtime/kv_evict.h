@@ -15,6 +15,7 @@
 typedef struct qn_kv_head {
   const float *keys;     // (count, width)
   const float *queries;  // (query_count, width): the newest token's, scaled, of the query heads that share the keys
+  const float *sums;  // (count): the attention that they have had, for policies that go by it
   int64_t count, width, query_count;
   float *room;  // (count + width) for the policy's own use
 } qn_kv_head;

@@ -55,6 +55,7 @@ static qn_kv_state_header make_header(const qn_kv_cache *cache, int32_t sequence
                                .tokens = (uint64_t)qn_kv_cache_length(cache, sequence),
                                .source = (uint64_t)qn_kv_cache_source(cache, sequence),
                                .evicted = (uint64_t)qn_kv_cache_evicted(cache, sequence),
+                               .sums = qn_kv_cache_sums(cache),
                                .size = size};
   memcpy(header.magic, QN_KV_STATE_MAGIC, sizeof header.magic);
   return header;
@@ -204,6 +205,11 @@ qn_status qn_kv_state_restore(qn_kv_cache *cache, int32_t sequence, const void *
     return qn_fail(diag, QN_ERR_UNSUPPORTED, name,
                    "got a state of which %" PRIu64 " tokens' keys were evicted, want a session with kv_evict for it",
                    header.evicted);
+  if (qn_kv_cache_sums(cache) && header.tokens > 0 && header.sums != 1)
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, name,
+                   "got a state without sums of the attention that its %" PRIu64
+                   " keys have had, want one of a session that evicts by them (kv_evict), too",
+                   header.tokens);
   if (qn_kv_cache_evicts(cache) && (int64_t)header.tokens >= qn_kv_cache_context(cache))
     return qn_fail(diag, QN_ERR_LIMIT, name,
                    "got a state of %" PRIu64 " keys, want fewer than the %" PRId64

@@ -6,7 +6,7 @@
 #include "runtime/kv_cache.h"
 
 #define QN_KV_STATE_MAGIC   "quernkv\n"
-#define QN_KV_STATE_VERSION 4u
+#define QN_KV_STATE_VERSION 5u
 
 typedef struct qn_kv_state_header {
   char magic[8];
@@ -16,6 +16,7 @@ typedef struct qn_kv_state_header {
   uint64_t tokens;  // whose keys the sequence has
   uint64_t source;  // tokens of its source; 0 = none
   uint64_t evicted;  // tokens whose keys were evicted: beside `tokens`
+  uint64_t sums;    // 1 = sums of the attention that keys have had are of these tokens; 0 = they say nothing
   uint64_t size;    // bytes in all, header included
   uint64_t hash;    // qn_hash64 of this header with hash 0, then of the pages with that as the seed
 } qn_kv_state_header;
@@ -38,7 +39,7 @@ QN_CHECKED qn_status qn_kv_state_save(const qn_kv_cache *cache, int32_t sequence
 // Errors also: IO.
 QN_CHECKED qn_status qn_kv_state_save_file(const qn_kv_cache *cache, int32_t sequence, const char *path, qn_diag *diag);
 // In place of what the sequence held, which stays after an error. `name` is for messages. Errors: FORMAT, UNSUPPORTED
-// (another version or model; keys were evicted, and this cache keeps all), LIMIT (context or pages do not suffice).
+// (another version or model; keys were evicted, and this cache keeps all, or goes by sums that are not there), LIMIT (context or pages do not suffice).
 QN_CHECKED qn_status qn_kv_state_restore(qn_kv_cache *cache, int32_t sequence, const void *data, size_t size,
                                          const char *name, qn_diag *diag);
 

@@ -290,11 +290,14 @@ typedef struct quern_session_options {
   // Sequences have at most kv_keep keys (8 to the context): one that has so many gives up an eighth of them, 64 at
   // most, chosen for each head by this policy: "sinks" (the first 4 and the newest stay; Xiao et al. 2024), "norm"
   // (those of small keys), "unlike" (those unlike the others), "heavy" (those that the newest token looks at most; Oren
-  // et al. 2024), "adaptive" (as sinks or heavy, by head; Ge et al. 2024). NULL or "none" = all keys stay; kv_keep is 0
-  // then. The context bounds positions, and the logits are those of a text of which tokens see only some: an
+  // et al. 2024), "hitters" (those that all tokens together looked at most; Zhang et al. 2023), "keyformer" (the same by
+  // half the scores; Adnan et al. 2024), "adaptive" (as sinks or hitters, by head; Ge et al. 2024). NULL or "none" = all
+  // keys stay; kv_keep is 0 then. The context bounds positions, and the logits are those of a text of which tokens see only some: an
   // approximation, the same for any chunk, threads and neighbours. The model must be compiled for it
   // (quern_compile_options.kv_evict): else UNSUPPORTED. With prefix_cache what is kept of a sequence are its tokens
   // before the first time. A sequence cannot be cut to fewer tokens than it had when keys were last evicted, but to none.
+  // With "hitters", "keyformer" and "adaptive" nothing but all can be taken back: UNSUPPORTED beside guesses and
+  // prefix_cache.
   const char *kv_evict;
   int64_t kv_keep;
 } quern_session_options;

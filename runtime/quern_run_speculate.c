@@ -154,6 +154,8 @@ qn_status qn_technique_check(quern_technique technique, qn_diag *diag) {
 static qn_status check(const quern_session *session, const quern_speculator_options *options, qn_diag *diag) {
   QN_TRY(qn_technique_check(options->technique, diag));
   int64_t rows = qn_decoder_rows(session->decoder);
+  if (!qn_decoder_takes_back(session->decoder))
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, session->model->path, QN_GUESSES_BESIDE_SUMS);
   if (rows < 2 || options->tokens > rows - 1)
     return qn_fail(diag, QN_ERR_LIMIT, session->model->path,
                    "got %" PRId32 " guesses to verify in a step, but the artifact computes the logits of %" PRId64

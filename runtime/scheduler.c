@@ -59,9 +59,8 @@ int64_t qn_scheduler_keys(const qn_scheduler *s, const qn_request *r) {
 
 int64_t qn_scheduler_more_pages(const qn_scheduler *s, const qn_request *r, int64_t tokens) {
   int64_t keys = qn_scheduler_keys(s, r);
-  int64_t copies = tokens >= qn_decoder_keys_left(s->decoder, r->row) ? qn_decoder_copies(s->decoder, r->row) : 0;
   return qn_scheduler_pages_of(s, keys + tokens) - qn_scheduler_pages_of(s, keys) -
-         qn_kv_cache_passed(qn_decoder_cache(s->decoder), r->row) + copies;
+         qn_kv_cache_passed(qn_decoder_cache(s->decoder), r->row) + qn_decoder_copies(s->decoder, r->row, tokens);
 }
 
 int64_t qn_scheduler_free_pages(const qn_scheduler *s) {

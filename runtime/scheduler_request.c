@@ -27,6 +27,8 @@ static qn_status check(const qn_scheduler *s, const qn_request_params *p, qn_dia
     return qn_fail(diag, QN_ERR_ARGUMENT, "priority", "got %d, want 0 (online) or 1 (batch)", (int)p->priority);
   }
   int64_t rows = qn_decoder_rows(s->decoder);
+  if (p->guesser && !qn_decoder_takes_back(s->decoder))
+    return qn_fail(diag, QN_ERR_UNSUPPORTED, qn_decoder_path(s->decoder), QN_GUESSES_BESIDE_SUMS);
   if (p->guesses < 0 || p->guesses >= (rows > 1 ? rows : INT32_MAX)) {
     return qn_fail(diag, QN_ERR_ARGUMENT, "guesses", "got %" PRId32 ", want 0 (as many as pay) to %" PRId64, p->guesses,
                    rows - 1);

@@ -232,10 +232,33 @@ static void keep_token(const op_context *c, const qn_kv_page *page, int64_t t, i
   }
 }
 
+// What token t adds to the sum of a key, which its own token begins.
+static void add_attention(const op_context *c, int64_t t, int64_t kv_head, int64_t key) {
+  const qn_ref_tensor *pool = c->in[0], *p = c->in[1];
+  int64_t heads = dim(p, 1), keys = dim(p, 2), group = heads / dim(pool, 1);
+  int64_t at = pool_index(pool, true, (int64_t)c->in[3]->values[t], c->in[4], key, kv_head, 0);
+  if (key == (int64_t)c->in[2]->values[t]) c->out->values[at] = 0;
+  for (int64_t h = kv_head * group; h < (kv_head + 1) * group; h++)
+    c->out->values[at] += p->values[(t * heads + h) * keys + key];
+}
+
+static void kv_sum(const op_context *c) {
+  for (int64_t t = 0; t < dim(c->in[1], 0); t++) {
+    for (int64_t head = 0; head < dim(c->in[0], 1); head++) {
+      for (int64_t key = 0; key <= (int64_t)c->in[2]->values[t]; key++) add_attention(c, t, head, key);
+    }
+  }
+}
+
 static void kv_write(const op_context *c) {
   const qn_ref_tensor *pool = c->in[0], *x = c->in[1], *pos = c->in[2], *seq = c->in[3], *table = c->in[4];
-  bool is_k = strcmp(qn_node_text(c->node, QN_ATTR_KIND, "k"), "k") == 0;
+  const char *kind = qn_node_text(c->node, QN_ATTR_KIND, "k");
+  bool is_k = qn_kv_lies_as_k(kind);
   memcpy(c->out->values, pool->values, (size_t)pool->count * sizeof(double));
+  if (qn_kv_is_sum(kind)) {
+    kv_sum(c);
+    return;
+  }
   int64_t heads = dim(x, 1), width = dim(x, 2);
   qn_kv_page page;
   bool coded = qn_type_kv_page(&c->node->type, is_k, &page) && page.coded;

@@ -15,6 +15,21 @@ static const struct {
 #undef QN_KV_KIND
 };
 
+static const struct {
+  const char *name;
+  bool as_k, sum;
+} caches[] = {{"k", true, false}, {"v", false, false}, {"sum", true, true}, {"softsum", true, true}};
+
+static size_t find_kind(const char *kind) {
+  size_t i = 0;
+  while (i < sizeof caches / sizeof *caches && strcmp(caches[i].name, kind) != 0) i++;
+  return i;
+}
+
+bool qn_kv_is_kind(const char *kind) { return find_kind(kind) < sizeof caches / sizeof *caches; }
+bool qn_kv_lies_as_k(const char *kind) { return qn_kv_is_kind(kind) && caches[find_kind(kind)].as_k; }
+bool qn_kv_is_sum(const char *kind) { return qn_kv_is_kind(kind) && caches[find_kind(kind)].sum; }
+
 static int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
 static void lay_out_codes(qn_kv_page *page, int group) {

@@ -35,6 +35,12 @@ typedef struct qn_kv_page {
   int64_t head_bytes, page_bytes;
 } qn_kv_page;
 
+// Caches by their names: "k", "v", and sums of the attention that each key had ("sum", "softsum": softmax of half the
+// scores), [heads, 1, keys] of f32. Does it lie as K does? False for V and for what is no cache's name.
+bool qn_kv_lies_as_k(const char *kind);
+bool qn_kv_is_sum(const char *kind);
+bool qn_kv_is_kind(const char *kind);
+
 // The page of `keys` tokens of K ([heads, width, keys]) or V ([heads, keys, width]) with elements of that dtype. false
 // when it is none that caches have, or sizes are not positive, overflow, or (of codes) keys are no multiple of 32.
 bool qn_kv_page_make(uint32_t dtype, bool is_k, int64_t heads, int64_t width, int64_t keys, qn_kv_page *out);

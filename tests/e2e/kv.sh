@@ -120,24 +120,26 @@ done
 # ---- keys that are evicted
 
 "$QUERN" compile -q "$model" -o "$WORK/all.qn" --ctx 256
-"$QUERN" compile -q "$model" -o "$WORK/evict.qn" --ctx 256 --batch 4 --guesses --kv-evict heavy
-"$QUERN" compile -q "$model" -o "$WORK/codes.qn" --ctx 256 --kv-evict norm --kv-type int8
-"$QUERN" inspect "$WORK/codes.qn" | grep -q '^kv_evict = norm$' || fail "inspect does not tell the policy"
+"$QUERN" compile -q "$model" -o "$WORK/evict.qn" --ctx 256 --batch 4 --guesses --kv-evict adaptive
+"$QUERN" compile -q "$model" -o "$WORK/codes.qn" --ctx 256 --kv-evict keyformer --kv-type int8
+"$QUERN" inspect "$WORK/codes.qn" | grep -q '^kv_evict = keyformer$' || fail "inspect does not tell the policy"
 story() { "$QUERN" run -q "$1" -p "$prompt" -n 180 --ignore-eog --json --logits "$WORK/$2" "${@:3}" >"$WORK/$2.json" || fail "$*: $?"; }
 story "$WORK/all.qn" all
 story "$WORK/evict.qn" kept
 cmp "$WORK/all" "$WORK/kept" && [ "$(ids "$WORK/all.json")" = "$(ids "$WORK/kept.json")" ] || fail "places of keys: another text"
 story "$WORK/evict.qn" kept --kv-evict heavy --kv-keep 256  # room for all
 cmp "$WORK/all" "$WORK/kept" || fail "as many keys as the context has: another text"
-for policy in sinks norm unlike heavy adaptive; do
+for policy in sinks norm unlike heavy adaptive hitters; do
   story "$WORK/evict.qn" whole --kv-evict $policy --kv-keep 40
   cmp -s "$WORK/all" "$WORK/whole" && fail "$policy evicts nothing"
   story "$WORK/evict.qn" chunks --kv-evict $policy --kv-keep 40 --chunk 7 -j 1
   cmp "$WORK/whole" "$WORK/chunks" && [ "$(ids "$WORK/whole.json")" = "$(ids "$WORK/chunks.json")" ] || fail "$policy in chunks"
 done
-story "$WORK/codes.qn" whole --kv-evict norm --kv-keep 40
-story "$WORK/codes.qn" chunks --kv-evict norm --kv-keep 40 --chunk 3
-cmp "$WORK/whole" "$WORK/chunks" || fail "codes that are moved"
+for policy in norm keyformer; do
+  story "$WORK/codes.qn" whole --kv-evict $policy --kv-keep 40
+  story "$WORK/codes.qn" chunks --kv-evict $policy --kv-keep 40 --chunk 3
+  cmp "$WORK/whole" "$WORK/chunks" || fail "$policy: codes that are moved"
+done
 # It is measured: the less is kept, the worse.
 head -n 2 "$QUERN_SOURCE/models/nano/stories.txt" >"$WORK/text"
 perplexity() { "$QUERN" eval -q "$WORK/evict.qn" --perplexity "$WORK/text" "$@" | sed -n 's/^perplexity \([0-9.]*\),.*/\1/p'; }
@@ -162,7 +164,15 @@ done
 "$QUERN" bench -q "$WORK/evict.qn" "${few[@]}" --trace poisson:50 --requests 3 --batch 3 >"$WORK/out" || fail "trace: $?"
 refused 4 "was compiled to keep all keys, want one compiled with kv-evict heavy" run "$WORK/all.qn" -p a "${few[@]}"
 refused 4 "makes no queries to evict keys by, want one compiled with kv-evict heavy" run "$WORK/codes.qn" -p a "${few[@]}"
+refused 4 "does not sum up the attention to evict keys by, want one compiled with kv-evict hitters" run "$WORK/codes.qn" -p a \
+  --kv-evict hitters --kv-keep 32
+few=(--kv-evict hitters --kv-keep 48)
+"$QUERN" run -q "$WORK/evict.qn" -p "$prompt" -n 90 "${few[@]}" >"$WORK/alone"
+"$QUERN" run -q "$WORK/evict.qn" -p "$prompt" -n 90 "${few[@]}" --samples 3 --temp 0 >"$WORK/out" || fail "samples: $?"
+[ "$(grep -cxF -f "$WORK/alone" "$WORK/out")" -eq $((3 * $(wc -l <"$WORK/alone"))) ] || fail "samples by sums: $(cat "$WORK/out")"
+refused 4 "got guesses beside keys that are evicted by sums of attention" run "$WORK/evict.qn" -p a "${few[@]}" --speculate lookup
+refused 4 "got prefixes to keep beside keys that are evicted by hitters" run "$WORK/evict.qn" -p a "${few[@]}" --prefix-cache "$WORK/no"
 refused 2 "kv_keep: got 0 keys, want 8 to the context's 256" run "$WORK/evict.qn" -p a --kv-evict heavy
 refused 2 "got 32 keys to keep and no policy" run "$WORK/evict.qn" -p a --kv-keep 32
-refused 2 "got 'old', want none, sinks, norm, unlike, heavy or adaptive" run "$WORK/evict.qn" -p a --kv-evict old --kv-keep 32
+refused 2 "got 'old', want none, sinks, norm, unlike, heavy, adaptive, hitters or keyformer" run "$WORK/evict.qn" -p a --kv-evict old --kv-keep 32
 refused 4 "keys cannot be evicted from the cache" compile "$model" -o "$WORK/no.qn" --kv-evict sinks --template "$WORK/window.json"

@@ -172,6 +172,8 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   set_shape(a, v, (int64_t[]){1, 1, QN_FAKE_PAGE_KEYS, 2});
   a->buffers.items[v].window = (uint32_t)window;
   a->buffers.items[k].window = rings ? 0 : (uint32_t)window;
+  if (options->sums)
+    set_shape(a, qn_test_artifact_cache(a, "sum", 0, QN_FAKE_PAGE_KEYS * 4), (int64_t[]){1, 1, 1, QN_FAKE_PAGE_KEYS});
   uint32_t hidden = qn_test_artifact_arena(a, NULL, T, max_t, 2);
   uint32_t logits = qn_test_artifact_arena(a, "logits", R, max_r, QN_FAKE_VOCAB);
   if (options->queries) qn_test_artifact_arena(a, "query.0", R, max_r, 1);

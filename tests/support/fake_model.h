@@ -56,6 +56,7 @@ typedef struct qn_fake_options {
   bool trees;  // it takes `copies`
   bool slots;  // keys may be evicted: they lie where the input "slot" says. For the process, until another is built
   bool queries;  // it has an output of queries, which nobody writes
+  bool sums;     // it has a cache of sums of attention, which nobody writes
 } qn_fake_options;
 
 // The artifact's bytes, from qn_allocator_default; `change` (may be NULL) alters the description before it is written.

@@ -300,7 +300,7 @@ static void code_key(const qn_run *run, pool *p, int sequence, int64_t key) {
 
 static void fill_pool(const qn_run *run, pool *p, const int *past) {
   const qn_type *type = &p->node->type;
-  bool is_k = strcmp(qn_node_text(p->node, QN_ATTR_KIND, ""), "k") == 0;
+  bool is_k = qn_kv_lies_as_k(qn_node_text(p->node, QN_ATTR_KIND, ""));
   int64_t heads = type->dims[1].value, width = type->dims[is_k ? 2 : 3].value;
   for (int64_t i = 0; i < p->count; i++) p->oracle[i] = NAN;
   memset(p->data, 0xFF, p->bytes);  // of codes that nobody wrote: scales that are NaN
@@ -339,7 +339,7 @@ void qn_run_begin(qn_run *run, int sequences, int pages, const int *past) {
     if (node->op != QN_OP_CACHE) continue;
     pool p = {.node = node};
     ck_assert(qn_type_elements(&node->type, run->symbols, &p.count));
-    ck_assert(qn_type_kv_page(&node->type, strcmp(qn_node_text(node, QN_ATTR_KIND, ""), "k") == 0, &p.page));
+    ck_assert(qn_type_kv_page(&node->type, qn_kv_lies_as_k(qn_node_text(node, QN_ATTR_KIND, "")), &p.page));
     p.bytes = (size_t)(p.page.page_bytes * run->symbols[QN_SYM_G]);
     p.data = qn_alloc(qn_test_allocator(), p.bytes);
     p.oracle = QN_ARENA_ARRAY(&run->arena, (size_t)p.count, double);

@@ -28,7 +28,7 @@ typedef void (*qn_run_launch_fn)(void *context, qn_run *run, size_t kernel, cons
 typedef struct qn_run_options {
   bool quantize_activations, half_activations;
   bool gpu;                     // a program for GPUs: QN_RUN_PLAIN and from QN_RUN_LANES on
-  qn_evict evict;               // program and oracle take slots, which are positions here
+  unsigned evict;               // program and oracle take slots, which are positions here
   const qn_schedule *schedule;  // forced on every variant; NULL = the target's defaults
   const char *target;           // NULL = "host"
   int page_order;               // another order of a sequence's pages in the pool

@@ -73,6 +73,7 @@ static quern_compile_options options_of(int threads) {
                                  .context_tokens = 64,
                                  .chunk_tokens = 4,
                                  .sequences = 2,
+                                 .kv_evict = "keyformer",
                                  .threads = threads};
 }
 
@@ -100,10 +101,10 @@ static int compile_by_threads(void *context, char *text, size_t size) {
 static int use(quern_model *model, int threads, quern_error *error) {
   quern_session *session = NULL;
   const float *logits;
-  quern_session_options options = {.size = sizeof options, .threads = threads};
+  quern_session_options options = {.size = sizeof options, .threads = threads, .kv_evict = "keyformer", .kv_keep = 8};
   int code = (int)quern_session_create(model, &options, &session, error);
   const int32_t tokens[] = {1, 2, 3};
-  quern_generate_params params = {.size = sizeof params, .prompt = tokens, .prompt_count = 3, .max_tokens = 4};
+  quern_generate_params params = {.size = sizeof params, .prompt = tokens, .prompt_count = 3, .max_tokens = 8};
   if (code == 0) code = (int)quern_session_eval(session, 0, tokens, 3, &logits, error);
   if (code == 0) code = (int)quern_session_truncate(session, 0, 0, error);
   if (code == 0) code = (int)quern_generate(session, &params, NULL, error);

@@ -221,7 +221,7 @@ START_TEST(compiling) {
   REFUSES("sequences", .sequences = 2);
   REFUSES("all_logits", .all_logits = true);
   REFUSES("guesses", .guesses = true);
-  FAILS(QUERN_ERR_ARGUMENT, "kv-evict: got 'old', want one of none, sinks, norm, unlike, heavy, adaptive",
+  FAILS(QUERN_ERR_ARGUMENT, "kv-evict: got 'old', want one of none, sinks, norm, unlike, heavy, adaptive, hitters, keyformer",
         quern_graph_load(s.graph, QN_COMPILE(.kv_evict = "old"), NULL, &model, error));
   FAILS(QUERN_ERR_ARGUMENT, "got the option kv_type",
         quern_graph_load(s.graph, QN_COMPILE(.kv_type = "f16"), NULL, &model, error));

@@ -539,6 +539,44 @@ START_TEST(no_room_to_evict) {
 }
 END_TEST
 
+// Sums of attention are of all tokens that followed: nothing is taken back, forks are of whole texts and copy at once.
+START_TEST(evicted_by_sums) {
+  enum { COUNT = 30 };
+  static uint8_t state[4096];
+  int32_t tokens[COUNT];
+  fixture f, plain;
+  const float *last = NULL;
+  random_tokens(tokens, COUNT, 54);
+  set_up(&f, &(qn_fake_options){.slots = true, .sums = true}, 1,
+         &(qn_decoder_options){.context = COUNT, .sequences = 2, .evict = "hitters", .keep = EVICT_AT});
+  ck_assert(!qn_decoder_takes_back(f.decoder));
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, 20, NULL, &last, &f.diag));
+  ck_assert_int_eq(qn_decoder_least(f.decoder, 0), 20);
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "or have sums of what followed", qn_decoder_fork(f.decoder, 0, 19, 1, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_decoder_fork(f.decoder, 0, 20, 1, &f.diag));
+  const qn_kv_cache *cache = qn_decoder_cache(f.decoder);
+  ck_assert(qn_kv_cache_shared(cache, 0, true) == 2 && qn_decoder_copies(f.decoder, 0, 1) == 2);
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens + 20, 1, NULL, &last, &f.diag));
+  ck_assert_int_eq(qn_kv_cache_shared(cache, 0, true), 0);
+  check_logits(last, tokens, 21);
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 1, tokens + 20, 10, NULL, &last, &f.diag));
+  size_t size = save(&f, 1, state, sizeof state);
+  qn_assert_ok(&f.diag, qn_decoder_restore(f.decoder, 0, state, size, "state", &f.diag));
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 30);
+  qn_decoder_truncate(f.decoder, 0, 29);
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 0);
+  // A state of who went by other things says nothing of sums.
+  set_up(&plain, &(qn_fake_options){.slots = true, .sums = true}, 1, &(qn_decoder_options){.context = COUNT});
+  qn_assert_ok(&plain.diag, qn_decoder_eval(plain.decoder, 0, tokens, 10, NULL, &last, &plain.diag));
+  size = save(&plain, 0, state, sizeof state);
+  qn_assert_fails(&f.diag, QN_ERR_UNSUPPORTED, "got a state without sums of the attention that its 10 keys have had",
+                  qn_decoder_restore(f.decoder, 0, state, size, "state", &f.diag));
+  tear_down(&plain);
+  tear_down(&f);
+}
+END_TEST
+
 static void widen_keys(qn_test_artifact *a) { a->buffers.items[6].dims[2] = 3; }
 
 START_TEST(pages_of_an_unknown_layout) {
@@ -574,12 +612,16 @@ START_TEST(what_cannot_be_evicted) {
        QN_ERR_UNSUPPORTED,
        "compiled to keep all keys, want one compiled with kv-evict sinks"},
       {true, {.evict = "heavy", .keep = 32}, QN_ERR_UNSUPPORTED, "makes no queries to evict keys by"},
+      {true, {.evict = "keyformer", .keep = 32}, QN_ERR_UNSUPPORTED, "does not sum up the attention to evict keys by"},
+      {true,
+       {.evict = "hitters", .keep = 32, .prefixes = true},
+       QN_ERR_UNSUPPORTED,
+       "got prefixes to keep beside keys that are evicted by hitters"},
   };
   for (size_t i = 0; i < QN_COUNT(cases); i++) {
     fixture f;
     qn_decoder *decoder = NULL;
-    set_up(&f, &(qn_fake_options){.slots = cases[i].slots}, 1,
-           &(qn_decoder_options){.context = 64});
+    set_up(&f, &(qn_fake_options){.slots = cases[i].slots, .sums = true}, 1, &(qn_decoder_options){.context = 64});
     qn_decoder_options options = cases[i].options;
     options.context = 64;
     options.executor.jit_entries = qn_fake_kernels;
@@ -730,7 +772,8 @@ END_TEST
 static qn_status create_and_destroy(const qn_allocator *allocator, void *context) {
   fixture *f = context;
   qn_decoder *decoder = NULL;
-  qn_decoder_options options = {.context = 64, .executor = {.jit_entries = qn_fake_kernels}};
+  qn_decoder_options options = {
+      .context = 64, .evict = "hitters", .keep = 32, .executor = {.jit_entries = qn_fake_kernels}};
   QN_TRY(qn_decoder_create(&f->artifact, f->threads, &options, allocator, &decoder, NULL));
   qn_decoder_destroy(decoder);
   return QN_OK;
@@ -738,7 +781,7 @@ static qn_status create_and_destroy(const qn_allocator *allocator, void *context
 
 START_TEST(out_of_memory) {
   fixture f;
-  set_up(&f, NULL, 1, &(qn_decoder_options){.context = 64});
+  set_up(&f, &(qn_fake_options){.slots = true, .sums = true}, 1, &(qn_decoder_options){.context = 64});
   qn_test_failing_allocations(create_and_destroy, &f);
   tear_down(&f);
 }
@@ -748,6 +791,6 @@ QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_bac
 QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step, rings_come_round,
         rings_saved_and_forked)
 QN_CASE(eviction, evicted_keys, evicted_and_shared, no_room_to_evict, pages_of_an_unknown_layout,
-        what_cannot_be_evicted)
+        evicted_by_sums, what_cannot_be_evicted)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
 QN_TEST_MAIN(evaluating, windows, eviction, errors)

@@ -1,6 +1,7 @@
 // Each pass of passes.def on small graphs: tests/golden/graph_passes/<pass>/*.txt, a graph and what the pass leaves, or
 // its error. Comment lines before the graph set options: "# int8" quantises activations, "# gpu" is for GPUs,
-// "# evict places" and "# evict queries" let keys be evicted, "# rings" gives windows beside other layers their table,
+// "# evict places", "# evict queries" and "# evict sums" let keys be evicted, "# rings" gives windows beside other layers
+// their table,
 // "# machine 32 16" are the bytes and the number of the target's vector registers, "# schedule lanes=4 ..." forces one.
 // Passes after `lower` start from the graph that `lower` takes; a program prints without kernels, but after `lower`,
 // and with schedules after `schedule`.
@@ -27,6 +28,7 @@ static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *sc
     options->rings |= strcmp(line, "# rings") == 0;
     if (strcmp(line, "# evict places") == 0) options->evict = QN_EVICT_PLACES;
     if (strcmp(line, "# evict queries") == 0) options->evict = QN_EVICT_QUERIES;
+    if (strcmp(line, "# evict sums") == 0) options->evict = QN_EVICT_SUMS | QN_EVICT_SOFTSUMS;
     sscanf(line, "# machine %d %d", &vector_bytes, &vector_registers);
     if (strncmp(line, "# schedule ", 11) != 0) continue;
     for (char *c = line + 11; *c; c++) *c = *c == ' ' ? '\n' : *c;

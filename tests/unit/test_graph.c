@@ -35,7 +35,7 @@ static const struct {
     {"w = param q4_0[8,48]", "w: param: got type q4_0[8,48], want rows of whole blocks"},
     {"w = param q4_0[]", "w: param: got type q4_0[], want rows of whole blocks"},
     {"c = const 1 f32[1]", "c: const: got type f32[1], want f32[]"},
-    {"c = cache kind=q index=0 f32[G,2,16,64]", "c: cache: attribute kind: got 'q', want k or v"},
+    {"c = cache kind=q index=0 f32[G,2,16,64]", "c: cache: attribute kind: got 'q', want k, v, sum or softsum"},
     {"c = cache kind=k index=0 f32[G,2,64,16]",
      "c: cache: got type f32[G,2,64,16], want floats, int8 or int4 [G, heads, head_dim, 64] for kind k"},
     {"c = cache kind=v index=0 f32[G,2,16,63]", "want floats, int8 or int4 [G, heads, 64, head_dim] for kind v"},
@@ -176,7 +176,17 @@ static const struct {
     {"x = input f32[T,4]; g = input f32[T,2]; y = expert_mix x g",
      "y: expert_mix: operand 1: got f32[T,2], want f32[T, k] where operand 0 has kT rows"},
     // caches and attention
-    {CACHES "y = kv_write kc x pos seq block_table kind=q", "y: kv_write: attribute kind: got 'q', want k or v"},
+    {CACHES "s = cache kind=sum index=0 f32[G,2,2,64]; y = neg q", "s: cache: got type f32[G,2,2,64], want f32[G, heads, 1, 64]"},
+    {CACHES "s = cache kind=sum index=0 f16[G,2,1,64]; y = neg q", "s: cache: got type f16[G,2,1,64], want f32[G, heads, 1, 64]"},
+    {CACHES "s = cache kind=sum index=0 f32[G,2,1,64]; y = kv_write s x pos seq block_table kind=sum",
+     "y: kv_write: operand 1: got f32[T,2,16], want f32[T, heads, 64P], heads a multiple of the cache's"},
+    {CACHES "s = cache kind=sum index=0 f32[G,3,1,64]; p = attn_scores q kc pos seq block_table scale=1\n"
+            "y = kv_write s p pos seq block_table kind=sum",
+     "y: kv_write: operand 1: got f32[T,4,64P], want f32[T, heads, 64P], heads a multiple of the cache's"},
+    {CACHES "s = cache kind=sum index=0 f32[G,2,1,64]; p = attn_scores q kc pos seq block_table scale=1\n"
+            "y = kv_write s p pos seq block_table pos kind=sum",
+     "y: kv_write: operand 5: got i32[T], want nothing: sums are of one sequence"},
+    {CACHES "y = kv_write kc x pos seq block_table kind=q", "y: kv_write: attribute kind: got 'q', want k, v, sum or softsum"},
     {CACHES "y = kv_write kc x pos seq block_table kind=v",
      "y: kv_write: operand 0: got f32[G,2,16,64], want a cache of this kind"},
     {CACHES "z = input f32[G,2,16,64]; y = kv_write z x pos seq block_table kind=k", "want a cache of this kind"},

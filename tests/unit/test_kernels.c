@@ -834,6 +834,33 @@ START_TEST(rotation_ops) { check_cases(rotations, QN_COUNT(rotations)); }
 END_TEST
 START_TEST(attention_ops) { check_cases(attention, QN_COUNT(attention)); }
 END_TEST
+// Sums of the attention that keys have had, read as keys of one number.
+static const kernel_case sums[] = {
+    {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s\n"
+                      "cs = cache kind=sum index=0 f32[G,$J,1,64]; sw = kv_write cs p pos seq block_table kind=sum\n"
+                      "one = input f32[T,$J,1]; r = attn_scores one sw pos seq block_table scale=1; o = softmax r\n"
+                      "output o",
+     {"H=4 J=2 C=16 F=f32", "H=3 J=1 C=8 F=f32", "H=3 J=3 C=20 F=f32"},
+     &sequences,
+     1e-4,
+     RMS},
+    {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s\n"
+                      "cs = cache kind=softsum index=0 f32[G,$J,1,64]; sw = kv_write cs p pos seq block_table kind=softsum\n"
+                      "one = input f32[T,$J,1]; r = attn_scores one sw pos seq block_table scale=1; o = softmax r\n"
+                      "output o",
+     {"H=9 J=3 C=24 F=f32"},
+     &runs,
+     1e-4,
+     RMS},
+};
+
+START_TEST(sums_of_attention) {
+  check_cases(sums, QN_COUNT(sums));
+  check_gpu_program(&sums[0], sums[0].sizes[0], false);
+  check_gpu_program(&sums[1], sums[1].sizes[0], false);
+}
+END_TEST
+
 START_TEST(attention_for_gpus) {
   for (size_t i = 0, turn = 0; i < QN_COUNT(attention); i++) {
     for (int j = 0; attention[i].sizes[j]; j++, turn++)
@@ -982,5 +1009,6 @@ QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops
         attention_for_gpus, attention_over_codes, attention_over_codes_for_gpus, sampling_ops, fused_products,
         keys_in_places, float_layers, quantised_layers)
 QN_CASE(mixtures_of_experts, expert_ops, quantised_experts)
+QN_CASE(sums_over_steps, sums_of_attention)
 QN_CASE(formats, every_format, every_format_by_tokens)
-QN_TEST_MAIN(kernels, mixtures_of_experts, formats)
+QN_TEST_MAIN(kernels, sums_over_steps, mixtures_of_experts, formats)

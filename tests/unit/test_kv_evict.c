@@ -1,9 +1,12 @@
-// Policies of eviction on keys made by hand: what each of them holds a key to be worth.
+// Policies of eviction on keys made by hand: what each of them holds a key to be worth; and the evictor over memory that
+// fails.
 #include "runtime/kv_evict.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/artifact_builder.h"
 #include "tests/support/test.h"
 
 enum { KEYS = 16, WIDTH = 4 };
@@ -28,7 +31,7 @@ START_TEST(by_name) {
   for (const qn_kv_policy *p = qn_kv_policy_at(0); p; p = qn_kv_policy_at(++count)) {
     ck_assert(qn_kv_policy_find(p->name) == p);
   }
-  ck_assert_uint_eq(count, 5);
+  ck_assert_uint_eq(count, 7);
   ck_assert_ptr_null(qn_kv_policy_find("none"));
 }
 END_TEST
@@ -58,16 +61,136 @@ START_TEST(by_attention) {
   for (int i = 0; i < KEYS; i++) sum += out[i];
   ck_assert(fabsf(sum - 2) < 1e-5f);
   ck_assert(out[10] > out[6] && out[6] > 0.9f && out[0] == out[15] && out[0] < 0.01f);
-  // What is looked at lies neither at the beginning nor in the newest half: as heavy.
-  float adaptive[KEYS];
-  weigh(find("adaptive", QN_KV_QUERIES), keys, queries, 1, adaptive);
-  weigh(find("heavy", QN_KV_QUERIES), keys, queries, 1, out);
-  ck_assert(memcmp(adaptive, out, sizeof out) == 0);
-  // It does, of the other head: as sinks.
-  weigh(find("adaptive", QN_KV_QUERIES), keys, queries + WIDTH, 1, adaptive);
-  for (int i = 0; i < KEYS; i++) ck_assert(adaptive[i] == (float)i);
+  // What is looked at lies neither at the beginning nor in the newest half: as hitters. It does, of the other head: as
+  // sinks.
+  float sums[KEYS], room[KEYS + WIDTH];
+  for (int i = 0; i < KEYS; i++) sums[i] = (float)(KEYS - i);
+  qn_kv_head head = {keys, queries, sums, KEYS, WIDTH, 1, room};
+  find("adaptive", QN_KV_QUERIES | QN_KV_SUMS)->weigh(&head, out);
+  ck_assert(memcmp(out, sums, sizeof out) == 0);
+  head.queries += WIDTH;
+  find("adaptive", QN_KV_QUERIES | QN_KV_SUMS)->weigh(&head, out);
+  for (int i = 0; i < KEYS; i++) ck_assert(out[i] == (float)i);
 }
 END_TEST
 
-QN_CASE(policies, by_name, by_keys, by_attention)
-QN_TEST_MAIN(policies)
+START_TEST(by_sums) {
+  float sums[KEYS], out[KEYS], room[KEYS];
+  for (int i = 0; i < KEYS; i++) sums[i] = (float)(i * 7 % KEYS);
+  const qn_kv_policy *policies[] = {find("hitters", QN_KV_SUMS), find("keyformer", QN_KV_SOFTSUMS)};
+  for (size_t i = 0; i < QN_COUNT(policies); i++) {
+    policies[i]->weigh(&(qn_kv_head){.sums = sums, .count = KEYS, .width = WIDTH, .room = room}, out);
+    ck_assert(memcmp(out, sums, sizeof sums) == 0);
+  }
+}
+END_TEST
+
+// --- the evictor over memory that fails
+
+typedef struct bad_memory {
+  int reads, writes;  // that succeed
+} bad_memory;
+
+static qn_status take(void *context, size_t bytes, const char *where, const char *what, const char *advice, void **out,
+                      qn_diag *diag) {
+  (void)context, (void)where, (void)what, (void)advice, (void)diag;
+  *out = bytes < 1 << 20 ? calloc(1, bytes) : calloc(1, 1);  // more is never touched
+  return QN_OK;
+}
+static void give_back(void *context, void *memory, size_t bytes) {
+  (void)context, (void)bytes;
+  free(memory);
+}
+static qn_status move(int *left, void *to, const void *from, size_t bytes, qn_diag *diag) {
+  if ((*left)-- == 0) return qn_fail(diag, QN_ERR_INTERNAL, "memory", "a fault");
+  memcpy(to, from, bytes);
+  return QN_OK;
+}
+static qn_status write_to(void *context, void *to, const void *from, size_t bytes, qn_diag *diag) {
+  return move(&((bad_memory *)context)->writes, to, from, bytes, diag);
+}
+static qn_status read_from(void *context, void *to, const void *from, size_t bytes, qn_diag *diag) {
+  return move(&((bad_memory *)context)->reads, to, from, bytes, diag);
+}
+
+enum { PAGE = 16 };
+
+static uint32_t add_cache(qn_test_artifact *a, const char *kind, int64_t heads, int64_t width) {
+  uint32_t at = qn_test_artifact_cache(a, kind, 0, (uint64_t)(heads * width * PAGE) * sizeof(float));
+  qn_art_buffer *b = &a->buffers.items[at];
+  bool as_k = qn_kv_lies_as_k(kind);
+  b->rank = 4;
+  b->symbols[0] = QN_TEST_SYM_G;
+  memcpy(b->dims, (int64_t[]){1, heads, as_k ? width : PAGE, as_k ? PAGE : width}, sizeof b->dims);
+  return at;
+}
+
+static qn_artifact open_caches(int64_t heads, int64_t width) {
+  qn_test_artifact a;
+  qn_artifact artifact;
+  qn_diag diag = {0};
+  qn_buf file;
+  qn_test_artifact_init(&a);
+  a.head.page_keys = PAGE;
+  add_cache(&a, "k", heads, width);
+  add_cache(&a, "v", heads, width);
+  add_cache(&a, "sum", heads, 1);
+  qn_test_artifact_build(&a, &file);
+  qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
+  qn_buf_deinit(&file);
+  qn_test_artifact_deinit(&a);
+  return artifact;
+}
+
+// The first fault is the error, wherever it is; nothing is evicted then. Without one all three caches have moved.
+START_TEST(memory_that_faults) {
+  enum { COUNT = 2 * PAGE, KEEP = 24, MOVES = 2 * 4 };  // pages of sum, K, V and sum again
+  qn_artifact artifact = open_caches(1, WIDTH);
+  for (int fault = 0; fault <= MOVES; fault++) {
+    bad_memory bad = {.reads = fault, .writes = fault < MOVES ? 100 : 6};
+    qn_memory memory = *qn_memory_host();
+    memory.context = &bad, memory.take = take, memory.give_back = give_back, memory.read = read_from, memory.write = write_to;
+    qn_kv_options options = {.sequences = 1, .context = COUNT, .evicts = true, .sums = true, .memory = &memory};
+    qn_kv_cache *cache = NULL;
+    qn_kv_evictor *evictor = NULL;
+    int32_t sequence;
+    qn_diag diag = {0};
+    qn_assert_ok(&diag, qn_kv_cache_create(&artifact, &options, qn_test_allocator(), &cache, &diag));
+    qn_assert_ok(&diag, qn_kv_cache_add(cache, &sequence, &diag));
+    qn_assert_ok(&diag, qn_kv_evictor_create(cache, find("hitters", QN_KV_SUMS), &evictor, &diag));
+    qn_assert_ok(&diag, qn_kv_cache_reserve(cache, sequence, COUNT, &diag));
+    qn_kv_cache_advance(cache, sequence, COUNT);
+    qn_status status = qn_kv_evictor_run(evictor, sequence, KEEP, NULL, NULL, &diag);
+    if (fault < MOVES) qn_assert_fails(&diag, QN_ERR_INTERNAL, "memory: a fault", status);
+    if (fault == MOVES) qn_assert_ok(&diag, status);
+    ck_assert_int_eq(qn_kv_cache_length(cache, sequence), fault < MOVES ? COUNT : KEEP);
+    ck_assert_int_eq(qn_kv_cache_evicted(cache, sequence), fault < MOVES ? 0 : COUNT - KEEP);
+    qn_kv_evictor_destroy(evictor);
+    qn_kv_cache_destroy(cache);
+  }
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+// Pages of 2^39 bytes, of which a sequence may have 2^25.
+START_TEST(sizes_that_overflow) {
+  qn_artifact artifact = open_caches(1 << 20, 1 << 13);
+  bad_memory bad = {0, 0};
+  qn_memory memory = *qn_memory_host();
+  memory.context = &bad, memory.take = take, memory.give_back = give_back;
+  qn_kv_options options = {.sequences = 1, .context = PAGE << 25, .pages = 1, .evicts = true, .memory = &memory};
+  qn_kv_cache *cache = NULL;
+  qn_kv_evictor *evictor = NULL;
+  qn_diag diag = {0};
+  qn_assert_ok(&diag, qn_kv_cache_create(&artifact, &options, qn_test_allocator(), &cache, &diag));
+  qn_assert_fails(&diag, QN_ERR_LIMIT, "the size of evicting keys overflows",
+                  qn_kv_evictor_create(cache, find("sinks", 0), &evictor, &diag));
+  ck_assert_ptr_null(evictor);
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
+QN_CASE(policies, by_name, by_keys, by_attention, by_sums)
+QN_CASE(evicting, memory_that_faults, sizes_that_overflow)
+QN_TEST_MAIN(policies, evicting)

@@ -63,7 +63,7 @@ static void open_decoder(fixture *f, int32_t sequences, int64_t pages, const qn_
 
 static void open_fixture(fixture *f) {
   size_t size;
-  const qn_fake_options options = {.tokenizer = true, .slots = evict, .queries = evict};
+  const qn_fake_options options = {.tokenizer = true, .slots = evict, .queries = evict, .sums = evict};
   *f = (fixture){.artifact = qn_fake_model_open(&options), .allocator = qn_test_allocator()};
   const void *blob = qn_artifact_section(&f->artifact, QN_SECTION_TOKENIZER, 0, &size);
   qn_assert_ok(&f->diag, qn_tokenizer_open(blob, size, qn_test_allocator(), &f->tokenizer, &f->diag));
@@ -621,6 +621,30 @@ END_TEST
 
 // --- errors stay with their request
 
+// Guesses are tokens that may be taken back, which sums of attention are not.
+START_TEST(guesses_beside_sums) {
+  fixture f;
+  running r;
+  const qn_guesser guesser = {create_eager, NULL, 0};
+  asked a = plain_request(40, 30);
+  evict = "hitters";
+  open_fixture(&f);
+  generate_alone(&f, &a);
+  start(&f, &(qn_scheduler_options){.step_tokens = 16}, 2, 0, qn_fake_kernels);
+  qn_request_params params = params_of(&a, &r);
+  params.guesser = &guesser;
+  qn_assert_fails(&f.diag, QN_ERR_UNSUPPORTED, "got guesses beside keys that are evicted by sums of attention",
+                  qn_scheduler_add(f.scheduler, &params, &r.id, &f.diag));
+  f.diag = (qn_diag){0};
+  params.guesser = NULL;
+  add(&f, &params);
+  step_to_end(&f);
+  evict = NULL;
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
 START_TEST(refused_when_added) {
   fixture f;
   qn_decoder *decoder = NULL;
@@ -909,7 +933,7 @@ QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, as_alone_with_r
         forks_share_a_prompt,
         guesses_leave_prompts_their_pages)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
-QN_CASE(errors, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from,
+QN_CASE(errors, guesses_beside_sums, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from,
         swapped_out_and_lost)
 QN_CASE(host, a_callback_adds, added_by_threads, out_of_memory)
 QN_TEST_MAIN(company, order, errors, host)
