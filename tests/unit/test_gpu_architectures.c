@@ -17,8 +17,11 @@ static qn_golden_model cases[QN_GOLDEN_MODELS_MAX];
 static int case_count;
 
 // One of each kind, which is what the suite takes: a decoder with windows and caps, experts, an encoder, an encoder
-// beside a decoder.
-static const char *const kinds[] = {"gemma2", "qwen3moe_some_dense", "minilm", "t5_gated"};
+// beside a decoder, an encoder with windows.
+static const char *const kinds[] = {"gemma2", "qwen3moe_some_dense", "minilm", "t5_gated", "modernbert"};
+
+static const char *evict;  // by what keys are given up, of KEEP; NULL = all stay
+enum { KEEP = 16 };
 
 static uint64_t graph_launches(void) {
   ps_driver_counts counts = {0};
@@ -46,6 +49,7 @@ static void evaluate(const char *path, const char *device, const qn_golden_expec
   quern_model_options how = {.size = sizeof how, .device = device, .libcuda = device ? qn_test_libcuda() : NULL};
   quern_session_options options = {.size = sizeof options, .threads = device ? 0 : 2, .no_pin = true};
   if (e->encoder) options.sequences = QN_GOLDEN_SEQUENCES;
+  if (evict) options.kv_evict = evict, options.kv_keep = KEEP;
   ck_assert_msg(quern_model_open(path, &how, &model, &error) == 0, "%s", error.text);
   ck_assert_msg(quern_session_create(model, &options, &session, &error) == 0, "%s", error.text);
   uint64_t before = graph_launches();
@@ -55,7 +59,7 @@ static void evaluate(const char *path, const char *device, const qn_golden_expec
     ck_assert_int_eq(quern_model_vocab_size(model), e->logits->dims[1]);
     qn_golden_model_evaluate(session, e, pieces, piece_count, out);
   }
-  if (device && qn_test_simulated() && !e->encoder)
+  if (device && qn_test_simulated() && !e->encoder && !evict)  // a piece is cut where keys go
     ck_assert_uint_eq(graph_launches() - before, single_tokens(e, pieces, piece_count));
   quern_session_destroy(session);
   quern_model_close(model);
@@ -73,6 +77,7 @@ static void check_chip(const qn_golden_model *c, const qn_golden_expectation *e,
   quern_compile_options options;
   qn_golden_model_options(e, &options);
   options.target = target;
+  if (evict) options.kv_evict = evict, options.kv_type = "int8";
   ck_assert_msg(quern_compile(c->path, path, &options, &error) == 0, "%s", error.text);
   if (qn_test_simulated()) sim_start(chip);
   if (qn_test_simulated()) sim_set("warp_order", "shuffle"), sim_set("block_order", "reverse");
@@ -106,6 +111,21 @@ START_TEST(same_bits) {
     qn_safetensors_close(e.file);
     if (getenv("QUERN_TEST_SHOW")) printf("%s on %s\n", qn_golden_model_name(c), chips[chip]);
   }
+}
+END_TEST
+
+// Keys that are given up, by queries, which come from the device, and in codes, which are moved there and back.
+START_TEST(evicted_keys) {
+  qn_golden_expectation e;
+  int i = 0;
+  while (i < case_count && strcmp(qn_golden_model_name(&cases[i]), "llama") != 0) i++;
+  ck_assert_msg(i < case_count, "no folder 'llama'");
+  qn_golden_model_expect(&cases[i], &e);
+  ck_assert_uint_gt(e.count, 2 * KEEP);
+  evict = "heavy";
+  check_chip(&cases[i], &e, chips[0]);
+  evict = NULL;
+  qn_safetensors_close(e.file);
 }
 END_TEST
 
@@ -145,6 +165,7 @@ static TCase *architectures(void) {
     if (!strstr(cases[i].path, ".gguf")) cases[case_count++] = cases[i];
   TCase *tcase = qn_test_case("architectures", NULL, 0);
   tcase_add_test(tcase, kinds_are_there);
+  tcase_add_test(tcase, evicted_keys);
   tcase_add_loop_test(tcase, same_bits, 0, case_count);
   tcase_set_timeout(tcase, 600);
   return tcase;
