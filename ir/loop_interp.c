@@ -1,5 +1,6 @@
 // The interpreter of the loop IR. A kernel is first turned into steps (one a statement) with a list of instructions
-// each, whose operands and results are fixed cells; then the steps are walked. Shared nodes of a statement run once.
+// each, whose operands and results are fixed cells; then the steps are walked. Shared nodes of a statement run once, and
+// what only the variables of outer loops decide runs when the loop inside of those begins.
 #include "ir/loop_interp.h"
 
 #include <assert.h>
@@ -41,6 +42,7 @@ typedef struct under_way {
 } under_way;
 
 typedef struct machine machine;
+typedef struct step step;
 
 // One instruction: computes the cells of one expression node from those of its operands.
 typedef struct code {
@@ -51,22 +53,33 @@ typedef struct code {
   const cell *in[3];     // arena
   int stride[3];         // 0: a scalar, the same for every lane; 1: a vector
   const region *memory;  // LOAD
+  size_t size;           // LOAD: bytes of an element
+  step *home;            // the innermost loop whose variable it goes by; NULL = none
+  bool moves;            // it goes by variables of loops alone, and may run before it is wanted
+  step *step;            // whose expression it is of
   struct code *next;
 } code;
 
+typedef struct code_list {
+  code *first, *last;
+} code_list;
+
 // One statement.
-typedef struct step {
+struct step {
   const qn_lstmt *stmt;
   struct step *next, *parent;  // parent: the loop around it
+  int depth;                   // loops around it
   struct step *body;           // FOR
-  code *first, *last;          // what computes its expressions
+  code_list codes;             // what computes its expressions
+  code_list before;            // FOR: what runs before the first of its iterations, each time that there is one
   const cell *lo, *hi;         // FOR
   cell *var;                   // FOR
   const cell *index, *value;   // STORE, COPY: value is the index in `from`
   region *memory;              // STORE, LOCAL, COPY
+  size_t size;                 // STORE: bytes of an element
   const region *from;          // COPY
   region *operands[QN_MMA_OPERANDS];  // MMA
-} step;
+};
 
 struct machine {
   const qn_lkernel *kernel;
@@ -80,6 +93,7 @@ struct machine {
   QN_VEC(under_way) copies;
   int64_t groups;      // that were committed
   step *step;          // the one being compiled or run
+  const code *early;   // that runs before its step does; NULL = none
   bool running;
   qn_status status;
   qn_diag *diag;
@@ -119,7 +133,7 @@ static bool fail(machine *m, const qn_lexpr *expr, const char *format, ...) {
   qn_buf_init(&text, m->allocator);
   qn_buf_puts(&text, "in ");
   put_quoted(m, m->step->stmt, NULL, &text);
-  if (m->running) put_variables(m->step->parent, &text);
+  if (m->running) put_variables(m->early ? m->early->home : m->step->parent, &text);
   qn_buf_printf(&text, ": %s", message);
   if (expr) {
     qn_buf_puts(&text, ", in ");
@@ -137,13 +151,19 @@ static bool fail_nomem(machine *m) {
 
 // --- instructions
 
-#define A c->in[0][lane * c->stride[0]]
-#define B c->in[1][lane * c->stride[1]]
-#define C c->in[2][lane * c->stride[2]]
-#define OUT c->out[lane]
+// At the begin of an instruction: its cells in locals, which stores to cells cannot change.
+#define CELLS                                                               \
+  const cell *const in_a = c->in[0], *const in_b = c->in[1], *const in_c = c->in[2]; \
+  cell *const cells = c->out;                                               \
+  const int stride_a = c->stride[0], stride_b = c->stride[1], stride_c = c->stride[2], lanes = c->lanes; \
+  (void)in_a, (void)in_b, (void)in_c, (void)cells, (void)stride_a, (void)stride_b, (void)stride_c, (void)lanes
+#define A in_a[lane * stride_a]
+#define B in_b[lane * stride_b]
+#define C in_c[lane * stride_c]
+#define OUT cells[lane]
 #define EACH_LANE(statement)                     \
   do {                                           \
-    for (int lane = 0; lane < c->lanes; lane++)  \
+    for (int lane = 0; lane < lanes; lane++)     \
       statement;                                 \
     return true;                                 \
   } while (0)
@@ -154,8 +174,9 @@ static bool fail_operator(machine *m, const code *c) {
 
 // Index arithmetic is exact: what does not fit into 64 bits is an error.
 static bool run_index(machine *m, const code *c) {
-  for (int lane = 0; lane < c->lanes; lane++) {
-    int64_t a = A.index, b = c->in[1] ? B.index : 0, result = 0;
+  CELLS;
+  for (int lane = 0; lane < lanes; lane++) {
+    int64_t a = A.index, b = in_b ? B.index : 0, result = 0;
     bool overflow = false;
     qn_lop op = c->expr->op;
     if ((op == QN_LX_DIV || op == QN_LX_MOD) && b <= 0)
@@ -179,6 +200,7 @@ static bool run_index(machine *m, const code *c) {
 
 // Most of what is run is where something lies: sums and products of single numbers. run_index says what is wrong with one.
 static bool run_index_sum(machine *m, const code *c) {
+  CELLS;
   enum { lane = 0 };
   int64_t result;
   if (__builtin_add_overflow(A.index, B.index, &result)) return run_index(m, c);
@@ -187,6 +209,7 @@ static bool run_index_sum(machine *m, const code *c) {
 }
 
 static bool run_index_product(machine *m, const code *c) {
+  CELLS;
   enum { lane = 0 };
   int64_t result;
   if (__builtin_mul_overflow(A.index, B.index, &result)) return run_index(m, c);
@@ -219,8 +242,9 @@ static bool has_byte(uint32_t word, uint8_t byte) {
 
 // i32 arithmetic wraps; also AND, OR and XOR of predicates.
 static bool run_i32(machine *m, const code *c) {
-  for (int lane = 0; lane < c->lanes; lane++) {
-    int32_t a = A.i32, b = c->in[1] ? B.i32 : 0, result = 0;
+  CELLS;
+  for (int lane = 0; lane < lanes; lane++) {
+    int32_t a = A.i32, b = in_b ? B.i32 : 0, result = 0;
     uint32_t ua = (uint32_t)a, ub = (uint32_t)b;
     qn_lop op = c->expr->op;
     if ((op == QN_LX_DIV || op == QN_LX_MOD) && b <= 0)
@@ -257,6 +281,7 @@ static bool run_i32(machine *m, const code *c) {
 }
 
 static bool run_f32(machine *m, const code *c) {
+  CELLS;
   switch (c->expr->op) {
     case QN_LX_ADD: EACH_LANE(OUT.f32 = A.f32 + B.f32);
     case QN_LX_SUB: EACH_LANE(OUT.f32 = A.f32 - B.f32);
@@ -274,12 +299,14 @@ static bool run_f32(machine *m, const code *c) {
 }
 
 static bool run_math(machine *m, const code *c) {
+  CELLS;
   (void)m;
   const qn_math_fn *fn = qn_math_fn_of(c->expr->op);
   EACH_LANE(OUT.f32 = qn_math_eval(fn, A.f32));
 }
 
 #define COMPARE(field)                                                      \
+  CELLS;                                                                    \
   switch (c->expr->op) {                                                    \
     case QN_LX_LT: EACH_LANE(OUT.i32 = A.field < B.field);                  \
     case QN_LX_LE: EACH_LANE(OUT.i32 = A.field <= B.field);                 \
@@ -291,13 +318,15 @@ static bool run_compare_i32(machine *m, const code *c) { COMPARE(i32) }
 static bool run_compare_f32(machine *m, const code *c) { COMPARE(f32) }
 
 static bool run_select(machine *m, const code *c) {
+  CELLS;
   (void)m;
   EACH_LANE(OUT = A.i32 ? B : C);
 }
 
 // The f32 must be an integer that i32 holds: targets differ in what they make of others.
 static bool run_f32_to_i32(machine *m, const code *c) {
-  for (int lane = 0; lane < c->lanes; lane++) {
+  CELLS;
+  for (int lane = 0; lane < lanes; lane++) {
     float x = A.f32;
     if (!(x >= -0x1p31f && x < 0x1p31f) || x != truncf(x))
       return fail(m, c->expr, "got %.9g, want an integer that i32 holds", (double)x);
@@ -307,7 +336,8 @@ static bool run_f32_to_i32(machine *m, const code *c) {
 }
 
 static bool run_index_to_i32(machine *m, const code *c) {
-  for (int lane = 0; lane < c->lanes; lane++) {
+  CELLS;
+  for (int lane = 0; lane < lanes; lane++) {
     int64_t x = A.index;
     if (x < INT32_MIN || x > INT32_MAX) return fail(m, c->expr, "got %" PRId64 ", want an integer that i32 holds", x);
     OUT.i32 = (int32_t)x;
@@ -316,16 +346,19 @@ static bool run_index_to_i32(machine *m, const code *c) {
 }
 
 static bool run_i32_to_f32(machine *m, const code *c) {
+  CELLS;
   (void)m;
   EACH_LANE(OUT.f32 = (float)A.i32);
 }
 
 static bool run_i32_to_index(machine *m, const code *c) {
+  CELLS;
   (void)m;
   EACH_LANE(OUT.index = A.i32);
 }
 
 static bool run_same_bits(machine *m, const code *c) {
+  CELLS;
   (void)m;
   EACH_LANE(OUT = A);
 }
@@ -379,11 +412,34 @@ static const char *unreadable(const uint8_t *written, size_t size) {
   return NULL;
 }
 
+// Most of what is loaded and stored is `lanes` elements one after another, of `size` bytes each, all within the buffer; false
+// where they are not.
+static bool is_run(const region *memory, size_t size, int64_t start, int lanes) {
+  size_t bytes = size * (size_t)lanes;
+  return (uint64_t)start <= memory->size && bytes <= memory->size && (size_t)start * size <= memory->size - bytes;
+}
+
+// False, with nothing told, where they cannot all be read.
+static bool load_run(const region *from, qn_lmem mem, size_t size, int64_t start, int lanes, cell *out) {
+  if (!is_run(from, size, start, lanes)) return false;
+  size_t at = (size_t)start * size;
+  const uint8_t *place = from->data + at;
+  if (from->written && unreadable(from->written + at, size * (size_t)lanes)) return false;
+  if (mem == QN_LM_F32 || mem == QN_LM_I32) {
+    for (int lane = 0; lane < lanes; lane++) memcpy(&out[lane].i32, place + 4 * lane, 4);
+  } else {
+    for (int lane = 0; lane < lanes; lane++) out[lane] = widen(mem, place + size * (size_t)lane);
+  }
+  return true;
+}
+
 static bool run_load(machine *m, const code *c) {
+  CELLS;
   qn_lmem mem = c->expr->u.load.mem;
   const region *from = c->memory;
-  for (int lane = 0; lane < c->lanes; lane++) {
-    int offset = c->stride[0] ? 0 : lane;
+  if (stride_a == 0 && load_run(from, mem, c->size, in_a->index, lanes, cells)) return true;
+  for (int lane = 0; lane < lanes; lane++) {
+    int offset = stride_a ? 0 : lane;
     const uint8_t *place = locate(m, from, mem, A.index, offset, c->expr);
     if (!place) return false;
     const char *fault = from->written ? unreadable(from->written + (place - from->data), qn_lmem_size(mem)) : NULL;
@@ -395,6 +451,21 @@ static bool run_load(machine *m, const code *c) {
   return true;
 }
 
+// False, with nothing told, where they cannot all be written.
+static bool store_run(const region *to, qn_lmem mem, size_t size, int64_t start, int lanes, const cell *values, int stride) {
+  if (!is_run(to, size, start, lanes)) return false;
+  size_t at = (size_t)start * size, bytes = size * (size_t)lanes;
+  uint8_t *place = to->data + at;
+  if (to->written && memchr(to->written + at, UNDER_WAY, bytes)) return false;
+  if (mem == QN_LM_F32 || mem == QN_LM_I32) {
+    for (int lane = 0; lane < lanes; lane++) memcpy(place + 4 * lane, &values[lane * stride].i32, 4);
+  } else {
+    for (int lane = 0; lane < lanes; lane++) narrow(mem, values[lane * stride], place + size * (size_t)lane);
+  }
+  if (to->written) memset(to->written + at, WRITTEN, bytes);
+  return true;
+}
+
 // Lanes are written in order, so that the last of several that name one element stays.
 static bool run_store(machine *m, const step *s) {
   const qn_lstmt *stmt = s->stmt;
@@ -402,6 +473,8 @@ static bool run_store(machine *m, const step *s) {
   int index_stride = stmt->u.store.index->type.lanes > 1, value_stride = stmt->u.store.value->type.lanes > 1;
   if (s->memory->buf->kind == QN_LB_PARAM && !s->memory->buf->writable)
     return fail(m, NULL, "writes to '%s', a read-only parameter", s->memory->buf->name);
+  if (!index_stride && store_run(s->memory, mem, s->size, s->index->index, stmt->u.store.lanes, s->value, value_stride))
+    return true;
   for (int lane = 0; lane < stmt->u.store.lanes; lane++) {
     int64_t start = s->index[lane * index_stride].index;
     uint8_t *place = locate(m, s->memory, mem, start, index_stride ? 0 : lane, NULL);
@@ -496,6 +569,37 @@ static bool run_mma(machine *m, const step *s) {
 
 typedef bool (*run_fn)(machine *m, const code *c);
 
+// What an expression has come to: its cells, NULL after a failure, and when they may be computed.
+typedef struct value {
+  const cell *cells;
+  step *home;  // as a code's
+  bool moves;
+} value;
+static const value no_value = {0};
+
+// May it run before it is wanted, and in vain? What fails there must not, but for indices beyond 64 bits.
+static bool may_move(const qn_lexpr *e) {
+  int64_t divisor;
+  switch (e->op) {
+    case QN_LX_ADD:
+    case QN_LX_SUB:
+    case QN_LX_MUL:
+    case QN_LX_NEG:
+    case QN_LX_MIN:
+    case QN_LX_MAX:
+    case QN_LX_LT:
+    case QN_LX_LE:
+    case QN_LX_EQ:
+    case QN_LX_SELECT:
+    case QN_LX_AND:
+    case QN_LX_OR:
+    case QN_LX_XOR: return true;
+    case QN_LX_DIV:
+    case QN_LX_MOD: return qn_lexpr_is_int(e->operands[1], &divisor) && divisor > 0;
+    default: return false;
+  }
+}
+
 static run_fn run_of_index(const qn_lexpr *e) {
   bool single = e->type.lanes == 1;
   return single && e->op == QN_LX_ADD ? run_index_sum : single && e->op == QN_LX_MUL ? run_index_product : run_index;
@@ -525,18 +629,18 @@ static run_fn run_of(const qn_lexpr *e) {
   }
 }
 
-static const cell *compile_variable(machine *m, const qn_lexpr *e) {
-  for (const step *loop = m->step->parent; loop; loop = loop->parent)
-    if (loop->stmt->u.loop.var == e->u.var) return loop->var;
+static value compile_variable(machine *m, const qn_lexpr *e) {
+  for (step *loop = m->step->parent; loop; loop = loop->parent)
+    if (loop->stmt->u.loop.var == e->u.var) return (value){loop->var, loop, true};
   fail(m, NULL, "the variable '%s' is used outside of its loop", e->u.var->name);
-  return NULL;
+  return no_value;
 }
 
 // Cells whose value is known before the kernel runs.
-static const cell *compile_constant(machine *m, const qn_lexpr *e) {
-  if (e->op == QN_LX_SYM && (unsigned)e->u.symbol >= QN_SYM_COUNT) return fail(m, NULL, "unknown symbol"), NULL;
+static value compile_constant(machine *m, const qn_lexpr *e) {
+  if (e->op == QN_LX_SYM && (unsigned)e->u.symbol >= QN_SYM_COUNT) return fail(m, NULL, "unknown symbol"), no_value;
   cell *cells = QN_ARENA_ARRAY(&m->arena, (size_t)e->type.lanes, cell);
-  if (!cells) return fail_nomem(m), NULL;
+  if (!cells) return fail_nomem(m), no_value;
   for (int lane = 0; lane < e->type.lanes; lane++) {
     if (e->op == QN_LX_FLOAT) cells[lane].f32 = e->u.float_value;
     else if (e->op == QN_LX_LANE) cells[lane].index = lane;
@@ -544,7 +648,7 @@ static const cell *compile_constant(machine *m, const qn_lexpr *e) {
     else if (e->type.kind == QN_LK_INDEX) cells[lane].index = e->u.int_value;
     else cells[lane].i32 = (int32_t)e->u.int_value;
   }
-  return cells;
+  return (value){cells, NULL, true};
 }
 
 static region *find_memory(machine *m, const qn_lbuf *buf) {
@@ -556,13 +660,19 @@ static region *find_memory(machine *m, const qn_lbuf *buf) {
   return NULL;
 }
 
-static const cell *compile(machine *m, const qn_lexpr *e);
+static value compile(machine *m, const qn_lexpr *e);
+
+static step *inner(step *a, step *b) { return !a ? b : !b || a->depth > b->depth ? a : b; }
 
 static bool compile_operands(machine *m, const qn_lexpr *e, code *c) {
   int count = qn_lop_info_of(e->op)->operands;
+  c->moves = may_move(e);
   for (int i = 0; i < count; i++) {
-    c->in[i] = compile(m, e->operands[i]);
-    if (!c->in[i]) return false;
+    value v = compile(m, e->operands[i]);
+    if (!v.cells) return false;
+    c->in[i] = v.cells;
+    c->home = inner(c->home, v.home);
+    c->moves = c->moves && v.moves;
     int lanes = e->operands[i]->type.lanes;
     if (lanes != 1 && lanes != e->type.lanes)
       return fail(m, e, "operand %d: got %d lanes, want 1 or %d", i + 1, lanes, e->type.lanes);
@@ -570,33 +680,46 @@ static bool compile_operands(machine *m, const qn_lexpr *e, code *c) {
   }
   c->run = run_of(e);
   if (!c->run) return fail_operator(m, c);
+  if (e->op == QN_LX_LOAD) c->size = qn_lmem_size(e->u.load.mem);
   return e->op != QN_LX_LOAD || (c->memory = find_memory(m, e->u.load.buf)) != NULL;
 }
 
-// Appends the instructions of `e` to the present step and gives the cells of its value; NULL after a failure.
-static const cell *compile(machine *m, const qn_lexpr *e) {
+// Where an instruction of the present step runs: there, or before the loop inside of the one that it goes by.
+static code_list *list_for(machine *m, const code *c) {
+  step *loop = m->step->parent;
+  if (!c->moves || c->home == loop) return &m->step->codes;
+  while (loop->parent != c->home) loop = loop->parent;
+  return &loop->before;
+}
+
+// Appends the instructions of `e` to the present step, or to loops around it, and gives its value.
+static value compile(machine *m, const qn_lexpr *e) {
   assert(e);
   if (e->type.lanes < 1 || e->type.lanes > QN_LANES_MAX)
-    return fail(m, e, "got %d lanes, want 1 to %d", e->type.lanes, QN_LANES_MAX), NULL;
+    return fail(m, e, "got %d lanes, want 1 to %d", e->type.lanes, QN_LANES_MAX), no_value;
   if (e->op == QN_LX_VAR) return compile_variable(m, e);
   if (e->op == QN_LX_INT || e->op == QN_LX_FLOAT || e->op == QN_LX_SYM || e->op == QN_LX_LANE)
     return compile_constant(m, e);
   uint64_t known;
-  if (qn_map_get(&m->shared, (qn_str){(const char *)&e, sizeof e}, &known))
-    return ((const code *)(uintptr_t)known)->out;
+  if (qn_map_get(&m->shared, (qn_str){(const char *)&e, sizeof e}, &known)) {
+    const code *c = (const code *)(uintptr_t)known;
+    return (value){c->out, c->home, c->moves};
+  }
   code *c = QN_ARENA_NEW(&m->arena, code);
-  if (!c) return fail_nomem(m), NULL;
+  if (!c) return fail_nomem(m), no_value;
   c->expr = e;
+  c->step = m->step;
   c->lanes = e->type.lanes;
   c->out = QN_ARENA_ARRAY(&m->arena, (size_t)c->lanes, cell);
-  if (!c->out) return fail_nomem(m), NULL;
-  if (!compile_operands(m, e, c)) return NULL;
+  if (!c->out) return fail_nomem(m), no_value;
+  if (!compile_operands(m, e, c)) return no_value;
   if (!qn_map_put(&m->shared, (qn_str){(const char *)&c->expr, sizeof c->expr}, (uintptr_t)c))
-    return fail_nomem(m), NULL;
-  if (m->step->last) m->step->last->next = c;
-  else m->step->first = c;
-  m->step->last = c;
-  return c->out;
+    return fail_nomem(m), no_value;
+  code_list *list = list_for(m, c);
+  if (list->last) list->last->next = c;
+  else list->first = c;
+  list->last = c;
+  return (value){c->out, c->home, c->moves};
 }
 
 // --- compiling statements
@@ -607,8 +730,8 @@ static bool compile_loop(machine *m, step *s) {
   const qn_lstmt *stmt = s->stmt;
   s->var = QN_ARENA_NEW(&m->arena, cell);
   if (!s->var) return fail_nomem(m);
-  s->lo = compile(m, stmt->u.loop.lo);
-  s->hi = s->lo ? compile(m, stmt->u.loop.hi) : NULL;
+  s->lo = compile(m, stmt->u.loop.lo).cells;
+  s->hi = s->lo ? compile(m, stmt->u.loop.hi).cells : NULL;
   if (!s->hi) return false;
   region *visible = m->locals;
   bool ok = compile_block(m, &stmt->u.loop.body, s, &s->body);
@@ -618,10 +741,11 @@ static bool compile_loop(machine *m, step *s) {
 
 static bool compile_store(machine *m, step *s) {
   const qn_lstmt *stmt = s->stmt;
-  s->index = compile(m, stmt->u.store.index);
-  s->value = s->index ? compile(m, stmt->u.store.value) : NULL;
+  s->index = compile(m, stmt->u.store.index).cells;
+  s->value = s->index ? compile(m, stmt->u.store.value).cells : NULL;
   s->memory = s->value ? find_memory(m, stmt->u.store.buf) : NULL;
   if (!s->memory) return false;
+  s->size = qn_lmem_size(stmt->u.store.mem);
   int lanes = stmt->u.store.lanes, index_lanes = stmt->u.store.index->type.lanes;
   int value_lanes = stmt->u.store.value->type.lanes;
   if ((index_lanes != 1 && index_lanes != lanes) || (value_lanes != 1 && value_lanes != lanes))
@@ -631,8 +755,8 @@ static bool compile_store(machine *m, step *s) {
 
 static bool compile_copy(machine *m, step *s) {
   const qn_lstmt *stmt = s->stmt;
-  s->index = compile(m, stmt->u.copy.to_index);
-  s->value = s->index ? compile(m, stmt->u.copy.from_index) : NULL;
+  s->index = compile(m, stmt->u.copy.to_index).cells;
+  s->value = s->index ? compile(m, stmt->u.copy.from_index).cells : NULL;
   s->memory = s->value ? find_memory(m, stmt->u.copy.to) : NULL;
   s->from = s->memory ? find_memory(m, stmt->u.copy.from) : NULL;
   if (!s->from) return false;
@@ -689,6 +813,7 @@ static bool compile_block(machine *m, const qn_lblock *block, step *parent, step
     if (!s) return fail_nomem(m);
     s->stmt = stmt;
     s->parent = parent;
+    s->depth = parent ? parent->depth + 1 : 0;
     m->step = s;
     *out_first = s;
     out_first = &s->next;
@@ -703,12 +828,24 @@ static bool compile_block(machine *m, const qn_lblock *block, step *parent, step
 
 static bool run_block(machine *m, step *first);
 
+// What the loop's iterations have in common.
+static bool run_before(machine *m, const step *s) {
+  for (const code *c = s->before.first; c; c = c->next) {
+    m->early = c;
+    m->step = c->step;
+    if (!c->run(m, c)) return false;
+  }
+  m->early = NULL;
+  return true;
+}
+
 static bool run_loop(machine *m, const step *s) {
   int64_t lo = s->lo->index, hi = s->hi->index;
   if (s->stmt->u.loop.mark == QN_LM_PARALLEL) {
     if (lo < m->begin) lo = m->begin;
     if (hi > m->end) hi = m->end;
   }
+  if (lo < hi && !run_before(m, s)) return false;
   for (int64_t i = lo; i < hi; i++) {
     s->var->index = i;
     if (!run_block(m, s->body)) return false;
@@ -737,7 +874,7 @@ static bool run_statement(machine *m, step *s) {
 static bool run_block(machine *m, step *first) {
   for (step *s = first; s; s = s->next) {
     m->step = s;
-    for (const code *c = s->first; c; c = c->next)
+    for (const code *c = s->codes.first; c; c = c->next)
       if (!c->run(m, c)) return false;
     if (!run_statement(m, s)) return false;
   }

@@ -175,7 +175,7 @@ static uint8_t *pack(qn_run *run, const qn_pbuf *buffer) {
                              p->data + (size_t)(n * p->k / p->format->block_values) * p->format->block_bytes, row);
         for (int64_t k = 0; k < p->k; k++, at += sizeof(float)) {
           float value = (float)row[k];
-          ck_assert_uint_le(at + sizeof value, buffer->bytes);
+          qn_check(at + sizeof value <= buffer->bytes, "a weight has more than its buffer's %zu bytes", (size_t)buffer->bytes);
           memcpy(out + at, &value, sizeof value);
         }
       }
@@ -186,7 +186,7 @@ static uint8_t *pack(qn_run *run, const qn_pbuf *buffer) {
     int64_t matrices = buffer->type.rank == 3 ? buffer->type.dims[0].value : 1, n = p->n / matrices;
     ck_assert(qn_format_tile_bytes(p->format, rows, n, p->k, &size));
     for (int64_t m = 0; m < matrices; m++, at += size) {
-      ck_assert_uint_le(at + size, buffer->bytes);
+      qn_check(at + size <= buffer->bytes, "a weight has more than its buffer's %zu bytes", (size_t)buffer->bytes);
       size_t from = (size_t)(m * n * p->k / p->format->block_values) * p->format->block_bytes;
       qn_format_pack(p->format, rows, n, p->k, p->data + from, 0, n, out + at);
     }
@@ -607,7 +607,7 @@ static void run_kernel(qn_run *run, qn_run_engine engine, const chosen *c, const
   if (begin == end) return;
   qn_linterp_buffer bound[64];
   void *pointers[64];
-  ck_assert_uint_le(code->param_count, QN_COUNT(bound));
+  qn_check(code->param_count <= QN_COUNT(bound), "%s: %zu parameters", code->name, code->param_count);
   for (size_t i = 0; i < code->param_count; i++) {
     bound[i] = buffers[step->buffers[i]];
     size_t size = (size_t)elements_of(code->params[i]->elements, run->symbols) * qn_lmem_size(code->params[i]->mem);

@@ -100,9 +100,9 @@ enum { TAIL_BYTES = 8 };
 
 static void check_block(const block_header *header, size_t old_size) {
   static const unsigned char tail[TAIL_BYTES] = {0xA5, 0xA5, 0xA5, 0xA5, 0xA5, 0xA5, 0xA5, 0xA5};
-  ck_assert_msg(header->magic == BLOCK_MAGIC, "a pointer that this allocator did not give, or freed twice");
-  ck_assert_msg(header->size == old_size, "a block of %zu bytes is given back as %zu", header->size, old_size);
-  ck_assert_msg(memcmp((const char *)(header + 1) + old_size, tail, TAIL_BYTES) == 0, "written past a block's end");
+  qn_check(header->magic == BLOCK_MAGIC, "a pointer that this allocator did not give, or freed twice");
+  qn_check(header->size == old_size, "a block of %zu bytes is given back as %zu", header->size, old_size);
+  qn_check(memcmp((const char *)(header + 1) + old_size, tail, TAIL_BYTES) == 0, "written past a block's end");
 }
 
 static void *test_reallocate(void *context, void *pointer, size_t old_size, size_t new_size) {

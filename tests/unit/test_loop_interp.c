@@ -752,6 +752,54 @@ START_TEST(arithmetic_errors) {
 }
 END_TEST
 
+// What outer loops decide is computed where they go on, and where an inner one has no iterations not at all.
+START_TEST(what_outer_loops_decide) {
+  int32_t y[36], want[36];
+  const qn_lexpr *i, *j, *k;
+  qn_lblock *outer = begin_kernel("outer"), *middle, *inner;
+  qn_lbuf *out = param("y", QN_LM_I32, 36, true);
+  outer = loop(outer, "i", num(0), num(3), QN_LO_DATA, &i);
+  middle = loop(outer, "j", i, num(3), QN_LO_DATA, &j);
+  const qn_lexpr *row = qn_lop2(&build, QN_LX_DIV, add(mul(i, num(7)), num(5)), num(2));
+  const qn_lexpr *place = add(mul(i, num(12)), mul(j, num(4)));
+  store(middle, out, add(place, num(3)), qn_lop1(&build, QN_LX_TO_I32, add(row, j)));
+  inner = loop(middle, "k", num(0), num(3), QN_LO_DATA, &k);
+  const qn_lexpr *first = qn_lop2(&build, QN_LX_LT, j, num(1));
+  const qn_lexpr *value = qn_lop3(&build, QN_LX_SELECT, first, mul(row, num(100)), add(mul(row, num(10)), k));
+  store(inner, out, add(place, k), qn_lop1(&build, QN_LX_TO_I32, value));
+  for (int n = 0; n < 36; n++) want[n] = y[n] = -1;
+  for (int a = 0; a < 3; a++) {
+    for (int b = a; b < 3; b++) {
+      int r = (a * 7 + 5) / 2;
+      for (int c = 0; c < 3; c++) want[a * 12 + b * 4 + c] = b < 1 ? r * 100 : r * 10 + c;
+      want[a * 12 + b * 4 + 3] = r + b;
+    }
+  }
+  run((qn_linterp_buffer[]){BIND(y)});
+  for (int n = 0; n < 36; n++) ck_assert_int_eq(y[n], want[n]);
+  end_kernel();
+
+  const int64_t big = INT64_C(1) << 62;
+  qn_diag diag = {0};
+  outer = begin_kernel("nothing");
+  out = param("y", QN_LM_I32, 36, true);
+  const qn_lexpr *none = qn_lsym(&build, QN_SYM_S);  // 0 here, and no divisor
+  outer = loop(outer, "i", num(0), num(3), QN_LO_DATA, &i);
+  inner = loop(outer, "k", num(0), none, QN_LO_DATA, &k);
+  store(inner, out, qn_lop2(&build, QN_LX_DIV, i, none), qn_lop1(&build, QN_LX_TO_I32, mul(add(i, num(1)), num(big))));
+  qn_assert_ok(&diag, interpret((qn_linterp_buffer[]){BIND(y)}, &diag));
+  end_kernel();
+
+  outer = begin_kernel("early");
+  out = param("y", QN_LM_I32, 36, true);
+  outer = loop(outer, "i", num(0), num(3), QN_LO_DATA, &i);
+  inner = loop(outer, "k", num(0), num(2), QN_LO_DATA, &k);
+  const qn_lexpr *at = qn_lop2(&build, QN_LX_MIN, mul(add(i, num(1)), num(big)), qn_lsym(&build, QN_SYM_T));
+  store(inner, out, add(at, k), qn_lop1(&build, QN_LX_TO_I32, k));
+  run_fails((qn_linterp_buffer[]){BIND(y)}, "' with i = 1: index overflow of 4611686018427387904 and 4611686018427387904, in '", "in 'y[");
+}
+END_TEST
+
 // What the verifier rejects must not crash the interpreter either.
 START_TEST(unverified_kernels) {
   float x[8] = {0};
@@ -806,7 +854,7 @@ END_TEST
 QN_CASE(kernels, saxpy, parallel_loop_runs_its_part, strided_partial_sums, q8_0_dot, matmul)
 QN_CASE(vectors, consecutive_lanes_and_broadcast, gather_and_scatter, select_by_lanes, memory_types)
 QN_CASE(operators, integer_operators, float_operators)
-QN_CASE(loops, empty_ranges, shared_nodes_run_once, prefetch_may_point_anywhere)
+QN_CASE(loops, empty_ranges, what_outer_loops_decide, shared_nodes_run_once, prefetch_may_point_anywhere)
 QN_CASE(copies, copies_arrive_when_waited_for, copies_that_nobody_waits_for)
 QN_CASE(mma, mma_of_bytes, mma_of_what_was_not_written)
 QN_CASE(errors, load_out_of_bounds, vector_load_out_of_bounds, gather_below_zero, store_out_of_bounds,
