@@ -95,8 +95,9 @@ typedef struct quern_compile_options {
   bool guesses;
   // So that sessions may evict keys by this policy (quern_session_options.kv_evict), or by any that goes by no more:
   // the program takes keys' places apart from positions, leaves queries for "heavy" and "adaptive", and sums up the
-  // attention of keys for "hitters", "adaptive" and "keyformer" (which has sums of its own). NULL or "none" = all keys
-  // stay. UNSUPPORTED for models with windows or with biases by distance, and for encoders.
+  // attention of keys for "hitters", "adaptive" and "keyformer" (which has sums of its own); for that it has room for the
+  // scores of a chunk's tokens by all keys. NULL or "none" = all keys stay. UNSUPPORTED for models with windows or with
+  // biases by distance, and for encoders.
   const char *kv_evict;
 } quern_compile_options;
 

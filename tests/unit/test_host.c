@@ -325,7 +325,7 @@ START_TEST(a_wrong_state_is_refused) {
   }
   stays(session, tokens);
   state.bytes[8] ^= 1;
-  FAILS(QUERN_ERR_UNSUPPORTED, "version 5, want 4", quern_session_restore(session, 0, state.bytes, state.size, error));
+  FAILS(QUERN_ERR_UNSUPPORTED, "version 4, want 5", quern_session_restore(session, 0, state.bytes, state.size, error));
   free(state.bytes);
   quern_session *sessions[] = {session, small, other, shapeless};
   for (size_t i = 0; i < QN_COUNT(sessions); i++) quern_session_destroy(sessions[i]);
