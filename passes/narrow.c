@@ -1,7 +1,8 @@
 // narrow: dot products over unsigned codes become what a target without such an instruction does in fewer steps.
 //
 // requires: a kernel as lowering made it: an integer sum is a local of one element to which loops of constant extent
-// add by dot4, and which starts with `unbias` where the codes have an offset.
+// add by dot4, or statements beside it (a group whose words share a line), and which starts with `unbias` where the codes
+// have an offset.
 // keeps: every sum, exactly.
 // breaks: nothing. With dots = 1 codes of a whole byte lose their offset and are signed (dot4s). With dots = 2, codes
 // so small that some products add up in 16 bits do so (dot2) before they are folded into the sum; others are as with 1.
@@ -142,9 +143,27 @@ static void make_signed(qn_lbuild *b, qn_lstmt *local, qn_lstmt *start) {
 
 // ---- the pass ---------------------------------------------------------------------------------------------------
 
+// Puts products that stand in no loop into loops of one iteration: those that follow each other into one.
+static void gather_dots(qn_lbuild *b, qn_lblock *block, qn_lstmt *local) {
+  const qn_lbuf *sum = local->u.local.buf;
+  for (qn_lstmt *s = local->next; s && !b->failed; s = s ? s->next : NULL) {
+    if (!adds_to(s, sum)) continue;
+    qn_lblock out = {0};
+    qn_lstmt *loop = qn_lfor(b, &out, qn_lvar_new(b, "g"), qn_lint(b, 0), qn_lint(b, 1), QN_LO_REDUCE), *next = NULL;
+    if (b->failed) return;
+    qn_lblock_splice(&out, block, s);
+    for (; s && adds_to(s, sum); s = next) {
+      next = s->next;
+      qn_lblock_remove(block, s);
+      qn_lblock_append(&loop->u.loop.body, s);
+    }
+  }
+}
+
 static void narrow_sum(qn_loop_pass_context *context, qn_lblock *block, qn_lstmt *local) {
   qn_lbuild *b = context->build;
   const qn_lbuf *sum = local->u.local.buf;
+  gather_dots(b, block, local);
   bool whole_bytes = false;
   adding a;
   for (qn_lstmt *s = local->next, *next; s && !b->failed; s = next) {
