@@ -521,6 +521,16 @@ static const qn_lexpr *fold_masked_shifts(qn_lbuild *b, const qn_lexpr *x, const
   return qn_lop2(b, QN_LX_AND, bits, qn_li32(b, (int32_t)((uint32_t)mask << left)));
 }
 
+// What is looked up, with the same bits of every byte flipped: a table that holds it so.
+static const qn_lexpr *fold_flipped_table(qn_lbuild *b, const qn_lexpr *x, const qn_lexpr *y) {
+  uint8_t table[sizeof x->u.table];
+  if (x->op != QN_LX_LUT16 || y->op != QN_LX_INT) return NULL;
+  uint32_t flip = (uint32_t)y->u.int_value;
+  if (flip != (flip & 0xff) * UINT32_C(0x01010101)) return NULL;
+  for (size_t i = 0; i < sizeof table; i++) table[i] = x->u.table[i] ^ (uint8_t)flip;
+  return qn_llut16(b, x->operands[0], table);
+}
+
 static const qn_lexpr *fold_i32(qn_lbuild *b, const qn_lexpr *e) {
   const qn_lexpr *x = e->operands[0], *y = e->operands[1];
   int32_t value;
@@ -543,7 +553,9 @@ static const qn_lexpr *fold_i32(qn_lbuild *b, const qn_lexpr *e) {
   if (x->op == QN_LX_INT && y->op == QN_LX_INT) {
     return fold_i32_values(e->op, (int32_t)x->u.int_value, (int32_t)y->u.int_value, &value) ? qn_li32(b, value) : NULL;
   }
-  const qn_lexpr *moved = e->op == QN_LX_SHL ? fold_masked_shifts(b, x, y) : NULL;
+  const qn_lexpr *moved = e->op == QN_LX_SHL   ? fold_masked_shifts(b, x, y)
+                          : e->op == QN_LX_XOR ? fold_flipped_table(b, x, y)
+                                               : NULL;
   return moved ? moved : fold_i32_identity(e->op, x, y);
 }
 

@@ -210,6 +210,11 @@ START_TEST(bit_moves_join) {
                    "and(w[0], -256i32)");
   ck_assert_str_eq(text_of(qn_llut16(&f.b, qn_li32(&f.b, 0x0f1f0807), table)), "-926413800i32");
   const qn_lexpr *looked_up = qn_llut16(&f.b, word, table);
+  uint8_t flipped[16];
+  for (int i = 0; i < 16; i++) flipped[i] = table[i] ^ 0x80;
+  const qn_lexpr *flip = qn_li32(&f.b, (int32_t)0x80808080);
+  ck_assert(qn_lexpr_equal(qn_lop2(&f.b, QN_LX_XOR, looked_up, flip), qn_llut16(&f.b, word, flipped)));
+  ck_assert_int_eq(qn_lop2(&f.b, QN_LX_XOR, looked_up, qn_li32(&f.b, 0x80))->op, QN_LX_XOR);  // of one byte of four
   ck_assert_int_eq(qn_lexpr_byte_max(looked_up), 200);
   ck_assert(qn_lexpr_equal(looked_up, qn_llut16(&f.b, word, table)));
   uint8_t other[16];
