@@ -446,31 +446,41 @@ static int sort_counts(const int64_t *candidates, int count, int64_t largest, in
   return kept;
 }
 
+enum { MOST_WIDTHS = QN_SCHEDULE_MAX_TILES + 1 };
+
+// What the rows are cut by, falling: the tiles that take turns at a block together, then each.
+static int widths_of(const qn_schedule *s, int64_t out[MOST_WIDTHS]) {
+  int count = 0;
+  if (s->m_block > 1) out[count++] = (int64_t)s->m_block * s->m_tiles[0];
+  for (int i = 0; i < s->m_tile_count; i++) out[count++] = s->m_tiles[i];
+  return count;
+}
+
 int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max, int64_t out[QN_CHECK_ROWS_MAX]) {
-  int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min}, largest = s->m_tiles[0];
-  int count = 1;
-  candidates[count++] = 2 * largest + 1;
-  for (int i = 0; i < s->m_tile_count && count < QN_CHECK_ROWS_MAX; i++)
-    candidates[count++] = largest + s->m_tiles[i] - 1;  // the most that tiles from i on are left
-  return sort_counts(candidates, count, largest, rows_min, rows_max, out);
+  int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min}, widths[MOST_WIDTHS] = {1};
+  int count = 1, width_count = widths_of(s, widths);
+  candidates[count++] = 2 * widths[0] + 1;
+  for (int i = 0; i < width_count && count < QN_CHECK_ROWS_MAX; i++)
+    candidates[count++] = widths[0] + widths[i] - 1;  // the most that tiles from i on are left
+  return sort_counts(candidates, count, widths[0], rows_min, rows_max, out);
 }
 
 int qn_check_quick_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max, int64_t out[QN_CHECK_ROWS_MAX]) {
-  int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min};
-  bool runs[QN_SCHEDULE_MAX_TILES] = {false};
-  int count = 1;
-  for (int i = 0; i < s->m_tile_count && count < QN_CHECK_ROWS_MAX; i++) {
+  int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min}, widths[MOST_WIDTHS] = {1};
+  bool runs[MOST_WIDTHS] = {false};
+  int count = 1, width_count = widths_of(s, widths);
+  for (int i = 0; i < width_count && count < QN_CHECK_ROWS_MAX; i++) {
     if (runs[i]) continue;
     // Tile i once, and of those after it as many as can follow, each once: what is left is never enough for one above.
     int64_t rest = 0;
-    for (int t = s->m_tile_count - 1; t > i; t--) {
-      bool fits = rest + s->m_tiles[t] < s->m_tiles[t - 1];
-      if (i > 0) fits = fits && s->m_tiles[i] + rest + s->m_tiles[t] < s->m_tiles[i - 1];
-      if (fits) rest += s->m_tiles[t];
+    for (int t = width_count - 1; t > i; t--) {
+      bool fits = rest + widths[t] < widths[t - 1];
+      if (i > 0) fits = fits && widths[i] + rest + widths[t] < widths[i - 1];
+      if (fits) rest += widths[t];
       runs[t] = runs[t] || fits;
     }
     runs[0] = runs[i] = true;
-    candidates[count++] = s->m_tiles[0] + (i > 0 ? s->m_tiles[i] : 0) + rest;
+    candidates[count++] = widths[0] + (i > 0 ? widths[i] : 0) + rest;
   }
-  return sort_counts(candidates, count, s->m_tiles[0], rows_min, rows_max, out);
+  return sort_counts(candidates, count, widths[0], rows_min, rows_max, out);
 }

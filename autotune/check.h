@@ -48,7 +48,7 @@ QN_CHECKED qn_status qn_check_keep(qn_check *check, qn_diag *diag);
 // buffer. Safe in a signal handler but for the formatting, which allocates nothing.
 bool qn_check_locate(const qn_check *check, const void *address, char *out, size_t size);
 
-enum { QN_CHECK_ROWS_MAX = 2 + QN_SCHEDULE_MAX_TILES };
+enum { QN_CHECK_ROWS_MAX = 3 + QN_SCHEDULE_MAX_TILES };
 // Row counts that between them run every tile of a schedule, the largest twice, within rows_min .. rows_max: at most
 // QN_CHECK_ROWS_MAX, rising.
 int qn_check_row_counts(const qn_schedule *schedule, int64_t rows_min, int64_t rows_max,

@@ -12,6 +12,7 @@ typedef struct qn_schedule {
   // last is 1. m_tile_count is at least 1.
   int m_tiles[QN_SCHEDULE_MAX_TILES];
   int m_tile_count;
+  int m_block;         // tiles of m_tiles[0] tokens that share each block of weights, unpacked once for all of them
   int n_tile;          // panels of 16 output rows a tile holds; must divide the number of panels
   int n_apart;         // 1 = not neighbours, but one of each part of as many panels as there are tiles
   int n_block;         // tiles of panels walked for one tile of tokens, before the next one

@@ -40,6 +40,7 @@ static double score(const chooser *c, const qn_schedule *s) {
     count++;
   }
   for (int i = 0; i < s->m_tile_count; i++) code += s->m_tiles[i] * s->n_tile;
+  if (s->m_block > 1) code += s->m_tiles[0] * s->n_tile;
   if (code > CODE_LIMIT) return HUGE_VAL;
   return sum / count + code_weight * code;
 }
@@ -99,6 +100,7 @@ static bool try_knob(chooser *c, size_t offset, const int *values, size_t count)
 static qn_schedule choose(const qn_pkernel *kernel, const qn_machine_model *machine, const row_class *class,
                           int64_t max_rows) {
   static const int flags[] = {0, 1}, forms[] = {0, 1, 2}, lanes[] = {1, 4, 8, 16};
+  static const int turns[] = {1, 2, 3, 4, 6, 8};
   static const int blocks[] = {1, 2, 4, 8, 16, 32, 64}, ahead[] = {0, 64, 512, 1024, 2048, 4096};
   static const struct {
     size_t offset, count;
@@ -106,7 +108,7 @@ static qn_schedule choose(const qn_pkernel *kernel, const qn_machine_model *mach
   } knobs[] = {
 #define VALUES(knob, list) {offsetof(qn_schedule, knob), QN_COUNT(list), list}
       VALUES(lanes, lanes),   VALUES(k_unroll, flags),       VALUES(dots, forms),
-      VALUES(n_block, blocks), VALUES(prefetch_bytes, ahead),
+      VALUES(n_block, blocks), VALUES(prefetch_bytes, ahead), VALUES(m_block, turns),
 #undef VALUES
   };
   chooser c = {.kernel = kernel, .machine = machine, .class = class, .max_rows = max_rows, .best_score = HUGE_VAL};

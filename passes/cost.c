@@ -125,9 +125,12 @@ static double either(double a, double b) {
 
 // Registers hold the sums that the innermost loop adds to, a panel's vector and the tokens' factors. The sums around
 // them are stored and loaded once for each block of K; what the innermost loop has too many of, each time.
+// Of `turns` tiles that share a block, the first one pays for unpacking it, into memory; each loads the codes from there,
+// has its outer sums in memory, and pays for its turn: the loop, and that its end does not run beside the next one's
+// beginning (fitted: Q4_0 gains nothing, Q5_0 and Q6_K more than a tenth).
 static tile_cost tile_cycles(const qn_machine_model *m, const qn_schedule *s, const nest_issue *seen, int rows,
-                             int panels) {
-  enum { SPILL_LATENCY = 8, LOOP_CYCLES = 2 };
+                             int panels, int turns) {
+  enum { SPILL_LATENCY = 8, LOOP_CYCLES = 2, TURN_CYCLES = 8 };
   const double spill_cycles = 1.2;
   const qn_work_nest *nest = seen->nest;
   bool integer = nest->sums > 0;
@@ -139,17 +142,23 @@ static tile_cost tile_cycles(const qn_machine_model *m, const qn_schedule *s, co
   // five tokens.
   const float *panel_ops = nest->counts[QN_SHARE_PANEL].ops;
   double planes = panel_ops[QN_LX_OR] > 0 ? 2 : 1, kept = 1 + planes;
-  if (integer && panel_ops[QN_LX_SHR] > 0) {
+  bool held = integer && turns > 1;
+  if (integer && !held && panel_ops[QN_LX_SHR] > 0) {
     hot += (1 + kept * (panels - 1)) * seen->vectors * planes + (planes > 1 ? 0 : 1);
   }
   double spilled = at_least_0(hot - m->vector_registers), left = at_least_0(m->vector_registers - hot);
-  double outer_spilled = at_least_0(outer - left) * (integer ? nest->links : 1);
+  double outer_spilled = (turns > 1 ? outer + (integer ? 0 : chains) : at_least_0(outer - left)) *
+                         (integer || turns > 1 ? nest->links : 1);
   issue sum = {0, 0, outer_spilled, outer_spilled};
-  add_issue(&sum, seen->shares[QN_SHARE_PANEL], panels);
+  double codes = held ? panels * nest->sums * seen->vectors : 0;
+  add_issue(&sum, (issue){0, 0, 0, codes}, 1.0 / turns);
+  add_issue(&sum, (issue){0, 0, codes, 0}, 1);
+  add_issue(&sum, seen->shares[QN_SHARE_PANEL], (double)panels / turns);
   add_issue(&sum, seen->shares[QN_SHARE_ROW], rows);
   add_issue(&sum, seen->shares[QN_SHARE_CELL], rows * panels);
   if (s->prefetch_bytes > 0) sum.loads += panels * seen->shares[QN_SHARE_PANEL].loads / 2;
   double rolled = s->k_unroll ? 0 : nest->rolled * LOOP_CYCLES, again = spilled * steps * spill_cycles;
+  if (turns > 1) again += nest->links * TURN_CYCLES;
   tile_cost cost = {.registers = (int)(hot + outer)};
   cost.issue = port_cycles(m, sum);
   double latency = nest->links * (m->fma_latency + (spilled > 0 && !integer ? SPILL_LATENCY : 0));
@@ -164,12 +173,13 @@ static void nest_cycles(const qn_machine_model *m, const qn_schedule *s, const q
   nest_issue seen = see_nest(m, nest);
   int64_t left = (int64_t)rows;
   *out_tiles = 0;
-  for (int i = 0; i < s->m_tile_count; i++) {
-    int64_t count = left / s->m_tiles[i];
-    left %= s->m_tiles[i];
+  for (int i = s->m_block > 1 ? -1 : 0; i < s->m_tile_count; i++) {
+    int tile = s->m_tiles[i < 0 ? 0 : i], turns = i < 0 ? s->m_block : 1;
+    int64_t count = left / ((int64_t)tile * turns);
+    left %= (int64_t)tile * turns;
     if (count == 0) continue;
-    tile_cost one = tile_cycles(m, s, &seen, s->m_tiles[i], s->n_tile);
-    double times = (double)count * (double)nest->panels / s->n_tile;
+    tile_cost one = tile_cycles(m, s, &seen, tile, s->n_tile, turns);
+    double times = (double)count * turns * (double)nest->panels / s->n_tile;
     sum->issue += times * one.issue;
     sum->waiting += times * one.waiting;
     if (one.registers > sum->registers) sum->registers = one.registers;

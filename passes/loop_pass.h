@@ -5,6 +5,7 @@
 //   t  tokens (rows of activations)        n  panels of 16 output rows      l  the 16 lanes of a panel or partial sum
 //   i  elements of an elementwise loop     k, kb  the reduction axis and its blocks
 //   g  the lines of a block                pair  places of the order of rows by expert
+//   m  tiles of tokens that share a block of weights
 #ifndef QN_PASSES_LOOP_PASS_H
 #define QN_PASSES_LOOP_PASS_H
 

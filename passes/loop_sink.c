@@ -214,13 +214,20 @@ static void sink_block(const sinker *k, qn_lblock *from, qn_lblock *to) {
   }
 }
 
+// Fills in what the body stores, and what of it varies; is the loop one that may be moved at all?
+static bool begin(sinker *k, const qn_lstmt *loop) {
+  const qn_lblock *body = &loop->u.loop.body;
+  int64_t lo = 0;
+  bool fits = loop->u.loop.order == QN_LO_DATA && qn_loop_const_bounds(loop, &lo, &k->extent) && lo == 0;
+  list_stored(k, body);
+  while (!k->b->failed && mark_varying(k, body, false)) continue;
+  return fits && k->extent > 0 && !k->b->failed;
+}
+
 qn_lstmt *qn_loop_sink(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop) {
   sinker k = {.b = b, .var = loop->u.loop.var, .mark = loop->u.loop.mark};
   qn_lblock *body = &loop->u.loop.body, out = {0};
-  int64_t lo = 0;
-  bool fits = loop->u.loop.order == QN_LO_DATA && qn_loop_const_bounds(loop, &lo, &k.extent) && lo == 0 && k.extent > 0;
-  list_stored(&k, body);
-  while (!b->failed && mark_varying(&k, body, false)) continue;
+  bool fits = begin(&k, loop);
   if (b->failed) return NULL;
   if (!fits || !can_sink(&k, body)) {
     loop->u.loop.mark = QN_LM_SERIAL;
@@ -229,6 +236,124 @@ qn_lstmt *qn_loop_sink(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop) {
   sink_block(&k, body, &out);
   if (b->failed) return NULL;
   qn_lstmt *next = out.first ? out.first : loop->next;
+  qn_lblock_splice(&out, block, loop);
+  qn_lblock_remove(block, loop);
+  return next;
+}
+
+// ---- carrying ---------------------------------------------------------------------------------------------------
+//
+// The same loop carried no further than into the reductions over blocks, where it goes around all that varies together:
+// for v { a; for kb { w; b } } becomes for v { a } for kb { w; for v { b } }, with w what all iterations share.
+
+static bool shares_all(const sinker *k, const qn_lstmt *s) {
+  if (s->kind != QN_LS_FOR) return is_shared(k, s);
+  if (varies(k, s->u.loop.lo) || varies(k, s->u.loop.hi)) return false;
+  for (const qn_lstmt *inner = s->u.loop.body.first; inner; inner = inner->next) {
+    if (!shares_all(k, inner)) return false;
+  }
+  return true;
+}
+
+// A reduction over blocks, of whose body a part is shared.
+static bool is_entered(const sinker *k, const qn_lstmt *s) {
+  if (s->kind != QN_LS_FOR || s->u.loop.order != QN_LO_REDUCE || qn_loop_is(s, "g")) return false;
+  return !shares_all(k, s) && !varies(k, s->u.loop.lo) && !varies(k, s->u.loop.hi);
+}
+
+static bool touches(const qn_lexpr *e, const void *buf) { return e->op == QN_LX_LOAD && e->u.load.buf == buf; }
+
+static bool stores_to(const qn_lstmt *s, const qn_lbuf *buf) {
+  if (s->kind == QN_LS_STORE) return s->u.store.buf == buf;
+  if (s->kind != QN_LS_FOR) return false;
+  for (const qn_lstmt *inner = s->u.loop.body.first; inner; inner = inner->next) {
+    if (stores_to(inner, buf)) return true;
+  }
+  return false;
+}
+
+static bool stores_to_param(const qn_lstmt *s) {
+  if (s->kind == QN_LS_STORE) return s->u.store.buf->kind == QN_LB_PARAM;
+  if (s->kind != QN_LS_FOR) return false;
+  for (const qn_lstmt *inner = s->u.loop.body.first; inner; inner = inner->next) {
+    if (stores_to_param(inner)) return true;
+  }
+  return false;
+}
+
+// Does some store of the shared statement meet what the other one, which comes before it, loads or stores? Then it
+// cannot go in front. A store to a parameter meets every load.
+static bool meets(const qn_lstmt *shared, const qn_lstmt *before) {
+  if (stores_to_param(before)) return true;
+  if (shared->kind == QN_LS_STORE) {
+    return stores_to(before, shared->u.store.buf) || qn_lstmt_any(before, touches, shared->u.store.buf);
+  }
+  if (shared->kind != QN_LS_FOR) return false;
+  for (const qn_lstmt *inner = shared->u.loop.body.first; inner; inner = inner->next) {
+    if (meets(inner, before)) return true;
+  }
+  return false;
+}
+
+static bool can_carry(const sinker *k, const qn_lblock *block) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (is_entered(k, s) && !can_carry(k, &s->u.loop.body)) return false;
+    for (const qn_lstmt *before = block->first; shares_all(k, s) && before != s; before = before->next) {
+      if (!shares_all(k, before) && meets(s, before)) return false;
+    }
+  }
+  return true;
+}
+
+// Whether the local is of use beyond the statements that it stands with.
+static bool is_cut_off(const sinker *k, const qn_lstmt *local) {
+  for (const qn_lstmt *s = local->next; s; s = s->next) {
+    if (is_entered(k, s)) return true;
+  }
+  return false;
+}
+
+static void close_group(const sinker *k, qn_lblock *group, qn_lblock *to) {
+  if (!group->first || k->b->failed) return;
+  qn_lvar *var = qn_lvar_new(k->b, k->var->name);
+  qn_lstmt *loop = qn_lfor(k->b, to, var, qn_lint(k->b, 0), qn_lint(k->b, k->extent), QN_LO_DATA);
+  if (k->b->failed) return;
+  loop->u.loop.body = *group;
+  qn_lblock_replace(k->b, &loop->u.loop.body, k->var, qn_lref(k->b, var));
+  *group = (qn_lblock){0};
+}
+
+static void carry_block(const sinker *k, qn_lblock *from, qn_lblock *to) {
+  qn_lblock group = {0};
+  while (from->first && !k->b->failed) {
+    qn_lstmt *stmt = from->first;
+    bool cut_off = stmt->kind == QN_LS_LOCAL && is_cut_off(k, stmt);
+    qn_lblock_remove(from, stmt);
+    if (shares_all(k, stmt)) {
+      qn_lblock_append(to, stmt);
+    } else if (cut_off) {
+      grow_local(k, stmt->u.local.buf, from);
+      qn_lblock_append(to, stmt);
+    } else if (is_entered(k, stmt)) {
+      close_group(k, &group, to);
+      qn_lblock inner = {0};
+      carry_block(k, &stmt->u.loop.body, &inner);
+      stmt->u.loop.body = inner;
+      qn_lblock_append(to, stmt);
+    } else {
+      qn_lblock_append(&group, stmt);
+    }
+  }
+  close_group(k, &group, to);
+}
+
+qn_lstmt *qn_loop_carry(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop) {
+  sinker k = {.b = b, .var = loop->u.loop.var, .mark = QN_LM_SERIAL};
+  qn_lblock *body = &loop->u.loop.body, out = {0};
+  if (!begin(&k, loop) || !locals_can_grow(&k, body) || !can_carry(&k, body)) return b->failed ? NULL : loop->next;
+  carry_block(&k, body, &out);
+  if (b->failed) return NULL;
+  qn_lstmt *next = loop->next;
   qn_lblock_splice(&out, block, loop);
   qn_lblock_remove(block, loop);
   return next;

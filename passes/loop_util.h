@@ -39,6 +39,15 @@ void qn_lblock_splice(qn_lblock *from, qn_lblock *to, qn_lstmt *before);
 // type, and any loop whose locals would become very large, become SERIAL as a whole.
 qn_lstmt *qn_loop_sink(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop);
 
+// Carries such a loop into the reductions over blocks in its body and no further, around all of what varies there together;
+// what does not vary is left in front of it. Returns the statement after. Where the order of statements, or a local,
+// forbids it the loop stays where it is.
+qn_lstmt *qn_loop_carry(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop);
+
+// In the block: codes and factors of weights that are more than loaded become locals in front of the sums that are made of
+// them (loop_hold.c), for what comes to share them.
+void qn_loop_hold(qn_lbuild *b, const qn_schedule *schedule, qn_lblock *block);
+
 // QN_OK, or the out-of-memory error of a pass whose makers failed.
 QN_CHECKED qn_status qn_loop_pass_end(qn_loop_pass_context *context, const char *pass);
 

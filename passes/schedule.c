@@ -93,6 +93,9 @@ static const char *misfit(const qn_pkernel *kernel, int64_t rows_min, int64_t ro
   if (schedule->n_tile == 1 && schedule->n_apart != 0) return "n_apart: a tile has one panel; only 0 fits";
   if (kernel->chained && schedule->n_apart != 0) return "n_apart: the steps chained to this kernel want neighbours; only 0 fits";
   if (rows_max == 1 && schedule->n_block != 1) return "n_block: one token has no tile of tokens to walk for; only 1 fits";
+  if (rows_max == 1 && schedule->m_block != 1) return "m_block: one token has no tiles of tokens; only 1 fits";
+  if (!kernel->is_matmul && schedule->m_block != 1) return "m_block: this kernel multiplies no weights; only 1 fits";
+  if (schedule->m_block > 1 && schedule->m_tiles[0] == 1) return "m_block: tiles of one token share nothing; only 1 fits";
   if (!kernel->is_matmul && schedule->n_block != 1) return "n_block: this kernel multiplies no weights; only 1 fits";
   if (!qn_kernel_has_dots(kernel) && schedule->dots != 0) return "dots: this kernel multiplies no codes; only 0 fits";
   return NULL;
@@ -108,9 +111,10 @@ bool qn_schedule_legal(const qn_pkernel *kernel, int64_t rows_min, int64_t rows_
 qn_schedule qn_schedule_fit(const qn_pkernel *kernel, int64_t rows_max, const qn_schedule *schedule) {
   qn_schedule fit = *schedule;
   bool tiled = kernel->is_matmul || kernel->tile_rows > 0;
-  if (!kernel->is_matmul || rows_max == 1) fit.n_block = 1;
+  if (!kernel->is_matmul || rows_max == 1) fit.m_block = fit.n_block = 1;
   if (!qn_kernel_has_dots(kernel)) fit.dots = 0;
   if (!tiled) fit.m_tiles[0] = fit.m_tile_count = fit.n_tile = 1;
+  if (fit.m_tiles[0] == 1) fit.m_block = 1;
   while (tiled && kernel->panels % fit.n_tile != 0) fit.n_tile--;
   if (!kernel->is_matmul || kernel->chained || fit.n_tile == 1) fit.n_apart = 0;
   return fit;

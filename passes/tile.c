@@ -1,6 +1,8 @@
 // tile: cuts loops into tiles as the schedule says and carries the inner loops to the leaves.
 //
 //   t (tokens)    by m_tiles: the first takes what it can, the next what is left, the last (1) the rest one by one
+//                 with m_block > 1 so many of the largest tiles come first, together: a loop m over them goes around what
+//                 they do with a block of weights, behind what is made of the block alone (passes/loop_hold.c)
 //   n (panels)    by n_tile, which must divide their number: neighbours, or with n_apart one of each n_tile-th part of
 //                 all panels; then n_block of these tiles are walked for each tile of tokens, which stays in the
 //                 nearest cache meanwhile, as the panels of the block do in the next one
@@ -18,16 +20,18 @@
 typedef struct part {
   const qn_lexpr *base, *trips;
   int64_t width;
+  int64_t inner;  // > 1: in inner tiles of so many, which divides the width; the tiles are a loop of their own
   qn_lblock body;
 } part;
 
 // How the parts of a loop are written.
 typedef struct cut {
-  part parts[QN_SCHEDULE_MAX_TILES];
+  part parts[QN_SCHEDULE_MAX_TILES + 1];
   size_t count;
   qn_lmark mark;           // of the inner loops
   const char *inner_name;  // base name of the inner loops' variable
   bool apart;              // a tile's iterations are as far from each other as there are tiles
+  const qn_schedule *schedule;  // where tiles take turns at blocks; else NULL
 } cut;
 
 // Cuts lo..hi by widths[0], what is left by widths[1], and so on; parts known to be empty are left out.
@@ -65,8 +69,15 @@ static void write_part(qn_lbuild *b, const cut *c, part *p, const qn_lstmt *loop
     if (c->apart) step = p->trips;
     out = &outer->u.loop.body;
   }
+  int64_t width = p->width;
+  if (p->inner > 0) {
+    qn_lvar *tiles = qn_lvar_new(b, "m");
+    out = &qn_lfor(b, out, tiles, qn_lint(b, 0), qn_lint(b, width / p->inner), QN_LO_DATA)->u.loop.body;
+    at = qn_lop2(b, QN_LX_ADD, at, qn_lop2(b, QN_LX_MUL, qn_lref(b, tiles), qn_lint(b, p->inner)));
+    width = p->inner;
+  }
   qn_lvar *var = qn_lvar_new(b, c->inner_name);
-  qn_lstmt *inner = qn_lfor(b, out, var, qn_lint(b, 0), qn_lint(b, p->width), QN_LO_DATA);
+  qn_lstmt *inner = qn_lfor(b, out, var, qn_lint(b, 0), qn_lint(b, width), QN_LO_DATA);
   inner->u.loop.mark = c->mark;
   qn_lblock_replace(b, &p->body, old, qn_lop2(b, QN_LX_ADD, at, qn_lop2(b, QN_LX_MUL, qn_lref(b, var), step)));
   inner->u.loop.body = p->body;
@@ -77,7 +88,7 @@ static void write_part(qn_lbuild *b, const cut *c, part *p, const qn_lstmt *loop
 static void write_cut(qn_lbuild *b, cut *c, qn_lblock *block, qn_lstmt *loop) {
   int64_t lo = 0, hi = 0;
   if (b->failed || c->count == 0 || (c->count == 1 && c->parts[0].width == 1)) return;
-  if (qn_loop_const_bounds(loop, &lo, &hi) && lo == 0 && hi == c->parts[0].width) {
+  if (qn_loop_const_bounds(loop, &lo, &hi) && lo == 0 && hi == c->parts[0].width && c->parts[0].inner == 0) {
     loop->u.loop.mark = c->mark;
     return;
   }
@@ -85,6 +96,7 @@ static void write_cut(qn_lbuild *b, cut *c, qn_lblock *block, qn_lstmt *loop) {
     if (!qn_lblock_copy(b, &loop->u.loop.body, &c->parts[i].body)) return;
   }
   qn_lblock out = {0};
+  if (c->schedule) qn_loop_hold(b, c->schedule, &loop->u.loop.body);
   for (size_t i = 0; i < c->count && !b->failed; i++) {
     if (i == 0) c->parts[i].body = loop->u.loop.body;
     write_part(b, c, &c->parts[i], loop, &out);
@@ -167,6 +179,21 @@ static qn_status tile_panels(qn_loop_pass_context *context, qn_lblock *block, qn
   return QN_OK;
 }
 
+// Cuts a loop over tokens: by m_block of the largest tiles, the largest, and the others.
+static void tile_tokens(qn_loop_pass_context *context, qn_lblock *block, qn_lstmt *loop) {
+  const qn_schedule *s = context->schedule;
+  int widths[QN_SCHEDULE_MAX_TILES + 1], count = 0;
+  cut c = {.mark = QN_LM_UNROLL, .inner_name = "t"};
+  if (s->m_block > 1) widths[count++] = s->m_block * s->m_tiles[0];
+  for (int i = 0; i < s->m_tile_count; i++) widths[count++] = s->m_tiles[i];
+  cut_range(context->build, loop, widths, (size_t)count, &c);
+  if (s->m_block > 1 && c.count > 0 && c.parts[0].width == widths[0]) {
+    c.parts[0].inner = s->m_tiles[0];
+    c.schedule = s;
+  }
+  write_cut(context->build, &c, block, loop);
+}
+
 // Cuts a loop of constant extent into vector loops of `lanes` lanes and, for what is left, smaller powers of two.
 static void tile_vector(qn_lbuild *b, qn_lblock *block, qn_lstmt *loop, int lanes) {
   int widths[8] = {0};
@@ -187,9 +214,7 @@ static qn_status tile_loop(qn_loop_pass_context *context, qn_lblock *block, qn_l
   int64_t lo = 0, hi = 0;
   if (loop->u.loop.mark != QN_LM_SERIAL) return QN_OK;
   if (data && qn_loop_is(loop, "t") && schedule->m_tiles[0] > 1) {
-    cut c = {.mark = QN_LM_UNROLL, .inner_name = "t"};
-    cut_range(b, loop, schedule->m_tiles, (size_t)schedule->m_tile_count, &c);
-    write_cut(b, &c, block, loop);
+    tile_tokens(context, block, loop);
   } else if (data && qn_loop_is(loop, "n")) {
     qn_lstmt *before = loop->prev;
     QN_TRY(tile_panels(context, block, loop));
@@ -249,8 +274,21 @@ static void sink_block(qn_lbuild *b, qn_lblock *block) {
   }
 }
 
+static void carry_block(qn_lbuild *b, qn_lblock *block) {
+  qn_lstmt *s = block->first;
+  while (s && !b->failed) {
+    if (qn_loop_is(s, "m")) {
+      s = qn_loop_carry(b, block, s);
+      continue;
+    }
+    if (s->kind == QN_LS_FOR) carry_block(b, &s->u.loop.body);
+    s = s->next;
+  }
+}
+
 qn_status qn_pass_tile(qn_loop_pass_context *context) {
   QN_TRY(tile_block(context, &context->build->kernel->body));
   sink_block(context->build, &context->build->kernel->body);
+  if (context->schedule->m_block > 1) carry_block(context->build, &context->build->kernel->body);
   return qn_loop_pass_end(context, "tile");
 }

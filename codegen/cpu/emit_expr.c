@@ -145,13 +145,32 @@ MlirValue qn_emit_op(qn_emit *e, qn_lop op, qn_lkind kind, const MlirValue *v) {
   return expand_math(e, fn, v[0]);
 }
 
-// What a sum starts with is loaded straight into all lanes and multiplied there: on its way from a general register to
-// a vector it would take more instructions, of which a tile has one for each token and block.
+// A scalar in all lanes, as a vector of which LLVM knows no more than its type.
+static MlirValue opaque_lanes(qn_emit *e, MlirValue scalar, int lanes) {
+  qn_mlir *m = &e->m;
+  enum { MOST = 64 };
+  int64_t mask[MOST];
+  int width = e->target->vector_bytes / 4;
+  MlirValue v = qn_mlir_broadcast(m, scalar, width);
+  v = qn_mlir_append(m, "llvm.inline_asm",
+                     &(qn_mlir_op){.operands = {v},
+                                   .operand_count = 1,
+                                   .result = mlirValueGetType(v),
+                                   .attrs = {{"asm_string", qn_mlir_string_attr(m, "")},
+                                             {"constraints", qn_mlir_string_attr(m, "=x,0")}},
+                                   .attr_count = 2});
+  for (int i = 0; i < lanes; i++) mask[i] = i % width;
+  return lanes == width ? v : qn_mlir_shuffle(m, v, v, mask, lanes);
+}
+
+// What a sum starts with is loaded straight into all lanes and multiplied there, which LLVM would do before: on its way
+// from one lane to all it would take twice the instructions, and a tile has some for each token and block.
 MlirValue qn_emit_wide(qn_emit *e, const qn_lexpr *x, int lanes) {
   if (x->type.lanes > 1) return qn_emit_expr(e, x);
   if (x->op != QN_LX_UNBIAS || lanes == 1) return qn_mlir_broadcast(&e->m, qn_emit_expr(e, x), lanes);
-  MlirValue v[2];
-  for (int i = 0; i < 2; i++) v[i] = qn_emit_wide(e, x->operands[i], lanes);
+  bool x86 = e->target->arch == QN_ARCH_X86_64;
+  MlirValue sum = x86 ? opaque_lanes(e, qn_emit_expr(e, x->operands[0]), lanes) : qn_emit_wide(e, x->operands[0], lanes);
+  MlirValue v[2] = {sum, qn_emit_wide(e, x->operands[1], lanes)};
   return qn_emit_op(e, x->op, x->type.kind, v);
 }
 

@@ -9,6 +9,7 @@
 enum {
   LOCAL_ALIGNMENT = 64,
   MAX_LOCAL_BYTES = 1 << 22,  // of a kernel: threads have stacks of 8 MiB
+  MAX_LOADED = 16,            // locals that are looked at in a loop
   WORKING_REGISTERS = 4,      // beside the sums: of a panel's codes, a factor, a product
 };
 
@@ -55,8 +56,49 @@ static bool is_crowded_out(const qn_emit *e, const qn_lbuf *buf, const qn_lblock
   return (bytes_of(buf) + sums) / vector + WORKING_REGISTERS > e->target->vector_registers;
 }
 
+// The locals that a block's expressions load.
+typedef struct loaded {
+  qn_emit *e;
+  const qn_lblock *body;
+  int64_t sums;
+  const qn_lbuf *buf[MAX_LOADED];
+  int count;
+} loaded;
+
+static void add_loaded(loaded *all, const qn_lexpr *x) {
+  const qn_lbuf *buf = x->op == QN_LX_LOAD ? x->u.load.buf : NULL;
+  for (size_t i = 0; i < QN_COUNT(x->operands) && x->operands[i]; i++) add_loaded(all, x->operands[i]);
+  MlirValue home = {NULL};
+  if (!buf || buf->kind != QN_LB_LOCAL || declares(all->body, buf)) return;
+  if (!qn_value_map_get(&all->e->homes, buf, &home)) return;  // declared further inside
+  for (int i = 0; i < all->count; i++)
+    if (all->buf[i] == buf) return;
+  int64_t vector = all->e->target->vector_bytes, vectors = (bytes_of(buf) + all->sums) / vector;
+  bool crowded = bytes_of(buf) >= vector && vectors + WORKING_REGISTERS > all->e->target->vector_registers;
+  if (crowded && all->count < MAX_LOADED) all->buf[all->count++] = buf;
+}
+
+static void list_loaded(loaded *all, const qn_lblock *block) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (s->kind == QN_LS_STORE) add_loaded(all, s->u.store.value);
+    if (s->kind == QN_LS_FOR) list_loaded(all, &s->u.loop.body);
+  }
+}
+
+// In a loop over tiles of tokens that share a block of weights (m): what was made of the block in front of it.
+static void crowd_held(qn_emit *e, const qn_lstmt *loop, bool inside) {
+  loaded all = {.e = e, .body = &loop->u.loop.body, .sums = largest_sums(&loop->u.loop.body)};
+  if (all.sums >= e->target->vector_bytes) list_loaded(&all, &loop->u.loop.body);
+  for (int i = 0; i < all.count; i++) {
+    MlirValue home = {NULL};
+    if (!qn_value_map_get(&e->homes, all.buf[i], &home)) abort();  // the verifier checks scopes
+    if (!qn_value_map_put(&e->bindings, all.buf[i], inside ? opaque(&e->m, home) : home)) e->out_of_memory = true;
+  }
+}
+
 void qn_emit_crowded(qn_emit *e, const qn_lstmt *loop, bool inside) {
   const qn_lblock *body = &loop->u.loop.body;
+  if (qn_str_is(qn_lvar_base(loop->u.loop.var), "m")) crowd_held(e, loop, inside);
   int64_t sums = loop->u.loop.order == QN_LO_REDUCE ? largest_sums(body) : 0;
   const qn_lbuf *last = NULL;
   for (const qn_lstmt *s = body->first; sums >= e->target->vector_bytes && s; s = s->next) {

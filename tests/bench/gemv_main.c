@@ -168,8 +168,8 @@ static void make_contender(const bench *b, bool integer, const qn_schedule *forc
   for (int i = 0; i < s->m_tile_count; i++) {
     at += snprintf(out->label + at, sizeof out->label - (size_t)at, i ? "/%d" : "%d", s->m_tiles[i]);
   }
-  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d%s block %d ahead %d%s", s->n_tile,
-           s->n_apart ? " apart" : "", s->n_block, s->prefetch_bytes, s->k_unroll ? "" : " rolled");
+  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d%s block %dx%d ahead %d%s", s->n_tile,
+           s->n_apart ? " apart" : "", s->m_block, s->n_block, s->prefetch_bytes, s->k_unroll ? "" : " rolled");
 }
 
 static int64_t extent_of(const bench *b, const qn_pvariant *variant) {

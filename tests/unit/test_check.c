@@ -358,26 +358,31 @@ START_TEST(guards) {
 }
 END_TEST
 
-// Every tile of the list is the main one or takes what is left, at one of the row counts.
+// Every tile of the list is the main one or takes what is left, at one of the row counts; so does a block of tiles.
 START_TEST(row_counts) {
-  static const int lists[][QN_SCHEDULE_MAX_TILES] = {{1}, {4, 1}, {12, 8, 4, 2, 1}, {64, 3, 1}};
-  static const int counts[] = {1, 2, 5, 3};
+  enum { MOST_WIDTHS = QN_SCHEDULE_MAX_TILES + 1 };
+  static const int lists[][QN_SCHEDULE_MAX_TILES] = {{1}, {4, 1}, {12, 8, 4, 2, 1}, {64, 3, 1}, {4, 1}};
+  static const int counts[] = {1, 2, 5, 3, 2}, m_blocks[] = {1, 1, 1, 1, 3};
   for (size_t l = 0; l < QN_COUNT(lists); l++) {
     qn_schedule s = qn_schedule_plain();
     int64_t rows[QN_CHECK_ROWS_MAX];
     s.m_tile_count = counts[l];
     memcpy(s.m_tiles, lists[l], sizeof s.m_tiles);
+    s.m_block = m_blocks[l];
+    int widths[MOST_WIDTHS], width_count = 0;
+    if (s.m_block > 1) widths[width_count++] = s.m_block * s.m_tiles[0];
+    for (int i = 0; i < s.m_tile_count; i++) widths[width_count++] = s.m_tiles[i];
     int count = qn_check_row_counts(&s, 1, 256, rows);
     ck_assert(count >= 1 && count <= QN_CHECK_ROWS_MAX);
     for (int i = 1; i < count; i++) ck_assert_int_lt(rows[i - 1], rows[i]);
-    for (int tile = 0; tile < s.m_tile_count; tile++) {
+    for (int tile = 0; tile < width_count; tile++) {
       int64_t most = 0;
       for (int i = 0; i < count; i++) {
         int64_t left = rows[i];
-        for (int t = 0; t < tile; t++) left %= s.m_tiles[t];
-        if (left / s.m_tiles[tile] > most) most = left / s.m_tiles[tile];
+        for (int t = 0; t < tile; t++) left %= widths[t];
+        if (left / widths[tile] > most) most = left / widths[tile];
       }
-      qn_check(most >= (tile == 0 && s.m_tile_count > 1 ? 2 : 1), "list %zu: tile %d runs %d times", l, tile,
+      qn_check(most >= (tile == 0 && width_count > 1 ? 2 : 1), "list %zu: tile %d runs %d times", l, tile,
                (int)most);
     }
     ck_assert_int_eq(qn_check_row_counts(&s, 5, 5, rows), 1);
@@ -385,16 +390,16 @@ START_TEST(row_counts) {
     // The quick ones run every tile once.
     for (int64_t least = 1; least < 200; least += 66) {
       int64_t quick[QN_CHECK_ROWS_MAX];
-      bool runs[QN_SCHEDULE_MAX_TILES] = {false};
+      bool runs[MOST_WIDTHS] = {false};
       int few = qn_check_quick_counts(&s, least, 1000, quick);
       ck_assert_int_eq(quick[0], least);
       qn_check(few <= (l == 2 ? 3 : 2), "list %zu from %d rows: %d row counts", l, (int)least, few);
       for (int i = 0; i < few; i++) {
         int64_t left = quick[i];
-        for (int tile = 0; tile < s.m_tile_count; left %= s.m_tiles[tile++])
-          runs[tile] = runs[tile] || left >= s.m_tiles[tile];
+        for (int tile = 0; tile < width_count; left %= widths[tile++])
+          runs[tile] = runs[tile] || left >= widths[tile];
       }
-      for (int tile = 0; tile < s.m_tile_count; tile++)
+      for (int tile = 0; tile < width_count; tile++)
         qn_check(runs[tile], "list %zu from %d rows: tile %d has nothing to do", l, (int)least, tile);
     }
   }

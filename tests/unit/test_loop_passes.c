@@ -149,6 +149,7 @@ static bool schedule_number(size_t number, qn_schedule *out) {
   out->k_unroll = (int)k;
   out->n_apart = number % 7 < 3;
   out->n_block = number % 5 == 0 ? 3 : 1;
+  out->m_block = m > 0 && number % 2 ? 2 : 1;
   out->dots = (int)(number % 3);
   out->prefetch_bytes = (number + k) % 2 ? 4096 : 0;
   out->parallel = 1;
