@@ -322,12 +322,26 @@ static int64_t choices_of_rows(const filling *f, const qn_pbuf *p, int64_t rows)
   return few && rows > 2 ? 2 : rows;
 }
 
-static int32_t of_token(const tokens *t, int64_t i, told what, int32_t otherwise) {
+static bool has_token(const tokens *t, int32_t sequence, int32_t pos) {
+  for (int64_t i = 0; i < t->count; i++)
+    if (t->sequence[i] == sequence && t->pos[i] == pos) return true;
+  return false;
+}
+
+// In checks some tokens are the next sequence's, too, where that has none of its own at their place.
+static int32_t copies_of(const filling *f, int64_t i) {
+  const tokens *t = &f->tokens;
+  if (f->use != QN_INPUTS_CHECK || t->sequence[i] + 1 == t->sequences || mix(f->in->seed, 4, (uint64_t)i) % 2) return 1;
+  return has_token(t, t->sequence[i] + 1, t->pos[i]) ? 1 : 2;
+}
+
+static int32_t of_token(const filling *f, int64_t i, told what, int32_t otherwise) {
+  const tokens *t = &f->tokens;
   switch (what) {
     case TOLD_POS: return t->pos[i];
     case TOLD_LAST_POS: return t->seen[t->sequence[i]] - 1;
     case TOLD_SEQ: return t->sequence[i];
-    case TOLD_COPIES: return 1;
+    case TOLD_COPIES: return copies_of(f, i);
     default: return otherwise;
   }
 }
@@ -341,7 +355,7 @@ static void fill_indices(filling *f, size_t param) {
   int64_t rows = choices_of_rows(f, p, rows_looked_up(in, param, false));
   for (int64_t i = 0; i < count; i++) {
     int32_t value = (int32_t)(mix(in->seed, param, (uint64_t)i) % (uint64_t)(rows > 0 ? rows : 1));
-    if (i < t->count) value = of_token(t, i, told_of(p), value);
+    if (i < t->count) value = of_token(f, i, told_of(p), value);
     if (is_input(p, "block_table") || is_input(p, "window_table")) value = page_of(t, i / t->pages, i % t->pages);
     if (i == 0 && (is_input(p, "tokens") || is_input(p, "source"))) value = (int32_t)(rows - 1);
     put_i32(g->data + i * 4, value);

@@ -13,6 +13,7 @@ typedef struct tune_options {
   const char *budget, *within, *pattern, *target, *db, *export_path, *import_path, *json_path, *against;
   const char *numeric, *quant, *kv_type, *template_path, *signed_by;
   uint64_t threads, context, chunk, sequences, pairs;
+  bool guesses;
 } tune_options;
 
 #define FIELD(name) offsetof(tune_options, name)
@@ -41,6 +42,7 @@ static const cli_option options_table[] = {
      "of a model file, as quern compile takes it, as are the following; an artifact has its own"},
     {"chunk", 0, CLI_COUNT, FIELD(chunk), "N", 1, 65536, NULL, "256 tokens", "of the prompt taken in one step"},
     {"batch", 0, CLI_COUNT, FIELD(sequences), "N", 1, 4096, NULL, "one", "sequences that decode together"},
+    {"guesses", 0, CLI_FLAG, FIELD(guesses), NULL, 0, 0, NULL, NULL, "for guesses that branch, as quern compile --guesses and --speculate compile it"},
     {"numeric", 0, CLI_CHOICE, FIELD(numeric), "MODE", 0, 0, "int8|f32|half", "int8",
      "how quantised weights are multiplied"},
     {"quant", 0, CLI_TEXT, FIELD(quant), "FORMAT", 0, 0, NULL, "the file's formats", "quantise the float matrices"},
@@ -146,7 +148,7 @@ static int check_artifact(const tune_options *o, const char *path) {
     bool given;
   } compiling[] = {{"--ctx", o->context > 0},  {"--chunk", o->chunk > 0}, {"--batch", o->sequences > 0},
                    {"--numeric", o->numeric},  {"--quant", o->quant},     {"--kv-type", o->kv_type},
-                   {"--template", o->template_path}};
+                   {"--template", o->template_path}, {"--guesses", o->guesses}};
   if (!quern_is_artifact(path)) {
     if (!o->signed_by) return 0;
     return cli_fail(QN_ERR_ARGUMENT, "--require-signature", "is for artifacts, got the model file %s", path);
@@ -171,7 +173,8 @@ static int tune(const tune_options *options, const char *path) {
                                    .kv_type = options->kv_type,
                                    .template_path = options->template_path,
                                    .quant = options->quant,
-                                   .sequences = (uint32_t)options->sequences};
+                                   .sequences = (uint32_t)options->sequences,
+                                   .guesses = options->guesses};
   quern_tune_options how = {.size = sizeof how,
                             .compile = &compile,
                             .pattern = options->pattern,

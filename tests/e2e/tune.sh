@@ -59,8 +59,20 @@ cmp -s before.txt after.txt || fail "tuning changes bits: $(diff before.txt afte
 [ "$(known)" -gt 0 ] || fail "an artifact's kernels are others than its model's: $(cat report)"
 says progress "a budget of 0 s allows no trial"
 
+# With --guesses keys and values are written to several sequences, by kernels that there are not without.
+writes='qk_kv_write*'
+for budget in 2s 12s 60s; do
+  tune --guesses --batch 4 --budget "$budget" --kernel "$writes"
+  [ "$(tried)" -eq 0 ] || break
+done
+[ "$(tried)" -gt 0 ] || fail "nothing of $writes was tried: $(cat report)"
+"$QUERN" compile -q "$nano" --guesses --batch 4 -o guesses.qn --tuning-db "$db"
+"$QUERN" tune guesses.qn --db "$db" --budget 0 --kernel "$writes" >report 2>progress || fail "tune: $(cat progress)"
+[ "$(known)" -gt 0 ] || fail "nothing of $writes is known: $(cat report)"
+"$QUERN" tune "$nano" --batch 4 --db none --budget 0 --kernel "$writes" >report 2>&1 && fail "without --guesses there are $writes, too"
+
 # How to compile is said by the model, not by what was compiled from it.
-for option in "--ctx 64" "--chunk 32" "--batch 2" "--numeric f32" "--quant q8_0" "--kv-type f16" "--template x.json"; do
+for option in "--ctx 64" "--chunk 32" "--batch 2" "--guesses" "--numeric f32" "--quant q8_0" "--kv-type f16" "--template x.json"; do
   code=0
   # shellcheck disable=SC2086
   "$QUERN" tune -q after.qn --db none --budget 0 $option >report 2>err || code=$?

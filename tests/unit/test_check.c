@@ -104,6 +104,18 @@ static const char layer[] =
 START_TEST(a_layer) { check_all(layer, "F=q8_0 C=f16", true, 2); }
 END_TEST
 
+// Guesses that branch: keys and values are written to several sequences.
+static const char branching[] =
+    "x = input f32[T,64]; copies = input i32[T]; t = exp x; k3 = split_heads t heads=4; kc = cache kind=k index=0 $C[G,4,16,64]\n"
+    "vc = cache kind=v index=0 $C[G,4,64,16]; kw = kv_write kc k3 pos seq block_table copies kind=k\n"
+    "vw = kv_write vc k3 pos seq block_table copies kind=v; s = attn_scores k3 kw pos seq block_table scale=0.25; p = softmax s\n"
+    "o = attn_mix p vw pos seq block_table; output o";
+START_TEST(keys_of_several_sequences) {
+  check_all(branching, "C=f16", false, 3);
+  check_all(branching, "C=f32", false, 1);
+}
+END_TEST
+
 // Choices, and orders by them, are legal ones; with few experts there are runs that all tiles of tokens do.
 START_TEST(experts) {
   check_all("max T=40 R=40; x = input f32[T,64]; t = exp x; wr = param f32[6,64]; r = matmul x wr; i = top_k r k=2\n"
@@ -336,6 +348,40 @@ START_TEST(indices) {
 }
 END_TEST
 
+// No key is written twice, and some are written to two sequences.
+START_TEST(several_sequences) {
+  compiled c;
+  qn_diag diag = {0};
+  int64_t twice = 0;
+  compile(&c, branching, "C=f16", false, false);
+  for (int64_t rows = 2; rows <= 60; rows += 7) {
+    qn_subject subject;
+    qn_inputs *in = NULL;
+    int64_t symbols[QN_SYM_COUNT];
+    size_t count = 0;
+    qn_assert_ok(&diag, qn_subject_of_step(c.program, step_of(&c, "qk_kv_write"), &c.arena, &subject, &diag));
+    qn_subject_symbols(&subject, rows, 70, 3, symbols);
+    for (int use = 0; use < 2; use++) {
+      qn_assert_ok(&diag, qn_inputs_create(&subject, symbols, 1, use ? QN_INPUTS_TIME : QN_INPUTS_CHECK, NULL,
+                                           qn_test_allocator(), &in, &diag));
+      const int32_t *pos = input(in, "pos", &count), *seq = input(in, "seq", &count), *copies = input(in, "copies", &count);
+      for (size_t i = 0; i < count; i++) {
+        qn_check(copies[i] >= 1 && seq[i] + copies[i] <= symbols[QN_SYM_B], "%d of sequence %d", copies[i], seq[i]);
+        qn_check(!use || copies[i] == 1, "more than a token of a step is timed");
+        twice += copies[i] - 1;
+        for (size_t j = 0; j < count; j++) {
+          bool meets = i != j && pos[i] == pos[j] && seq[j] >= seq[i] && seq[j] < seq[i] + copies[i];
+          qn_check(!meets, "tokens %zu and %zu write one key", i, j);
+        }
+      }
+      qn_inputs_destroy(in);
+    }
+  }
+  ck_assert_int_gt(twice, 5);
+  release(&c);
+}
+END_TEST
+
 START_TEST(guards) {
   qn_diag diag = {0};
   for (size_t size = 0; size < 200; size += 33) {
@@ -482,7 +528,7 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(right, a_layer, experts, formats, other_kernels)
+QN_CASE(right, a_layer, keys_of_several_sequences, experts, formats, other_kernels)
 QN_CASE(faults, wrong_values, wrong_places)
-QN_CASE(inputs, indices, guards, row_counts, unnamed_positions, types_that_do_not_fit, out_of_memory)
+QN_CASE(inputs, indices, several_sequences, guards, row_counts, unnamed_positions, types_that_do_not_fit, out_of_memory)
 QN_TEST_MAIN(right, faults, inputs)
