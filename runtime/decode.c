@@ -181,7 +181,7 @@ static size_t log_bytes(const qn_decoder *d) {  // rows × pages of them are bou
 static size_t logged_bytes(const qn_decoder *d) {
   return (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->logged;
 }
-static int32_t *log_of(const qn_decoder *d, int32_t sequence) {
+int32_t *qn_decode_log(const qn_decoder *d, int32_t sequence) {
   return d->log + (size_t)sequence * (size_t)qn_kv_cache_context(d->cache);
 }
 
@@ -241,7 +241,9 @@ static qn_status build(qn_decoder *d, qn_threads *threads, const qn_decoder_opti
   d->pending = qn_alloc_zeroed(d->allocator, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
   d->nodes = qn_alloc_zeroed(d->allocator, (size_t)d->max_rows * sizeof *d->nodes);
   if (options->prefixes) QN_TRY(create_prefixes(d, diag));
-  bool taken = d->pending && d->nodes;
+  d->trees = qn_alloc_zeroed(d->allocator, (size_t)d->sequences * sizeof *d->trees);
+  d->tree_items = qn_alloc(d->allocator, (size_t)d->max_rows * sizeof *d->tree_items);
+  bool taken = d->pending && d->nodes && d->trees && d->tree_items;
   for (size_t i = 0; i < QN_COUNT(d->arrays); i++) {
     d->arrays[i] = qn_alloc_zeroed(d->allocator, array_bytes(d, i));
     taken = taken && d->arrays[i];
@@ -278,6 +280,8 @@ void qn_decoder_destroy(qn_decoder *d) {
   for (size_t i = 0; i < QN_COUNT(d->arrays); i++) qn_free(d->allocator, d->arrays[i], array_bytes(d, i));
   if (d->cache) qn_free(d->allocator, d->pending, (size_t)qn_kv_cache_sequences(d->cache) * sizeof *d->pending);
   qn_free(d->allocator, d->nodes, (size_t)d->max_rows * sizeof *d->nodes);
+  qn_free(d->allocator, d->trees, (size_t)d->sequences * sizeof *d->trees);
+  qn_free(d->allocator, d->tree_items, (size_t)d->max_rows * sizeof *d->tree_items);
   destroy_prefixes(d);
   qn_kv_evictor_destroy(d->evictor);
   qn_kv_cache_destroy(d->cache);
@@ -309,21 +313,30 @@ static void forget(qn_decoder *d, int32_t sequence, int64_t length) {
 // Not of one that has given up keys: its pages are of no beginning any more.
 static void keep(qn_decoder *d, int32_t sequence, bool part) {
   if (d->prefixes && qn_kv_cache_evicted(d->cache, sequence) == 0)
-    qn_kv_prefix_keep(d->prefixes, sequence, log_of(d, sequence), d->logged[sequence], part);
+    qn_kv_prefix_keep(d->prefixes, sequence, qn_decode_log(d, sequence), d->logged[sequence], part);
 }
 
 // What the last step appended, by position.
 static void log_step(qn_decoder *d) {
   for (int64_t i = 0; d->prefixes && i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i], pos = d->arrays[INPUT_POS][i];
+    if (d->pending[sequence] == 0) continue;  // of trees what came true is logged
     if (pos != d->logged[sequence] || pos >= qn_kv_cache_context(d->cache)) continue;
-    log_of(d, sequence)[pos] = d->arrays[INPUT_TOKENS][i];
+    qn_decode_log(d, sequence)[pos] = d->arrays[INPUT_TOKENS][i];
     d->logged[sequence]++;
   }
 }
 
 qn_kv_prefix *qn_decoder_prefixes(qn_decoder *d) { return d->prefixes; }
 void qn_decoder_keep(qn_decoder *d, int32_t sequence) { keep(d, sequence, false); }
+
+// Not where keys are missing that others that begin alike would see: given up, or of layers with windows beside others.
+void qn_decoder_know(qn_decoder *d, int32_t sequence, const int32_t *tokens) {
+  bool whole = qn_kv_cache_first(d->cache, sequence) > 0 || qn_kv_cache_least(d->cache, sequence) == 0;
+  if (!d->prefixes || !whole || qn_kv_cache_evicted(d->cache, sequence) > 0) return;
+  d->logged[sequence] = qn_kv_cache_length(d->cache, sequence);
+  memcpy(qn_decode_log(d, sequence), tokens, (size_t)d->logged[sequence] * sizeof *tokens);
+}
 
 // Of a sequence that shares the pages of its `length` tokens: the last one, where it is shared in part, is copied at once, so
 // that the sequence needs no more pages later than others do. Gives how many tokens are left: fewer where no page is free.
@@ -342,7 +355,7 @@ int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens
   if (count < 2 || count > INT32_MAX) return 0;
   if (d->policy && (int64_t)count > d->most_keys) count = (size_t)d->most_keys;  // the last key of a full one is evaluated
   int64_t found = own_last_page(d, sequence, qn_kv_prefix_attach(d->prefixes, sequence, tokens, (int64_t)count));
-  memcpy(log_of(d, sequence), tokens, (size_t)found * sizeof *tokens);
+  memcpy(qn_decode_log(d, sequence), tokens, (size_t)found * sizeof *tokens);
   d->logged[sequence] = found;
   return found;
 }
@@ -354,7 +367,7 @@ static void slide(qn_decoder *d, int32_t sequence) {
   qn_kv_cache_slide(d->cache, sequence);
 }
 
-static qn_status reserve(qn_decoder *d, int32_t sequence, int64_t count, qn_diag *diag) {
+qn_status qn_decode_reserve(qn_decoder *d, int32_t sequence, int64_t count, qn_diag *diag) {
   int64_t position = qn_decoder_position(d, sequence), left = qn_decoder_keys_left(d, sequence);
   if (d->policy && count > d->context - position) {
     return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
@@ -397,7 +410,7 @@ qn_status qn_decode_check_sequence(const qn_decoder *d, int32_t sequence, qn_dia
 }
 
 // What a decoder beside an encoder must know before it evaluates a token.
-static qn_status check_source(const qn_decoder *d, int32_t sequence, qn_diag *diag) {
+qn_status qn_decode_check_source(const qn_decoder *d, int32_t sequence, qn_diag *diag) {
   if (d->max_source == 0 || qn_kv_cache_source(d->cache, sequence) > 0) return QN_OK;
   return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path,
                  "sequence %" PRId32 " has no source, want one (quern_session_source) before tokens are evaluated",
@@ -429,7 +442,7 @@ qn_status qn_decoder_fork(qn_decoder *d, int32_t from, int64_t length, int32_t t
   qn_kv_cache_fork(d->cache, from, length == 0 ? 0 : length - qn_kv_cache_evicted(d->cache, from), to);
   if (d->prefixes) {
     d->logged[to] = d->logged[from] < length ? d->logged[from] : length;
-    memcpy(log_of(d, to), log_of(d, from), (size_t)d->logged[to] * sizeof *d->log);
+    memcpy(qn_decode_log(d, to), qn_decode_log(d, from), (size_t)d->logged[to] * sizeof *d->log);
   }
   return QN_OK;
 }
@@ -454,9 +467,10 @@ void qn_decode_push(qn_decoder *d, int32_t token, int32_t sequence, bool want) {
   d->count++;
 }
 
+// None of them on a path of a tree, which is pending nowhere.
 static bool one_token_each(const qn_decoder *d) {
   for (int64_t i = 0; i < d->count; i++)
-    if (d->pending[d->arrays[INPUT_SEQ][i]] > 1) return false;
+    if (d->pending[d->arrays[INPUT_SEQ][i]] != 1) return false;
   return true;
 }
 
@@ -466,6 +480,7 @@ qn_status qn_decode_run(qn_decoder *d, qn_diag *diag) {
   qn_decode_set_symbols(d, d->count, rows, 0, symbols);
   for (int64_t i = 0; i < d->count; i++) {
     int32_t sequence = d->arrays[INPUT_SEQ][i];
+    if (d->pending[sequence] == 0) continue;
     d->arrays[INPUT_LAST_POS][i] = (int32_t)(qn_kv_cache_length(d->cache, sequence) + d->pending[sequence] - 1);
   }
   qn_run_kind kind = one_token_each(d) ? QN_RUN_STEP : QN_RUN_PROMPT;
@@ -514,7 +529,7 @@ static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tok
   for (size_t done = 0; done < count;) {
     size_t now = count - done < most ? count - done : most;
     if ((int64_t)now > qn_decoder_keys_left(d, sequence)) now = (size_t)qn_decoder_keys_left(d, sequence);
-    QN_TRY(reserve(d, sequence, (int64_t)(count - done), diag));  // takes more only where a window goes on
+    QN_TRY(qn_decode_reserve(d, sequence, (int64_t)(count - done), diag));  // takes more only where a window goes on
     qn_decode_begin(d);
     for (size_t i = done; i < done + now; i++) qn_decode_push(d, tokens[i], sequence, all || (last && i + 1 == count));
     QN_TRY(qn_decode_run(d, diag));
@@ -526,21 +541,21 @@ static qn_status eval_chunks(qn_decoder *d, int32_t sequence, const int32_t *tok
   return QN_OK;
 }
 
-static qn_status check_logits(const qn_decoder *d, qn_diag *diag) {
+qn_status qn_decode_check_logits(const qn_decoder *d, qn_diag *diag) {
   if (!d->embedding) return QN_OK;
   return qn_fail(diag, QN_ERR_UNSUPPORTED, d->artifact->path,
                  "is an encoder: it makes an embedding of a whole text, and no logits; embed texts with it");
 }
 
 qn_status qn_decoder_reserve(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, qn_diag *diag) {
-  QN_TRY(check_logits(d, diag));
+  QN_TRY(qn_decode_check_logits(d, diag));
   QN_TRY(qn_decode_check_sequence(d, sequence, diag));
   if (count == 0 || count > INT32_MAX) {
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %zu tokens to evaluate, want at least 1", count);
   }
-  QN_TRY(check_source(d, sequence, diag));
+  QN_TRY(qn_decode_check_source(d, sequence, diag));
   for (size_t i = 0; i < count; i++) QN_TRY(qn_decode_check_token(d, tokens[i], i, diag));
-  return reserve(d, sequence, (int64_t)count, diag);
+  return qn_decode_reserve(d, sequence, (int64_t)count, diag);
 }
 
 qn_status qn_decoder_eval(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count, float *all,
@@ -573,12 +588,12 @@ qn_status qn_decoder_restore(qn_decoder *d, int32_t sequence, const void *data, 
 
 // --- one token of each of many sequences
 
-static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
+static qn_status check_items(const qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
   int64_t wanted = 0;
-  QN_TRY(check_logits(d, diag));
+  QN_TRY(qn_decode_check_logits(d, diag));
   for (size_t i = 0; i < count; i++) {
     QN_TRY(qn_decode_check_sequence(d, items[i].sequence, diag));
-    QN_TRY(check_source(d, items[i].sequence, diag));
+    QN_TRY(qn_decode_check_source(d, items[i].sequence, diag));
     QN_TRY(qn_decode_check_token(d, items[i].token, i, diag));
     wanted += items[i].want;
   }
@@ -590,30 +605,48 @@ static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t 
     return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
                    "got %" PRId64 " tokens whose logits are wanted, want at most %" PRId64, wanted, d->max_rows);
   }
+  return QN_OK;
+}
+
+// Those of trees that branch go to rows of their own; *out_trees is how many of these were begun.
+static qn_status push_items(qn_decoder *d, const qn_decoder_item *items, size_t count, const qn_decoder_tree *trees,
+                            size_t tree_count, size_t *out_trees, qn_diag *diag) {
   for (size_t i = 0; i < count; i++) slide(d, items[i].sequence);  // before anybody takes pages
   for (size_t i = 0; i < count; i++) {
     int32_t sequence = items[i].sequence;
+    while (*out_trees < tree_count && trees[*out_trees].item < i) ++*out_trees;
+    if (*out_trees < tree_count && trees[*out_trees].item == i && qn_decode_branches(d, sequence)) {
+      const qn_decoder_tree *tree = &trees[(*out_trees)++];
+      QN_TRY(qn_decode_push_tree(d, &items[i], tree->count, diag));
+      i += tree->count;
+      continue;
+    }
     if (d->pending[sequence] == qn_decoder_keys_left(d, sequence)) {
       return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
                      "got more than %" PRId64 " tokens of sequence %" PRId32
                      " in a step, want at most so many: then keys are evicted",
                      d->pending[sequence], sequence);
     }
-    QN_TRY(reserve(d, sequence, d->pending[sequence] + 1, diag));
+    QN_TRY(qn_decode_reserve(d, sequence, d->pending[sequence] + 1, diag));
     qn_decode_push(d, items[i].token, items[i].sequence, items[i].want);
   }
   return QN_OK;
 }
 
-qn_status qn_decoder_step(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
+qn_status qn_decoder_step_trees(qn_decoder *d, const qn_decoder_item *items, size_t count, const qn_decoder_tree *trees,
+                                size_t tree_count, qn_diag *diag) {
+  size_t begun = 0;
   qn_decode_begin(d);
-  qn_status status = push_items(d, items, count, diag);
+  QN_TRY(check_items(d, items, count, diag));
+  QN_TRY(qn_decode_place_trees(d, items, trees, tree_count, diag));
+  qn_status status = push_items(d, items, count, trees, tree_count, &begun, diag);
   for (int64_t i = 0; status != QN_OK && i < d->count; i++) d->pending[d->arrays[INPUT_SEQ][i]] = 0;
   if (status == QN_OK) {
     qn_executor_hold(d->executor);
     status = qn_decode_run(d, diag);
     qn_executor_release(d->executor);
   }
+  for (size_t i = 0; status != QN_OK && i < begun; i++) qn_decode_drop_tree(d, items[trees[i].item].sequence);
   for (int64_t i = 0; status != QN_OK && i < d->count; i++) {  // pages that were reserved
     int32_t sequence = d->arrays[INPUT_SEQ][i];
     qn_kv_cache_truncate(d->cache, sequence, qn_kv_cache_length(d->cache, sequence));
@@ -621,172 +654,6 @@ qn_status qn_decoder_step(qn_decoder *d, const qn_decoder_item *items, size_t co
   return status;
 }
 
-// --- a tree of guesses
-
-bool qn_decoder_want_hidden(qn_decoder *d, bool wanted) { return qn_executor_want(d->executor, "hidden", wanted); }
-int64_t qn_decoder_hidden_width(const qn_decoder *d) { return d->hidden_width; }
-const float *qn_decoder_hidden(const qn_decoder *d, size_t index) {
-  return d->hidden ? d->hidden + (int64_t)index * d->hidden_pitch : NULL;
-}
-
-int32_t qn_decoder_paths(const qn_decoder *d, int64_t depth) {
-  int64_t keys = qn_kv_cache_page_keys(d->cache), rows = qn_kv_cache_sequences(d->cache) - d->sequences;
-  int64_t paths = qn_kv_cache_free_forks(d->cache) / (1 + (depth + keys) / keys);  // a copy of the last page, and new ones
-  if (paths > rows) paths = rows;
-  return paths < 2 ? 1 : (int32_t)paths;
-}
-
-// Numbers the paths.
-static void place_nodes(qn_decoder *d, const int32_t *parents, size_t count) {
-  tree_node *n = d->nodes;
-  memset(n, 0, (count + 1) * sizeof *n);
-  for (size_t i = count; i > 0; i--) {
-    n[i].parent = parents[i - 1] + 1;
-    if (n[i].paths == 0) n[i].paths = 1;
-    n[n[i].parent].paths += n[i].paths;
-  }
-  if (n[0].paths == 0) n[0].paths = 1;
-  for (size_t i = 1; i <= count; i++) {
-    tree_node *parent = &n[n[i].parent];
-    n[i].path = parent->path + parent->told;
-    n[i].depth = parent->depth + 1;
-    parent->told += n[i].paths;
-  }
-}
-
-static bool is_tree(const qn_decoder *d) { return d->nodes[0].paths > 1; }
-
-static void drop_paths(qn_decoder *d) {
-  for (int32_t i = d->sequences; i < qn_kv_cache_sequences(d->cache); i++) qn_kv_cache_clear(d->cache, i);
-}
-
-// As before the step.
-static void undo_tree(qn_decoder *d) {
-  drop_paths(d);
-  qn_kv_cache_truncate(d->cache, d->tree_sequence, d->tree_base);
-}
-
-// The tokens from the text to the end of the path.
-static int64_t tokens_on(const qn_decoder *d, size_t count, int32_t path) {
-  int64_t most = 0;
-  for (size_t i = 0; i <= count; i++)
-    if (d->nodes[i].path == path && d->nodes[i].depth + 1 > most) most = d->nodes[i].depth + 1;
-  return most;
-}
-
-// Makes each path a row of its own, with room for the path's tokens. The first one's pages are the sequence's: its tokens
-// come after all that the sequence has. The others are forks of what it was.
-static qn_status fork_paths(qn_decoder *d, size_t count, qn_diag *diag) {
-  int32_t sequence = d->tree_sequence, paths = d->nodes[0].paths;
-  int64_t first = tokens_on(d, count, 0);
-  qn_status status = reserve(d, sequence, first, diag);
-  for (int32_t i = 1; i < paths && status == QN_OK; i++) {
-    qn_kv_cache_fork(d->cache, sequence, d->tree_base, d->sequences + i);
-    status = qn_kv_cache_reserve(d->cache, d->sequences + i, tokens_on(d, count, i), diag);
-  }
-  if (status == QN_OK) {
-    qn_kv_cache_advance(d->cache, sequence, first);
-    qn_kv_cache_fork(d->cache, sequence, d->tree_base + first, d->sequences);
-  } else {
-    undo_tree(d);
-  }
-  return status;
-}
-
-static qn_status check_tree(const qn_decoder *d, size_t count, qn_diag *diag) {
-  int32_t rows = qn_kv_cache_sequences(d->cache) - d->sequences;
-  if (count + 1 > (size_t)d->chunk || count + 1 > (size_t)d->max_rows)
-    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path, "got %zu guesses in a step, want at most %" PRId64, count,
-                   (d->chunk < d->max_rows ? d->chunk : d->max_rows) - 1);
-  if (is_tree(d) && d->nodes[0].paths > rows)
-    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
-                   "got guesses on %" PRId32 " paths, want at most %" PRId32 "; compile it with --guesses and a larger --batch",
-                   d->nodes[0].paths, rows < 2 ? 1 : rows);
-  return QN_OK;
-}
-
-// The step's inputs: every token once, in the first of the rows that it is in.
-static void push_tree(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count) {
-  int64_t evicted = qn_kv_cache_evicted(d->cache, d->tree_sequence);
-  for (size_t i = 0; i <= count; i++) {
-    const tree_node *n = &d->nodes[i];
-    d->arrays[INPUT_TOKENS][i] = i == 0 ? token : tokens[i - 1];
-    d->arrays[INPUT_SLOT][i] = d->arrays[INPUT_LAST_POS][i] = (int32_t)d->tree_base + n->depth;
-    d->arrays[INPUT_POS][i] = (int32_t)(d->tree_base + n->depth + evicted);
-    d->arrays[INPUT_SEQ][i] = d->sequences + n->path;
-    d->arrays[INPUT_COPIES][i] = n->paths;
-    d->arrays[INPUT_CROSS_LAST_POS][i] = -1;
-    d->arrays[INPUT_ROWS][i] = (int32_t)i;
-  }
-  d->count = d->rows = (int64_t)count + 1;
-}
-
-// A tree of several paths.
-static qn_status run_tree(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count, qn_diag *diag) {
-  int64_t symbols[QN_ARTIFACT_SYMBOLS];
-  QN_TRY(fork_paths(d, count, diag));
-  push_tree(d, token, tokens, count);
-  qn_decode_set_symbols(d, d->count, d->rows, 0, symbols);
-  qn_status status = qn_executor_run(d->executor, symbols, QN_RUN_PROMPT, diag);
-  if (status != QN_OK) undo_tree(d);
-  return status;
-}
-
-// A tree of one path, and a token alone.
-static qn_status run_chain(qn_decoder *d, int32_t token, const int32_t *tokens, size_t count, qn_diag *diag) {
-  int32_t sequence = d->tree_sequence;
-  QN_TRY(reserve(d, sequence, (int64_t)count + 1, diag));
-  qn_decode_push(d, token, sequence, true);
-  for (size_t i = 0; i < count; i++) qn_decode_push(d, tokens[i], sequence, true);
-  qn_status status = qn_decode_run(d, diag);
-  if (status != QN_OK)
-    qn_kv_cache_truncate(d->cache, sequence, qn_kv_cache_length(d->cache, sequence));  // what was reserved
-  return status;
-}
-
-qn_status qn_decoder_step_tree(qn_decoder *d, int32_t sequence, int32_t token, const int32_t *tokens,
-                               const int32_t *parents, size_t count, qn_diag *diag) {
-  QN_TRY(check_logits(d, diag));
-  QN_TRY(qn_decode_check_sequence(d, sequence, diag));
-  QN_TRY(check_source(d, sequence, diag));
-  QN_TRY(qn_decode_check_token(d, token, 0, diag));
-  for (size_t i = 0; i < count; i++) QN_TRY(qn_decode_check_token(d, tokens[i], i + 1, diag));
-  if (count < (size_t)d->max_rows) place_nodes(d, parents, count);
-  QN_TRY(check_tree(d, count, diag));
-  qn_decode_begin(d);
-  d->tree_sequence = sequence;
-  d->tree_base = qn_kv_cache_length(d->cache, sequence);
-  qn_executor_hold(d->executor);
-  qn_status status = is_tree(d) ? run_tree(d, token, tokens, count, diag) : run_chain(d, token, tokens, count, diag);
-  qn_executor_release(d->executor);
-  return status;
-}
-
-// What the sequence holds is known as far as it was before.
-static void log_path(qn_decoder *d, const tree_node *node) {
-  int32_t sequence = d->tree_sequence;
-  if (!d->prefixes || d->logged[sequence] != d->tree_base || qn_kv_cache_evicted(d->cache, sequence) > 0) return;
-  d->logged[sequence] = d->tree_base + node->depth + 1;
-  for (;; node = &d->nodes[node->parent]) {
-    log_of(d, sequence)[d->tree_base + node->depth] = d->arrays[INPUT_TOKENS][node - d->nodes];
-    if (node == d->nodes) return;
-  }
-}
-
-void qn_decoder_take_path(qn_decoder *d, int32_t guess) {
-  const tree_node *node = &d->nodes[guess + 1];
-  int64_t length = d->tree_base + node->depth + 1;  // in keys
-  if (!is_tree(d)) {
-    qn_decoder_truncate(d, d->tree_sequence, length + qn_kv_cache_evicted(d->cache, d->tree_sequence));
-    return;
-  }
-  int32_t row = d->sequences + node->path;
-  if (node->path == 0) {
-    qn_kv_cache_truncate(d->cache, d->tree_sequence, length);
-  } else {
-    qn_kv_cache_advance(d->cache, row, node->depth + 1);
-    qn_kv_cache_fork(d->cache, row, length, d->tree_sequence);
-  }
-  drop_paths(d);
-  log_path(d, node);
+qn_status qn_decoder_step(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
+  return qn_decoder_step_trees(d, items, count, NULL, 0, diag);
 }

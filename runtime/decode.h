@@ -55,11 +55,14 @@ int64_t qn_decoder_branch(qn_decoder *decoder, int32_t from, int64_t length, int
 
 // --- prefixes; without options.prefixes nothing is ever found or kept
 // What a sequence holds is kept when it is reset, forked into or restored into, as far as it is known: up to what
-// qn_decoder_fill or qn_decoder_restore made.
+// qn_decoder_fill made, and nothing of what qn_decoder_restore did, until qn_decoder_know tells it.
 
 // Makes an empty sequence one of the first tokens, as many as are known, but not all. Gives how many; 0 also for a
 // sequence that is not there or not empty.
 int64_t qn_decoder_attach(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count);
+// A sequence that was restored is of these tokens, as many as its position says: by whoever saved it from a decoder of the same
+// artifact, since what is kept is found by others.
+void qn_decoder_know(qn_decoder *decoder, int32_t sequence, const int32_t *tokens);
 // Keeps the full pages that a sequence has so far, for others that come before it ends.
 void qn_decoder_keep(qn_decoder *decoder, int32_t sequence);
 qn_kv_prefix *qn_decoder_prefixes(qn_decoder *decoder);  // borrowed; NULL = none
@@ -116,16 +119,25 @@ QN_CHECKED qn_status qn_decoder_step(qn_decoder *decoder, const qn_decoder_item 
 // Logits of the index-th wanted item of the last step: (vocab), borrowed until the decoder's next call.
 const float *qn_decoder_logits(const qn_decoder *decoder, size_t index);
 
-// A token of a sequence and guesses of what comes after it in one step, with all their logits: those at index 0 are the
-// token's, those at index i + 1 guess i's. The guesses are a tree: parents[i] is an earlier one, or -1 for the token. What of
-// it the sequence then has says qn_decoder_take_path, which must be called before anything else is evaluated; a token
-// without guesses needs none. Errors: those of qn_decoder_step; LIMIT (more paths than qn_decoder_paths).
+// Guesses of what comes after one of a step's tokens: the `count` items after it, of the same sequence, of which the step has
+// no other. The logits of all are wanted. They are a tree: parents[i] (borrowed) is an earlier guess, or -1 for the token.
+typedef struct qn_decoder_tree {
+  size_t item, count;
+  const int32_t *parents;
+} qn_decoder_tree;
+// The same with trees, in the order of their items. What of one the sequence then has says qn_decoder_take_path, which must
+// be called for each of them before anything else is evaluated. Errors: LIMIT (more paths than there are rows for), too.
+QN_CHECKED qn_status qn_decoder_step_trees(qn_decoder *decoder, const qn_decoder_item *items, size_t count,
+                                           const qn_decoder_tree *trees, size_t tree_count, qn_diag *diag);
+// One token of one sequence with guesses; the logits at index 0 are the token's, those at index i + 1 guess i's. A token
+// without guesses needs no qn_decoder_take_path.
 QN_CHECKED qn_status qn_decoder_step_tree(qn_decoder *decoder, int32_t sequence, int32_t token, const int32_t *tokens,
                                           const int32_t *parents, size_t count, qn_diag *diag);
 // The sequence goes on with the token and the guesses up to `guess`; -1: with the token alone.
-void qn_decoder_take_path(qn_decoder *decoder, int32_t guess);
-// The most paths that a tree of such a depth may have now, by the rows of the block table and the free pages: 1 where the
-// program does not take `copies`.
+void qn_decoder_take_path(qn_decoder *decoder, int32_t sequence, int32_t guess);
+// Paths of trees that branch which a step may have in all; 0 where the program does not take `copies`.
+int32_t qn_decoder_path_rows(const qn_decoder *decoder);
+// The most paths that one tree of such a depth may have now, by those and by the free pages; at least 1.
 int32_t qn_decoder_paths(const qn_decoder *decoder, int64_t depth);
 
 // What the index-th wanted item's logits were made of, as qn_decoder_logits: (qn_decoder_hidden_width). NULL, and a width of

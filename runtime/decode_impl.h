@@ -36,6 +36,14 @@ typedef struct tree_node {
   int32_t depth;
 } tree_node;
 
+// What a step evaluated of a sequence: its next token, and guesses after it.
+typedef struct step_tree {
+  const tree_node *nodes;  // of the decoder's
+  int64_t base;            // the sequence's keys before
+  int32_t row;             // of the block table: its first path's, where it has several
+  int32_t first;           // the token's place among the step's
+} step_tree;
+
 struct qn_decoder {
   const qn_artifact *artifact;    // borrowed
   const qn_allocator *allocator;  // borrowed
@@ -52,9 +60,9 @@ struct qn_decoder {
   const float *hidden;     // of the last step, as the logits; NULL = the program does not give it
   int64_t hidden_pitch, hidden_width;
   int32_t sequences;  // the host's; rows of the block table beyond them are for the paths of a tree
-  tree_node *nodes;   // owned (max_rows): of the last tree
-  int32_t tree_sequence;
-  int64_t tree_base;           // its length before
+  tree_node *nodes;             // owned (max_rows): of the last step's trees
+  step_tree *trees;             // owned (sequences): of the last step
+  qn_decoder_item *tree_items;  // owned (max_rows)
   int64_t pitch, vocab;        // of a row of logits, elements; how many token ids there are
   int64_t embedding;           // numbers of an embedding; 0 = it makes logits
   int64_t context;             // tokens that a sequence may hold
@@ -86,5 +94,23 @@ QN_CHECKED qn_status qn_decode_evict(qn_decoder *decoder, int64_t rows, qn_diag 
 void qn_decode_set_symbols(const qn_decoder *decoder, int64_t tokens, int64_t rows, int64_t source, int64_t *out);
 QN_CHECKED qn_status qn_decode_check_sequence(const qn_decoder *decoder, int32_t sequence, qn_diag *diag);
 QN_CHECKED qn_status qn_decode_check_token(const qn_decoder *decoder, int32_t token, size_t index, qn_diag *diag);
+
+QN_CHECKED qn_status qn_decode_check_logits(const qn_decoder *decoder, qn_diag *diag);
+// What a decoder beside an encoder must know before it evaluates a token.
+QN_CHECKED qn_status qn_decode_check_source(const qn_decoder *decoder, int32_t sequence, qn_diag *diag);
+QN_CHECKED qn_status qn_decode_reserve(qn_decoder *decoder, int32_t sequence, int64_t count, qn_diag *diag);
+int32_t *qn_decode_log(const qn_decoder *decoder, int32_t sequence);
+
+// --- decode_tree.c: trees of guesses, as a step evaluates them
+
+// Numbers the paths of all. LIMIT: there are more than rows for them.
+QN_CHECKED qn_status qn_decode_place_trees(qn_decoder *decoder, const qn_decoder_item *items, const qn_decoder_tree *trees,
+                                           size_t count, qn_diag *diag);
+// Has the tree after the sequence's next token several paths?
+bool qn_decode_branches(const qn_decoder *decoder, int32_t sequence);
+// Makes each path a row of its own and adds the tree's tokens to the step: `items` are that token and `count` guesses.
+QN_CHECKED qn_status qn_decode_push_tree(qn_decoder *decoder, const qn_decoder_item *items, size_t count, qn_diag *diag);
+// The sequence is as it was before, after a step that failed.
+void qn_decode_drop_tree(qn_decoder *decoder, int32_t sequence);
 
 #endif

@@ -232,7 +232,7 @@ static qn_status take_tokens(generation *g, uint64_t start, int32_t *out_id, boo
   }
   g->row = (size_t)(node + 1);
   if (g->draft) {
-    qn_decoder_take_path(g->decoder, node);
+    qn_decoder_take_path(g->decoder, g->params->sequence, node);
     qn_speculator_note(g->params->speculator, node);
     g->stats->accepted += accepted;
   }

@@ -48,7 +48,7 @@ typedef struct qn_guessing {
   quern_session *session;  // borrowed
   qn_decoder *draft;       // owned; NULL where no draft model guesses
   int32_t ends;            // of the draft's trees: 0 = it makes chains
-  const quern_model *heads;  // borrowed; NULL where no Medusa heads guess
+  qn_heads *heads;         // owned; NULL where no Medusa heads guess
   double draft_cost;       // of a step of it, in steps of the model
   qn_ngrams *ngrams;       // owned; NULL until lookahead needs them
 } qn_guessing;
@@ -77,14 +77,16 @@ QN_CHECKED qn_status qn_model_sampler_options(const quern_model *model, const qu
                                               qn_sampler_options *out, qn_diag *diag);
 // Models pad their vocabulary: only ids that have a text are sampled.
 int32_t qn_session_sampled_vocab(const quern_session *session);
-// A draft model for so many texts at once; for one alone it makes trees, where it was compiled for that. Errors: ARGUMENT (another vocabulary, another device), and those of
-// qn_decoder_create.
+// A draft model for so many texts at once, which makes trees where it was compiled for that many sequences and the session's
+// model can verify them. Errors: ARGUMENT (another vocabulary, another device), and those of qn_decoder_create.
 QN_CHECKED qn_status qn_guessing_open_draft(qn_guessing *guessing, quern_model *draft, int32_t texts, qn_diag *diag);
+// Medusa heads, for any number of texts. Errors: UNSUPPORTED (the session's model gives no hidden states), ARGUMENT (another
+// device, and as qn_heads_create), NOMEM.
+QN_CHECKED qn_status qn_guessing_open_heads(qn_guessing *guessing, quern_model *heads, qn_diag *diag);
 // ARGUMENT where it is none.
 QN_CHECKED qn_status qn_technique_check(quern_technique technique, qn_diag *diag);
 // What guesses by a technique, for one text at a time of the `row`-th of those that may be there at once. `judged`: its
-// guesses will be (qn_speculate_options). ARGUMENT (no draft
-// model was opened), NOMEM.
+// guesses will be (qn_speculate_options). ARGUMENT (no draft model, or no heads were opened), NOMEM.
 QN_CHECKED qn_status qn_guessing_create(qn_guessing *guessing, quern_technique technique, int32_t row, bool judged,
                                         qn_proposer **out, qn_diag *diag);
 // qn_speculate_options.make_cost of the technique.

@@ -34,6 +34,8 @@ int32_t qn_draft_add(qn_draft *draft, int32_t parent, int32_t token);
 int32_t qn_draft_child(const qn_draft *draft, int32_t node, int32_t token);
 // How many guesses end with `node`: 0 for QN_DRAFT_ROOT.
 int32_t qn_draft_depth(const qn_draft *draft, int32_t node);
+// Does a guess come after the node?
+bool qn_draft_goes_on(const qn_draft *draft, int32_t node);
 // Has it more than one path?
 bool qn_draft_branches(const qn_draft *draft);
 
@@ -48,6 +50,16 @@ typedef struct qn_propose_text {
 } qn_propose_text;
 
 typedef struct qn_proposer qn_proposer;
+
+// One text's share of guesses that several proposers make together.
+typedef struct qn_proposal {
+  qn_proposer *proposer;  // borrowed
+  qn_propose_text text;
+  qn_draft_room room;
+  qn_draft *out;  // empty; borrowed
+  struct qn_proposal *next;
+} qn_proposal;
+
 typedef struct qn_proposer_type {
   const char *name;
   bool branches;  // makes trees where there is room for several paths
@@ -57,6 +69,10 @@ typedef struct qn_proposer_type {
   qn_status (*begin)(qn_proposer *self, const qn_sampler *sampler, qn_diag *diag);
   qn_status (*propose)(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
                        qn_diag *diag);
+  // The same for a list of proposers of this type that share what guesses (`shared`), which then guesses for all of them in as
+  // few steps as for one. Both NULL: each guesses by itself. After an error all drafts are empty.
+  qn_status (*propose_all)(const qn_proposal *first, qn_diag *diag);
+  const void *(*shared)(const qn_proposer *self);
   // What became of the last draft: the guesses of the path to `node` came true; and what the model would have chosen after
   // each guess, most likely: chosen[i + 1] after node i, chosen[0] after the text (-1 = not known). May be NULL.
   void (*see)(qn_proposer *self, const qn_draft *draft, int32_t node, const int32_t *chosen);
@@ -73,9 +89,9 @@ void qn_proposer_destroy(qn_proposer *proposer);  // NULL is harmless
 QN_CHECKED qn_status qn_propose_lookup_create(const qn_allocator *allocator, qn_proposer **out, qn_diag *diag);
 
 // A draft model (Leviathan et al. 2023): a smaller one of the same vocabulary goes on with the text, with the sampler's
-// own random numbers, so that both models tend to choose alike. In trees it goes on from up to `ends` guesses at a time; 0 =
-// it makes chains alone. `decoder` is borrowed; its sequence and the 2 * ends after that are the proposer's own, its logits
-// at least as many as the sampler's vocabulary. Errors: ARGUMENT (it has no such sequences, or fewer rows than ends), NOMEM.
+// own random numbers, so that both models tend to choose alike. Proposers of one decoder guess together. In trees it goes on from
+// up to `ends` guesses at a time; 0 = it makes chains alone. `decoder` is borrowed; its sequence and the 2 * ends after that are
+// the proposer's own, its logits at least as many as the sampler's vocabulary. Errors: ARGUMENT (it has no such sequences, or fewer rows than ends), NOMEM.
 QN_CHECKED qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, int32_t ends,
                                              const qn_allocator *allocator, qn_proposer **out, qn_diag *diag);
 // Its guesses will be judged (qn_sampler_judge): it draws them by random numbers of its own and tells what from. Before a text
@@ -83,11 +99,16 @@ QN_CHECKED qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequen
 void qn_propose_draft_judged(qn_proposer *draft);
 
 // Medusa heads (Cai et al. 2024): a program that makes of an input `hidden`, f32 [R, width], what heads say, the outputs
-// guess.0, guess.1, ... of f32 [R, vocab]. Takes over the executor, also after an error; the artifact is borrowed. `width` and
-// `vocab` are those of the model that is guessed for. Errors: ARGUMENT (it is no such program, or for another width or
-// vocabulary), NOMEM, those of the executor.
-QN_CHECKED qn_status qn_propose_medusa_create(const qn_artifact *artifact, qn_executor *executor, int64_t width,
-                                              int32_t vocab, const qn_allocator *allocator, qn_proposer **out,
+// guess.0, guess.1, ... of f32 [R, vocab]; any number of proposers of one thread may share them, as many of which guess at once
+// as it may have rows. Takes over the executor, also after an error; the artifact is borrowed. `width` and `vocab` are those of
+// the model that is guessed for. Errors: ARGUMENT (it is no such program, it wants more than hidden states, or it is for
+// another width or vocabulary), NOMEM, those of the executor.
+typedef struct qn_heads qn_heads;
+QN_CHECKED qn_status qn_heads_create(const qn_artifact *artifact, qn_executor *executor, int64_t width, int32_t vocab,
+                                     const qn_allocator *allocator, qn_heads **out, qn_diag *diag);
+void qn_heads_destroy(qn_heads *heads);  // NULL is harmless
+// `heads` are borrowed. NOMEM.
+QN_CHECKED qn_status qn_propose_medusa_create(qn_heads *heads, const qn_allocator *allocator, qn_proposer **out,
                                               qn_diag *diag);
 // Its guesses will be judged (qn_sampler_judge): they are the likeliest tokens, whatever the sampler's random numbers, by
 // which they are judged.

@@ -1,14 +1,17 @@
 // A draft model goes on with the text in a cache of its own. It keeps what of it is still the text's beginning, so that
 // each time only what is new is evaluated. In a tree the likeliest guesses of each depth go on in one step, each in a
-// sequence of its own that is a fork of the one before it.
+// sequence of its own that is a fork of the one before it. All texts that are guessed for go on together: a step of the draft
+// model has what each of them wants next.
 #include <string.h>
 
 #include "runtime/propose_tree.h"
 
-#define TRY_TOKENS 16
-#define MOST_DEPTH 64  // of a tree
-#define MOST_ENDS  16
-#define ODDS       4
+#define TRY_TOKENS  16
+#define MOST_DEPTH  64  // of a tree
+#define MOST_ENDS   16
+#define ODDS        4
+#define STEP_TOKENS 256  // of a step at most: a longer text takes several
+#define NEW_TOKENS  16   // of a text that has had its guesses lately, at most
 
 typedef struct drafting {
   qn_proposer base;
@@ -22,6 +25,16 @@ typedef struct drafting {
   bool judged;
   qn_odds *odds;  // owned (ODDS times the vocabulary); NULL where guesses are not judged
   int32_t odds_used;
+  // while it guesses
+  const qn_proposal *asked;  // borrowed
+  int32_t most;              // guesses of a path
+  int32_t depth;             // of what is evaluated: 0 = the text
+  int32_t ends_of[2][MOST_ENDS];  // of a tree: those of even and odd depths that are gone on from
+  int32_t end_count, end_at;      // of this depth, and how many of them are evaluated
+  bool done;
+  int32_t added, wanted;  // items of this step, and those of them whose logits are wanted
+  int32_t first_item;     // where they begin, and the rows of those
+  size_t first_row;
 } drafting;
 
 // Tells cached[0 .. position) from the text: how many are still its tokens.
@@ -31,22 +44,6 @@ static size_t common(const drafting *d, const qn_propose_text *text) {
   if (held < most) most = held;
   while (n < most && d->cached[n] == text->tokens[d->from + n]) n++;
   return n;
-}
-
-static qn_status eval(drafting *d, const int32_t *tokens, size_t count, const float **out_logits, qn_diag *diag) {
-  size_t at = (size_t)qn_decoder_position(d->decoder, d->sequence);
-  QN_TRY(qn_decoder_eval(d->decoder, d->sequence, tokens, count, NULL, out_logits, diag));
-  memcpy(d->cached + at, tokens, count * sizeof *tokens);
-  return QN_OK;
-}
-
-// Evaluates what of the text is new: at least its last token.
-static qn_status catch_up(drafting *d, const qn_propose_text *text, const float **out_logits, qn_diag *diag) {
-  size_t held = common(d, text);
-  if (held == text->count - d->from && held > 0) held--;
-  qn_decoder_truncate(d->decoder, d->sequence, (int64_t)held);
-  held = (size_t)qn_decoder_position(d->decoder, d->sequence);  // none, where a window moved on too far
-  return eval(d, text->tokens + d->from + held, text->count - d->from - held, out_logits, diag);
 }
 
 // A text longer than the context is taken from its last half on. One guess after a long time is a try, for which all that
@@ -79,20 +76,6 @@ static qn_status no_numbers(const drafting *d, const qn_diag *why, qn_diag *diag
                  "the draft model's logits are not numbers (%s): its weights may be damaged, try --check-weights", why->text);
 }
 
-// One guess after another, which stay in the cache: those that come true are not evaluated again.
-static qn_status propose_chain(drafting *d, int32_t most, const float *logits, qn_draft *out, qn_diag *diag) {
-  for (;;) {
-    int32_t token = 0;
-    qn_diag why = {0};
-    if (qn_sampler_sample(d->sampler, logits, &token, &why) != QN_OK) return no_numbers(d, &why, diag);
-    if (d->odds && !tell_odds(d, out)) return QN_OK;
-    qn_draft_add(out, out->count - 1, token);
-    if (out->count == most) return QN_OK;
-    qn_sampler_accept(d->sampler, token);
-    QN_TRY(eval(d, &token, 1, &logits, diag));
-  }
-}
-
 // --- trees
 
 // Makes the sampler what it will be after the text and the guesses up to `node`.
@@ -107,11 +90,11 @@ static void follow_to(drafting *d, const qn_propose_text *text, int32_t node) {
   }
 }
 
-static qn_status grow(drafting *d, const qn_propose_text *text, int32_t node, const float *logits, qn_diag *diag) {
+static qn_status grow(drafting *d, int32_t node, const float *logits, qn_diag *diag) {
   qn_choice choices[QN_CHOICES_MOST];
   int32_t count = 0;
   qn_diag why = {0};
-  follow_to(d, text, node);
+  follow_to(d, &d->asked->text, node);
   if (qn_choices_take(d->sampler, logits, QN_CHOICES_MOST, true, choices, &count, &why) != QN_OK) return no_numbers(d, &why, diag);
   qn_growth_add(&d->growth, node, choices, count);
   return QN_OK;
@@ -122,58 +105,181 @@ static int32_t row_of(const drafting *d, int32_t depth, int32_t index) {
   return d->sequence + 1 + depth % 2 * d->ends + index;
 }
 
-// One depth: evaluates the guesses `ends`, each after its parent, which is one of `before`.
-static qn_status go_on(drafting *d, const qn_propose_text *text, int32_t depth, const int32_t *before, const int32_t *ends,
-                       int32_t count, qn_diag *diag) {
-  qn_decoder_item items[MOST_ENDS];
-  int64_t length = qn_decoder_position(d->decoder, d->sequence) + depth - 1;
-  for (int32_t i = 0; i < count; i++) {
-    const qn_growth_node *n = &d->growth.nodes[ends[i]];
-    int32_t row = row_of(d, depth, i), from = d->sequence;
-    for (int32_t k = 0; depth > 1 && k < d->ends; k++)
-      if (before[k] == n->parent) from = row_of(d, depth - 1, k);
+// The next depth's guesses that are gone on from; where there are none, the tree is done.
+static void go_deeper(drafting *d) {
+  d->end_at = d->end_count = 0;
+  if (++d->depth < d->most && d->depth < MOST_DEPTH)
+    d->end_count = qn_growth_frontier(&d->growth, d->depth, &d->asked->room, d->ends, d->ends_of[d->depth % 2]);
+  for (int32_t i = d->end_count; i < d->ends; i++) d->ends_of[d->depth % 2][i] = QN_DRAFT_ROOT;  // no node's parent from here on
+  if (d->end_count > 0) return;
+  qn_growth_harvest(&d->growth, &d->asked->room, d->asked->out);
+  d->done = true;
+}
+
+// --- what a step has of it
+
+// A step that is being made.
+typedef struct step_room {
+  qn_decoder_item *items;
+  int32_t count, most;
+  int64_t rows, most_rows;
+} step_room;
+
+static bool add_item(drafting *d, step_room *s, int32_t token, int32_t sequence, bool want) {
+  if (s->count == s->most || (want && s->rows == s->most_rows)) return false;
+  if (want && d->wanted++ == 0) d->first_row = (size_t)s->rows;
+  if (d->added++ == 0) d->first_item = s->count;
+  s->rows += want;
+  s->items[s->count++] = (qn_decoder_item){token, sequence, want};
+  return true;
+}
+
+static int64_t text_left(const drafting *d) {
+  return (int64_t)(d->asked->text.count - d->from) - qn_decoder_position(d->decoder, d->sequence);
+}
+
+// What of the text is new, of which the last token's logits are wanted.
+static void add_text(drafting *d, step_room *s) {
+  const int32_t *tokens = d->asked->text.tokens + d->asked->text.count - text_left(d);
+  int64_t left = text_left(d);
+  for (int64_t i = 0; i < left; i++)
+    if (!add_item(d, s, tokens[i], d->sequence, i + 1 == left)) return;
+}
+
+// Guesses of a depth, each after its parent, in a fork of the sequence that ends with that.
+static qn_status add_ends(drafting *d, step_room *s, qn_diag *diag) {
+  int64_t length = qn_decoder_position(d->decoder, d->sequence) + d->depth - 1;
+  for (int32_t i = d->end_at; i < d->end_count; i++) {
+    const qn_growth_node *n = &d->growth.nodes[d->ends_of[d->depth % 2][i]];
+    int32_t row = row_of(d, d->depth, i), from = d->sequence;
+    for (int32_t k = 0; d->depth > 1 && k < d->ends; k++)
+      if (d->ends_of[(d->depth - 1) % 2][k] == n->parent) from = row_of(d, d->depth - 1, k);
+    if (s->count == s->most || s->rows == s->most_rows) return QN_OK;
     QN_TRY(qn_decoder_fork(d->decoder, from, length, row, diag));
-    items[i] = (qn_decoder_item){n->token, row, true};
+    (void)add_item(d, s, n->token, row, true);
   }
-  QN_TRY(qn_decoder_step(d->decoder, items, (size_t)count, diag));
-  for (int32_t i = 0; i < count; i++) QN_TRY(grow(d, text, ends[i], qn_decoder_logits(d->decoder, (size_t)i), diag));
   return QN_OK;
 }
 
-static qn_status propose_tree(drafting *d, const qn_propose_text *text, const qn_draft_room *room, int32_t most,
-                              const float *logits, qn_draft *out, qn_diag *diag) {
-  int32_t ends[2][MOST_ENDS];
-  d->growth.count = 0;
-  qn_status status = grow(d, text, QN_DRAFT_ROOT, logits, diag);
-  for (int32_t depth = 1; status == QN_OK && depth < most && depth < MOST_DEPTH; depth++) {
-    int32_t *now = ends[depth % 2];
-    int32_t count = qn_growth_frontier(&d->growth, depth, room, d->ends, now);
-    if (count == 0) break;
-    for (int32_t i = count; i < d->ends; i++) now[i] = QN_DRAFT_ROOT;  // no node's parent from here on
-    status = go_on(d, text, depth, ends[1 - depth % 2], now, count, diag);
+static bool in_tree(const drafting *d) { return d->ends > 0 && d->asked->room.paths > 1; }
+
+static qn_status add_items(drafting *d, step_room *s, qn_diag *diag) {
+  const qn_draft *out = d->asked->out;
+  if (d->depth == 0) {
+    add_text(d, s);
+  } else if (in_tree(d)) {
+    return add_ends(d, s, diag);
+  } else {
+    (void)add_item(d, s, out->tokens[out->count - 1], d->sequence, true);
   }
-  for (int32_t i = 1; i <= 2 * d->ends; i++) qn_decoder_reset(d->decoder, d->sequence + i);
-  if (status == QN_OK) qn_growth_harvest(&d->growth, room, out);
+  return QN_OK;
+}
+
+// One guess after another, which stay in the cache: those that come true are not evaluated again.
+static qn_status take_guess(drafting *d, const float *logits, qn_diag *diag) {
+  qn_draft *out = d->asked->out;
+  int32_t token = 0;
+  qn_diag why = {0};
+  if (qn_sampler_sample(d->sampler, logits, &token, &why) != QN_OK) return no_numbers(d, &why, diag);
+  d->done = d->odds && !tell_odds(d, out);
+  if (d->done) return QN_OK;
+  qn_draft_add(out, out->count - 1, token);
+  d->depth++;
+  d->done = out->count == d->most;
+  if (!d->done) qn_sampler_accept(d->sampler, token);
+  return QN_OK;
+}
+
+static qn_status take_ends(drafting *d, qn_diag *diag) {
+  const int32_t *ends = d->ends_of[d->depth % 2];
+  for (int32_t i = 0; i < d->added; i++)
+    QN_TRY(grow(d, ends[d->end_at++], qn_decoder_logits(d->decoder, d->first_row + (size_t)i), diag));
+  if (d->end_at == d->end_count) go_deeper(d);
+  return QN_OK;
+}
+
+// What came of its items.
+static qn_status take_rows(drafting *d, const qn_decoder_item *items, qn_diag *diag) {
+  const float *logits = qn_decoder_logits(d->decoder, d->first_row);
+  if (d->depth > 0 && in_tree(d)) return take_ends(d, diag);
+  int32_t *cached = d->cached + qn_decoder_position(d->decoder, d->sequence) - d->added;
+  for (int32_t i = 0; i < d->added; i++) cached[i] = items[i].token;
+  if (d->depth == 0 && text_left(d) > 0) return QN_OK;
+  if (!in_tree(d)) return take_guess(d, logits, diag);
+  QN_TRY(grow(d, QN_DRAFT_ROOT, logits, diag));
+  go_deeper(d);
+  return QN_OK;
+}
+
+// --- all of them
+
+// What of the text is in the cache stays there, but at least its last token is evaluated.
+static void begin_guessing(drafting *d, const qn_proposal *asked) {
+  const qn_propose_text *text = &asked->text;
+  int64_t fits = qn_decoder_context(d->decoder) / 2;
+  d->asked = asked;
+  d->most = asked->room.depth < fits ? asked->room.depth : (int32_t)fits;
+  d->done = d->most < 1 || !d->sampler;
+  if (d->done) return;
+  size_t from = choose_beginning(d, text, (size_t)d->most);
+  if (from != d->from) qn_decoder_reset(d->decoder, d->sequence);
+  d->from = from;
+  size_t held = common(d, text);
+  if (held == text->count - from && held > 0) held--;
+  qn_decoder_truncate(d->decoder, d->sequence, (int64_t)held);  // to none, where a window moved on too far
+  qn_sampler_follow(d->sampler, text->sampler);
+  if (d->odds) qn_sampler_diverge(d->sampler);
+  d->odds_used = d->depth = d->growth.count = 0;
+}
+
+static bool has_much_text(const drafting *d) { return d->depth == 0 && text_left(d) > NEW_TOKENS; }
+
+// Those that have few tokens go first, so that a long text, which takes several steps, keeps none of the others waiting.
+static qn_status step_all(const qn_proposal *first, bool *out_more, qn_diag *diag) {
+  qn_decoder *decoder = ((drafting *)first->proposer)->decoder;
+  qn_decoder_item items[STEP_TOKENS];
+  int64_t chunk = qn_decoder_chunk(decoder);
+  step_room s = {items, 0, chunk < STEP_TOKENS ? (int32_t)chunk : STEP_TOKENS, 0, qn_decoder_rows(decoder)};
+  for (int much = 0; much < 2; much++) {
+    for (const qn_proposal *a = first; a; a = a->next) {
+      drafting *d = (drafting *)a->proposer;
+      if (!much) d->added = d->wanted = 0;
+      if (!d->done && has_much_text(d) == (bool)much) QN_TRY(add_items(d, &s, diag));
+    }
+  }
+  *out_more = s.count > 0;
+  if (s.count == 0) return QN_OK;
+  QN_TRY(qn_decoder_step(decoder, items, (size_t)s.count, diag));
+  for (const qn_proposal *a = first; a; a = a->next) {
+    drafting *d = (drafting *)a->proposer;
+    if (d->added > 0) QN_TRY(take_rows(d, items + d->first_item, diag));
+  }
+  return QN_OK;
+}
+
+static qn_status propose_all(const qn_proposal *first, qn_diag *diag) {
+  qn_executor *executor = qn_decoder_executor(((drafting *)first->proposer)->decoder);
+  qn_status status = QN_OK;
+  bool more = true;
+  for (const qn_proposal *a = first; a; a = a->next) begin_guessing((drafting *)a->proposer, a);
+  qn_executor_hold(executor);
+  while (status == QN_OK && more) status = step_all(first, &more, diag);
+  qn_executor_release(executor);
+  for (const qn_proposal *a = first; a; a = a->next) {
+    drafting *d = (drafting *)a->proposer;
+    if (status != QN_OK) a->out->count = 0;
+    for (int32_t i = 1; in_tree(d) && i <= 2 * d->ends; i++) qn_decoder_reset(d->decoder, d->sequence + i);
+    d->asked = NULL;
+  }
   return status;
 }
 
 static qn_status propose(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
                          qn_diag *diag) {
-  drafting *d = (drafting *)self;
-  int64_t fits = qn_decoder_context(d->decoder) / 2;
-  int32_t most = room->depth < fits ? room->depth : (int32_t)fits;
-  if (most < 1 || !d->sampler) return QN_OK;
-  size_t from = choose_beginning(d, text, (size_t)most);
-  if (from != d->from) qn_decoder_reset(d->decoder, d->sequence);
-  d->from = from;
-  const float *logits = NULL;
-  QN_TRY(catch_up(d, text, &logits, diag));
-  qn_sampler_follow(d->sampler, text->sampler);
-  if (d->odds) qn_sampler_diverge(d->sampler);
-  d->odds_used = 0;
-  if (d->ends > 0 && room->paths > 1) return propose_tree(d, text, room, most, logits, out, diag);
-  return propose_chain(d, most, logits, out, diag);
+  return propose_all(&(qn_proposal){self, *text, *room, out, NULL}, diag);
 }
+
+static const void *shared(const qn_proposer *self) { return ((const drafting *)self)->decoder; }
 
 static void forget_sampler(drafting *d) {
   if (d->odds) qn_free(d->allocator, d->odds, odds_room(d) * sizeof *d->odds);
@@ -219,8 +325,13 @@ void qn_propose_draft_judged(qn_proposer *draft) { ((drafting *)draft)->judged =
 
 qn_status qn_propose_draft_create(qn_decoder *decoder, int32_t sequence, int32_t ends, const qn_allocator *allocator,
                                   qn_proposer **out, qn_diag *diag) {
-  static const qn_proposer_type type = {
-      .name = "draft", .branches = true, .begin = begin, .propose = propose, .destroy = destroy};
+  static const qn_proposer_type type = {.name = "draft",
+                                        .branches = true,
+                                        .begin = begin,
+                                        .propose = propose,
+                                        .propose_all = propose_all,
+                                        .shared = shared,
+                                        .destroy = destroy};
   *out = NULL;
   if (sequence < 0 || sequence >= qn_decoder_sequences(decoder))
     return qn_fail(diag, QN_ERR_ARGUMENT, "draft", "got sequence %d, want 0 to %d", (int)sequence,

@@ -602,13 +602,16 @@ typedef struct quern_scheduler_options {
   int64_t longest_wait_us;
   int64_t batch_wait_us;  // QUERN_BATCHING_DYNAMIC
   int64_t patience_us;    // a batch request that has waited so long counts as online; 0 = never
-  // Guesses for requests that want QUERN_SPECULATE_DRAFT; must outlive the scheduler, and be compiled for as many sequences.
-  // NULL = none.
+  // Guesses for requests that want QUERN_SPECULATE_DRAFT; must outlive the scheduler, and be compiled for as many sequences, or,
+  // to make trees, for five to nine times as many. NULL = none.
   quern_model *draft;
+  // The heads for those that want QUERN_SPECULATE_MEDUSA; must outlive the scheduler. Where they are compiled for several
+  // sequences they guess for so many requests at a time. NULL = none.
+  quern_model *heads;
 } quern_scheduler_options;
 
 // *out_scheduler is the caller's; `model` must outlive it. Errors: those of quern_session_create; ARGUMENT (the text names
-// the option).
+// the option, or says why draft model or heads are none for it).
 quern_status quern_scheduler_create(quern_model *model, const quern_scheduler_options *options,
                                     quern_scheduler **out_scheduler, quern_error *error);
 // The session that it evaluates in, for its info, profile and prefixes; what it holds is the scheduler's own business.
@@ -647,9 +650,9 @@ typedef struct quern_request {
   size_t stop_count;
   bool ignore_eog, show_special;
   quern_priority priority;
-  // What guesses for this request (quern_speculator_options.draft is the scheduler's, or NULL; not QUERN_SPECULATE_MEDUSA,
-  // and no trees); NULL = nothing. As many
-  // tokens as pay are few in a large batch. Nothing is guessed where the artifact computes the logits of one token a step.
+  // What guesses for this request (quern_speculator_options.draft is the scheduler's draft model or heads, or NULL); NULL =
+  // nothing. As many tokens as pay are few in a large batch. Trees are made where the artifact has room for sequences beside the
+  // scheduler's. Nothing is guessed where it computes the logits of one token a step.
   const quern_speculator_options *speculator;
   uint64_t client;  // whose it is: of equal priority, the client goes first for whom the fewest tokens were evaluated
   // A request whose prompt begins alike, by the id that quern_scheduler_add gave it; 0 = none. This one waits until that

@@ -16,7 +16,7 @@ typedef struct technique_guesser {
 struct quern_scheduler {
   quern_session *session;  // owned
   qn_guessing guessing;
-  const quern_model *draft;  // borrowed; NULL = none
+  const quern_model *draft, *heads;  // borrowed; NULL = none
   technique_guesser guessers[QN_TECHNIQUES];
   qn_scheduler *scheduler;  // owned
 };
@@ -39,15 +39,17 @@ static qn_status create_proposer(void *context, int32_t row, bool judged, qn_pro
   return qn_guessing_create(g->guessing, g->technique, row, judged, out, diag);
 }
 
-static qn_status prepare_guessing(quern_scheduler *s, quern_model *draft, qn_diag *diag) {
+static qn_status prepare_guessing(quern_scheduler *s, quern_model *draft, quern_model *heads, qn_diag *diag) {
   s->guessing.session = s->session;
   s->draft = draft;
+  s->heads = heads;
   if (draft)
     QN_TRY(qn_guessing_open_draft(&s->guessing, draft, qn_decoder_sequences(s->session->decoder), diag));
+  if (heads) QN_TRY(qn_guessing_open_heads(&s->guessing, heads, diag));
   for (int i = 0; i < QN_TECHNIQUES; i++) {
     technique_guesser *g = &s->guessers[i];
     *g = (technique_guesser){.guessing = &s->guessing, .technique = (quern_technique)i};
-    g->guesser = (qn_guesser){create_proposer, g, qn_guessing_cost(&s->guessing, g->technique)};
+    g->guesser = (qn_guesser){create_proposer, g, qn_guessing_cost(&s->guessing, g->technique), i == QUERN_SPECULATE_MEDUSA};
   }
   return QN_OK;
 }
@@ -60,7 +62,7 @@ static qn_status create(quern_scheduler *s, const quern_scheduler_options *o, qn
   QN_TRY(read_time("longest_wait_us", o->longest_wait_us, &options.longest_wait_ns, diag));
   QN_TRY(read_time("batch_wait_us", o->batch_wait_us, &options.batch_wait_ns, diag));
   QN_TRY(read_time("patience_us", o->patience_us, &options.patience_ns, diag));
-  QN_TRY(prepare_guessing(s, o->draft, diag));
+  QN_TRY(prepare_guessing(s, o->draft, o->heads, diag));
   const quern_model *model = s->session->model;
   return qn_scheduler_create(s->session->decoder, model->tokenizer, qn_session_sampled_vocab(s->session), &options,
                              &model->allocator, &s->scheduler, diag);
@@ -145,12 +147,14 @@ static qn_status choose_guesser(const quern_scheduler *s, const quern_speculator
   if (!options) return QN_OK;
   QN_TRY(qn_options_take(options, "quern_speculator_options", &own, sizeof own, diag));
   QN_TRY(qn_technique_check(own.technique, diag));
-  if (own.technique == QUERN_SPECULATE_MEDUSA)
-    return qn_fail(diag, QN_ERR_UNSUPPORTED, "technique", "heads guess for quern_generate alone; want another technique");
-  if (own.draft && own.draft != s->draft)
-    return qn_fail(diag, QN_ERR_ARGUMENT, own.draft->path, "got a draft model of a request's own, want the scheduler's");
-  if (own.technique == QUERN_SPECULATE_DRAFT && !s->draft)
-    return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no draft model, want one in the scheduler's options");
+  bool by_heads = own.technique == QUERN_SPECULATE_MEDUSA;
+  const quern_model *model = by_heads ? s->heads : s->draft;
+  const char *what = by_heads ? "heads" : "a draft model";
+  if (own.draft && own.draft != model)
+    return qn_fail(diag, QN_ERR_ARGUMENT, own.draft->path, "got %s of a request's own, want the scheduler's", what);
+  if ((by_heads || own.technique == QUERN_SPECULATE_DRAFT) && !model)
+    return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no %s, want %s in the scheduler's options",
+                   by_heads ? "heads" : "draft model", by_heads ? "some" : "one");
   params->guesser = &s->guessers[own.technique].guesser;
   params->guesses = own.tokens;
   params->judged = own.rejection;

@@ -31,12 +31,12 @@ static qn_status check_vocabulary(const quern_model *model, const quern_model *d
   return QN_OK;
 }
 
-// How many guesses of a depth a tree goes on from: so many rows and, but for one, twice as many sequences.
-static int32_t ends_of(const qn_art_program *draft) {
+// How many guesses of a depth a tree goes on from: so many rows and, of each text, twice as many sequences beside its own.
+static int32_t ends_of(const qn_art_program *draft, int32_t texts) {
   enum { MOST = 4, SYMBOL_R = 2, SYMBOL_B = 4 };  // qn_symbol of ir/type.h
   int64_t rows = draft->symbol_max[SYMBOL_R], sequences = draft->symbol_max[SYMBOL_B], ends = MOST;
   if (rows && rows < ends) ends = rows;
-  if (sequences && (sequences - 1) / 2 < ends) ends = (sequences - 1) / 2;
+  if (sequences && (sequences / texts - 1) / 2 < ends) ends = (sequences / texts - 1) / 2;
   return ends < 2 ? 0 : (int32_t)ends;
 }
 
@@ -57,10 +57,10 @@ qn_status qn_guessing_open_draft(qn_guessing *g, quern_model *draft, int32_t tex
   int64_t keys = draft->artifact.program->page_keys ? draft->artifact.program->page_keys : 1;
   int64_t pages = (options.context + keys - 1) / keys;
   g->draft_cost = read_bytes(session->model) > 0 ? read_bytes(draft) / read_bytes(session->model) : 0;
-  g->ends = texts == 1 ? ends_of(draft->artifact.program) : 0;
+  g->ends = qn_decoder_path_rows(session->decoder) > 0 ? ends_of(draft->artifact.program, texts) : 0;
   if (g->ends > 0) {
-    options.sequences = 1 + 2 * g->ends;
-    options.pages = pages + 2 * g->ends * (pages < 3 ? pages : 3);  // a fork has pages of its own for its last tokens alone
+    options.sequences = texts * (1 + 2 * g->ends);
+    options.pages = texts * (pages + 2 * g->ends * (pages < 3 ? pages : 3));  // a fork has its own for its last tokens alone
   }
   options.executor = (qn_executor_options){.cuda = draft->cuda,
                                            .target = draft->target,
@@ -72,12 +72,9 @@ qn_status qn_guessing_open_draft(qn_guessing *g, quern_model *draft, int32_t tex
 
 // --- heads
 
-static qn_status propose_by_medusa(qn_guessing *g, int32_t row, qn_proposer **out, qn_diag *diag) {
-  const quern_model *heads = g->heads;
+qn_status qn_guessing_open_heads(qn_guessing *g, quern_model *heads, qn_diag *diag) {
   quern_session *session = g->session;
   qn_executor *executor = NULL;
-  (void)row;
-  if (!heads) return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no heads, want ones that guess");
   if (!qn_decoder_want_hidden(session->decoder, true) || qn_decoder_hidden_width(session->decoder) == 0)
     return qn_fail(diag, QN_ERR_UNSUPPORTED, name_of(session->model),
                    "does not give the hidden states that heads guess from; compile it with --guesses");
@@ -90,8 +87,8 @@ static qn_status propose_by_medusa(qn_guessing *g, int32_t row, qn_proposer **ou
                                    .decode_threads = session->decode_threads};
   QN_TRY(qn_executor_create(&heads->artifact, heads->cuda ? NULL : session->threads, &how, &session->model->allocator,
                             &executor, diag));
-  return qn_propose_medusa_create(&heads->artifact, executor, qn_decoder_hidden_width(session->decoder),
-                                  qn_decoder_vocab(session->decoder), &session->model->allocator, out, diag);
+  return qn_heads_create(&heads->artifact, executor, qn_decoder_hidden_width(session->decoder),
+                         qn_decoder_vocab(session->decoder), &session->model->allocator, &g->heads, diag);
 }
 
 // --- techniques
@@ -103,7 +100,14 @@ static qn_status propose_by_lookup(qn_guessing *g, int32_t row, qn_proposer **ou
 
 static qn_status propose_by_draft(qn_guessing *g, int32_t row, qn_proposer **out, qn_diag *diag) {
   if (!g->draft) return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no draft model, want one that guesses");
-  return qn_propose_draft_create(g->draft, row, g->ends, &g->session->model->allocator, out, diag);
+  int32_t sequence = row * (1 + 2 * g->ends);
+  return qn_propose_draft_create(g->draft, sequence, g->ends, &g->session->model->allocator, out, diag);
+}
+
+static qn_status propose_by_medusa(qn_guessing *g, int32_t row, qn_proposer **out, qn_diag *diag) {
+  (void)row;
+  if (!g->heads) return qn_fail(diag, QN_ERR_ARGUMENT, "speculator", "got no heads, want ones that guess");
+  return qn_propose_medusa_create(g->heads, &g->session->model->allocator, out, diag);
 }
 
 // All texts of a session, or of a scheduler, teach the same n-grams.
@@ -139,6 +143,7 @@ double qn_guessing_cost(const qn_guessing *g, quern_technique technique) {
 
 void qn_guessing_deinit(qn_guessing *g) {
   qn_decoder_destroy(g->draft);
+  qn_heads_destroy(g->heads);
   qn_ngrams_destroy(g->ngrams);
 }
 
@@ -170,7 +175,7 @@ static qn_status create(quern_speculator *s, const quern_speculator_options *opt
   qn_guessing *g = &s->guessing;
   qn_decoder *decoder = g->session->decoder;
   QN_TRY(check(g->session, options, diag));
-  if (options->technique == QUERN_SPECULATE_MEDUSA) g->heads = options->draft;
+  if (options->technique == QUERN_SPECULATE_MEDUSA && options->draft) QN_TRY(qn_guessing_open_heads(g, options->draft, diag));
   if (options->technique == QUERN_SPECULATE_DRAFT && options->draft)
     QN_TRY(qn_guessing_open_draft(g, options->draft, 1, diag));
   QN_TRY(qn_guessing_create(g, options->technique, 0, options->rejection, &proposer, diag));

@@ -89,12 +89,17 @@ static qn_status check_options(const qn_scheduler *s, qn_diag *diag) {
 static size_t rows_bytes(const qn_scheduler *s) { return (size_t)qn_decoder_sequences(s->decoder) * sizeof *s->rows; }
 static size_t items_bytes(const qn_scheduler *s) { return (size_t)s->options.step_tokens * sizeof *s->items; }
 
+static size_t trees_bytes(const qn_scheduler *s) { return (size_t)qn_decoder_sequences(s->decoder) * sizeof *s->trees; }
+static size_t asked_bytes(const qn_scheduler *s) { return (size_t)qn_decoder_sequences(s->decoder) * sizeof *s->asked; }
+
 static qn_status take_memory(qn_scheduler *s, const char *swap_folder, qn_diag *diag) {
   const char *path = qn_decoder_path(s->decoder);
   s->rows = qn_alloc_zeroed(s->allocator, rows_bytes(s));
   s->order = qn_alloc_zeroed(s->allocator, rows_bytes(s));
   s->items = qn_alloc_zeroed(s->allocator, items_bytes(s));
-  if (!s->rows || !s->order || !s->items) return qn_fail_nomem(diag, path, "the scheduler");
+  s->trees = qn_alloc_zeroed(s->allocator, trees_bytes(s));
+  s->asked = qn_alloc_zeroed(s->allocator, asked_bytes(s));
+  if (!s->rows || !s->order || !s->items || !s->trees || !s->asked) return qn_fail_nomem(diag, path, "the scheduler");
   if (swap_folder) {
     char *copy = qn_alloc(s->allocator, strlen(swap_folder) + 1);
     if (!copy) return qn_fail_nomem(diag, path, "a folder's name");
@@ -175,6 +180,8 @@ void qn_scheduler_destroy(qn_scheduler *s) {
   qn_free(s->allocator, s->rows, s->rows ? rows_bytes(s) : 0);
   qn_free(s->allocator, s->order, s->order ? rows_bytes(s) : 0);
   qn_free(s->allocator, s->items, s->items ? items_bytes(s) : 0);
+  qn_free(s->allocator, s->trees, s->trees ? trees_bytes(s) : 0);
+  qn_free(s->allocator, s->asked, s->asked ? asked_bytes(s) : 0);
   qn_free(s->allocator, s, sizeof *s);
 }
 

@@ -59,6 +59,7 @@ typedef struct qn_guesser {
   qn_status (*create)(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag);
   void *context;
   double make_cost;  // as of qn_speculate_options
+  bool hidden;       // it guesses from the hidden state that a text's last token was chosen by, which the decoder must give
 } qn_guesser;
 
 // The end of a request, on the stepping thread; `id` is free again.

@@ -55,6 +55,31 @@ void qn_scheduler_take_in(qn_scheduler *s) {
 
 // --- pages
 
+static bool is_kin(const qn_request *r, const qn_request *other) {
+  return other != r && (other->id == r->fork_of || (other->fork_of != 0 && other->fork_of == r->fork_of));
+}
+
+// How many tokens of its own, all but the last at most, another one begins with and has in the cache.
+static int64_t alike(const qn_request *r, const qn_request *other) {
+  int64_t n = 0;
+  while (n < r->count - 1 && n < other->evaluated && r->tokens[n] == other->tokens[n]) n++;
+  return n;
+}
+
+// Who runs (`urgent`: and keeps its place whoever comes) and has the most of what a fork begins with; NULL: nobody has any.
+// *out_tokens is how much that is.
+static const qn_request *find_kin(const qn_scheduler *s, const qn_request *r, bool urgent, int64_t *out_tokens) {
+  const qn_request *best = NULL;
+  *out_tokens = 0;
+  for (const qn_request *other = r->fork_of ? s->running.first : NULL; other; other = other->next) {
+    int64_t tokens = (urgent && !other->urgent) || !is_kin(r, other) ? 0 : alike(r, other);
+    if (tokens <= *out_tokens || tokens < qn_decoder_least(s->decoder, other->row)) continue;
+    best = other;
+    *out_tokens = tokens;
+  }
+  return best;
+}
+
 // What those who run will take for tokens that they have already.
 static int64_t promised_pages(const qn_scheduler *s) {
   int64_t pages = 0;
@@ -63,8 +88,17 @@ static int64_t promised_pages(const qn_scheduler *s) {
   return pages;
 }
 
+// What it takes of the free ones for the tokens that it has: a fork shares its kin's full pages, but for one that would copy
+// them all to give keys up.
+static int64_t needed_pages(const qn_scheduler *s, const qn_request *r, bool urgent) {
+  int64_t shared = 0, most = qn_scheduler_most_pages(s, r->count);
+  if (r->kept_tokens == 0 && !qn_kv_cache_evicts(qn_decoder_cache(s->decoder))) (void)find_kin(s, r, urgent, &shared);
+  int64_t own = qn_scheduler_pages_of(s, r->count) - shared / s->page_keys;
+  return own < most ? own : most;
+}
+
 static bool has_room(const qn_scheduler *s, const qn_request *r) {
-  return qn_scheduler_most_pages(s, r->count) <= qn_scheduler_free_pages(s) - promised_pages(s);
+  return needed_pages(s, r, false) <= qn_scheduler_free_pages(s) - promised_pages(s);
 }
 
 static int32_t free_row(const qn_scheduler *s) {
@@ -171,29 +205,13 @@ static qn_status begin_guessing(qn_scheduler *s, qn_request *r, qn_diag *diag) {
 
 // --- forks
 
-static bool is_kin(const qn_request *r, const qn_request *other) {
-  return other != r && (other->id == r->fork_of || (other->fork_of != 0 && other->fork_of == r->fork_of));
-}
-
-// How many tokens of its own, all but the last at most, another one begins with and has in the cache.
-static int64_t alike(const qn_request *r, const qn_request *other) {
-  int64_t n = 0;
-  while (n < r->count - 1 && n < other->evaluated && r->tokens[n] == other->tokens[n]) n++;
-  return n;
-}
-
-// Takes pages of the one whose prompt begins alike, or of another fork of it; whoever has the most.
+// Takes pages of the one whose prompt begins alike, or of another fork of it.
 static int64_t share_pages(qn_scheduler *s, qn_request *r) {
-  const qn_request *best = NULL;
-  int64_t most = 0;
-  for (const qn_request *other = r->fork_of ? s->running.first : NULL; other; other = other->next) {
-    if (!is_kin(r, other) || alike(r, other) <= most) continue;
-    best = other;
-    most = alike(r, other);
-  }
-  if (!best) return 0;
+  int64_t tokens = 0;
+  const qn_request *kin = find_kin(s, r, false, &tokens);
+  if (!kin) return 0;
   s->forked = true;
-  return qn_decoder_branch(s->decoder, best->row, most, r->row);
+  return qn_decoder_branch(s->decoder, kin->row, tokens, r->row);
 }
 
 // Is the one that it would share pages with about to have them?
@@ -230,6 +248,8 @@ static qn_status begin(qn_scheduler *s, qn_request *r, qn_diag *diag) {
   qn_diag why = {0};
   if (put_back(s, r, &why) == QN_OK) {
     r->evaluated = r->kept_tokens;
+    qn_decoder_know(s->decoder, r->row, r->tokens);
+    qn_decoder_keep(s->decoder, r->row);
     s->stats.swapped_in++;
     qn_scheduler_drop_kept(r);
   } else {
@@ -320,7 +340,7 @@ static bool displace(qn_scheduler *s, const qn_request *r) {
   for (const qn_request *other = s->running.first; other; other = other->next)
     pages += other->urgent ? 0 : qn_scheduler_most_pages(s, other->count);
   qn_request *loser = victim(s);
-  if (!loser || loser->urgent || pages < qn_scheduler_most_pages(s, r->count)) return false;
+  if (!loser || loser->urgent || pages < needed_pages(s, r, true)) return false;
   preempt(s, loser);
   return true;
 }

@@ -44,6 +44,9 @@ struct qn_request {
   int32_t most_guesses;       // 0 = as many as pay
   bool judged;
   qn_speculator *speculator;  // owned, as long as it has a row; NULL = nothing is guessed
+  float *hidden;              // owned: (hidden_width), for who guesses from that; NULL = nobody does
+  int64_t hidden_width;
+  bool has_hidden;            // it is that which the last token was chosen by
   uint64_t fork_of;           // whose prompt begins alike; 0 = nobody's
   // where it is
   int32_t row;         // of the block table; -1 = none
@@ -61,7 +64,8 @@ struct qn_request {
   int64_t step_pages;   // that it takes for them
   size_t first_wanted;  // of the step's wanted rows
   bool wanted;          // the logits after its last token are
-  const qn_draft *draft;  // guesses after its last token, a chain, whose logits are wanted, too; borrowed of the speculator
+  bool asked;             // its guesses are chosen, and to be made
+  const qn_draft *draft;  // guesses after its last token, whose logits are wanted, too; borrowed of the speculator
   int64_t guesses;        // how many of the step's tokens those are
   // what is told at the end
   uint64_t added_ns;
@@ -80,6 +84,9 @@ void qn_request_list_remove(qn_request_list *list, qn_request *request);
 typedef struct qn_pace {
   double weight, tokens, time, tokens_squared, tokens_time;
 } qn_pace;
+
+// What a token more costs; 0 where it is not known, since all steps had about as many.
+double qn_pace_slope(const qn_pace *p);
 
 struct qn_scheduler {
   qn_decoder *decoder;            // borrowed
@@ -102,7 +109,9 @@ struct qn_scheduler {
   qn_request **rows;        // owned: who has which row (sequences)
   qn_request **order;       // owned: the step's (sequences)
   qn_decoder_item *items;   // owned: (step_tokens)
-  size_t item_count, wanted_count;
+  qn_decoder_tree *trees;   // owned: the step's (sequences)
+  qn_speculator **asked;    // owned: who guesses together (sequences)
+  size_t item_count, wanted_count, tree_count;
   int64_t planned_pages;    // that the step will take
   bool decodes;             // somebody decodes in this step
   int64_t decoding;         // how many do
@@ -122,6 +131,8 @@ int64_t qn_scheduler_keys(const qn_scheduler *s, const qn_request *r);
 int64_t qn_scheduler_most_pages(const qn_scheduler *s, int64_t tokens);
 int64_t qn_scheduler_more_pages(const qn_scheduler *s, const qn_request *r, int64_t tokens);
 int64_t qn_scheduler_free_pages(const qn_scheduler *s);
+bool qn_scheduler_runs(const qn_request *r);  // has it a row?
+int64_t qn_scheduler_tokens_left(const qn_request *r);  // to be evaluated; 1 = it decodes
 size_t qn_scheduler_left(qn_scheduler *s);  // requests that have not ended
 
 // --- scheduler_request.c
@@ -137,6 +148,15 @@ QN_CHECKED qn_status qn_request_take(qn_scheduler *s, qn_request *r, const float
 void qn_request_finish_text(qn_request *r);
 // Ends it: whatever it holds is given back, `done` is called, it is gone. `diag` NULL: without an error.
 void qn_request_end(qn_scheduler *s, qn_request *r, const qn_diag *diag);
+
+// --- scheduler_guess.c
+
+// Guesses for those of the step (`count` in its order) that decode, as far as tokens and rows (`room`) and pages are left;
+// nobody is preempted for them. Gives how many.
+int64_t qn_scheduler_plan_guesses(qn_scheduler *s, size_t count, int64_t room);
+// Takes the tokens that the step has made certain: the one after its last one, and those after guesses as long as they come
+// true. *out_end, and errors, as of qn_request_take.
+QN_CHECKED qn_status qn_scheduler_take_tokens(qn_scheduler *s, qn_request *r, bool *out_end, qn_diag *diag);
 
 // --- scheduler_admit.c
 

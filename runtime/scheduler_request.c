@@ -67,9 +67,18 @@ static qn_status copy_prompt(const qn_scheduler *s, qn_request *r, const qn_requ
   return QN_OK;
 }
 
+// What guesses from hidden states sees one when the decoder's is gone already.
+static qn_status take_hidden(const qn_scheduler *s, qn_request *r, qn_diag *diag) {
+  r->hidden_width = r->guesser && r->guesser->hidden ? qn_decoder_hidden_width(s->decoder) : 0;
+  if (r->hidden_width == 0) return QN_OK;
+  r->hidden = qn_alloc(r->allocator, (size_t)r->hidden_width * sizeof *r->hidden);
+  return r->hidden ? QN_OK : qn_fail_nomem(diag, "guesses", "a hidden state");
+}
+
 static qn_status fill_in(const qn_scheduler *s, qn_request *r, const qn_request_params *p, qn_diag *diag) {
   QN_TRY(copy_stops(r, p, diag));
   QN_TRY(copy_prompt(s, r, p, diag));
+  QN_TRY(take_hidden(s, r, diag));
   qn_text_options text = {.tokenizer = s->tokenizer,
                           .stops = r->stops,
                           .stop_count = p->stop_count,
@@ -114,6 +123,7 @@ void qn_request_destroy(qn_request *r) {
   qn_text_out_deinit(&r->text);
   qn_speculator_destroy(r->speculator);
   qn_sampler_destroy(r->sampler);
+  qn_free(r->allocator, r->hidden, (size_t)r->hidden_width * sizeof *r->hidden);
   qn_free(r->allocator, r->stops, r->stops_bytes);
   qn_free(r->allocator, r->tokens, (size_t)r->capacity * sizeof *r->tokens);
   qn_free(r->allocator, r, sizeof *r);

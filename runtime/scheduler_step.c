@@ -7,7 +7,8 @@
 
 #include "runtime/scheduler_impl.h"
 
-static int64_t left(const qn_request *r) { return r->count - r->evaluated; }
+int64_t qn_scheduler_tokens_left(const qn_request *r) { return r->count - r->evaluated; }
+bool qn_scheduler_runs(const qn_request *r) { return r->row >= 0; }
 
 // --- how long a step takes
 
@@ -21,8 +22,7 @@ static void note_pace(qn_pace *p, double tokens, double time) {
   p->tokens_time = p->tokens_time * PACE_KEPT + tokens * time;
 }
 
-// What a token more costs; 0 where it is not known, since all steps had about as many.
-static double slope_of(const qn_pace *p) {
+double qn_pace_slope(const qn_pace *p) {
   if (p->weight == 0) return 0;
   double n = p->tokens / p->weight, t = p->time / p->weight, spread = p->tokens_squared / p->weight - n * n;
   double slope = spread > 0.01 * n * n ? (p->tokens_time / p->weight - n * t) / spread : 0;
@@ -33,21 +33,9 @@ static double slope_of(const qn_pace *p) {
 // share, which is more than it does.
 static double tokens_within(const qn_pace *p, double time) {
   if (p->weight == 0) return 0;
-  double n = p->tokens / p->weight, t = p->time / p->weight, slope = slope_of(p);
+  double n = p->tokens / p->weight, t = p->time / p->weight, slope = qn_pace_slope(p);
   if (slope <= 0) slope = t / n;
   return slope > 0 ? n + (time - t) / slope : 0;
-}
-
-// Tells who guesses what a step costs a request: its share of what all have in common, and its own tokens. So guesses are
-// cheap for one that is alone, and seldom pay in a large batch.
-static void tell_pace(const qn_scheduler *s, const qn_request *r, int64_t decoding) {
-  const qn_pace *p = &s->pace;
-  double n = p->tokens / p->weight, t = p->time / p->weight, slope = slope_of(p), base = t - slope * n;
-  double plain = (base > 0 ? base : 0) / (double)decoding + slope;
-  if (slope <= 0) plain = t / (double)decoding;
-  qn_speculator_time(r->speculator, 0, (uint64_t)plain + 1);
-  if (slope > 0 && r->guesses > 0)
-    qn_speculator_time(r->speculator, (int32_t)r->guesses, (uint64_t)(plain + slope * (double)r->guesses) + 1);
 }
 
 // --- the plan
@@ -58,14 +46,12 @@ static int64_t least_prompt(const qn_scheduler *s) {
   return half < QN_SCHEDULER_LEAST_PROMPT ? half : QN_SCHEDULER_LEAST_PROMPT;
 }
 
-static bool is_running(const qn_request *r) { return r->row >= 0; }
-
 // Who runs, in the order of the list, since making room takes some out of it.
 static size_t take_order(qn_scheduler *s) {
   size_t count = 0;
   for (qn_request *r = s->running.first; r; r = r->next) {
     r->step_tokens = r->step_pages = 0;
-    r->wanted = false;
+    r->wanted = r->asked = false;
     r->guesses = 0;
     s->order[count++] = r;
   }
@@ -76,13 +62,13 @@ static void plan_tokens(qn_scheduler *s, qn_request *r, int64_t tokens) {
   r->step_pages = qn_scheduler_more_pages(s, r, tokens);
   s->planned_pages += r->step_pages;
   r->step_tokens = tokens;
-  r->wanted = tokens == left(r);
+  r->wanted = tokens == qn_scheduler_tokens_left(r);
 }
 
 // Is it one token that is done of it, for which it needs one of the rows whose logits are wanted?
 static bool takes_one(const qn_scheduler *s, const qn_request *r) {
   bool fills = qn_decoder_fills_with_row(s->decoder) && qn_decoder_keys_left(s->decoder, r->row) == 1;
-  return fills || left(r) == 1;
+  return fills || qn_scheduler_tokens_left(r) == 1;
 }
 
 // One token each of those that decode, who had none for longest first: rows whose logits are wanted may be fewer.
@@ -90,7 +76,7 @@ static int64_t plan_decoding(qn_scheduler *s, size_t count, int64_t budget, int6
   int64_t used = 0;
   for (size_t i = 0; i < count && used < budget && used < rows; i++) {
     qn_request *r = s->order[i];
-    if (!r || !is_running(r) || !takes_one(s, r)) continue;
+    if (!r || !qn_scheduler_runs(r) || !takes_one(s, r)) continue;
     if (!qn_scheduler_make_room(s, r, 1)) {
       s->order[i] = NULL;
       continue;
@@ -101,61 +87,15 @@ static int64_t plan_decoding(qn_scheduler *s, size_t count, int64_t budget, int6
   return used;
 }
 
-// How many tokens may be guessed after the last one: no more than it can have, by its last page and `pages` others.
-static int64_t most_guesses(const qn_scheduler *s, const qn_request *r, int64_t room, int64_t pages) {
-  int64_t most = s->most_tokens - r->evaluated - 1, keys = qn_scheduler_keys(s, r) + 1;
-  int64_t fit = (qn_scheduler_pages_of(s, keys) + (pages > 0 ? pages : 0)) * s->page_keys - keys;
-  int64_t kept = qn_decoder_keys_left(s->decoder, r->row) - 2;  // with the last key others are given up for good
-  if (most > fit) most = fit;
-  if (most > kept) most = kept;
-  if (r->max_tokens > 0 && most > r->max_tokens - r->result.generated_tokens - 1)
-    most = r->max_tokens - r->result.generated_tokens - 1;
-  if (most > qn_speculator_most(r->speculator)) most = qn_speculator_most(r->speculator);
-  return most < room ? most : room;
-}
-
-// Pages that prompts are yet to take, which were promised to them when they were admitted.
-static int64_t prompt_pages(const qn_scheduler *s, size_t count) {
-  int64_t pages = 0;
-  for (size_t i = 0; i < count; i++) {
-    const qn_request *r = s->order[i];
-    if (!r || !is_running(r) || left(r) < 2) continue;
-    pages += qn_scheduler_most_pages(s, r->count) - qn_kv_cache_held(qn_decoder_cache(s->decoder), r->row);
-  }
-  return pages;
-}
-
-// Guesses take what tokens, rows and pages are left; nobody is preempted for them.
-static int64_t plan_guesses(qn_scheduler *s, size_t count, int64_t room) {
-  int64_t used = 0, promised = prompt_pages(s, count);
-  for (size_t i = 0; i < count && used < room; i++) {
-    qn_request *r = s->order[i];
-    if (!r || !is_running(r) || !r->wanted || !r->speculator) continue;
-    int64_t most = most_guesses(s, r, room - used, qn_scheduler_free_pages(s) - s->planned_pages - promised);
-    const qn_draft_room chain = {(int32_t)most, (int32_t)most, 1, 0};
-    qn_diag diag = {0};
-    // An error leaves it without guesses, which costs time alone.
-    if (most < 1 || qn_speculator_propose(r->speculator, r->sampler, NULL, &chain, &r->draft, &diag) != QN_OK) continue;
-    int64_t keys = qn_scheduler_keys(s, r) + 1;
-    int64_t more = qn_scheduler_pages_of(s, keys + r->draft->count) - qn_scheduler_pages_of(s, keys);
-    s->planned_pages += more;
-    r->step_pages += more;
-    r->guesses = r->draft->count;
-    r->step_tokens += r->guesses;
-    used += r->guesses;
-  }
-  return used;
-}
-
 static int64_t plan_prompts(qn_scheduler *s, size_t count, int64_t budget, int64_t rows) {
   int64_t used = 0;
   for (size_t i = 0; i < count && used < budget; i++) {
     qn_request *r = s->order[i];
-    if (!r || !is_running(r) || left(r) < 2 || r->step_tokens > 0) continue;
-    int64_t tokens = left(r) < budget - used ? left(r) : budget - used;
+    if (!r || !qn_scheduler_runs(r) || qn_scheduler_tokens_left(r) < 2 || r->step_tokens > 0) continue;
+    int64_t tokens = qn_scheduler_tokens_left(r) < budget - used ? qn_scheduler_tokens_left(r) : budget - used;
     int64_t keys = qn_decoder_keys_left(s->decoder, r->row);  // then others are given up
     if (tokens > keys) tokens = keys;
-    bool row = tokens == left(r) || (tokens == keys && qn_decoder_fills_with_row(s->decoder));
+    bool row = tokens == qn_scheduler_tokens_left(r) || (tokens == keys && qn_decoder_fills_with_row(s->decoder));
     if (row && rows == 0) tokens--;
     if (tokens == 0) continue;
     if (!qn_scheduler_make_room(s, r, tokens)) {
@@ -182,19 +122,19 @@ static void plan(qn_scheduler *s) {
   size_t count = take_order(s);
   int64_t rows = qn_decoder_rows(s->decoder), prompts = 0;
   s->planned_pages = 0;
-  for (size_t i = 0; i < count; i++) prompts += left(s->order[i]) > 1;
+  for (size_t i = 0; i < count; i++) prompts += qn_scheduler_tokens_left(s->order[i]) > 1;
   int64_t room = s->options.step_tokens - (prompts > 0 ? least_prompt(s) : 0);
   int64_t decoding = plan_decoding(s, count, room, rows);
   s->decodes = decoding > 0;
   s->decoding = decoding;
   room = (room < rows - (prompts > 0) ? room : rows - (prompts > 0)) - decoding;
-  decoding += plan_guesses(s, count, room);
+  decoding += qn_scheduler_plan_guesses(s, count, room);
   plan_prompts(s, count, prompt_budget(s, decoding), rows - decoding);
 }
 
 // The step's tokens, of who still has a place in it.
 static void lay_out(qn_scheduler *s) {
-  s->item_count = s->wanted_count = 0;
+  s->item_count = s->wanted_count = s->tree_count = 0;
   for (qn_request *r = s->running.first; r; r = r->next) {
     int64_t own = r->step_tokens - r->guesses;
     for (int64_t i = 0; i < own; i++) {
@@ -202,6 +142,8 @@ static void lay_out(qn_scheduler *s) {
       if (wanted) r->first_wanted = s->wanted_count++;
       s->items[s->item_count++] = (qn_decoder_item){r->tokens[r->evaluated + i], r->row, wanted};
     }
+    if (r->guesses > 0)
+      s->trees[s->tree_count++] = (qn_decoder_tree){s->item_count - 1, (size_t)r->guesses, r->draft->parents};
     for (int64_t i = 0; i < r->guesses; i++, s->wanted_count++)
       s->items[s->item_count++] = (qn_decoder_item){r->draft->tokens[i], r->row, true};
   }
@@ -223,41 +165,13 @@ static void count_evaluated(qn_scheduler *s, qn_request *r) {
   if (r->evaluated > r->furthest) r->furthest = r->evaluated;
 }
 
-// The token after its last one, and those after guesses as long as they come true.
-static qn_status take_tokens(qn_scheduler *s, qn_request *r, bool *out_end, qn_diag *diag) {
-  int64_t accepted = 0;
-  qn_status status = QN_OK;
-  if (r->guesses > 0) qn_speculator_watch(r->speculator, s->decoder, r->first_wanted, false);
-  for (;;) {
-    status = qn_request_take(s, r, qn_decoder_logits(s->decoder, r->first_wanted + (size_t)accepted), (int32_t)accepted - 1,
-                             out_end, diag);
-    s->stats.decode_tokens++;
-    if (status != QN_OK || *out_end || accepted == r->guesses) break;
-    if (r->tokens[r->count - 1] != r->draft->tokens[accepted]) break;
-    accepted++;
-    r->evaluated++;
-  }
-  if (r->guesses > 0) {
-    qn_speculator_note(r->speculator, (int32_t)accepted - 1);  // the last node of a chain
-    r->result.proposed += r->guesses;
-    r->result.accepted += accepted;
-    s->stats.proposed += r->guesses;
-    s->stats.accepted += accepted;
-    qn_decoder_truncate(s->decoder, r->row, r->evaluated);
-    if (r->evaluated > r->furthest) r->furthest = r->evaluated;
-  }
-  if (r->speculator) tell_pace(s, r, s->decoding > 0 ? s->decoding : 1);
-  r->result.passes++;
-  return status;
-}
-
 static void take_results(qn_scheduler *s, size_t count) {
   for (size_t i = 0; i < count; i++) {
     qn_request *r = s->order[i];
     bool end = false;
     qn_diag diag = {0};
     if (!r->wanted) continue;
-    qn_status status = take_tokens(s, r, &end, &diag);
+    qn_status status = qn_scheduler_take_tokens(s, r, &end, &diag);
     if (status == QN_OK && !end) {  // to the end of the list: who had no token for longest is first
       qn_request_list_remove(&s->running, r);
       qn_request_list_append(&s->running, r);
@@ -288,7 +202,7 @@ static void take_back(qn_scheduler *s) {
 static qn_status run(qn_scheduler *s, qn_diag *diag) {
   size_t count = 0;
   uint64_t begin = qn_scheduler_now(s);
-  qn_status status = qn_decoder_step(s->decoder, s->items, s->item_count, diag);
+  qn_status status = qn_decoder_step_trees(s->decoder, s->items, s->item_count, s->trees, s->tree_count, diag);
   if (status != QN_OK) {
     take_back(s);
     return status;

@@ -21,6 +21,7 @@ struct qn_speculator {
   int32_t *chosen;  // owned (most + 1): what the model would have chosen after the guesses
   bool watched;     // they are there
   bool judged;      // qn_speculate_options.judged
+  qn_proposal asked;  // what was chosen, until it is made
   record records[QN_DRAFT_KINDS];
   double plain_ns;                // what a step without guesses takes; 0 = not known
   double verify_cost, make_cost;  // what one guess adds to a step, verified and made, in plain steps
@@ -76,7 +77,7 @@ static int32_t deepest(const qn_draft *draft) {
   return most;
 }
 
-static bool goes_on(const qn_draft *draft, int32_t node) {
+bool qn_draft_goes_on(const qn_draft *draft, int32_t node) {
   for (int32_t i = node + 1; i < draft->count; i++)
     if (draft->parents[i] == node) return true;
   return false;
@@ -267,23 +268,48 @@ static void note_making(qn_speculator *s, double took) {
   }
 }
 
+qn_draft_room qn_speculator_choose(qn_speculator *s, const qn_sampler *sampler, const float *hidden,
+                                   const qn_draft_room *room) {
+  const qn_draft_room none = {0};
+  s->draft.count = 0;
+  s->asked = (qn_proposal){s->proposer, {s->text, s->count, sampler, hidden}, none, &s->draft, NULL};
+  s->steps++;
+  if (s->count == 0 || room->tokens < 1 || room->depth < 1) return none;
+  s->draft.kind = s->proposer->type->look ? s->proposer->type->look(s->proposer, &s->asked.text) : 0;
+  bool branches = s->proposer->type->branches && room->paths > 1 && !s->judged;
+  s->asked.room = within(choose(s, &s->records[s->draft.kind], branches), room);
+  if (s->judged) s->asked.room.paths = smaller(s->asked.room.paths, 1);
+  return s->asked.room;
+}
+
+bool qn_speculator_together(const qn_speculator *a, const qn_speculator *b) {
+  const qn_proposer_type *type = a->proposer->type;
+  return type == b->proposer->type && type->shared && type->shared(a->proposer) == type->shared(b->proposer);
+}
+
+qn_status qn_speculator_make(qn_speculator *const *all, size_t count, qn_diag *diag) {
+  const qn_proposal *first = &all[0]->asked;
+  const qn_proposer_type *type = first->proposer->type;
+  for (size_t i = 0; i < count; i++) all[i]->asked.next = i + 1 < count ? &all[i + 1]->asked : NULL;
+  double begin = now_ns();
+  qn_status status = type->propose_all ? type->propose_all(first, diag)
+                                       : type->propose(first->proposer, &first->text, &first->room, first->out, diag);
+  double took = (now_ns() - begin) / (double)count;
+  for (size_t i = 0; i < count; i++) {
+    qn_speculator *s = all[i];
+    if (status != QN_OK) s->draft.count = 0;
+    if (s->plain_ns > 0) note_making(s, took / s->plain_ns);
+  }
+  return status;
+}
+
+const qn_draft *qn_speculator_draft(const qn_speculator *s) { return &s->draft; }
+
 qn_status qn_speculator_propose(qn_speculator *s, const qn_sampler *sampler, const float *hidden,
                                 const qn_draft_room *room, const qn_draft **out, qn_diag *diag) {
-  qn_propose_text text = {s->text, s->count, sampler, hidden};
-  s->draft.count = 0;
+  qn_draft_room wanted = qn_speculator_choose(s, sampler, hidden, room);
   *out = &s->draft;
-  s->steps++;
-  if (s->count == 0 || room->tokens < 1 || room->depth < 1) return QN_OK;
-  s->draft.kind = s->proposer->type->look ? s->proposer->type->look(s->proposer, &text) : 0;
-  bool branches = s->proposer->type->branches && room->paths > 1 && !s->judged;
-  qn_draft_room wanted = within(choose(s, &s->records[s->draft.kind], branches), room);
-  if (s->judged) wanted.paths = smaller(wanted.paths, 1);
-  if (wanted.tokens == 0) return QN_OK;
-  double begin = now_ns();
-  qn_status status = s->proposer->type->propose(s->proposer, &text, &wanted, &s->draft, diag);
-  if (status != QN_OK) s->draft.count = 0;
-  if (s->plain_ns > 0) note_making(s, (now_ns() - begin) / s->plain_ns);
-  return status;
+  return wanted.tokens > 0 ? qn_speculator_make(&s, 1, diag) : QN_OK;
 }
 
 bool qn_speculator_judged(const qn_speculator *s) { return s->judged; }
@@ -319,7 +345,7 @@ void qn_speculator_note(qn_speculator *s, int32_t node) {
   int32_t accepted = qn_draft_depth(&s->draft, node);
   record *r = &s->records[s->draft.kind];
   r->right = MEMORY * r->right + accepted;
-  r->wrong = MEMORY * r->wrong + goes_on(&s->draft, node);
+  r->wrong = MEMORY * r->wrong + qn_draft_goes_on(&s->draft, node);
   s->stats.steps++;
   s->stats.proposed += deepest(&s->draft);
   s->stats.accepted += accepted;

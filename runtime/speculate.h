@@ -45,6 +45,15 @@ void qn_speculator_take(qn_speculator *speculator, const int32_t *tokens, size_t
 // is guessed.
 QN_CHECKED qn_status qn_speculator_propose(qn_speculator *speculator, const qn_sampler *sampler, const float *hidden,
                                            const qn_draft_room *room, const qn_draft **out, qn_diag *diag);
+// The same in two parts, for many texts at once. How much it would guess, room included; tokens 0: nothing. Then it waits
+// for qn_speculator_make.
+qn_draft_room qn_speculator_choose(qn_speculator *speculator, const qn_sampler *sampler, const float *hidden,
+                                   const qn_draft_room *room);
+// Do both guess by the same draft model or heads? Only such may be asked together.
+bool qn_speculator_together(const qn_speculator *a, const qn_speculator *b);
+// Guesses as chosen, for all of them (at least one) in as few steps as for one. After an error nothing is guessed for any.
+QN_CHECKED qn_status qn_speculator_make(qn_speculator *const *all, size_t count, qn_diag *diag);
+const qn_draft *qn_speculator_draft(const qn_speculator *speculator);  // borrowed until the next
 // The token after the text or after a guess (`node`), from its logits: what the sampler chooses, or, where guesses are judged and
 // one comes next, what comes of that. For a text whose guesses have not been noted yet. Errors: those of qn_sampler_sample.
 bool qn_speculator_judged(const qn_speculator *speculator);

@@ -160,9 +160,9 @@ static int open_scheduler(replay *r) {
                                      .batching = r->run->batching,
                                      .preemption = o->preempt && strcmp(o->preempt, "swap") == 0 ? QUERN_PREEMPT_SWAP
                                                                                                  : QUERN_PREEMPT_RECOMPUTE,
-                                     .draft = b->speculation.draft,
                                      .longest_wait_us = (int64_t)(o->longest_wait * 1000),
                                      .batch_wait_us = (int64_t)(o->batch_wait * 1000)};
+  cli_speculation_join(&b->speculation, &options);
   int code = (int)quern_scheduler_create(b->model, &options, &r->scheduler, &r->error);
   if (code != 0) return code;
   r->t->session.size = sizeof r->t->session;

@@ -243,6 +243,7 @@ static void shorten_prompts(bench *b, int64_t most) {
 static run_source source_of(const bench *b, const char *path) {
   const bench_options *o = b->options;
   uint32_t sequences = (uint32_t)bench_largest(&b->batches), guesses = cli_speculation_sequences(&b->speculation);
+  if (o->trace) sequences = cli_speculation_sequences_of(&b->speculation, sequences);
   return (run_source){.path = path,
                        .target = o->target,
                        .numeric = o->numeric,
@@ -254,7 +255,7 @@ static run_source source_of(const bench *b, const char *path) {
                        .run_threads = o->threads && b->threads.count == 1 ? (int)b->threads.items[0] : 0,
                        .signed_by = o->signed_by,
                        .sequences = guesses > sequences ? guesses : sequences,
-                      .guesses = b->speculation.guesses && !o->trace,
+                       .guesses = b->speculation.guesses,
                        .tuning_db = o->tuning_db,
                        .device = b->device,
                        .quiet = o->common.quiet};
@@ -310,10 +311,10 @@ static int place_weights(bench *b) {
   return run_open(&source, &b->model);
 }
 
-// The draft model of --speculate; a trace wants as many sequences of it as of the model.
+// The draft model or the heads of --speculate.
 static int open_draft(bench *b, const char *path) {
   run_source source = source_of(b, path);
-  return cli_speculation_open(&b->speculation, &source, b->options->trace ? (uint32_t)bench_largest(&b->batches) : 0);
+  return cli_speculation_open(&b->speculation, &source, b->options->trace ? (uint32_t)bench_largest(&b->batches) : 1);
 }
 
 static int open_machine(bench *b) {
@@ -399,7 +400,6 @@ static int bench_all(bench *b, const char *path, char **artifact) {
   if (code == 0) code = check_trace_options(b->options);
   if (code == 0) code = read_lists(b);
   if (code == 0) code = cli_speculation_read(b->options->speculate, b->options->draft_tokens, &b->speculation);
-  if (code == 0 && b->options->trace) code = cli_speculation_of_requests(&b->speculation, "--trace");
   if (code == 0) code = find_device(b);
   if (code == 0 && !b->device.name) code = read_settings(b);
   if (code == 0 && b->options->trace) return bench_trace_all(b, path, artifact);

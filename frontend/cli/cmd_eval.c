@@ -249,7 +249,7 @@ static int eval_one(const eval_options *o, const char *path) {
   source.guesses = speculation.guesses;
   code = cli_device_find(o->device, o->libcuda, cpu_options, QN_COUNT(cpu_options), &source.device);
   if (code == 0) code = run_open(&source, &model);
-  if (code == 0) code = cli_speculation_open(&speculation, &source, 0);
+  if (code == 0) code = cli_speculation_open(&speculation, &source, 1);
   if (code != 0) {
     quern_model_close(model);
     return code;

@@ -522,7 +522,8 @@ static uint32_t samples_together(const run_state *run) {
 }
 
 static int create_scheduler(run_state *run, quern_session_options *session, quern_error *error) {
-  quern_scheduler_options how = {.size = sizeof how, .session = session, .draft = run->speculation.draft};
+  quern_scheduler_options how = {.size = sizeof how, .session = session};
+  cli_speculation_join(&run->speculation, &how);
   session->sequences = (int32_t)samples_together(run);
   // A text that comes when the others have ended finds their prompt there.
   session->prefix_cache = session->prefix_cache || run->options->samples > (uint64_t)session->sequences;
@@ -548,7 +549,7 @@ static int create_session(run_state *run) {
 }
 
 static int open_draft(run_state *run, const run_source *source) {
-  return cli_speculation_open(&run->speculation, source, run->options->samples > 0 ? samples_together(run) : 0);
+  return cli_speculation_open(&run->speculation, source, run->options->samples > 0 ? samples_together(run) : 1);
 }
 
 static int create_speculator(run_state *run) {
@@ -676,17 +677,16 @@ static int generate_samples(run_state *run) {
   return cli_samples_run(&samples);
 }
 
-// That a model file is compiled for: guesses are rows of a step, and texts are sequences.
+// That a model file is compiled for.
 static uint32_t compiled_sequences(const run_state *run) {
-  uint32_t guesses = cli_speculation_sequences(&run->speculation), texts = (uint32_t)run->options->samples;
-  return texts > guesses ? texts : guesses;
+  if (run->options->samples == 0) return cli_speculation_sequences(&run->speculation);
+  return cli_speculation_sequences_of(&run->speculation, (uint32_t)run->options->samples);
 }
 
 static int run_all(run_state *run, const char *path) {
   const run_options *o = run->options;
   int code = check_chat(run);
   if (code == 0) code = cli_speculation_read(o->speculate, o->draft_tokens, &run->speculation);
-  if (code == 0 && o->samples > 0) code = cli_speculation_of_requests(&run->speculation, "--samples");
   if (code == 0 && o->accept && !o->speculate)
     return cli_fail(QN_ERR_ARGUMENT, "--accept", "is for --speculate; give that, too");
   run->speculation.rejection = o->accept && strcmp(o->accept, "rejection") == 0;
@@ -716,7 +716,7 @@ static int run_all(run_state *run, const char *path) {
                        .signed_by = o->signed_by,
                        .context = (uint32_t)o->context,
                        .sequences = compiled_sequences(run),
-                       .guesses = run->speculation.guesses && o->samples == 0,
+                       .guesses = run->speculation.guesses,
                        .run_threads = (int)o->threads,
                        .jit = o->jit,
                        .no_cache = o->no_cache,

@@ -6,7 +6,10 @@
 #include "frontend/cli/cli.h"
 
 #define MOST_TOKENS     64
-#define DRAFT_SEQUENCES 9  // of a draft model that is compiled here: so many paths of a tree can go on at a time, twice, and the text
+// Of a draft model that is compiled here: for each text, and for the paths of its tree that can go on at a time, twice; as far
+// as all texts then have no more than a step should.
+#define DRAFT_SEQUENCES 9
+#define DRAFT_MOST      72
 
 // The technique whose name the word begins with, up to its end or a colon.
 static bool find_technique(const char *word, quern_technique *out) {
@@ -43,16 +46,22 @@ int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_sp
   return draft_tokens ? read_tokens(draft_tokens, &out->tokens) : 0;
 }
 
-int cli_speculation_of_requests(const cli_speculation *s, const char *option) {
-  if (!s->wanted || s->technique != QUERN_SPECULATE_MEDUSA) return 0;
-  return cli_fail(QN_ERR_UNSUPPORTED, "--speculate", "heads guess for one text alone, got %s; want another technique", option);
-}
-
 uint32_t cli_speculation_sequences(const cli_speculation *s) {
   return !s->wanted ? 0 : s->tokens ? (uint32_t)s->tokens + 1 : 8;
 }
 
-int cli_speculation_open(cli_speculation *s, const run_source *target, uint32_t sequences) {
+// Guesses are rows of a step, and paths of trees are sequences beside the texts.
+uint32_t cli_speculation_sequences_of(const cli_speculation *s, uint32_t texts) {
+  uint32_t guesses = cli_speculation_sequences(s);
+  return s->guesses ? texts + guesses : texts > guesses ? texts : guesses;
+}
+
+static uint32_t draft_sequences(uint32_t texts) {
+  uint32_t all = texts < DRAFT_MOST ? texts * DRAFT_SEQUENCES : texts;
+  return all < DRAFT_MOST ? all : texts > DRAFT_MOST ? texts : DRAFT_MOST;
+}
+
+int cli_speculation_open(cli_speculation *s, const run_source *target, uint32_t texts) {
   if (!s->draft_path) return 0;
   run_source source = *target;
   source.path = s->draft_path;
@@ -61,7 +70,7 @@ int cli_speculation_open(cli_speculation *s, const run_source *target, uint32_t 
     source.numeric = source.kv_type = NULL;
     source.jit = source.no_cache = false;
   }
-  source.sequences = s->technique == QUERN_SPECULATE_DRAFT && sequences == 0 ? DRAFT_SEQUENCES : sequences;
+  source.sequences = s->technique == QUERN_SPECULATE_DRAFT ? draft_sequences(texts) : texts;
   source.context = 0;
   source.all_logits = false;
   source.guesses = false;
@@ -76,6 +85,14 @@ quern_speculator_options cli_speculation_options(const cli_speculation *s) {
                                     .draft = s->draft,
                                     .tokens = s->tokens,
                                     .rejection = s->rejection};
+}
+
+void cli_speculation_join(const cli_speculation *s, quern_scheduler_options *out) {
+  if (s->technique == QUERN_SPECULATE_MEDUSA) {
+    out->heads = s->draft;
+  } else {
+    out->draft = s->draft;
+  }
 }
 
 int cli_speculation_create(const cli_speculation *s, quern_session *session, quern_speculator **out_speculator,

@@ -29,14 +29,16 @@ typedef struct cli_speculation {
 
 // Reads the options' words, NULL where they are not given. 0, or an exit code after a message.
 int cli_speculation_read(const char *speculate, const char *draft_tokens, cli_speculation *out);
-// For those whose guesses are a scheduler's: 0, or an exit code after a message, which names `option`, where they cannot be.
-int cli_speculation_of_requests(const cli_speculation *speculation, const char *option);
 // Sequences that a model file must be compiled for, so that a step can verify the guesses; 0 = it need not be.
 uint32_t cli_speculation_sequences(const cli_speculation *speculation);
-// Opens the draft model, if there is one, as `target` says the model itself was, a model file compiled for so many sequences.
-// 0, or an exit code after a message.
-int cli_speculation_open(cli_speculation *speculation, const run_source *target, uint32_t sequences);
-// What the options say to a scheduler's request, which has the draft model from the scheduler.
+// The same where a scheduler has so many texts at a time.
+uint32_t cli_speculation_sequences_of(const cli_speculation *speculation, uint32_t texts);
+// Opens the draft model or the heads, if there are any, as `target` says the model itself was, a model file compiled for so many
+// texts at a time. 0, or an exit code after a message.
+int cli_speculation_open(cli_speculation *speculation, const run_source *target, uint32_t texts);
+// Gives them to a scheduler.
+void cli_speculation_join(const cli_speculation *speculation, quern_scheduler_options *out);
+// What the options say to a scheduler's request.
 quern_speculator_options cli_speculation_options(const cli_speculation *speculation);
 // Makes the guesser of a session; *out_speculator NULL without --speculate. A status, with *error.
 int cli_speculation_create(const cli_speculation *speculation, quern_session *session,

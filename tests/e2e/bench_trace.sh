@@ -58,6 +58,12 @@ grep -qE '"cache_hit_rate": 0\.[1-9]' "$WORK/json" || fail "no hits in $(cat "$W
 grep -qE '"acceptance_rate": 0\.[0-9]+, "tokens_per_pass": [1-9]' "$WORK/json" || fail "got $(cat "$WORK/json")"
 grep -q 'accepted *a pass' "$WORK/table" && grep -q 'guesses by draft:' "$WORK/html" || fail "got $(cat "$WORK/table")"
 
+# Or by heads, in trees.
+"$QUERN" compile -q "$model" -o "$WORK/trees.qn" --batch 8 --guesses || fail "compile --guesses ends with $?"
+"$QUERN" bench -q "$WORK/trees.qn" --trace poisson:1 --requests 6 --prompt 4,40 --output 8,20 --seed 5 --batch 4 --draft-tokens 3 \
+  --speculate "medusa:$QUERN_SOURCE/models/nano/medusa" --json "$WORK/json" >"$WORK/table" || fail "heads: $?"
+grep -qE '"acceptance_rate": 0\.[0-9]+, "tokens_per_pass": [1-9]' "$WORK/json" || fail "got $(cat "$WORK/json")"
+
 # ---- one request that is longer than all pages fails, and no other
 
 trace '0 20 5' '0 150 5' '0 20 5'
@@ -66,7 +72,8 @@ trace '0 20 5' '0 150 5' '0 20 5'
 
 # ---- what makes no sense
 
-wrong 4 "--speculate: heads guess for one text alone, got --trace" --trace poisson:1 --speculate medusa:none
+wrong 4 "does not give the hidden states that heads guess from; compile it with --guesses" --trace poisson:1 \
+  --speculate "medusa:$QUERN_SOURCE/models/nano/medusa"
 wrong 5 "$WORK/none" --trace "$WORK/none"
 trace '0 20'
 wrong 3 "trace:1: a request: got '0', want arrival in ms, prompt tokens, output tokens" --trace "$WORK/trace"

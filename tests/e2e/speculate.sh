@@ -136,12 +136,19 @@ done
 "$QUERN" run -q "$WORK/nano.qn" -p "Once upon a time" -n 30 --temp 0.9 --seed 7 --samples 9 --json >"$WORK/json"
 prompt=$(grep -o '"prompt_ids": \[[^]]*' "$WORK/json" | tr -cd , | wc -c)  # its tokens but the last
 grep -q "\"prompt_tokens\": $((prompt + 9))," "$WORK/json" || fail "the prompt is evaluated again: $(cat "$WORK/json")"
-"$QUERN" run -q "$WORK/nano.qn" -p "Once upon a time" -n 30 --temp 0.9 --seed 7 --samples 3 --speculate "draft:$draft" --json >"$WORK/json"
-grep -q '"accepted": [1-9]' "$WORK/json" || fail "a draft guesses nothing: $(cat "$WORK/json")"
+# With guesses that branch, several of a step.
+for speculate in "draft:$draft" "medusa:$heads" lookahead; do
+  "$QUERN" run -q "$WORK/tree.qn" -p "Once upon a time" -n 30 --temp 0.9 --seed 7 --samples 9 --speculate "$speculate" --draft-tokens 3 \
+    >"$WORK/samples" || fail "--samples --speculate $speculate ends with $?"
+  [ "$(grep -cxF -f "$WORK/alone" "$WORK/samples")" -eq "$(wc -l <"$WORK/alone")" ] ||
+    fail "--samples --speculate $speculate: got $(cat "$WORK/samples"), want among it $(cat "$WORK/alone")"
+  "$QUERN" run -q "$WORK/tree.qn" -p "Once upon a time" -n 30 --samples 3 --speculate "$speculate" --draft-tokens 3 --json >"$WORK/json"
+  grep -q '"accepted": [1-9]' "$WORK/json" || fail "$speculate guesses nothing: $(cat "$WORK/json")"
+done
 refuses 2 "--samples: makes no sense with --chat" --samples 2 --chat
 refuses 2 "--samples: got -n 0" --samples 2 -n 0
 refuses 2 "--logits: is of one text" --samples 2 --logits "$WORK/logits"
-refuses 4 "--speculate: heads guess for one text alone, got --samples" --samples 2 --speculate "medusa:$WORK/medusa.qn"
+refuses 4 "does not give the hidden states that heads guess from; compile it with --guesses" --samples 2 --speculate "medusa:$WORK/medusa.qn"
 "$QUERN" run -q "$WORK/nano.qn" -p Once -n 1 --temp 1 --seed 18446744073709551615 --samples 2 --json >"$WORK/json"
 grep -q '"seed": 18446744073709551615,.*"seed": 0,' "$WORK/json" || fail "the largest seed: $(cat "$WORK/json")"
 code=0

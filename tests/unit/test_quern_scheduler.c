@@ -157,7 +157,11 @@ START_TEST(guessed_and_forked) {
   request.speculator = &by;
   FAILS(QUERN_ERR_ARGUMENT, "technique: got 99", quern_scheduler_add(scheduler, &request, NULL, error));
   by.technique = QUERN_SPECULATE_MEDUSA;
-  FAILS(QUERN_ERR_UNSUPPORTED, "heads guess for quern_generate alone", quern_scheduler_add(scheduler, &request, NULL, error));
+  FAILS(QUERN_ERR_ARGUMENT, "speculator: got no heads, want some in the scheduler's options",
+        quern_scheduler_add(scheduler, &request, NULL, error));
+  by.draft = draft;
+  FAILS(QUERN_ERR_ARGUMENT, "got heads of a request's own, want the scheduler's",
+        quern_scheduler_add(scheduler, &request, NULL, error));
   by.technique = QUERN_SPECULATE_DRAFT;
   by.draft = model;
   FAILS(QUERN_ERR_ARGUMENT, "got a draft model of a request's own", quern_scheduler_add(scheduler, &request, NULL, error));
@@ -174,6 +178,8 @@ START_TEST(guessed_and_forked) {
   FAILS(QUERN_ERR_ARGUMENT, "got no draft model, want one in the scheduler's options",
         quern_scheduler_add(scheduler, &request, NULL, error));
   quern_scheduler_destroy(scheduler);
+  FAILS(QUERN_ERR_UNSUPPORTED, "does not give the hidden states that heads guess from",
+        quern_scheduler_create(model, OPTIONS(.heads = draft), &none, error));
   quern_model_close(draft);
   draft = open_model(false);
   FAILS(QUERN_ERR_ARGUMENT, "the draft model has no tokenizer",

@@ -29,7 +29,7 @@ typedef struct asked {
 } asked;
 
 typedef struct fixture {
-  qn_artifact artifact;
+  qn_artifact artifact, draft;
   qn_threads *threads;
   qn_tokenizer *tokenizer;
   qn_decoder *decoder;
@@ -45,12 +45,15 @@ static uint64_t fake_clock(void *context) {
 }
 
 static bool prefixes;  // shall decoders keep what sequences held?
+static bool trees;     // may guesses branch? Of the artifacts that are opened, with rows for 4 paths or more
+static int branched;      // drafts with several paths so far
 static bool begin_alike;  // shall many prompts begin with the same tokens?
 
 static const char *evict;  // do decoders give keys up, and by what policy?
 enum { KEEP = 24 };
 
 static void open_decoder(fixture *f, int32_t sequences, int64_t pages, const qn_kernel_entry *kernels, qn_decoder **out) {
+  if (trees && kernels == qn_fake_kernels) kernels = qn_fake_tree_kernels;
   qn_decoder_options options = {.context = CONTEXT,
                                 .sequences = sequences,
                                 .pages = pages,
@@ -63,7 +66,12 @@ static void open_decoder(fixture *f, int32_t sequences, int64_t pages, const qn_
 
 static void open_fixture(fixture *f) {
   size_t size;
-  const qn_fake_options options = {.tokenizer = true, .slots = evict, .queries = evict, .sums = evict};
+  const qn_fake_options options = {.tokenizer = true,
+                                   .slots = evict,
+                                   .queries = evict,
+                                   .sums = evict,
+                                   .trees = trees,
+                                   .max_b = trees ? 20 : 0};
   *f = (fixture){.artifact = qn_fake_model_open(&options), .allocator = qn_test_allocator()};
   const void *blob = qn_artifact_section(&f->artifact, QN_SECTION_TOKENIZER, 0, &size);
   qn_assert_ok(&f->diag, qn_tokenizer_open(blob, size, qn_test_allocator(), &f->tokenizer, &f->diag));
@@ -236,16 +244,60 @@ static qn_scheduler_stats stats_of(const fixture *f) {
   return stats;
 }
 
-// --- what guesses: earlier words, or the model itself as a draft of as many sequences
+// --- what guesses: earlier words, the model itself as a draft of as many sequences, n-grams, somebody who knows half of it
 
 static qn_status create_lookup(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag) {
   (void)context, (void)row, (void)judged;
   return qn_propose_lookup_create(qn_test_allocator(), out, diag);
 }
 
+enum { ENDS = 2, DRAFT_EACH = 1 + 2 * ENDS };
 static qn_status create_draft(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag) {
   (void)judged;
-  return qn_propose_draft_create(context, row, 0, qn_test_allocator(), out, diag);
+  return qn_propose_draft_create(context, row * DRAFT_EACH, ENDS, qn_test_allocator(), out, diag);
+}
+
+static qn_status create_lookahead(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag) {
+  (void)row, (void)judged;
+  return qn_propose_lookahead_create(context, qn_test_allocator(), out, diag);
+}
+
+// Guesses that branch as they happen to, of which some are what comes alone.
+typedef struct knowing {
+  qn_proposer base;
+  const asked *a;
+  qn_test_random random;
+} knowing;
+
+static qn_status branch_out(qn_proposer *self, const qn_propose_text *text, const qn_draft_room *room, qn_draft *out,
+                            qn_diag *diag) {
+  knowing *k = (knowing *)self;
+  int32_t paths = 0;
+  (void)diag;
+  for (int tries = 0; tries < 60 && out->count < room->tokens; tries++) {
+    int32_t parent = (int32_t)below(&k->random, (uint64_t)out->count + 1) - 1, depth = qn_draft_depth(out, parent);
+    int64_t at = (int64_t)text->count + depth - k->a->count;
+    bool knows = at < k->a->generated && below(&k->random, 2);
+    int32_t token = knows ? k->a->tokens[at] : (int32_t)below(&k->random, QN_FAKE_TOKENS);
+    bool another = out->count == 0 || qn_draft_goes_on(out, parent);
+    if (depth >= room->depth || qn_draft_child(out, parent, token) != QN_DRAFT_ROOT) continue;
+    if (another && paths == room->paths) continue;
+    paths += another;
+    qn_draft_add(out, parent, token);
+  }
+  branched += qn_draft_branches(out);
+  return QN_OK;
+}
+static void forget(qn_proposer *self) { qn_free(qn_test_allocator(), self, sizeof(knowing)); }
+
+static qn_status create_knowing(void *context, int32_t row, bool judged, qn_proposer **out, qn_diag *diag) {
+  static const qn_proposer_type type = {.name = "knowing", .branches = true, .propose = branch_out, .destroy = forget};
+  knowing *k = qn_alloc_zeroed(qn_test_allocator(), sizeof *k);
+  (void)judged, (void)diag;
+  ck_assert_ptr_nonnull(k);
+  *k = (knowing){{&type}, context, {(uint64_t)row + 9}};
+  *out = &k->base;
+  return QN_OK;
 }
 
 // As many as it may, whatever the text is.
@@ -267,6 +319,12 @@ static qn_status create_eager(void *context, int32_t row, bool judged, qn_propos
 
 // --- the same tokens as alone
 
+static void open_draft(fixture *f, int32_t sequences, qn_decoder **out) {
+  f->draft = qn_fake_model_open(&(qn_fake_options){.tokenizer = true, .slots = evict});  // which it has as all models here
+  qn_decoder_options options = {.context = CONTEXT, .sequences = sequences, .executor = {.jit_entries = qn_fake_kernels}};
+  qn_assert_ok(&f->diag, qn_decoder_create(&f->draft, f->threads, &options, qn_test_allocator(), out, &f->diag));
+}
+
 // Requests join at random steps, some are cancelled, some say stop.
 static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_scheduler_options *options,
                 int32_t sequences, int64_t pages) {
@@ -274,11 +332,12 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
   size_t left = 0;
   uint64_t idle;
   qn_decoder *draft = NULL;
-  const char *policy = evict;
-  evict = NULL;  // a draft keeps all keys
-  open_decoder(f, sequences, 0, qn_fake_kernels, &draft);
-  evict = policy;
-  const qn_guesser guessers[] = {{create_lookup, NULL, 0}, {create_draft, draft, 0.1}};
+  qn_ngrams *ngrams = NULL;
+  static qn_guesser known[REQUESTS];
+  open_draft(f, sequences * DRAFT_EACH, &draft);
+  qn_assert_ok(&f->diag, qn_ngrams_create(qn_test_allocator(), &ngrams, &f->diag));
+  const qn_guesser guessers[] = {
+      {.create = create_lookup}, {create_draft, draft, 0.1, false}, {.create = create_lookahead, .context = ngrams}};
   start(f, options, sequences, pages, qn_fake_kernels);
   for (size_t added = 0; added < REQUESTS || left > 0;) {
     for (uint64_t more = below(random, 4) ? 0 : below(random, 8); added < REQUESTS && more > 0; more--, added++) {
@@ -287,7 +346,9 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
       r[added].stop_after = r[added].may_end_early && below(random, 2);
       params.priority = below(random, 2) ? QN_PRIORITY_BATCH : QN_PRIORITY_ONLINE;
       params.client = below(random, 3);
-      params.guesser = below(random, 2) ? &guessers[below(random, 2)] : NULL;
+      known[added] = (qn_guesser){.create = create_knowing, .context = (void *)(uintptr_t)&all[added]};
+      uint64_t by = below(random, 2) ? below(random, QN_COUNT(guessers) + 1) : QN_COUNT(guessers) + 1;
+      params.guesser = by < QN_COUNT(guessers) ? &guessers[by] : by == QN_COUNT(guessers) ? &known[added] : NULL;
       if (added > 0 && below(random, 3) == 0) params.fork_of = r[below(random, added)].id;
       params.guesses = (int32_t)below(random, 5);
       add(f, &params);
@@ -305,8 +366,10 @@ static void mix(fixture *f, const asked *all, qn_test_random *random, const qn_s
   ck_assert(stats.added == REQUESTS && stats.finished + stats.cancelled == REQUESTS && stats.failed == 0);
   ck_assert(stats.running == 0 && stats.waiting == 0 && stats.free_pages == stats.pages);
   ck_assert_int_le(stats.most_running, sequences);
-  for (int32_t i = 0; i < sequences; i++) ck_assert_int_eq(qn_decoder_position(draft, i), 0);
+  for (int32_t i = 0; i < sequences * DRAFT_EACH; i++) ck_assert_int_eq(qn_decoder_position(draft, i), 0);
   qn_decoder_destroy(draft);
+  qn_artifact_close(&f->draft);
+  qn_ngrams_destroy(ngrams);
 }
 
 typedef struct met_company {
@@ -356,6 +419,27 @@ START_TEST(as_alone_in_any_company) {
   ck_assert_msg(met.proposed > met.accepted && met.accepted > 5, "got %d of %d", (int)met.accepted, (int)met.proposed);
   ck_assert_msg(met.preempted > 5 && met.swapped > 2, "got %d and %d", (int)met.preempted, (int)met.swapped);
   ck_assert_msg(met.cached > 200 / (int64_t)stride, "got %d tokens", (int)met.cached);
+}
+END_TEST
+
+// Guesses that branch, of several requests in a step.
+START_TEST(as_alone_with_trees) {
+  branched = 0;
+  trees = true;
+  size_t stride = qn_test_stride(2, 5);
+  met_company met = meet(0, CONTEXT / QN_FAKE_PAGE_KEYS, stride);
+  ck_assert_msg(branched > 200 / (int)stride, "got %d drafts that branch", branched);
+  ck_assert_msg(met.proposed > met.accepted && met.accepted > 500 / (int64_t)stride, "got %d of %d", (int)met.accepted,
+                (int)met.proposed);
+  ck_assert_msg(met.preempted > 2, "got %d", (int)met.preempted);
+  meet(9, 4, qn_test_stride(4, 9));  // and with windows
+  qn_fake_set_rings(true);           // with windows beside what sees all
+  meet(9, CONTEXT / QN_FAKE_PAGE_KEYS, qn_test_stride(4, 9));
+  qn_fake_set_rings(false);
+  evict = "norm";  // and where keys are given up
+  meet(0, 2, qn_test_stride(4, 9));
+  evict = NULL;
+  trees = false;
 }
 END_TEST
 
@@ -442,11 +526,88 @@ START_TEST(forks_share_a_prompt) {
 }
 END_TEST
 
+// Forks are taken in by the pages that they do not share: all at once where whole prompts would have room for two. Each holds a
+// copy of the prompt's last page, and nobody needs another.
+START_TEST(forks_are_admitted_by_what_they_take) {
+  enum { FORKS = 5, PAGES = 4 + FORKS };
+  static asked a[FORKS];
+  static running r[FORKS];
+  fixture f;
+  open_fixture(&f);
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, FORKS, PAGES, qn_fake_kernels);
+  for (int i = 0; i < FORKS; i++) {
+    a[i] = plain_request(3 * QN_FAKE_PAGE_KEYS + 4, 8);
+    qn_request_params params = params_of(&a[i], &r[i]);
+    r[i].a = NULL;
+    params.ignore_eog = true;
+    params.fork_of = i ? r[0].id : 0;
+    add(&f, &params);
+  }
+  step_to_end(&f);
+  qn_scheduler_stats stats = stats_of(&f);
+  ck_assert_int_eq(stats.most_running, FORKS);
+  ck_assert_int_eq(stats.preemptions, 0);
+  ck_assert_int_eq(stats.cached_tokens, (FORKS - 1) * (a[0].count - 1));
+  ck_assert_int_le(stats.most_pages, 3 + FORKS);
+  finish(&f);
+  // A fork that is more urgent than its kin does not count on what that would lose.
+  start(&f, &(qn_scheduler_options){.step_tokens = 0}, 2, 5, qn_fake_kernels);
+  for (int i = 0; i < 2; i++) {
+    size_t left;
+    uint64_t idle;
+    qn_request_params params = params_of(&a[i], &r[i]);
+    r[i].a = NULL;
+    params.ignore_eog = true;
+    params.priority = i ? QN_PRIORITY_ONLINE : QN_PRIORITY_BATCH;
+    params.fork_of = i ? r[0].id : 0;
+    add(&f, &params);
+    if (i) break;
+    for (int s = 0; s < 2; s++) qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+  }
+  step_to_end(&f);
+  ck_assert(stats_of(&f).finished == 2 && r[0].ended && r[1].ended);
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
+// What was swapped out and put back is kept for others when it ends, as if it had never been away.
+START_TEST(swapped_texts_are_known) {
+  fixture f;
+  running r[3];
+  size_t left = 1;
+  uint64_t idle;
+  asked batch = plain_request(2 * QN_FAKE_PAGE_KEYS + 2, 12), online = plain_request(PROMPT_MOST, 2);
+  for (int64_t i = 0; i < online.count; i++) online.prompt[i] = QN_FAKE_AB + (int32_t)i % 2;
+  open_fixture(&f);
+  prefixes = true;
+  start(&f, &(qn_scheduler_options){.preemption = QN_PREEMPT_SWAP}, 2, 5, qn_fake_kernels);
+  prefixes = false;
+  const asked *all[] = {&batch, &online, &batch};
+  for (int i = 0; i < 3; i++) {
+    qn_request_params params = params_of(all[i], &r[i]);
+    r[i].a = NULL;
+    params.ignore_eog = true;
+    params.priority = i == 0 ? QN_PRIORITY_BATCH : QN_PRIORITY_ONLINE;
+    if (i == 2) {  // the first has ended: all of its prompt is found but the last token
+      step_to_end(&f);
+      ck_assert(stats_of(&f).swapped_in == 1 && r[0].result.preemptions == 1 && r[0].result.generated_tokens == 12);
+    }
+    add(&f, &params);
+    for (int s = 0; i == 0 && s < 6; s++) qn_assert_ok(&f.diag, qn_scheduler_step(f.scheduler, &left, &idle, &f.diag));
+  }
+  step_to_end(&f);
+  ck_assert_int_eq(r[2].result.cached_tokens, batch.count - 1);
+  finish(&f);
+  close_fixture(&f);
+}
+END_TEST
+
 // Pages that were promised to a prompt are not taken for guesses: nobody is preempted for them.
 START_TEST(guesses_leave_prompts_their_pages) {
   fixture f;
   running r[2];
-  const qn_guesser guesser = {create_eager, NULL, 0};
+  const qn_guesser guesser = {.create = create_eager};
   asked decoding = plain_request(12, 60), prompt = plain_request(20, 1);
   open_fixture(&f);
   start(&f, &(qn_scheduler_options){.step_tokens = 16}, 2, 3, qn_fake_kernels);  // a page, and two of the prompt
@@ -625,7 +786,7 @@ END_TEST
 START_TEST(guesses_beside_sums) {
   fixture f;
   running r;
-  const qn_guesser guesser = {create_eager, NULL, 0};
+  const qn_guesser guesser = {.create = create_eager};
   asked a = plain_request(40, 30);
   evict = "hitters";
   open_fixture(&f);
@@ -929,8 +1090,8 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, as_alone_with_rings, as_alone_while_keys_are_evicted,
-        forks_share_a_prompt,
+QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, as_alone_with_rings, as_alone_with_trees,
+        as_alone_while_keys_are_evicted, forks_share_a_prompt, forks_are_admitted_by_what_they_take, swapped_texts_are_known,
         guesses_leave_prompts_their_pages)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
 QN_CASE(errors, guesses_beside_sums, refused_when_added, an_error_of_one, no_page_and_nobody_to_take_one_from,

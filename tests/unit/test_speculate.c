@@ -380,7 +380,7 @@ START_TEST(trees_refused) {
                   qn_decoder_step_tree(f.decoder, 0, 1, tokens, row, 16, &f.diag));
   f.diag = (qn_diag){0};
   qn_assert_ok(&f.diag, qn_decoder_step_tree(f.decoder, 0, 1, tokens, row, 14, &f.diag));
-  qn_decoder_take_path(f.decoder, 13);
+  qn_decoder_take_path(f.decoder, 0, 13);
   ck_assert_int_eq(qn_decoder_position(f.decoder, 0), 15);
   qn_assert_fails(&f.diag, QN_ERR_LIMIT, "the context is full",
                   qn_decoder_step_tree(f.decoder, 0, 1, tokens, forked, 2, &f.diag));
@@ -547,31 +547,38 @@ END_TEST
 
 enum { WIDTH = 3, HEADS = 2 };
 
+enum { HEADS_ROWS = 2, HEADS_PITCH = 48 };
+static _Atomic int heads_runs;
+
 // hidden [R, WIDTH], guess.0, guess.1: the first head's logits are the odds of tokens 0 to 3, times a hidden value; the second says
 // no numbers where that value is negative.
 static void say(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   const float *hidden = buffers[0];
   float *guesses[] = {buffers[1], buffers[2]};
-  (void)symbols;
-  for (int64_t v = begin; v < end; v++) {
-    guesses[0][v] = v < 4 ? hidden[0] * (float)(v + 1) / 4 : -INFINITY;
-    guesses[1][v] = hidden[0] < 0 ? NAN : v == 5 ? 2 : 0;
+  if (begin == 0) heads_runs++;
+  for (int64_t r = 0; r < symbols[QN_TEST_SYM_R]; r++, hidden += WIDTH) {
+    for (int64_t v = begin; v < end; v++) {
+      guesses[0][r * HEADS_PITCH + v] = v < 4 ? hidden[0] * (float)(v + 1) / 4 : -INFINITY;
+      guesses[1][r * HEADS_PITCH + v] = hidden[0] < 0 ? NAN : v == 5 ? 2 : 0;
+    }
   }
 }
 
-static qn_artifact heads_of(int64_t vocab, bool named) {
+static qn_artifact heads_of(int64_t vocab, bool named, const char *input, bool cache) {
   qn_test_artifact a;
   qn_buf file;
   qn_diag diag = {0};
   qn_artifact artifact;
   qn_test_artifact_init(&a);
-  memcpy(a.head.symbol_max, (int64_t[QN_ARTIFACT_SYMBOLS]){0, 1, 1}, sizeof a.head.symbol_max);
+  memcpy(a.head.symbol_max, (int64_t[QN_ARTIFACT_SYMBOLS]){0, 1, HEADS_ROWS}, sizeof a.head.symbol_max);
   uint32_t hidden = qn_test_artifact_input(&a, "hidden", QN_TEST_SYM_R, 0), guesses[HEADS];
   a.buffers.items[hidden].dtype = QN_TEST_F32;
   a.buffers.items[hidden].rank = 2;
   a.buffers.items[hidden].dims[1] = WIDTH;
+  if (input) qn_test_artifact_input(&a, input, QN_TEST_SYM_R, 0);
+  if (cache) qn_test_artifact_cache(&a, "k", 0, 64);
   for (int i = 0; i < HEADS; i++)
-    guesses[i] = qn_test_artifact_arena(&a, !named ? NULL : i ? "guess.1" : "guess.0", QN_TEST_SYM_R, 1, vocab);
+    guesses[i] = qn_test_artifact_arena(&a, !named ? NULL : i ? "guess.1" : "guess.0", QN_TEST_SYM_R, HEADS_ROWS, vocab);
   qn_test_artifact_kernel(&a, "say", 3, 0);
   qn_test_artifact_variant(&a, 0, 0, 0, vocab);
   qn_test_artifact_step(&a, 0, false, (const uint32_t[]){hidden, guesses[0], guesses[1]});
@@ -583,53 +590,89 @@ static qn_artifact heads_of(int64_t vocab, bool named) {
 }
 
 static qn_status create_heads(const qn_artifact *artifact, qn_threads *threads, int64_t width, int32_t vocab,
-                              qn_proposer **out, qn_diag *diag) {
+                              qn_heads **out, qn_diag *diag) {
   static const qn_kernel_entry kernels[QN_FAKE_KERNELS] = {say};  // as many as a model has that is taken for heads
   qn_executor *executor = NULL;
   QN_TRY(qn_executor_create(artifact, threads, &(qn_executor_options){.jit_entries = kernels}, qn_test_allocator(), &executor,
                             diag));
-  return qn_propose_medusa_create(artifact, executor, width, vocab, qn_test_allocator(), out, diag);
+  return qn_heads_create(artifact, executor, width, vocab, qn_test_allocator(), out, diag);
 }
 
+static void refuses_heads(fixture *f, const qn_artifact *artifact, int64_t width, int32_t vocab, const char *needle) {
+  qn_heads *heads = NULL;
+  qn_assert_fails(&f->diag, QN_ERR_ARGUMENT, needle, create_heads(artifact, f->threads, width, vocab, &heads, &f->diag));
+  ck_assert_ptr_null(heads);
+  f->diag = (qn_diag){0};
+}
+
+// What is no program of heads, or of others, is refused before anything is guessed.
+START_TEST(heads_refused) {
+  fixture f;
+  set_up(&f, 16, 0);
+  qn_artifact artifact = heads_of(QN_FAKE_VOCAB, true, NULL, false), mute = heads_of(QN_FAKE_VOCAB, false, NULL, false);
+  qn_artifact curious = heads_of(QN_FAKE_VOCAB, true, "mood", false), cached = heads_of(QN_FAKE_VOCAB, true, NULL, true);
+  refuses_heads(&f, &artifact, 4, QN_FAKE_VOCAB, "the heads are for hidden states of 3 numbers, want the model's 4");
+  refuses_heads(&f, &artifact, WIDTH, 41, "head 0 has a vocabulary of 40 tokens, want the model's 41");
+  refuses_heads(&f, &f.artifact, WIDTH, QN_FAKE_VOCAB, "has no input 'hidden'");
+  refuses_heads(&f, &mute, WIDTH, QN_FAKE_VOCAB, "has no output 'guess.0'");
+  refuses_heads(&f, &curious, WIDTH, QN_FAKE_VOCAB, "got the input 'mood', want Medusa heads, whose only input is 'hidden'");
+  refuses_heads(&f, &cached, WIDTH, QN_FAKE_VOCAB, "got a cache 'k', want Medusa heads, whose only input is 'hidden'");
+  qn_artifact *const all[] = {&artifact, &mute, &curious, &cached};
+  for (size_t i = 0; i < QN_COUNT(all); i++) qn_artifact_close(all[i]);
+  tear_down(&f);
+}
+END_TEST
+
 START_TEST(heads_guess) {
+  enum { TEXTS = 3 };  // one more than a run has rows
   const float states[2][WIDTH] = {{1}, {-1}};
   const int32_t text[] = {1, 2};
   fixture f;
-  int32_t tokens[8], parents[8];
-  qn_draft draft = {.tokens = tokens, .parents = parents, .capacity = 8};
-  qn_proposer *heads = NULL;
+  int32_t tokens[TEXTS][8], parents[TEXTS][8];
+  qn_draft drafts[TEXTS];
+  qn_heads *heads = NULL;
+  qn_proposer *by[TEXTS];
+  qn_proposal asked[TEXTS];
   qn_sampler *sampler = NULL;
   set_up(&f, 16, 0);
-  qn_artifact artifact = heads_of(QN_FAKE_VOCAB, true);
-  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "the heads are for hidden states of 3 numbers, want the model's 4",
-                  create_heads(&artifact, f.threads, 4, QN_FAKE_VOCAB, &heads, &f.diag));
-  f.diag = (qn_diag){0};
-  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "head 0 has a vocabulary of 40 tokens, want the model's 41",
-                  create_heads(&artifact, f.threads, WIDTH, 41, &heads, &f.diag));
-  f.diag = (qn_diag){0};
-  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "has no input 'hidden'",
-                  create_heads(&f.artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
-  qn_artifact mute = heads_of(QN_FAKE_VOCAB, false);
-  f.diag = (qn_diag){0};
-  qn_assert_fails(&f.diag, QN_ERR_ARGUMENT, "has no output 'guess.0'",
-                  create_heads(&mute, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
-  qn_artifact_close(&mute);
-  f.diag = (qn_diag){0};
+  qn_artifact artifact = heads_of(QN_FAKE_VOCAB, true, NULL, false);
   qn_assert_ok(&f.diag, create_heads(&artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
   qn_sampler_options options = {.temperature = 1, .top_p = 1, .repeat_penalty = 1};
   qn_assert_ok(&f.diag, qn_sampler_create(&options, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f.diag));
   qn_propose_text t = {.tokens = text, .count = QN_COUNT(text), .sampler = sampler, .hidden = states[0]};
-  qn_assert_ok(&f.diag, heads->type->begin(heads, sampler, &f.diag));
-  qn_assert_ok(&f.diag, heads->type->propose(heads, &t, &(qn_draft_room){6, 2, 6, 0}, &draft, &f.diag));
-  ck_assert(draft.count == 6 && qn_draft_branches(&draft));
-  draft.count = 0;
+  for (int i = 0; i < TEXTS; i++) {
+    qn_assert_ok(&f.diag, qn_propose_medusa_create(heads, qn_test_allocator(), &by[i], &f.diag));
+    qn_assert_ok(&f.diag, by[i]->type->begin(by[i], sampler, &f.diag));
+    drafts[i] = (qn_draft){.tokens = tokens[i], .parents = parents[i], .capacity = 8};
+    asked[i] = (qn_proposal){by[i], t, {6, 2, 6, 0}, &drafts[i], i + 1 < TEXTS ? &asked[i + 1] : NULL};
+  }
+  const qn_proposer_type *type = by[0]->type;
+  qn_assert_ok(&f.diag, type->propose(by[0], &t, &(qn_draft_room){6, 2, 6, 0}, &drafts[0], &f.diag));
+  ck_assert(drafts[0].count == 6 && qn_draft_branches(&drafts[0]));
+  drafts[0].count = 0;
   t.hidden = NULL;
-  qn_assert_ok(&f.diag, heads->type->propose(heads, &t, &(qn_draft_room){6, 2, 6, 0}, &draft, &f.diag));
-  ck_assert_int_eq(draft.count, 0);
-  t.hidden = states[1];
-  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "what head 1 says are no numbers",
-                  heads->type->propose(heads, &t, &(qn_draft_room){6, 2, 6, 0}, &draft, &f.diag));
-  qn_proposer_destroy(heads);
+  qn_assert_ok(&f.diag, type->propose(by[0], &t, &(qn_draft_room){6, 2, 6, 0}, &drafts[0], &f.diag));
+  ck_assert_int_eq(drafts[0].count, 0);
+  // All of them in two runs; one of which nothing is known has no guesses.
+  heads_runs = 0;
+  qn_assert_ok(&f.diag, type->propose_all(asked, &f.diag));
+  ck_assert_int_eq(heads_runs, 2);
+  for (int i = 0; i < TEXTS; i++) {
+    ck_assert_int_eq(drafts[i].count, 6);
+    ck_assert_mem_eq(tokens[i], tokens[0], 6 * sizeof(int32_t));
+    ck_assert_mem_eq(parents[i], parents[0], 6 * sizeof(int32_t));
+    drafts[i].count = 0;
+  }
+  asked[0].text.hidden = NULL;
+  qn_assert_ok(&f.diag, type->propose_all(asked, &f.diag));
+  ck_assert(heads_runs == 3 && drafts[0].count == 0 && drafts[1].count == 6 && drafts[2].count == 6);
+  drafts[1].count = drafts[2].count = 0;
+  asked[2].text.hidden = states[1];
+  qn_assert_fails(&f.diag, QN_ERR_FORMAT, "what head 1 says are no numbers", type->propose_all(asked, &f.diag));
+  for (int i = 0; i < TEXTS; i++) ck_assert_int_eq(drafts[i].count, 0);
+  for (int i = 0; i < TEXTS; i++) qn_proposer_destroy(by[i]);
+  qn_heads_destroy(heads);
+  qn_heads_destroy(NULL);
   qn_sampler_destroy(sampler);
   qn_artifact_close(&artifact);
   tear_down(&f);
@@ -651,8 +694,10 @@ START_TEST(judged_heads_change_no_odds) {
   qn_sampler *sampler = NULL;
   double sum = 0, chi = 0;
   set_up(&f, 16, 0);
-  qn_artifact artifact = heads_of(QN_FAKE_VOCAB, true);
-  qn_assert_ok(&f.diag, create_heads(&artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &heads, &f.diag));
+  qn_heads *shared = NULL;
+  qn_artifact artifact = heads_of(QN_FAKE_VOCAB, true, NULL, false);
+  qn_assert_ok(&f.diag, create_heads(&artifact, f.threads, WIDTH, QN_FAKE_VOCAB, &shared, &f.diag));
+  qn_assert_ok(&f.diag, qn_propose_medusa_create(shared, qn_test_allocator(), &heads, &f.diag));
   qn_propose_medusa_judged(heads);
   qn_sampler_options options = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = 3};
   qn_assert_ok(&f.diag, qn_sampler_create(&options, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f.diag));
@@ -675,8 +720,75 @@ START_TEST(judged_heads_change_no_odds) {
   }
   ck_assert_msg(chi < 3 + 4 * sqrt(6.0), "chi-square %g: %d %d %d %d", chi, counts[0], counts[1], counts[2], counts[3]);
   qn_proposer_destroy(heads);
+  qn_heads_destroy(shared);
   qn_sampler_destroy(sampler);
   qn_artifact_close(&artifact);
+  tear_down(&f);
+}
+END_TEST
+
+// Several texts' guesses come from the same steps of the draft model, and are what each would get alone: chains and trees, of a
+// text that takes several steps, too, and once more when the texts have gone on.
+static _Atomic int draft_steps;
+static void count_steps(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  if (begin == 0) draft_steps++;
+  qn_fake_kernels[0](buffers, symbols, begin, end);
+}
+
+START_TEST(drafts_together) {
+  enum { TEXTS = 4, ENDS = 2, EACH = 1 + 2 * ENDS, ALL = TEXTS + 1, LONG = 50 };
+  static qn_kernel_entry kernels[QN_FAKE_KERNELS];
+  static int32_t text[LONG];
+  const qn_draft_room rooms[TEXTS] = {{5, 5, 1, 0}, {6, 3, 6, 0}, {3, 3, 1, 0}, {7, 4, 7, 0}};
+  size_t counts[TEXTS] = {3, 12, LONG - 3, 7};
+  fixture f;
+  qn_sampler *sampler = NULL;
+  qn_decoder *decoder = NULL;
+  qn_proposer *by[2 * TEXTS];  // together, and each with a decoder's sequences that the others do not ask
+  qn_draft drafts[2 * TEXTS];
+  int32_t tokens[2 * TEXTS][8], parents[2 * TEXTS][8], alone = 0, together = 0;
+  set_up(&f, 64, 0);
+  memcpy(kernels, qn_fake_kernels, sizeof kernels);
+  kernels[0] = count_steps;
+  qn_decoder_options options = {.context = 64, .sequences = 2 * TEXTS * EACH, .executor = {.jit_entries = kernels}};
+  qn_assert_ok(&f.diag, qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &decoder, &f.diag));
+  qn_sampler_options sampling = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = 5};
+  qn_assert_ok(&f.diag, qn_sampler_create(&sampling, QN_FAKE_TOKENS, qn_test_allocator(), &sampler, &f.diag));
+  for (int i = 0; i < LONG; i++) text[i] = QN_FAKE_ONE + i * i % 7;
+  for (int i = 0; i < 2 * TEXTS; i++) {
+    qn_assert_ok(&f.diag, qn_propose_draft_create(decoder, i * EACH, ENDS, qn_test_allocator(), &by[i], &f.diag));
+    qn_assert_ok(&f.diag, by[i]->type->begin(by[i], sampler, &f.diag));
+    drafts[i] = (qn_draft){.tokens = tokens[i], .parents = parents[i], .capacity = 8};
+  }
+  for (int round = 0; round < 3; round++) {
+    qn_proposal asked[TEXTS];
+    for (int i = 0; i < TEXTS; i++) {
+      qn_propose_text t = {.tokens = text, .count = counts[i], .sampler = sampler};
+      asked[i] = (qn_proposal){by[i], t, rooms[i], &drafts[i], i + 1 < TEXTS ? &asked[i + 1] : NULL};
+      drafts[i].count = drafts[TEXTS + i].count = 0;
+      draft_steps = 0;
+      qn_assert_ok(&f.diag, by[TEXTS + i]->type->propose(by[TEXTS + i], &t, &rooms[i], &drafts[TEXTS + i], &f.diag));
+      alone += draft_steps;
+    }
+    draft_steps = 0;
+    qn_assert_ok(&f.diag, by[0]->type->propose_all(asked, &f.diag));
+    together += draft_steps;
+    for (int i = 0; i < TEXTS; i++) {
+      size_t bytes = (size_t)drafts[i].count * sizeof(int32_t);
+      ck_assert(drafts[i].count > 0 && drafts[i].count == drafts[TEXTS + i].count);
+      ck_assert_mem_eq(tokens[i], tokens[TEXTS + i], bytes);
+      ck_assert_mem_eq(parents[i], parents[TEXTS + i], bytes);
+      counts[i]++;
+    }
+    ck_assert(qn_draft_branches(&drafts[1]) && !qn_draft_branches(&drafts[0]));
+  }
+  qn_check(together <= 4 + 3 * 5, "%d steps together, %d alone", (int)together, (int)alone);  // four of the long text, and of the deepest
+  ck_assert_int_gt(alone, together * 3 / 2);
+  for (int i = 0; i < 2 * TEXTS; i++) qn_proposer_destroy(by[i]);
+  for (int i = 0; i < 2 * TEXTS * EACH; i++) ck_assert_int_eq(qn_decoder_position(decoder, i), 0);
+  qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(decoder), &f.diag));
+  qn_sampler_destroy(sampler);
+  qn_decoder_destroy(decoder);
   tear_down(&f);
 }
 END_TEST
@@ -922,7 +1034,8 @@ START_TEST(refuses) {
 END_TEST
 
 QN_CASE(text, text_is_that_of_plain_decoding, right_guesses_save_steps, few_pages, a_draft_that_is_the_model,
-        judged_texts_are_as_likely, a_judged_draft, a_draft_whose_logits_are_no_numbers, a_try_of_a_short_draft, heads_guess,
+        judged_texts_are_as_likely, a_judged_draft, a_draft_whose_logits_are_no_numbers, a_try_of_a_short_draft, drafts_together, heads_refused,
+        heads_guess,
         judged_heads_change_no_odds)
 QN_CASE(trees, choices, trees_keep_the_text, a_draft_branches, trees_refused)
 QN_CASE(guesses, lookup_finds, lookahead_finds, lookahead_remembers, dear_guesses_are_tried_seldom, gives_up_and_comes_back, refuses)
