@@ -167,6 +167,7 @@ START_TEST(other_kernels) {
       "v3 = split_heads v heads=3; kc = cache kind=k index=0 f32[G,3,16,64]; vc = cache kind=v index=0 f32[G,3,64,16]\n"
       "kw = kv_write kc k3 pos seq block_table kind=k; vw = kv_write vc v3 pos seq block_table kind=v\n"
       "s = attn_scores q3 kw pos seq block_table scale=0.25 window=9 softcap=3; p = softmax s\n"
+      "cs = cache kind=sum index=0 f32[G,3,1,64]; sw = kv_write cs p pos seq block_table kind=sum\n"
       "o = attn_mix p vw pos seq block_table; om = merge_heads o; f = gelu_tanh om; g = gelu x; last = gather_rows f "
       "rows\n"
       "output last p s g",
