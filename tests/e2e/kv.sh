@@ -123,7 +123,7 @@ done
 "$QUERN" compile -q "$model" -o "$WORK/evict.qn" --ctx 256 --batch 4 --guesses --kv-evict adaptive
 "$QUERN" compile -q "$model" -o "$WORK/codes.qn" --ctx 256 --kv-evict keyformer --kv-type int8
 "$QUERN" inspect "$WORK/codes.qn" | grep -q '^kv_evict = keyformer$' || fail "inspect does not tell the policy"
-"$QUERN" verify -q "$WORK/codes.qn" >"$WORK/out" || fail "kernels that sum attention: $(cat "$WORK/out")"
+"$QUERN" verify -q "$WORK/evict.qn" >"$WORK/out" || fail "kernels that sum attention: $(cat "$WORK/out")"
 story() { "$QUERN" run -q "$1" -p "$prompt" -n 180 --ignore-eog --json --logits "$WORK/$2" "${@:3}" >"$WORK/$2.json" || fail "$*: $?"; }
 story "$WORK/all.qn" all
 story "$WORK/evict.qn" kept
