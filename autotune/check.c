@@ -217,10 +217,11 @@ typedef struct element {
   size_t size;
 } element;
 
-// What lies at a place of an output: of a8 rows codes, then scales, then sums.
+// What lies at a place of an output: of a8 rows codes, then scales, then sums; pages of codes have both, byte by byte.
 static element element_at(const qn_pbuf *p, const int64_t *symbols, size_t at) {
   if (p->type.dtype == QN_DTYPE_F16) return (element){FLOAT16, 2};
   if (p->type.dtype == QN_DTYPE_BF16) return (element){BFLOAT16, 2};
+  if (p->kind == QN_PB_CACHE && qn_dtype_is_block(p->type.dtype)) return (element){BYTES, 1};
   if (p->type.dtype != QN_DTYPE_A8) return (element){p->type.dtype == QN_DTYPE_I32 ? BYTES : FLOAT32, 4};
   int64_t width = qn_row_width(&p->type, symbols), in_row = p->row_pitch > 0 ? (int64_t)at % p->row_pitch : (int64_t)at;
   if (in_row < width) return (element){BYTES, 1};

@@ -284,9 +284,23 @@ int64_t quern_compilation_vocab_size(const quern_compilation *c) {
   return c->built ? quern_built_vocab_size(c->built) : qn_import_vocab_size(c->import);
 }
 
-qn_weight_source quern_compilation_weights(const quern_compilation *c) {
-  return c->built ? quern_built_weights(c->built) : qn_import_weights(c->import);
+// A qn_weight_source's function: what passes made, and the model's own.
+static qn_status find_weight(void *context, const char *name, qn_tensor_data *out, qn_diag *diag) {
+  const quern_compilation *c = context;
+  for (size_t p = 0; p < c->part_count; p++) {
+    for (size_t i = 0; i < c->parts[p].pass.made.count; i++) {
+      const qn_made_weight *made = &c->parts[p].pass.made.items[i];
+      if (strcmp(made->name, name) != 0) continue;
+      *out = (qn_tensor_data){
+          .format = qn_format_of(QN_DTYPE_F32), .rank = 1, .dims = {made->count}, .data = made->values};
+      return QN_OK;
+    }
+  }
+  qn_weight_source own = c->built ? quern_built_weights(c->built) : qn_import_weights(c->import);
+  return own.find(own.context, name, out, diag);
 }
+
+qn_weight_source quern_compilation_weights(quern_compilation *c) { return (qn_weight_source){c, find_weight}; }
 
 static qn_status make_graph(quern_compilation *c, const char *model_path, const qn_import_graph_options *options,
                             qn_graph **out) {
@@ -310,6 +324,7 @@ static qn_status begin_part(quern_compilation *c, const char *model_path, bool g
                                     .quantize_activations = c->quantize_activations,
                                     .half_activations = c->half_activations,
                                     .evict = evict_by(c),
+                                    .weights = &c->stored,
                                     .rings = c->import != NULL && quern_compilation_vocab_size(c) > 0,
                                     .forced_schedule = c->options->schedule ? &c->schedule : NULL,
                                     .dump = c->options->dump,
@@ -361,6 +376,7 @@ qn_status quern_compilation_open(quern_compilation *c, const char *model_path) {
   QN_TRY(parse_modes(c));
   QN_TRY(parse_evict(c));
   QN_TRY(c->built ? open_built(c) : open_file(c, model_path, &graph_options));
+  c->stored = c->built ? quern_built_weights(c->built) : qn_import_stored_weights(c->import);
   QN_TRY(begin_part(c, model_path, false, &graph_options));
   QN_TRY(begin_part(c, model_path, true, &graph_options));
   QN_TRY(quern_compilation_report(c, "optimising the graph", 0, 0));

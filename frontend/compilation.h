@@ -37,6 +37,7 @@ typedef struct quern_compilation {
   qn_diag *diag;
   qn_arena arena;
   qn_import *import;         // owned; NULL where a graph was built in code
+  qn_weight_source stored;   // the weights as they are in the model, for passes
   const quern_graph *built;  // borrowed; set before opening, NULL = a model file
   qn_target targets[QUERN_MAX_TARGETS];
   size_t target_count;
@@ -79,11 +80,11 @@ void quern_compilation_take_target(quern_compilation *c, size_t index);
 // part, whose pass.graph it is; targets are there then, and options, those of the first target that is a CPU.
 QN_CHECKED qn_status quern_compilation_open(quern_compilation *c, const char *model_path);
 // What came from the model file or the graph that was built: its name, its kind ("llama", "graph"), the width of "logits"
-// (0 = no language model), and its tensors.
+// (0 = no language model), and its tensors, those that passes made among them.
 const char *quern_compilation_name(const quern_compilation *c);
 const char *quern_compilation_architecture(const quern_compilation *c);
 int64_t quern_compilation_vocab_size(const quern_compilation *c);
-qn_weight_source quern_compilation_weights(const quern_compilation *c);
+qn_weight_source quern_compilation_weights(quern_compilation *c);
 // Refuses targets that are GPUs, for what only CPUs do (`what`: "the JIT makes code").
 QN_CHECKED qn_status quern_compilation_need_cpus(const quern_compilation *c, const char *what);
 

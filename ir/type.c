@@ -80,13 +80,13 @@ bool qn_type_elements(const qn_type *type, const int64_t *symbol_values, int64_t
 }
 
 // The runtime, which does not know this room, finds the kinds of caches by number.
-#define QN_KV_KIND(name, dtype, bits, group) _Static_assert(QN_DTYPE_##name == (dtype), "the order of ir/dtype.def");
+#define QN_KV_KIND(name, dtype, bits, group, balanced) _Static_assert(QN_DTYPE_##name == (dtype), "the order of ir/dtype.def");
 #include "runtime/base/kv_page.def"
 #undef QN_KV_KIND
 
 bool qn_dtype_is_cached(qn_dtype dtype) {
   switch (dtype) {
-#define QN_KV_KIND(name, dtype, bits, group) case QN_DTYPE_##name: return true;
+#define QN_KV_KIND(name, dtype, bits, group, balanced) case QN_DTYPE_##name: return true;
 #include "runtime/base/kv_page.def"
 #undef QN_KV_KIND
     default: return false;

@@ -42,6 +42,9 @@ typedef struct qn_pass_options {
   bool gpu;
   qn_machine_model machine;
   bool quantize_activations;  // numeric mode int8: quantised weights meet quantised activations
+  // Where the parameters' values come from, for passes that go by them (balance_keys); NULL = they are not known. What it
+  // points at is borrowed.
+  const qn_weight_source *weights;
   bool half_activations;      // numeric mode half: 16-bit weights meet activations rounded to their type
   unsigned evict;             // qn_evict
   bool rings;  // a language model's layers with windows beside others have pages of their own (ring_tables)
@@ -56,6 +59,13 @@ typedef struct qn_pass_options {
   void *dump_context;
 } qn_pass_options;
 
+// A vector that a pass made beside the model's weights, by the name of its parameter. In the compilation's arena.
+typedef struct qn_made_weight {
+  const char *name;
+  int64_t count;
+  const float *values;
+} qn_made_weight;
+
 // What a compilation is at any time: the graph, and from `lower` on the program too.
 typedef struct qn_pass_context {
   qn_arena *arena;  // borrowed: lives as long as the compilation
@@ -63,6 +73,7 @@ typedef struct qn_pass_context {
   const qn_pass_options *options;
   qn_graph *graph;
   qn_program *program;
+  QN_VEC(qn_made_weight) made;  // arena
   qn_diag *diag;
 } qn_pass_context;
 

@@ -294,9 +294,10 @@ static void warn_of_nans(const qn_import *import, const char *name, const qn_ten
          first * f->block_values / k, first * f->block_values % k);
 }
 
-// A qn_weight_source's function. Tensors that the graph uses have its shapes; others are given as the file has them.
-static qn_status find_weight(void *context, const char *name, qn_tensor_data *out, qn_diag *diag) {
-  qn_import *import = context;
+// A tensor, which *out_bound is NULL of where the graph does not use it. One that it uses has its shape; others are given
+// as the file has them.
+static qn_status find_stored(qn_import *import, const char *name, qn_tensor_data *out, const qn_bound_tensor **out_bound,
+                             qn_diag *diag) {
   const qn_model_source *source = &import->binding.source;
   qn_bound_tensor unused = {.name = name};
   const qn_bound_tensor *tensor = &unused;
@@ -308,10 +309,28 @@ static qn_status find_weight(void *context, const char *name, qn_tensor_data *ou
     QN_TRY(source->find_tensor(source->context, name, &found, &unused.data, diag));
   }
   if (!found) return qn_fail(diag, QN_ERR_FORMAT, source->name, "tensor '%s' is missing", name);
-  QN_TRY(load(import, tensor, out, diag));
+  *out_bound = tensor == &unused ? NULL : tensor;
+  return load(import, tensor, out, diag);
+}
+
+// A qn_weight_source's function.
+static qn_status find_weight(void *context, const char *name, qn_tensor_data *out, qn_diag *diag) {
+  qn_import *import = context;
+  const qn_bound_tensor *bound = NULL;
+  QN_TRY(find_stored(import, name, out, &bound, diag));
   warn_of_nans(import, name, out);
-  if (import->quantize.format && tensor != &unused && out->rank >= 2) return requantize(import, tensor, out, diag);
+  if (import->quantize.format && bound && out->rank >= 2) return requantize(import, bound, out, diag);
   return QN_OK;
+}
+
+// Another one.
+static qn_status find_stored_weight(void *context, const char *name, qn_tensor_data *out, qn_diag *diag) {
+  const qn_bound_tensor *bound = NULL;
+  return find_stored(context, name, out, &bound, diag);
+}
+
+qn_weight_source qn_import_stored_weights(qn_import *import) {
+  return (qn_weight_source){import, find_stored_weight};
 }
 
 qn_weight_source qn_import_weights(qn_import *import) { return (qn_weight_source){import, find_weight}; }

@@ -41,6 +41,8 @@ QN_CHECKED qn_status qn_import_quantize(qn_import *import, const qn_requantize_o
 // The tensors by the names that PARAM nodes carry. What they point at is valid until close; that of one that is made
 // (quantised, converted, transposed), until the next is found.
 qn_weight_source qn_import_weights(qn_import *import);
+// The same without quantising anything.
+qn_weight_source qn_import_stored_weights(qn_import *import);
 
 const char *qn_import_architecture(const qn_import *import);  // "llama"
 const char *qn_import_model_name(const qn_import *import);    // general.name, or the file's or folder's

@@ -9,8 +9,9 @@ enum { F16 = 1, WORD_BYTES = 4, SCALE_BYTES = 2, NIBBLE_LANES = 16, MOST_BYTES_L
 static const struct {
   uint32_t dtype;
   int bits, group;
+  bool balanced;
 } kinds[] = {
-#define QN_KV_KIND(name, dtype, bits, group) {dtype, bits, group},
+#define QN_KV_KIND(name, dtype, bits, group, balanced) {dtype, bits, group, balanced},
 #include "runtime/base/kv_page.def"
 #undef QN_KV_KIND
 };
@@ -57,6 +58,7 @@ bool qn_kv_page_make(uint32_t dtype, bool is_k, int64_t heads, int64_t width, in
     bool fits = heads > 0 && width > 0 && keys > 0 && heads <= MOST && width <= MOST && keys <= MOST;
     out->bits = kinds[i].bits;
     out->coded = kinds[i].group >= 0;
+    out->balanced = kinds[i].balanced;
     out->is_f16 = dtype == F16;
     if (!fits || (out->coded && keys % 32 != 0) || heads > (INT64_C(1) << MOST_BYTES_LOG2) / (8 * width) / keys)
       return false;

@@ -23,6 +23,7 @@ typedef struct qn_kv_page {
   bool is_k;
   bool coded;
   bool is_f16;  // of floats of 16 bits: which
+  bool balanced;  // channels of keys are divided by factors before they are kept; queries know
   int64_t heads, width, keys;
   int bits;       // of an element
   int offset;     // of codes: what is added to a number, 0 = they are signed

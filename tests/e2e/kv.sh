@@ -124,6 +124,12 @@ done
 "$QUERN" compile -q "$model" -o "$WORK/codes.qn" --ctx 256 --kv-evict keyformer --kv-type int8
 "$QUERN" inspect "$WORK/codes.qn" | grep -q '^kv_evict = keyformer$' || fail "inspect does not tell the policy"
 "$QUERN" verify -q "$WORK/evict.qn" >"$WORK/out" || fail "kernels that sum attention: $(cat "$WORK/out")"
+# Channels of keys in int4 are balanced: the same bits whatever the chunk, and where weights are quantised on the way.
+"$QUERN" compile -q "$model" -o "$WORK/four.qn" --kv-type int4 --ctx 256 --chunk 64 --quant q8_0
+"$QUERN" inspect "$WORK/four.qn" --what graph | grep -q key_channels || fail "no factors of channels"
+"$QUERN" verify -q "$WORK/four.qn" || fail "kernels that keep codes are said to be wrong"
+for chunk in 64 5; do "$QUERN" run -q "$WORK/four.qn" -p "$prompt" -n 40 --chunk $chunk --logits "$WORK/four$chunk" >/dev/null; done
+cmp "$WORK/four64" "$WORK/four5" || fail "int4, chunks"
 story() { "$QUERN" run -q "$1" -p "$prompt" -n 180 --ignore-eog --json --logits "$WORK/$2" "${@:3}" >"$WORK/$2.json" || fail "$*: $?"; }
 story "$WORK/all.qn" all
 story "$WORK/evict.qn" kept

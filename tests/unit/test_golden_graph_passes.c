@@ -1,16 +1,44 @@
 // Each pass of passes.def on small graphs: tests/golden/graph_passes/<pass>/*.txt, a graph and what the pass leaves, or
 // its error. Comment lines before the graph set options: "# int8" quantises activations, "# gpu" is for GPUs,
 // "# evict places", "# evict queries" and "# evict sums" let keys be evicted, "# rings" gives windows beside other layers
-// their table,
+// their table, "# weights" lets passes know made-up values of parameters, and what they make of them is printed,
 // "# machine 32 16" are the bytes and the number of the target's vector registers, "# schedule lanes=4 ..." forces one.
 // Passes after `lower` start from the graph that `lower` takes; a program prints without kernels, but after `lower`,
 // and with schedules after `schedule`.
 #include <stdio.h>
 
+#include "ir/format.h"
 #include "passes/pass.h"
 #include "tests/support/golden.h"
 #include "tests/support/graph_text.h"
 #include "tests/support/test.h"
+
+// Every fourth row of a matrix is 9 times as large, and the first value of a vector 5.
+static qn_status find_weight(void *context, const char *name, qn_tensor_data *out, qn_diag *diag) {
+  static float values[4096];
+  const qn_graph *graph = *(qn_graph *const *)context;
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (node->op != QN_OP_PARAM || strcmp(qn_node_text(node, QN_ATTR_NAME, ""), name) != 0) continue;
+    bool matrix = node->type.rank == 2;
+    int64_t rows = node->type.dims[0].value, width = matrix ? node->type.dims[1].value : 1;
+    ck_assert(node->type.dtype == QN_DTYPE_F32 && rows * width <= (int64_t)QN_COUNT(values));
+    for (int64_t i = 0; i < rows * width; i++) values[i] = matrix ? (i / width % 4 == 1 ? 9 : 1) : i == 0 ? 5 : 1;
+    *out = (qn_tensor_data){.format = qn_format_of(QN_DTYPE_F32), .rank = node->type.rank, .dims = {rows, width}};
+    out->data = values;
+    return QN_OK;
+  }
+  return qn_fail(diag, QN_ERR_FORMAT, name, "is no parameter");
+}
+
+static void print_made(const qn_pass_context *context, qn_buf *out) {
+  for (size_t i = 0; i < context->made.count; i++) {
+    qn_buf_printf(out, "%s =", context->made.items[i].name);
+    for (int64_t j = 0; j < context->made.items[i].count; j++)
+      qn_buf_printf(out, " %g", (double)context->made.items[i].values[j]);
+    qn_buf_putc(out, '\n');
+  }
+}
 
 static void parse_options(qn_str text, qn_pass_options *options, qn_schedule *schedule) {
   qn_diag diag = {0};
@@ -70,6 +98,8 @@ static void run_case(void *pass, const char *file_name, qn_str text, qn_buf *out
   qn_arena_init(&arena, qn_test_allocator());
   qn_pass_context context = {.arena = &arena, .allocator = qn_test_allocator(), .options = &options, .diag = &diag};
   parse_options(text, &options, &schedule);
+  const qn_weight_source weights = {&context.graph, find_weight};
+  if (strncmp(text.data, "# weights\n", 10) == 0) options.weights = &weights;
   qn_assert_ok(&diag, qn_graph_parse(file_name, text, &arena, &context.graph, &diag));
   qn_status status = run(pass, &context);
   if (status != QN_OK) {
@@ -78,6 +108,7 @@ static void run_case(void *pass, const char *file_name, qn_str text, qn_buf *out
     print_program(pass, context.program, out);
   } else {
     qn_graph_print(context.graph, out);
+    print_made(&context, out);
   }
   qn_arena_deinit(&arena);
 }

@@ -77,7 +77,7 @@ static void check_chip(const qn_golden_model *c, const qn_golden_expectation *e,
   quern_compile_options options;
   qn_golden_model_options(e, &options);
   options.target = target;
-  if (evict) options.kv_evict = evict, options.kv_type = "int8";
+  if (evict) options.kv_evict = evict, options.kv_type = "int4";
   ck_assert_msg(quern_compile(c->path, path, &options, &error) == 0, "%s", error.text);
   if (qn_test_simulated()) sim_start(chip);
   if (qn_test_simulated()) sim_set("warp_order", "shuffle"), sim_set("block_order", "reverse");
@@ -114,7 +114,7 @@ START_TEST(same_bits) {
 }
 END_TEST
 
-// Keys that are given up, by queries, which come from the device, and in codes, which are moved there and back.
+// Keys that are given up, by queries, which come from the device, and in codes, of keys whose channels are balanced, which are moved there and back.
 START_TEST(evicted_keys) {
   qn_golden_expectation e;
   int i = 0;
