@@ -409,6 +409,7 @@ START_TEST(a_wrong_default_is_told_whoever_leads) {
   found_wrong = before.start;
   f.machine.judge = one_wrong;
   f.options.pattern = before.kernel->name;
+  f.options.budget_s = 60;  // enough to come back to the default
   run(&f);
   const qn_session_result *r = NULL;
   for (size_t i = 0; i < f.report.count; i++)
