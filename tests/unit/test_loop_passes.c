@@ -319,6 +319,7 @@ static qn_status schedule_kernel(const qn_allocator *allocator, void *context) {
   schedule.m_tiles[0] = 4;
   schedule.m_tiles[1] = 1;
   schedule.m_tile_count = 2;
+  schedule.m_block = 2;
   schedule.n_tile = 2;
   schedule.k_unroll = 1;
   schedule.lanes = 16;
