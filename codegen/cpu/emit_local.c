@@ -33,6 +33,7 @@ static int64_t largest_sums(const qn_lblock *block) {
 static bool declares(const qn_lblock *block, const qn_lbuf *buf) {
   for (const qn_lstmt *s = block->first; s; s = s->next) {
     if (s->kind == QN_LS_LOCAL && s->u.local.buf == buf) return true;
+    if (s->kind == QN_LS_FOR && declares(&s->u.loop.body, buf)) return true;
   }
   return false;
 }
@@ -68,9 +69,7 @@ typedef struct loaded {
 static void add_loaded(loaded *all, const qn_lexpr *x) {
   const qn_lbuf *buf = x->op == QN_LX_LOAD ? x->u.load.buf : NULL;
   for (size_t i = 0; i < QN_COUNT(x->operands) && x->operands[i]; i++) add_loaded(all, x->operands[i]);
-  MlirValue home = {NULL};
   if (!buf || buf->kind != QN_LB_LOCAL || declares(all->body, buf)) return;
-  if (!qn_value_map_get(&all->e->homes, buf, &home)) return;  // declared further inside
   for (int i = 0; i < all->count; i++)
     if (all->buf[i] == buf) return;
   int64_t vector = all->e->target->vector_bytes, vectors = (bytes_of(buf) + all->sums) / vector;

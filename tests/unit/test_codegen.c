@@ -741,6 +741,49 @@ START_TEST(crowded_sums_stay_in_memory) {
 }
 END_TEST
 
+// Tiles that take turns (m) look at a local from outside of their loop as something unknown; behind the loop it is what it
+// was, however many locals the loop has of its own.
+START_TEST(held_locals_outlive_the_turns) {
+  enum { LOCALS = 20 };
+  qn_buf text;
+  qn_buf_init(&text, qn_test_allocator());
+  qn_buf_puts(&text,
+              "kernel \"turns\" {\n"
+              "  param u : u8[65536]\n  param x : i32[1024]\n  param y : f32[16384] out\n  param z : u8[65536] out\n"
+              "  for i in 0..T data {\n    local held : f32[64]\n"
+              "    held[0 : 32] = f32(u[i*32 : 32])\n    held[32 : 32] = 2.0\n"
+              "    for m in 0..2 data {\n      local sum : i32[64]\n"
+              "      sum[0 : 32] = x[i + m]\n      sum[32 : 32] = u[i*7 : 32]\n"
+              "      for g in 0..2 reduce {\n");
+  for (int l = 0; l < LOCALS; l++) {
+    qn_buf_printf(&text, "        local own%d : f32[64]\n        own%d[0 : 32] = f32(sum[32 : 32])\n", l, l);
+    qn_buf_printf(&text, "        own%d[32 : 32] = %d.5\n", l, l);
+    qn_buf_printf(&text, "        y[i*256 + m*64 + g*32 : 32] = own%d[0 : 32] + own%d[32 : 32]\n", l, l);
+  }
+  qn_buf_puts(&text,
+              "      }\n      y[i*256 + m*32 + 128 : 32] = held[0 : 32] + f32(sum[0 : 32])\n    }\n"
+              "    y[i*256 + 192 : 32] = held[0 : 32] + held[32 : 32]\n  }\n}\n");
+  compiled c = {0};
+  static memory before;
+  fill_memory(&before);
+  parse_kernels(qn_buf_text(&text), &c);
+  if (runs_here("x86-64-v3", &c.target)) {
+    compile(&c, true, 1);
+    check_memory(&c, "turns", &before, 0, INT64_MAX);
+    release_code(&c);
+  }
+  qn_code code;
+  qn_diag diag = {0};
+  qn_codegen_options options = {.target = &c.target, .threads = 1};
+  qn_assert_ok(&diag, qn_target_parse("x86-64-v2", &c.target, &diag));
+  qn_assert_ok(&diag, qn_cpu_compile((const qn_lkernel *const *)c.kernels, c.count, &options, qn_allocator_default(),
+                                     &code, &diag));
+  qn_code_deinit(&code);
+  release(&c);
+  qn_buf_deinit(&text);
+}
+END_TEST
+
 START_TEST(code_is_the_same_every_time) {
   unsetenv("QUERN_OBJECT_CACHE");  // made anew
   compiled c = {0};
@@ -858,7 +901,7 @@ END_TEST
 QN_CASE(values, operators_match_the_interpreter, code_uses_only_what_it_requires, memory_matches_the_interpreter,
         half_precision_is_exact, math_functions_match_their_definition)
 QN_CASE(interface, kernels_may_share_a_name, stages_are_dumped, crowded_sums_stay_in_memory,
-        code_is_the_same_every_time, no_kernels_are_no_error, copies_are_for_gpus, mma_is_for_gpus, errors_say_why,
+        held_locals_outlive_the_turns, code_is_the_same_every_time, no_kernels_are_no_error, copies_are_for_gpus, mma_is_for_gpus, errors_say_why,
         failing_allocations)
 
 QN_TEST_MAIN(values, interface)
