@@ -468,17 +468,21 @@ static int sort_counts(const int64_t *candidates, int count, int64_t largest, in
 
 enum { MOST_WIDTHS = QN_SCHEDULE_MAX_TILES + 1 };
 
-// What the rows are cut by, falling: the tiles that take turns at a block together, then each.
-static int widths_of(const qn_schedule *s, int64_t out[MOST_WIDTHS]) {
+// What the rows are cut by, falling: the tiles that take turns at a block together, then each. What is wider than all
+// rows never runs.
+static int widths_of(const qn_schedule *s, int64_t rows_max, int64_t out[MOST_WIDTHS]) {
   int count = 0;
-  if (s->m_block > 1) out[count++] = (int64_t)s->m_block * s->m_tiles[0];
-  for (int i = 0; i < s->m_tile_count; i++) out[count++] = s->m_tiles[i];
+  int64_t turns = (int64_t)s->m_block * s->m_tiles[0];
+  if (s->m_block > 1 && turns <= rows_max) out[count++] = turns;
+  for (int i = 0; i < s->m_tile_count; i++) {
+    if (s->m_tiles[i] <= rows_max || i == s->m_tile_count - 1) out[count++] = s->m_tiles[i];
+  }
   return count;
 }
 
 int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max, int64_t out[QN_CHECK_ROWS_MAX]) {
   int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min}, widths[MOST_WIDTHS] = {1};
-  int count = 1, width_count = widths_of(s, widths);
+  int count = 1, width_count = widths_of(s, rows_max, widths);
   candidates[count++] = 2 * widths[0] + 1;
   for (int i = 0; i < width_count && count < QN_CHECK_ROWS_MAX; i++)
     candidates[count++] = widths[0] + widths[i] - 1;  // the most that tiles from i on are left
@@ -488,7 +492,7 @@ int qn_check_row_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max
 int qn_check_quick_counts(const qn_schedule *s, int64_t rows_min, int64_t rows_max, int64_t out[QN_CHECK_ROWS_MAX]) {
   int64_t candidates[QN_CHECK_ROWS_MAX] = {rows_min}, widths[MOST_WIDTHS] = {1};
   bool runs[MOST_WIDTHS] = {false};
-  int count = 1, width_count = widths_of(s, widths);
+  int count = 1, width_count = widths_of(s, rows_max, widths);
   for (int i = 0; i < width_count && count < QN_CHECK_ROWS_MAX; i++) {
     if (runs[i]) continue;
     // Tile i once, and of those after it as many as can follow, each once: what is left is never enough for one above.

@@ -453,6 +453,32 @@ START_TEST(row_counts) {
 }
 END_TEST
 
+// Tiles and blocks of them that are wider than all rows leave the others theirs.
+START_TEST(row_counts_of_few_rows) {
+  static const int tiles[] = {12, 4, 2, 1};
+  for (int m_block = 1; m_block <= 3; m_block += 2) {
+    for (int first = 0; first < 2; first++) {
+      qn_schedule s = qn_schedule_plain();
+      s.m_block = m_block;
+      s.m_tile_count = 4 - first;
+      for (int i = 0; i < s.m_tile_count; i++) s.m_tiles[i] = tiles[first + i];
+      for (int quick = 0; quick < 2; quick++) {
+        int64_t rows[QN_CHECK_ROWS_MAX];
+        bool runs[13] = {false};
+        int count = quick ? qn_check_quick_counts(&s, 2, 8, rows) : qn_check_row_counts(&s, 2, 8, rows);
+        for (int i = 0; i < count; i++) {
+          int64_t left = rows[i];
+          ck_assert(left >= 2 && left <= 8);
+          for (int t = 0; t < s.m_tile_count; left %= s.m_tiles[t++]) runs[s.m_tiles[t]] |= left >= s.m_tiles[t];
+        }
+        qn_check(runs[4] && runs[2] && runs[1] && !runs[12], "%d tiles, m_block %d, quick %d: some have nothing to do",
+                 s.m_tile_count, m_block, quick);
+      }
+    }
+  }
+}
+END_TEST
+
 // A cache without positions cannot be filled with what tokens see.
 START_TEST(unnamed_positions) {
   compiled c;
@@ -531,5 +557,6 @@ END_TEST
 
 QN_CASE(right, a_layer, keys_of_several_sequences, experts, formats, other_kernels)
 QN_CASE(faults, wrong_values, wrong_places)
-QN_CASE(inputs, indices, several_sequences, guards, row_counts, unnamed_positions, types_that_do_not_fit, out_of_memory)
+QN_CASE(inputs, indices, several_sequences, guards, row_counts, row_counts_of_few_rows, unnamed_positions,
+        types_that_do_not_fit, out_of_memory)
 QN_TEST_MAIN(right, faults, inputs)
