@@ -190,7 +190,7 @@ START_TEST(better_is_never_slower) {
   for (size_t f = 0; f < QN_COUNT(sizes); f++) {
     compiled c;
     qn_machine_model m = qn_machine_model_plain(32, 16, 2, 1 << 19);
-  m.cores = 2;  // which do not ask for all that memory has
+    m.cores = 2;  // which do not ask for all that memory has
     const qn_pkernel *kernel = compile(&c, product, sizes[f], m);
     double before = 0;
     for (size_t i = 0; i < QN_COUNT(counts); i++) {
