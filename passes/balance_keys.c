@@ -2,8 +2,8 @@
 // and head, which the largest channels set: the others get few of its steps. Channels that are larger than their head's
 // mean are divided by a factor before they are written, and queries are multiplied by it, so that scores stay what they
 // are. Factors are powers of two: nothing else is rounded by them. They go by the root mean square that a channel has by
-// the weights it is made with (rows of W_k, bias, norms), the same for both members of a RoPE pair, whose rotation they
-// then commute with: they are applied before it. What is written of a token is a function of the token, as before.
+// the weights it is made with (rows of W_k, bias, norms), the same for both members of a pair that RoPE rotates, with which
+// they then commute: they are applied before it, or behind it where queries are rotated otherwise than keys. What is written of a token is a function of the token, as before.
 // Requires: a valid graph, and the model's weights; without weights nothing is done. Keeps: every value but for overflow.
 // Adds to context->made the vectors `key_channels.N` and `query_channels.N`, [heads * head_dim], N counting them.
 #include <inttypes.h>
@@ -141,14 +141,24 @@ static void take_slice(const qn_node *node, const qn_type *from, const double *x
   for (int64_t i = 0; i < width; i++) out[i] = x[i / run * pitch + begin * inner + i % run];
 }
 
+// The places in a head of the two values that a rotation mixes as its pair i.
+static void find_pair(const qn_graph *graph, const qn_node *rope, int64_t i, int64_t *one, int64_t *two) {
+  bool neighbours = strcmp(qn_node_text(rope, QN_ATTR_KIND, "pairs"), "pairs") == 0;
+  *one = neighbours ? 2 * i : i;
+  *two = neighbours ? *one + 1 : *one + qn_graph_node(graph, rope->operands[1])->type.dims[1].value / 2;
+}
+
+static int64_t pair_count(const qn_graph *graph, const qn_node *rope) {
+  return qn_graph_node(graph, rope->operands[1])->type.dims[1].value / 2;
+}
+
 // Values that a rotation mixes: their mean.
-static void mix_pairs(const qn_node *rope, int64_t dims, double *x) {
-  int64_t width = rope->type.dims[rope->type.rank - 1].value, all = row_width(rope);
-  bool pairs = strcmp(qn_node_text(rope, QN_ATTR_KIND, "pairs"), "pairs") == 0;
+static void mix_pairs(const qn_graph *graph, const qn_node *rope, double *x) {
+  int64_t width = rope->type.dims[rope->type.rank - 1].value, all = row_width(rope), one, two;
   for (int64_t head = 0; head < all; head += width) {
-    for (int64_t i = 0; i < dims / 2; i++) {
-      double *one = &x[head + (pairs ? 2 * i : i)], *two = pairs ? one + 1 : one + dims / 2;
-      *one = *two = (*one + *two) / 2;
+    for (int64_t i = 0; i < pair_count(graph, rope); i++) {
+      find_pair(graph, rope, i, &one, &two);
+      x[head + one] = x[head + two] = (x[head + one] + x[head + two]) / 2;
     }
   }
 }
@@ -170,7 +180,7 @@ static qn_status squares_of(balancing *b, qn_id id, bool inner, double **out) {
       return squares_of(b, node->operands[0], inner, out);
     case QN_OP_ROPE:
       QN_TRY(squares_of(b, node->operands[0], inner, out));
-      if (*out) mix_pairs(node, qn_graph_node(b->graph, node->operands[1])->type.dims[1].value, *out);
+      if (*out) mix_pairs(b->graph, node, *out);
       return QN_OK;
     case QN_OP_SLICE: break;
     default: return QN_OK;
@@ -207,12 +217,26 @@ static qn_status add_made(balancing *b, const char *kind, const float *values, i
                                                                      : qn_fail_nomem(b->pass->diag, kind, "a vector");
 }
 
-// The operand that is multiplied: what RoPE takes, where nobody else wants what it makes; else what `user` takes.
-static void place_edit(balancing *b, qn_id user, int operand, const char *name) {
+// Does it come to the same whether values are multiplied by factors before a rotation or behind it?
+static bool commutes(const qn_graph *graph, const qn_node *rope, const float *factors) {
+  int64_t width = rope->type.dims[rope->type.rank - 1].value, all = row_width(rope), one, two;
+  for (int64_t head = 0; head < all; head += width) {
+    for (int64_t i = 0; i < pair_count(graph, rope); i++) {
+      find_pair(graph, rope, i, &one, &two);
+      if (factors[head + one] != factors[head + two]) return false;
+    }
+  }
+  return true;
+}
+
+// The operand that is multiplied: what RoPE takes, where that is the same and nobody else wants what it makes; else what
+// `user` takes.
+static void place_edit(balancing *b, qn_id user, int operand, const char *name, const float *factors) {
   qn_id at = qn_graph_node(b->graph, user)->operands[operand];
   const qn_type *type = &qn_graph_node(b->graph, at)->type;
   edit e = {name, operand, type->dims[1].value, type->dims[2].value};
-  if (qn_graph_node(b->graph, at)->op == QN_OP_ROPE && b->uses[at] == 1) {
+  const qn_node *made = qn_graph_node(b->graph, at);
+  if (made->op == QN_OP_ROPE && b->uses[at] == 1 && commutes(b->graph, made, factors)) {
     user = at;
     e.operand = 0;
   }
@@ -223,14 +247,15 @@ static bool is_read_of(const qn_node *node, qn_id write) {
   return (node->op == QN_OP_ATTN_SCORES || node->op == QN_OP_ATTENTION) && node->operands[1] == write;
 }
 
-// Is the cache after this write all that anybody reads of it, as keys?
+// Is the cache after this write, of which the step writes nothing else, all that anybody reads of it, as keys?
 static bool is_only_view(const balancing *b, qn_id write) {
   qn_id cache = qn_graph_node(b->graph, write)->operands[0];
   bool read = false;
+  if (qn_graph_node(b->graph, cache)->op != QN_OP_CACHE) return false;
   for (qn_id id = 1; id < b->graph->nodes.count; id++) {
     const qn_node *node = qn_graph_node(b->graph, id);
     read = read || is_read_of(node, write);
-    if (is_read_of(node, cache) && qn_graph_node(b->graph, cache)->op == QN_OP_CACHE) return false;
+    if (is_read_of(node, cache) || (node->op == QN_OP_KV_WRITE && node->operands[0] == write)) return false;
   }
   return read;
 }
@@ -251,7 +276,7 @@ static qn_status balance(balancing *b, qn_id write) {
   make_factors(squares, heads, width, factors);
   for (int64_t i = 0; i < count; i++) inverse[i] = 1 / factors[i];
   QN_TRY(add_made(b, "key_channels", inverse, count, &name));
-  place_edit(b, write, 1, name);
+  place_edit(b, write, 1, name, inverse);
   for (qn_id id = write + 1; id < b->graph->nodes.count; id++) {
     if (!is_read_of(qn_graph_node(b->graph, id), write)) continue;
     const qn_type *q = &qn_graph_node(b->graph, qn_graph_node(b->graph, id)->operands[0])->type;
@@ -260,7 +285,7 @@ static qn_status balance(balancing *b, qn_id write) {
     if (!values) return qn_fail_nomem(b->pass->diag, node->loc, "factors");
     for (int64_t i = 0; i < all * width; i++) values[i] = factors[i / width / group * width + i % width];
     QN_TRY(add_made(b, "query_channels", values, all * width, &name));
-    place_edit(b, id, 0, name);
+    place_edit(b, id, 0, name, values);
   }
   return QN_OK;
 }
