@@ -88,7 +88,7 @@ static uint64_t full_cache(const inspect_artifact *a) {
   if (step == 0 || step > context) step = context;
   for (uint32_t i = 0; i < program->buffer_count; i++) {
     const qn_art_buffer *b = &a->file.buffers[i];
-    bool rings = ring > 0 && b->window > 0 && !b->of_source;
+    bool rings = ring > 0 && b->window > 0;
     uint64_t own = times(b->bytes, (uint64_t)qn_window_pages(rings ? ring : window, step, context, keys));
     if (b->kind == QN_ART_CACHE && __builtin_add_overflow(bytes, own, &bytes)) return UINT64_MAX;
   }

@@ -54,7 +54,7 @@ static qn_status of_artifact(const char *path, int64_t sequences, kv_sizes *out,
     const qn_art_buffer *b = &a.buffers[i];
     if (b->kind != QN_ART_CACHE) continue;
     fits = fits && !__builtin_add_overflow(out->page_bytes, b->bytes, &out->page_bytes);
-    if (out->ring > 0 && b->window > 0 && !b->of_source) out->ring_bytes += b->bytes;  // a part of the sum
+    if (out->ring > 0 && b->window > 0) out->ring_bytes += b->bytes;  // a part of the sum
   }
   out->page_keys = a.program->page_keys;
   out->context_most = qn_artifact_context_max(&a);

@@ -713,8 +713,9 @@ int64_t qn_artifact_ring(const qn_artifact *artifact) {
   bool table = false;
   for (uint32_t i = 0; i < artifact->program->buffer_count; i++) {
     const qn_art_buffer *b = &artifact->buffers[i];
+    if (b->of_source) return 0;  // a source's keys lie in the pages of all
     table = table || (b->kind == QN_ART_INPUT && strcmp(artifact->strings + b->name, "window_table") == 0);
-    if (b->kind == QN_ART_CACHE && !b->of_source && b->window > most) most = b->window;
+    if (b->kind == QN_ART_CACHE && b->window > most) most = b->window;
   }
   return table && qn_artifact_window(artifact) == 0 ? most : 0;
 }

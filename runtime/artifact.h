@@ -216,7 +216,8 @@ int64_t qn_artifact_context_max(const qn_artifact *artifact);
 // The keys that a token sees at most in any layer, its own the last; 0 = one of them sees all.
 int64_t qn_artifact_window(const qn_artifact *artifact);
 // Where some layers have windows and others see all, and the program has a block table of their own for those that do (input
-// `window_table`): the keys that a token sees at most in one of them. 0 = there is none, or no such table.
+// `window_table`): the keys that a token sees at most in one of them. 0 = there is none, or no such table; nor beside an
+// encoder.
 int64_t qn_artifact_ring(const qn_artifact *artifact);
 // Paths that a tree of guesses may have in a step of up to `rows` wanted tokens beside so many sequences: each takes a row
 // of the block table. 0 where the program does not take `copies`, which such trees need.

@@ -63,7 +63,7 @@ struct qn_kv_cache {
 
 // Has the buffer a window beside others without?
 static bool is_ring(const qn_kv_cache *cache, const qn_art_buffer *buffer) {
-  return cache->ring > 0 && buffer->window > 0 && !buffer->of_source;
+  return cache->ring > 0 && buffer->window > 0;
 }
 
 static int group_of(const qn_kv_cache *cache, const qn_art_buffer *buffer) {

@@ -31,7 +31,7 @@ static bool count_bytes(const qn_artifact *a, uint64_t tokens, uint64_t source, 
     size_t bytes = 0;
     if (a->buffers[i].kind != QN_ART_CACHE) continue;
     uint64_t keys = a->buffers[i].of_source ? source : tokens;
-    int64_t own = ring > 0 && a->buffers[i].window > 0 && !a->buffers[i].of_source ? ring : window;
+    int64_t own = ring > 0 && a->buffers[i].window > 0 ? ring : window;
     uint64_t first = (uint64_t)qn_window_first_page(own, (int64_t)tokens, (int64_t)page_keys);
     sourced = sourced || a->buffers[i].of_source;
     uint64_t pages = keys / page_keys + (keys % page_keys != 0) - first;

@@ -112,25 +112,31 @@ END_TEST
 // Keys of a source lie in the pages that a window would give back: whatever its cache says of windows, they stay, and all of them
 // are given back at the end.
 START_TEST(pages_of_a_source_stay) {
-  qn_diag diag = {0};
-  window = 3;
-  sourced = true;
-  qn_artifact artifact = open_artifact(1, 0, 0);
-  window = 0;
-  sourced = false;
-  qn_kv_cache *cache = create(&artifact, 1, 8 * PAGE_KEYS, 0);
-  int32_t a = add(cache);
-  qn_assert_ok(&diag, qn_kv_cache_take_source(cache, a, 7 * PAGE_KEYS, &diag));
-  for (int i = 0; i < 5; i++) append(cache, a, PAGE_KEYS);
-  ck_assert_int_eq(qn_kv_cache_held(cache, a), 7);
-  qn_kv_cache_truncate(cache, a, 0);
-  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
-  ck_assert_int_eq(qn_kv_cache_held(cache, a), 7);
-  qn_kv_cache_clear(cache, a);
-  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
-  ck_assert_int_eq(qn_kv_cache_free_pages(cache), 8);
-  qn_kv_cache_destroy(cache);
-  qn_artifact_close(&artifact);
+  for (int layers = 1; layers <= 2; layers++) {  // with two the other's caches see all keys, and there is a second table
+    qn_diag diag = {0};
+    window = 3;
+    sourced = true;
+    rings = layers == 2;
+    qn_artifact artifact = open_artifact((uint32_t)layers, 0, 0);
+    window = 0;
+    sourced = rings = false;
+    ck_assert(qn_artifact_window(&artifact) == 0 && qn_artifact_ring(&artifact) == 0);
+    qn_kv_options options = {.sequences = 1, .context = 8 * PAGE_KEYS, .step = PAGE_KEYS};
+    qn_kv_cache *cache = NULL;
+    qn_assert_ok(&diag, qn_kv_cache_create(&artifact, &options, qn_test_allocator(), &cache, &diag));
+    int32_t a = add(cache);
+    qn_assert_ok(&diag, qn_kv_cache_take_source(cache, a, 7 * PAGE_KEYS, &diag));
+    for (int i = 0; i < 5; i++) append(cache, a, PAGE_KEYS);
+    ck_assert_int_eq(qn_kv_cache_held(cache, a), 7);
+    qn_kv_cache_truncate(cache, a, 0);
+    qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+    ck_assert_int_eq(qn_kv_cache_held(cache, a), 7);
+    qn_kv_cache_clear(cache, a);
+    qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+    ck_assert_int_eq(qn_kv_cache_free_pages(cache), 8);
+    qn_kv_cache_destroy(cache);
+    qn_artifact_close(&artifact);
+  }
 }
 END_TEST
 
