@@ -12,13 +12,26 @@ bool qn_decode_has_buffer(const qn_artifact *a, uint32_t kind, const char *name)
   return false;
 }
 
-// Does it leave the queries of a layer for which it keeps keys?
-static bool has_queries(const qn_artifact *a) {
+static void name_queries(uint32_t layer, char out[32]) { snprintf(out, 32, "query.%" PRIu32, layer); }
+
+static bool has_output(const qn_artifact *a, const char *name) {
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     const qn_art_buffer *b = &a->buffers[i];
-    if (b->kind == QN_ART_ARENA && b->output && strncmp(a->strings + b->name, "query.", 6) == 0) return true;
+    if (b->kind == QN_ART_ARENA && b->output && b->rank == 2 && strcmp(a->strings + b->name, name) == 0) return true;
   }
   return false;
+}
+
+// Does it leave the queries of every layer of which it keeps keys?
+static bool has_queries(const qn_artifact *a) {
+  char name[32];
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
+    const qn_art_buffer *b = &a->buffers[i];
+    if (b->kind != QN_ART_CACHE || strcmp(a->strings + b->name, "k") != 0) continue;
+    name_queries(b->layer, name);
+    if (!has_output(a, name)) return false;
+  }
+  return true;
 }
 
 // Does the program give what the policy goes by? Keys may be evicted where it takes their places apart from positions.
@@ -124,7 +137,7 @@ static const float *queries_of(void *context, uint32_t layer, int64_t *out_count
   const query_row *q = context;
   const qn_art_buffer *b = NULL;
   char name[32];
-  snprintf(name, sizeof name, "query.%" PRIu32, layer);
+  name_queries(layer, name);
   const float *all = qn_executor_output(q->decoder->executor, name, &b);
   *out_count = all ? b->dims[1] : 0;
   return all ? all + q->row * b->row_pitch : NULL;
@@ -139,7 +152,7 @@ qn_status qn_decode_evict(qn_decoder *d, int64_t rows, qn_diag *diag) {
     qn_status own = qn_kv_evictor_run(d->evictor, sequence, d->most_keys - d->drop, queries_of, &q, diag);
     if (own == QN_OK) continue;
     status = own;
-    qn_kv_cache_clear(d->cache, sequence);
+    qn_decoder_truncate(d, sequence, 0);
   }
   return status;
 }

@@ -112,15 +112,36 @@ struct qn_kv_evictor {
   size_t pages_bytes, keys_bytes, weights_bytes, room_bytes, sums_bytes, dropped_bytes;
 };
 
+// The layer's cache of a kind; NULL = it has none of a known layout.
+static const qn_art_buffer *find_cache(const qn_artifact *a, uint32_t layer, const char *kind, qn_kv_page *out) {
+  for (uint32_t i = 0; i < a->program->buffer_count; i++) {
+    const qn_art_buffer *b = &a->buffers[i];
+    if (b->kind == QN_ART_CACHE && b->layer == layer && strcmp(a->strings + b->name, kind) == 0)
+      return qn_kv_cache_layout(a, b, out) ? b : NULL;
+  }
+  return NULL;
+}
+
+// A layer's heads choose by their keys and sums what all of its caches give up: these have as many heads, and hold all keys.
+static bool gives_keys_up(const qn_kv_evictor *e, const qn_art_buffer *b, qn_kv_page *out) {
+  const qn_artifact *a = qn_kv_cache_artifact(e->cache);
+  const char *kind = a->strings + b->name;
+  qn_kv_page k, sum;
+  return qn_kv_cache_layout(a, b, out) && b->window == 0 && !b->of_source && (!qn_kv_is_sum(kind) || out->width == 1) &&
+         find_cache(a, b->layer, "k", &k) && k.heads == out->heads && (!e->sum || find_cache(a, b->layer, e->sum, &sum));
+}
+
 static qn_status measure(qn_kv_evictor *e, qn_diag *diag) {
   const qn_artifact *a = qn_kv_cache_artifact(e->cache);
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
+    const qn_art_buffer *b = &a->buffers[i];
     qn_kv_page page;
-    if (a->buffers[i].kind != QN_ART_CACHE) continue;
-    if (!qn_kv_cache_layout(a, &a->buffers[i], &page))
+    if (b->kind != QN_ART_CACHE) continue;
+    if (!gives_keys_up(e, b, &page))
       return qn_fail(diag, QN_ERR_UNSUPPORTED, a->path,
-                     "KV cache '%s' of layer %" PRIu32 ": got a layout that keys cannot be evicted from",
-                     a->strings + a->buffers[i].name, a->buffers[i].layer);
+                     "KV cache '%s' of layer %" PRIu32
+                     ": got a layout that keys cannot be evicted from, want K, V and one sum a head of all of a text's keys",
+                     a->strings + b->name, b->layer);
     if (page.heads > e->heads) e->heads = page.heads;
     if (page.width > e->width) e->width = page.width;
   }
@@ -298,8 +319,10 @@ static qn_status evict_layer(const evicting *v, uint32_t index) {
   uint32_t layer = a->buffers[index].layer, count = a->program->buffer_count;
   one_buffer k, other;
   if (!is_cache(v->e, index, layer, "k", &k)) return QN_OK;
-  for (uint32_t i = 0; v->e->sum && i < count; i++)
-    if (is_cache(v->e, i, layer, v->e->sum, &other)) QN_TRY(read_sums(v, &other));
+  if (v->e->sum) {
+    other.buffer = find_cache(a, layer, v->e->sum, &other.page);
+    QN_TRY(read_sums(v, &other));
+  }
   QN_TRY(evict_buffer(v, &k, true));
   for (uint32_t i = 0; i < count; i++)
     if (i != index && is_cache(v->e, i, layer, NULL, &other)) QN_TRY(evict_buffer(v, &other, false));

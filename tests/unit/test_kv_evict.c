@@ -115,26 +115,34 @@ static qn_status read_from(void *context, void *to, const void *from, size_t byt
 
 enum { PAGE = 16 };
 
-static uint32_t add_cache(qn_test_artifact *a, const char *kind, int64_t heads, int64_t width) {
-  uint32_t at = qn_test_artifact_cache(a, kind, 0, (uint64_t)(heads * width * PAGE) * sizeof(float));
+typedef struct kind_of_cache {
+  const char *kind;
+  int64_t heads, width;
+  uint32_t layer, window;
+  bool of_source;
+} kind_of_cache;
+
+#define CACHE(name, of_heads, of_width) .kind = name, .heads = of_heads, .width = of_width
+
+static void add_cache(qn_test_artifact *a, const kind_of_cache *c) {
+  uint32_t at = qn_test_artifact_cache(a, c->kind, c->layer, (uint64_t)(c->heads * c->width * PAGE) * sizeof(float));
   qn_art_buffer *b = &a->buffers.items[at];
-  bool as_k = qn_kv_lies_as_k(kind);
+  bool as_k = qn_kv_lies_as_k(c->kind);
   b->rank = 4;
   b->symbols[0] = QN_TEST_SYM_G;
-  memcpy(b->dims, (int64_t[]){1, heads, as_k ? width : PAGE, as_k ? PAGE : width}, sizeof b->dims);
-  return at;
+  b->window = c->window;
+  b->of_source = c->of_source;
+  memcpy(b->dims, (int64_t[]){1, c->heads, as_k ? c->width : PAGE, as_k ? PAGE : c->width}, sizeof b->dims);
 }
 
-static qn_artifact open_caches(int64_t heads, int64_t width) {
+static qn_artifact open_caches(const kind_of_cache caches[3]) {
   qn_test_artifact a;
   qn_artifact artifact;
   qn_diag diag = {0};
   qn_buf file;
   qn_test_artifact_init(&a);
   a.head.page_keys = PAGE;
-  add_cache(&a, "k", heads, width);
-  add_cache(&a, "v", heads, width);
-  add_cache(&a, "sum", heads, 1);
+  for (int i = 0; i < 3; i++) add_cache(&a, &caches[i]);
   qn_test_artifact_build(&a, &file);
   qn_assert_ok(&diag, qn_artifact_open_mapping(&artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &diag));
   qn_buf_deinit(&file);
@@ -145,7 +153,7 @@ static qn_artifact open_caches(int64_t heads, int64_t width) {
 // The first fault is the error, wherever it is; nothing is evicted then. Without one all three caches have moved.
 START_TEST(memory_that_faults) {
   enum { COUNT = 2 * PAGE, KEEP = 24, MOVES = 2 * 4 };  // pages of sum, K, V and sum again
-  qn_artifact artifact = open_caches(1, WIDTH);
+  qn_artifact artifact = open_caches((kind_of_cache[]){{CACHE("k", 1, WIDTH)}, {CACHE("v", 1, WIDTH)}, {CACHE("sum", 1, 1)}});
   for (int fault = 0; fault <= MOVES; fault++) {
     bad_memory bad = {.reads = fault, .writes = fault < MOVES ? 100 : 6};
     qn_memory memory = *qn_memory_host();
@@ -172,9 +180,47 @@ START_TEST(memory_that_faults) {
 }
 END_TEST
 
+// Heads choose what all caches of their layer give up: where these do not belong together nothing is evicted.
+START_TEST(caches_that_differ) {
+  static const struct {
+    int at;
+    kind_of_cache instead;
+    const char *wrong;  // NULL = nothing is
+  } cases[] = {{0, {CACHE("k", 2, 8)}, NULL},
+               {0, {CACHE("k", 2, 8), .window = 9}, "KV cache 'k' of layer 0: got a layout that keys cannot be evicted from"},
+               {0, {CACHE("k", 1, 8)}, "KV cache 'v' of layer 0: got a layout"},
+               {0, {CACHE("k", 2, 8), .layer = 1}, "KV cache 'k' of layer 1: got a layout"},
+               {1, {CACHE("v", 2, 16)}, NULL},
+               {1, {CACHE("v", 4, 8)}, "KV cache 'v' of layer 0: got a layout"},
+               {1, {CACHE("v", 2, 8), .layer = 1}, "KV cache 'v' of layer 1: got a layout"},
+               {1, {CACHE("v", 2, 8), .window = 9}, "KV cache 'v' of layer 0: got a layout"},
+               {1, {CACHE("v", 2, 8), .of_source = true}, "KV cache 'v' of layer 0: got a layout"},
+               {2, {CACHE("sum", 2, 2)}, "KV cache 'sum' of layer 0: got a layout"},
+               {2, {CACHE("sum", 1, 1)}, "KV cache 'sum' of layer 0: got a layout"},
+               {2, {CACHE("softsum", 2, 1)}, "KV cache 'k' of layer 0: got a layout"}};
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    kind_of_cache caches[] = {{CACHE("k", 2, 8)}, {CACHE("v", 2, 8)}, {CACHE("sum", 2, 1)}};
+    caches[cases[i].at] = cases[i].instead;
+    qn_artifact artifact = open_caches(caches);
+    qn_kv_options options = {.sequences = 1, .context = 2 * PAGE, .evicts = true, .sums = true};
+    qn_kv_cache *cache = NULL;
+    qn_kv_evictor *evictor = NULL;
+    qn_diag diag = {0};
+    qn_assert_ok(&diag, qn_kv_cache_create(&artifact, &options, qn_test_allocator(), &cache, &diag));
+    qn_status status = qn_kv_evictor_create(cache, find("hitters", QN_KV_SUMS), &evictor, &diag);
+    if (cases[i].wrong) qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, cases[i].wrong, status);
+    if (!cases[i].wrong) qn_assert_ok(&diag, status);
+    qn_kv_evictor_destroy(evictor);
+    qn_kv_cache_destroy(cache);
+    qn_artifact_close(&artifact);
+  }
+}
+END_TEST
+
 // Pages of 2^39 bytes, of which a sequence may have 2^25.
 START_TEST(sizes_that_overflow) {
-  qn_artifact artifact = open_caches(1 << 20, 1 << 13);
+  const int64_t heads = 1 << 20, width = 1 << 13;
+  qn_artifact artifact = open_caches((kind_of_cache[]){{CACHE("k", heads, width)}, {CACHE("v", heads, width)}, {CACHE("sum", heads, 1)}});
   bad_memory bad = {0, 0};
   qn_memory memory = *qn_memory_host();
   memory.context = &bad, memory.take = take, memory.give_back = give_back;
@@ -192,5 +238,5 @@ START_TEST(sizes_that_overflow) {
 END_TEST
 
 QN_CASE(policies, by_name, by_keys, by_attention, by_sums)
-QN_CASE(evicting, memory_that_faults, sizes_that_overflow)
+QN_CASE(evicting, memory_that_faults, caches_that_differ, sizes_that_overflow)
 QN_TEST_MAIN(policies, evicting)
