@@ -574,6 +574,11 @@ qn_status qn_decoder_fill(qn_decoder *d, int32_t sequence, int64_t count, qn_dia
   QN_TRY(qn_decode_check_sequence(d, sequence, diag));
   if (count < 0)
     return qn_fail(diag, QN_ERR_ARGUMENT, d->artifact->path, "got %" PRId64 " keys, want 0 or more", count);
+  if (d->policy && count >= qn_decoder_keys_left(d, sequence))
+    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
+                   "got %" PRId64 " keys to fill in beside %" PRId64 ", want fewer than %" PRId64
+                   " in all (kv_keep): with the last one keys are given up, which only a token does",
+                   count, qn_kv_cache_length(d->cache, sequence), d->most_keys);
   return qn_kv_cache_fill(d->cache, sequence, count, diag);
 }
 

@@ -92,7 +92,8 @@ QN_CHECKED qn_status qn_decoder_reserve(qn_decoder *decoder, int32_t sequence, c
                                         qn_diag *diag);
 
 // Lengthens a sequence by `count` (at least 0) keys and values of synthetic numbers, for benchmarks. Errors as above, and
-// UNSUPPORTED for a cache whose element type it does not know.
+// UNSUPPORTED for a cache whose element type it does not know; LIMIT also for as many as make a sequence full that gives keys
+// up.
 QN_CHECKED qn_status qn_decoder_fill(qn_decoder *decoder, int32_t sequence, int64_t count, qn_diag *diag);
 
 // Makes a sequence what saved bytes say (runtime/kv_state.h), in place of what it held. Errors: FORMAT, UNSUPPORTED,

@@ -367,11 +367,12 @@ int64_t quern_session_position(const quern_session *session, int32_t sequence);
 quern_status quern_session_truncate(quern_session *session, int32_t sequence, int64_t length, quern_error *error);
 // Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held: for several answers to one
 // prompt, or to go on from a place in several ways. Nothing is computed. The two share KV cache pages until one of them
-// writes to such a page, which takes a free one. ARGUMENT: no such sequence, the same one, a `length` beyond `from`.
+// writes to such a page, which takes a free one. ARGUMENT: no such sequence, the same one, a `length` beyond `from`; LIMIT
+// as of quern_session_truncate.
 quern_status quern_session_fork(quern_session *session, int32_t from, int64_t length, int32_t to, quern_error *error);
 // For benchmarks: lengthens a sequence by `count` keys and values of synthetic numbers, as if it had been given so many
 // tokens. What is evaluated after them takes as long as after real ones. Errors: ARGUMENT, LIMIT (context or KV cache
-// full), UNSUPPORTED (a cache of a type that this does not know).
+// full, or kv_keep keys), UNSUPPORTED (a cache of a type that this does not know).
 quern_status quern_session_fill(quern_session *session, int32_t sequence, int64_t count, quern_error *error);
 // Empties a sequence (one out of range: nothing happens).
 void quern_session_reset(quern_session *session, int32_t sequence);

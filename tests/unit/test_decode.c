@@ -505,6 +505,27 @@ START_TEST(evicted_and_shared) {
 }
 END_TEST
 
+// Keys that nobody evaluated leave room for a token, too: with that a sequence is full.
+START_TEST(filled_before_keys_are_evicted) {
+  fixture f;
+  const float *last = NULL;
+  set_up(&f, &(qn_fake_options){.slots = true}, 1, &(qn_decoder_options){.context = 64, .evict = "sinks", .keep = EVICT_AT});
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got 24 keys to fill in beside 0, want fewer than 24 in all (kv_keep)",
+                  qn_decoder_fill(f.decoder, 0, EVICT_AT, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_decoder_fill(f.decoder, 0, EVICT_AT - 1, &f.diag));
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), EVICT_AT - 1);
+  qn_decoder_reset(f.decoder, 0);
+  int32_t tokens[EVICT_AT] = {0};
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, EVICT_AT, NULL, &last, &f.diag));
+  f.diag = (qn_diag){0};
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got 3 keys to fill in beside 21, want fewer than 24 in all (kv_keep)",
+                  qn_decoder_fill(f.decoder, 0, EVICT_DROP, &f.diag));
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), EVICT_AT);
+  tear_down(&f);
+}
+END_TEST
+
 // An error before the step: nothing has changed.
 START_TEST(no_room_to_evict) {
   enum { COUNT = 40 };
@@ -578,20 +599,28 @@ START_TEST(evicted_by_sums) {
 END_TEST
 
 static void widen_keys(qn_test_artifact *a) { a->buffers.items[6].dims[2] = 3; }
+static void move_keys(qn_test_artifact *a) { a->buffers.items[6].layer = a->buffers.items[7].layer = 1; }
 
-START_TEST(pages_of_an_unknown_layout) {
-  fixture f = {.diag = {0}};
-  qn_buf file;
-  const qn_decoder_options options = {
-      .context = 64, .evict = "sinks", .keep = 32, .executor = {.jit_entries = qn_fake_kernels}};
-  qn_fake_model_build(&(qn_fake_options){.slots = true}, widen_keys, &file);
-  qn_assert_ok(&f.diag,
-               qn_artifact_open_mapping(&f.artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &f.diag));
-  qn_assert_ok(&f.diag, qn_threads_create(1, false, qn_test_allocator(), &f.threads, &f.diag));
-  qn_assert_fails(&f.diag, QN_ERR_UNSUPPORTED, "KV cache 'k' of layer 0: got a layout that keys cannot be evicted from",
-                  qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &f.decoder, &f.diag));
-  qn_buf_deinit(&file);
-  tear_down(&f);
+START_TEST(caches_that_do_not_fit) {
+  static const struct {
+    void (*change)(qn_test_artifact *a);
+    const char *evict, *text;
+  } cases[] = {{widen_keys, "sinks", "KV cache 'k' of layer 0: got a layout that keys cannot be evicted from"},
+               {move_keys, "heavy", "makes no queries to evict keys by"}};  // but of layer 0
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    fixture f = {.diag = {0}};
+    qn_buf file;
+    const qn_decoder_options options = {
+        .context = 64, .evict = cases[i].evict, .keep = 32, .executor = {.jit_entries = qn_fake_kernels}};
+    qn_fake_model_build(&(qn_fake_options){.slots = true, .queries = true}, cases[i].change, &file);
+    qn_assert_ok(&f.diag,
+                 qn_artifact_open_mapping(&f.artifact, qn_test_artifact_map(file.data, file.length), "t.qn", &f.diag));
+    qn_assert_ok(&f.diag, qn_threads_create(1, false, qn_test_allocator(), &f.threads, &f.diag));
+    qn_assert_fails(&f.diag, QN_ERR_UNSUPPORTED, cases[i].text,
+                    qn_decoder_create(&f.artifact, f.threads, &options, qn_test_allocator(), &f.decoder, &f.diag));
+    qn_buf_deinit(&file);
+    tear_down(&f);
+  }
 }
 END_TEST
 
@@ -790,7 +819,7 @@ END_TEST
 QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step, forks)
 QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step, rings_come_round,
         rings_saved_and_forked)
-QN_CASE(eviction, evicted_keys, evicted_and_shared, no_room_to_evict, pages_of_an_unknown_layout,
+QN_CASE(eviction, evicted_keys, evicted_and_shared, filled_before_keys_are_evicted, no_room_to_evict, caches_that_do_not_fit,
         evicted_by_sums, what_cannot_be_evicted)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
 QN_TEST_MAIN(evaluating, windows, eviction, errors)
