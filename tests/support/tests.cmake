@@ -94,7 +94,7 @@ endfunction()
 
 # The long ones begin first, so that none is left alone at the end: seconds, roughly, of those that take more than ten.
 set(test_costs
-  test_kernels 80 e2e_aarch64 60 e2e_identity 50 test_gpu_models 20 test_gpu_stories 20 test_cuda_compile 40 e2e_gpu 40 test_numeric_contract 30
+  test_kernels 50 test_kernel_formats 30 e2e_aarch64 60 e2e_identity 50 test_gpu_models 20 test_gpu_stories 20 test_cuda_compile 40 e2e_gpu 40 test_numeric_contract 30
   test_codegen 30 test_targets 25 test_architectures 35 e2e_riscv64 30 e2e_tune 30 e2e_cuda 25 e2e_quantize 20 e2e_cli 20
   e2e_explain 20 e2e_cache 20 test_alloc_sweep 20 test_cuda_simulated 20 test_gpu_architectures 20 e2e_faults 20 e2e_deb 20 e2e_errors 15 e2e_bench 15
   e2e_explain_page 15 e2e_cross_library 15 test_session 15 test_check 12 test_loop_passes 12 test_search 10)

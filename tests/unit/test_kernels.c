@@ -2,128 +2,46 @@
 // They must agree in every bit; the oracle bounds the error of the first.
 #include <stdio.h>
 
-#include "tests/support/graph_run.h"
+#include "tests/support/kernel_cases.h"
 #include "tests/support/test.h"
 
-// What an element's error is measured against.
-typedef enum scale_kind {
-  OWN,        // the element itself
-  MAGNITUDE,  // the same graph on magnitudes: the sum of |x w|
-  RMS,        // the root mean square of the output
-  MEAN,       // that too, but it is the root mean square of the errors that is bounded
-} scale_kind;
-
-// What a case is run with, beside tokens.
-typedef struct scenario {
-  int sequences, pages, past[QN_RUN_MAX_SPANS];
-  qn_run_step steps[7];  // ended by one without tokens
-} scenario;
-
 // One sequence, T in {1, 2, 3, 5, 13, 17}; positions go on from step to step.
-static const scenario token_counts = {1,
-                                      1,
-                                      {0},
-                                      {{.spans = {{0, 0, 1}}},
-                                       {.spans = {{0, 1, 2}}},
-                                       {.spans = {{0, 3, 3}}},
-                                       {.spans = {{0, 6, 5}}},
-                                       {.spans = {{0, 11, 13}}, .rows = 2, .threads = 2},
-                                       {.spans = {{0, 24, 17}}, .rows = 9, .threads = 3}}};
-// The three classes of row counts that matmul kernels have variants for.
-static const scenario row_classes = {
-    1,
-    1,
-    {0},
-    {{.spans = {{0, 0, 1}}}, {.spans = {{0, 1, 5}}, .threads = 2}, {.spans = {{0, 6, 13}}, .rows = 3, .threads = 3}}};
+static const qn_scenario token_counts = {1,
+                                         1,
+                                         {0},
+                                         {{.spans = {{0, 0, 1}}},
+                                          {.spans = {{0, 1, 2}}},
+                                          {.spans = {{0, 3, 3}}},
+                                          {.spans = {{0, 6, 5}}},
+                                          {.spans = {{0, 11, 13}}, .rows = 2, .threads = 2},
+                                          {.spans = {{0, 24, 17}}, .rows = 9, .threads = 3}}};
 // Three sequences: one within its first page of keys, one that goes beyond it, one that goes beyond the second.
-static const scenario sequences = {3,
-                                   3,
-                                   {61, 7, 126},
-                                   {{.spans = {{0, 61, 5}, {1, 7, 2}, {2, 126, 1}}, .threads = 2},
-                                    {.spans = {{1, 9, 1}}},
-                                    {.spans = {{2, 127, 2}, {0, 66, 1}}},
-                                    {.spans = {{0, 67, 17}}, .threads = 3},
-                                    {.spans = {{2, 129, 1}}}}};
+static const qn_scenario sequences = {3,
+                                      3,
+                                      {61, 7, 126},
+                                      {{.spans = {{0, 61, 5}, {1, 7, 2}, {2, 126, 1}}, .threads = 2},
+                                       {.spans = {{1, 9, 1}}},
+                                       {.spans = {{2, 127, 2}, {0, 66, 1}}},
+                                       {.spans = {{0, 67, 17}}, .threads = 3},
+                                       {.spans = {{2, 129, 1}}}}};
 
 // Runs of tokens that share keys: longer than a tile's rows, cut by other sequences, across a page, positions falling.
-static const scenario runs = {3,
-                              3,
-                              {50, 3, 120},
-                              {{.spans = {{0, 50, 17}, {1, 3, 2}, {2, 120, 1}}, .threads = 3},
-                               {.spans = {{1, 6, 3}, {1, 5, 1}, {0, 67, 5}, {1, 9, 1}}, .threads = 2},
-                               {.spans = {{2, 121, 11}, {0, 72, 1}, {1, 10, 3}}}}};
-
-typedef struct kernel_case {
-  const char *text;
-  const char *sizes[10];  // of one program each; ended by NULL
-  const scenario *scenario;
-  double tolerance;  // an f32 rounding is 6e-8
-  scale_kind scale;
-} kernel_case;
-
-// Gives the outputs of the kernels as lowered.
-static const qn_run_output *check_step(qn_run *run, const kernel_case *c, const qn_run_step *step, const char *label) {
-  const qn_run_output *scales = c->scale == MAGNITUDE ? qn_run_oracle(run, step, true) : NULL;
-  const qn_run_output *want = qn_run_oracle(run, step, false);
-  const qn_run_output *plain = qn_run_execute(run, QN_RUN_PLAIN, step);
-  for (size_t i = 0; i < qn_run_output_count(run); i++) {
-    if (c->scale == MEAN) {
-      double error = qn_run_error(&plain[i], &want[i]);
-      qn_check(error <= c->tolerance, "%s: %s: got a mean error of %g, want %g", label, plain[i].name, error,
-               c->tolerance);
-      continue;
-    }
-    qn_run_compare(&plain[i], &want[i], c->tolerance, scales ? &scales[i] : NULL, c->scale == RMS, label);
-  }
-  return plain;
-}
-
-// Runs all steps by one engine; the outputs of all of them, one after another.
-static void run_steps(qn_run *run, const scenario *s, qn_run_engine engine, const qn_run_output **out) {
-  qn_run_begin(run, s->sequences, s->pages, s->past);
-  for (int i = 0; s->steps[i].spans[0].count; i++) out[i] = qn_run_execute(run, engine, &s->steps[i]);
-}
-
-static size_t programs;  // of the test so far, those that are left out too
-
-static void check_program(const kernel_case *c, const char *sizes, bool quantize) {
-  static const char *const engines[] = {"plain", "scheduled", "jit", "lanes"};
-  const scenario *s = c->scenario;
-  qn_run *run = qn_run_create(c->text, sizes, &(qn_run_options){.quantize_activations = quantize});
-  char label[160];
-  const qn_run_output *outputs[QN_COUNT(engines)][QN_COUNT(s->steps)];
-  qn_run_begin(run, s->sequences, s->pages, s->past);
-  for (int i = 0; s->steps[i].spans[0].count; i++) {
-    snprintf(label, sizeof label, "%.60s... %s%s, step %d", c->text, sizes ? sizes : "", quantize ? " int8" : "", i);
-    outputs[QN_RUN_PLAIN][i] = check_step(run, c, &s->steps[i], label);
-  }
-  // Compiling is slow, and so is interpreting. The sanitizers' build takes some of those of the other, whose code is kept.
-  bool compiled = programs % qn_test_stride(4, 12) == 0, lanes = programs % qn_test_stride(4, 16) == 0;
-  programs++;
-  for (int engine = QN_RUN_PLAIN + 1; engine <= QN_RUN_LANES; engine++) {
-    if ((engine == QN_RUN_JIT && !compiled) || (engine == QN_RUN_LANES && !lanes)) continue;
-    if (engine == QN_RUN_SCHEDULED && compiled && qn_test_stride(2, 2) > 1) continue;  // it is those that are compiled
-    run_steps(run, s, (qn_run_engine)engine, outputs[engine]);
-    for (int i = 0; s->steps[i].spans[0].count; i++) {
-      snprintf(label, sizeof label, "%.60s... %s%s, step %d: plain and %s", c->text, sizes ? sizes : "",
-               quantize ? " int8" : "", i, engines[engine]);
-      for (size_t o = 0; o < qn_run_output_count(run); o++) {
-        qn_run_compare_bits(&outputs[engine][i][o], &outputs[0][i][o], label);
-      }
-    }
-  }
-  qn_run_destroy(run);
-}
+static const qn_scenario runs = {3,
+                                 3,
+                                 {50, 3, 120},
+                                 {{.spans = {{0, 50, 17}, {1, 3, 2}, {2, 120, 1}}, .threads = 3},
+                                  {.spans = {{1, 6, 3}, {1, 5, 1}, {0, 67, 5}, {1, 9, 1}}, .threads = 2},
+                                  {.spans = {{2, 121, 11}, {0, 72, 1}, {1, 10, 3}}}}};
 
 // The program for GPUs: its kernels as mapped to lanes have the bits of the program for CPUs.
-static void check_gpu_program(const kernel_case *c, const char *sizes, bool quantize) {
-  const scenario *s = c->scenario;
+static void check_gpu_program(const qn_kernel_case *c, const char *sizes, bool quantize) {
+  const qn_scenario *s = c->scenario;
   qn_run *cpu = qn_run_create(c->text, sizes, &(qn_run_options){.quantize_activations = quantize}),
          *gpu = qn_run_create(c->text, sizes, &(qn_run_options){.gpu = true, .quantize_activations = quantize});
   const qn_run_output *want[QN_COUNT(s->steps)], *got[QN_COUNT(s->steps)];
   char label[160];
-  run_steps(cpu, s, QN_RUN_PLAIN, want);
-  run_steps(gpu, s, QN_RUN_LANES, got);
+  qn_kernel_run_steps(cpu, s, QN_RUN_PLAIN, want);
+  qn_kernel_run_steps(gpu, s, QN_RUN_LANES, got);
   for (int i = 0; s->steps[i].spans[0].count; i++) {
     snprintf(label, sizeof label, "%.60s... %s, step %d: for GPUs", c->text, sizes ? sizes : "", i);
     for (size_t o = 0; o < qn_run_output_count(cpu); o++) qn_run_compare_bits(&got[i][o], &want[i][o], label);
@@ -133,193 +51,195 @@ static void check_gpu_program(const kernel_case *c, const char *sizes, bool quan
 }
 
 // Of a case's sizes the sanitizers take the first and every third.
-static void check_cases(const kernel_case *cases, size_t count) {
+static void check_cases(const qn_kernel_case *cases, size_t count) {
   for (size_t i = 0; i < count; i++) {
-    if (!cases[i].sizes[0]) check_program(&cases[i], NULL, false);
+    if (!cases[i].sizes[0]) qn_kernel_check_program(&cases[i], NULL, false);
     for (size_t j = 0; cases[i].sizes[j]; j++) {
       if (j == 0 || (i + j) % qn_test_stride(1, 3) == 0)
-        check_program(&cases[i], cases[i].sizes[j], false);
+        qn_kernel_check_program(&cases[i], cases[i].sizes[j], false);
       else
-        programs++;
+        qn_kernel_skip_program();
     }
   }
 }
 
 // ---- elementwise ops ------------------------------------------------------------------------------------------
 
-static const kernel_case elementwise[] = {
+static const qn_kernel_case elementwise[] = {
     // Special values, and no cancellation: the polynomials' few units in the last place.
     {"s = input f32[T,$D]; a = neg s; b = sqrt s; c = exp s; d = tanh s; e = erf s; f = sigmoid s; g = relu s\n"
      "output a b c d e f g",
      {"D=1", "D=17", "D=33"},
      &token_counts,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     {"x = input f32[T,$D]; a = gelu x; b = gelu_tanh x; c = silu x; output a b c",
      {"D=15", "D=16", "D=31"},
      &token_counts,
      1e-6,
-     MAGNITUDE},
-    {"s = input f32[T,$D]; a = gelu s; b = gelu_tanh s; c = silu s; output a b c", {"D=16"}, &token_counts, 1e-6, RMS},
+     QN_SCALE_MAGNITUDE},
+    {"s = input f32[T,$D]; a = gelu s; b = gelu_tanh s; c = silu s; output a b c", {"D=16"}, &token_counts, 1e-6,
+     QN_SCALE_RMS},
     {"x = input f32[T,$D]; s = input f32[T,$D]; a = add x s; b = sub s x; c = mul x s; d = div s x; e = div x s\n"
      "output a b c d e",
      {"D=1", "D=17"},
      &token_counts,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     // Broadcast: vectors and scalars on either side, three dimensions, vectors computed and given by the host.
     {"x = input f32[T,$D]; w = param f32[$D]; v = input f32[$D]; k = const 0.75; h = input f32[]\n"
      "a = add x w; b = sub w x; c = mul x v; d = div k x; e = sub x h; w2 = exp w; f = mul w2 x; h2 = tanh h; g = add "
      "h2 x\n"
      "output a b c d e f g w2 h2",
      {"D=1", "D=15", "D=33"},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     RMS},
+     QN_SCALE_RMS},
     {"x = input f32[T,$W]; y = input f32[T,$W]; w = param f32[$C]; x3 = split_heads x heads=3; y3 = split_heads y "
      "heads=3\n"
      "a = add x3 y3; b = mul x3 w; c = merge_heads b; d = sub c x; k = const 3; e = div a k; output a b d e",
      {"W=15 C=5", "W=51 C=17"},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     RMS},
+     QN_SCALE_RMS},
     // Rank 1: one value a token, and none.
     {"x = input f32[T]; y = input f32[T]; v = input f32[7]; k = const 2\n"
      "a = add x y; b = mul a k; c = gelu v; d = mul v c; output b d",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     MAGNITUDE},
+     QN_SCALE_MAGNITUDE},
     // Constants that only folding meets, and chains that would double at every step if nothing went to memory.
     {"a = const 1.5; b = silu a; c = gelu b; d = div c a; e = neg d; f = neg e; one = const 1; x = input f32[T,9]\n"
      "y = mul x one; z = mul d y; w = add z f; output w",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     {"x = input f32[T,17]; a = add x x; b = tanh a; c = add b b; d = tanh c; e = add d d; f = tanh e; g = add f f\n"
      "h = tanh g; i = add h h; j = tanh i; k = add j j; l = tanh k; m = add l l; n = tanh m; o = add n n; output o",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 // ---- row ops --------------------------------------------------------------------------------------------------
 
-static const kernel_case row_ops[] = {
+static const qn_kernel_case row_ops[] = {
     {"x = input f32[T,$D]; z = input f32[T,$D]; w = param f32[$D]; b = param f32[$D]\n"
      "a = rmsnorm x w eps=1e-5; c = layernorm x w b eps=1e-5; d = softmax x; e = rmsnorm z w eps=0.001\n"
      "f = layernorm z w b eps=0.1; g = softmax z; output a c d e f g",
      {"D=1", "D=15", "D=16", "D=17", "D=31", "D=33", "D=131"},
      &token_counts,
      2e-6,
-     RMS},
-    {"z = input f32[T,32]; w = param f32[32]; a = rmsnorm z w eps=0; output a", {0}, &row_classes, 2e-6, OWN},
+     QN_SCALE_RMS},
+    {"z = input f32[T,32]; w = param f32[32]; a = rmsnorm z w eps=0; output a", {0}, &qn_row_classes, 2e-6,
+     QN_SCALE_OWN},
     // Per head, and what follows in the same kernel.
     {"x = input f32[T,$W]; x3 = split_heads x heads=3; w = param f32[$C]; b = param f32[$C]\n"
      "a = rmsnorm x3 w eps=1e-6; c = layernorm x3 w b eps=1e-6; d = softmax x3; e = mul a d; f = merge_heads e\n"
      "g = add f x; output c g",
      {"W=3 C=1", "W=48 C=16", "W=57 C=19"},
-     &row_classes,
+     &qn_row_classes,
      2e-6,
-     RMS},
+     QN_SCALE_RMS},
     // A row alone, and rows whose number is constant.
     {"x = input f32[$D]; w = param f32[$D]; b = param f32[$D]; a = rmsnorm x w eps=1e-5; c = layernorm a w b eps=1e-5\n"
      "d = softmax c; y = input f32[3,$D]; e = softmax y; f = rmsnorm e w eps=1e-9; output d f",
      {"D=7", "D=16", "D=37"},
-     &row_classes,
+     &qn_row_classes,
      2e-6,
-     RMS},
+     QN_SCALE_RMS},
     // Over keys: the width holds a symbol.
     {"x = input f32[T,3,64P]; k = const 2; y = mul x k; p = softmax y; z = sub p y; output p z",
      {0},
      &sequences,
      2e-6,
-     RMS},
+     QN_SCALE_RMS},
     // Norms of norms: numbers of one row op inside another's.
     {"x = input f32[T,21]; w = param f32[21]; b = param f32[21]; a = layernorm x w b eps=1e-5; c = add a x\n"
      "d = rmsnorm c w eps=1e-5; e = softmax d; f = silu e; output f d",
      {0},
-     &row_classes,
+     &qn_row_classes,
      2e-6,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 // ---- shapes ---------------------------------------------------------------------------------------------------
 
-static const kernel_case shapes[] = {
+static const qn_kernel_case shapes[] = {
     // Concat and slice on each axis, of values and of inputs, and views of views.
     {"x = input f32[T,$A]; y = input f32[T,$B]; n = neg y; a = concat x n x axis=1; b = neg a; c = slice b axis=1 "
      "begin=1 end=$E\n"
      "d = exp c; output a c d",
      {"A=1 B=1 E=2", "A=5 B=16 E=19", "A=17 B=15 E=40"},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     {"x = input f32[T,24]; x3 = split_heads x heads=3; y = input f32[T,30]; y3 = split_heads y heads=3; z = neg y3\n"
      "a = concat x3 z axis=2; b = slice a axis=2 begin=3 end=12; c = slice b axis=1 begin=1 end=3; d = merge_heads c\n"
      "e = add d d; x2 = input f32[T,2,8]; f = concat x3 x2 axis=1; g = slice f axis=1 begin=2 end=5; h = neg g\n"
      "output a c e h",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     {"x = input f32[5,7]; y = input f32[2,7]; n = exp y; a = concat x n y axis=0; b = slice a axis=0 begin=4 end=8; c "
      "= tanh b\n"
      "w = param f32[3,7]; d = concat w n axis=0; v = input f32[6]; u = neg v; e = concat v u v axis=0\n"
      "f = slice e axis=0 begin=3 end=11; g = sqrt f; output a c d e g",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     // Reshapes that keep rows, and ones that do not.
     {"x = input f32[T,30]; n = neg x; a = reshape n f32[T,2,15]; b = reshape n f32[T,3,2,5]; c = exp b; d = reshape n "
      "f32[5T,6]\n"
      "e = tanh d; f = reshape e f32[T,30]; g = add f n; h = reshape d f32[T,30]; i = slice d axis=1 begin=2 end=5\n"
      "j = reshape n f32[30T]; k = erf j; output a c e g i k h",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     {"x = input f32[4,6]; n = neg x; a = reshape n f32[24]; b = exp a; c = reshape b f32[6,4]; d = slice c axis=0 "
      "begin=1 end=5\n"
      "e = reshape d f32[4,4]; f = slice c axis=0 begin=2 end=6; g = add e f; h = reshape x f32[2,3,4]; i = sqrt h; "
      "output b c g i",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     // The rows of a view are not the rows of what it views.
     {"x = input f32[4,4]; w = param f32[4]; n = rmsnorm x w eps=1e-3; a = slice n axis=0 begin=1 end=3; b = reshape a "
      "f32[4,2]\n"
      "c = tanh b; output c n",
      {0},
-     &row_classes,
+     &qn_row_classes,
      2e-6,
-     OWN},
+     QN_SCALE_OWN},
     // Outputs: one value twice, a source, a part of another output, a view of a view, a parameter.
     {"x = input f32[T,18]; p = param f32[3,5]; k = const 2; n = neg x; a = reshape n f32[T,3,6]; b = slice n axis=1 "
      "begin=5 end=9\n"
      "c = reshape x f32[T,18]; d = reshape b f32[T,2,2]; e = reshape n f32[T,18]; output n a b x c d e p",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     // Lookups of rows.
     {"x = input f32[T,$D]; g = gather_rows x rows; n = neg x; h = gather_rows n rows; w = param f32[$D]\n"
      "r = rmsnorm n w eps=1e-5; i = gather_rows r rows; j = rmsnorm i w eps=1e-5; output g h j r",
      {"D=1", "D=17", "D=31"},
      &token_counts,
      2e-6,
-     OWN},
+     QN_SCALE_OWN},
     {"x = input f32[T,10]; w = param f32[10]; r = rmsnorm x w eps=1e-5; again = input i32[T] name=tokens; e = param "
      "f32[1,10]\n"
      "l = embed e tokens; g = gather_rows r again; a = add g r; b = add a l; output b",
      {0},
      &token_counts,
      2e-6,
-     RMS},
+     QN_SCALE_RMS},
     // The tokens of a sequence in this step as one row; what is pooled may be no value in memory, and be pooled again.
     {"x = input f32[T,$D]; a = pool x pos rows kind=mean; b = pool x pos rows kind=first; n = neg x\n"
      "c = pool n pos rows kind=mean\n"
@@ -327,30 +247,30 @@ static const kernel_case shapes[] = {
      {"D=1", "D=17", "D=40"},
      &runs,
      2e-6,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 // ---- tables, rotations ----------------------------------------------------------------------------------------
 
-static const kernel_case rotations[] = {
+static const qn_kernel_case rotations[] = {
     {"t = rope_table pos dims=$D theta=$H; f = param f32[$F]; u = rope_table pos f dims=$D theta=$H; output t u",
      {"D=2 F=1 H=10000", "D=6 F=3 H=10000", "D=64 F=32 H=500000"},
      &token_counts,
      5e-6,
-     RMS},
+     QN_SCALE_RMS},
     {"f = param f32[3]; t = rope_table pos dims=6 theta=100 scale=1.25; u = rope_table pos f dims=6 theta=50 scale=0.5\n"
      "output t u",
      {0},
-     &row_classes,
+     &qn_row_classes,
      5e-6,
-     RMS},
+     QN_SCALE_RMS},
     {"x = input f32[T,$W]; x3 = split_heads x heads=$N; t = rope_table pos dims=$D theta=100\n"
      "a = rope x3 t kind=pairs; b = rope x3 t kind=halves; k = const 0.5; c = mul a k; d = merge_heads b; e = add d x\n"
      "output c e b",
      {"W=2 N=1 D=2", "W=24 N=3 D=8", "W=21 N=3 D=4", "W=66 N=2 D=32", "W=160 N=2 D=80"},
-     &row_classes,
+     &qn_row_classes,
      5e-6,
-     RMS},
+     QN_SCALE_RMS},
     // A rotation of a norm, which is written to the cache and used besides.
     {"x = input f32[T,20]; w = param f32[10]; x3 = split_heads x heads=2; n = rmsnorm x3 w eps=1e-6\n"
      "t = rope_table pos dims=6 theta=100; r = rope n t kind=halves; c = cache kind=k index=0 f32[G,2,10,64]\n"
@@ -359,7 +279,7 @@ static const kernel_case rotations[] = {
      {0},
      &sequences,
      2e-5,
-     RMS},
+     QN_SCALE_RMS},
     // Heads that are taken out of a rotation, and of a norm, which the same kernel makes.
     {"x = input f32[T,60]; x3 = split_heads x heads=6; t = rope_table pos dims=6 theta=100; r = rope x3 t kind=halves\n"
      "h = slice r axis=1 begin=4 end=6; c = cache kind=k index=0 f32[G,2,10,64]\n"
@@ -368,14 +288,14 @@ static const kernel_case rotations[] = {
      {0},
      &sequences,
      2e-5,
-     RMS},
+     QN_SCALE_RMS},
     {"x = input f32[T,60]; w = param f32[10]; x3 = split_heads x heads=6; n = rmsnorm x3 w eps=1e-6\n"
      "t = rope_table pos dims=6 theta=100; h = slice n axis=1 begin=4 end=6; r = rope h t kind=halves\n"
      "k = const 0.5; m = mul n k; output r m",
      {0},
-     &row_classes,
+     &qn_row_classes,
      2e-5,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 // ---- attention ------------------------------------------------------------------------------------------------
@@ -385,20 +305,20 @@ static const kernel_case rotations[] = {
   "kc = cache kind=k index=0 $F[G,$J,$C,64]; vc = cache kind=v index=0 $F[G,$J,64,$C]\n" \
   "kw = kv_write kc k pos seq block_table kind=k; vw = kv_write vc v pos seq block_table kind=v\n"
 
-static const kernel_case attention[] = {
+static const qn_kernel_case attention[] = {
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3 window=$W softcap=$S\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=1 J=1 C=8 F=f32 W=0 S=0", "H=4 J=2 C=16 F=f32 W=5 S=0", "H=3 J=1 C=48 F=f32 W=64 S=2",
       "H=4 J=4 C=64 F=f32 W=70 S=0", "H=2 J=1 C=80 F=f32 W=1 S=30", "H=2 J=1 C=7 F=f32 W=66 S=0"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3 window=$W\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=9 J=3 C=24 F=f32 W=0", "H=8 J=4 C=8 F=f32 W=67", "H=3 J=3 C=80 F=f32 W=0", "H=4 J=1 C=64 F=f32 W=9"},
      &runs,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // Tokens that several sequences have.
     {"q = input f32[T,$H,$C]; k = input f32[T,$J,$C]; v = input f32[T,$J,$C]; t = rope_table pos dims=8 theta=100\n"
      "r = rope k t kind=halves; kc = cache kind=k index=0 $F[G,$J,$C,64]; vc = cache kind=v index=0 $F[G,$J,64,$C]\n"
@@ -407,39 +327,39 @@ static const kernel_case attention[] = {
      {"H=4 J=2 C=16 F=f32", "H=3 J=1 C=40 F=f32"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // A slope a head, whole and in its parts, by itself and beside a window and a cap; one that is computed.
     {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw pos seq block_table w scale=0.3 window=$W softcap=$S\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=3 J=3 C=16 F=f32 W=0 S=0", "H=6 J=2 C=24 F=f32 W=67 S=3", "H=5 J=1 C=8 F=f32 W=0 S=0"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "w = param f32[$H]; u = neg w; s = attn_scores q kw pos seq block_table u scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=12 J=4 C=16 F=f32", "H=7 J=7 C=80 F=f32"},
      &runs,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw pos seq block_table w scale=0.3 softcap=5; p = softmax s\n"
                       "o = attn_mix p vw pos seq block_table; output o p",
      {"H=4 J=2 C=16 F=f32"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // Not causal: a token also sees the keys of its sequence that this step writes after its own.
     {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
      {"H=4 J=2 C=16 F=f32", "H=3 J=3 C=7 F=f32"},
      &runs,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table scale=0.3; p = softmax s\n"
                       "o = attn_mix p vw last_pos seq block_table; output o p",
      {"H=4 J=2 C=16 F=f32"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // Codes with scales of a token and head, multiplied as numbers, whole and in its parts.
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3 window=$W\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
@@ -447,13 +367,13 @@ static const kernel_case attention[] = {
       "H=2 J=1 C=9 F=int4 W=0"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s\n"
                       "o = attn_mix p vw pos seq block_table; output o p",
      {"H=4 J=2 C=20 F=int8", "H=4 J=2 C=40 F=int4"},
      &runs,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // A bias by distance: of keys before alone, or around the token, beside the rest; one that is computed, in parts.
     // Tokens that see keys after their own: distances go by where they are.
     {ATTENTION_INPUTS "w = param f32[$N]; s = attn_scores q kw pos seq block_table w scale=0.3 origin=$O window=$W softcap=$S\n"
@@ -461,25 +381,25 @@ static const kernel_case attention[] = {
      {"H=3 J=3 C=16 F=f32 N=21 O=6 W=0 S=0", "H=4 J=2 C=7 F=f32 N=44 O=3 W=5 S=2"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "w = param f32[$N]; u = neg w; s = attn_scores q kw last_pos seq block_table u pos scale=0.3 origin=$O\n"
                       "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o p",
      {"H=4 J=2 C=16 F=f32 N=36 O=5"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "w = param f32[$N]; s = attn_scores q kw last_pos seq block_table w pos scale=0.3 origin=$O\n"
                       "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
      {"H=6 J=2 C=9 F=f32 N=66 O=2"},
      &runs,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw last_pos seq block_table w pos scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
      {"H=4 J=2 C=16 F=f32"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // Tokens that see those near them, before and after: more of the one or of the other, fewer than a page and more, in
     // codes, in parts, beside a slope; and ones whose window goes by where they are, though they see all after them.
     {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table pos scale=0.3 window=$W ahead=$A\n"
@@ -487,25 +407,25 @@ static const kernel_case attention[] = {
      {"H=4 J=2 C=16 F=f32 W=4 A=3", "H=3 J=3 C=7 F=f32 W=66 A=65", "H=2 J=1 C=24 F=f32 W=1 A=0", "H=2 J=2 C=9 F=int8 W=9 A=8"},
      &runs,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table pos scale=0.3 window=$W ahead=$A softcap=4\n"
                       "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o p",
      {"H=4 J=2 C=16 F=f32 W=3 A=7"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "w = param f32[$H]; s = attn_scores q kw last_pos seq block_table w pos scale=0.3 ahead=$A\n"
                       "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
      {"H=4 J=2 C=16 F=f32 A=2"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table pos scale=0.3 window=$W\n"
                       "p = softmax s; o = attn_mix p vw last_pos seq block_table; output o",
      {"H=4 J=2 C=16 F=f32 W=3"},
      &runs,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // One cache for two layers: what the second writes is made of what the first has read.
     {ATTENTION_INPUTS "s = attn_scores q kw last_pos seq block_table scale=0.3; p = softmax s\n"
                       "o = attn_mix p vw last_pos seq block_table; l = add o k; m = sub o v\n"
@@ -515,7 +435,7 @@ static const kernel_case attention[] = {
      {"H=3 J=3 C=16 F=f32", "H=2 J=2 C=7 F=f32"},
      &runs,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // What an encoder makes of a source, and a decoder's tokens that look at it.
     {"max S=72\n"
      "x = input f32[S,$D]; m = param f32[$D,$D]; n = param f32[$D]; h = rmsnorm x n eps=1e-5; y = matmul h m; q = split_heads y heads=$H\n"
@@ -528,143 +448,82 @@ static const kernel_case attention[] = {
      {"H=3 C=7 D=21 N=15"},
      &runs,
      2e-5,
-     RMS},
+     QN_SCALE_RMS},
     // Keys and values rounded to 11 and to 8 bits.
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=9 J=3 C=64 F=f16", "H=4 J=1 C=24 F=f16"},
      &runs,
      2e-3,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=4 J=2 C=16 F=f16"},
      &sequences,
      2e-3,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=4 J=2 C=16 F=bf16"},
      &sequences,
      2e-2,
-     RMS},
+     QN_SCALE_RMS},
     // Its parts, where the scores or the probabilities are wanted themselves.
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3 window=$W softcap=$S; p = softmax s\n"
                       "o = attn_mix p vw pos seq block_table; output o p s",
      {"H=4 J=2 C=16 F=f32 W=0 S=0", "H=3 J=1 C=10 F=f32 W=9 S=3"},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 // ---- sampling -------------------------------------------------------------------------------------------------
 
-static const kernel_case sampling[] = {
+static const qn_kernel_case sampling[] = {
     {"x = input f32[T,$V]; sampling = input i32[T,8]; a = sample x sampling; output a",
      {"V=1", "V=64", "V=65", "V=700"},
-     &row_classes,
+     &qn_row_classes,
      1e-9,
-     OWN},
+     QN_SCALE_OWN},
     // With values that are none.
     {"s = input f32[T,$V]; sampling = input i32[T,8]; a = sample s sampling; output a",
      {"V=1", "V=3", "V=70"},
-     &row_classes,
+     &qn_row_classes,
      1e-9,
-     OWN},
+     QN_SCALE_OWN},
 };
 
-// ---- products and tables --------------------------------------------------------------------------------------
-
-// Each format at N of 1 and panels of 16 and one row more or less; K odd for floats, blocks of 32 else. The table is
-// looked up as it lies for matmuls too (tied), and by itself. Inputs named q quantise exactly.
-static const char products[] =
-    "q = input f32[T,$K]; z = input f32[T,$K]; w = param $F[$N,$K]; tied = param $F[$V,$K]; table = param $F[$N,$K]\n"
-    "a = matmul q w; b = matmul z tied; e = embed tied tokens; f = embed table tokens; output a b e f";
-static const char *const float_shapes[] = {"N=1 K=1 V=3", "N=15 K=37 V=16", "N=16 K=4 V=17", "N=17 K=64 V=31",
-                                           "N=100 K=33 V=5"};
-static const char *const block_shapes[] = {"N=1 K=32 V=3", "N=15 K=96 V=16", "N=16 K=64 V=17", "N=17 K=160 V=31",
-                                           "N=100 K=32 V=5"};
-static const char *const superblock_shapes[] = {"N=17 K=256 V=3", "N=3 K=512 V=16"};
-
-// Interpreting is slow: in the suite each format takes every third shape or so, another one in each mode.
-static void check_format(const qn_format *format) {
-  bool floats = format->block_values == 1, large = format->block_values > 32;
-  kernel_case c = {.text = products, .scenario = &row_classes, .tolerance = 160 * 0x1p-24, .scale = MAGNITUDE};
-  const char *const *sizes_of = floats ? float_shapes : large ? superblock_shapes : block_shapes;
-  size_t count = large ? QN_COUNT(superblock_shapes) : QN_COUNT(block_shapes);
-  for (int quantize = 0; quantize <= !floats; quantize++) {
-    for (size_t i = 0; i < count; i++) {
-      char sizes[64];
-      if (!floats &&
-          (i + (size_t)format->dtype + (size_t)quantize) % (large ? qn_test_stride(2, 2) : qn_test_stride(4, 12))) {
-        programs++;
-        continue;
-      }
-      snprintf(sizes, sizeof sizes, "F=%s %s", format->name, sizes_of[i]);
-      check_program(&c, sizes, quantize);
-    }
-  }
-}
-
-// Numbers of tokens around the widths of tiles, and one of many tiles.
-static const scenario batches = {1,
-                                 1,
-                                 {0},
-                                 {{.spans = {{0, 0, 1}}},
-                                  {.spans = {{0, 1, 2}}},
-                                  {.spans = {{0, 3, 3}}, .threads = 2},
-                                  {.spans = {{0, 6, 16}}},
-                                  {.spans = {{0, 22, 17}}, .threads = 3},
-                                  {.spans = {{0, 39, 512}}, .threads = 2}}};
-
-// The compiled kernels of a format against the oracle. What an element's error is measured against is the sum of
-// |x w|; it is a chain of one rounding a value, or of one or two a group of 16 or 32, and the product of scales.
-static void check_batches(const qn_format *format, bool quantize) {
-  char sizes[64], label[160];
-  const char *text = "max T=512 R=512; q = input f32[T,$K]; w = param $F[$N,$K]; a = matmul q w; output a";
-  snprintf(sizes, sizeof sizes, "F=%s N=33 K=%d", format->name, format->block_values > 32 ? 256 : 96);
-  qn_run *run = qn_run_create(text, sizes, &(qn_run_options){.quantize_activations = quantize});
-  qn_run_begin(run, batches.sequences, batches.pages, batches.past);
-  for (int i = 0; batches.steps[i].spans[0].count; i++) {
-    const qn_run_step *step = &batches.steps[i];
-    snprintf(label, sizeof label, "%s %s, %d tokens", sizes, quantize ? "int8" : "f32", step->spans[0].count);
-    const qn_run_output *scales = qn_run_oracle(run, step, true), *want = qn_run_oracle(run, step, false);
-    qn_run_compare(qn_run_execute(run, QN_RUN_JIT, step), want, 160 * 0x1p-24, scales, 0, label);
-  }
-  qn_run_destroy(run);
-}
-
 // What is fused with products, each with float and with quantised weights and activations.
-static const kernel_case fused[] = {
+static const qn_kernel_case fused[] = {
     {"q = input f32[T,32]; w = param $F[$N,32]; b = param f32[$N]; res = input f32[T,$N]; n = neg res; m = matmul q w\n"
      "a = add m b; g = gelu a; y = add g n; z = add y res; k = const 0.5; u = mul z k; output u",
      {"F=f32 N=17", "F=f32 N=32", "F=q8_0 N=100", "F=q4_0 N=1"},
-     &row_classes,
+     &qn_row_classes,
      3e-6,
-     RMS},
+     QN_SCALE_RMS},
     {"q = input f32[T,64]; wg = param $F[$N,64]; wu = param $F[$N,64]; bg = param f32[$N]; bu = param f32[$N]; g = "
      "matmul q wg\n"
      "g2 = add g bg; s = silu g2; u = matmul q wu; u2 = add u bu; y = mul s u2; z = add y g; output z",
      {"F=f32 N=17", "F=q4_1 N=48", "F=iq4_nl N=17"},
-     &row_classes,
+     &qn_row_classes,
      3e-6,
-     RMS},
+     QN_SCALE_RMS},
     // Merged and sliced; a slice that is an output; the last of odd width.
     {"q = input f32[T,32]; wq = param $F[32,32]; wk = param $F[16,32]; wv = param $F[$N,32]; a = matmul q wq; b = "
      "matmul q wk\n"
      "c = matmul q wv; d = tanh b; e = split_heads a heads=4; f = exp e; output c d f b",
      {"F=f32 N=17", "F=q8_0 N=3"},
-     &row_classes,
+     &qn_row_classes,
      3e-6,
-     RMS},
+     QN_SCALE_RMS},
     // As in files of several formats: two of three are merged, gate and up of different formats meet.
     {"q = input f32[T,256]; wq = param $F[32,256]; wk = param $F[16,256]; wv = param $G[16,256]; a = matmul q wq\n"
      "b = matmul q wk; c = matmul q wv; d = add b c; wg = param $F[17,256]; wu = param $G[17,256]; g = matmul q wg\n"
      "s = silu g; u = matmul q wu; y = mul s u; e = embed wv tokens; output a d y e",
      {"F=q4_k G=q6_k", "F=q5_0 G=f16"},
-     &row_classes,
+     &qn_row_classes,
      3e-6,
-     RMS},
+     QN_SCALE_RMS},
     // Inputs that are views, rows that are chosen or constant, one input for two formats, a weight stacked by the
     // graph.
     {"q = input f32[T,96]; x = slice q axis=1 begin=32 end=96; w = param $F[20,64]; a = matmul x w; g = gather_rows q "
@@ -675,72 +534,72 @@ static const kernel_case fused[] = {
      "relu f\n"
      "output a b c d e h",
      {"F=q8_0", "F=f32"},
-     &row_classes,
+     &qn_row_classes,
      3e-6,
-     RMS},
+     QN_SCALE_RMS},
     // Blocks that quantise to zeros, and ones that are not finite, which no code may hide.
     {"b = input f32[T,$K]; w = param $F[5,$K]; a = matmul b w; output a",
      {"F=q8_0 K=32", "F=q4_1 K=96"},
      &token_counts,
      3e-6,
-     MAGNITUDE},
+     QN_SCALE_MAGNITUDE},
     // A parameter in three roles: streamed, looked up and added.
     {"q = input f32[T,8]; w = param f32[8,8]; a = matmul q w; e = embed w tokens; y = input f32[8,8]; b = add y w\n"
      "s = slice w axis=1 begin=2 end=5; c = exp s; r = gather_rows w tokens; d = add r e; f = add d a; output f b c",
      {0},
-     &row_classes,
+     &qn_row_classes,
      3e-6,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 // ---- experts ----------------------------------------------------------------------------------------------------
 
 // Rows of one expert that are more than one run holds, and less than one tile.
-static const scenario crowds = {
+static const qn_scenario crowds = {
     1, 1, {0}, {{.spans = {{0, 0, 1}}}, {.spans = {{0, 1, 300}}, .threads = 2}, {.spans = {{0, 301, 3}}, .threads = 3}}};
 
 // The places are seen by what else stands there; special values are NaN, infinities, zeros of both signs, and equal ones.
-static const kernel_case experts[] = {
+static const qn_kernel_case experts[] = {
     {"x = input f32[T,$D]; y = input f32[T,$D]; i = top_k x k=$C; a = pick x i; b = pick y i; c = softmax x; d = pick c i\n"
      "e = softmax a; k = const 2.5; f = mul d k; output a b d e f",
      {"D=1 C=1", "D=5 C=2", "D=64 C=8", "D=17 C=17"},
      &token_counts,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     {"s = input f32[T,$D]; y = input f32[T,$D]; i = top_k s k=$C; a = pick s i; b = pick y i; output a b",
      {"D=3 C=3", "D=40 C=7"},
      &token_counts,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     // Of what is computed where it is chosen from, and rows that are constant.
     {"x = input f32[T,12]; y = tanh x; i = top_k y k=3; a = pick y i; z = input f32[3,7]; j = top_k z k=2; b = pick z j\n"
      "output a b",
      {0},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     OWN},
+     QN_SCALE_OWN},
     // Sums of what experts gave: of values that the host gives, and of one that all tokens have.
     {"y0 = input f32[T,$W]; y = reshape y0 f32[$R,$D]; g = input f32[T,$K]; a = expert_mix y g; h = input f32[T,1]\n"
      "x = input f32[T,$D]; b = expert_mix x h; c = add a b; output a c",
      {"K=2 R=2T D=5 W=10", "K=8 R=8T D=33 W=264", "K=1 R=T D=16 W=16"},
-     &row_classes,
+     &qn_row_classes,
      1e-6,
-     RMS},
+     QN_SCALE_RMS},
     // Of magnitudes other experts would be chosen. One product, as it is; with what follows it; of rows that each expert has of its own.
     {"q = input f32[T,$K]; r = input f32[T,$E]; i = top_k r k=$C; w = param $F[$E,$N,$K]; a = expert_matmul q w i\n"
      "b = param f32[$N]; v = param $F[$E,$N,$K]; c = expert_matmul q v i; d = add c b; e = tanh d; q0 = input f32[T,$W]\n"
      "p = reshape q0 f32[$R,$K]; f = expert_matmul p w i; output a e f",
      {"F=f32 E=3 C=2 N=17 K=5 R=2T W=10", "F=f16 E=7 C=3 N=33 K=8 R=3T W=24", "F=q8_0 E=4 C=4 N=16 K=64 R=4T W=256",
       "F=q4_0 E=9 C=1 N=48 K=32 R=T W=32", "F=q4_k E=2 C=1 N=5 K=256 R=T W=256", "F=mxfp4 E=3 C=2 N=15 K=96 R=2T W=192"},
-     &row_classes,
+     &qn_row_classes,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     {"max T=304 R=304; q = input f32[T,$K]; r = input f32[T,2]; i = top_k r k=1; w = param $F[2,$N,$K]\n"
      "a = expert_matmul q w i; output a",
      {"F=f32 N=17 K=7", "F=q8_0 N=32 K=32"},
      &crowds,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 // A layer's feed-forward: normalised over all experts and over those chosen, gate and up in one kernel, an expert for all.
@@ -751,9 +610,9 @@ static const char mixture[] =
     "n = param f32[64]; z = rmsnorm y n eps=1e-5; sm = softmax r; h = pick sm i; o2 = expert_mix d h\n"
     "wg = param f32[1,64]; t = matmul q wg; t1 = sigmoid t; wd = param $F[64,64]; sh = matmul q wd; o3 = expert_mix sh t1\n"
     "y2 = add o2 o3; output y z y2";
-static const kernel_case mixtures[] = {
-    {mixture, {"F=f32 E=5 C=2", "F=q8_0 E=8 C=3"}, &row_classes, 1e-5, RMS},
-    {mixture, {"F=q8_0 E=5 C=2", "F=q4_0 E=16 C=4"}, &row_classes, 3e-2, MEAN},
+static const qn_kernel_case mixtures[] = {
+    {mixture, {"F=f32 E=5 C=2", "F=q8_0 E=8 C=3"}, &qn_row_classes, 1e-5, QN_SCALE_RMS},
+    {mixture, {"F=q8_0 E=5 C=2", "F=q4_0 E=16 C=4"}, &qn_row_classes, 3e-2, QN_SCALE_MEAN},
 };
 
 // ---- whole layers ---------------------------------------------------------------------------------------------
@@ -775,10 +634,10 @@ static const char llama[] =
     "last = gather_rows y rows; norm3 = param f32[64]; l = rmsnorm last norm3 eps=1e-5; logits = matmul l embd\n"
     "output logits";
 
-static const kernel_case layers[] = {
-    {llama, {"F=f32 C=f32", "F=q8_0 C=f32"}, &sequences, 1e-4, RMS},
+static const qn_kernel_case layers[] = {
+    {llama, {"F=f32 C=f32", "F=q8_0 C=f32"}, &sequences, 1e-4, QN_SCALE_RMS},
     // Keys and values of 11 bits.
-    {llama, {"F=q4_0 C=f16"}, &sequences, 1e-2, RMS},
+    {llama, {"F=q4_0 C=f16"}, &sequences, 1e-2, QN_SCALE_RMS},
     // GPT-2: learned positions, LayerNorm, biases, one matrix for Q, K and V, odd widths.
     {"wte = param f32[77,48]; wpe = param f32[192,48]; t = embed wte tokens; e = embed wpe pos; x = add t e\n"
      "n1 = param f32[48]; b1 = param f32[48]; a = layernorm x n1 b1 eps=1e-5; w = param f32[144,48]; bw = param "
@@ -799,7 +658,7 @@ static const kernel_case layers[] = {
      {0},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
     // Norms of heads, biases, a window, soft caps on scores and logits, values read from an earlier layer's cache.
     {"embd = param f32[60,40]; x0 = embed embd tokens; k6 = const 6.3; x = mul x0 k6; norm = param f32[40]; a = "
      "rmsnorm x norm eps=1e-6\n"
@@ -821,7 +680,7 @@ static const kernel_case layers[] = {
      {0},
      &sequences,
      1e-5,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 START_TEST(elementwise_ops) { check_cases(elementwise, QN_COUNT(elementwise)); }
@@ -834,8 +693,9 @@ START_TEST(rotation_ops) { check_cases(rotations, QN_COUNT(rotations)); }
 END_TEST
 START_TEST(attention_ops) { check_cases(attention, QN_COUNT(attention)); }
 END_TEST
+
 // Sums of the attention that keys have had, read as keys of one number.
-static const kernel_case sums[] = {
+static const qn_kernel_case sums[] = {
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s\n"
                       "cs = cache kind=sum index=0 f32[G,$J,1,64]; sw = kv_write cs p pos seq block_table kind=sum\n"
                       "one = input f32[T,$J,1]; r = attn_scores one sw pos seq block_table scale=1; o = softmax r\n"
@@ -843,7 +703,7 @@ static const kernel_case sums[] = {
      {"H=4 J=2 C=16 F=f32", "H=3 J=1 C=8 F=f32", "H=3 J=3 C=20 F=f32"},
      &sequences,
      1e-4,
-     RMS},
+     QN_SCALE_RMS},
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.3; p = softmax s\n"
                       "cs = cache kind=softsum index=0 f32[G,$J,1,64]; sw = kv_write cs p pos seq block_table kind=softsum\n"
                       "one = input f32[T,$J,1]; r = attn_scores one sw pos seq block_table scale=1; o = softmax r\n"
@@ -851,7 +711,7 @@ static const kernel_case sums[] = {
      {"H=9 J=3 C=24 F=f32"},
      &runs,
      1e-4,
-     RMS},
+     QN_SCALE_RMS},
 };
 
 START_TEST(sums_of_attention) {
@@ -871,33 +731,17 @@ END_TEST
 START_TEST(sampling_ops) { check_cases(sampling, QN_COUNT(sampling)); }
 END_TEST
 
-START_TEST(every_format) {
-  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
-    if (qn_format_of((qn_dtype)dtype)) check_format(qn_format_of((qn_dtype)dtype));
-  }
-}
-END_TEST
-START_TEST(every_format_by_tokens) {
-  for (int dtype = 0; dtype < QN_DTYPE_COUNT; dtype++) {
-    const qn_format *format = qn_format_of((qn_dtype)dtype);
-    if (!format) continue;
-    check_batches(format, false);
-    if (format->block_values > 1) check_batches(format, true);
-  }
-}
-END_TEST
-
 // A code that another rounding of the activation moves by one moves all that follows.
-static const kernel_case quantised[] = {
-    {llama, {"F=q8_0 C=f32", "F=q4_0 C=f16"}, &sequences, 3e-2, MEAN},
+static const qn_kernel_case quantised[] = {
+    {llama, {"F=q8_0 C=f32", "F=q4_0 C=f16"}, &sequences, 3e-2, QN_SCALE_MEAN},
 };
 
 // Quantised weights meet quantised activations.
-static void check_quantised_cases(const kernel_case *cases, size_t count) {
+static void check_quantised_cases(const qn_kernel_case *cases, size_t count) {
   for (size_t i = 0; i < count; i++) {
     for (int j = 0; j == 0 || cases[i].sizes[j]; j++) {
       const char *sizes = cases[i].sizes[j];
-      check_program(&cases[i], sizes, sizes && (strstr(sizes, "F=q") || strstr(sizes, "F=iq")));
+      qn_kernel_check_program(&cases[i], sizes, sizes && (strstr(sizes, "F=q") || strstr(sizes, "F=iq")));
     }
   }
 }
@@ -910,31 +754,31 @@ END_TEST
 START_TEST(quantised_experts) {
   for (size_t i = 0; i < QN_COUNT(experts); i++) {
     for (int j = 0; experts[i].sizes[j]; j++)
-      if (strstr(experts[i].sizes[j], "F=q8_0")) check_program(&experts[i], experts[i].sizes[j], true);
+      if (strstr(experts[i].sizes[j], "F=q8_0")) qn_kernel_check_program(&experts[i], experts[i].sizes[j], true);
   }
   check_cases(mixtures, 1);
   check_quantised_cases(&mixtures[1], 1);
 }
 END_TEST
 // Queries and weights as codes of 8 bits as well.
-static const kernel_case codes[] = {
+static const qn_kernel_case codes[] = {
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.1 window=$W\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=4 J=2 C=64 F=int8 W=0", "H=4 J=1 C=80 F=int4 W=67", "H=3 J=3 C=20 F=int8 W=0", "H=2 J=1 C=40 F=int4 W=0"},
      &runs,
      2e-2,
-     MEAN},
+     QN_SCALE_MEAN},
     {ATTENTION_INPUTS "s = attn_scores q kw pos seq block_table scale=0.1\n"
                       "p = softmax s; o = attn_mix p vw pos seq block_table; output o",
      {"H=9 J=3 C=24 F=int8", "H=8 J=4 C=8 F=int4", "H=3 J=1 C=7 F=int8"},
      &sequences,
      2e-2,
-     MEAN},
+     QN_SCALE_MEAN},
 };
 
 START_TEST(attention_over_codes) {
   for (size_t i = 0; i < QN_COUNT(codes); i++) {
-    for (int j = 0; codes[i].sizes[j]; j++) check_program(&codes[i], codes[i].sizes[j], true);
+    for (int j = 0; codes[i].sizes[j]; j++) qn_kernel_check_program(&codes[i], codes[i].sizes[j], true);
   }
 }
 END_TEST
@@ -944,8 +788,8 @@ START_TEST(attention_over_codes_for_gpus) {
 END_TEST
 // Keys' places apart from positions, which are the same here: no bit is another one. The queries are those of the
 // graph's own, scaled, of the rows that are wanted.
-static void check_placed(const kernel_case *c, const char *sizes, qn_evict evict) {
-  const scenario *s = c->scenario;
+static void check_placed(const qn_kernel_case *c, const char *sizes, qn_evict evict) {
+  const qn_scenario *s = c->scenario;
   bool quantize = strstr(sizes, "F=q") != NULL;
   qn_run *plain = qn_run_create(c->text, sizes, &(qn_run_options){.quantize_activations = quantize}),
          *placed = qn_run_create(c->text, sizes, &(qn_run_options){.quantize_activations = quantize, .evict = evict});
@@ -953,11 +797,11 @@ static void check_placed(const kernel_case *c, const char *sizes, qn_evict evict
   size_t more = evict == QN_EVICT_QUERIES ? 1 : 0;
   ck_assert_uint_eq(qn_run_output_count(plain), 2);
   ck_assert_uint_eq(qn_run_output_count(placed), 2 + more);
-  run_steps(plain, s, QN_RUN_PLAIN, want);
+  qn_kernel_run_steps(plain, s, QN_RUN_PLAIN, want);
   qn_run_begin(placed, s->sequences, s->pages, s->past);
-  for (int i = 0; s->steps[i].spans[0].count; i++) got[i] = check_step(placed, c, &s->steps[i], sizes);
+  for (int i = 0; s->steps[i].spans[0].count; i++) got[i] = qn_kernel_check_step(placed, c, &s->steps[i], sizes);
   for (int engine = QN_RUN_PLAIN; engine <= QN_RUN_SCHEDULED; engine++) {
-    if (engine != QN_RUN_PLAIN) run_steps(placed, s, (qn_run_engine)engine, got);
+    if (engine != QN_RUN_PLAIN) qn_kernel_run_steps(placed, s, (qn_run_engine)engine, got);
     for (int i = 0; s->steps[i].spans[0].count; i++) {
       for (size_t o = 0; o < 2; o++) qn_run_compare_bits(&got[i][o], &want[i][o], sizes);
       if (more) qn_run_compare_bits(&got[i][2], &want[i][1], sizes);
@@ -971,7 +815,8 @@ START_TEST(keys_in_places) {
   char text[sizeof llama + 128];
   snprintf(text, sizeof text,
            "%s; qm = merge_heads qr; qg = gather_rows qm rows; sc = const 0.25; qs = mul qg sc; output qs", llama);
-  const kernel_case c = {text, {0}, &sequences, 1e-4, RMS}, mean = {text, {0}, &sequences, 5e-2, MEAN};
+  const qn_kernel_case c = {text, {0}, &sequences, 1e-4, QN_SCALE_RMS},
+                       mean = {text, {0}, &sequences, 5e-2, QN_SCALE_MEAN};
   check_placed(&c, "F=f32 C=f32", QN_EVICT_QUERIES);
   check_placed(&mean, "F=q8_0 C=f16", QN_EVICT_QUERIES);
   check_placed(&mean, "F=q4_0 C=int8", QN_EVICT_PLACES);
@@ -984,18 +829,17 @@ START_TEST(quantised_layers) { check_quantised_cases(quantised, 1); }
 END_TEST
 
 static const struct {
-  const kernel_case *cases;
+  const qn_kernel_case *cases;
   size_t count;
 } tables[] = {{elementwise, QN_COUNT(elementwise)}, {row_ops, QN_COUNT(row_ops)},     {shapes, QN_COUNT(shapes)},
               {rotations, QN_COUNT(rotations)},     {attention, QN_COUNT(attention)}, {fused, QN_COUNT(fused)},
-              {experts, QN_COUNT(experts)},
-              {codes, QN_COUNT(codes)},             {sampling, QN_COUNT(sampling)}};
+              {experts, QN_COUNT(experts)},         {codes, QN_COUNT(codes)},         {sampling, QN_COUNT(sampling)}};
 
 START_TEST(every_op_has_a_case) {
   bool seen[QN_OP_COUNT] = {false};
   for (size_t i = 0; i < QN_COUNT(tables); i++) {
     for (size_t j = 0; j < tables[i].count; j++) {
-      const kernel_case *c = &tables[i].cases[j];
+      const qn_kernel_case *c = &tables[i].cases[j];
       qn_run *run = qn_run_create(c->text, c->sizes[0], &(qn_run_options){.quantize_activations = true});
       qn_run_mark_ops(run, seen);
       qn_run_destroy(run);
@@ -1010,5 +854,4 @@ QN_CASE(kernels, every_op_has_a_case, elementwise_ops, row_op_kernels, shape_ops
         keys_in_places, float_layers, quantised_layers)
 QN_CASE(mixtures_of_experts, expert_ops, quantised_experts)
 QN_CASE(sums_over_steps, sums_of_attention)
-QN_CASE(formats, every_format, every_format_by_tokens)
-QN_TEST_MAIN(kernels, sums_over_steps, mixtures_of_experts, formats)
+QN_TEST_MAIN(kernels, sums_over_steps, mixtures_of_experts)
