@@ -515,8 +515,8 @@ quern_status quern_session_truncate(quern_session *session, int32_t sequence, in
   } else if (length > 0 && length < qn_decoder_least(session->decoder, sequence)) {
     status = qn_fail(&diag, QN_ERR_LIMIT, "length",
                      "got %" PRId64 ", want 0, or %" PRId64 " to %" PRId64
-                     ": keys that fewer tokens would see lay before the window and were given back; empty the sequence "
-                     "and evaluate its tokens again",
+                     ": keys that fewer tokens would see lay before the window, or were evicted, or have sums of what "
+                     "followed; empty the sequence and evaluate its tokens again",
                      length, qn_decoder_least(session->decoder, sequence), position);
   } else {
     qn_decoder_truncate(session->decoder, sequence, length);

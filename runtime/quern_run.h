@@ -323,8 +323,8 @@ quern_status quern_session_get_info(const quern_session *session, quern_session_
 
 // Appends `count` tokens (at least 1) to a sequence (0 .. sequences-1) and computes. *out_logits becomes
 // the logits after the last one, f32 (vocab_size), valid until the session's next call; NULL = they are not computed.
-// After an error the sequence is as it was; of a model with layers that have windows it is empty where it went on
-// too far for that (quern_session_truncate). Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV
+// After an error the sequence is as it was; of a model with layers that have windows, and with kv_evict, it is empty where it
+// went on too far for that (quern_session_truncate). Errors: ARGUMENT (a token or sequence out of range), LIMIT (context or KV
 // cache full), UNSUPPORTED (the model is an encoder, which is given whole texts), CANCELLED, INTERNAL (a kernel faulted on a GPU: then the session is of no more use, nor is the GPU to this process).
 quern_status quern_session_eval(quern_session *session, int32_t sequence, const int32_t *tokens, size_t count,
                                 const float **out_logits, quern_error *error);
@@ -363,7 +363,7 @@ quern_status quern_session_embed(quern_session *session, const int32_t *tokens, 
 int64_t quern_session_position(const quern_session *session, int32_t sequence);
 // Forgets all but the first `length` tokens of a sequence. ARGUMENT when it is shorter; LIMIT for a model with layers
 // that have windows, when keys that those tokens see lay before it and were given back (never so for the last 64 tokens that were
-// evaluated, nor for a length of 0).
+// evaluated, nor for a length of 0), and with kv_evict as that says.
 quern_status quern_session_truncate(quern_session *session, int32_t sequence, int64_t length, quern_error *error);
 // Makes sequence `to` what the first `length` tokens of `from` are, in place of what it held: for several answers to one
 // prompt, or to go on from a place in several ways. Nothing is computed. The two share KV cache pages until one of them

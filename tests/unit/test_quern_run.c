@@ -609,7 +609,26 @@ START_TEST(speculation) {
 }
 END_TEST
 
+// What gave keys up is cut to none alone, or to what it had then.
+START_TEST(evicted_keys_are_gone) {
+  quern_model *model = open_model(&(qn_fake_options){.slots = true});
+  quern_session *session = NULL;
+  const int32_t tokens[20] = {0};
+  OK(quern_session_create(model, SESSION(.context = 64, .sequences = 2, .kv_evict = "sinks", .kv_keep = 16), &session, error));
+  OK(quern_session_eval(session, 0, tokens, 20, NULL, error));  // the 16th, 18th and 20th had two keys each given up
+  FAILS(QUERN_ERR_LIMIT, "length: got 19, want 0, or 20 to 20: keys that fewer tokens would see lay before the window, or were evicted",
+        quern_session_truncate(session, 0, 19, error));
+  FAILS(QUERN_ERR_LIMIT, "got 19 tokens of sequence 0 to fork, want 0, or at least 20", quern_session_fork(session, 0, 19, 1, error));
+  OK(quern_session_fork(session, 0, 20, 1, error));
+  OK(quern_session_truncate(session, 0, 0, error));
+  ck_assert(quern_session_position(session, 0) == 0 && quern_session_position(session, 1) == 20);
+  FAILS(QUERN_ERR_LIMIT, "keys to fill in beside", quern_session_fill(session, 0, 16, error));
+  quern_session_destroy(session);
+  quern_model_close(model);
+}
+END_TEST
+
 QN_CASE(models, a_model, opening_fails, opening_a_file, texts_and_tokens)
-QN_CASE(sessions, a_session, prefixes, a_profile, generation, sampling_of_the_model, speculation,
+QN_CASE(sessions, a_session, evicted_keys_are_gone, prefixes, a_profile, generation, sampling_of_the_model, speculation,
         drafts_of_other_vocabularies)
 QN_TEST_MAIN(models, sessions)
