@@ -451,6 +451,63 @@ START_TEST(evicted_keys) {
 }
 END_TEST
 
+// The logits after a text of which keys were evicted.
+static void check_evicted(const float *last, const int32_t *tokens, size_t count) {
+  int32_t seen[EVICT_AT];
+  size_t n = 0;
+  for (size_t i = 0; i + 1 < count; i++) n = see(seen, n, tokens[i], false);
+  seen[n] = tokens[count - 1];
+  check_logits(last, seen, n + 1);
+}
+
+// Sequences that fork, go back, begin with what is kept and go on at random, with and without pages for all of that.
+START_TEST(evicted_at_random) {
+  enum { SEQUENCES = 4, LENGTH = 150 };
+  int64_t attached = 0, refused = 0;
+  for (uint64_t seed = 1; seed <= 12; seed++) {
+    static int32_t tokens[SEQUENCES][LENGTH];
+    size_t lengths[SEQUENCES] = {0};
+    fixture f;
+    qn_test_random random = {seed};
+    set_up(&f, &(qn_fake_options){.slots = true}, 1,
+           &(qn_decoder_options){.context = LENGTH, .chunk = (int64_t)seed, .sequences = SEQUENCES, .prefixes = seed % 4 > 0,
+                                 .pages = seed % 3 == 0 ? 7 : 0, .evict = "sinks", .keep = EVICT_AT});
+    qn_decoder *d = f.decoder;
+    for (int round = 0; round < 300; round++) {
+      int32_t s = (int32_t)(qn_test_random_u64(&random) % SEQUENCES), to = (s + 1) % SEQUENCES;
+      size_t count = 1 + qn_test_random_u64(&random) % 30, less = lengths[s] < count ? 0 : lengths[s] - count;
+      double what = qn_test_random_unit(&random);
+      if ((int64_t)less < qn_decoder_least(d, s)) less = 0;
+      if (what < 0.2) {
+        lengths[to] = count % 3 == 0 ? less : lengths[s];
+        memcpy(tokens[to], tokens[s], lengths[to] * sizeof *tokens[s]);
+        qn_assert_ok(&f.diag, qn_decoder_fork(d, s, (int64_t)lengths[to], to, &f.diag));
+      } else if (what < 0.3) {
+        qn_decoder_truncate(d, s, (int64_t)(lengths[s] = less));
+      } else if (what < 0.45 || lengths[s] + count > LENGTH) {
+        qn_decoder_reset(d, s);
+        memcpy(tokens[s], tokens[to], sizeof tokens[s]);
+        lengths[s] = (size_t)qn_decoder_attach(d, s, tokens[s], 2 * count);
+        attached += (int64_t)lengths[s];
+      } else {
+        const float *last = NULL;
+        qn_diag full = {0};
+        random_tokens(tokens[s] + lengths[s], count, (uint64_t)round);
+        qn_status status = qn_decoder_eval(d, s, tokens[s] + lengths[s], count, NULL, &last, &full);
+        qn_check(status == QN_OK || status == QN_ERR_LIMIT, "%s", full.text);
+        if (status == QN_OK) check_evicted(last, tokens[s], lengths[s] += count);
+        if (status != QN_OK && qn_decoder_position(d, s) == 0) lengths[s] = 0;  // it gave keys up before
+        refused += status != QN_OK;
+      }
+      ck_assert_int_eq(qn_decoder_position(d, s), (int64_t)lengths[s]);
+      qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(d), &f.diag));
+    }
+    tear_down(&f);
+  }
+  ck_assert(attached > 0 && refused > 0);
+}
+END_TEST
+
 // Sequences that share pages, are saved, cut and gone on with while keys are evicted.
 START_TEST(evicted_and_shared) {
   enum { COUNT = 100 };
@@ -819,7 +876,7 @@ END_TEST
 QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step, forks)
 QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step, rings_come_round,
         rings_saved_and_forked)
-QN_CASE(eviction, evicted_keys, evicted_and_shared, filled_before_keys_are_evicted, no_room_to_evict, caches_that_do_not_fit,
+QN_CASE(eviction, evicted_keys, evicted_at_random, evicted_and_shared, filled_before_keys_are_evicted, no_room_to_evict, caches_that_do_not_fit,
         evicted_by_sums, what_cannot_be_evicted)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
 QN_TEST_MAIN(evaluating, windows, eviction, errors)

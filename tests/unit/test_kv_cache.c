@@ -180,6 +180,51 @@ START_TEST(rings_are_bounded) {
 }
 END_TEST
 
+// Whatever becomes of rows, both kinds of pages balance, and rings have room for all of them.
+START_TEST(rings_at_random) {
+  enum { ROWS = 4, STEP = 20, CONTEXT = 400 };
+  qn_diag diag = {0};
+  for (uint64_t seed = 1; seed <= 12; seed++) {
+    window = (uint32_t)(1 + seed * 7 % 60);
+    rings = true;
+    qn_artifact artifact = open_artifact(3, 0, 0);
+    window = 0;
+    rings = false;
+    qn_kv_cache *cache = NULL;
+    qn_kv_options options = {.sequences = ROWS, .context = CONTEXT, .step = STEP, .pages = 0};
+    qn_assert_ok(&diag, qn_kv_cache_create(&artifact, &options, qn_test_allocator(), &cache, &diag));
+    for (int i = 0; i < ROWS; i++) add(cache);
+    qn_test_random random = {seed};
+    for (int round = 0; round < 1000; round++) {
+      int32_t s = (int32_t)(qn_test_random_u64(&random) % ROWS), to = (int32_t)(qn_test_random_u64(&random) % ROWS);
+      int64_t length = qn_kv_cache_length(cache, s), least = qn_kv_cache_least(cache, s), span = length - least;
+      int64_t cut = length < least ? 0 : least + (int64_t)(qn_test_random_u64(&random) % (uint64_t)(span + 1));
+      double what = qn_test_random_unit(&random);
+      if (what < 0.15) {
+        qn_kv_cache_truncate(cache, s, cut);
+      } else if (what < 0.3 && s != to) {
+        qn_kv_cache_fork(cache, s, cut, to);
+      } else if (what < 0.32) {
+        qn_kv_cache_clear(cache, s);
+      } else if (what < 0.35) {
+        int64_t n = (int64_t)(qn_test_random_u64(&random) % CONTEXT);
+        qn_assert_ok(&diag, qn_kv_cache_replace(cache, s, n, 0, &diag));
+      } else if (what < 0.4) {
+        int64_t n = (int64_t)(qn_test_random_u64(&random) % (uint64_t)(CONTEXT - length + 1));
+        qn_assert_ok(&diag, qn_kv_cache_reserve(cache, s, n, &diag));
+      } else {
+        int64_t n = (int64_t)(qn_test_random_u64(&random) % (STEP + 1));
+        if (n > CONTEXT - length) n = CONTEXT - length;
+        append(cache, s, n);
+      }
+      qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+    }
+    qn_kv_cache_destroy(cache);
+    qn_artifact_close(&artifact);
+  }
+}
+END_TEST
+
 START_TEST(limits) {
   qn_artifact artifact = open_artifact(1, 4, 2);
   qn_kv_cache *cache = create(&artifact, 2, 50, 5);
@@ -541,6 +586,7 @@ START_TEST(filling) {
 }
 END_TEST
 
-QN_CASE(pages, sizes, pages_come_and_go, pages_of_a_source_stay, rings_are_bounded, limits, pages_are_conserved, shared_pages_are_copied, no_page_for_a_copy, kept_pages)
+QN_CASE(pages, sizes, pages_come_and_go, pages_of_a_source_stay, rings_are_bounded, rings_at_random, limits, pages_are_conserved,
+        shared_pages_are_copied, no_page_for_a_copy, kept_pages)
 QN_CASE(memory, pools_are_zero_and_apart, filling, out_of_memory)
 QN_TEST_MAIN(pages, memory)
