@@ -127,7 +127,8 @@ typedef struct qn_decoder_tree {
   const int32_t *parents;
 } qn_decoder_tree;
 // The same with trees, in the order of their items. What of one the sequence then has says qn_decoder_take_path, which must
-// be called for each of them before anything else is evaluated. Errors: LIMIT (more paths than there are rows for), too.
+// be called for each of them before anything else is evaluated. Errors: LIMIT (more paths than there are rows for, or
+// one that makes a sequence full that gives keys up), too.
 QN_CHECKED qn_status qn_decoder_step_trees(qn_decoder *decoder, const qn_decoder_item *items, size_t count,
                                            const qn_decoder_tree *trees, size_t tree_count, qn_diag *diag);
 // One token of one sequence with guesses; the logits at index 0 are the token's, those at index i + 1 guess i's. A token

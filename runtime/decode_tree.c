@@ -88,6 +88,20 @@ static int64_t tokens_on(const step_tree *t, size_t count, int32_t path) {
   return most;
 }
 
+// Guesses never make a sequence full: rows of paths would give keys up, and not the sequence.
+static qn_status check_depth(const qn_decoder *d, int32_t sequence, size_t count, qn_diag *diag) {
+  const step_tree *t = &d->trees[sequence];
+  int64_t left = qn_decoder_keys_left(d, sequence);
+  for (size_t i = 0; i <= count; i++) {
+    if (t->nodes[i].depth + 1 < left) continue;
+    return qn_fail(diag, QN_ERR_LIMIT, d->artifact->path,
+                   "got guesses on paths of %" PRId32 " tokens of sequence %" PRId32 ", want fewer than %" PRId64
+                   ": then keys are evicted",
+                   t->nodes[i].depth + 1, sequence, left);
+  }
+  return QN_OK;
+}
+
 // Makes each path a row of its own, with room for the path's tokens. The first one's pages are the sequence's: its
 // tokens come after all that the sequence has. The others are forks of what it was. After an error some may be there.
 static qn_status fork_paths(qn_decoder *d, int32_t sequence, size_t count, qn_diag *diag) {
@@ -107,6 +121,7 @@ static qn_status fork_paths(qn_decoder *d, int32_t sequence, size_t count, qn_di
 qn_status qn_decode_push_tree(qn_decoder *d, const qn_decoder_item *items, size_t count, qn_diag *diag) {
   const step_tree *t = &d->trees[items->sequence];
   int64_t evicted = qn_kv_cache_evicted(d->cache, items->sequence);
+  QN_TRY(check_depth(d, items->sequence, count, diag));
   QN_TRY(fork_paths(d, items->sequence, count, diag));
   for (size_t i = 0; i <= count; i++) {
     const tree_node *n = &t->nodes[i];

@@ -18,7 +18,7 @@ typedef struct fixture {
 static void set_up(fixture *f, const qn_fake_options *model, int thread_count, const qn_decoder_options *options) {
   *f = (fixture){.artifact = qn_fake_model_open(model)};
   qn_decoder_options own = *options;
-  own.executor.jit_entries = qn_fake_kernels;
+  own.executor.jit_entries = model && model->trees ? qn_fake_tree_kernels : qn_fake_kernels;
   qn_assert_ok(&f->diag, qn_threads_create(thread_count, false, qn_test_allocator(), &f->threads, &f->diag));
   qn_assert_ok(&f->diag, qn_decoder_create(&f->artifact, f->threads, &own, qn_test_allocator(), &f->decoder, &f->diag));
 }
@@ -583,6 +583,36 @@ START_TEST(filled_before_keys_are_evicted) {
 }
 END_TEST
 
+// A tree whose last guess would make the sequence full.
+START_TEST(trees_before_keys_are_evicted) {
+  enum { COUNT = EVICT_AT - 4 };
+  const int32_t guesses[] = {1, 2, 3, 4}, parents[] = {-1, -1, 1, 2};
+  int32_t tokens[COUNT + 4];
+  fixture f;
+  const float *last = NULL;
+  random_tokens(tokens, COUNT, 55);
+  set_up(&f, &(qn_fake_options){.slots = true, .trees = true, .max_b = 4}, 1,
+         &(qn_decoder_options){.context = 64, .evict = "sinks", .keep = EVICT_AT});
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, COUNT, NULL, &last, &f.diag));
+  qn_assert_fails(&f.diag, QN_ERR_LIMIT, "got guesses on paths of 4 tokens of sequence 0, want fewer than 4",
+                  qn_decoder_step_tree(f.decoder, 0, 5, guesses, parents, 4, &f.diag));
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), COUNT);
+  f.diag = (qn_diag){0};
+  qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(f.decoder), &f.diag));
+  qn_assert_ok(&f.diag, qn_decoder_step_tree(f.decoder, 0, 5, guesses, parents, 3, &f.diag));
+  memcpy(tokens + COUNT, (int32_t[]){5, 2, 3}, 3 * sizeof *tokens);
+  check_logits(qn_decoder_logits(f.decoder, 3), tokens, COUNT + 3);
+  qn_decoder_take_path(f.decoder, 0, 2);
+  ck_assert_int_eq(qn_decoder_position(f.decoder, 0), COUNT + 3);
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, guesses, 1, NULL, &last, &f.diag));
+  tokens[COUNT + 3] = 1;
+  check_logits(last, tokens, COUNT + 4);
+  ck_assert_int_eq(qn_decoder_least(f.decoder, 0), EVICT_AT);
+  qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(f.decoder), &f.diag));
+  tear_down(&f);
+}
+END_TEST
+
 // An error before the step: nothing has changed.
 START_TEST(no_room_to_evict) {
   enum { COUNT = 40 };
@@ -876,7 +906,7 @@ END_TEST
 QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_back, sequences_in_one_step, forks)
 QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step, rings_come_round,
         rings_saved_and_forked)
-QN_CASE(eviction, evicted_keys, evicted_at_random, evicted_and_shared, filled_before_keys_are_evicted, no_room_to_evict, caches_that_do_not_fit,
-        evicted_by_sums, what_cannot_be_evicted)
+QN_CASE(eviction, evicted_keys, evicted_at_random, evicted_and_shared, filled_before_keys_are_evicted,
+        trees_before_keys_are_evicted, no_room_to_evict, caches_that_do_not_fit, evicted_by_sums, what_cannot_be_evicted)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
 QN_TEST_MAIN(evaluating, windows, eviction, errors)
