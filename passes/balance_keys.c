@@ -5,7 +5,8 @@
 // the weights it is made with (rows of W_k, bias, norms), the same for both members of a pair that RoPE rotates, with which
 // they then commute: they are applied before it, or behind it where queries are rotated otherwise than keys. What is written of a token is a function of the token, as before.
 // Requires: a valid graph, and the model's weights; without weights nothing is done. Keeps: every value but for overflow.
-// Adds to context->made the vectors `key_channels.N` and `query_channels.N`, [heads * head_dim], N counting them.
+// Adds to context->made the vectors `key_channels.N` and `query_channels.N`, [heads * head_dim], N counting them and
+// what names the model has taken.
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -26,7 +27,8 @@ typedef struct balancing {
   qn_pass_context *pass;
   const qn_graph *graph;
   const uint32_t *uses;
-  edit *edits;        // one an old node
+  edit *edits;    // one an old node
+  size_t number;  // of the next vector
 } balancing;
 
 // ---- how large channels are -------------------------------------------------------------------------------------
@@ -209,9 +211,20 @@ static void make_factors(const double *squares, int64_t heads, int64_t width, fl
   }
 }
 
+// Has the model a weight of that name?
+static bool is_taken(const qn_graph *graph, const char *name) {
+  for (qn_id id = 1; id < graph->nodes.count; id++) {
+    const qn_node *node = qn_graph_node(graph, id);
+    if (node->op == QN_OP_PARAM && strcmp(qn_node_text(node, QN_ATTR_NAME, ""), name) == 0) return true;
+  }
+  return false;
+}
+
 static qn_status add_made(balancing *b, const char *kind, const float *values, int64_t count, const char **out_name) {
   qn_arena *arena = b->pass->arena;
-  *out_name = qn_arena_printf(arena, "%s.%zu", kind, b->pass->made.count);
+  do {
+    *out_name = qn_arena_printf(arena, "%s.%zu", kind, b->number++);
+  } while (*out_name && is_taken(b->graph, *out_name));
   qn_made_weight made = {*out_name, count, values};
   return *out_name && qn_vec_push_arena(arena, &b->pass->made, made) ? QN_OK
                                                                      : qn_fail_nomem(b->pass->diag, kind, "a vector");
