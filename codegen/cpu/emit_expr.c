@@ -148,8 +148,7 @@ MlirValue qn_emit_op(qn_emit *e, qn_lop op, qn_lkind kind, const MlirValue *v) {
 // A scalar in all lanes, as a vector of which LLVM knows no more than its type.
 static MlirValue opaque_lanes(qn_emit *e, MlirValue scalar, int lanes) {
   qn_mlir *m = &e->m;
-  enum { MOST = 64 };
-  int64_t mask[MOST];
+  int64_t mask[QN_LANES_MAX];
   int width = e->target->vector_bytes / 4;
   MlirValue v = qn_mlir_broadcast(m, scalar, width);
   v = qn_mlir_append(m, "llvm.inline_asm",
