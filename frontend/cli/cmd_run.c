@@ -683,6 +683,22 @@ static uint32_t compiled_sequences(const run_state *run) {
   return cli_speculation_sequences_of(&run->speculation, (uint32_t)run->options->samples);
 }
 
+// A conversation, samples or one text, as asked for.
+static int write_texts(run_state *run, const char *path) {
+  const run_options *o = run->options;
+  int code = 0;
+  if (o->chat) {
+    code = converse(run);
+  } else if (o->samples > 0) {
+    code = generate_samples(run);
+  } else {
+    code = open_logits(run, path);
+    if (code == 0) code = generate(run);
+    if (code == 0) code = finish(run);
+  }
+  return code == 0 ? save_prefixes(run) : code;
+}
+
 static int run_all(run_state *run, const char *path) {
   const run_options *o = run->options;
   int code = check_chat(run);
@@ -742,14 +758,7 @@ static int run_all(run_state *run, const char *path) {
   if (code == 0 && cli_same_file(o->prefix_cache ? o->prefix_cache : "", path))
     code = cli_fail(QN_ERR_ARGUMENT, "--prefix-cache", "got the model file itself, want another file");
   if (code == 0) code = load_prefixes(run);
-  if (code == 0 && o->chat) code = converse(run);
-  if (code == 0 && o->chat) return save_prefixes(run);
-  if (code == 0 && o->samples > 0) code = generate_samples(run);
-  if (o->samples > 0) return code == 0 ? save_prefixes(run) : code;
-  if (code == 0) code = open_logits(run, path);
-  if (code == 0) code = generate(run);
-  if (code == 0) code = finish(run);
-  return code == 0 ? save_prefixes(run) : code;
+  return code == 0 ? write_texts(run, path) : code;
 }
 
 static int run(void *context, const char *path) {

@@ -87,7 +87,7 @@ grep -q 'qk_matmul' "$WORK/stage" || fail "--emit=asm: $(head -3 "$WORK/stage")"
 "$QUERN" compile -q "$model" --emit=mlir -o "$WORK/stage.mlir" >"$WORK/stage"
 [ ! -s "$WORK/stage" ] && grep -q 'llvm.func @qk_matmul' "$WORK/stage.mlir" || fail "--emit=mlir: $(head -3 "$WORK/stage.mlir")"
 "$QUERN" compile -q "$model" --emit lower | has '^kernel "qk_matmul' || fail "--emit lower"
-wrong 2 "got 'nonsense', want one of: canonicalise, " compile -q "$model" --emit=nonsense
+wrong 2 "got 'nonsense', want one of: balance_keys, canonicalise, " compile -q "$model" --emit=nonsense
 wrong 2 "got 'cuda', which is of GPUs, and no such target; name one (cuda:sm_90)" compile -q "$model" --emit=cuda
 wrong 2 "--emit: got --dump-ir too" compile -q "$model" --emit=asm --dump-ir
 "$QUERN" compile -q "$QUERN_SOURCE/frontend/examples/embed.json" --emit=object -o "$WORK/e.o" --weights "$WORK/e.weights" ||
