@@ -208,7 +208,7 @@ static void lay_out(cpu_executor *e) {
   const qn_artifact *a = e->base.artifact;
   for (uint32_t i = 0; i < a->program->buffer_count; i++) {
     const qn_art_buffer *b = &a->buffers[i];
-    if (b->kind == QN_ART_ARENA) e->base.bases[i] = e->arena + b->offset;
+    if (b->kind == QN_ART_ARENA && e->arena) e->base.bases[i] = e->arena + b->offset;  // none: all are of no bytes
     if (b->kind == QN_ART_WEIGHT) e->base.bases[i] = (void *)(uintptr_t)(a->weights + b->offset);  // only read
   }
   size_t count = a->program->operand_count, threads = e->own_pointers ? (size_t)qn_threads_created(e->threads) : 0;
