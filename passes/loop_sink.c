@@ -295,21 +295,13 @@ static bool meets(const qn_lstmt *shared, const qn_lstmt *before) {
   return false;
 }
 
-static bool declares(const qn_lblock *block, const qn_lbuf *buf) {
-  for (const qn_lstmt *s = block->first; s; s = s->next) {
-    if (s->kind == QN_LS_LOCAL && s->u.local.buf == buf) return true;
-    if (s->kind == QN_LS_FOR && declares(&s->u.loop.body, buf)) return true;
-  }
-  return false;
-}
-
 // Does the loop, which each iteration goes through as a whole, store what all share to a local from outside of it? Then
 // a sum would be added to again, from where the iteration before left it, and what reads it may have gone in front.
 static bool shares_some(const sinker *k, const qn_lstmt *loop, const qn_lblock *block) {
   for (const qn_lstmt *s = block->first; s; s = s->next) {
     if (s->kind == QN_LS_FOR && shares_some(k, loop, &s->u.loop.body)) return true;
     if (s->kind != QN_LS_STORE || !is_shared(k, s)) continue;
-    if (!declares(&loop->u.loop.body, s->u.store.buf)) return true;
+    if (!qn_loop_declares(&loop->u.loop.body, s->u.store.buf)) return true;
   }
   return false;
 }

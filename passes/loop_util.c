@@ -121,3 +121,11 @@ qn_status qn_loop_pass_end(qn_loop_pass_context *context, const char *pass) {
   if (!context->build->failed) return QN_OK;
   return qn_fail_nomem(context->diag, context->build->kernel->name, pass);
 }
+
+bool qn_loop_declares(const qn_lblock *block, const qn_lbuf *buf) {
+  for (const qn_lstmt *s = block->first; s; s = s->next) {
+    if (s->kind == QN_LS_LOCAL && s->u.local.buf == buf) return true;
+    if (s->kind == QN_LS_FOR && qn_loop_declares(&s->u.loop.body, buf)) return true;
+  }
+  return false;
+}

@@ -51,4 +51,7 @@ void qn_loop_hold(qn_lbuild *b, const qn_schedule *schedule, qn_lblock *block);
 // QN_OK, or the out-of-memory error of a pass whose makers failed.
 QN_CHECKED qn_status qn_loop_pass_end(qn_loop_pass_context *context, const char *pass);
 
+// Is the local declared in the block, or in a loop of it?
+bool qn_loop_declares(const qn_lblock *block, const qn_lbuf *buf);
+
 #endif

@@ -25,19 +25,11 @@ static bool stores_param(const qn_lblock *block) {
   return false;
 }
 
-static bool declares(const qn_lblock *block, const qn_lbuf *buf) {
-  for (const qn_lstmt *s = block->first; s; s = s->next) {
-    if (s->kind == QN_LS_LOCAL && s->u.local.buf == buf) return true;
-    if (s->kind == QN_LS_FOR && declares(&s->u.loop.body, buf)) return true;
-  }
-  return false;
-}
-
 // Does the block store to a local that is not its own?
 static bool stores_outside(const qn_lblock *block, const qn_lblock *all) {
   for (const qn_lstmt *s = block->first; s; s = s->next) {
     bool local = s->kind == QN_LS_STORE && !is_param(s->u.store.buf);
-    if (local && !declares(all, s->u.store.buf)) return true;
+    if (local && !qn_loop_declares(all, s->u.store.buf)) return true;
     if (s->kind == QN_LS_FOR && stores_outside(&s->u.loop.body, all)) return true;
   }
   return false;
