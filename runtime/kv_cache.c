@@ -449,25 +449,48 @@ static qn_status copy_pool(void *context, const qn_art_buffer *buffer, uint64_t 
                       pool + (size_t)c->from * (size_t)buffer->bytes, (size_t)buffer->bytes, c->diag);
 }
 
-// How many of the pages that the sequence's next `count` tokens go to others hold, too: the one that it ends in, or ones that
-// its source is in as well.
-static int64_t shared_ahead(const qn_kv_cache *cache, int g, int32_t sequence, int64_t count) {
+// Of a row's pages those that a sequence's next `count` tokens go to: the one that it ends in, or ones that its source is in
+// as well.
+static span ahead(const qn_kv_cache *cache, int g, int32_t sequence, int64_t count) {
   const row *s = &cache->rows[sequence];
-  int64_t end = pages_for(cache, s->length + count), shared = 0;
-  for (int64_t i = s->length / cache->page_keys; count > 0 && i < end && i < s->spans[g].pages; i++)
-    shared += cache->groups[g].holders[pages_in(cache, g, sequence)[i]] > 1;
+  int64_t end = count > 0 ? pages_for(cache, s->length + count) : 0;
+  return (span){s->length / cache->page_keys, end < s->spans[g].pages ? end : s->spans[g].pages};
+}
+
+static int64_t count_shared(const qn_kv_cache *cache, int g, int32_t sequence, span of) {
+  const int32_t *pages = pages_in(cache, g, sequence);
+  int64_t shared = 0;
+  for (int64_t i = of.first; i < of.pages; i++) shared += cache->groups[g].holders[pages[i]] > 1;
   return shared;
 }
 
-// A copy of a page, for the sequence alone, in its place. There must be a free one.
-static qn_status copy_page(qn_kv_cache *cache, int g, int32_t *place, qn_diag *diag) {
-  copying c = {cache, g, *place, take_free(cache, g), diag};
-  uint64_t bytes;
-  bool overflow;
-  qn_status status = for_each_pool(cache, copy_pool, &c, &bytes, &overflow);
-  let_go_in(cache, g, status == QN_OK ? c.from : c.to);
-  if (status == QN_OK) *place = c.to;
-  return status;
+static int64_t shared_ahead(const qn_kv_cache *cache, int g, int32_t sequence, int64_t count) {
+  return count_shared(cache, g, sequence, ahead(cache, g, sequence, count));
+}
+
+// Copies those of the pages that others hold, too, to the free pages that take_copies gives the sequence in their place: an
+// error before that changes nothing. The free ones must suffice.
+static qn_status copy_shared(const qn_kv_cache *cache, int g, int32_t sequence, span of, qn_diag *diag) {
+  const int32_t *pages = pages_in(cache, g, sequence), *holders = cache->groups[g].holders;
+  const int32_t *next = cache->groups[g].free + cache->groups[g].free_count;
+  for (int64_t i = of.first; i < of.pages; i++) {
+    if (holders[pages[i]] == 1) continue;
+    copying c = {cache, g, pages[i], *--next, diag};
+    uint64_t bytes;
+    bool overflow;
+    QN_TRY(for_each_pool(cache, copy_pool, &c, &bytes, &overflow));
+  }
+  return QN_OK;
+}
+
+static void take_copies(qn_kv_cache *cache, int g, int32_t sequence, span of) {
+  int32_t *pages = pages_in(cache, g, sequence);
+  for (int64_t i = of.first; i < of.pages; i++) {
+    int32_t before = pages[i];
+    if (cache->groups[g].holders[before] == 1) continue;
+    pages[i] = take_free(cache, g);
+    let_go_in(cache, g, before);  // it has others, and is not free for the next one
+  }
 }
 
 // How many pages a sequence with room for `count` more tokens has in its row; those after that come once others are given
@@ -489,20 +512,6 @@ static qn_status check_free(qn_kv_cache *cache, int g, int32_t sequence, int64_t
                  count, more, free, cache->groups[g].page_count);
 }
 
-// The pages are free.
-static qn_status take_pages(qn_kv_cache *cache, int g, int32_t sequence, int64_t count, qn_diag *diag) {
-  row *s = &cache->rows[sequence];
-  int64_t copies = shared_ahead(cache, g, sequence, count), want = wanted_pages(cache, g, s, count);
-  int32_t *pages = pages_in(cache, g, sequence);
-  for (int64_t i = s->length / cache->page_keys; copies > 0; i++) {
-    if (cache->groups[g].holders[pages[i]] == 1) continue;
-    QN_TRY(copy_page(cache, g, &pages[i], diag));
-    copies--;
-  }
-  while (s->spans[g].pages < want) pages[s->spans[g].pages++] = take_free(cache, g);
-  return QN_OK;
-}
-
 qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
   assert(qn_kv_cache_has(cache, sequence) && count >= 0);
   row *s = &cache->rows[sequence];
@@ -514,7 +523,14 @@ qn_status qn_kv_cache_reserve(qn_kv_cache *cache, int32_t sequence, int64_t coun
   }
   qn_kv_cache_slide(cache, sequence);
   for (int g = 0; g < cache->group_count; g++) QN_TRY(check_free(cache, g, sequence, count, diag));
-  for (int g = 0; g < cache->group_count; g++) QN_TRY(take_pages(cache, g, sequence, count, diag));
+  for (int g = 0; g < cache->group_count; g++)
+    QN_TRY(copy_shared(cache, g, sequence, ahead(cache, g, sequence, count), diag));
+  for (int g = 0; g < cache->group_count; g++) {
+    take_copies(cache, g, sequence, ahead(cache, g, sequence, count));
+    span *of = &s->spans[g];
+    int64_t want = wanted_pages(cache, g, s, count);
+    while (of->pages < want) pages_in(cache, g, sequence)[of->pages++] = take_free(cache, g);
+  }
   return QN_OK;
 }
 
@@ -592,11 +608,8 @@ int64_t qn_kv_cache_shared(const qn_kv_cache *cache, int32_t sequence, bool kept
 }
 
 qn_status qn_kv_cache_own(qn_kv_cache *cache, int32_t sequence, qn_diag *diag) {
-  row *s = &cache->rows[sequence];
-  int32_t *pages = pages_of(cache, sequence);
-  const int32_t *holders = cache->groups[ALL].holders;
-  const span *of = &s->spans[ALL];
-  int64_t copies = qn_kv_cache_shared(cache, sequence, true);
+  span all = cache->rows[sequence].spans[ALL];
+  int64_t copies = count_shared(cache, ALL, sequence, all);
   if (!have_free(cache, ALL, copies)) {
     return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
                    "the KV cache is full: got %" PRId64
@@ -604,8 +617,8 @@ qn_status qn_kv_cache_own(qn_kv_cache *cache, int32_t sequence, qn_diag *diag) {
                    "most the %" PRId64 " of %" PRId64 " that are free",
                    copies, qn_kv_cache_free_pages(cache), cache->groups[ALL].page_count);
   }
-  for (int64_t i = of->first; i < of->pages; i++)
-    if (holders[pages[i]] > 1) QN_TRY(copy_page(cache, ALL, &pages[i], diag));
+  QN_TRY(copy_shared(cache, ALL, sequence, all, diag));
+  take_copies(cache, ALL, sequence, all);
   return QN_OK;
 }
 

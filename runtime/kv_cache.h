@@ -123,8 +123,7 @@ int64_t qn_kv_cache_evicted(const qn_kv_cache *cache, int32_t sequence);
 void qn_kv_cache_set_evicted(qn_kv_cache *cache, int32_t sequence, int64_t evicted);
 // How many of the sequence's pages others hold, too; with `kept` also those that are only kept beside it.
 int64_t qn_kv_cache_shared(const qn_kv_cache *cache, int32_t sequence, bool kept);
-// Nobody else holds the sequence's pages afterwards. LIMIT: there are too few for copies, and all is as it was; the
-// memory's.
+// Nobody else holds the sequence's pages afterwards. LIMIT (there are too few for copies), the memory's: all is as it was.
 QN_CHECKED qn_status qn_kv_cache_own(qn_kv_cache *cache, int32_t sequence, qn_diag *diag);
 // Brings the pages of one cache buffer that hold the first `keys` keys, one after another, to or from the host's
 // memory.

@@ -413,6 +413,57 @@ START_TEST(no_page_for_a_copy) {
 }
 END_TEST
 
+// The host's memory, of which the so many'th copy from now on fails.
+static int copies_left;
+static qn_status copy_or_fail(void *context, void *to, const void *from, size_t bytes, qn_diag *diag) {
+  if (copies_left-- == 0) return qn_fail(diag, QN_ERR_IO, "memory", "lost");
+  return qn_memory_host()->copy(context, to, from, bytes, diag);
+}
+
+// All or nothing, wherever copying ends: in the first group of pages or in the second.
+START_TEST(copies_that_fail) {
+  enum { LAYERS = 3, COPIES = 2 * LAYERS };  // a page of each of their caches
+  qn_diag diag = {0};
+  window = 4 * PAGE_KEYS;
+  rings = true;
+  qn_artifact artifact = open_artifact(LAYERS, 0, 0);
+  window = 0;
+  rings = false;
+  qn_memory memory = *qn_memory_host();
+  memory.copy = copy_or_fail;
+  qn_kv_options options = {.sequences = 2, .context = 8 * PAGE_KEYS, .step = 2 * PAGE_KEYS, .memory = &memory};
+  qn_kv_cache *cache = NULL;
+  qn_assert_ok(&diag, qn_kv_cache_create(&artifact, &options, qn_test_allocator(), &cache, &diag));
+  int32_t a = add(cache), b = add(cache);
+  append(cache, a, PAGE_KEYS + 5);
+  qn_kv_cache_fork(cache, a, PAGE_KEYS + 5, b);
+  int64_t free = qn_kv_cache_free_pages(cache), forks = qn_kv_cache_free_forks(cache);
+  for (copies_left = 0; copies_left < COPIES;) {
+    int failing = copies_left;
+    diag = (qn_diag){0};
+    qn_assert_fails(&diag, QN_ERR_IO, "lost", qn_kv_cache_reserve(cache, b, 2 * PAGE_KEYS, &diag));
+    ck_assert_int_eq(qn_kv_cache_free_pages(cache), free);
+    ck_assert_int_eq(qn_kv_cache_free_forks(cache), forks);
+    ck_assert_int_eq(qn_kv_cache_held(cache, b), 2);
+    ck_assert_int_eq(qn_kv_cache_shared(cache, b, true), 2);
+    diag = (qn_diag){0};
+    qn_assert_fails(&diag, QN_ERR_IO, "lost", (copies_left = failing % LAYERS, qn_kv_cache_own(cache, b, &diag)));
+    ck_assert_int_eq(qn_kv_cache_shared(cache, b, true), 2);
+    diag = (qn_diag){0};
+    qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+    copies_left = failing + 1;
+  }
+  append(cache, b, 2 * PAGE_KEYS);
+  ck_assert_int_eq(qn_kv_cache_shared(cache, b, true), 1);
+  qn_kv_cache_remove(cache, a);
+  qn_kv_cache_remove(cache, b);
+  qn_assert_ok(&diag, qn_kv_cache_check(cache, &diag));
+  ck_assert_int_eq(qn_kv_cache_free_pages(cache), qn_kv_cache_pages(cache));
+  qn_kv_cache_destroy(cache);
+  qn_artifact_close(&artifact);
+}
+END_TEST
+
 // Pages that are kept beside the sequences count as free while nobody has them, and are given up when others are wanted.
 typedef struct keeper {
   qn_kv_cache *cache;
@@ -587,6 +638,6 @@ START_TEST(filling) {
 END_TEST
 
 QN_CASE(pages, sizes, pages_come_and_go, pages_of_a_source_stay, rings_are_bounded, rings_at_random, limits, pages_are_conserved,
-        shared_pages_are_copied, no_page_for_a_copy, kept_pages)
+        shared_pages_are_copied, no_page_for_a_copy, copies_that_fail, kept_pages)
 QN_CASE(memory, pools_are_zero_and_apart, filling, out_of_memory)
 QN_TEST_MAIN(pages, memory)
