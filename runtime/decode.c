@@ -175,7 +175,7 @@ static void set_row(qn_decoder *d, int64_t row, const qn_sampling *settings) {
 
 // --- prefixes: what they take
 
-static size_t log_bytes(const qn_decoder *d) {  // rows × pages of them are bounded (kv_cache.c)
+static size_t log_bytes(const qn_decoder *d) {  // rows × pages of them are bounded (kv_cache_create.c)
   return (size_t)qn_kv_cache_sequences(d->cache) * (size_t)qn_kv_cache_context(d->cache) * sizeof *d->log;
 }
 static size_t logged_bytes(const qn_decoder *d) {

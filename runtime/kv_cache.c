@@ -1,278 +1,15 @@
 // Pages are handed out from a stack of free numbers; a sequence's pages are a row of the block table. A page is free when
 // its last holder lets go of it. Where layers have windows, a row lets go of the pages before it: of those of all layers, or
 // where others see all, of those in pools of their own, which have numbers and a block table of their own.
-#include "runtime/kv_cache.h"
-
 #include <assert.h>
 #include <inttypes.h>
-#include <string.h>
 
-#include "runtime/base/window.h"
+#include "runtime/kv_cache_impl.h"
 
-#define POOL_ALIGNMENT 4096u
-enum { SYMBOL_P = 3, SYMBOL_B = 4, SYMBOL_G = 5 };  // qn_symbol of ir/type.h
-
-#define MAX_PAGES      (INT64_C(1) << 30)  // page numbers are 32-bit
-
-// Pools whose pages go together: `all` of every layer, but for those of layers with windows where there are such `rings`.
-enum { ALL, RINGS, MOST_GROUPS };
-
-typedef struct span {
-  int64_t first;  // page of its row that it holds: those before lay outside every window, and their places hold 0
-  int64_t pages;  // in its row, those before the first included
-} span;
-
-typedef struct row {
-  bool used;
-  int64_t length;  // tokens
-  int64_t source;  // tokens of its source
-  span spans[MOST_GROUPS];
-  int64_t evicted;  // tokens whose keys were taken out from among the others: they are not in `length`
-  int64_t floor;    // the length that was left then, or the least that was restored of it
-} row;
-
-typedef struct group {
-  int32_t *table;    // owned: (row_count, row_pages)
-  int32_t *free;     // owned: stack of page_count numbers, the next one on top
-  int32_t *holders;  // owned: of each page: rows that have it, and one more where it is kept
-  int64_t page_count, free_count;
-  int64_t window;    // keys that a token sees at most; 0 = all before it
-  int64_t row_most;  // pages that a row ever holds at most
-} group;
-
-struct qn_kv_cache {
-  const qn_artifact *artifact;    // borrowed
-  const qn_allocator *allocator;  // borrowed
-  row *rows;                      // owned: one a row
-  group groups[MOST_GROUPS];
-  int group_count;
-  bool *kept;                     // owned: of each page of the first group, which has others then
-  qn_memory memory;               // where the pools lie
-  uint8_t *pools;                 // taken of it; NULL when the program has no cache
-  uint64_t pool_bytes;
-  int32_t row_count;
-  int64_t row_pages;
-  int64_t idle_count;  // pages that are kept and have no other holder
-  int64_t page_keys, context;
-  int64_t ring;        // the window of the buffers that have one beside others without; 0 = there are none
-  int64_t step;        // tokens of a step at most
-  bool evicts, sums;
-  qn_kv_reclaimer reclaim;  // NULL = none
-  void *reclaim_context;    // borrowed
-};
-
-// Has the buffer a window beside others without?
-static bool is_ring(const qn_kv_cache *cache, const qn_art_buffer *buffer) {
-  return cache->ring > 0 && buffer->window > 0;
-}
-
-static int group_of(const qn_kv_cache *cache, const qn_art_buffer *buffer) {
-  return cache->group_count > RINGS && is_ring(cache, buffer) ? RINGS : ALL;
-}
-
-// Where the pool of each cache buffer begins, in the artifact's order: calls visit(context, buffer, offset), and gives
-// the bytes of all, or that they overflow.
-typedef qn_status (*pool_visitor)(void *context, const qn_art_buffer *buffer, uint64_t offset);
-
-static qn_status for_each_pool(const qn_kv_cache *cache, pool_visitor visit, void *context, uint64_t *out_bytes,
-                               bool *out_overflow) {
-  uint64_t offset = 0;
-  *out_overflow = false;
-  for (uint32_t i = 0; i < cache->artifact->program->buffer_count; i++) {
-    const qn_art_buffer *b = &cache->artifact->buffers[i];
-    size_t bytes = 0;
-    if (b->kind != QN_ART_CACHE) continue;
-    if (visit) QN_TRY(visit(context, b, offset));
-    if (!qn_size_mul((size_t)b->bytes, (size_t)cache->groups[group_of(cache, b)].page_count, &bytes) || bytes > (UINT64_C(1) << 47) - offset) {
-      *out_overflow = true;
-      return QN_OK;
-    }
-    offset = qn_align_up(offset + bytes, POOL_ALIGNMENT);
-  }
-  *out_bytes = offset;
-  return QN_OK;
-}
-
-static qn_status check_symbol(const qn_kv_cache *cache, int symbol, const char *what, int64_t got, qn_diag *diag) {
-  int64_t most = cache->artifact->program->symbol_max[symbol];
-  if (most == 0 || got <= most) return QN_OK;
-  return qn_fail(diag, QN_ERR_LIMIT, cache->artifact->path,
-                 "KV cache: %s: got %" PRId64 ", want at most %" PRId64 " as the artifact was compiled", what, got,
-                 most);
-}
-
-// Pages for forks are no more than the artifact allows in all: what has no room is not forked.
-static void add_forks(qn_kv_cache *cache, int32_t forks) {
-  int64_t most = cache->artifact->program->symbol_max[SYMBOL_G];
-  cache->row_count += forks;
-  for (int i = 0; i < cache->group_count; i++) {
-    group *g = &cache->groups[i];
-    int64_t pages = (int64_t)forks * (cache->row_pages < 2 ? cache->row_pages : 2);
-    if (i == ALL && most && pages > most - g->page_count) pages = most > g->page_count ? most - g->page_count : 0;
-    g->page_count += pages;
-  }
-}
-
-// Rings have what all rows ever hold: they are never what a sequence has no room for.
-static void set_groups(qn_kv_cache *cache, const qn_kv_options *options) {
-  int64_t windows[MOST_GROUPS] = {[ALL] = qn_artifact_window(cache->artifact), [RINGS] = cache->ring};
-  cache->group_count = cache->ring > 0 && !options->whole ? MOST_GROUPS : RINGS;
-  for (int i = 0; i < cache->group_count; i++) {
-    group *g = &cache->groups[i];
-    g->window = windows[i];
-    g->row_most = qn_window_pages(g->window, cache->step, options->context, cache->page_keys);
-    g->page_count = options->pages && i == ALL ? options->pages : g->row_most * cache->row_count;
-  }
-}
-
-static qn_status set_sizes(qn_kv_cache *cache, const qn_kv_options *options, qn_diag *diag) {
-  const char *path = cache->artifact->path;
-  int64_t keys = cache->artifact->program->page_keys;
-  cache->page_keys = keys ? keys : 1;
-  cache->context = options->context;
-  cache->row_count = options->sequences ? options->sequences : 1;
-  if (options->context < 1 || options->context > MAX_PAGES) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: context: got %" PRId64 " tokens, want 1 to %" PRId64,
-                   options->context, MAX_PAGES);
-  }
-  if (cache->row_count < 1 || cache->row_count > 65536) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: sequences: got %" PRId32 ", want 1 to 65536",
-                   cache->row_count);
-  }
-  cache->row_pages = (options->context + cache->page_keys - 1) / cache->page_keys;
-  cache->evicts = options->evicts;
-  cache->sums = options->sums;
-  cache->ring = qn_artifact_ring(cache->artifact);
-  cache->step = options->step > 0 && options->step < options->context ? options->step : options->context;
-  set_groups(cache, options);
-  int64_t pages = cache->groups[ALL].page_count;
-  if (pages > 0) add_forks(cache, options->forks);
-  pages = cache->groups[ALL].page_count;
-  if (pages < 1 || pages > MAX_PAGES || cache->row_pages * cache->row_count > MAX_PAGES) {
-    return qn_fail(diag, QN_ERR_ARGUMENT, path, "KV cache: got %" PRId64 " pages, want 1 to %" PRId64, pages,
-                   MAX_PAGES);
-  }
-  QN_TRY(check_symbol(cache, SYMBOL_P, "pages of a sequence", cache->row_pages, diag));
-  QN_TRY(check_symbol(cache, SYMBOL_B, "sequences", cache->row_count, diag));
-  return check_symbol(cache, SYMBOL_G, "pages of the pool", pages, diag);
-}
-
-static size_t table_bytes(const qn_kv_cache *c) {
-  return (size_t)c->row_count * (size_t)c->row_pages * sizeof(int32_t);
-}
-static size_t free_bytes(const group *g) { return (size_t)g->page_count * sizeof(int32_t); }
-static size_t kept_bytes(const qn_kv_cache *c) { return (size_t)c->groups[ALL].page_count * sizeof(bool); }
-static size_t sequence_bytes(const qn_kv_cache *c) { return (size_t)c->row_count * sizeof(row); }
-
-static bool take_tables(qn_kv_cache *cache, group *g) {
-  g->table = qn_alloc_zeroed(cache->allocator, table_bytes(cache));
-  g->free = qn_alloc_zeroed(cache->allocator, free_bytes(g));
-  g->holders = qn_alloc_zeroed(cache->allocator, free_bytes(g));
-  for (int64_t i = 0; g->free && i < g->page_count; i++) g->free[i] = (int32_t)(g->page_count - 1 - i);
-  g->free_count = g->page_count;
-  return g->table && g->free && g->holders;
-}
-
-static qn_status take_memory(qn_kv_cache *cache, qn_diag *diag) {
-  const char *path = cache->artifact->path;
-  bool overflow;
-  cache->rows = qn_alloc_zeroed(cache->allocator, sequence_bytes(cache));
-  cache->kept = qn_alloc_zeroed(cache->allocator, kept_bytes(cache));
-  bool taken = cache->rows && cache->kept;
-  for (int i = 0; i < cache->group_count && taken; i++) taken = take_tables(cache, &cache->groups[i]);
-  if (!taken) return qn_fail_nomem(diag, path, "the KV cache's tables");
-  QN_TRY(for_each_pool(cache, NULL, NULL, &cache->pool_bytes, &overflow));
-  if (overflow) {
-    return qn_fail(diag, QN_ERR_LIMIT, path, "KV cache: the size of %" PRId64 " pages overflows",
-                   cache->groups[ALL].page_count);
-  }
-  if (cache->pool_bytes > 0) {
-    void *pools = NULL;
-    QN_TRY(cache->memory.take(cache->memory.context, cache->pool_bytes, path, "a KV cache",
-                              "ask for a smaller context", &pools, diag));
-    cache->pools = pools;
-  }
-  return QN_OK;
-}
-
-qn_status qn_kv_cache_create(const qn_artifact *artifact, const qn_kv_options *options, const qn_allocator *allocator,
-                             qn_kv_cache **out, qn_diag *diag) {
-  *out = NULL;
-  qn_kv_cache *cache = qn_alloc_zeroed(allocator, sizeof *cache);
-  if (!cache) return qn_fail_nomem(diag, artifact->path, "the KV cache");
-  cache->artifact = artifact;
-  cache->allocator = allocator;
-  cache->memory = options->memory ? *options->memory : *qn_memory_host();
-  qn_status status = set_sizes(cache, options, diag);
-  if (status == QN_OK) status = take_memory(cache, diag);
-  if (status == QN_OK) {
-    *out = cache;
-  } else {
-    qn_kv_cache_destroy(cache);
-  }
-  return status;
-}
-
-void qn_kv_cache_destroy(qn_kv_cache *cache) {
-  if (!cache) return;
-  if (cache->pools) cache->memory.give_back(cache->memory.context, cache->pools, cache->pool_bytes);
-  qn_free(cache->allocator, cache->rows, sequence_bytes(cache));
-  for (int i = 0; i < cache->group_count; i++) {
-    group *g = &cache->groups[i];
-    qn_free(cache->allocator, g->table, table_bytes(cache));
-    qn_free(cache->allocator, g->free, free_bytes(g));
-    qn_free(cache->allocator, g->holders, free_bytes(g));
-  }
-  qn_free(cache->allocator, cache->kept, kept_bytes(cache));
-  qn_free(cache->allocator, cache, sizeof *cache);
-}
-
-typedef struct binding {
-  const qn_kv_cache *cache;
-  qn_executor *executor;
-  qn_diag *diag;
-} binding;
-
-static qn_status bind_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
-  const binding *b = context;
-  return qn_executor_bind_cache(b->executor, b->cache->artifact->strings + buffer->name, buffer->layer,
-                                b->cache->pools + offset, b->diag);
-}
-
-qn_status qn_kv_cache_bind(const qn_kv_cache *cache, qn_executor *executor, qn_diag *diag) {
-  binding b = {cache, executor, diag};
-  uint64_t bytes;
-  bool overflow;
-  return for_each_pool(cache, bind_pool, &b, &bytes, &overflow);
-}
-
-const int32_t *qn_kv_cache_block_table(const qn_kv_cache *cache) { return cache->groups[ALL].table; }
-const int32_t *qn_kv_cache_window_table(const qn_kv_cache *cache) { return cache->groups[cache->group_count - 1].table; }
-int32_t qn_kv_cache_sequences(const qn_kv_cache *cache) { return cache->row_count; }
-int64_t qn_kv_cache_pages_per_sequence(const qn_kv_cache *cache) { return cache->row_pages; }
-int64_t qn_kv_cache_pages(const qn_kv_cache *cache) { return cache->groups[ALL].page_count; }
-int64_t qn_kv_cache_page_keys(const qn_kv_cache *cache) { return cache->page_keys; }
-int64_t qn_kv_cache_free_pages(const qn_kv_cache *cache) {
-  return cache->groups[ALL].free_count + cache->idle_count;
-}
-int64_t qn_kv_cache_free_forks(const qn_kv_cache *cache) {
-  int64_t all = qn_kv_cache_free_pages(cache), rings = cache->groups[RINGS].free_count;
-  return cache->group_count > RINGS && rings < all ? rings : all;
-}
-int64_t qn_kv_cache_context(const qn_kv_cache *cache) { return cache->context; }
-uint64_t qn_kv_cache_bytes(const qn_kv_cache *cache) { return cache->pool_bytes; }
+const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache) { return cache->artifact; }
+const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache) { return cache->allocator; }
 
 // --- pages and their holders
-
-static int32_t *pages_in(const qn_kv_cache *cache, int g, int32_t sequence) {
-  return cache->groups[g].table + (size_t)sequence * (size_t)cache->row_pages;
-}
-
-static int32_t *pages_of(const qn_kv_cache *cache, int32_t sequence) { return pages_in(cache, ALL, sequence); }
-
-static int64_t pages_for(const qn_kv_cache *cache, int64_t tokens) {
-  return (tokens + cache->page_keys - 1) / cache->page_keys;
-}
 
 // The first page that a sequence of so many tokens keeps: one more than its next token sees.
 static int64_t first_kept(const qn_kv_cache *cache, int g, int64_t length) {
@@ -433,22 +170,6 @@ void qn_kv_cache_slide(qn_kv_cache *cache, int32_t sequence) {
   }
 }
 
-typedef struct copying {
-  const qn_kv_cache *cache;
-  int group;
-  int32_t from, to;
-  qn_diag *diag;
-} copying;
-
-static qn_status copy_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
-  const copying *c = context;
-  const qn_memory *memory = &c->cache->memory;
-  uint8_t *pool = c->cache->pools + offset;
-  if (group_of(c->cache, buffer) != c->group) return QN_OK;
-  return memory->copy(memory->context, pool + (size_t)c->to * (size_t)buffer->bytes,
-                      pool + (size_t)c->from * (size_t)buffer->bytes, (size_t)buffer->bytes, c->diag);
-}
-
 // Of a row's pages those that a sequence's next `count` tokens go to: the one that it ends in, or ones that its source is in
 // as well.
 static span ahead(const qn_kv_cache *cache, int g, int32_t sequence, int64_t count) {
@@ -475,10 +196,7 @@ static qn_status copy_shared(const qn_kv_cache *cache, int g, int32_t sequence, 
   const int32_t *next = cache->groups[g].free + cache->groups[g].free_count;
   for (int64_t i = of.first; i < of.pages; i++) {
     if (holders[pages[i]] == 1) continue;
-    copying c = {cache, g, pages[i], *--next, diag};
-    uint64_t bytes;
-    bool overflow;
-    QN_TRY(for_each_pool(cache, copy_pool, &c, &bytes, &overflow));
+    QN_TRY(qn_kv_copy_page(cache, g, pages[i], *--next, diag));
   }
   return QN_OK;
 }
@@ -632,51 +350,12 @@ void qn_kv_cache_evict(qn_kv_cache *cache, int32_t sequence, int64_t keep) {
   s->floor = keep;
 }
 
-typedef struct transfer {
-  const qn_kv_cache *cache;
-  const qn_art_buffer *buffer;
-  const int32_t *numbers;
-  int64_t pages;
-  bool write;
-  uint8_t *at;
-  qn_diag *diag;
-} transfer;
-
-static qn_status transfer_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
-  const transfer *t = context;
-  const qn_memory *memory = &t->cache->memory;
-  size_t bytes = (size_t)buffer->bytes;
-  for (int64_t i = 0; buffer == t->buffer && i < t->pages; i++) {
-    uint8_t *page = t->cache->pools + offset + (size_t)t->numbers[i] * bytes, *at = t->at + (size_t)i * bytes;
-    if (t->write) QN_TRY(memory->write(memory->context, page, at, bytes, t->diag));
-    if (!t->write) QN_TRY(memory->read(memory->context, at, page, bytes, t->diag));
-  }
-  return QN_OK;
-}
-
-qn_status qn_kv_cache_transfer(const qn_kv_cache *cache, int32_t sequence, const qn_art_buffer *buffer, int64_t keys,
-                               bool write, uint8_t *pages, qn_diag *diag) {
-  assert(qn_kv_cache_has(cache, sequence) && cache->rows[sequence].spans[ALL].first == 0);
-  transfer t = {cache, buffer, pages_of(cache, sequence), pages_for(cache, keys), write, pages, diag};
-  uint64_t bytes;
-  bool overflow;
-  return for_each_pool(cache, transfer_pool, &t, &bytes, &overflow);
-}
-
-// --- all pages of a sequence
-
-const qn_artifact *qn_kv_cache_artifact(const qn_kv_cache *cache) { return cache->artifact; }
-const qn_allocator *qn_kv_cache_allocator(const qn_kv_cache *cache) { return cache->allocator; }
+// --- restored sequences and sources
 
 void qn_kv_cache_set_evicted(qn_kv_cache *cache, int32_t sequence, int64_t evicted) {
   row *s = &cache->rows[sequence];
   s->evicted = evicted;
   if (evicted > 0) s->floor = s->length;
-}
-
-// The first page that the next token of a sequence of so many sees.
-static int64_t first_seen(const qn_kv_cache *cache, int g, int64_t length) {
-  return qn_window_first_page(cache->groups[g].window, length, cache->page_keys);
 }
 
 // Its pages that nobody else holds may be taken for the new ones.
@@ -716,14 +395,6 @@ qn_status qn_kv_cache_replace(qn_kv_cache *cache, int32_t sequence, int64_t leng
   return QN_OK;
 }
 
-bool qn_kv_cache_layout(const qn_artifact *artifact, const qn_art_buffer *b, qn_kv_page *out) {
-  const char *kind = artifact->strings + b->name;
-  bool is_k = qn_kv_lies_as_k(kind);
-  if (!qn_kv_is_kind(kind) || b->rank != 4) return false;
-  return qn_kv_page_make(b->dtype, is_k, b->dims[1], b->dims[is_k ? 2 : 3], artifact->program->page_keys, out) &&
-         b->dims[is_k ? 3 : 2] == out->keys && (uint64_t)out->page_bytes == b->bytes;
-}
-
 int64_t qn_kv_cache_source(const qn_kv_cache *cache, int32_t sequence) {
   assert(qn_kv_cache_has(cache, sequence));
   return cache->rows[sequence].source;
@@ -736,155 +407,6 @@ qn_status qn_kv_cache_take_source(qn_kv_cache *cache, int32_t sequence, int64_t 
 void qn_kv_cache_clear(qn_kv_cache *cache, int32_t sequence) {
   cache->rows[sequence].source = 0;
   qn_kv_cache_truncate(cache, sequence, 0);
-}
-
-size_t qn_kv_cache_largest_page(const qn_kv_cache *cache) {
-  size_t most = 1;
-  for (uint32_t i = 0; i < cache->artifact->program->buffer_count; i++) {
-    const qn_art_buffer *b = &cache->artifact->buffers[i];
-    if (b->kind == QN_ART_CACHE && b->bytes > most) most = (size_t)b->bytes;
-  }
-  return most;
-}
-
-typedef struct visiting {
-  const qn_kv_cache *cache;
-  const int32_t *numbers[MOST_GROUPS];  // of the pages
-  int64_t first[MOST_GROUPS];           // of them, that are visited: of the buffers of a group, and of rings
-  int64_t keys, source;                 // that they hold in all, and keys of a source
-  bool write;
-  uint8_t *page;
-  qn_kv_page_visitor visit;
-  void *context;
-  qn_diag *diag;
-} visiting;
-
-static qn_status visit_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
-  const visiting *v = context;
-  const qn_kv_cache *cache = v->cache;
-  const qn_memory *memory = &cache->memory;
-  int64_t i = buffer->of_source ? 0 : v->first[is_ring(cache, buffer) ? RINGS : ALL];
-  int64_t left = (buffer->of_source ? v->source : v->keys) - i * cache->page_keys;
-  for (; left > 0; i++, left -= cache->page_keys) {
-    uint8_t *page = cache->pools + offset + (size_t)v->numbers[group_of(cache, buffer)][i] * (size_t)buffer->bytes;
-    if (!v->write) QN_TRY(memory->read(memory->context, v->page, page, (size_t)buffer->bytes, v->diag));
-    QN_TRY(v->visit(v->context, buffer, v->page, left < cache->page_keys ? left : cache->page_keys));
-    if (v->write) QN_TRY(memory->write(memory->context, page, v->page, (size_t)buffer->bytes, v->diag));
-  }
-  return QN_OK;
-}
-
-static qn_status visit_pools(visiting v) {
-  uint64_t bytes;
-  bool overflow;
-  return for_each_pool(v.cache, visit_pool, &v, &bytes, &overflow);
-}
-
-qn_status qn_kv_cache_visit(const qn_kv_cache *cache, int32_t sequence, bool write, uint8_t *page,
-                            qn_kv_page_visitor visit, void *context, qn_diag *diag) {
-  visiting v = {.cache = cache, .keys = qn_kv_cache_length(cache, sequence), .source = qn_kv_cache_source(cache, sequence),
-                .write = write, .page = page, .visit = visit, .context = context, .diag = diag};
-  for (int g = 0; g < cache->group_count; g++) v.numbers[g] = pages_in(cache, g, sequence);
-  v.first[ALL] = first_seen(cache, ALL, v.keys);
-  v.first[RINGS] = qn_window_first_page(cache->ring, v.keys, cache->page_keys);
-  return visit_pools(v);
-}
-
-qn_status qn_kv_cache_visit_page(const qn_kv_cache *cache, int32_t number, int64_t keys, bool write, uint8_t *page,
-                                 qn_kv_page_visitor visit, void *context, qn_diag *diag) {
-  assert(number >= 0 && number < cache->groups[ALL].page_count && keys > 0 && keys <= cache->page_keys);
-  assert(cache->group_count == RINGS);
-  return visit_pools((visiting){.cache = cache, .numbers = {&number}, .keys = keys, .write = write, .page = page,
-                                .visit = visit, .context = context, .diag = diag});
-}
-
-// --- synthetic contents
-
-typedef struct filling {
-  const qn_kv_cache *cache;
-  int32_t sequence;
-  int64_t first, end;  // of its pages
-  uint8_t *page;       // room for the largest
-  qn_diag *diag;
-} filling;
-
-// Any bits between these two exponents are numbers of magnitude 2^-3 to 2^-1, half of them negative. The upper half of an
-// f32 is a bf16, and any lower half will do.
-static uint16_t small_number(bool is_f16, uint32_t random) {
-  return is_f16 ? (uint16_t)((random & 0x83FF) | 0x3000) : (uint16_t)((random & 0x807F) | 0x3E00);
-}
-
-// Any bytes are codes; scales are positive, and such that values are about as large as those of floats.
-static uint16_t small_scale(const qn_kv_page *page, uint32_t random) {
-  return (uint16_t)((random & 0x007F) | (page->bits == 8 ? 0x3B00 : 0x3D00));
-}
-
-static uint16_t small_bits(const qn_kv_page *page, uint64_t at, uint32_t random) {
-  if (!page->coded) return small_number(page->is_f16, random);
-  // A signed byte -128 is no code.
-  return at % (uint64_t)page->head_bytes >= (uint64_t)page->scales_at ? small_scale(page, random) : (uint16_t)(random | 0x0101);
-}
-
-static qn_status fill_pool(void *context, const qn_art_buffer *buffer, uint64_t offset) {
-  const filling *f = context;
-  if (buffer->of_source) return QN_OK;  // a source's keys stay
-  const qn_artifact *a = f->cache->artifact;
-  qn_kv_page layout;
-  bool known = qn_kv_page_make(buffer->dtype, true, 1, 1, f->cache->page_keys, &layout) && !layout.coded;
-  if (!known && !qn_kv_cache_layout(a, buffer, &layout)) {
-    return qn_fail(f->diag, QN_ERR_UNSUPPORTED, a->path,
-                   "KV cache: got element type %" PRIu32 ", want f32, f16, bf16, or pages of int8 or int4, to fill it",
-                   buffer->dtype);
-  }
-  const qn_memory *memory = &f->cache->memory;
-  const int32_t *pages = pages_in(f->cache, group_of(f->cache, buffer), f->sequence);
-  for (int64_t i = f->first; i < f->end; i++) {
-    uint8_t *to = f->cache->pools + offset + (size_t)pages[i] * (size_t)buffer->bytes;
-    uint32_t state = 2463534242u + (uint32_t)pages[i] + buffer->layer;
-    for (uint64_t at = 0; at + 2 <= buffer->bytes; at += 2) {
-      state ^= state << 13, state ^= state >> 17, state ^= state << 5;
-      uint16_t bits = small_bits(&layout, at, state);
-      memcpy(f->page + at, &bits, sizeof bits);
-    }
-    QN_TRY(memory->write(memory->context, to, f->page, buffer->bytes, f->diag));
-  }
-  return QN_OK;
-}
-
-// Lengthens a sequence by what a step may add.
-static qn_status fill_step(qn_kv_cache *cache, int32_t sequence, int64_t count, uint8_t *page, qn_diag *diag) {
-  uint64_t bytes;
-  bool overflow;
-  row *s = &cache->rows[sequence];
-  int64_t first = pages_for(cache, s->length);  // what the last page holds already stays
-  QN_TRY(qn_kv_cache_reserve(cache, sequence, count, diag));
-  filling f = {.cache = cache,
-               .sequence = sequence,
-               .first = first,
-               .end = pages_for(cache, s->length + count),
-               .page = page,
-               .diag = diag};
-  QN_TRY(for_each_pool(cache, fill_pool, &f, &bytes, &overflow));
-  qn_kv_cache_advance(cache, sequence, count);
-  return QN_OK;
-}
-
-qn_status qn_kv_cache_fill(qn_kv_cache *cache, int32_t sequence, int64_t count, qn_diag *diag) {
-  row *s = &cache->rows[sequence];
-  size_t page_bytes = qn_kv_cache_largest_page(cache);
-  uint8_t *page = qn_alloc(cache->allocator, page_bytes);
-  if (!page) return qn_fail_nomem(diag, cache->artifact->path, "a page of keys");
-  int64_t before = s->length;
-  qn_status status = qn_kv_cache_reserve(cache, sequence, count, diag);
-  for (int64_t left = count; status == QN_OK && left > 0;) {
-    int64_t now = left < cache->step ? left : cache->step;
-    status = fill_step(cache, sequence, now, page, diag);
-    left -= now;
-  }
-  qn_free(cache->allocator, page, page_bytes);
-  if (status == QN_OK) before = s->length;  // else all is taken back
-  qn_kv_cache_truncate(cache, sequence, before < qn_kv_cache_least(cache, sequence) ? 0 : before);
-  return status;
 }
 
 void qn_kv_cache_truncate(qn_kv_cache *cache, int32_t sequence, int64_t length) {
