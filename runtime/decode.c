@@ -350,11 +350,22 @@ static int64_t own_last_page(qn_decoder *d, int32_t sequence, int64_t tokens) {
   return length == 0 ? 0 : length + evicted;
 }
 
+// Of so many tokens those that are looked for: the last key of a full sequence is evaluated.
+static int64_t looked_for(const qn_decoder *d, size_t count) {
+  if (!d->prefixes || count < 2 || count > INT32_MAX) return 0;
+  return d->policy && (int64_t)count > d->most_keys ? d->most_keys : (int64_t)count;
+}
+
+int64_t qn_decoder_look(const qn_decoder *d, const int32_t *tokens, size_t count, qn_kv_prefix_visitor visit,
+                        void *context) {
+  int64_t most = looked_for(d, count);
+  return most > 0 ? qn_kv_prefix_look(d->prefixes, tokens, most, visit, context) : 0;
+}
+
 int64_t qn_decoder_attach(qn_decoder *d, int32_t sequence, const int32_t *tokens, size_t count) {
-  if (!d->prefixes || sequence < 0 || sequence >= d->sequences || qn_kv_cache_length(d->cache, sequence) > 0) return 0;
-  if (count < 2 || count > INT32_MAX) return 0;
-  if (d->policy && (int64_t)count > d->most_keys) count = (size_t)d->most_keys;  // the last key of a full one is evaluated
-  int64_t found = own_last_page(d, sequence, qn_kv_prefix_attach(d->prefixes, sequence, tokens, (int64_t)count));
+  int64_t most = looked_for(d, count);
+  if (most == 0 || sequence < 0 || sequence >= d->sequences || qn_kv_cache_length(d->cache, sequence) > 0) return 0;
+  int64_t found = own_last_page(d, sequence, qn_kv_prefix_attach(d->prefixes, sequence, tokens, most));
   memcpy(qn_decode_log(d, sequence), tokens, (size_t)found * sizeof *tokens);
   d->logged[sequence] = found;
   return found;

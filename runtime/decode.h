@@ -60,6 +60,10 @@ int64_t qn_decoder_branch(qn_decoder *decoder, int32_t from, int64_t length, int
 // Makes an empty sequence one of the first tokens, as many as are known, but not all. Gives how many; 0 also for a
 // sequence that is not there or not empty.
 int64_t qn_decoder_attach(qn_decoder *decoder, int32_t sequence, const int32_t *tokens, size_t count);
+// What it would find for an empty sequence, of which nothing is changed: calls `visit` (NULL = nobody) as
+// qn_kv_prefix_look does.
+int64_t qn_decoder_look(const qn_decoder *decoder, const int32_t *tokens, size_t count, qn_kv_prefix_visitor visit,
+                        void *context);
 // A sequence that was restored is of these tokens, as many as its position says: by whoever saved it from a decoder of the same
 // artifact, since what is kept is found by others.
 void qn_decoder_know(qn_decoder *decoder, int32_t sequence, const int32_t *tokens);

@@ -159,21 +159,38 @@ void qn_kv_prefix_destroy(qn_kv_prefix *p) {
   qn_free(allocator, p, sizeof *p);
 }
 
-int64_t qn_kv_prefix_attach(qn_kv_prefix *p, int32_t sequence, const int32_t *tokens, int64_t count) {
-  assert(qn_kv_cache_length(p->cache, sequence) == 0);
+int64_t qn_kv_prefix_look(const qn_kv_prefix *p, const int32_t *tokens, int64_t count, qn_kv_prefix_visitor visit,
+                          void *context) {
   int64_t most = count - 1, done = 0, same = p->page_keys;
   int32_t last = QN_KV_NONE;
   if (most > qn_kv_cache_context(p->cache)) most = qn_kv_cache_context(p->cache);
-  qn_kv_cache_truncate(p->cache, sequence, 0);  // pages that were reserved
-  while (done < most && same == p->page_keys) {
+  for (int64_t i = 0; done < most && same == p->page_keys; i++, done += same) {
     int64_t left = most - done;
-    int32_t page = qn_kv_prefix_find(p, last, tokens + done, left < p->page_keys ? left : p->page_keys, &same);
-    if (page == QN_KV_NONE) break;
-    qn_kv_cache_append(p->cache, sequence, page, same);
-    last = page;
-    done += same;
+    last = qn_kv_prefix_find(p, last, tokens + done, left < p->page_keys ? left : p->page_keys, &same);
+    if (last == QN_KV_NONE) break;
+    if (visit) visit(context, i, last, same);
   }
-  use(p, last);
+  return done;
+}
+
+typedef struct attaching {
+  qn_kv_cache *cache;
+  int32_t sequence, last;
+} attaching;
+
+static void attach_page(void *context, int64_t index, int32_t page, int64_t keys) {
+  attaching *a = context;
+  (void)index;
+  qn_kv_cache_append(a->cache, a->sequence, page, keys);
+  a->last = page;
+}
+
+int64_t qn_kv_prefix_attach(qn_kv_prefix *p, int32_t sequence, const int32_t *tokens, int64_t count) {
+  assert(qn_kv_cache_length(p->cache, sequence) == 0);
+  attaching a = {p->cache, sequence, QN_KV_NONE};
+  qn_kv_cache_truncate(p->cache, sequence, 0);  // pages that were reserved
+  int64_t done = qn_kv_prefix_look(p, tokens, count, attach_page, &a);
+  use(p, a.last);
   qn_kv_cache_slide(p->cache, sequence);
   p->stats.lookups++;
   p->stats.asked_tokens += count;

@@ -37,6 +37,11 @@ void qn_kv_prefix_destroy(qn_kv_prefix *prefix);  // NULL is harmless
 // Makes an empty sequence one of the first tokens, as many as are known, but not of the last one: somebody must evaluate
 // it. Gives how many.
 int64_t qn_kv_prefix_attach(qn_kv_prefix *prefix, int32_t sequence, const int32_t *tokens, int64_t count);
+// What qn_kv_prefix_attach would find, without changing anything: calls `visit` (NULL = nobody) with each page, its place in
+// the sequence and how many of its keys count. Gives how many tokens.
+typedef void (*qn_kv_prefix_visitor)(void *context, int64_t index, int32_t page, int64_t keys);
+int64_t qn_kv_prefix_look(const qn_kv_prefix *prefix, const int32_t *tokens, int64_t count, qn_kv_prefix_visitor visit,
+                          void *context);
 // Keeps the pages of a sequence's first `count` tokens; with `part` the last one, too, if they do not fill it. Of pages
 // that are there twice the sequence takes those that are kept.
 void qn_kv_prefix_keep(qn_kv_prefix *prefix, int32_t sequence, const int32_t *tokens, int64_t count, bool part);

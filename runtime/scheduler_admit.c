@@ -80,25 +80,59 @@ static const qn_request *find_kin(const qn_scheduler *s, const qn_request *r, bo
   return best;
 }
 
-// What those who run will take for tokens that they have already.
-static int64_t promised_pages(const qn_scheduler *s) {
+// What those who run (`urgent`: and keep their places) will take for tokens that they have already.
+static int64_t promised_pages(const qn_scheduler *s, bool urgent) {
   int64_t pages = 0;
-  for (const qn_request *r = s->running.first; r; r = r->next)
+  for (const qn_request *r = s->running.first; r; r = r->next) {
+    if (urgent && !r->urgent) continue;
     pages += qn_scheduler_most_pages(s, r->count) - qn_kv_cache_held(qn_decoder_cache(s->decoder), r->row);
+  }
   return pages;
 }
 
-// What it takes of the free ones for the tokens that it has: a fork shares its kin's full pages, but for one that would copy
-// them all to give keys up.
+// Who runs (`urgent`: and keeps its place) and has that page, the first in the list; a page that several have is at the same
+// place of each. NULL: nobody.
+static const qn_request *find_holder(const qn_scheduler *s, int64_t index, int32_t page, bool urgent) {
+  const qn_kv_cache *cache = qn_decoder_cache(s->decoder);
+  for (const qn_request *r = s->running.first; r; r = r->next) {
+    if ((urgent && !r->urgent) || index < qn_kv_cache_first(cache, r->row)) continue;
+    if (index >= qn_scheduler_pages_of(s, qn_kv_cache_length(cache, r->row))) continue;
+    if (qn_kv_cache_page(cache, r->row, index) == page) return r;
+  }
+  return NULL;
+}
+
+typedef struct kept_pages {
+  const qn_scheduler *s;
+  bool urgent;
+  int64_t held;  // that somebody has who runs: they are not among the free ones
+} kept_pages;
+
+static void count_held(void *context, int64_t index, int32_t page, int64_t keys) {
+  kept_pages *k = context;
+  k->held += keys == k->s->page_keys && find_holder(k->s, index, page, k->urgent);
+}
+
+// How many full pages that are not among the free ones it will begin with: its kin's, or, where more is kept than that has, of
+// the kept ones.
+static int64_t shared_pages(const qn_scheduler *s, const qn_request *r, bool urgent) {
+  int64_t tokens = 0;
+  kept_pages kept = {s, urgent, 0};
+  (void)find_kin(s, r, urgent, &tokens);
+  int64_t known = qn_decoder_look(s->decoder, r->tokens, (size_t)r->count, count_held, &kept);
+  return known > tokens ? kept.held : tokens / s->page_keys;
+}
+
+// What it takes of the free ones for the tokens that it has, beside what it shares; but one that gives keys up copies all of
+// that.
 static int64_t needed_pages(const qn_scheduler *s, const qn_request *r, bool urgent) {
-  int64_t shared = 0, most = qn_scheduler_most_pages(s, r->count);
-  if (r->kept_tokens == 0 && !qn_kv_cache_evicts(qn_decoder_cache(s->decoder))) (void)find_kin(s, r, urgent, &shared);
-  int64_t own = qn_scheduler_pages_of(s, r->count) - shared / s->page_keys;
+  int64_t most = qn_scheduler_most_pages(s, r->count), own = qn_scheduler_pages_of(s, r->count);
+  if (r->kept_tokens == 0 && !qn_kv_cache_evicts(qn_decoder_cache(s->decoder))) own -= shared_pages(s, r, urgent);
   return own < most ? own : most;
 }
 
 static bool has_room(const qn_scheduler *s, const qn_request *r) {
-  return needed_pages(s, r, false) <= qn_scheduler_free_pages(s) - promised_pages(s);
+  return needed_pages(s, r, false) <= qn_scheduler_free_pages(s) - promised_pages(s, false);
 }
 
 static int32_t free_row(const qn_scheduler *s) {
@@ -205,11 +239,11 @@ static qn_status begin_guessing(qn_scheduler *s, qn_request *r, qn_diag *diag) {
 
 // --- forks
 
-// Takes pages of the one whose prompt begins alike, or of another fork of it.
+// Takes pages of the one whose prompt begins alike, or of another fork of it; none where more than it has is kept.
 static int64_t share_pages(qn_scheduler *s, qn_request *r) {
   int64_t tokens = 0;
   const qn_request *kin = find_kin(s, r, false, &tokens);
-  if (!kin) return 0;
+  if (!kin || qn_decoder_look(s->decoder, r->tokens, (size_t)r->count, NULL, NULL) > tokens) return 0;
   s->forked = true;
   return qn_decoder_branch(s->decoder, kin->row, tokens, r->row);
 }
@@ -334,13 +368,26 @@ static bool batch_is_open(qn_scheduler *s) {
          s->waiting.count >= (size_t)qn_decoder_sequences(s->decoder) || oldest_wait(s) >= s->options.batch_wait_ns;
 }
 
+// Pages that become free when all that are less urgent lose their rows; those that several of them share count once.
+static int64_t pages_of_others(const qn_scheduler *s) {
+  const qn_kv_cache *cache = qn_decoder_cache(s->decoder);
+  int64_t pages = 0;
+  for (const qn_request *r = s->running.first; r; r = r->next) {
+    int64_t end = r->urgent ? 0 : qn_scheduler_pages_of(s, qn_kv_cache_length(cache, r->row));
+    for (int64_t i = qn_kv_cache_first(cache, r->row); i < end; i++) {
+      int32_t page = qn_kv_cache_page(cache, r->row, i);
+      pages += !find_holder(s, i, page, true) && find_holder(s, i, page, false) == r;
+    }
+  }
+  return pages;
+}
+
 // Takes the place of one that is less urgent. False when all of those would not make enough room.
 static bool displace(qn_scheduler *s, const qn_request *r) {
-  int64_t pages = qn_scheduler_free_pages(s) - promised_pages(s);
-  for (const qn_request *other = s->running.first; other; other = other->next)
-    pages += other->urgent ? 0 : qn_scheduler_most_pages(s, other->count);
   qn_request *loser = victim(s);
-  if (!loser || loser->urgent || pages < needed_pages(s, r, true)) return false;
+  if (!loser || loser->urgent) return false;
+  int64_t pages = qn_scheduler_free_pages(s) + pages_of_others(s) - promised_pages(s, true);
+  if (pages < needed_pages(s, r, true)) return false;
   preempt(s, loser);
   return true;
 }

@@ -331,6 +331,69 @@ START_TEST(forks_are_admitted_by_what_they_take) {
 }
 END_TEST
 
+// Adds one of which only the end is looked at.
+static void add_timed(qn_company *f, const qn_asked *a, qn_running *r, qn_priority priority, uint64_t fork_of) {
+  qn_request_params params = qn_company_timed(a, r, NULL);
+  params.priority = priority;
+  params.fork_of = fork_of;
+  qn_company_add(f, &params);
+}
+
+static void step(qn_company *f, int steps) {
+  size_t left;
+  uint64_t idle;
+  for (int i = 0; i < steps; i++) qn_assert_ok(&f->diag, qn_scheduler_step(f->scheduler, &left, &idle, &f->diag));
+}
+
+// Pages that two batch requests share are free once when both lose their rows: nobody is thrown out for less than an online
+// one needs.
+START_TEST(shared_pages_are_freed_once) {
+  qn_company f;
+  qn_running r[4];
+  qn_asked online = qn_company_plain(3 * QN_FAKE_PAGE_KEYS + 2, 14), batch = qn_company_plain(2 * QN_FAKE_PAGE_KEYS + 8, 8);
+  qn_asked large = qn_company_plain(4 * QN_FAKE_PAGE_KEYS + 6, 2);
+  qn_company_open(&f);
+  qn_company_start(&f, &(qn_scheduler_options){.step_tokens = 0}, 4, 8, qn_fake_kernels);
+  add_timed(&f, &online, &r[0], QN_PRIORITY_ONLINE, 0);
+  add_timed(&f, &batch, &r[1], QN_PRIORITY_BATCH, 0);
+  add_timed(&f, &batch, &r[2], QN_PRIORITY_BATCH, r[1].id);
+  step(&f, 10);
+  ck_assert_int_eq(qn_company_stats(&f).running, 3);
+  ck_assert_int_eq(qn_company_stats(&f).free_pages, 0);
+  add_timed(&f, &large, &r[3], QN_PRIORITY_ONLINE, 0);  // 5 pages, and without the batch there are 4
+  qn_company_step_to_end(&f);
+  ck_assert_int_eq(qn_company_stats(&f).preemptions, 0);
+  ck_assert_int_eq(qn_company_stats(&f).finished, 4);
+  qn_company_finish(&f);
+  qn_company_close(&f);
+}
+END_TEST
+
+// Who begins with kept pages that somebody has anyway is taken in by what it takes beside them, of any kin or none.
+START_TEST(kept_pages_that_others_have_cost_nothing) {
+  qn_company f;
+  qn_running r[3];
+  qn_asked a = qn_company_plain(2 * QN_FAKE_PAGE_KEYS + 4, 12);
+  qn_company_open(&f);
+  for (int fork = 0; fork < 2; fork++) {
+    qn_company_how.prefixes = true;
+    qn_company_start(&f, &(qn_scheduler_options){.step_tokens = 0}, 2, 5, qn_fake_kernels);
+    qn_company_how.prefixes = false;
+    add_timed(&f, &a, &r[0], QN_PRIORITY_ONLINE, 0);
+    qn_company_step_to_end(&f);
+    add_timed(&f, &a, &r[1], QN_PRIORITY_ONLINE, 0);
+    step(&f, 1);
+    add_timed(&f, &a, &r[2], QN_PRIORITY_ONLINE, fork ? r[0].id : 0);  // whose kin has ended
+    qn_company_step_to_end(&f);
+    ck_assert_int_eq(qn_company_stats(&f).most_running, 2);
+    ck_assert_int_eq(qn_company_stats(&f).preemptions, 0);
+    ck_assert_int_eq(r[2].result.cached_tokens, a.count - 1);
+    qn_company_finish(&f);
+  }
+  qn_company_close(&f);
+}
+END_TEST
+
 // What was swapped out and put back is kept for others when it ends, as if it had never been away.
 START_TEST(swapped_texts_are_known) {
   qn_company f;
@@ -556,7 +619,8 @@ START_TEST(guesses_beside_sums) {
 END_TEST
 
 QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, as_alone_with_rings, as_alone_with_trees,
-        as_alone_while_keys_are_evicted, forks_share_a_prompt, forks_are_admitted_by_what_they_take, swapped_texts_are_known,
+        as_alone_while_keys_are_evicted, forks_share_a_prompt, forks_are_admitted_by_what_they_take, shared_pages_are_freed_once,
+        kept_pages_that_others_have_cost_nothing, swapped_texts_are_known,
         guesses_leave_prompts_their_pages, guesses_beside_sums)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
 QN_TEST_MAIN(company, order)
