@@ -131,7 +131,7 @@ qn_status qn_decode_push_tree(qn_decoder *d, const qn_decoder_item *items, size_
     d->arrays[INPUT_POS][at] = (int32_t)(t->base + n->depth + evicted);
     d->arrays[INPUT_SEQ][at] = t->row + n->path;
     d->arrays[INPUT_COPIES][at] = n->paths;
-    d->arrays[INPUT_CROSS_LAST_POS][at] = -1;
+    d->arrays[INPUT_CROSS_LAST_POS][at] = (int32_t)qn_kv_cache_source(d->cache, items->sequence) - 1;
     d->arrays[INPUT_ROWS][d->rows++] = (int32_t)at;
   }
   return QN_OK;

@@ -14,6 +14,7 @@ static const int32_t *script;
 static size_t script_count;
 static int64_t window;  // 0 = all
 static bool slots;      // keys lie where the input "slot" says
+static int64_t source;  // tokens of it that all see; 0 = there is none
 static bool rings;      // v has a window and a table of its own, k none
 
 int qn_fake_errors(void) { return atomic_load(&errors); }
@@ -84,12 +85,12 @@ static void fill(void *const *buffers, const int64_t *symbols, int64_t begin, in
               v);
 }
 
-// The same and copies: so many sequences from seq on.
+// The same and copies: so many sequences from seq on; with a source where that ends, last.
 static void fill_copies(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   const int32_t *tokens = buffers[0], *pos = buffers[1], *seq = buffers[2], *table = buffers[3], *copies = buffers[6];
   const int32_t *own = rings ? buffers[7] : table;
   for (int64_t t = begin; t < end; t++) {
-    expect(copies[t] >= 1);
+    expect(copies[t] >= 1 && (source == 0 || ((const int32_t *)buffers[7 + rings])[t] == source - 1));
     for (int32_t s = seq[t]; s < seq[t] + copies[t]; s++)
       fill_slot(slot(table, symbols, s, pos[t], false), slot(own, symbols, s, pos[t], rings), tokens[t], pos[t], buffers[4],
                 buffers[5]);
@@ -178,8 +179,13 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   uint32_t logits = qn_test_artifact_arena(a, "logits", R, max_r, QN_FAKE_VOCAB);
   if (options->queries) qn_test_artifact_arena(a, "query.0", R, max_r, 1);
   uint32_t copies = options->trees ? qn_test_artifact_input(a, "copies", T, 0) : 0;
-  uint32_t ring = rings ? qn_test_artifact_input(a, "window_table", B, P) : 0;
-  qn_test_artifact_kernel(a, "fill", (options->trees ? 7 : 6) + rings, 0);
+  uint32_t ring = rings ? qn_test_artifact_input(a, "window_table", B, P) : 0, cross = 0;
+  source = options->source;
+  if (source > 0) {
+    qn_test_artifact_input(a, "source", QN_TEST_SYM_S, 0);
+    cross = qn_test_artifact_input(a, "cross_last_pos", T, 0);
+  }
+  qn_test_artifact_kernel(a, "fill", (options->trees ? 7 : 6) + rings + (source > 0), 0);
   qn_test_artifact_variant(a, 0, 0, T, 1);
   qn_test_artifact_kernel(a, "look_back", 6 + rings, 0);
   qn_test_artifact_variant(a, 0, 0, T, 1);
@@ -187,7 +193,7 @@ static void describe(const qn_fake_options *options, qn_test_artifact *a) {
   qn_test_artifact_variant(a, 1, 1, 0, QN_FAKE_VOCAB);
   qn_test_artifact_variant(a, 2, max_r > 2 ? max_r : 2, R, 1);
   qn_test_artifact_step(a, 0, false,
-                        (const uint32_t[]){tokens, pos, seq, table, k, v, options->trees ? copies : ring, ring});
+                        (const uint32_t[]){tokens, pos, seq, table, k, v, options->trees ? copies : ring, rings ? ring : cross, cross});
   qn_test_artifact_step(a, 1, true, (const uint32_t[]){pos, seq, table, k, v, hidden, ring});
   qn_test_artifact_step(a, 2, true, (const uint32_t[]){hidden, rows, logits});
 }

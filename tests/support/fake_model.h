@@ -54,6 +54,7 @@ typedef struct qn_fake_options {
   int64_t max_t, max_r, max_p, max_b;  // as compiled; max_t and max_r 0 = 16, the others 0 = any
   bool tokenizer;
   bool trees;  // it takes `copies`
+  int64_t source;  // beside trees: tokens read a source, of so many tokens, by "cross_last_pos". For the process, as slots
   bool slots;  // keys may be evicted: they lie where the input "slot" says. For the process, until another is built
   bool queries;  // it has an output of queries, which nobody writes
   bool sums;     // it has a cache of sums of attention, which nobody writes

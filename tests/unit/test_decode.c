@@ -613,6 +613,30 @@ START_TEST(trees_before_keys_are_evicted) {
 }
 END_TEST
 
+// Tokens on the paths of a tree see the source that their sequence has, and so do those after them.
+START_TEST(trees_beside_a_source) {
+  enum { COUNT = 20, SOURCE = 9 };
+  int32_t tokens[COUNT + 3], guesses[] = {1, 2, 3}, parents[] = {-1, 0, -1};
+  fixture f;
+  const float *last = NULL;
+  random_tokens(tokens, COUNT, 57);
+  set_up(&f, &(qn_fake_options){.trees = true, .source = SOURCE, .max_b = 4}, 1, &(qn_decoder_options){.context = 64});
+  qn_assert_ok(&f.diag, qn_decoder_source(f.decoder, 0, tokens, SOURCE, &f.diag));
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens, COUNT, NULL, &last, &f.diag));
+  qn_assert_ok(&f.diag, qn_decoder_step_tree(f.decoder, 0, 5, guesses, parents, 3, &f.diag));
+  tokens[COUNT] = 5;
+  tokens[COUNT + 1] = 3;
+  check_logits(qn_decoder_logits(f.decoder, 3), tokens, COUNT + 2);
+  qn_decoder_take_path(f.decoder, 0, 2);
+  ck_assert_int_eq(qn_kv_cache_source(qn_decoder_cache(f.decoder), 0), SOURCE);
+  tokens[COUNT + 2] = 7;
+  qn_assert_ok(&f.diag, qn_decoder_eval(f.decoder, 0, tokens + COUNT + 2, 1, NULL, &last, &f.diag));
+  check_logits(last, tokens, COUNT + 3);
+  qn_assert_ok(&f.diag, qn_kv_cache_check(qn_decoder_cache(f.decoder), &f.diag));
+  tear_down(&f);
+}
+END_TEST
+
 // An error before the step: nothing has changed.
 START_TEST(no_room_to_evict) {
   enum { COUNT = 40 };
@@ -907,6 +931,6 @@ QN_CASE(evaluating, chunks_make_no_difference, fewer_rows_than_tokens, going_bac
 QN_CASE(windows, windows_give_pages_back, windows_saved_and_forked, windows_in_one_step, rings_come_round,
         rings_saved_and_forked)
 QN_CASE(eviction, evicted_keys, evicted_at_random, evicted_and_shared, filled_before_keys_are_evicted,
-        trees_before_keys_are_evicted, no_room_to_evict, caches_that_do_not_fit, evicted_by_sums, what_cannot_be_evicted)
+        trees_before_keys_are_evicted, trees_beside_a_source, no_room_to_evict, caches_that_do_not_fit, evicted_by_sums, what_cannot_be_evicted)
 QN_CASE(errors, refused_tokens_change_nothing, failure_in_a_later_chunk, no_language_model, sizes, out_of_memory)
 QN_TEST_MAIN(evaluating, windows, eviction, errors)
