@@ -16,6 +16,18 @@ static int fail(quern_error *error, int code, const char *where, const char *tex
 
 static int no_memory(quern_error *error) { return fail(error, QN_ERR_NOMEM, "eval", "out of memory"); }
 
+// Names the line of the file that an error is of.
+static int of_line(int code, const char *path, size_t number, quern_error *error) {
+  char where[sizeof error->text];
+  if (code == 0 || code == QN_ERR_CANCELLED) return code;
+  int length = snprintf(where, sizeof where, "%s:%zu: ", path, number);
+  if (length < 0 || (size_t)length >= sizeof where) return code;
+  memmove(error->text + length, error->text, sizeof error->text - (size_t)length);
+  memcpy(error->text, where, (size_t)length);
+  error->text[sizeof error->text - 1] = '\0';
+  return code;
+}
+
 // A file's text with a NUL behind it; freed with qn_free, *out_size + 1 bytes.
 static int read_file(const char *path, char **out, size_t *out_size, quern_error *error) {
   qn_diag diag = {0};
@@ -112,7 +124,7 @@ static int take_case(task_run *run, const char *path, size_t number, char *line,
   if (!task) return no_memory(error);
   if (run->limit > 0 && task->count >= run->limit) return 0;
   bool right = false;
-  int code = run_case(run, prompt, answer, task, &right, error);
+  int code = of_line(run_case(run, prompt, answer, task, &right, error), path, number, error);
   task->count++;
   task->right += right;
   run->tasks->count++;
@@ -243,14 +255,14 @@ static int measure_pair(text_run *run, const char *text, size_t length, size_t n
   int code = go_on(run->progress, "perplexity", run->done, run->total, error);
   if (code == 0) code = cli_tokenize(run->model, text, source, QUERN_TOKENIZE_ADD_SPECIAL, &run->window, error);
   if (code == 0) code = cli_tokenize(run->model, tab + 1, target, QUERN_TOKENIZE_ADD_SPECIAL, &run->ids, error);
-  if (code != 0) return code;
+  if (code != 0) return of_line(code, path, number, error);
   if (run->ids.count > run->options->window) {
     snprintf(error->text, sizeof error->text, "%s:%zu: the target has %zu tokens, want at most %llu (--ctx)", path, number,
              run->ids.count, (unsigned long long)run->options->window);
     return error->code = QN_ERR_LIMIT;
   }
   code = (int)quern_session_source(run->session, 0, run->window.items, run->window.count, error);
-  if (code != 0) return code;
+  if (code != 0) return of_line(code, path, number, error);
   run->window.count = 0;
   if (!cli_ids_push(&run->window, quern_model_start_token(run->model))) return no_memory(error);
   for (size_t i = 0; i < run->ids.count; i++)

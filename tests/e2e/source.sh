@@ -117,6 +117,10 @@ refuses 2 'stride: is of texts that go on, got a model with an encoder' eval tin
 refuses 3 "text:1: got 'the old inn', want a source and a target with a tab between" eval tiny.qn --perplexity text --lines
 printf 'a\ta\na\ta b c d\n' >long
 refuses 8 'long:2: the target has 5 tokens, want at most 4 (--ctx)' eval tiny.qn --perplexity long --lines --ctx 4
+{ printf 'a\ta\n'; printf 'a %.0s' $(seq 200); printf '\ta\n'; } >sources
+refuses 8 '^quern: .*sources:2: .*got a source of [0-9]* tokens, want 1 to 128' eval tiny.qn --perplexity sources --lines
+sed 's/^/some\t/' sources >cases
+refuses 8 '^quern: .*cases:2: .*got a source of [0-9]* tokens, want 1 to 128' eval tiny.qn --tasks cases
 refuses 8 'want a context of at most 128 tokens' explain tiny.qn --prompt 129
 refuses 8 'want a context of at most 128 tokens' explain tiny.qn --prompt 9 --depth 128
 pass "source.sh$gpu"
