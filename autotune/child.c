@@ -146,7 +146,7 @@ static qn_child_end tell_death(qn_child *child, char *evidence, size_t size) {
     int number = WTERMSIG(status);
     snprintf(evidence, size, "signal %d (%s)%s%.150s", number, strsignal(number), flight->text[0] ? ": " : "",
              flight->text);
-    return number == SIGKILL ? QN_CHILD_KILLED : QN_CHILD_DIED;
+    return number == SIGKILL || number == SIGTERM ? QN_CHILD_KILLED : QN_CHILD_DIED;
   }
   snprintf(evidence, size, "the process left with status %d", WEXITSTATUS(status));
   return QN_CHILD_DIED;

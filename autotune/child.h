@@ -45,7 +45,7 @@ void qn_child_stop(qn_child *child);
 typedef enum qn_child_end {
   QN_CHILD_ANSWERED,
   QN_CHILD_DIED,       // by a signal or by leaving
-  QN_CHILD_KILLED,     // by SIGKILL, not from here: the system was out of memory, or somebody's hand
+  QN_CHILD_KILLED,     // by SIGKILL or SIGTERM, not from here: the system was out of memory, or somebody's hand
   QN_CHILD_HUNG,       // a piece of work took longer than its limit: it was killed
   QN_CHILD_CUT,        // the time of all was over: it was killed
   QN_CHILD_CANCELLED,  // `cancelled` said so: it was killed

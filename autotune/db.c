@@ -524,6 +524,15 @@ static bool each_record(void *context, const void *entry, const char *rejected) 
   return w->each(w->context, entry, rejected);
 }
 
+static void put_verdicts(const qn_db_filter *filter, bool more, qn_buf *sql) {
+  qn_buf_printf(sql, "%s verdict IN (''", more ? " AND" : " WHERE");
+  for (int v = 0; v < QN_VERDICT_COUNT; v++) {
+    bool wanted = filter->only_ok ? v == QN_VERDICT_OK : qn_verdict_blames((qn_verdict)v);
+    if (wanted) qn_buf_printf(sql, ", '%s'", qn_verdict_name((qn_verdict)v));
+  }
+  qn_buf_puts(sql, ")");
+}
+
 qn_status qn_db_each(qn_db *db, const qn_db_filter *filter, qn_record_fn each, void *context, qn_diag *diag) {
   conditions c = {0};
   record_walk w = {each, context};
@@ -532,8 +541,7 @@ qn_status qn_db_each(qn_db *db, const qn_db_filter *filter, qn_record_fn each, v
   qn_buf_init(&family, db->allocator);
   put_select(DB_RECORD, &sql);
   put_filter(filter, &family, &c, &sql);
-  if (filter->only_ok || filter->only_bad)
-    qn_buf_printf(&sql, "%s verdict %s 'ok'", c.count ? " AND" : " WHERE", filter->only_ok ? "=" : "<>");
+  if (filter->only_ok || filter->only_bad) put_verdicts(filter, c.count > 0, &sql);
   qn_buf_puts(&sql, " ORDER BY verdict <> 'ok', median_s, made, id");
   sql.failed |= family.failed;
   qn_status status = walk(db, DB_RECORD, &sql, &c, each_record, &w, diag);

@@ -65,7 +65,7 @@ typedef struct qn_db_filter {
   int threads;
   int64_t rows_min, rows_max;
   bool exact_rows;  // rows_min and rows_max must be equal also where they are 0
-  bool only_ok, only_bad;  // verdict OK; any other
+  bool only_ok, only_bad;  // verdict OK; any other that tells something of the code
 } qn_db_filter;
 
 // A record, or one that must not be used: then `rejected` says why (edited: its checksum does not hold), and the

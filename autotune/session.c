@@ -316,8 +316,8 @@ static qn_status take_end(qn_session *s, qn_session_item *item) {
   item->closed = state != QN_SEARCH_OPEN;
   item->end = qn_search_ends[state];
   if (state != QN_SEARCH_BROKEN || !start) return QN_OK;
-  // One that nobody knows how to feed, or that does not compile, was not found to be wrong.
-  item->broken = start->verdict != QN_VERDICT_FAILED;
+  // One that nobody knows how to feed, that does not compile, or whose process was killed was not found to be wrong.
+  item->broken = start->verdict != QN_VERDICT_FAILED && qn_verdict_blames(start->verdict);
   item->end = qn_arena_printf(&s->arena, "%s: %s", item->broken ? item->end : "the default schedule cannot be tried",
                               start->evidence);
   return item->end ? QN_OK : qn_fail_nomem(s->diag, qn_search_task(item->search)->kernel->name, "what is wrong with it");

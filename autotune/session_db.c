@@ -44,7 +44,8 @@ static void reject(const qn_session_item *item, const char *what, const char *re
            task->rows_min, what, reason);
 }
 
-// A record becomes a known candidate; one that does not read is as if it were not there, and is tried again.
+// A record becomes a known candidate; one that does not read, or tells nothing of the code, is as if it were not there, and
+// is tried again.
 static bool add_record(void *context, const qn_record *record, const char *rejected) {
   reading *r = context;
   qn_candidate known = {.verdict = record->verdict,
@@ -62,6 +63,7 @@ static bool add_record(void *context, const qn_record *record, const char *rejec
   }
   // Times of other row counts, or of attention over another cache, are times of something else. Code that is wrong is
   // so whatever it was timed at.
+  if (!ok && !qn_verdict_blames(known.verdict)) return true;
   bool same = record->rows == task->rows && (task->kernel->tile_rows == 0 || record->keys == task->keys);
   if (ok && (!same || known.samples < 1 || known.median_s <= 0)) return true;
   for (int i = 0; i < record->time_count && i < QN_CANDIDATE_TIMES; i++) known.times[i] = record->times[i];

@@ -5,8 +5,9 @@
 
 static const struct {
   const char *name, *text;
+  bool blames;
 } verdicts[] = {
-#define QN_VERDICT(name, stored, text) {stored, text},
+#define QN_VERDICT(name, stored, blames, text) {stored, text, blames},
 #include "autotune/verdict.def"
 #undef QN_VERDICT
 };
@@ -14,6 +15,8 @@ static const struct {
 const char *qn_verdict_name(qn_verdict verdict) { return verdicts[verdict].name; }
 
 const char *qn_verdict_text(qn_verdict verdict) { return verdicts[verdict].text; }
+
+bool qn_verdict_blames(qn_verdict verdict) { return verdict != QN_VERDICT_OK && verdicts[verdict].blames; }
 
 bool qn_verdict_parse(qn_str name, qn_verdict *out) {
   for (size_t i = 0; i < QN_COUNT(verdicts); i++) {

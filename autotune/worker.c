@@ -156,7 +156,9 @@ static void blame(candidate *c, const answer *a) {
                                    [QN_WORKER_CHECKING] = "while it was checked: ",
                                    [QN_WORKER_TIMING] = "while it was timed: "};
   c->measured.cut = false;
-  c->measured.verdict = a->end == QN_CHILD_HUNG ? QN_VERDICT_HUNG : QN_VERDICT_CRASHED;
+  c->measured.verdict = a->end == QN_CHILD_HUNG     ? QN_VERDICT_HUNG
+                        : a->end == QN_CHILD_KILLED ? QN_VERDICT_KILLED
+                                                    : QN_VERDICT_CRASHED;
   snprintf(c->measured.evidence, sizeof c->measured.evidence, "%s%.150s", at[a->stage], a->evidence);
 }
 

@@ -21,7 +21,7 @@ static bool add_record(void *context, const qn_record *record, const char *rejec
     return true;
   }
   t->tried++;
-  t->failed += record->verdict != QN_VERDICT_OK;
+  t->failed += qn_verdict_blames(record->verdict);
   t->other_builds += !record->generator || strcmp(record->generator, qn_generator_id) != 0;
   bool timed = record->verdict == QN_VERDICT_OK && record->median_s > 0;
   if (timed && (t->fastest_s == 0 || record->median_s < t->fastest_s)) {

@@ -227,6 +227,7 @@ static bool take_result(const qn_session_result *from, qn_arena *arena, quern_tu
                             .crashed = from->verdicts[QN_VERDICT_CRASHED],
                             .hung = from->verdicts[QN_VERDICT_HUNG],
                             .failed = from->verdicts[QN_VERDICT_FAILED],
+                            .killed = from->verdicts[QN_VERDICT_KILLED],
                             .measured = from->measured,
                             .broken = from->broken,
                             .end = qn_arena_strdup(arena, from->end),

@@ -176,6 +176,12 @@ START_TEST(records_of_the_family_are_seeds) {
   qn_assert_ok(&diag,
                qn_db_each(db, &(qn_db_filter){.other_fingerprint = mine.fingerprint, .only_ok = true}, see, &s, &diag));
   ck_assert_str_eq(s.medians, "ok:4 ");
+  // What was killed from outside is no evidence against a schedule.
+  failed.verdict = QN_VERDICT_KILLED;
+  put(db, failed);
+  s = (seen){0};
+  qn_assert_ok(&diag, qn_db_each(db, &(qn_db_filter){.signature = mine.signature, .only_bad = true}, see, &s, &diag));
+  ck_assert_str_eq(s.medians, "crashed:1 ");
   s = (seen){.count = 4};  // the callback ends it
   qn_assert_ok(&diag, qn_db_each(db, &(qn_db_filter){0}, see, &s, &diag));
   ck_assert_int_eq(s.count, 5);

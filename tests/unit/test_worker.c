@@ -27,6 +27,9 @@ enum plant {
   OVERRUN,  // writes behind an output
   WRITES_INPUT,
   CRASHES,
+  KILLED,         // as by a system without memory
+  KILLED_KINDLY,  // as by somebody's hand
+  KILLED_ONCE,
   HANGS,
   FAILS,          // does not compile
   COMPILE_CRASH,  // ends the compiler
@@ -69,6 +72,19 @@ static void crashes(void *const *buffers, const int64_t *symbols, int64_t begin,
   (void)begin, (void)end;
   volatile float *output = buffers[2];
   output[symbols[QN_SYM_T] * 64 + 16] = 1;  // the page behind it
+}
+static void killed(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  (void)buffers, (void)symbols, (void)begin, (void)end;
+  kill(getpid(), SIGKILL);
+}
+static void killed_kindly(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  (void)buffers, (void)symbols, (void)begin, (void)end;
+  kill(getpid(), SIGTERM);
+}
+static _Atomic int *kills_left;  // in memory that the child shares
+static void killed_once(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
+  if (atomic_fetch_sub(kills_left, 1) > 0) kill(getpid(), SIGKILL);
+  planted.real[KILLED_ONCE](buffers, symbols, begin, end);
 }
 static void hangs(void *const *buffers, const int64_t *symbols, int64_t begin, int64_t end) {
   (void)buffers, (void)symbols, (void)begin, (void)end;
@@ -120,6 +136,7 @@ static void burns(void *const *buffers, const int64_t *symbols, int64_t begin, i
 
 static const qn_kernel_entry wrappers[PLANTS] = {
     [WRONG_BIT] = wrong_bit, [SKIPS_TAIL] = skips_tail, [SKIPS_ALL] = skips_all,   [OVERRUN] = overrun,
+    [KILLED] = killed,       [KILLED_KINDLY] = killed_kindly, [KILLED_ONCE] = killed_once,
     [CRASHES] = crashes,     [HANGS] = hangs,           [LATE_CRASH] = late_crash, [WRITES_INPUT] = writes_input,
     [FIRST] = first,         [SECOND] = second,         [HIDDEN] = hidden,
     [BURNS] = burns};
@@ -249,6 +266,17 @@ END_TEST
 START_TEST(writing_an_input) { expect(WRITES_INPUT, QN_VERDICT_CRASHED, "writes to 'i1', which it may only read"); }
 END_TEST
 START_TEST(crashing) { expect(CRASHES, QN_VERDICT_CRASHED, "past the end of 'a2'"); }
+END_TEST
+// Nothing is known of such code: it is told apart from what crashes, and one that is killed once is tried again.
+START_TEST(killed_from_outside) {
+  kills_left = mmap(NULL, sizeof *kills_left, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ck_assert(kills_left != MAP_FAILED);
+  expect(KILLED, QN_VERDICT_KILLED, "while it was checked: signal 9");
+  expect(KILLED_KINDLY, QN_VERDICT_KILLED, "while it was checked: signal 15");
+  *kills_left = 1;
+  expect(KILLED_ONCE, QN_VERDICT_OK, "against the interpreter");
+  munmap(kills_left, sizeof *kills_left);
+}
 END_TEST
 START_TEST(hanging) { expect(HANGS, QN_VERDICT_HUNG, "no end after"); }
 END_TEST
@@ -628,7 +656,7 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, hanging,
+QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, killed_from_outside, hanging,
         not_compiling, crashing_the_compiler, hanging_the_compiler, crashing_when_timed, wrong_at_first)
 QN_CASE(working, limits_by_threads, turns_of_a_pair, cancelling, out_of_time, refused, signals, killed_parent, unknown_inputs, dying_before,
         out_of_memory)
