@@ -111,47 +111,89 @@ static void ask_hwloc(const cpu_set_t *allowed) {
   }
 }
 
-// CPUs' worth of time by a cpu.max, rounded up; `otherwise` where that is less, or there is no quota.
-static int quota_of(const char *path, int otherwise) {
+// Where quotas of CPU time stand, by version and, of version 1, by the names that its hierarchy is mounted under.
+typedef struct quota_files {
+  const char *controller;      // that the line of the process's cgroup names; "" = the line of version 2
+  const char *mount;           // below where cgroups are mounted
+  const char *quota, *period;  // of a cgroup, in microseconds; period NULL: behind the quota in its file
+} quota_files;
+
+static const quota_files quotas[] = {
+    {"", "", "/cpu.max", NULL},
+    {"cpu", "/cpu,cpuacct", "/cpu.cfs_quota_us", "/cpu.cfs_period_us"},
+    {"cpu", "/cpuacct,cpu", "/cpu.cfs_quota_us", "/cpu.cfs_period_us"},
+    {"cpu", "/cpu", "/cpu.cfs_quota_us", "/cpu.cfs_period_us"},
+};
+
+enum { MOST_NAME = 32 };  // of a cgroup's file, with its NUL
+
+// The first numbers in a file of the folder whose path `path` is, which has room for its name; gives how many there are.
+static int read_numbers(char *path, const char *name, long long out[2]) {
+  size_t length = strlen(path);
+  memcpy(path + length, name, strlen(name) + 1);
   FILE *file = fopen(path, "re");
-  if (!file) return otherwise;
-  long long quota = 0, period = 0;
-  int fields = fscanf(file, "%lld %lld", &quota, &period);  // "max 100000" gives none
+  path[length] = '\0';
+  if (!file) return 0;
+  int fields = fscanf(file, "%lld %lld", &out[0], &out[1]);  // "max 100000" gives none
   fclose(file);
-  if (fields != 2 || quota <= 0 || period <= 0) return otherwise;
-  long long cpus = quota / period + (quota % period != 0);
+  return fields;
+}
+
+// CPUs' worth of time by a cgroup's files, rounded up; `otherwise` where that is less, or there is no quota (version 1 says
+// -1 then).
+static int quota_of(const quota_files *files, char *path, int otherwise) {
+  long long time[2] = {0}, period[2] = {0};
+  int fields = read_numbers(path, files->quota, time);
+  if (files->period && fields == 1 && read_numbers(path, files->period, period) == 1) {
+    time[1] = period[0];
+    fields = 2;
+  }
+  if (fields != 2 || time[0] <= 0 || time[1] <= 0) return otherwise;
+  long long cpus = time[0] / time[1] + (time[0] % time[1] != 0);
   return cpus < otherwise ? (int)cpus : otherwise;
 }
 
-// The process's cgroup of version 2, "/a/b", behind `out`, which has room for `size` bytes with what is there; nothing where
-// there is none.
-static void append_cgroup(const char *self, char *out, size_t size) {
+// Is the controller in the list, "cpu,cpuacct"? "" is in the empty one alone.
+static bool has_controller(const char *list, size_t length, const char *controller) {
+  if (length == 0 || *controller == '\0') return length == 0 && *controller == '\0';
+  for (size_t at = 0, end; at < length; at = end + 1) {
+    for (end = at; end < length && list[end] != ',';) end++;
+    if (end - at == strlen(controller) && memcmp(list + at, controller, end - at) == 0) return true;
+  }
+  return false;
+}
+
+// The process's cgroup in the controller's hierarchy, "/a/b", behind `out`, which has room for `size` bytes with what is
+// there; nothing where there is none. A line is "number:controllers:cgroup".
+static void append_cgroup(const char *self, const char *controller, char *out, size_t size) {
   char line[PATH_MAX];
   FILE *file = fopen(self, "re");
   while (file && fgets(line, sizeof line, file)) {
-    size_t length = strcspn(line, "\n"), used = strlen(out);
-    line[length] = '\0';
-    if (strncmp(line, "0::/", 4) != 0 || length == 4 || used + length > size) continue;
-    memcpy(out + used, line + 3, length - 2);
+    const char *list = strchr(line, ':'), *path = list ? strchr(list + 1, ':') : NULL;
+    if (!path || path[1] != '/' || !has_controller(list + 1, (size_t)(path - list - 1), controller)) continue;
+    size_t length = strcspn(path + 1, "\n"), used = strlen(out);
+    if (length == 1 || used + length >= size) continue;
+    memcpy(out + used, path + 1, length);
+    out[used + length] = '\0';
   }
   if (file) fclose(file);
 }
 
 int qn_topology_quota_cpus(const char *root, const char *self, int otherwise) {
-  char path[PATH_MAX + 16];
-  size_t top = strlen(root);
-  if (top >= PATH_MAX) return otherwise;
-  memcpy(path, root, top + 1);
-  append_cgroup(self, path, PATH_MAX);
-  for (;;) {  // outwards: each may have a quota
-    size_t length = strlen(path);
-    memcpy(path + length, "/cpu.max", sizeof "/cpu.max");
-    otherwise = quota_of(path, otherwise);
-    path[length] = '\0';
-    char *slash = strrchr(path + top, '/');
-    if (!slash) return otherwise;
-    *slash = '\0';
+  char path[PATH_MAX + MOST_NAME];
+  for (size_t i = 0; i < sizeof quotas / sizeof *quotas; i++) {
+    size_t top = strlen(root) + strlen(quotas[i].mount);
+    if (top >= PATH_MAX) continue;
+    strcpy(stpcpy(path, root), quotas[i].mount);
+    append_cgroup(self, quotas[i].controller, path, PATH_MAX);
+    for (;;) {  // outwards: each may have a quota
+      otherwise = quota_of(&quotas[i], path, otherwise);
+      char *slash = strrchr(path + top, '/');
+      if (!slash) break;
+      *slash = '\0';
+    }
   }
+  return otherwise;
 }
 
 static void ask_machine(void) {

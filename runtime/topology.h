@@ -34,7 +34,8 @@ typedef struct qn_topology {
 
 // Asked of the machine at the first call, for the whole process: later changes of the affinity mask are not seen.
 const qn_topology *qn_topology_get(void);
-// CPUs' worth of time that the process may use by its cgroup (version 2) and those around it, rounded up, the least of them;
+// CPUs' worth of time that the process may use by its cgroups (of version 2, and of version 1) and those around them, rounded
+// up, the least of them;
 // `otherwise` where that is less, or none has a quota. `root` is where cgroups are mounted, `self` the file that tells which
 // one is the process's (/proc/self/cgroup).
 int qn_topology_quota_cpus(const char *root, const char *self, int otherwise);

@@ -297,6 +297,41 @@ START_TEST(quotas) {
 }
 END_TEST
 
+// The same in two files of a hierarchy that has the controller, however that is mounted.
+START_TEST(quota_of_version_1) {
+  static const struct {
+    const char *self, *mount, *outer, *inner, *period;  // quotas; NULL = no such file
+    int otherwise, want;
+  } cases[] = {{"4:cpu,cpuacct:/a\n", "cpu,cpuacct", "-1\n", "250000\n", "100000\n", 16, 3},
+               {"4:cpu,cpuacct:/a\n", "cpu,cpuacct", "200000\n", "250000\n", "100000\n", 16, 2},
+               {"4:cpuacct,cpu:/a\n", "cpuacct,cpu", "-1\n", "50000\n", "100000\n", 16, 1},
+               {"4:cpu:/a\n", "cpu", "-1\n", "1600000\n", "100000\n", 4, 4},
+               {"4:cpu:/of/another/namespace\n", "cpu", "150000\n", NULL, "100000\n", 16, 2},
+               {"4:cpuset,cpuacct:/a\n0::/a\n", "cpu", "-1\n", "100000\n", "100000\n", 16, 16},
+               {"4:cpu:/a\n", "cpu", "-1\n", "100000\n", NULL, 16, 16},
+               {"4:cpu:/a\n", "cpu", "-1\n", "what\n", "100000\n", 16, 16},
+               {"4:cpu:/a\n", "cpu", NULL, "100000\n", "0\n", 16, 16}};
+  for (size_t i = 0; i < QN_COUNT(cases); i++) {
+    char root[32], mount[64], name[128];
+    snprintf(root, sizeof root, "cgroup1-%zu", i);
+    snprintf(mount, sizeof mount, "%s/%s", root, cases[i].mount);
+    snprintf(name, sizeof name, "%s/a", mount);
+    ck_assert(mkdir(qn_test_temp_path(root), 0700) == 0 && mkdir(qn_test_temp_path(mount), 0700) == 0 &&
+              mkdir(qn_test_temp_path(name), 0700) == 0);
+    put_text(qn_test_temp_path("self1"), cases[i].self);
+    for (int inner = 0; inner < 2; inner++) {
+      const char *quota = inner ? cases[i].inner : cases[i].outer;
+      snprintf(name, sizeof name, "%s%s/cpu.cfs_quota_us", mount, inner ? "/a" : "");
+      if (quota) put_text(qn_test_temp_path(name), quota);
+      snprintf(name, sizeof name, "%s%s/cpu.cfs_period_us", mount, inner ? "/a" : "");
+      if (cases[i].period) put_text(qn_test_temp_path(name), cases[i].period);
+    }
+    int got = qn_topology_quota_cpus(qn_test_temp_path(root), qn_test_temp_path("self1"), cases[i].otherwise);
+    ck_assert_msg(got == cases[i].want, "case %zu: got %d, want %d", i, got, cases[i].want);
+  }
+}
+END_TEST
+
 // The kernel's own list, of the first CPU.
 static bool in_cpuinfo(const char *word) {
   char line[8192];
@@ -361,5 +396,5 @@ END_TEST
 QN_CASE(runs, every_piece_is_done_once, some_of_the_threads, threads_that_sleep_wake_up, many_short_runs)
 QN_CASE(barriers, nobody_passes_a_barrier_early)
 QN_CASE(creation, counts_and_errors, out_of_memory, the_caller_keeps_its_cpus)
-QN_CASE(machine, the_machine, fewer_cpus_than_there_are, quotas, memory_of_one_node, cpu_features)
+QN_CASE(machine, the_machine, fewer_cpus_than_there_are, quotas, quota_of_version_1, memory_of_one_node, cpu_features)
 QN_TEST_MAIN(runs, barriers, creation, machine)
