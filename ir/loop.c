@@ -291,6 +291,7 @@ static void copy_block(copier *c, const qn_lblock *from, qn_lblock *to) {
         buf->shared = old->shared;
         buf->spread = old->spread;
         buf->each = old->each;
+        buf->byte_max = old->byte_max;
         break;
       }
       case QN_LS_PREFETCH:

@@ -77,6 +77,8 @@ typedef struct qn_lbuf {
   // Locals: so many elements are each lane's own, those from lane * each on; only its iterations of LANE loops (which are
   // 0..elements / each), and MMA, touch them. 0 = none are.
   int each;
+  // Locals: no byte that is stored in it, read as unsigned, is above this. 0 = nothing is known.
+  int byte_max;
   int param_index;           // position among the parameters
 } qn_lbuf;
 

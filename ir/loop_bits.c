@@ -1,4 +1,4 @@
-// Bits that an i32 expression cannot set: masks, shifts and what loads widen. A gap between a bound and the next power
+// Bits that an i32 expression cannot set: masks, shifts, what loads widen, and what is declared of locals. A gap between a bound and the next power
 // of two is not seen, except of a table's values.
 
 #include "ir/loop.h"
@@ -7,12 +7,21 @@ static bool shift_distance(const qn_lexpr *e, int64_t *out) {
   return qn_lexpr_is_int(e->operands[1], out) && *out >= 0 && *out <= 31;
 }
 
+// Of a byte that is stored in a buffer.
+static uint32_t stored_byte(const qn_lbuf *buf) {
+  uint32_t bits = UINT8_MAX;
+  while (buf->byte_max > 0 && bits >> 1 >= (uint32_t)buf->byte_max) bits >>= 1;
+  return bits;
+}
+
 uint32_t qn_lexpr_bits(const qn_lexpr *e) {
   int64_t distance;
   if (e->type.kind != QN_LK_I32) return UINT32_MAX;
   switch (e->op) {
     case QN_LX_INT: return (uint32_t)e->u.int_value;
-    case QN_LX_LOAD: return e->u.load.mem == QN_LM_U8 ? UINT8_MAX : UINT32_MAX;
+    case QN_LX_LOAD:
+      if (e->u.load.mem == QN_LM_U8) return stored_byte(e->u.load.buf);
+      return e->u.load.mem == QN_LM_I32 ? stored_byte(e->u.load.buf) * UINT32_C(0x01010101) : UINT32_MAX;
     case QN_LX_AND: return qn_lexpr_bits(e->operands[0]) & qn_lexpr_bits(e->operands[1]);
     case QN_LX_OR:
     case QN_LX_XOR: return qn_lexpr_bits(e->operands[0]) | qn_lexpr_bits(e->operands[1]);

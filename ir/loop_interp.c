@@ -451,9 +451,9 @@ static bool run_load(machine *m, const code *c) {
   return true;
 }
 
-// False, with nothing told, where they cannot all be written.
+// False, with nothing told, where they cannot all be written, or have to be looked at one by one.
 static bool store_run(const region *to, qn_lmem mem, size_t size, int64_t start, int lanes, const cell *values, int stride) {
-  if (!is_run(to, size, start, lanes)) return false;
+  if (!is_run(to, size, start, lanes) || to->buf->byte_max > 0) return false;
   size_t at = (size_t)start * size, bytes = size * (size_t)lanes;
   uint8_t *place = to->data + at;
   if (to->written && memchr(to->written + at, UNDER_WAY, bytes)) return false;
@@ -463,6 +463,14 @@ static bool store_run(const region *to, qn_lmem mem, size_t size, int64_t start,
     for (int lane = 0; lane < lanes; lane++) narrow(mem, values[lane * stride], place + size * (size_t)lane);
   }
   if (to->written) memset(to->written + at, WRITTEN, bytes);
+  return true;
+}
+
+// Are the bytes within what is declared of the buffer's?
+static bool is_bounded(const qn_lbuf *buf, const uint8_t *bytes, size_t count) {
+  for (size_t i = 0; buf->byte_max > 0 && i < count; i++) {
+    if (bytes[i] > buf->byte_max) return false;
+  }
   return true;
 }
 
@@ -483,6 +491,9 @@ static bool run_store(machine *m, const step *s) {
     if (written && memchr(written, UNDER_WAY, qn_lmem_size(mem)))
       return fail(m, NULL, "writes to '%s' while a copy to it is under way", s->memory->buf->name);
     narrow(mem, s->value[lane * value_stride], place);
+    if (!is_bounded(s->memory->buf, place, qn_lmem_size(mem)))
+      return fail(m, NULL, "stores to '%s' a byte above the %d that it is declared with", s->memory->buf->name,
+                  s->memory->buf->byte_max);
     if (written) memset(written, WRITTEN, qn_lmem_size(mem));
   }
   return true;

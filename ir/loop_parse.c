@@ -576,12 +576,15 @@ static qn_status parse_local(parser *p, qn_lblock *block) {
   if (after == '[' || after == '.') return QN_OK;  // a store to a buffer of that name
   if (at_word(p, "each")) {
     QN_TRY(next(p));
-    return parse_count(p, "the number of elements that a lane has", &local->each);
+    QN_TRY(parse_count(p, "the number of elements that a lane has", &local->each));
+  } else if (at_word(p, "shared") || at_word(p, "spread")) {
+    *(at_word(p, "shared") ? &local->shared : &local->spread) = true;
+    QN_TRY(next(p));
   }
-  bool *flag = at_word(p, "shared") ? &local->shared : at_word(p, "spread") ? &local->spread : NULL;
-  if (!flag) return QN_OK;
-  *flag = true;
-  return next(p);
+  after = following(p);
+  if (!at_word(p, "bytes") || after == '[' || after == '.') return QN_OK;
+  QN_TRY(next(p));
+  return parse_count(p, "what no byte of the local is above", &local->byte_max);
 }
 
 static qn_status parse_copy(parser *p, qn_lblock *block) {

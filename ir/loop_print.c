@@ -108,6 +108,7 @@ void qn_lstmt_print(const qn_lstmt *stmt, qn_buf *out) {
       qn_lexpr_print(stmt->u.local.buf->elements, out);
       qn_buf_puts(out, stmt->u.local.buf->shared ? "] shared" : stmt->u.local.buf->spread ? "] spread" : "]");
       if (stmt->u.local.buf->each > 0) qn_buf_printf(out, " each %d", stmt->u.local.buf->each);
+      if (stmt->u.local.buf->byte_max > 0) qn_buf_printf(out, " bytes %d", stmt->u.local.buf->byte_max);
       break;
     case QN_LS_BARRIER: qn_buf_puts(out, "barrier"); break;
     case QN_LS_COPY:

@@ -375,6 +375,9 @@ static qn_status check_local(checker *c, const qn_lbuf *buf) {
     return fail(c, "size: got %lld elements, want at least 1 and at most %d bytes", (long long)elements,
                 MAX_LOCAL_BYTES);
   }
+  if (buf->byte_max < 0 || buf->byte_max >= UINT8_MAX || (buf->byte_max > 0 && qn_lmem_kind(buf->mem) != QN_LK_I32)) {
+    return fail(c, "got bytes up to %d of %s, want 1 to 254 of i32, i8 or u8", buf->byte_max, qn_lmem_name(buf->mem));
+  }
   if (buf->each == 0) return QN_OK;
   if (buf->shared || c->lane_depth > 0) return fail(c, "got a shared local or a lane loop, want each lane's own around it");
   if (buf->each > 0 && elements % buf->each == 0) return QN_OK;
@@ -414,6 +417,7 @@ static qn_status check_copy(const checker *c, const qn_lstmt *stmt) {
   if (to->kind != QN_LB_LOCAL || !to->shared) return fail(c, "got a copy to '%s', want a shared local", to->name);
   if (from->kind != QN_LB_PARAM || from->writable)
     return fail(c, "got a copy from '%s', want a parameter that is not stored to", from->name);
+  if (to->byte_max > 0) return fail(c, "got a copy to '%s', whose bytes are bounded, want stores", to->name);
   if (c->lane_depth == 0) return fail(c, "got a copy outside of lane loops, want lanes to share it out");
   QN_TRY(check_lanes(c, stmt->u.copy.lanes));
   size_t bytes = (size_t)stmt->u.copy.lanes * qn_lmem_size(stmt->u.copy.mem);

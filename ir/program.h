@@ -9,6 +9,7 @@
 #include "ir/loop.h"
 #include "ir/schedule.h"
 
+#define QN_QUANTIZE_MOST 127        // the code of a block's largest magnitude
 #define QN_QUANTIZE_LEAST 0x1p-120f  // a block whose largest magnitude is less has codes 0: 127 / it may overflow
 #define QN_BUFFER_BYTES_MAX ((int64_t)1 << 40)  // of one buffer: sums of thousands of them cannot overflow
 #define QN_SAMPLE_SETTINGS  8          // i32 of a row's settings (runtime/README.md)

@@ -142,15 +142,17 @@ typedef struct qn_lower_codes {
   const qn_lexpr *scale;   // f32; NaN of a block that has a NaN or an infinity
   const qn_lbuf *sums[2];  // i32: element 0 is the sum of the codes of a half
 } qn_lower_codes;
-// Appends what makes codes and scale of 32 values; the sums are declared.
-qn_lower_codes qn_lower_quantize_block(qn_lower *lower, qn_lblock *block, qn_lower_element element, void *context);
+// Appends what makes codes and scale of 32 values, none of which has a code below `least`, -127 or 0; the sums are
+// declared.
+qn_lower_codes qn_lower_quantize_block(qn_lower *lower, qn_lblock *block, int least, qn_lower_element element,
+                                       void *context);
 // Appends what makes the sums.
 void qn_lower_sum_codes(qn_lower *lower, qn_lblock *block, const qn_lower_codes *codes);
 // Of a block whose largest magnitude is `max`: what values are multiplied with before they are rounded, its scale; the code
-// of x.
+// of x, which is `least` where x is no number.
 const qn_lexpr *qn_lower_code_inverse(qn_lbuild *b, const qn_lexpr *max);
 const qn_lexpr *qn_lower_code_scale(qn_lbuild *b, const qn_lexpr *max);
-const qn_lexpr *qn_lower_code(qn_lbuild *b, const qn_lexpr *x, const qn_lexpr *inverse);
+const qn_lexpr *qn_lower_code(qn_lbuild *b, const qn_lexpr *x, const qn_lexpr *inverse, int least);
 // A value's magnitude as an i32, which orders as the values do and puts NaN above all.
 const qn_lexpr *qn_lower_magnitude(qn_lbuild *b, const qn_lexpr *x);
 

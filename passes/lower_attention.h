@@ -120,9 +120,10 @@ int64_t qn_attention_code_blocks(const qn_kv_page *page);  // of 32 codes, the l
 // What rows are multiplied with, in codes: of each row `row_blocks` blocks of 8 words.
 typedef struct qn_attention_factors {
   int64_t row_blocks;
-  const qn_lbuf *codes;   // i32: four codes a word; -127 to 127
+  const qn_lbuf *codes;   // i32: four codes a word; `least` to 127
   const qn_lbuf *scales;  // f32 a block
   const qn_lbuf *sums;    // i32 a block: of its codes
+  int least;              // -127; 0 of weights
 } qn_attention_factors;
 // What a block's exact sum starts with; `at` numbers the block of factors.
 const qn_lexpr *qn_attention_dot_start(qn_lbuild *b, const qn_attention_codes *codes, const qn_attention_factors *f,
@@ -130,8 +131,8 @@ const qn_lexpr *qn_attention_dot_start(qn_lbuild *b, const qn_attention_codes *c
 // The sum and the products of a word of codes and one of factors.
 const qn_lexpr *qn_attention_dot(qn_lbuild *b, const qn_attention_codes *codes, const qn_lexpr *sum, const qn_lexpr *word,
                                  const qn_lexpr *factors);
-// Declares room for so many rows.
-qn_attention_factors qn_attention_declare_factors(qn_lbuild *b, qn_lblock *block, int64_t rows, int64_t row_blocks);
+// Declares room for so many rows of queries or weights, by how many blocks the page's sums of products have.
+qn_attention_factors qn_attention_declare_factors(qn_lbuild *b, qn_lblock *block, int64_t rows, const qn_kv_page *page);
 // The sums that begin with block `kb`, of `words` words: of one element and one or several rows.
 typedef void (*qn_attention_block)(qn_lower *lower, qn_lblock *block, const qn_attention_codes *codes,
                                    const qn_lexpr *kb, int64_t words, void *context);

@@ -64,12 +64,12 @@ const qn_lexpr *qn_attention_dot_start(qn_lbuild *b, const qn_attention_codes *c
   return qn_lop2(b, QN_LX_UNBIAS, LX_LOAD(f->sums, QN_LM_I32, at), qn_li32(b, codes->page->offset));
 }
 
-// Weights of signed codes are 0 to 127, which no bit but the lower seven says: of two bytes of those at most the
-// products fit 16 bits, and some targets have instructions for these.
+// Weights are 0 to 127, as their local says: the products of two such bytes fit 16 bits, and some targets have
+// instructions for these.
 const qn_lexpr *qn_attention_dot(qn_lbuild *b, const qn_attention_codes *codes, const qn_lexpr *sum,
                                  const qn_lexpr *word, const qn_lexpr *factors) {
   if (codes->page->offset != 0) return qn_lop3(b, QN_LX_DOT4, sum, word, factors);
-  return qn_lop3(b, QN_LX_DOT4, sum, qn_lop2(b, QN_LX_AND, factors, qn_li32(b, 0x7F7F7F7F)), word);
+  return qn_lop3(b, QN_LX_DOT4, sum, factors, word);
 }
 
 int64_t qn_attention_code_words(const qn_kv_page *page) {
@@ -94,9 +94,12 @@ qn_attention_codes qn_attention_pool_codes(qn_lower *lower, const qn_attention *
   return (qn_attention_codes){p, qn_lower_param(lower, cache), LX_MUL(head, LX_INT(p->head_bytes))};
 }
 
-qn_attention_factors qn_attention_declare_factors(qn_lbuild *b, qn_lblock *block, int64_t rows, int64_t row_blocks) {
-  qn_attention_factors f = {.row_blocks = row_blocks};
-  f.codes = qn_llocal(b, block, "codes", QN_LM_I32, rows * row_blocks * BLOCK_WORDS);
+qn_attention_factors qn_attention_declare_factors(qn_lbuild *b, qn_lblock *block, int64_t rows, const qn_kv_page *page) {
+  int64_t row_blocks = qn_attention_code_blocks(page);
+  qn_attention_factors f = {.row_blocks = row_blocks, .least = page->is_k ? -QN_QUANTIZE_MOST : 0};
+  qn_lbuf *codes = qn_llocal(b, block, "codes", QN_LM_I32, rows * row_blocks * BLOCK_WORDS);
+  if (codes && f.least == 0) codes->byte_max = QN_QUANTIZE_MOST;
+  f.codes = codes;
   f.scales = qn_llocal(b, block, "scales", QN_LM_F32, rows * row_blocks);
   f.sums = qn_llocal(b, block, "sums", QN_LM_I32, rows * row_blocks);
   return f;

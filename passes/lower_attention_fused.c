@@ -306,7 +306,7 @@ static void make_factors(qn_lower *lower, qn_lblock *block, fused_context *c, co
   qn_lbuild *b = &lower->build;
   const qn_lexpr *zero = LX_INT(0);
   qn_lblock *body = qn_lower_loop(lower, block, "kb", zero, LX_INT(f->row_blocks), QN_LO_DATA, &c->half);
-  qn_lower_codes codes = qn_lower_quantize_block(lower, body, element, c);
+  qn_lower_codes codes = qn_lower_quantize_block(lower, body, f->least, element, c);
   const qn_lexpr *at = LX_ADD(LX_MUL(row, LX_INT(f->row_blocks)), c->half);
   code_context stored = {f->codes, codes.codes, LX_MUL(at, LX_INT(32))};
   qn_lower_lanes(lower, body, 32, true, store_code, &stored);
@@ -588,9 +588,8 @@ static void run_of_tokens(qn_lower *lower, qn_lblock *block, fused_context *c, i
   const qn_attention *a = c->run.a;
   c->query_pitch = a->head_dim;
   if (a->k_page.coded && a->integer) {
-    int64_t blocks = qn_attention_code_blocks(&a->k_page);
-    c->query_pitch = blocks * 32;
-    c->queries = qn_attention_declare_factors(b, block, rows, blocks);
+    c->query_pitch = qn_attention_code_blocks(&a->k_page) * 32;
+    c->queries = qn_attention_declare_factors(b, block, rows, &a->k_page);
   }
   c->query = qn_llocal(b, block, "query", QN_LM_F32, rows * c->query_pitch);
   c->beyond = rows * a->head_dim;
@@ -598,8 +597,7 @@ static void run_of_tokens(qn_lower *lower, qn_lblock *block, fused_context *c, i
   if (a->v_page.coded) {
     int64_t shares = rows * a->v_page.groups;
     c->weight = qn_llocal(b, block, "weight", QN_LM_F32, shares * QN_PAGE_KEYS);
-    if (a->integer)
-      c->shares = qn_attention_declare_factors(b, block, shares, qn_attention_code_blocks(&a->v_page));
+    if (a->integer) c->shares = qn_attention_declare_factors(b, block, shares, &a->v_page);
   } else {
     c->part = qn_llocal(b, block, "part", QN_LM_F32, rows * a->head_dim);
   }

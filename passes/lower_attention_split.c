@@ -226,7 +226,7 @@ static void make_factors(qn_lower *lower, qn_lblock *block, const tile_context *
   loop = qn_lower_loop(lower, body, "i", zero, values, QN_LO_REDUCE, &i);
   turned = LX_MOD(LX_ADD(e, i), values);
   const qn_lbuf *code = qn_llocal(b, loop, "code", QN_LM_I32, 1);
-  qn_lstore(b, loop, code, QN_LM_I32, zero, qn_lower_code(b, factor(lower, c, e, turned), f32_at(b, inverse, zero)));
+  qn_lstore(b, loop, code, QN_LM_I32, zero, qn_lower_code(b, factor(lower, c, e, turned), f32_at(b, inverse, zero), f->least));
   qn_lstore(b, loop, f->codes, QN_LM_I8, LX_ADD(LX_MUL(e, values), turned), i32_at(b, code, zero));
   qn_lstore(b, loop, sum, QN_LM_I32, zero, LX_ADD(i32_at(b, sum, zero), i32_at(b, code, zero)));
   qn_lstore(b, body, f->scales, QN_LM_F32, e, qn_lower_code_scale(b, max));
@@ -498,10 +498,10 @@ static void start_run(qn_lower *lower, qn_lblock *block, tile_context *c) {
   qn_attention_declare_positions(lower, block, &c->run, c->most_rows);
   c->query_pitch = query_pitch(a);
   if (a->k_page.coded && a->integer)
-    c->queries = qn_attention_declare_factors(b, block, c->most_rows, qn_attention_code_blocks(&a->k_page));
+    c->queries = qn_attention_declare_factors(b, block, c->most_rows, &a->k_page);
   if (a->v_page.coded && a->integer) {
     int64_t shares = c->most_rows * a->v_page.groups;
-    c->shares = qn_attention_declare_factors(b, block, shares, qn_attention_code_blocks(&a->v_page));
+    c->shares = qn_attention_declare_factors(b, block, shares, &a->v_page);
   }
   c->query = qn_llocal(b, block, "query", QN_LM_F32, c->most_rows * c->query_pitch);
   c->score = qn_llocal(b, block, "score", QN_LM_F32, c->most_rows * SCORE_PITCH);

@@ -21,8 +21,8 @@ const qn_lexpr *qn_lower_code_inverse(qn_lbuild *b, const qn_lexpr *max) {
 
 const qn_lexpr *qn_lower_code_scale(qn_lbuild *b, const qn_lexpr *max) { return LX_DIV(or_nan(b, max), LX_F32(127)); }
 
-const qn_lexpr *qn_lower_code(qn_lbuild *b, const qn_lexpr *x, const qn_lexpr *inverse) {
-  const qn_lexpr *number = qn_lop2(b, QN_LX_MAX, LX_MUL(x, inverse), LX_F32(-127));  // a number where x is none
+const qn_lexpr *qn_lower_code(qn_lbuild *b, const qn_lexpr *x, const qn_lexpr *inverse, int least) {
+  const qn_lexpr *number = qn_lop2(b, QN_LX_MAX, LX_MUL(x, inverse), LX_F32((float)least));
   return qn_lop1(b, QN_LX_TO_I32, qn_lop1(b, QN_LX_ROUND, number));
 }
 
@@ -33,6 +33,7 @@ typedef struct block_context {
   void *context;
   const qn_lbuf *max, *codes, *sums[2];
   const qn_lexpr *inverse;
+  int least;
 } block_context;
 
 static void block_max(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
@@ -47,7 +48,7 @@ static void block_codes(qn_lower *lower, qn_lblock *block, const qn_lexpr *index
   qn_lbuild *b = &lower->build;
   const block_context *c = context;
   const qn_lexpr *x = c->element(lower, index, c->context);
-  qn_lstore(b, block, c->codes, QN_LM_I32, index, qn_lower_code(b, x, c->inverse));
+  qn_lstore(b, block, c->codes, QN_LM_I32, index, qn_lower_code(b, x, c->inverse, c->least));
 }
 
 static void block_sums(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
@@ -59,9 +60,10 @@ static void block_sums(qn_lower *lower, qn_lblock *block, const qn_lexpr *index,
   }
 }
 
-qn_lower_codes qn_lower_quantize_block(qn_lower *lower, qn_lblock *block, qn_lower_element element, void *context) {
+qn_lower_codes qn_lower_quantize_block(qn_lower *lower, qn_lblock *block, int least, qn_lower_element element,
+                                       void *context) {
   qn_lbuild *b = &lower->build;
-  block_context c = {.element = element, .context = context};
+  block_context c = {.element = element, .context = context, .least = least};
   c.max = qn_llocal(b, block, "max", QN_LM_I32, QN_TILE_ROWS);
   c.codes = qn_llocal(b, block, "code", QN_LM_I32, 32);
   for (int half = 0; half < 2; half++) c.sums[half] = qn_llocal(b, block, "sum", QN_LM_I32, QN_TILE_ROWS);

@@ -317,7 +317,7 @@ static void quantize_row(qn_lower *lower, qn_lblock *rows, qn_id id, const qn_le
   qn_lblock *block = &loop->u.loop.body;
   quantize_context c = {
       .x = node->operands[0], .row = row, .block_start = LX_MUL(qn_lref(b, kb), LX_INT(32)), .out = out};
-  qn_lower_codes codes = qn_lower_quantize_block(lower, block, quantized_element, &c);
+  qn_lower_codes codes = qn_lower_quantize_block(lower, block, -QN_QUANTIZE_MOST, quantized_element, &c);
   c.codes = codes.codes;
   c.sums[0] = codes.sums[0];
   c.sums[1] = codes.sums[1];

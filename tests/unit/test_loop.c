@@ -244,6 +244,10 @@ START_TEST(bits_that_cannot_be_set) {
   ck_assert_int_eq(qn_lexpr_byte_max(OP(SHR, word, qn_lop1(&f.b, QN_LX_TO_I32, V(l)))), 255);  // by a variable
   const qn_lexpr *either = qn_lop3(&f.b, QN_LX_SELECT, OP(LT, V(l), V(k)), low, high);
   ck_assert_int_eq(qn_lexpr_byte_max(either), 31);
+  qn_lbuf *small = qn_llocal(&f.b, &f.b.kernel->body, "small", QN_LM_I32, 4);
+  small->byte_max = 100;  // a gap up to the next power of two is not seen
+  ck_assert_int_eq(qn_lexpr_byte_max(qn_lload(&f.b, small, QN_LM_I32, I(0), 1)), 127);
+  ck_assert_uint_eq(qn_lexpr_bits(qn_lload(&f.b, small, QN_LM_U8, I(0), 1)), 127);
   teardown(&f);
 }
 END_TEST

@@ -707,6 +707,20 @@ START_TEST(local_written_in_part) {
 }
 END_TEST
 
+START_TEST(byte_above_what_is_declared) {
+  float y[1];
+  qn_lblock *body = begin_kernel("bounded");
+  qn_lbuf *out = param("y", QN_LM_F32, 1, true), *small = qn_llocal(&build, body, "small", QN_LM_I32, 2);
+  small->byte_max = 127;
+  store(body, small, num(0), qn_li32(&build, 0x7f007f01));
+  qn_lstore(&build, body, small, QN_LM_I8, num(7), qn_li32(&build, 127));
+  store(body, small, num(1), qn_li32(&build, 0x00800000));
+  store(body, out, num(0), qn_lf32(&build, 1.0f));
+  run_fails((qn_linterp_buffer[]){BIND(y)}, "stores to 'small' a byte above the 127 that it is declared with",
+            "kernel 'bounded'");
+}
+END_TEST
+
 START_TEST(store_to_a_read_only_parameter) {
   float x[4] = {0};
   qn_lblock *body = begin_kernel("const_store");
@@ -859,7 +873,7 @@ QN_CASE(copies, copies_arrive_when_waited_for, copies_that_nobody_waits_for)
 QN_CASE(mma, mma_of_bytes, mma_of_what_was_not_written)
 QN_CASE(errors, load_out_of_bounds, vector_load_out_of_bounds, gather_below_zero, store_out_of_bounds,
         last_bytes_are_no_element, index_far_out, local_read_before_written, local_written_in_part,
-        store_to_a_read_only_parameter, arithmetic_errors, unverified_kernels)
+        byte_above_what_is_declared, store_to_a_read_only_parameter, arithmetic_errors, unverified_kernels)
 QN_CASE(memory, allocations_may_fail)
 
 QN_TEST_MAIN(kernels, vectors, operators, loops, copies, mma, errors, memory)
