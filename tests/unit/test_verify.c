@@ -8,6 +8,7 @@
 
 #include "frontend/quern.h"
 #include "tests/support/artifact_builder.h"
+#include "tests/support/only_child.h"
 #include "tests/support/test.h"
 
 static uint8_t *bytes;  // of the artifact
@@ -237,21 +238,10 @@ static bool stop_at_once(void *context, const char *stage, uint64_t done, uint64
   return done < *(uint64_t *)context;
 }
 
-// The child of this process; 0 = there is none.
-static pid_t find_child(void) {
-  char path[64], line[32] = "";
-  snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)getpid(), (int)getpid());
-  FILE *children = fopen(path, "re");
-  ck_assert_ptr_nonnull(children);
-  bool any = fgets(line, sizeof line, children) != NULL;
-  fclose(children);
-  return any ? (pid_t)atoi(line) : 0;
-}
-
 static bool kill_child(void *context, const char *stage, uint64_t done, uint64_t total) {
   int *left = context;
   (void)done, (void)total;
-  pid_t child = *left > 0 && strcmp(stage, "checking kernels") == 0 ? find_child() : 0;
+  pid_t child = *left > 0 && strcmp(stage, "checking kernels") == 0 ? qn_test_only_child() : 0;
   if (child > 0 && kill(child, SIGKILL) == 0) (*left)--;
   return true;
 }

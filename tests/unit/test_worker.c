@@ -16,6 +16,7 @@
 #include "frontend/tune_code.h"
 #include "passes/pass.h"
 #include "tests/support/graph_text.h"
+#include "tests/support/only_child.h"
 #include "tests/support/test.h"
 
 // What a candidate does, said by its knob prefetch_bytes, which changes no result.
@@ -470,15 +471,6 @@ START_TEST(refused) {
 }
 END_TEST
 
-static pid_t only_child(void) {
-  char path[64], line[32] = "";
-  snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)getpid(), (int)getpid());
-  FILE *children = fopen(path, "re");
-  ck_assert(children && fgets(line, sizeof line, children));
-  fclose(children);
-  return (pid_t)atoi(line);
-}
-
 // A child that somebody kills between two questions is made anew; Ctrl-C is its parent's business.
 START_TEST(signals) {
   bench b;
@@ -487,14 +479,14 @@ START_TEST(signals) {
   qn_schedule fine = candidate(GOOD);
   open_bench(&b, 10);
   qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
-  pid_t child = only_child();
+  pid_t child = qn_test_only_child();
   ck_assert_int_eq(kill(child, SIGINT), 0);
   qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
-  ck_assert_int_eq(only_child(), child);
+  ck_assert_int_eq(qn_test_only_child(), child);
   ck_assert_int_eq(kill(child, SIGKILL), 0);
   qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag));
   ck_assert_int_eq(out[0].verdict, QN_VERDICT_OK);
-  ck_assert_int_ne(only_child(), child);
+  ck_assert_int_ne(qn_test_only_child(), child);
   close_bench(&b);
 }
 END_TEST
@@ -512,7 +504,7 @@ START_TEST(killed_parent) {
     qn_schedule fine = candidate(GOOD);
     open_bench(&b, 10);
     if (b.measurer.prepare(b.measurer.self, &fine, 1, out, &diag) != QN_OK) _exit(1);
-    child = only_child();
+    child = qn_test_only_child();
     if (write(ends[1], &child, sizeof child) != sizeof child) _exit(1);
     raise(SIGKILL);
   }
