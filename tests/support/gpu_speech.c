@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "codegen/cuda/nvrtc.h"
 #include "frontend/quern.h"
 #include "tests/ptxsim/support_sim.h"
 #include "tests/support/gpu_program.h"
+#include "tests/support/need_nvrtc.h"
 #include "tests/support/test.h"
 
 enum { MOST_IDS = 64 };
@@ -152,11 +152,9 @@ int64_t qn_test_gpu_tokens(int64_t plain) { return plain / (int64_t)qn_test_stri
 
 void qn_test_gpu_open(void) {
   qn_diag diag = {0};
-  qn_nvrtc *nvrtc = NULL;
   qn_cuda_info info;
   size_t count = 0;
-  if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
-  qn_nvrtc_close(nvrtc);
+  qn_test_need_nvrtc();
   if (qn_test_simulated()) sim_open();
   if (qn_cuda_list(qn_test_libcuda(), &info, 1, &count, &diag) != QN_OK) qn_test_skip("%s", diag.text);
 }

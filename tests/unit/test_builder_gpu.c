@@ -3,10 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "codegen/cuda/nvrtc.h"
-#include "tests/ptxsim/support_sim.h"
 #include "tests/support/built_graph.h"
 #include "tests/support/gpu_program.h"
+#include "tests/support/gpu_speech.h"
 
 enum { WIDTH = 33, HIDDEN = 45 };
 
@@ -66,14 +65,7 @@ START_TEST(attention) {
 END_TEST
 
 static TCase *on_a_gpu(void) {
-  qn_diag diag = {0};
-  qn_nvrtc *nvrtc = NULL;
-  qn_cuda_info info;
-  size_t count = 0;
-  if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
-  qn_nvrtc_close(nvrtc);
-  if (qn_test_simulated()) sim_open();
-  if (qn_cuda_list(qn_test_libcuda(), &info, 1, &count, &diag) != QN_OK) qn_test_skip("%s", diag.text);
+  qn_test_gpu_open();
   const TTest *const tests[] = {an_mlp, attention};
   return qn_test_case("gpu", tests, QN_COUNT(tests));
 }

@@ -10,6 +10,7 @@
 #include "codegen/cuda/sass.h"
 #include "tests/support/gpu_layer.h"
 #include "tests/support/graph_run.h"
+#include "tests/support/need_nvrtc.h"
 #include "tests/support/test.h"
 
 enum {
@@ -243,10 +244,7 @@ START_TEST(promises_are_lowered) {
 END_TEST
 
 static TCase *limits(void) {
-  qn_diag diag = {0};
-  qn_nvrtc *nvrtc = NULL;
-  if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
-  qn_nvrtc_close(nvrtc);
+  qn_test_need_nvrtc();
   const TTest *const tests[] = {products_of_every_format, kernels_of_every_class, kernels_of_real_models, promises_are_lowered};
   return qn_test_case("limits", tests, QN_COUNT(tests));
 }

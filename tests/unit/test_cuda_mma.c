@@ -6,6 +6,7 @@
 
 #include "codegen/cuda/nvrtc.h"
 #include "tests/support/gpu_launch.h"
+#include "tests/support/need_nvrtc.h"
 #include "tests/support/test.h"
 
 static const int chips[] = {80, 90, 100, 120};
@@ -349,21 +350,14 @@ static TCase *interpreted(void) {
   return qn_test_case("interpreted", tests, QN_COUNT(tests));
 }
 
-static void need_nvrtc(void) {
-  qn_diag diag = {0};
-  qn_nvrtc *nvrtc = NULL;
-  if (qn_nvrtc_open(NULL, qn_allocator_default(), &nvrtc, &diag) != QN_OK) qn_test_skip("%s", diag.text);
-  qn_nvrtc_close(nvrtc);
-}
-
 static TCase *simulated(void) {
-  need_nvrtc();
+  qn_test_need_nvrtc();
   const TTest *const tests[] = {simulated_tiles, products_of_every_format, halves};
   return qn_test_case("simulated", tests, QN_COUNT(tests));
 }
 
 static TCase *counted_products(void) {
-  need_nvrtc();
+  qn_test_need_nvrtc();
   const TTest *const tests[] = {products_are_on_tensor_cores};
   return qn_test_case("counted", tests, QN_COUNT(tests));
 }

@@ -374,7 +374,30 @@ START_TEST(options_of_other_versions) {
   session = NULL;
   quern_session_options plain = {.size = sizeof plain, .threads = 1};
   OK(quern_session_create(model, &plain, &session, error));
-  // Result structs: a newer caller finds zeros, an older one is given no more than it has room for.
+  quern_generate_params params = {0};
+  FAILS(QUERN_ERR_ARGUMENT, "sizeof(quern_generate_params)", quern_generate(session, &params, NULL, error));
+  sampler.size = 3;
+  int32_t token = QN_FAKE_BOS;
+  params = (quern_generate_params){.size = sizeof params, .prompt = &token, .prompt_count = 1, .sampler = &sampler};
+  FAILS(QUERN_ERR_ARGUMENT, "got size 3, want sizeof(quern_sampler_options)",
+        quern_generate(session, &params, NULL, error));
+  quern_session_destroy(session);
+  quern_model_options of_model = {0};
+  quern_model *none = NULL;
+  FAILS(QUERN_ERR_ARGUMENT, "sizeof(quern_model_options)", quern_model_open("x", &of_model, &none, error));
+  ck_assert_int_eq(quern_model_sequences_max(model), 3);
+  ck_assert_int_eq(quern_model_rows_max(model), 16);
+  quern_model_close(model);
+}
+END_TEST
+
+// Result structs: a newer caller finds zeros, an older one is given no more than it has room for.
+START_TEST(results_of_other_versions) {
+  quern_model *model = open_changed(NULL);
+  quern_session *session = NULL;
+  quern_session_info info;
+  quern_session_options plain = {.size = sizeof plain, .threads = 1};
+  OK(quern_session_create(model, &plain, &session, error));
   newer_info wide = {.known = {.size = sizeof wide}, .unknown = 5};
   OK(quern_session_get_info(session, &wide.known, error));
   ck_assert(wide.known.size == sizeof wide && wide.known.threads == 1 && wide.known.kv_bytes > 0 && wide.unknown == 0);
@@ -392,19 +415,7 @@ START_TEST(options_of_other_versions) {
   quern_model_cost cost = {0};
   quern_step_profile profile = {0};
   ck_assert(!quern_model_get_cost(model, &cost) && !quern_session_profile(session, 0, &profile));
-  quern_generate_params params = {0};
-  FAILS(QUERN_ERR_ARGUMENT, "sizeof(quern_generate_params)", quern_generate(session, &params, NULL, error));
-  sampler.size = 3;
-  int32_t token = QN_FAKE_BOS;
-  params = (quern_generate_params){.size = sizeof params, .prompt = &token, .prompt_count = 1, .sampler = &sampler};
-  FAILS(QUERN_ERR_ARGUMENT, "got size 3, want sizeof(quern_sampler_options)",
-        quern_generate(session, &params, NULL, error));
   quern_session_destroy(session);
-  quern_model_options of_model = {0};
-  quern_model *none = NULL;
-  FAILS(QUERN_ERR_ARGUMENT, "sizeof(quern_model_options)", quern_model_open("x", &of_model, &none, error));
-  ck_assert_int_eq(quern_model_sequences_max(model), 3);
-  ck_assert_int_eq(quern_model_rows_max(model), 16);
   quern_model_close(model);
 }
 END_TEST
@@ -428,5 +439,5 @@ END_TEST
 
 QN_CASE(memory, all_memory_is_the_hosts, an_allocator_by_options, the_log_is_the_hosts)
 QN_CASE(stopping_and_state, another_thread_cancels, a_state_goes_on_elsewhere, a_wrong_state_is_refused)
-QN_CASE(versions, options_of_other_versions, no_gpu)
+QN_CASE(versions, options_of_other_versions, results_of_other_versions, no_gpu)
 QN_TEST_MAIN(memory, stopping_and_state, versions)

@@ -286,48 +286,40 @@ static void sign(char *bytes, size_t size) {
   memcpy(bytes, &h, sizeof h);
 }
 
-START_TEST(wrong_files_are_refused) {
+// The file of one sequence of 40 tokens; nothing is kept any more.
+static char *save_forty(fixture *f, size_t *out_size) {
   int32_t a[MOST];
-  const char *path = qn_test_temp_path("prefixes"), *bad = qn_test_temp_path("bad");
-  size_t size;
-  int64_t pages;
-  fixture f;
-  set_up(&f, 1, 6, true);
-  qn_kv_prefix *p = qn_decoder_prefixes(f.decoder);
+  const char *path = qn_test_temp_path("prefixes");
+  set_up(f, 1, 6, true);
+  qn_kv_prefix *p = qn_decoder_prefixes(f->decoder);
   make_tokens(a, MOST, 1);
-  begin(&f, 0, a, 40);
-  qn_decoder_reset(f.decoder, 0);
-  qn_assert_ok(&f.diag, qn_kv_prefix_save(p, path, &f.diag));
+  begin(f, 0, a, 40);
+  qn_decoder_reset(f->decoder, 0);
+  qn_assert_ok(&f->diag, qn_kv_prefix_save(p, path, &f->diag));
   qn_kv_prefix_clear(p);
-  char *bytes = read_all(path, &size);
-  for (size_t at = 0; at < size; at++) {  // a flipped bit anywhere
-    bytes[at] ^= 0x10;
-    write_all(bad, bytes, size);
-    f.diag = (qn_diag){0};
-    qn_status status = qn_kv_prefix_load(p, bad, &pages, &f.diag);
-    qn_check(status == QN_ERR_FORMAT || status == QN_ERR_UNSUPPORTED, "byte %zu: got %d", at, (int)status);
-    qn_check(pages == 0 && stats_of(&f).pages == 0, "byte %zu: something was added", at);
-    bytes[at] ^= 0x10;
-  }
-  for (size_t length = 1; length < size; length += qn_test_stride(1, 7) + 4) {
-    write_all(bad, bytes, length);
-    f.diag = (qn_diag){0};
-    qn_assert_fails(&f.diag, QN_ERR_FORMAT, "", qn_kv_prefix_load(p, bad, &pages, &f.diag));
-  }
-#define REFUSED(status, text)       \
-  write_all(bad, bytes, size);      \
-  f.diag = (qn_diag){0};            \
-  qn_assert_fails(&f.diag, status, text, qn_kv_prefix_load(p, bad, &pages, &f.diag))
-  qn_kv_prefix_header h;
-  memcpy(&h, bytes, sizeof h);
+  return read_all(path, out_size);
+}
+
+static void expect_refused(fixture *f, const char *bytes, size_t size, qn_status status, const char *text) {
+  const char *bad = qn_test_temp_path("bad");
+  int64_t pages;
+  write_all(bad, bytes, size);
+  f->diag = (qn_diag){0};
+  qn_assert_fails(&f->diag, status, text, qn_kv_prefix_load(qn_decoder_prefixes(f->decoder), bad, &pages, &f->diag));
+}
+
+START_TEST(files_that_lie_are_refused) {
+  size_t size;
+  fixture f;
+  char *bytes = save_forty(&f, &size);
   bytes[8] = 9;
-  REFUSED(QN_ERR_UNSUPPORTED, "got saved prefixes of version 9, want 1");
+  expect_refused(&f, bytes, size, QN_ERR_UNSUPPORTED, "got saved prefixes of version 9, want 1");
   bytes[8] = QN_KV_PREFIX_VERSION;
   bytes[offsetof(qn_kv_prefix_header, model)] ^= 1;
-  REFUSED(QN_ERR_UNSUPPORTED, "was saved with another model");
+  expect_refused(&f, bytes, size, QN_ERR_UNSUPPORTED, "was saved with another model");
   bytes[offsetof(qn_kv_prefix_header, model)] ^= 1;
   // Well signed, but not a tree.
-  int32_t *records = (int32_t *)(void *)(bytes + sizeof h);
+  int32_t *records = (int32_t *)(void *)(bytes + sizeof(qn_kv_prefix_header));
   const size_t pitch = 2 + KEYS;
   const struct {
     size_t at;
@@ -342,8 +334,34 @@ START_TEST(wrong_files_are_refused) {
     int32_t before = records[lies[i].at];
     records[lies[i].at] = lies[i].value;
     sign(bytes, size);
-    REFUSED(QN_ERR_FORMAT, lies[i].text);
+    expect_refused(&f, bytes, size, QN_ERR_FORMAT, lies[i].text);
     records[lies[i].at] = before;
+  }
+  qn_free(qn_allocator_default(), bytes, size + 1);
+  tear_down(&f);
+}
+END_TEST
+
+START_TEST(wrong_files_are_refused) {
+  size_t size;
+  int64_t pages;
+  fixture f;
+  char *bytes = save_forty(&f, &size);
+  const char *bad = qn_test_temp_path("bad");
+  qn_kv_prefix *p = qn_decoder_prefixes(f.decoder);
+  for (size_t at = 0; at < size; at++) {  // a flipped bit anywhere
+    bytes[at] ^= 0x10;
+    write_all(bad, bytes, size);
+    f.diag = (qn_diag){0};
+    qn_status status = qn_kv_prefix_load(p, bad, &pages, &f.diag);
+    qn_check(status == QN_ERR_FORMAT || status == QN_ERR_UNSUPPORTED, "byte %zu: got %d", at, (int)status);
+    qn_check(pages == 0 && stats_of(&f).pages == 0, "byte %zu: something was added", at);
+    bytes[at] ^= 0x10;
+  }
+  for (size_t length = 1; length < size; length += qn_test_stride(1, 7) + 4) {
+    write_all(bad, bytes, length);
+    f.diag = (qn_diag){0};
+    qn_assert_fails(&f.diag, QN_ERR_FORMAT, "", qn_kv_prefix_load(p, bad, &pages, &f.diag));
   }
   write_all(bad, "something else", 14);
   f.diag = (qn_diag){0};
@@ -387,5 +405,5 @@ START_TEST(out_of_memory) {
 END_TEST
 
 QN_CASE(tree, what_is_found, what_is_given_up, random_use, random_use_of_windows)
-QN_CASE(files, saved_and_loaded, wrong_files_are_refused, out_of_memory)
+QN_CASE(files, saved_and_loaded, wrong_files_are_refused, files_that_lie_are_refused, out_of_memory)
 QN_TEST_MAIN(tree, files)

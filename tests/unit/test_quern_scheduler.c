@@ -127,7 +127,7 @@ END_TEST
 START_TEST(guessed_and_forked) {
   enum { COUNT = 5 };
   quern_model *model = open_model(true), *draft = open_model(true);
-  quern_scheduler *scheduler = NULL, *none = NULL;
+  quern_scheduler *scheduler = NULL;
   told t[COUNT], w;
   uint64_t ids[COUNT];
   quern_stats want = {.size = sizeof want};
@@ -151,9 +151,19 @@ START_TEST(guessed_and_forked) {
   ck_assert_int_eq(t[4].result.proposed, 0);
   ck_assert_int_gt(t[1].result.accepted, 0);  // the model itself is its draft
   ck_assert_int_ge(t[1].result.accepted, t[1].result.proposed - 2);  // but for those after the end
+  quern_scheduler_destroy(scheduler);
+  quern_model_close(draft);
+  quern_model_close(model);
+}
+END_TEST
 
-  quern_request request = text_request("one", &t[0]);
-  by.technique = (quern_technique)99;
+START_TEST(guesses_and_forks_that_are_none) {
+  quern_model *model = open_model(true), *draft = open_model(true);
+  quern_scheduler *scheduler = NULL, *none = NULL;
+  told t;
+  OK(quern_scheduler_create(model, OPTIONS(.session = &session, .draft = draft), &scheduler, error));
+  quern_request request = text_request("one", &t);
+  quern_speculator_options by = {.size = sizeof by, .tokens = 3, .technique = (quern_technique)99};
   request.speculator = &by;
   FAILS(QUERN_ERR_ARGUMENT, "technique: got 99", quern_scheduler_add(scheduler, &request, NULL, error));
   by.technique = QUERN_SPECULATE_MEDUSA;
@@ -167,13 +177,13 @@ START_TEST(guessed_and_forked) {
   FAILS(QUERN_ERR_ARGUMENT, "got a draft model of a request's own", quern_scheduler_add(scheduler, &request, NULL, error));
   by.size = 3;
   FAILS(QUERN_ERR_ARGUMENT, "quern_speculator_options", quern_scheduler_add(scheduler, &request, NULL, error));
-  request = text_request("one", &t[0]);
+  request = text_request("one", &t);
   request.fork_of = 9;
   FAILS(QUERN_ERR_ARGUMENT, "fork_of: got 9", quern_scheduler_add(scheduler, &request, NULL, error));
   quern_scheduler_destroy(scheduler);
   OK(quern_scheduler_create(model, NULL, &scheduler, error));
   by = (quern_speculator_options){.size = sizeof by, .technique = QUERN_SPECULATE_DRAFT};
-  request = text_request("one", &t[0]);
+  request = text_request("one", &t);
   request.speculator = &by;
   FAILS(QUERN_ERR_ARGUMENT, "got no draft model, want one in the scheduler's options",
         quern_scheduler_add(scheduler, &request, NULL, error));
@@ -251,5 +261,5 @@ START_TEST(refused) {
 }
 END_TEST
 
-QN_CASE(requests, texts_of_many, guessed_and_forked, cancelled_and_dropped, refused)
+QN_CASE(requests, texts_of_many, guessed_and_forked, guesses_and_forks_that_are_none, cancelled_and_dropped, refused)
 QN_TEST_MAIN(requests)
