@@ -63,6 +63,11 @@ int64_t qn_scheduler_more_pages(const qn_scheduler *s, const qn_request *r, int6
          qn_kv_cache_passed(qn_decoder_cache(s->decoder), r->row) + qn_decoder_copies(s->decoder, r->row, tokens);
 }
 
+int64_t qn_scheduler_promised_pages(const qn_scheduler *s, const qn_request *r) {
+  return qn_scheduler_most_pages(s, r->count) - qn_kv_cache_held(qn_decoder_cache(s->decoder), r->row) +
+         qn_decoder_copies(s->decoder, r->row, qn_scheduler_tokens_left(r));
+}
+
 int64_t qn_scheduler_free_pages(const qn_scheduler *s) {
   return qn_kv_cache_free_pages(qn_decoder_cache(s->decoder));
 }

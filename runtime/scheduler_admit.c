@@ -84,8 +84,7 @@ static const qn_request *find_kin(const qn_scheduler *s, const qn_request *r, bo
 static int64_t promised_pages(const qn_scheduler *s, bool urgent) {
   int64_t pages = 0;
   for (const qn_request *r = s->running.first; r; r = r->next) {
-    if (urgent && !r->urgent) continue;
-    pages += qn_scheduler_most_pages(s, r->count) - qn_kv_cache_held(qn_decoder_cache(s->decoder), r->row);
+    if (!urgent || r->urgent) pages += qn_scheduler_promised_pages(s, r);
   }
   return pages;
 }

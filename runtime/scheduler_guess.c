@@ -17,7 +17,7 @@ static int64_t prompt_pages(const qn_scheduler *s, size_t count) {
   for (size_t i = 0; i < count; i++) {
     const qn_request *r = s->order[i];
     if (!r || !qn_scheduler_runs(r) || qn_scheduler_tokens_left(r) < 2) continue;
-    pages += qn_scheduler_most_pages(s, r->count) - qn_kv_cache_held(qn_decoder_cache(s->decoder), r->row);
+    pages += qn_scheduler_promised_pages(s, r);
   }
   return pages;
 }

@@ -130,6 +130,9 @@ int64_t qn_scheduler_keys(const qn_scheduler *s, const qn_request *r);
 // that it gives back.
 int64_t qn_scheduler_most_pages(const qn_scheduler *s, int64_t tokens);
 int64_t qn_scheduler_more_pages(const qn_scheduler *s, const qn_request *r, int64_t tokens);
+// What one that runs will take for tokens that it has already: pages it does not hold, and copies of those that others have,
+// too, where it gives keys up by then.
+int64_t qn_scheduler_promised_pages(const qn_scheduler *s, const qn_request *r);
 int64_t qn_scheduler_free_pages(const qn_scheduler *s);
 bool qn_scheduler_runs(const qn_request *r);  // has it a row?
 int64_t qn_scheduler_tokens_left(const qn_request *r);  // to be evaluated; 1 = it decodes

@@ -394,6 +394,30 @@ START_TEST(kept_pages_that_others_have_cost_nothing) {
 }
 END_TEST
 
+// Who gives keys up will copy the pages that it shares: those are promised to it, and nobody is taken in by them.
+START_TEST(copies_are_promised) {
+  qn_company f;
+  qn_running r[3];
+  qn_asked first = qn_company_plain(QN_FAKE_PAGE_KEYS + 4, 2), fork = qn_company_plain(QN_COMPANY_KEEP + 6, 4);
+  qn_asked small = qn_company_plain(5, 4);
+  qn_company_how.evict = "sinks";
+  qn_company_open(&f);
+  qn_company_start(&f, &(qn_scheduler_options){.step_tokens = 0}, 3, 4, qn_fake_kernels);
+  add_timed(&f, &first, &r[0], QN_PRIORITY_ONLINE, 0);
+  step(&f, 2);  // its prompt
+  add_timed(&f, &fork, &r[1], QN_PRIORITY_ONLINE, r[0].id);
+  add_timed(&f, &small, &r[2], QN_PRIORITY_ONLINE, 0);
+  step(&f, 1);
+  ck_assert_int_eq(qn_company_stats(&f).cached_tokens, first.count);
+  qn_company_step_to_end(&f);
+  ck_assert_int_eq(qn_company_stats(&f).preemptions, 0);
+  ck_assert_int_eq(qn_company_stats(&f).finished, 3);
+  qn_company_finish(&f);
+  qn_company_close(&f);
+  qn_company_how.evict = NULL;
+}
+END_TEST
+
 // What was swapped out and put back is kept for others when it ends, as if it had never been away.
 START_TEST(swapped_texts_are_known) {
   qn_company f;
@@ -620,7 +644,7 @@ END_TEST
 
 QN_CASE(company, as_alone_in_any_company, as_alone_with_windows, as_alone_with_rings, as_alone_with_trees,
         as_alone_while_keys_are_evicted, forks_share_a_prompt, forks_are_admitted_by_what_they_take, shared_pages_are_freed_once,
-        kept_pages_that_others_have_cost_nothing, swapped_texts_are_known,
+        kept_pages_that_others_have_cost_nothing, copies_are_promised, swapped_texts_are_known,
         guesses_leave_prompts_their_pages, guesses_beside_sums)
 QN_CASE(order, online_before_batch, clients_in_turn, batches, nobody_waits_longer)
 QN_TEST_MAIN(company, order)
