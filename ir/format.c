@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK_VALUES_MAX = 256 };
+enum { BLOCK_VALUES_MAX = 256, CODE_BITS_MAX = 8 };
 
 static const char *const gguf_names[] = {
     "F32",        "F16",        "Q4_0",       "Q4_1",  "Q4_2",     "Q4_3",     "Q5_0",     "Q5_1",    "Q8_0",
@@ -109,19 +109,44 @@ static bool is_plain(const qn_format *format) { return qn_dtype_is_float(format-
 
 static size_t scale_bytes(const qn_format *format) { return format->scale_kind == QN_SCALE_F16 ? 2 : 1; }
 
-// Cuts codes into planes of 8, 4, 2 or 1 bits, the widest first; gives the bytes of a part with them from `at` on.
-static size_t add_planes(const qn_format *format, uint32_t rows, size_t at, qn_tile *tile) {
+// Cuts codes into planes of 8, 4, 2 or 1 bits, the widest first. A plane of b bits takes b lines of the part.
+static void add_planes(const qn_format *format, uint32_t rows, qn_tile *tile) {
   for (uint32_t done = 0; done < format->code_bits;) {
     assert(tile->plane_count < QN_PLANES_MAX);
-    qn_plane *plane = &tile->planes[tile->plane_count++];
-    uint32_t bits = 8, unit;
+    uint32_t bits = 8, unit, index = tile->plane_count++;
     while (bits > format->code_bits - done) bits /= 2;
-    unit = 32 / bits > format->group_values ? QN_PART_VALUES : format->group_values;
-    *plane = (qn_plane){.bits = bits, .into = done, .unit_words = unit / 4, .lines = bits * unit / 32, .at = at};
-    at += (size_t)bits * QN_PART_VALUES / 32 * 4 * rows;
+    unit = (32 / bits > format->group_values ? QN_PART_VALUES : format->group_values) / 4;
+    const qn_plane plane = {.bits = bits, .into = done, .unit_words = unit, .lines = bits * unit / QN_PART_WORDS,
+                            .at = tile->codes_at + (size_t)done * 4 * rows};
+    tile->planes[index] = plane;
+    for (uint32_t w = 0; w < QN_PART_WORDS; w++) {
+      uint32_t line = done + w / unit * plane.lines + w % unit % plane.lines, shift = bits * (w % unit / plane.lines);
+      tile->words[w][index] = (qn_code_piece){(uint8_t)line, (uint8_t)shift, (uint8_t)bits, (uint8_t)done};
+    }
     done += bits;
   }
-  return at;
+  tile->lines = tile->planes[0].lines;
+}
+
+// Whole codes, as many in each byte as fit, and behind those words the others: bit `at` of all their bits is in line
+// at / spare.
+static void add_whole_codes(const qn_format *format, qn_tile *tile) {
+  uint32_t bits = format->code_bits, spare = 8 % bits, lines = bits, at = 0;
+  tile->per_byte = 8 / bits;
+  tile->lines = 1;
+  for (uint32_t w = 0; w < QN_PART_WORDS; w++) {
+    qn_code_piece *piece = tile->words[w];
+    if (w < lines * tile->per_byte) {
+      *piece = (qn_code_piece){(uint8_t)(w / tile->per_byte), (uint8_t)(w % tile->per_byte * bits), (uint8_t)bits, 0};
+      continue;
+    }
+    for (uint32_t into = 0, count; into < bits; into += count, at += count, piece++) {
+      assert(piece < tile->words[w] + QN_PLANES_MAX && at / spare < lines);
+      uint32_t first = at % spare;
+      count = spare - first < bits - into ? spare - first : bits - into;
+      *piece = (qn_code_piece){(uint8_t)(at / spare), (uint8_t)(8 - spare + first), (uint8_t)count, (uint8_t)into};
+    }
+  }
 }
 
 qn_tile qn_format_tile(const qn_format *format, uint32_t rows) {
@@ -132,7 +157,13 @@ qn_tile qn_format_tile(const qn_format *format, uint32_t rows) {
   size_t sub_bytes = format->sub_scale.bits > 0 ? (size_t)tile.groups * rows : 0;
   tile.sub_min_at = tile.subs_share ? 0 : sub_bytes;
   bool minima = format->sub_min.bits > 0 && !tile.subs_share;
-  tile.part_bytes = add_planes(format, rows, minima ? 2 * sub_bytes : sub_bytes, &tile);
+  tile.codes_at = minima ? 2 * sub_bytes : sub_bytes;
+  if (format->whole_codes) {
+    add_whole_codes(format, &tile);
+  } else {
+    add_planes(format, rows, &tile);
+  }
+  tile.part_bytes = tile.codes_at + (size_t)format->code_bits * 4 * rows;
   tile.block_bytes = tile.parts_at + tile.parts * tile.part_bytes;
   return tile;
 }
@@ -285,11 +316,9 @@ size_t qn_format_count_not_finite(const qn_format *format, const void *blocks, s
 // The code of value j of a part.
 static uint32_t tile_code(const qn_tile *tile, uint32_t rows, const uint8_t *part, size_t row, size_t j) {
   uint32_t code = 0;
-  for (uint32_t i = 0; i < tile->plane_count; i++) {
-    const qn_plane *p = &tile->planes[i];
-    size_t unit = j / 4 / p->unit_words, word = j / 4 % p->unit_words, line = unit * p->lines + word % p->lines;
-    uint32_t byte = part[p->at + (line * rows + row) * 4 + j % 4];
-    code |= (byte >> (p->bits * (word / p->lines)) & ((1u << p->bits) - 1)) << p->into;
+  for (const qn_code_piece *p = tile->words[j / 4], *end = p + QN_PLANES_MAX; p < end && p->bits > 0; p++) {
+    uint32_t byte = part[tile->codes_at + (p->line * rows + row) * 4 + j % 4];
+    code |= (byte >> p->shift & ((1u << p->bits) - 1)) << p->into;
   }
   return code;
 }
@@ -347,23 +376,17 @@ static void pack_float(const qn_format *format, uint32_t row, const uint8_t *sou
   }
 }
 
-// The codes of one row's part into the lines of its planes.
+// The codes of one row's part into its lines.
 static void pack_codes(const qn_tile *tile, uint32_t rows, const uint8_t *codes, uint8_t *part, uint32_t row) {
-  for (uint32_t i = 0; i < tile->plane_count; i++) {
-    const qn_plane *p = &tile->planes[i];
-    uint32_t per_line = p->unit_words / p->lines, mask = ((1u << p->bits) - 1) * UINT32_C(0x01010101);
-    uint8_t *line = part + p->at + row * 4;
-    for (uint32_t unit = 0; unit < QN_PART_VALUES / 4; unit += p->unit_words) {
-      for (uint32_t g = 0; g < p->lines; g++, line += rows * 4) {
-        uint32_t packed = 0, four;
-        for (uint32_t at = 0; at < per_line; at++) {
-          memcpy(&four, codes + 4 * (unit + at * p->lines + g), 4);
-          packed |= (four >> p->into & mask) << (p->bits * at);
-        }
-        memcpy(line, &packed, 4);
-      }
+  uint32_t lines[CODE_BITS_MAX] = {0}, used = 0, four;
+  for (size_t w = 0; w < QN_PART_WORDS; w++) {
+    memcpy(&four, codes + 4 * w, 4);
+    for (const qn_code_piece *p = tile->words[w], *end = p + QN_PLANES_MAX; p < end && p->bits > 0; p++) {
+      lines[p->line] |= (four >> p->into & ((1u << p->bits) - 1) * UINT32_C(0x01010101)) << p->shift;
+      if (p->line >= used) used = p->line + 1u;
     }
   }
+  for (uint32_t i = 0; i < used; i++) memcpy(part + tile->codes_at + ((size_t)i * rows + row) * 4, &lines[i], 4);
 }
 
 // The second factors of one row's groups in part `index`.

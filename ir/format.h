@@ -14,6 +14,10 @@
 // words of a unit of u values (a group, or 32 values where those would not fill a line) take b * u / 32 lines L: word w
 // of the unit is in line w % L, shifted left by b * (w / L). So a line of 8-bit codes holds k = 4g..4g+3 of every row,
 // and a line of 4-bit codes in groups of 32 holds k = 4g..4g+3 in the low nibbles and 16+4g..16+4g+3 in the high ones.
+// Codes of formats with `whole_codes` are in no planes: a part has a line for each of their bits, and a byte of a line
+// holds as many whole codes as fit. With c of them, word w is in line w / c, shifted left by w % c times the code's
+// bits; the words that are left over are made of the bits that lines have left: their bits, the first word's lowest
+// first, go to line 0, then to line 1, and so on. So 3 lines hold words 0 to 5 in pairs, and words 6 and 7 are above them.
 // Float formats have blocks of one value: element (n, k) is at [n / rows][k][n % rows].
 // Rows beyond N have zero scales, and codes that mean zero where the format has such a code.
 #ifndef QN_IR_FORMAT_H
@@ -70,6 +74,7 @@ typedef struct qn_format {
   uint32_t code_bits;        // bits a value takes; 32/16 for floats
   int32_t offset;            // subtracted from the unsigned code, or from what the table holds for it
   bool codes_signed;         // the file stores code - offset in two's complement
+  bool whole_codes;          // the tile's bytes hold whole codes as far as possible, instead of planes; of 3, 5 or 6 bits
   qn_field codes;
   qn_sub_scale sub_scale;  // group's scale = block's scale * this
   qn_sub_scale sub_min;    // group's min = -(block's min * this)
@@ -86,6 +91,7 @@ const char *qn_gguf_type_name(uint32_t gguf_type);
 
 #define QN_TILE_ROWS   16
 #define QN_PART_VALUES 32  // values of a part: what a block's codes are laid out by
+#define QN_PART_WORDS  (QN_PART_VALUES / 4)
 #define QN_PLANES_MAX  3
 
 // A plane of codes in a part.
@@ -95,6 +101,11 @@ typedef struct qn_plane {
   uint32_t lines;       // of a unit
   size_t at;            // byte in the part
 } qn_plane;
+
+// Some bits of a word's codes: those from `into` on are in line `line` of the part, from bit `shift` of each byte on.
+typedef struct qn_code_piece {
+  uint8_t line, shift, bits, into;  // bits: 0 = no such piece
+} qn_code_piece;
 
 // Where things are in a block of the tile layout. Places are bytes, of row 0; scales of other rows follow it, words of
 // other rows follow each other by 4 bytes.
@@ -107,8 +118,12 @@ typedef struct qn_tile {
   uint32_t groups;    // of a part
   bool subs_share;    // sub_scale and sub_min are nibbles of one byte
   size_t sub_min_at;  // in the part; the sub-scales are at 0; both by group, `rows` bytes each
+  size_t codes_at;    // in the part: lines of rows * 4 bytes, as many as a code has bits
+  uint32_t per_byte;  // whole codes in each byte; 0: they are in planes
+  uint32_t lines;     // of a run of words that are alike but for the line: words w, w + 1, ... w + lines - 1
   uint32_t plane_count;
   qn_plane planes[QN_PLANES_MAX];
+  qn_code_piece words[QN_PART_WORDS][QN_PLANES_MAX];  // the same, word by word
 } qn_tile;
 // Of block formats.
 qn_tile qn_format_tile(const qn_format *format, uint32_t rows);

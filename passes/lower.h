@@ -83,10 +83,12 @@ const qn_lexpr *qn_lower_group_scale(qn_lower *lower, const qn_lower_tile *t, co
 const qn_lexpr *qn_lower_group_min(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *min, const qn_lexpr *group);
 // The second factor of a group's scale, or of its min, as i32; of formats that have one.
 const qn_lexpr *qn_lower_group_factor(qn_lower *lower, const qn_lower_tile *t, bool min, const qn_lexpr *group);
-// Values 4 * word ... 4 * word + 3 of the part as unsigned bytes of an i32: offset still added. Of panels of 16.
-const qn_lexpr *qn_lower_tile_word(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *word);
+// Values 4 * word ... 4 * word + 3 of the part as unsigned bytes of an i32: offset still added. Of panels of 16. `word` is
+// first + run, of a run of tile.lines words that begins with a multiple of so many.
+const qn_lexpr *qn_lower_tile_word(qn_lower *lower, const qn_lower_tile *t, int64_t first, const qn_lexpr *run);
 // Value 4 * word + byte as f32, before scaling.
-const qn_lexpr *qn_lower_tile_number(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *word, int byte);
+const qn_lexpr *qn_lower_tile_number(qn_lower *lower, const qn_lower_tile *t, int64_t first, const qn_lexpr *run,
+                                     int byte);
 // number * scale, or fma(number, scale, min).
 const qn_lexpr *qn_lower_scaled(qn_lower *lower, const qn_lexpr *number, const qn_lexpr *scale, const qn_lexpr *min);
 // Element (n, k) as f32, of any format.

@@ -92,9 +92,27 @@ static const qn_lexpr *plane_word(qn_lbuild *b, const qn_lower_tile *t, const qn
   return LX_LOAD(t->buf, QN_LM_I32, LX_ADD(place, t->lane));
 }
 
-const qn_lexpr *qn_lower_tile_word(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *word) {
+// Bits of a stored number from `shift` on, as those of a code (of each byte where `bytes` is 0x01010101) from `into` on.
+static const qn_lexpr *piece_bits(qn_lbuild *b, const qn_code_piece *piece, const qn_lexpr *stored, uint32_t bytes) {
+  const qn_plane like = {.bits = piece->bits, .into = piece->into};
+  return plane_bits(b, &like, stored, qn_li32(b, piece->shift), bytes);
+}
+
+// A word whose number is known, piece by piece.
+static const qn_lexpr *whole_word(qn_lbuild *b, const qn_lower_tile *t, int64_t word) {
+  const qn_plane lines = {.at = t->tile.codes_at};
+  const qn_lexpr *codes = qn_li32(b, 0);
+  for (const qn_code_piece *p = t->tile.words[word], *end = p + QN_PLANES_MAX; p < end && p->bits > 0; p++) {
+    const qn_lexpr *bits = piece_bits(b, p, plane_word(b, t, &lines, LX_INT(p->line)), UINT32_C(0x01010101));
+    codes = qn_lop2(b, QN_LX_OR, codes, bits);
+  }
+  return codes;
+}
+
+const qn_lexpr *qn_lower_tile_word(qn_lower *lower, const qn_lower_tile *t, int64_t first, const qn_lexpr *run) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *codes = qn_li32(b, 0), *line = NULL;
+  const qn_lexpr *codes = qn_li32(b, 0), *line = NULL, *word = LX_ADD(LX_INT(first), run);
+  if (t->tile.per_byte > 0) return whole_word(b, t, first);  // runs of one
   for (uint32_t i = 0; i < t->tile.plane_count; i++) {
     const qn_plane *plane = &t->tile.planes[i];
     const qn_lexpr *shift = word_shift(b, plane, word, &line);
@@ -109,30 +127,60 @@ static const qn_lexpr *plain_number(qn_lbuild *b, const qn_lower_tile *t, const 
   return qn_lop1(b, QN_LX_TO_F32, LX_SUB(number, qn_li32(b, t->format->offset)));
 }
 
-const qn_lexpr *qn_lower_tile_number(qn_lower *lower, const qn_lower_tile *t, const qn_lexpr *word, int byte) {
+const qn_lexpr *qn_lower_tile_number(qn_lower *lower, const qn_lower_tile *t, int64_t first, const qn_lexpr *run,
+                                     int byte) {
   qn_lbuild *b = &lower->build;
   const qn_lexpr *line = NULL, *distance = qn_li32(b, 8 * byte);
   if (t->tile.plane_count == 1 && !t->format->has_table) {  // straight from its line
     const qn_plane *plane = &t->tile.planes[0];
-    const qn_lexpr *shift = word_shift(b, plane, word, &line);
+    const qn_lexpr *shift = word_shift(b, plane, LX_ADD(LX_INT(first), run), &line);
     return plain_number(b, t, plane_bits(b, plane, plane_word(b, t, plane, line), LX_ADD(distance, shift), 1));
   }
-  const qn_lexpr *codes = qn_lower_tile_word(lower, t, word);
+  const qn_lexpr *codes = qn_lower_tile_word(lower, t, first, run);
   codes = qn_lop2(b, QN_LX_AND, qn_lop2(b, QN_LX_SHR, codes, distance), qn_li32(b, 0xff));
   return plain_number(b, t, codes);
 }
 
-// Value j of the part, byte by byte: rows of one need not be aligned.
-static const qn_lexpr *lone_number(qn_lbuild *b, const qn_lower_tile *t, const qn_lexpr *j) {
-  const qn_lexpr *code = qn_li32(b, 0), *line = NULL, *word = LX_DIV(j, LX_INT(4));
+// The byte of a plane's line in which value j has its bits: byte by byte, as rows of one need not be aligned.
+static const qn_lexpr *lone_byte(qn_lbuild *b, const qn_lower_tile *t, size_t at, const qn_lexpr *line,
+                                 const qn_lexpr *j) {
+  const qn_lexpr *place =
+      LX_ADD(LX_MUL(LX_ADD(LX_MUL(line, LX_INT(t->rows)), t->lane), LX_INT(4)), LX_MOD(j, LX_INT(4)));
+  return LX_LOAD(t->buf, QN_LM_U8, LX_ADD(part_index(b, t, at, 1), place));
+}
+
+static const qn_lexpr *lone_plane_code(qn_lbuild *b, const qn_lower_tile *t, const qn_lexpr *j, const qn_lexpr *word) {
+  const qn_lexpr *code = qn_li32(b, 0), *line = NULL;
   for (uint32_t i = 0; i < t->tile.plane_count; i++) {
     const qn_plane *plane = &t->tile.planes[i];
-    const qn_lexpr *shift = word_shift(b, plane, word, &line);
-    const qn_lexpr *place =
-        LX_ADD(LX_MUL(LX_ADD(LX_MUL(line, LX_INT(t->rows)), t->lane), LX_INT(4)), LX_MOD(j, LX_INT(4)));
-    const qn_lexpr *stored = LX_LOAD(t->buf, QN_LM_U8, LX_ADD(part_index(b, t, plane->at, 1), place));
+    const qn_lexpr *shift = word_shift(b, plane, word, &line), *stored = lone_byte(b, t, plane->at, line, j);
     code = qn_lop2(b, QN_LX_OR, code, plane->bits < 8 ? plane_bits(b, plane, stored, shift, 1) : stored);
   }
+  return code;
+}
+
+// Where the word is one of those left over, its codes are put together bit by bit: each line has the same bits to spare.
+static const qn_lexpr *lone_whole_code(qn_lbuild *b, const qn_lower_tile *t, const qn_lexpr *j, const qn_lexpr *word) {
+  int64_t bits = t->format->code_bits, whole = bits * t->tile.per_byte, spare = 8 - bits * t->tile.per_byte;
+  const qn_lexpr *per_byte = LX_INT(t->tile.per_byte), *in_byte = LX_MUL(LX_MOD(word, per_byte), LX_INT(bits));
+  const qn_plane of_bits = {.bits = (uint32_t)bits};
+  const qn_lexpr *line = qn_lop2(b, QN_LX_MIN, LX_DIV(word, per_byte), LX_INT(bits - 1));
+  const qn_lexpr *stored = lone_byte(b, t, t->tile.codes_at, line, j);
+  const qn_lexpr *code = plane_bits(b, &of_bits, stored, qn_lop1(b, QN_LX_TO_I32, in_byte), 1), *rest = qn_li32(b, 0);
+  const qn_lexpr *after = qn_lop2(b, QN_LX_MAX, LX_SUB(word, LX_INT(whole)), LX_INT(0));
+  for (int64_t into = 0; into < bits; into++) {
+    const qn_plane of_bit = {.bits = 1, .into = (uint32_t)into};
+    const qn_lexpr *at = LX_ADD(LX_MUL(after, LX_INT(bits)), LX_INT(into));
+    const qn_lexpr *shift = LX_ADD(LX_MOD(at, LX_INT(spare)), LX_INT(8 - spare));
+    stored = lone_byte(b, t, t->tile.codes_at, LX_DIV(at, LX_INT(spare)), j);
+    rest = qn_lop2(b, QN_LX_OR, rest, plane_bits(b, &of_bit, stored, qn_lop1(b, QN_LX_TO_I32, shift), 1));
+  }
+  return qn_lop3(b, QN_LX_SELECT, qn_lop2(b, QN_LX_LT, word, LX_INT(whole)), code, rest);
+}
+
+static const qn_lexpr *lone_number(qn_lbuild *b, const qn_lower_tile *t, const qn_lexpr *j) {
+  const qn_lexpr *word = LX_DIV(j, LX_INT(4));
+  const qn_lexpr *code = t->tile.per_byte > 0 ? lone_whole_code(b, t, j, word) : lone_plane_code(b, t, j, word);
   if (t->format->has_table) {
     code = qn_lop2(b, QN_LX_AND, qn_llut16(b, code, t->format->table), qn_li32(b, 0xff));
   }

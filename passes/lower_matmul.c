@@ -132,12 +132,12 @@ static const qn_lexpr *sum_of_codes(qn_lbuild *b, const activations *x, const qn
 static void add_codes(qn_lower *lower, qn_lblock *body, const matmul_context *c, const group *g, const activations *x,
                       const qn_lbuf *sum, const qn_lexpr *line, const qn_lexpr *factor) {
   qn_lbuild *b = &lower->build;
-  int64_t words = c->format->group_values / 4, lines = g->tile->tile.planes[0].lines;
+  int64_t words = c->format->group_values / 4, lines = g->tile->tile.lines;
   const qn_lexpr *zero = LX_INT(0);
   for (int64_t first = 0; first < words; first += lines) {
     const qn_lexpr *word = LX_ADD(LX_INT(g->index * words + first), line);
     const qn_lexpr *x_word = LX_LOAD(x->buf, QN_LM_I32, LX_ADD(x->codes, word)), *old = LX_LOAD(sum, QN_LM_I32, zero);
-    const qn_lexpr *codes = qn_lower_tile_word(lower, g->tile, word);
+    const qn_lexpr *codes = qn_lower_tile_word(lower, g->tile, g->index * words + first, line);
     if (factor) codes = LX_MUL(codes, factor);
     qn_lstore(b, body, sum, QN_LM_I32, zero, qn_lop3(b, QN_LX_DOT4, old, codes, x_word));
   }
@@ -150,7 +150,7 @@ static const qn_lexpr *sum_group(qn_lower *lower, qn_lblock *block, const matmul
   const qn_lexpr *zero = LX_INT(0), *line = NULL;
   qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
   qn_lstore(b, block, sum, QN_LM_I32, zero, start);
-  qn_lblock *body = lines_loop(b, block, g->tile->tile.planes[0].lines, &line);
+  qn_lblock *body = lines_loop(b, block, g->tile->tile.lines, &line);
   if (body) add_codes(lower, body, c, g, x, sum, line, NULL);
   return qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero));
 }
@@ -192,7 +192,7 @@ static const qn_lexpr *sum_bytes(qn_lower *lower, qn_lblock *block, const matmul
   const qn_lexpr *line = NULL, *zero = LX_INT(0);
   qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
   qn_lstore(b, block, sum, QN_LM_I32, zero, qn_li32(b, 0));
-  qn_lblock *body = lines_loop(b, block, g.tile->tile.planes[0].lines, &line);
+  qn_lblock *body = lines_loop(b, block, g.tile->tile.lines, &line);
   for (g.index = 0; body && g.index < (int64_t)g.tile->tile.groups; g.index++)
     add_codes(lower, body, c, &g, x, sum, line, qn_lower_group_factor(lower, g.tile, false, LX_INT(g.index)));
   return qn_lop1(b, QN_LX_TO_F32, LX_LOAD(sum, QN_LM_I32, zero));
@@ -259,13 +259,13 @@ static void each_group(qn_lower *lower, qn_lblock *block, const matmul_context *
 // Weights widened in registers (numeric mode f32): one fma a value, k ascending.
 static void widened_group(qn_lower *lower, qn_lblock *block, const matmul_context *c, const group *g) {
   qn_lbuild *b = &lower->build;
-  int64_t words = c->format->group_values / 4, lines = g->tile->tile.planes[0].lines;
+  int64_t words = c->format->group_values / 4, lines = g->tile->tile.lines;
   for (int64_t first = 0; first < words; first += lines) {
     const qn_lexpr *line = NULL;
     qn_lblock *body = lines_loop(b, block, lines, &line);
     const qn_lexpr *word = LX_ADD(LX_INT(g->index * words + first), line);
     for (int byte = 0; byte < 4; byte++) {
-      const qn_lexpr *number = qn_lower_tile_number(lower, g->tile, word, byte);
+      const qn_lexpr *number = qn_lower_tile_number(lower, g->tile, g->index * words + first, line, byte);
       const qn_lexpr *weight = qn_lower_scaled(lower, number, g->scale, g->min);
       const qn_lexpr *k =
           LX_ADD(LX_ADD(LX_MUL(g->part, LX_INT(QN_PART_VALUES)), LX_MUL(word, LX_INT(4))), LX_INT(byte));

@@ -10,7 +10,7 @@
 #include "runtime/base/file.h"
 
 #define QN_ARTIFACT_MAGIC "quern\r\n\032"  // 8 bytes: text transfers that change line ends destroy it visibly
-#define QN_ARTIFACT_VERSION 5u
+#define QN_ARTIFACT_VERSION 6u
 #define QN_ARTIFACT_PAGE 4096u
 #define QN_ARTIFACT_SYMBOLS 7  // QN_SYM_COUNT of ir/type.h: none, T, R, P, B, G, S
 

@@ -380,7 +380,7 @@ START_TEST(lies_of_the_table) {
   qn_artifact a;
   qn_diag diag = {0};
   records_of(&file, false).header->version = 3;
-  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 3, want 5", open_bytes(&a, file.data, file.length, &diag));
+  qn_assert_fails(&diag, QN_ERR_UNSUPPORTED, "got 3, want 6", open_bytes(&a, file.data, file.length, &diag));
   qn_buf_deinit(&file);
 }
 END_TEST

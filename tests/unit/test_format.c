@@ -176,6 +176,27 @@ START_TEST(planes_are_where_the_header_says) {
 }
 END_TEST
 
+// Codes of 3 bits, two whole ones in a byte of each of three lines, and words 6 and 7 in what is left: their bits are
+// those that stand beside them in the table, the line and the bit of the byte.
+START_TEST(whole_codes_are_where_the_header_says) {
+  enum { ROW = 5 };
+  static const uint8_t left_over[2][3][2] = {{{0, 6}, {0, 7}, {1, 6}}, {{1, 7}, {2, 6}, {2, 7}}};
+  const qn_format *q3 = qn_format_of(QN_DTYPE_Q3_K);
+  uint8_t *tile = calloc(1, 1824), *rows = calloc(16, 110);
+  for (uint32_t j = 0; j < 256; j++) qn_field_put(&q3->codes, rows + ROW * 110, j, (j * 5 + j / 8) % 8);
+  qn_format_pack(q3, 16, 16, 256, rows, 0, 16, tile);
+  for (uint32_t j = 0; j < 256; j++) {
+    const uint8_t *codes = tile + 32 + j / 32 * 224 + 32 + ROW * 4 + j % 4;
+    uint32_t w = j / 4 % 8, code = 0;
+    for (uint32_t i = 0; w >= 6 && i < 3; i++)
+      code |= (codes[left_over[w - 6][i][0] * 64] >> left_over[w - 6][i][1] & 1u) << i;
+    if (w < 6) code = codes[w / 2 * 64] >> (w % 2 * 3) & 7;
+    ck_assert_uint_eq(code, (j * 5 + j / 8) % 8);
+  }
+  free(tile), free(rows);
+}
+END_TEST
+
 START_TEST(floats_lie_in_panels) {
   const qn_format *format = qn_format_of(QN_DTYPE_F32);
   float file[20][3], tile[2][3][16];
@@ -280,7 +301,8 @@ START_TEST(formats_are_found) {
 END_TEST
 
 QN_CASE(packing, packing_keeps_every_value, blocks_mean_what_gguf_says, tile_bytes_are_where_the_header_says,
-        planes_are_where_the_header_says, floats_lie_in_panels, padding_rows_hold_the_zero_code)
+        planes_are_where_the_header_says, whole_codes_are_where_the_header_says, floats_lie_in_panels,
+        padding_rows_hold_the_zero_code)
 QN_CASE(table, sizes_are_those_of_the_design, sizes_refuse_overflow_and_broken_blocks, codes_of_few_bits_are_narrow,
         formats_are_found)
 
