@@ -92,19 +92,14 @@ static const qn_lexpr *plane_word(qn_lbuild *b, const qn_lower_tile *t, const qn
   return LX_LOAD(t->buf, QN_LM_I32, LX_ADD(place, t->lane));
 }
 
-// Bits of a stored number from `shift` on, as those of a code (of each byte where `bytes` is 0x01010101) from `into` on.
-static const qn_lexpr *piece_bits(qn_lbuild *b, const qn_code_piece *piece, const qn_lexpr *stored, uint32_t bytes) {
-  const qn_plane like = {.bits = piece->bits, .into = piece->into};
-  return plane_bits(b, &like, stored, qn_li32(b, piece->shift), bytes);
-}
-
 // A word whose number is known, piece by piece.
 static const qn_lexpr *whole_word(qn_lbuild *b, const qn_lower_tile *t, int64_t word) {
   const qn_plane lines = {.at = t->tile.codes_at};
   const qn_lexpr *codes = qn_li32(b, 0);
   for (const qn_code_piece *p = t->tile.words[word], *end = p + QN_PLANES_MAX; p < end && p->bits > 0; p++) {
-    const qn_lexpr *bits = piece_bits(b, p, plane_word(b, t, &lines, LX_INT(p->line)), UINT32_C(0x01010101));
-    codes = qn_lop2(b, QN_LX_OR, codes, bits);
+    const qn_plane like = {.bits = p->bits, .into = p->into};
+    const qn_lexpr *stored = plane_word(b, t, &lines, LX_INT(p->line)), *shift = qn_li32(b, p->shift);
+    codes = qn_lop2(b, QN_LX_OR, codes, plane_bits(b, &like, stored, shift, UINT32_C(0x01010101)));
   }
   return codes;
 }
@@ -141,7 +136,8 @@ const qn_lexpr *qn_lower_tile_number(qn_lower *lower, const qn_lower_tile *t, in
   return plain_number(b, t, codes);
 }
 
-// The byte of a plane's line in which value j has its bits: byte by byte, as rows of one need not be aligned.
+// The byte of a line in which value j has its bits; `at` is where line 0 is in the part. Byte by byte, as rows of one
+// need not be aligned.
 static const qn_lexpr *lone_byte(qn_lbuild *b, const qn_lower_tile *t, size_t at, const qn_lexpr *line,
                                  const qn_lexpr *j) {
   const qn_lexpr *place =
