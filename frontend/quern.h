@@ -686,7 +686,6 @@ typedef struct quern_tune_result {
   double gain;                         // default's time over tuned's, as it was measured in pairs of them
   int pairs;  // that the gain was measured with; 0 = the two are the same, or were never timed in pairs (gain 1)
   int tried, wrong, crashed, hung, failed;  // candidates: all, and those that were not right
-  int killed;  // of them, those whose process was killed from outside twice: nothing is known of their code
   bool measured;                       // false: times are the model's, since nothing was tried yet
   bool broken;                         // its default schedule is wrong, crashes or hangs: a bug, told in `end`
   const char *end;                     // why its search ended, or that it goes on
@@ -718,6 +717,7 @@ typedef struct quern_tune_report {
   char database[256];    // its path; empty = none
   char untuned[256];     // targets of the artifact that are GPUs, which are not tuned, with commas between them
   void *owned;
+  int killed;            // candidates whose process was killed from outside twice: nothing is known of their code
 } quern_tune_report;
 void quern_tune_report_free(quern_tune_report *report);  // zeroed is harmless
 // 0, or the code of a bug of quern (10), with what to do in *error, where a session has found the default schedule of a

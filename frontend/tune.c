@@ -227,7 +227,6 @@ static bool take_result(const qn_session_result *from, qn_arena *arena, quern_tu
                             .crashed = from->verdicts[QN_VERDICT_CRASHED],
                             .hung = from->verdicts[QN_VERDICT_HUNG],
                             .failed = from->verdicts[QN_VERDICT_FAILED],
-                            .killed = from->verdicts[QN_VERDICT_KILLED],
                             .measured = from->measured,
                             .broken = from->broken,
                             .end = qn_arena_strdup(arena, from->end),
@@ -276,6 +275,7 @@ static qn_status take_report(tuning *t, const qn_session_report *from, quern_tun
                              .spin_us = from->settings.spin_us > 0 ? from->settings.spin_us : -1,
                              .grain = from->settings.grain,
                              .rejected = from->rejected,
+                             .killed = from->verdicts[QN_VERDICT_KILLED],
                              .threads = t->threads,
                              .usual_threads = t->threads == qn_topology_get()->default_threads,
                              .owned = memory};

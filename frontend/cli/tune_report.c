@@ -83,18 +83,17 @@ static double whole_gain(const quern_tune_report *r) {
 }
 
 static void print_bad(const quern_tune_report *r) {
-  int wrong = 0, crashed = 0, hung = 0, failed = 0, killed = 0;
+  int wrong = 0, crashed = 0, hung = 0, failed = 0;
   for (size_t i = 0; i < r->count; i++) {
     wrong += r->results[i].wrong;
     crashed += r->results[i].crashed;
     hung += r->results[i].hung;
     failed += r->results[i].failed;
-    killed += r->results[i].killed;
   }
-  if (killed > 0)
+  if (r->killed > 0)
     printf("not known: %d whose process was killed from outside twice, which the system does when memory runs out; the next "
            "session tries them again\n",
-           killed);
+           r->killed);
   if (wrong + crashed + hung + failed == 0) return;
   printf("caught and never used: %d that computed other bits, %d that crashed, %d that hung, %d that did not compile\n",
          wrong, crashed, hung, failed);
@@ -163,7 +162,6 @@ static void put_result(cli_json *j, const quern_tune_result *k) {
   cli_json_int(j, "crashed", k->crashed);
   cli_json_int(j, "hung", k->hung);
   cli_json_int(j, "failed", k->failed);
-  cli_json_int(j, "killed", k->killed);
   cli_json_text(j, "end", qn_str_from(k->end));
   if (k->broken) cli_json_text(j, "broken", qn_str_from("the default schedule is wrong, crashes or hangs"));
   cli_json_text(j, "schedule", qn_str_from(k->tuned));
@@ -190,6 +188,7 @@ void tune_put_json(const quern_tune_report *r, qn_buf *out) {
     cli_json_int(&j, "grain", r->grain);
   }
   cli_json_int(&j, "rejected", r->rejected);
+  cli_json_int(&j, "killed", r->killed);
   cli_json_int(&j, "threads", r->threads);
   cli_json_text(&j, "database", qn_str_from(r->database));
   cli_json_precise(&j, "whole_gain", whole_gain(r));
