@@ -4,7 +4,7 @@
 
 #include "passes/cost.h"
 
-enum { MAX_SAMPLES = 5, CODE_LIMIT = 64 };
+enum { MAX_SAMPLES = 7, MAX_RESTS = 3, CODE_LIMIT = 64 };
 
 // Rows that a class's schedule is judged by; those beyond what a step has are left out, unless none is left.
 typedef struct row_class {
@@ -12,7 +12,7 @@ typedef struct row_class {
   int64_t samples[MAX_SAMPLES];  // ended by 0
 } row_class;
 static const row_class product_classes[] = {
-    {1, 1, {1}}, {2, 8, {2, 4, 6, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};
+    {1, 1, {1}}, {2, 8, {2, 3, 4, 5, 6, 7, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};
 static const row_class attention_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 256}}};
 static const row_class row_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 64, 256}}};
 static const row_class any_rows = {0, INT64_MAX, {1, 256}};
@@ -54,12 +54,14 @@ static bool consider(chooser *c, const qn_schedule *s) {
   return true;
 }
 
-// The largest tile and what follows it for the rest of the rows.
-static void set_tiles(qn_schedule *s, int largest, int form) {
-  static const int rests[][3] = {{1}, {2, 1}, {4, 1}, {4, 2, 1}};
+// Tiles after the largest one, for the rest of the rows. Three rows left are much dearer as two and one: either unpacks
+// all weights.
+static const int rests[][MAX_RESTS] = {{1}, {2, 1}, {3, 1}, {3, 2, 1}, {4, 1}, {4, 2, 1}};
+
+static void set_tiles(qn_schedule *s, int largest, size_t form) {
   s->m_tile_count = 0;
   s->m_tiles[s->m_tile_count++] = largest;
-  for (int i = 0; i < 3 && rests[form][i] > 0; i++) {
+  for (int i = 0; i < MAX_RESTS && rests[form][i] > 0; i++) {
     if (rests[form][i] < s->m_tiles[s->m_tile_count - 1]) s->m_tiles[s->m_tile_count++] = rests[form][i];
   }
 }
@@ -67,18 +69,19 @@ static void set_tiles(qn_schedule *s, int largest, int form) {
 static bool try_tiles(chooser *c) {
   static const int largest[] = {1, 2, 3, 4, 5, 6, 8, 12};
   static const int panels[] = {1, 2, 3, 4, 8};
+  static const size_t usual[] = {1, 3};  // of rests: without 3 rows at once and with
   bool better = false, one_row = c->class->max == 1 && c->kernel->tile_rows == 0;
-  for (size_t n = 0; n < QN_COUNT(panels); n++) {
+  for (size_t i = 0; i < QN_COUNT(panels) * QN_COUNT(usual); i++) {
     for (size_t m = 0; m < QN_COUNT(largest) && (m == 0 || !one_row); m++) {
       qn_schedule s = c->best;
-      s.n_tile = panels[n];
-      set_tiles(&s, largest[m], 1);
+      s.n_tile = panels[i / QN_COUNT(usual)];
+      set_tiles(&s, largest[m], usual[i % QN_COUNT(usual)]);
       for (s.n_apart = 0; s.n_apart < 2; s.n_apart++) {
         if (consider(c, &s)) better = true;
       }
     }
   }
-  for (int form = 0; form < 4 && !one_row; form++) {
+  for (size_t form = 0; form < QN_COUNT(rests) && !one_row; form++) {
     qn_schedule s = c->best;
     set_tiles(&s, s.m_tiles[0], form);
     if (consider(c, &s)) better = true;

@@ -357,6 +357,26 @@ START_TEST(defaults_are_legal_and_hard_to_better) {
 }
 END_TEST
 
+// With 16 registers of 8 floats the defaults have tiles for what is left of few rows: a row less takes no longer, but for
+// what more code would have to bring.
+START_TEST(fewer_rows_take_no_longer) {
+  const qn_machine_model m = qn_machine_model_plain(32, 16, 2, 1 << 19);
+  static const char *const sizes[] = {"F=q4_0 N=2048 K=2048", "F=q8_0 N=2048 K=2048", "F=q6_k N=2048 K=2048"};
+  for (size_t i = 0; i < QN_COUNT(sizes); i++) {
+    compiled c;
+    const qn_pkernel *kernel = compile(&c, product, sizes[i], m);
+    qn_kernel_plan plan = qn_schedule_default(kernel, 256, &m);
+    ck_assert(plan.variants[1].rows_min == 2 && plan.variants[1].rows_max == 8);
+    for (int64_t n = 2; n < 8; n++) {
+      double time = predict(kernel, n, &plan.variants[1].schedule, &m).seconds;
+      double more = predict(kernel, n + 1, &plan.variants[1].schedule, &m).seconds;
+      qn_check(time <= more * 1.03, "%s: %lld rows take %g s, one more %g s", sizes[i], (long long)n, time, more);
+    }
+    release(&c);
+  }
+}
+END_TEST
+
 // ---- who chooses ------------------------------------------------------------------------------------------------
 
 typedef struct choice {
@@ -424,6 +444,7 @@ END_TEST
 
 QN_CASE(counting, a_float_product_by_hand, an_integer_product_by_hand, other_kernels_are_counted)
 QN_CASE(predicting, tiles_by_hand, cores_and_memory_by_hand, better_is_never_slower)
-QN_CASE(schedules, panels_lie_apart, illegal_schedules_say_why, knobs_out_of_range_are_illegal, defaults_are_legal_and_hard_to_better)
+QN_CASE(schedules, panels_lie_apart, illegal_schedules_say_why, knobs_out_of_range_are_illegal, defaults_are_legal_and_hard_to_better,
+        fewer_rows_take_no_longer)
 QN_CASE(plans, a_plan_may_come_from_elsewhere, signatures_tell_what_is_computed)
 QN_TEST_MAIN(counting, predicting, schedules, plans)
