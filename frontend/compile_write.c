@@ -90,6 +90,7 @@ static qn_status sign(quern_compilation *c, qn_file_writer *writer, uint64_t off
   qn_mapping mapping;
   uint8_t signature[QN_ART_SIGNATURE_BYTES];
   QN_TRY(quern_compilation_report(c, "signing", 0, 0));
+  QN_TRY(qn_file_writer_flush(writer));
   QN_TRY(qn_mapping_open_fd(&mapping, writer->fd, writer->path, c->diag));
   qn_status status = qn_signature_make(&c->key, mapping.data, mapping.size, signature, c->diag);
   qn_mapping_close(&mapping);

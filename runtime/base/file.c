@@ -269,11 +269,13 @@ static qn_status open_temporary(qn_file_writer *writer) {
   return fail_errno(writer->diag, writer->path, "create", errno);
 }
 
-// Frees the names and forgets the descriptor, which is closed by now or the caller's.
+// Frees names and memory, and forgets the descriptor, which is closed by now or the caller's.
 static void finish(qn_file_writer *writer) {
   free(writer->path);
   free(writer->temporary_path);
-  writer->path = writer->temporary_path = NULL;
+  free(writer->pending);
+  writer->path = writer->temporary_path = writer->pending = NULL;
+  writer->pending_size = 0;
 }
 
 qn_status qn_file_writer_open(qn_file_writer *writer, const char *path, qn_diag *diag) {
@@ -304,9 +306,11 @@ qn_status qn_file_writer_open_memory(qn_file_writer *writer, const char *name, q
   return status;
 }
 
-qn_status qn_file_writer_write_at(qn_file_writer *writer, uint64_t offset, const void *data, size_t size) {
-  const char *bytes = data;
-  if (!writer->path) return qn_fail(writer->diag, QN_ERR_INTERNAL, "file writer", "write to a writer that is not open");
+static qn_status fail_not_open(const qn_file_writer *writer) {
+  return qn_fail(writer->diag, QN_ERR_INTERNAL, "file writer", "write to a writer that is not open");
+}
+
+static qn_status put_at(qn_file_writer *writer, uint64_t offset, const char *bytes, size_t size) {
   while (size > 0) {
     ssize_t count = pwrite(writer->fd, bytes, size, (off_t)offset);
     if (count < 0 && errno == EINTR) continue;
@@ -318,9 +322,41 @@ qn_status qn_file_writer_write_at(qn_file_writer *writer, uint64_t offset, const
   return QN_OK;
 }
 
+qn_status qn_file_writer_flush(qn_file_writer *writer) {
+  if (!writer->path) return fail_not_open(writer);
+  QN_TRY(put_at(writer, writer->offset - writer->pending_size, writer->pending, writer->pending_size));
+  writer->pending_size = 0;
+  return QN_OK;
+}
+
+qn_status qn_file_writer_write_at(qn_file_writer *writer, uint64_t offset, const void *data, size_t size) {
+  QN_TRY(qn_file_writer_flush(writer));
+  return put_at(writer, offset, data, size);
+}
+
 qn_status qn_file_writer_write(qn_file_writer *writer, const void *data, size_t size) {
-  QN_TRY(qn_file_writer_write_at(writer, writer->offset, data, size));
-  writer->offset += size;
+  const char *bytes = data;
+  if (!writer->path) return fail_not_open(writer);
+  if (!writer->pending && !(writer->pending = malloc(QN_FILE_PIECE))) {
+    return qn_fail_nomem(writer->diag, writer->path, "a piece of the file");
+  }
+  while (size > 0) {
+    size_t begun = (size_t)(writer->offset % QN_FILE_PIECE), room = QN_FILE_PIECE - begun;
+    size_t count = size < room ? size : room;
+    if (begun == 0) QN_TRY(qn_file_writer_flush(writer));  // nothing, unless an earlier call failed
+    if (begun == 0 && size >= QN_FILE_PIECE) {
+      count = size - size % QN_FILE_PIECE;
+      QN_TRY(put_at(writer, writer->offset, bytes, count));
+      writer->offset += count;
+    } else {
+      memcpy(writer->pending + writer->pending_size, bytes, count);
+      writer->pending_size += count;
+      writer->offset += count;
+      if (count == room) QN_TRY(qn_file_writer_flush(writer));
+    }
+    bytes += count;
+    size -= count;
+  }
   return QN_OK;
 }
 
@@ -345,14 +381,19 @@ static int put_on_disk(int fd) {
 }
 
 qn_status qn_file_writer_commit(qn_file_writer *writer) {
-  qn_status status = QN_OK;
   if (!writer->path)
     return qn_fail(writer->diag, QN_ERR_INTERNAL, "file writer", "commit of a writer that is not open");
+  qn_status status = qn_file_writer_flush(writer);
+  if (!writer->temporary_path && status != QN_OK) {
+    close(writer->fd);
+    writer->fd = -1;
+  }
   if (writer->temporary_path) {
     // Network file systems report a full disk only at close. After EINTR the descriptor is closed all the same. The copy
     // holds the file until it has its name.
     int held = fcntl(writer->fd, F_DUPFD_CLOEXEC, 0);
-    if (held < 0 || put_on_disk(writer->fd) != 0) status = fail_errno(writer->diag, writer->path, "write", errno);
+    if (status == QN_OK && (held < 0 || put_on_disk(writer->fd) != 0))
+      status = fail_errno(writer->diag, writer->path, "write", errno);
     if (close(writer->fd) != 0 && errno != EINTR && status == QN_OK) {
       status = fail_errno(writer->diag, writer->path, "write", errno);
     } else if (status == QN_OK && rename(writer->temporary_path, writer->path) != 0) {

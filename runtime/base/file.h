@@ -40,12 +40,17 @@ QN_CHECKED qn_status qn_file_read(const char *path, size_t most, const qn_alloca
 #define QN_SCHEDULE_MAX ((size_t)1 << 20)  // `most` for schedules, which people write
 
 // A file written beside its final place and renamed into it by commit; abandoned (and removed) by any other end. What a
-// killed process left is removed by the next writer of the same path.
+// killed process left is removed by the next writer of the same path. Bytes are collected and handed to the system in
+// pieces as large as huge pages, each at a multiple of that size: file systems that have large pages for files keep each in
+// one then, and who maps the file reads it faster. So an error of the disk may be told by a later call, or by commit.
+#define QN_FILE_PIECE ((size_t)2 << 20)
 typedef struct qn_file_writer {
   int fd;
   char *path;            // owned: the final path
   char *temporary_path;  // owned: NULL when writing into memory
   uint64_t offset;       // bytes written so far
+  char *pending;         // owned: room for a piece, with the last bytes before `offset`; NULL = no room needed so far
+  size_t pending_size;   // of them, not handed to the system yet
   qn_diag *diag;         // borrowed
 } qn_file_writer;
 
@@ -57,6 +62,8 @@ QN_CHECKED qn_status qn_file_writer_write(qn_file_writer *writer, const void *da
 QN_CHECKED qn_status qn_file_writer_align(qn_file_writer *writer, size_t alignment);
 // Overwrites earlier bytes (a header whose offsets are known only at the end).
 QN_CHECKED qn_status qn_file_writer_write_at(qn_file_writer *writer, uint64_t offset, const void *data, size_t size);
+// Hands all bytes to the system: for who reads fd before commit, which does so itself.
+QN_CHECKED qn_status qn_file_writer_flush(qn_file_writer *writer);
 // The bytes are on the disk before the name is there.
 QN_CHECKED qn_status qn_file_writer_commit(qn_file_writer *writer);
 void qn_file_writer_abandon(qn_file_writer *writer);  // harmless after commit

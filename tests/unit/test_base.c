@@ -659,6 +659,41 @@ START_TEST(writer_puts_a_file_in_place_at_commit) {
 }
 END_TEST
 
+// Pieces go to the system whole and at multiples of their size, however the bytes come; all of them where one is written
+// over, or when that is asked for.
+START_TEST(writer_hands_over_whole_pieces) {
+  enum { STEP = 700001, STEPS = 7, LARGE = 2 * QN_FILE_PIECE + 5 };
+  qn_diag diag = {0};
+  qn_file_writer writer;
+  qn_mapping mapping;
+  struct stat info;
+  const char *path = qn_test_temp_path("pieces.bin");
+  uint8_t *bytes = malloc(STEP * STEPS + LARGE);
+  ck_assert_ptr_nonnull(bytes);
+  for (size_t i = 0; i < STEP * STEPS + LARGE; i++) bytes[i] = (uint8_t)(i * 7 + i / 251);
+  qn_assert_ok(&diag, qn_file_writer_open(&writer, path, &diag));
+  for (size_t i = 0; i < STEPS; i++) {
+    qn_assert_ok(&diag, qn_file_writer_write(&writer, bytes + i * STEP, STEP));
+    ck_assert_uint_eq(writer.offset, (i + 1) * STEP);
+    ck_assert_int_eq(fstat(writer.fd, &info), 0);
+    ck_assert_uint_eq((uint64_t)info.st_size, (i + 1) * STEP / QN_FILE_PIECE * QN_FILE_PIECE);
+  }
+  qn_assert_ok(&diag, qn_file_writer_write_at(&writer, 1, bytes + 1, 2));
+  ck_assert(fstat(writer.fd, &info) == 0 && info.st_size == STEP * STEPS);
+  qn_assert_ok(&diag, qn_file_writer_write(&writer, bytes + STEP * STEPS, LARGE));
+  ck_assert_int_eq(fstat(writer.fd, &info), 0);
+  ck_assert_uint_eq((uint64_t)info.st_size, (STEP * STEPS + LARGE) / QN_FILE_PIECE * QN_FILE_PIECE);
+  qn_assert_ok(&diag, qn_file_writer_flush(&writer));
+  ck_assert(fstat(writer.fd, &info) == 0 && (uint64_t)info.st_size == STEP * STEPS + LARGE);
+  qn_assert_ok(&diag, qn_file_writer_commit(&writer));
+  qn_assert_ok(&diag, qn_mapping_open(&mapping, path, &diag));
+  ck_assert_uint_eq(mapping.size, STEP * STEPS + LARGE);
+  ck_assert(memcmp(mapping.data, bytes, mapping.size) == 0);
+  qn_mapping_close(&mapping);
+  free(bytes);
+}
+END_TEST
+
 START_TEST(writer_leaves_nothing_when_abandoned) {
   qn_diag diag = {0};
   qn_file_writer writer;
@@ -735,16 +770,29 @@ END_TEST
 START_TEST(writer_tells_when_there_is_no_room) {
   qn_diag diag = {0};
   qn_file_writer writer;
-  static char bytes[100000];
+  static char bytes[3 << 20];
   struct rlimit limit = {50000, 50000};  // a short write at the limit, then an error
   signal(SIGXFSZ, SIG_IGN);
   qn_assert_ok(&diag, qn_file_writer_open(&writer, qn_test_temp_path("full"), &diag));
   ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  qn_assert_ok(&diag, qn_file_writer_write(&writer, "x", 1));
   qn_assert_fails(&diag, QN_ERR_IO, "File too large", qn_file_writer_write(&writer, bytes, sizeof bytes));
   ck_assert_ptr_nonnull(strstr(diag.text, "/full: cannot write"));
   ck_assert_ptr_nonnull(strstr(diag.text, "ulimit -f"));
+  diag = (qn_diag){0};
+  qn_assert_fails(&diag, QN_ERR_IO, "File too large", qn_file_writer_write(&writer, "x", 1));  // it stays so
   qn_file_writer_abandon(&writer);
   ck_assert(!leftovers());
+  diag = (qn_diag){0};
+  qn_assert_ok(&diag, qn_file_writer_open(&writer, qn_test_temp_path("full"), &diag));
+  qn_assert_ok(&diag, qn_file_writer_write(&writer, bytes, 100000));  // less than a piece: told at the end
+  qn_assert_fails(&diag, QN_ERR_IO, "File too large", qn_file_writer_commit(&writer));
+  ck_assert(!leftovers());
+  diag = (qn_diag){0};
+  qn_assert_ok(&diag, qn_file_writer_open_memory(&writer, "full", &diag));
+  qn_assert_ok(&diag, qn_file_writer_write(&writer, bytes, 100000));
+  qn_assert_fails(&diag, QN_ERR_IO, "File too large", qn_file_writer_commit(&writer));
+  ck_assert_int_eq(writer.fd, -1);
 }
 END_TEST
 
@@ -782,10 +830,9 @@ END_TEST
 
 QN_CASE(files, mapping_reads_a_file, mapping_refuses_what_is_no_file, file_read_reads_all,
         file_read_refuses_what_is_no_file_or_too_long, file_read_reads_standard_input,
-        writer_puts_a_file_in_place_at_commit, writer_leaves_nothing_when_abandoned, writer_removes_orphans,
-        writer_refuses_bad_places,
-        writer_follows_a_symbolic_link, what_is_there, writer_tells_when_there_is_no_room, writer_into_memory,
-        folders_are_made_with_parents)
+        writer_puts_a_file_in_place_at_commit, writer_hands_over_whole_pieces, writer_leaves_nothing_when_abandoned,
+        writer_removes_orphans, writer_refuses_bad_places, writer_follows_a_symbolic_link, what_is_there,
+        writer_tells_when_there_is_no_room, writer_into_memory, folders_are_made_with_parents)
 
 // ---- log and the test support itself --------------------------------------------------------------------------
 
