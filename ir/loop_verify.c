@@ -397,6 +397,8 @@ static qn_status check_mma(const checker *c, const qn_lstmt *stmt) {
       return fail(c, "%s: got '%s', want a local of %s with elements of each lane's own", names[i], buf->name,
                   qn_lmem_name(want));
     }
+    if (i == QN_MMA_OF_C && buf->byte_max > 0)
+      return fail(c, "C: got '%s', whose bytes are bounded, want a local that holds any sum", buf->name);
     int each = qn_lmma_each(kind, (qn_lmma_operand)i), at = stmt->u.mma.at[i];
     if (at < 0 || at > buf->each - each) {
       return fail(c, "%s: got elements %d to %d of a lane's %d, want %d that there are", names[i], at, at + each - 1,
