@@ -17,6 +17,7 @@ typedef struct candidate {
   qn_schedule schedule;
   qn_measured measured;
   bool loaded;  // the present child has its code
+  int kills;    // children that were killed from outside at it, one after another
 } candidate;
 
 struct qn_worker {
@@ -191,19 +192,30 @@ static int take_results(qn_worker *w, int *list, int count, bool check) {
       continue;
     }
     if (check || s->results[i].verdict != QN_VERDICT_OK) c->measured = s->results[i];
+    if (check) c->kills = 0;
     c->loaded = qn_child_is_alive(&w->child) && qn_is_right(&c->measured);
   }
   return left;
 }
 
-// Takes the one at fault out of the list; false when it is not known which.
-static bool remove_culprit(qn_worker *w, int *list, int *count, const int *sent, int sent_count, const answer *a) {
+// Which of those sent a child that is no more was at; -1 when it is not known.
+static int culprit_of(const int *sent, int count, const answer *a) {
   bool ran = a->stage == QN_WORKER_COMPILING || a->stage == QN_WORKER_CHECKING;
-  int item = sent_count == 1 && ran ? 0 : a->item;
-  if (!ran || item < 0 || item >= sent_count) return false;
-  for (int i = 0; i < *count; i++) {
-    if (list[i] != sent[item]) continue;
-    blame(&w->candidates.items[list[i]], a);
+  int item = count == 1 && ran ? 0 : a->item;
+  return ran && item >= 0 && item < count ? sent[item] : -1;
+}
+
+// Was it killed from outside, and for the first time with this candidate? Perhaps that was not the candidate's doing.
+static bool goes_again(qn_worker *w, int culprit, int *deaths, const answer *a) {
+  int *kills = culprit < 0 ? deaths : &w->candidates.items[culprit].kills;
+  return a->end == QN_CHILD_KILLED && (*kills)++ < 1;
+}
+
+// Takes the one at fault out of the list; false when it is not known which.
+static bool remove_culprit(qn_worker *w, int *list, int *count, int culprit, const answer *a) {
+  for (int i = 0; culprit >= 0 && i < *count; i++) {
+    if (list[i] != culprit) continue;
+    blame(&w->candidates.items[culprit], a);
     memmove(&list[i], &list[i + 1], (size_t)(*count - i - 1) * sizeof *list);
     --*count;
     return true;
@@ -227,10 +239,11 @@ static qn_status load(qn_worker *w, int *list, int count, bool check, qn_diag *d
       continue;
     }
     if (a.end == QN_CHILD_CANCELLED || a.end == QN_CHILD_CUT) return fail_answer(w, &a, diag);
-    bool again = a.end == QN_CHILD_KILLED && deaths++ < 1;  // perhaps not the candidate's doing
+    int culprit = culprit_of(sent, size, &a);
+    bool again = goes_again(w, culprit, &deaths, &a);
     if (!again && a.stage == QN_WORKER_COMPILING && a.item < 0 && size > 1) {
       alone = true;
-    } else if (!again && !remove_culprit(w, list, &count, sent, size, &a) && ++deaths >= DEATHS_MAX) {
+    } else if (!again && !remove_culprit(w, list, &count, culprit, &a) && ++deaths >= DEATHS_MAX) {
       return fail_answer(w, &a, diag);
     }
     forget_child(w);
@@ -324,14 +337,16 @@ static qn_status time_rounds(qn_worker *w, const int pair[2], int rounds, double
     answer a = ask(w, QN_WORKER_PAIR);
     if (a.end == QN_CHILD_ANSWERED) {
       QN_TRY(child_status(w, diag));
+      for (int i = 0; i < 2; i++) w->candidates.items[pair[i]].kills = 0;
       memcpy(out + 2 * done, s->seconds, 2 * (size_t)s->rounds * sizeof *out);
       done += s->rounds;
       continue;
     }
     if (a.end == QN_CHILD_CANCELLED || a.end == QN_CHILD_CUT) return fail_answer(w, &a, diag);
-    if (a.end != QN_CHILD_KILLED || deaths++ > 0) {
-      if (a.stage != QN_WORKER_TIMING) return fail_answer(w, &a, diag);
-      blame(&w->candidates.items[pair[a.item ? 1 : 0]], &a);
+    int culprit = a.stage == QN_WORKER_TIMING ? pair[a.item ? 1 : 0] : -1;
+    if (!goes_again(w, culprit, &deaths, &a)) {
+      if (culprit < 0) return fail_answer(w, &a, diag);
+      blame(&w->candidates.items[culprit], &a);
     }
     forget_child(w);
   }

@@ -279,6 +279,24 @@ START_TEST(killed_from_outside) {
   munmap(kills_left, sizeof *kills_left);
 }
 END_TEST
+// Twice is said of each for itself, and not of all that are tried together.
+START_TEST(killed_beside_another) {
+  bench b;
+  qn_diag diag = {0};
+  qn_measured out[2];
+  qn_schedule schedules[] = {candidate(KILLED), candidate(KILLED_ONCE)};
+  kills_left = mmap(NULL, sizeof *kills_left, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ck_assert(kills_left != MAP_FAILED);
+  *kills_left = 1;
+  open_bench(&b, 0.3);
+  qn_assert_ok(&diag, b.measurer.prepare(b.measurer.self, schedules, 2, out, &diag));
+  ck_assert_int_eq(out[0].verdict, QN_VERDICT_KILLED);
+  ck_assert_int_eq(out[1].verdict, QN_VERDICT_OK);
+  ck_assert_int_lt(*kills_left, 1);
+  close_bench(&b);
+  munmap(kills_left, sizeof *kills_left);
+}
+END_TEST
 START_TEST(hanging) { expect(HANGS, QN_VERDICT_HUNG, "no end after"); }
 END_TEST
 START_TEST(not_compiling) { expect(FAILS, QN_VERDICT_FAILED, "does not compile"); }
@@ -648,8 +666,9 @@ START_TEST(out_of_memory) {
 }
 END_TEST
 
-QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing, killed_from_outside, hanging,
-        not_compiling, crashing_the_compiler, hanging_the_compiler, crashing_when_timed, wrong_at_first)
+QN_CASE(plants, good, wrong, skipping_the_tail, doing_nothing, writing_outside, writing_an_input, crashing,
+        killed_from_outside, killed_beside_another, hanging, not_compiling, crashing_the_compiler,
+        hanging_the_compiler, crashing_when_timed, wrong_at_first)
 QN_CASE(working, limits_by_threads, turns_of_a_pair, cancelling, out_of_time, refused, signals, killed_parent, unknown_inputs, dying_before,
         out_of_memory)
 QN_TEST_MAIN(plants, working)
