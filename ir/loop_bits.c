@@ -1,5 +1,5 @@
-// Bits that an i32 expression cannot set: masks, shifts, what loads widen, and what is declared of locals. A gap between a bound and the next power
-// of two is not seen, except of a table's values.
+// Bits that an i32 expression cannot set: masks, shifts, what loads widen, and what is declared of locals. A gap between
+// a bound and the next power of two is not seen, except of a table's values.
 
 #include "ir/loop.h"
 

@@ -9,7 +9,7 @@ enum { MAX_SAMPLES = 7, MAX_RESTS = 3, CODE_LIMIT = 64 };
 // Rows that a class's schedule is judged by; those beyond what a step has are left out, unless none is left.
 typedef struct row_class {
   int64_t min, max;
-  int64_t samples[MAX_SAMPLES];  // ended by 0
+  int64_t samples[MAX_SAMPLES];  // ended by 0 where there are fewer
 } row_class;
 static const row_class product_classes[] = {
     {1, 1, {1}}, {2, 8, {2, 3, 4, 5, 6, 7, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};

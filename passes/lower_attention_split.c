@@ -226,7 +226,8 @@ static void make_factors(qn_lower *lower, qn_lblock *block, const tile_context *
   loop = qn_lower_loop(lower, body, "i", zero, values, QN_LO_REDUCE, &i);
   turned = LX_MOD(LX_ADD(e, i), values);
   const qn_lbuf *code = qn_llocal(b, loop, "code", QN_LM_I32, 1);
-  qn_lstore(b, loop, code, QN_LM_I32, zero, qn_lower_code(b, factor(lower, c, e, turned), f32_at(b, inverse, zero), f->least));
+  qn_lstore(b, loop, code, QN_LM_I32, zero,
+            qn_lower_code(b, factor(lower, c, e, turned), f32_at(b, inverse, zero), f->least));
   qn_lstore(b, loop, f->codes, QN_LM_I8, LX_ADD(LX_MUL(e, values), turned), i32_at(b, code, zero));
   qn_lstore(b, loop, sum, QN_LM_I32, zero, LX_ADD(i32_at(b, sum, zero), i32_at(b, code, zero)));
   qn_lstore(b, body, f->scales, QN_LM_F32, e, qn_lower_code_scale(b, max));

@@ -18,7 +18,9 @@ static int64_t first_kept(const qn_kv_cache *cache, int g, int64_t length) {
 }
 
 bool qn_kv_cache_kept(const qn_kv_cache *cache, int32_t page) { return cache->kept[page]; }
-bool qn_kv_cache_idle(const qn_kv_cache *cache, int32_t page) { return cache->kept[page] && cache->groups[ALL].holders[page] == 1; }
+bool qn_kv_cache_idle(const qn_kv_cache *cache, int32_t page) {
+  return cache->kept[page] && cache->groups[ALL].holders[page] == 1;
+}
 
 static void hold_in(qn_kv_cache *cache, int g, int32_t page) {
   assert(page >= 0 && page < cache->groups[g].page_count && cache->groups[g].holders[page] > 0);

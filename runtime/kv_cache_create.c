@@ -19,7 +19,8 @@ static qn_status walk_pools(const qn_kv_cache *cache, qn_kv_pool_visitor visit, 
     size_t bytes = 0;
     if (b->kind != QN_ART_CACHE) continue;
     if (visit) QN_TRY(visit(context, b, offset));
-    if (!qn_size_mul((size_t)b->bytes, (size_t)cache->groups[group_of(cache, b)].page_count, &bytes) || bytes > (UINT64_C(1) << 47) - offset) {
+    int64_t pages = cache->groups[group_of(cache, b)].page_count;
+    if (!qn_size_mul((size_t)b->bytes, (size_t)pages, &bytes) || bytes > (UINT64_C(1) << 47) - offset) {
       *out_overflow = true;
       return QN_OK;
     }
