@@ -16,7 +16,7 @@ const char *qn_verdict_name(qn_verdict verdict) { return verdicts[verdict].name;
 
 const char *qn_verdict_text(qn_verdict verdict) { return verdicts[verdict].text; }
 
-bool qn_verdict_blames(qn_verdict verdict) { return verdict != QN_VERDICT_OK && verdicts[verdict].blames; }
+bool qn_verdict_blames(qn_verdict verdict) { return verdicts[verdict].blames; }
 
 bool qn_verdict_parse(qn_str name, qn_verdict *out) {
   for (size_t i = 0; i < QN_COUNT(verdicts); i++) {

@@ -381,12 +381,20 @@ static int64_t pages_of_others(const qn_scheduler *s) {
   return pages;
 }
 
+// No less than those, and quickly told: who asks in vain asks at every step.
+static int64_t most_of_others(const qn_scheduler *s) {
+  int64_t pages = 0;
+  for (const qn_request *r = s->running.first; r; r = r->next)
+    pages += r->urgent ? 0 : qn_kv_cache_held(qn_decoder_cache(s->decoder), r->row);
+  return pages;
+}
+
 // Takes the place of one that is less urgent. False when all of those would not make enough room.
 static bool displace(qn_scheduler *s, const qn_request *r) {
   qn_request *loser = victim(s);
   if (!loser || loser->urgent) return false;
-  int64_t pages = qn_scheduler_free_pages(s) + pages_of_others(s) - promised_pages(s, true);
-  if (pages < needed_pages(s, r, true)) return false;
+  int64_t wanted = needed_pages(s, r, true) + promised_pages(s, true) - qn_scheduler_free_pages(s);
+  if (most_of_others(s) < wanted || pages_of_others(s) < wanted) return false;
   preempt(s, loser);
   return true;
 }
