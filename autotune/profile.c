@@ -62,6 +62,7 @@ static const struct speed {
     EACH(int8_part),
     ONE(huge_gain),
     ONE(moving_gain),
+    ONE(ahead_gain),
     ONE(wake_s),
     ONE(cycles_per_s),
     ONE(fma_latency),
@@ -263,6 +264,14 @@ static void fill_instructions(const qn_machine_profile *p, qn_machine_model *mod
     if (p->dots[form] > 1.02 * p->dots[model->dots]) model->dots = form;
 }
 
+// The better way to read one stream stays what it is to a core's best; the other one is as much slower as was measured.
+static void fill_streams(double ahead_gain, qn_machine_model *model) {
+  if (ahead_gain <= 0) return;
+  double better = model->stream_alone > model->stream_ahead ? model->stream_alone : model->stream_ahead;
+  model->stream_ahead = ahead_gain < 1 ? better * ahead_gain : better;
+  model->stream_alone = ahead_gain < 1 ? better : better / ahead_gain;
+}
+
 void qn_profile_fill_model(const qn_machine_profile *p, const qn_target *target, int threads, qn_machine_model *model) {
   const qn_topology *machine = qn_topology_get();
   if (threads <= 0) threads = machine->default_threads;
@@ -279,6 +288,7 @@ void qn_profile_fill_model(const qn_machine_profile *p, const qn_target *target,
       at_threads(p, p->read[QN_PROFILE_L3][QN_PROFILE_HUGE], threads) / threads / p->cycles_per_s);
   set(&model->memory_bytes_per_s, at_threads(p, p->read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE], threads));
   set(&model->core_bytes_per_s, p->read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE][0]);
+  fill_streams(p->ahead_gain, model);
   set(&model->barrier_s, at_threads(p, p->barrier_s, threads));
   set(&model->piece_s, at_threads(p, p->piece_s, threads));
 }

@@ -27,6 +27,7 @@ enum {
 // What one round found, for ratios within it.
 typedef struct one_round {
   double read[QN_PROFILE_COUNTS], small, moving, int8[QN_PROFILE_COUNTS];
+  double alone, ahead;  // one stream, without and with prefetches, by the fewest threads
   double share[QN_PROFILE_COUNTS];  // the least that the threads had of their cores
 } one_round;
 
@@ -57,6 +58,10 @@ static void keep_least(double *best, double time) {
 
 // --- speeds
 
+static double probe_of(measurement *m, qn_probe probe) {
+  return qn_machine_probe(m->machine, m->threads, probe, false, NULL);
+}
+
 // The one measurement of this round is kept too.
 static double measure_read(measurement *m, qn_threads *threads, int pages, int index) {
   double best = 0;
@@ -79,6 +84,10 @@ static void measure_reads(measurement *m, int index) {
   double small = measure_read(m, m->threads, QN_PROFILE_SMALL, index);
   keep_most(&p->read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE][index], r->read[index]);
   keep_most(&p->read[QN_PROFILE_MEMORY][QN_PROFILE_SMALL][index], small);
+  if (index == 0) {
+    r->alone = probe_of(m, QN_PROBE_READ_0);
+    r->ahead = probe_of(m, QN_PROBE_READ_4K);
+  }
   if (index != p->count - 1) return;
   r->small = small;
   r->moving = measure_read(m, m->free_threads, QN_PROFILE_HUGE, index);
@@ -92,10 +101,6 @@ static void measure_caches(measurement *m, int index) {
                 qn_machine_probe(m->machine, m->threads, probe, pages == QN_PROFILE_SMALL, NULL));
     }
   }
-}
-
-static double probe_of(measurement *m, qn_probe probe) {
-  return qn_machine_probe(m->machine, m->threads, probe, false, NULL);
 }
 
 static void measure_latencies(measurement *m) {
@@ -207,6 +212,10 @@ static double moving_gain(const one_round *r, int index, int last) {
   return (void)index, over(r->moving, r->read[last]);
 }
 
+static double ahead_gain(const one_round *r, int index, int last) {
+  return (void)index, (void)last, over(r->ahead, r->alone);
+}
+
 static void put_ratios(measurement *m) {
   qn_machine_profile *p = m->profile;
   for (int i = 0; i < p->count; i++) {
@@ -215,6 +224,7 @@ static void put_ratios(measurement *m) {
   }
   p->huge_gain = median_ratio(m, huge_gain, p->count - 1);
   p->moving_gain = median_ratio(m, moving_gain, p->count - 1);
+  p->ahead_gain = median_ratio(m, ahead_gain, 0);
 }
 
 // --- all

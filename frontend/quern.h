@@ -480,6 +480,7 @@ typedef struct quern_machine_profile {
   quern_machine_settings settings;
   char note[512];  // why what is stored was not taken; empty = nothing to say
   double narrow[QUERN_MACHINE_COUNTS];  // 8-bit integer operations by codes of 4 bits
+  double ahead_gain;  // one thread reading memory, prefetched by the kernel over not; 0 = the machine was too busy
 } quern_machine_profile;
 
 typedef struct quern_machine_options {

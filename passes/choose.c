@@ -4,7 +4,7 @@
 
 #include "passes/cost.h"
 
-enum { MAX_SAMPLES = 7, MAX_RESTS = 3, CODE_LIMIT = 64 };
+enum { MAX_SAMPLES = 7, MAX_RESTS = 4, CODE_LIMIT = 64 };
 
 // Rows that a class's schedule is judged by; those beyond what a step has are left out, unless none is left.
 typedef struct row_class {
@@ -12,7 +12,7 @@ typedef struct row_class {
   int64_t samples[MAX_SAMPLES];  // ended by 0 where there are fewer
 } row_class;
 static const row_class product_classes[] = {
-    {1, 1, {1}}, {2, 8, {2, 3, 4, 5, 6, 7, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};
+    {1, 1, {1}}, {2, 4, {2, 3, 4}}, {5, 8, {5, 6, 7, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};
 static const row_class attention_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 256}}};
 static const row_class row_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 64, 256}}};
 static const row_class any_rows = {0, INT64_MAX, {1, 256}};
@@ -29,7 +29,7 @@ typedef struct chooser {
 // The mean logarithm of the time, so that all row counts weigh the same. More code is worse where it brings nothing:
 // it takes time to compile and room in caches.
 static double score(const chooser *c, const qn_schedule *s) {
-  const double code_weight = 0.01;
+  const double code_weight = 0.005;
   double sum = 0;
   int count = 0, code = 0;
   for (int i = 0; i < MAX_SAMPLES && c->class->samples[i] > 0; i++) {
@@ -54,22 +54,23 @@ static bool consider(chooser *c, const qn_schedule *s) {
   return true;
 }
 
-// Tiles after the largest one, for the rest of the rows. Three rows left are much dearer as two and one: either unpacks
-// all weights.
-static const int rests[][MAX_RESTS] = {{1}, {2, 1}, {3, 1}, {3, 2, 1}, {4, 1}, {4, 2, 1}};
+// Tiles after the largest one, for the rest of the rows; below 0 so many rows less than that. Three rows left are much
+// dearer as two and one: either unpacks all weights. So where registers hold all rows, each number has its own tile.
+static const int rests[][MAX_RESTS] = {{1}, {2, 1}, {3, 1}, {3, 2, 1}, {4, 1}, {4, 2, 1}, {-1, -2, -3, 1}};
 
 static void set_tiles(qn_schedule *s, int largest, size_t form) {
   s->m_tile_count = 0;
   s->m_tiles[s->m_tile_count++] = largest;
-  for (int i = 0; i < MAX_RESTS && rests[form][i] > 0; i++) {
-    if (rests[form][i] < s->m_tiles[s->m_tile_count - 1]) s->m_tiles[s->m_tile_count++] = rests[form][i];
+  for (int i = 0; i < MAX_RESTS && rests[form][i] != 0; i++) {
+    int rest = rests[form][i] > 0 ? rests[form][i] : largest + rests[form][i];
+    if (rest > 0 && rest < s->m_tiles[s->m_tile_count - 1]) s->m_tiles[s->m_tile_count++] = rest;
   }
 }
 
 static bool try_tiles(chooser *c) {
-  static const int largest[] = {1, 2, 3, 4, 5, 6, 8, 12};
+  static const int largest[] = {1, 2, 3, 4, 5, 6, 8, 10, 12};
   static const int panels[] = {1, 2, 3, 4, 8};
-  static const size_t usual[] = {1, 3};  // of rests: without 3 rows at once and with
+  static const size_t usual[] = {1, 3, 6};  // of rests: without 3 rows at once, with, and with any number
   bool better = false, one_row = c->class->max == 1 && c->kernel->tile_rows == 0;
   for (size_t i = 0; i < QN_COUNT(panels) * QN_COUNT(usual); i++) {
     for (size_t m = 0; m < QN_COUNT(largest) && (m == 0 || !one_row); m++) {

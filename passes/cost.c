@@ -75,7 +75,8 @@ static issue issue_of(const qn_machine_model *m, const qn_op_counts *counts, boo
   for (int mem = 0; mem < QN_LM_COUNT; mem++) {
     static const float widening[QN_LM_COUNT] = {
         [QN_LM_F16] = 2, [QN_LM_BF16] = 2, [QN_LM_I8] = 1, [QN_LM_U8] = 1};
-    add_issue(&sum, (issue){0, lanes ? widening[mem] : 0, 1, 0}, counts->loads[mem]);
+    double narrow = m->loads_per_cycle / 2;  // of loads of one value there are two a cycle, however wide vectors are
+    add_issue(&sum, (issue){0, lanes ? widening[mem] : 0, lanes || narrow > 1 ? 1 : narrow, 0}, counts->loads[mem]);
   }
   sum.stores += counts->stores;
   issue all = {0, 0, 0, 0};
@@ -204,18 +205,31 @@ static double streams_of(const qn_schedule *s, double panel_bytes) {
   return 1 + (s->n_tile - 1) * (apart < 0 ? 0 : apart > 1 ? 1 : apart);
 }
 
-// How fast the cores together read weights for the first time. One stream does not keep a core's memory busy: what is
-// in flight grows with the streams and with prefetching far enough ahead; too far ahead it pushes out what is needed.
+// How far ahead of a stream a core has to ask to have what it needs in time; what comes a little late costs little.
+static double bytes_needed(const qn_machine_model *m, const qn_schedule *s) {
+  const double late = 0.8;
+  return late * m->memory_latency_s * m->core_bytes_per_s / s->n_tile;
+}
+
+// How much of memory's latency the kernel's own prefetches hide: 0 to 1.
+static double covered_by(const qn_machine_model *m, const qn_schedule *s) {
+  double needed = bytes_needed(m, s);
+  return s->prefetch_bytes >= needed ? 1 : s->prefetch_bytes / needed;
+}
+
+// How fast the cores together read weights for the first time. One stream need not keep a core's memory busy: what is
+// in flight grows with the streams and, on some machines, with prefetching far enough ahead; too far ahead it pushes out
+// what is needed.
 static double stream_speed(const qn_machine_model *m, const qn_schedule *s, bool pages, double streams, int cores) {
-  const double missing_alone = 0.30, missing_ahead = 0.20;  // of a core's best: of one stream, of one prefetched
-  const double memory_best = 1.15;                           // several streams of all cores to one stream of each
-  double best = m->core_bytes_per_s / (1 - missing_ahead), ahead = s->prefetch_bytes;
-  double needed = m->memory_latency_s * m->core_bytes_per_s / s->n_tile;
-  if (pages) ahead = ahead > 0 ? needed : 0;  // of the cache are asked for by the kernel, as a whole
-  double covered = ahead >= needed ? 1 : ahead / needed;
-  double missing = (missing_alone - (missing_alone - missing_ahead) * covered) / streams;
+  const double memory_best = 1.15;  // several streams of all cores to one stream of each
+  double one = m->stream_alone > m->stream_ahead ? m->stream_alone : m->stream_ahead;
+  double best = m->core_bytes_per_s / one, covered = covered_by(m, s), ahead = s->prefetch_bytes;
+  double needed = bytes_needed(m, s);
+  if (pages) covered = ahead > 0, ahead = covered * needed;  // of the cache are asked for by the kernel, as a whole
+  double missing = (1 - m->stream_alone + (m->stream_alone - m->stream_ahead) * covered) / streams;
   double excess = at_least_0(ahead - needed) * s->n_tile / (double)m->l1_bytes;
   double all = best * (1 - missing) / (1 + 0.1 * excess) * cores;
+  if (!pages && s->n_tile > 1 && !s->n_apart) all *= m->neighbours;
   double asked = all / (memory_best * m->memory_bytes_per_s);
   return all / sqrt(sqrt(1 + asked * asked * asked * asked));  // what cores ask for at once, as far as memory has it
 }
@@ -261,6 +275,18 @@ static double beside(double a, double b, double c) {
   return cbrt(sqrt(pow6(a) + pow6(b) + pow6(c)));
 }
 
+// The same where weights come from memory. What the kernel does not prefetch a core asks for as far ahead as its window
+// of instructions reaches, which is the fewer bytes the more it does with each (fitted to tiles of 1, 4 and 8 tokens).
+static double streamed(const qn_machine_model *m, const qn_schedule *s, const product_part *part, int cores, double work,
+                       double memory, double cache) {
+  const double window_s = 100 / m->cycles_per_s;
+  double seen = window_s * part->experts * part->weight_bytes / (work * cores) / (bytes_needed(m, s) * s->n_tile);
+  double covered = covered_by(m, s);
+  if (seen > covered) covered = seen < 1 ? seen : 1;
+  double late = sqrt(work * work + memory * memory);
+  return covered * beside(work, memory, cache) + (1 - covered) * beside(late, 0, cache);
+}
+
 // Units of work are taken in pieces. The last thread may have more of them than its share; and since threads do not
 // run alike, the first waits for a part of the last one's piece.
 static double sync_seconds(const qn_machine_model *m, double busy_s, double units, int cores) {
@@ -299,7 +325,7 @@ static void predict_product(const qn_pkernel *kernel, double rows, const qn_sche
   // Weights come from memory for the first tile of tokens; the others find them in a cache.
   double first = 1 / token_tiles, work_s = out->issue_s + out->latency_s;
   const double cache_shows = 0.15;  // however much else there is to do
-  double busy = beside(work_s * first, out->memory_s, out->cache_s * first) +
+  double busy = streamed(m, s, &part, cores, work_s * first, out->memory_s, out->cache_s * first) +
                 beside(work_s * (1 - first), 0, out->cache_s * (1 - first)) + cache_shows * out->cache_s;
   out->sync_s = sync_seconds(m, busy, units, cores);
   out->seconds = busy + out->sync_s;

@@ -124,8 +124,9 @@ static void put_speeds(const quern_machine_profile *p, qn_buf *out) {
                 1e-9 * p->cycles_per_s, p->fma_latency, 1e-9 * p->dots[0], 1e-9 * p->dots[1], 1e-9 * p->dots[2]);
   qn_buf_printf(out, "all threads  a barrier of sleepers %.1f us; reading memory, ", 1e6 * p->wake_s);
   if (p->huge_gain > 0 && p->moving_gain > 0) {
-    qn_buf_printf(out, "huge pages give %.2f of small ones, threads that may move %.2f of pinned ones\n", p->huge_gain,
+    qn_buf_printf(out, "huge pages give %.2f of small ones, threads that may move %.2f of pinned ones, ", p->huge_gain,
                   p->moving_gain);
+    qn_buf_printf(out, "one thread that prefetches %.2f of one that does not\n", p->ahead_gain);
   } else {
     qn_buf_puts(out, "the machine was too busy to compare pages and pinning: use --fresh when it is quiet\n");
   }
@@ -200,6 +201,7 @@ static void json_speeds(cli_json *json, const quern_machine_profile *p) {
   json_rates(json, "int8_part", p->int8_part, p->count);
   cli_json_precise(json, "huge_gain", p->huge_gain);
   cli_json_precise(json, "moving_gain", p->moving_gain);
+  cli_json_precise(json, "ahead_gain", p->ahead_gain);
   cli_json_precise(json, "wake_s", p->wake_s);
   cli_json_precise(json, "cycles_per_s", p->cycles_per_s);
   cli_json_precise(json, "fma_latency", p->fma_latency);

@@ -20,7 +20,7 @@ static qn_machine_profile sample(void) {
     p.barrier_s[i] = i * 1e-7, p.piece_s[i] = 1e-8 * threads;
     p.read_part[i] = memory[i] / 40e9, p.int8_part[i] = threads / 8;
   }
-  p.huge_gain = 1.05, p.moving_gain = 0.98, p.wake_s = 23.4e-6, p.cycles_per_s = 3e9, p.fma_latency = 4,
+  p.huge_gain = 1.05, p.moving_gain = 0.98, p.ahead_gain = 1.25, p.wake_s = 23.4e-6, p.cycles_per_s = 3e9, p.fma_latency = 4,
   p.vector_ops = 72e9;
   p.dots[0] = 90e9, p.dots[1] = 120e9, p.dots[2] = 150e9;
   p.knobs = qn_profile_knobs(&p);
@@ -123,6 +123,7 @@ START_TEST(models) {
   ck_assert(near(m.fma_latency, 4) && near(m.l2_bytes_per_cycle, 32) && near(m.l3_bytes_per_cycle, 16));
   ck_assert(near(m.memory_bytes_per_s, (22e9 + 39.5e9) / 2) && near(m.core_bytes_per_s, 12e9));
   ck_assert(near(m.barrier_s, 1.5e-7) && near(m.piece_s, 3e-8));
+  ck_assert(near(m.stream_ahead, plain.stream_ahead) && near(m.stream_alone, plain.stream_ahead / 1.25));
   p.moving_gain = 0;  // disturbed: as if it had not been measured
   qn_machine_model before = m;
   qn_profile_fill_model(&p, &target, 3, &before);
@@ -130,9 +131,13 @@ START_TEST(models) {
   before = plain;
   qn_profile_fill_model(&p, &target, 3, &before);
   ck_assert(before.cycles_per_s == plain.cycles_per_s && before.dots == 0);
-  p.moving_gain = 1;
+  p.moving_gain = 1, p.ahead_gain = 0.9;
   qn_profile_fill_model(&p, &target, 64, &m);  // more than were measured: as the most
   ck_assert(m.cores == 64 && near(m.memory_bytes_per_s, 40e9));
+  ck_assert(near(m.stream_alone, plain.stream_ahead) && near(m.stream_ahead, plain.stream_ahead * 0.9));
+  p.ahead_gain = 0;  // the machine was too busy to tell
+  qn_profile_fill_model(&p, &target, 64, &m);
+  ck_assert(near(m.stream_alone, plain.stream_ahead));
   // Code for another target: what its instructions do was not measured.
   qn_assert_ok(&diag, qn_target_parse("x86-64-v4", &target, &diag));
   m = qn_machine_model_plain(target.vector_bytes, target.vector_registers, 0, target.cache_bytes);
