@@ -296,7 +296,7 @@ static void copy_block(copier *c, const qn_lblock *from, qn_lblock *to) {
       }
       case QN_LS_PREFETCH:
         qn_lprefetch(b, to, renamed(c, stmt->u.prefetch.buf), stmt->u.prefetch.mem,
-                     copy_expr(c, stmt->u.prefetch.index));
+                     copy_expr(c, stmt->u.prefetch.index), stmt->u.prefetch.far);
         break;
       case QN_LS_BARRIER: qn_lbarrier(b, to); break;
       case QN_LS_COPY:

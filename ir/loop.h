@@ -189,6 +189,7 @@ struct qn_lstmt {
       const qn_lbuf *buf;
       qn_lmem mem;
       const qn_lexpr *index;  // may point beyond the buffer's end
+      bool far;               // into the second cache: other things fill the first before this is read
     } prefetch;
     // 4, 8 or 16 bytes from a parameter into a shared local, both places at multiples of as many: a copy that goes on
     // while the lane does other things. A COMMIT closes the group of what its lane has copied since the one before; a
@@ -252,7 +253,8 @@ qn_lstmt *qn_lstore(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem 
 // Stores `lanes` lanes, a scalar value to each of them.
 qn_lstmt *qn_lstore_lanes(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index,
                           const qn_lexpr *value, int lanes);
-qn_lstmt *qn_lprefetch(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index);
+qn_lstmt *qn_lprefetch(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index,
+                       bool far);
 // Appends a barrier of the group's lanes; NULL after a failure.
 qn_lstmt *qn_lbarrier(qn_lbuild *b, qn_lblock *block);
 // Appends a copy of `lanes` elements, a commit, a wait; NULL after a failure.

@@ -207,12 +207,14 @@ qn_lstmt *qn_lstore(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem 
   return qn_lstore_lanes(b, block, buf, mem, index, value, lanes);
 }
 
-qn_lstmt *qn_lprefetch(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index) {
+qn_lstmt *qn_lprefetch(qn_lbuild *b, qn_lblock *block, const qn_lbuf *buf, qn_lmem mem, const qn_lexpr *index,
+                       bool far) {
   qn_lstmt *stmt = buf && index ? append_stmt(b, block, QN_LS_PREFETCH) : NULL;
   if (!stmt) return NULL;
   stmt->u.prefetch.buf = buf;
   stmt->u.prefetch.mem = mem;
   stmt->u.prefetch.index = index;
+  stmt->u.prefetch.far = far;
   return stmt;
 }
 

@@ -204,7 +204,7 @@ static qn_status enter(parser *p) {
 // --- names
 
 bool qn_lname_is_valid(qn_str name) {
-  static const char *const reserved[] = {"for",  "local", "prefetch", "barrier", "copy",
+  static const char *const reserved[] = {"for",    "local", "prefetch", "far", "barrier", "copy",
                                          "commit", "wait", "mma", "param", "inf", "nan"};
   size_t at = 0;
   qn_symbol symbol;
@@ -557,9 +557,11 @@ static qn_status parse_prefetch(parser *p, qn_lblock *block) {
   qn_lmem mem;
   parsed index;
   QN_TRY(next(p));
+  bool far = at_word(p, "far");
+  if (far) QN_TRY(next(p));
   QN_TRY(parse_view(p, &buf, &mem));
   QN_TRY(parse_index(p, &index, NULL));
-  return qn_lprefetch(&p->b, block, buf, mem, index.e) ? QN_OK : fail_memory(p);
+  return qn_lprefetch(&p->b, block, buf, mem, index.e, far) ? QN_OK : fail_memory(p);
 }
 
 // A number of elements.

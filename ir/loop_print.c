@@ -127,7 +127,7 @@ void qn_lstmt_print(const qn_lstmt *stmt, qn_buf *out) {
         qn_buf_printf(out, " %s[%d]", stmt->u.mma.bufs[i]->name, stmt->u.mma.at[i]);
       break;
     case QN_LS_PREFETCH:
-      qn_buf_puts(out, "prefetch ");
+      qn_buf_puts(out, stmt->u.prefetch.far ? "prefetch far " : "prefetch ");
       print_view(stmt->u.prefetch.buf, stmt->u.prefetch.mem, out);
       print_index(stmt->u.prefetch.index, 1, out);
       break;

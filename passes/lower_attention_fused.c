@@ -19,8 +19,10 @@ typedef struct fused_context {
   qn_attention_run run;
   const qn_lbuf *query, *out, *part;  // head_dim a row; part: the chunk's sum of values
   const qn_lbuf *score;               // 64 a row; then the weights
-  const qn_lbuf *max, *sum, *factor,
-      *share;                 // one a row; what is there, and the chunk's part, are scaled by the latter
+  // One a row: the largest score of the chunks so far, of this one, of both; what is there, and the chunk's part, are
+  // scaled by the last two, of which one is `less`.
+  const qn_lbuf *max, *own, *next, *less, *factor, *share;
+  const qn_lbuf *sum;         // of the weights so far
   const qn_lbuf *aside;       // i32: by how much the tiles of shared keys miss `out`, if they must not add to it
   int64_t beyond;             // elements of `out` that are the rows'; there are as many again
   const qn_lexpr *next_page;  // of the chunk after this one, or this one's again
@@ -84,6 +86,24 @@ static void tile(qn_lower *lower, qn_lblock *block, const qn_lexpr *first, const
   }
 }
 
+static void each_row(qn_lower *lower, qn_lblock *block, fused_context *c, fused_body body) {
+  qn_lbuild *b = &lower->build;
+  body(lower, qn_lower_loop(lower, block, "r", LX_INT(0), c->run.rows, QN_LO_DATA, &c->row), c);
+}
+
+enum { ROW_LANES = 8 };
+
+// The same for what a row has one of, some rows at a time, beyond the last one up to a multiple of these.
+static void each_row_lane(qn_lower *lower, qn_lblock *block, fused_context *c, fused_body body) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *lanes = LX_INT(ROW_LANES), *r = NULL, *l = NULL;
+  const qn_lexpr *count = LX_DIV(LX_ADD(c->run.rows, LX_INT(ROW_LANES - 1)), lanes);
+  qn_lblock *rows = qn_lower_loop(lower, block, "r", LX_INT(0), count, QN_LO_DATA, &r);
+  qn_lblock *inner = qn_lower_loop(lower, rows, "l", LX_INT(0), lanes, QN_LO_DATA, &l);
+  c->row = LX_ADD(LX_MUL(r, lanes), l);
+  body(lower, inner, c);
+}
+
 // ---- chains -----------------------------------------------------------------------------------------------------
 
 enum { LINKS = 4 };  // of a chain that stand together, unrolled by the schedule
@@ -114,18 +134,18 @@ static void ask_codes(qn_lower *lower, qn_lblock *block, const fused_context *c,
   enum { LINE_BYTES = 64 };
   qn_lbuild *b = &lower->build;
   qn_attention_codes codes = qn_attention_pool_codes(lower, c->run.a, cache, page, c->run.kv_head);
-  int64_t width = codes.page->is_k ? c->run.a->head_dim : QN_PAGE_KEYS;  // of what is walked meanwhile
+  int64_t width = codes.page->is_k ? QN_PAGE_KEYS : c->run.a->head_dim;  // of what is walked meanwhile
   int64_t panels = (width + QN_TILE_ROWS - 1) / QN_TILE_ROWS, lines = (codes.page->head_bytes - 1) / LINE_BYTES + 1;
   int64_t each = (lines - 1) / (panels * trips) + 1;
   const qn_lexpr *turn = LX_ADD(LX_MUL(c->panel, LX_INT(trips)), trip);
   const qn_lexpr *at = LX_ADD(codes.first_byte, LX_MUL(turn, LX_INT(each * LINE_BYTES)));
   for (int64_t i = 0; codes.buf && i < each; i++)
-    qn_lprefetch(b, block, codes.buf, QN_LM_U8, LX_ADD(at, LX_INT(i * LINE_BYTES)));
+    qn_lprefetch(b, block, codes.buf, QN_LM_U8, LX_ADD(at, LX_INT(i * LINE_BYTES)), true);
 }
 
 // How many trips a chain over all of its links has.
 static int64_t chain_trips(const fused_context *c, const chain_context *chain) {
-  int64_t links = chain->ahead == c->run.a->v_cache ? c->run.a->head_dim : QN_PAGE_KEYS;
+  int64_t links = chain->ahead == c->run.a->k_cache ? c->run.a->head_dim : QN_PAGE_KEYS;
   return links / LINKS > 0 ? links / LINKS : 1;
 }
 
@@ -142,12 +162,12 @@ static void ask_ahead(qn_lower *lower, qn_lblock *block, const fused_context *c,
     return;
   }
   int64_t elements = LINE_BYTES / (int64_t)qn_lmem_size(pool->mem);
-  int64_t length = chain->ahead == c->run.a->v_cache ? c->run.a->head_dim : QN_PAGE_KEYS;
+  int64_t length = chain->ahead == c->run.a->k_cache ? c->run.a->head_dim : QN_PAGE_KEYS;
   const qn_lexpr *at = LX_ADD(LX_MUL(c->base, LX_INT(length)), LX_MUL(links, LX_INT(QN_TILE_ROWS)));
   for (int64_t i = 0; i < LINKS * QN_TILE_ROWS; i += elements) {
     const qn_lexpr *index = LX_ADD(at, LX_INT(i));
     qn_lprefetch(b, block, pool, pool->mem,
-                 qn_attention_pool_index(b, c->run.a, chain->ahead_page, c->run.kv_head, index));
+                 qn_attention_pool_index(b, c->run.a, chain->ahead_page, c->run.kv_head, index), true);
   }
 }
 
@@ -224,7 +244,7 @@ static void make_score(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuf *acc = qn_llocal(b, block, "acc", QN_LM_F32, 1);
   qn_lstore(b, block, acc, QN_LM_F32, zero, LX_F32(0));
   if (a->k_page.coded && a->integer) {
-    block_context x = {c, &c->queries, c->row, acc, a->v_cache, c->run.page};
+    block_context x = {c, &c->queries, c->row, acc, a->k_cache, c->next_page};
     qn_attention_each_block(lower, block, &c->keys, add_block, &x);
   } else {
     write_chain(lower, block, c,
@@ -232,8 +252,8 @@ static void make_score(qn_lower *lower, qn_lblock *block, fused_context *c) {
                                  .lo = zero,
                                  .hi = LX_INT(a->head_dim),
                                  .link = a->k_page.coded ? code_score_link : score_link,
-                                 .ahead = a->v_cache,
-                                 .ahead_page = c->run.page});
+                                 .ahead = a->k_cache,
+                                 .ahead_page = c->next_page});
   }
   const qn_lexpr *dot = LX_LOAD(acc, QN_LM_F32, zero), *key = LX_ADD(c->base, c->lane);
   if (a->k_page.coded) dot = LX_MUL(dot, qn_attention_code_scale(b, &c->keys, zero, key));
@@ -325,31 +345,44 @@ static void weights_of_codes(qn_lower *lower, qn_lblock *block, fused_context *c
   if (c->run.a->integer) make_factors(lower, block, c, &c->shares, share_row(b, c, c->group), weight_element);
 }
 
-// The chunk's weights, relative to its maximum, and their sum; the new maximum of all chunks, and the factors by which
-// it scales what is there and what this chunk gives. Before a token's first key, which a window may put into a later
-// chunk, maxima are -inf: nothing is subtracted then, and the factors are 1.
-static void softmax_row(qn_lower *lower, qn_lblock *block, fused_context *c) {
+// Before a token's first key, which a window may put into a later chunk, maxima are -inf: nothing is subtracted then, and
+// the factors are 1.
+static void find_own_max(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *zero = LX_INT(0);
   const qn_lbuf *top = qn_lower_reduce(lower, block, QN_PAGE_KEYS, QN_LX_MAX, -INFINITY, score_element, c);
-  const qn_lbuf *own = qn_llocal(b, block, "own", QN_LM_F32, 1), *next = qn_llocal(b, block, "next", QN_LM_F32, 1);
-  const qn_lbuf *less = qn_llocal(b, block, "less", QN_LM_F32, 1);
-  const qn_lexpr *old = LX_LOAD(c->max, QN_LM_F32, c->row), *now = LX_LOAD(next, QN_LM_F32, zero);
-  const qn_lexpr *chunk = LX_LOAD(own, QN_LM_F32, zero), *power = LX_LOAD(less, QN_LM_F32, zero);
-  qn_lstore(b, block, own, QN_LM_F32, zero, LX_LOAD(top, QN_LM_F32, zero));
-  qn_lstore(b, block, next, QN_LM_F32, zero, qn_lop2(b, QN_LX_MAX, chunk, old));
-  qn_lstore(b, block, less, QN_LM_F32, zero, qn_attention_power(b, old, chunk, now));
+  qn_lstore(b, block, c->own, QN_LM_F32, c->row, LX_LOAD(top, QN_LM_F32, LX_INT(0)));
+}
+
+static void raise_max(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  const qn_lexpr *old = LX_LOAD(c->max, QN_LM_F32, c->row), *chunk = LX_LOAD(c->own, QN_LM_F32, c->row);
+  const qn_lexpr *now = LX_LOAD(c->next, QN_LM_F32, c->row), *power = LX_LOAD(c->less, QN_LM_F32, c->row);
+  qn_lstore(b, block, c->next, QN_LM_F32, c->row, qn_lop2(b, QN_LX_MAX, chunk, old));
+  qn_lstore(b, block, c->less, QN_LM_F32, c->row, qn_attention_power(b, old, chunk, now));
   qn_lstore(b, block, c->factor, QN_LM_F32, c->row, qn_attention_factor(b, old, now, power));
   qn_lstore(b, block, c->share, QN_LM_F32, c->row, qn_attention_factor(b, chunk, now, power));
   qn_lstore(b, block, c->max, QN_LM_F32, c->row, now);
-  c->base = qn_attention_least(b, chunk);
+}
+
+static void make_weights(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  c->base = qn_attention_least(b, LX_LOAD(c->own, QN_LM_F32, c->row));
   qn_lower_lanes(lower, block, QN_PAGE_KEYS, true, make_weight, c);
   const qn_lbuf *sum = qn_lower_reduce(lower, block, QN_PAGE_KEYS, QN_LX_ADD, 0, score_element, c);
   const qn_lexpr *merged =
       qn_attention_merge(b, LX_LOAD(c->sum, QN_LM_F32, c->row), LX_LOAD(c->factor, QN_LM_F32, c->row),
-                         LX_LOAD(sum, QN_LM_F32, zero), LX_LOAD(c->share, QN_LM_F32, c->row));
+                         LX_LOAD(sum, QN_LM_F32, LX_INT(0)), LX_LOAD(c->share, QN_LM_F32, c->row));
   qn_lstore(b, block, c->sum, QN_LM_F32, c->row, merged);
-  if (c->run.a->v_page.coded) weights_of_codes(lower, block, c);
+}
+
+// The chunk's weights, relative to its maximum, and their sum; the new maximum of all chunks, and the factors by which
+// it scales what is there and what this chunk gives. Each step is done for all rows before the next one: a row's are a
+// long chain, of which a core sees no more than one at once.
+static void softmax(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  each_row(lower, block, c, find_own_max);
+  each_row_lane(lower, block, c, raise_max);
+  each_row(lower, block, c, make_weights);
+  if (c->run.a->v_page.coded) each_row(lower, block, c, weights_of_codes);
 }
 
 // ---- values -----------------------------------------------------------------------------------------------------
@@ -392,7 +425,7 @@ static void add_code_values(qn_lower *lower, qn_lblock *block, fused_context *c)
   qn_lstore(b, block, acc, QN_LM_F32, zero, LX_F32(0));
   if (a->integer) {
     const qn_lexpr *row = share_row(b, c, qn_attention_panel_group(b, c->values.page, c->panel));
-    block_context x = {c, &c->shares, row, acc, a->k_cache, c->next_page};
+    block_context x = {c, &c->shares, row, acc, a->v_cache, c->next_page};
     qn_attention_each_block(lower, block, &c->values, add_block, &x);
   } else {
     write_chain(lower, block, c,
@@ -400,7 +433,7 @@ static void add_code_values(qn_lower *lower, qn_lblock *block, fused_context *c)
                                  .lo = zero,
                                  .hi = LX_INT(QN_PAGE_KEYS),
                                  .link = code_value_link,
-                                 .ahead = a->k_cache,
+                                 .ahead = a->v_cache,
                                  .ahead_page = c->next_page});
   }
   qn_lstore(b, block, c->out, QN_LM_F32, at, merged(b, c, at, LX_LOAD(acc, QN_LM_F32, zero)));
@@ -417,7 +450,7 @@ static void add_values(qn_lower *lower, qn_lblock *block, fused_context *c) {
                                .lo = c->key_lo,
                                .hi = c->key_hi,
                                .link = value_link,
-                               .ahead = c->shared ? c->run.a->k_cache : 0,
+                               .ahead = c->shared ? c->run.a->v_cache : 0,
                                .ahead_page = c->next_page});
   const qn_lexpr *part = LX_LOAD(acc, QN_LM_F32, zero);
   qn_lstore(b, block, c->part, QN_LM_F32, at, part);
@@ -520,8 +553,7 @@ static void chunks(qn_lower *lower, qn_lblock *block, fused_context *c) {
   if (a->v_page.coded) c->values = qn_attention_pool_codes(lower, a, a->v_cache, c->run.page, c->run.kv_head);
   if (b->failed) return;
   tile(lower, body, zero, c->run.rows, QN_PAGE_KEYS, c, make_score);
-  qn_lblock *row = qn_lower_loop(lower, body, "r", zero, c->run.rows, QN_LO_DATA, &c->row);
-  softmax_row(lower, row, c);
+  softmax(lower, body, c);
   chunk_values(lower, body, c);
 }
 
@@ -542,8 +574,16 @@ static void pad_query(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, 
   qn_lstore(b, block, c->query, QN_LM_F32, at, LX_F32(0));
 }
 
+static void start_row_lane(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  qn_lstore(b, block, c->max, QN_LM_F32, c->row, LX_F32(-INFINITY));
+  qn_lstore(b, block, c->own, QN_LM_F32, c->row, LX_F32(-INFINITY));
+  qn_lstore(b, block, c->sum, QN_LM_F32, c->row, LX_F32(0));
+}
+
 static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
+  each_row_lane(lower, block, c, start_row_lane);
   qn_lblock *rows = qn_lower_loop(lower, block, "r", LX_INT(0), c->run.rows, QN_LO_DATA, &c->row);
   const qn_lexpr *token = LX_ADD(c->run.first, LX_DIV(c->row, LX_INT(c->run.a->group)));
   qn_lstore(b, rows, c->run.position, QN_LM_I32, c->row,
@@ -552,8 +592,6 @@ static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {
     qn_lstore(b, rows, c->run.place, QN_LM_I32, c->row,
               qn_lop1(b, QN_LX_TO_I32, qn_attention_place(lower, c->run.a, token)));
   }
-  qn_lstore(b, rows, c->max, QN_LM_F32, c->row, LX_F32(-INFINITY));
-  qn_lstore(b, rows, c->sum, QN_LM_F32, c->row, LX_F32(0));
   qn_lower_lanes(lower, rows, c->run.a->head_dim, true, start_element, c);
   if (!c->queries.codes) return;
   int64_t rest = c->query_pitch - c->run.a->head_dim;
@@ -602,10 +640,14 @@ static void run_of_tokens(qn_lower *lower, qn_lblock *block, fused_context *c, i
     c->part = qn_llocal(b, block, "part", QN_LM_F32, rows * a->head_dim);
   }
   c->score = qn_llocal(b, block, "score", QN_LM_F32, rows * QN_PAGE_KEYS);
-  c->max = qn_llocal(b, block, "max", QN_LM_F32, rows);
-  c->sum = qn_llocal(b, block, "sum", QN_LM_F32, rows);
-  c->factor = qn_llocal(b, block, "factor", QN_LM_F32, rows);
-  c->share = qn_llocal(b, block, "share", QN_LM_F32, rows);
+  const struct {
+    const char *name;
+    const qn_lbuf **local;
+  } of_rows[] = {{"max", &c->max},   {"own", &c->own},       {"next", &c->next}, {"less", &c->less},
+                 {"sum", &c->sum},   {"factor", &c->factor}, {"share", &c->share}};
+  int64_t lanes = (rows + ROW_LANES - 1) / ROW_LANES * ROW_LANES;
+  for (size_t i = 0; i < QN_COUNT(of_rows); i++)
+    *of_rows[i].local = qn_llocal(b, block, of_rows[i].name, QN_LM_F32, lanes);
   if (!a->v_page.coded) c->aside = qn_llocal(b, block, "aside", QN_LM_I32, 1);
   qn_attention_find_positions(lower, block, &c->run);
   start_rows(lower, block, c);

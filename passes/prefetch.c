@@ -179,7 +179,7 @@ static void write_prefetch(prefetcher *p, qn_lblock *block, const reading *r, in
   }
   if (beyond) index = qn_lop2(b, QN_LX_ADD, index, beyond);
   qn_lblock out = {0};
-  qn_lprefetch(b, &out, r->load->u.load.buf, mem, qn_lop2(b, QN_LX_ADD, index, qn_lint(b, ahead / element)));
+  qn_lprefetch(b, &out, r->load->u.load.buf, mem, qn_lop2(b, QN_LX_ADD, index, qn_lint(b, ahead / element)), false);
   qn_lblock_splice(&out, block, r->stmt);
 }
 

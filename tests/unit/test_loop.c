@@ -823,7 +823,7 @@ static qn_status build_all(const qn_allocator *allocator, void *context) {
     qn_lstmt *loop = qn_lfor(&b, block, var, qn_lint(&b, 0), qn_lint(&b, 16), QN_LO_DATA);
     qn_lbuf *local = qn_llocal(&b, &loop->u.loop.body, "a", QN_LM_F32, 1);
     const qn_lexpr *at = qn_lop2(&b, QN_LX_ADD, qn_lref(&b, var), qn_lint(&b, i));
-    qn_lprefetch(&b, &loop->u.loop.body, y, QN_LM_F32, at);
+    qn_lprefetch(&b, &loop->u.loop.body, y, QN_LM_F32, at, false);
     qn_lstore(&b, &loop->u.loop.body, y, QN_LM_F32, at, qn_lload(&b, local, QN_LM_F32, qn_lint(&b, 0), 1));
     block = &loop->u.loop.body;
   }

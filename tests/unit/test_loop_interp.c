@@ -489,7 +489,7 @@ START_TEST(prefetch_may_point_anywhere) {
   float x[1] = {2.0f}, y[1];
   qn_lblock *body = begin_kernel("ahead");
   qn_lbuf *in = param("x", QN_LM_F32, 1, false), *out = param("y", QN_LM_F32, 1, true);
-  qn_lprefetch(&build, body, in, QN_LM_F32, num(4096));
+  qn_lprefetch(&build, body, in, QN_LM_F32, num(4096), true);
   store(body, out, num(0), load(in, num(0)));
   run((qn_linterp_buffer[]){BIND(x), BIND(y)});
   ck_assert(y[0] == 2.0f);
