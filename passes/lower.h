@@ -148,6 +148,10 @@ typedef struct qn_lower_codes {
 // declared.
 qn_lower_codes qn_lower_quantize_block(qn_lower *lower, qn_lblock *block, int least, qn_lower_element element,
                                        void *context);
+// The same in two steps: the largest magnitude of the values as an f32, and their codes by what is made of it.
+const qn_lexpr *qn_lower_block_max(qn_lower *lower, qn_lblock *block, qn_lower_element element, void *context);
+qn_lower_codes qn_lower_block_codes(qn_lower *lower, qn_lblock *block, int least, const qn_lexpr *inverse,
+                                    const qn_lexpr *scale, qn_lower_element element, void *context);
 // Appends what makes the sums.
 void qn_lower_sum_codes(qn_lower *lower, qn_lblock *block, const qn_lower_codes *codes);
 // Of a block whose largest magnitude is `max`: what values are multiplied with before they are rounded, its scale; the code

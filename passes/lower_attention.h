@@ -117,6 +117,10 @@ const qn_lexpr *qn_attention_value_weight(qn_lower *lower, const qn_attention_ru
 int64_t qn_attention_code_words(const qn_kv_page *page);   // along what is summed
 int64_t qn_attention_code_blocks(const qn_kv_page *page);  // of 32 codes, the last of which may be less
 
+// Numbers of rows are made so many at once, so that there is room for multiples of them.
+enum { QN_ATTENTION_LANES = 8 };
+int64_t qn_attention_lanes(int64_t numbers);
+
 // What rows are multiplied with, in codes: of each row `row_blocks` blocks of 8 words.
 typedef struct qn_attention_factors {
   int64_t row_blocks;

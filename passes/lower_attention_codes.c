@@ -94,13 +94,17 @@ qn_attention_codes qn_attention_pool_codes(qn_lower *lower, const qn_attention *
   return (qn_attention_codes){p, qn_lower_param(lower, cache), LX_MUL(head, LX_INT(p->head_bytes))};
 }
 
+int64_t qn_attention_lanes(int64_t numbers) {
+  return (numbers + QN_ATTENTION_LANES - 1) / QN_ATTENTION_LANES * QN_ATTENTION_LANES;
+}
+
 qn_attention_factors qn_attention_declare_factors(qn_lbuild *b, qn_lblock *block, int64_t rows, const qn_kv_page *page) {
   int64_t row_blocks = qn_attention_code_blocks(page);
   qn_attention_factors f = {.row_blocks = row_blocks, .least = page->is_k ? -QN_QUANTIZE_MOST : 0};
   qn_lbuf *codes = qn_llocal(b, block, "codes", QN_LM_I32, rows * row_blocks * BLOCK_WORDS);
   if (codes && f.least == 0) codes->byte_max = QN_QUANTIZE_MOST;
   f.codes = codes;
-  f.scales = qn_llocal(b, block, "scales", QN_LM_F32, rows * row_blocks);
+  f.scales = qn_llocal(b, block, "scales", QN_LM_F32, qn_attention_lanes(rows * row_blocks));
   f.sums = qn_llocal(b, block, "sums", QN_LM_I32, rows * row_blocks);
   return f;
 }

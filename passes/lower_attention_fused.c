@@ -37,6 +37,10 @@ typedef struct fused_context {
   qn_attention_codes keys, values;      // of the chunk
   qn_attention_factors queries, shares;  // integer: of a row; of a row and a group of its values
   const qn_lbuf *weight;                // 64 a row and group: times the values' scales
+  const qn_attention_factors *factors;  // that get codes: of queries or shares
+  int64_t factor_groups;                // of them for a row
+  const qn_lbuf *inverse;               // one a block of them: what values are multiplied with
+  qn_lower_element element;             // a value of block `half` of row and group
   int64_t query_pitch;                  // of a row of `query`: whole blocks
 } fused_context;
 
@@ -91,14 +95,13 @@ static void each_row(qn_lower *lower, qn_lblock *block, fused_context *c, fused_
   body(lower, qn_lower_loop(lower, block, "r", LX_INT(0), c->run.rows, QN_LO_DATA, &c->row), c);
 }
 
-enum { ROW_LANES = 8 };
-
-// The same for what a row has one of, some rows at a time, beyond the last one up to a multiple of these.
-static void each_row_lane(qn_lower *lower, qn_lblock *block, fused_context *c, fused_body body) {
+// The same for what a row has `each` numbers of, some of them at a time (c->row), beyond the last one up to a multiple of
+// these.
+static void each_row_lane(qn_lower *lower, qn_lblock *block, fused_context *c, int64_t each, fused_body body) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *lanes = LX_INT(ROW_LANES), *r = NULL, *l = NULL;
-  const qn_lexpr *count = LX_DIV(LX_ADD(c->run.rows, LX_INT(ROW_LANES - 1)), lanes);
-  qn_lblock *rows = qn_lower_loop(lower, block, "r", LX_INT(0), count, QN_LO_DATA, &r);
+  const qn_lexpr *lanes = LX_INT(QN_ATTENTION_LANES), *r = NULL, *l = NULL;
+  const qn_lexpr *numbers = LX_ADD(LX_MUL(c->run.rows, LX_INT(each)), LX_INT(QN_ATTENTION_LANES - 1));
+  qn_lblock *rows = qn_lower_loop(lower, block, "r", LX_INT(0), LX_DIV(numbers, lanes), QN_LO_DATA, &r);
   qn_lblock *inner = qn_lower_loop(lower, rows, "l", LX_INT(0), lanes, QN_LO_DATA, &l);
   c->row = LX_ADD(LX_MUL(r, lanes), l);
   body(lower, inner, c);
@@ -320,29 +323,89 @@ static void store_code(qn_lower *lower, qn_lblock *block, const qn_lexpr *index,
   qn_lstore(b, block, c->to, QN_LM_I8, LX_ADD(c->first, index), LX_LOAD(c->codes, QN_LM_I32, index));
 }
 
-// The blocks of 32 of a row of factors, each of which c->half numbers.
-static void make_factors(qn_lower *lower, qn_lblock *block, fused_context *c, const qn_attention_factors *f,
-                         const qn_lexpr *row, qn_lower_element element) {
+static const qn_lexpr *factor_block(qn_lbuild *b, const fused_context *c) {
+  const qn_lexpr *row = LX_ADD(LX_MUL(c->row, LX_INT(c->factor_groups)), c->group);
+  return LX_ADD(LX_MUL(row, LX_INT(c->factors->row_blocks)), c->half);
+}
+
+// What lies beyond the last block is made with the others, and read by nobody.
+static void start_scale(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *zero = LX_INT(0);
-  qn_lblock *body = qn_lower_loop(lower, block, "kb", zero, LX_INT(f->row_blocks), QN_LO_DATA, &c->half);
-  qn_lower_codes codes = qn_lower_quantize_block(lower, body, f->least, element, c);
-  const qn_lexpr *at = LX_ADD(LX_MUL(row, LX_INT(f->row_blocks)), c->half);
+  qn_lstore(b, block, c->factors->scales, QN_LM_F32, c->row, LX_F32(0));
+}
+
+static void find_block_max(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  qn_lstore(b, block, c->factors->scales, QN_LM_F32, factor_block(b, c),
+            qn_lower_block_max(lower, block, c->element, c));
+}
+
+// Of several blocks at once, whose largest magnitudes stand where their scales will.
+static void find_inverse(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  const qn_attention_factors *f = c->factors;
+  const qn_lexpr *max = LX_LOAD(f->scales, QN_LM_F32, c->row);
+  qn_lstore(b, block, c->inverse, QN_LM_F32, c->row, qn_lower_code_inverse(b, max));
+  qn_lstore(b, block, f->scales, QN_LM_F32, c->row, qn_lower_code_scale(b, max));
+}
+
+static void make_block_codes(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  const qn_attention_factors *f = c->factors;
+  const qn_lexpr *zero = LX_INT(0), *at = factor_block(b, c);
+  qn_lower_codes codes = qn_lower_block_codes(lower, block, f->least, LX_LOAD(c->inverse, QN_LM_F32, at),
+                                              LX_LOAD(f->scales, QN_LM_F32, at), c->element, c);
   code_context stored = {f->codes, codes.codes, LX_MUL(at, LX_INT(32))};
-  qn_lower_lanes(lower, body, 32, true, store_code, &stored);
-  qn_lower_sum_codes(lower, body, &codes);
-  qn_lstore(b, body, f->scales, QN_LM_F32, at, codes.scale);
-  qn_lstore(b, body, f->sums, QN_LM_I32, at,
+  qn_lower_lanes(lower, block, 32, true, store_code, &stored);
+  qn_lower_sum_codes(lower, block, &codes);
+  qn_lstore(b, block, f->sums, QN_LM_I32, at,
             LX_ADD(LX_LOAD(codes.sums[0], QN_LM_I32, zero), LX_LOAD(codes.sums[1], QN_LM_I32, zero)));
 }
 
-static void weights_of_codes(qn_lower *lower, qn_lblock *block, fused_context *c) {
+// Each block of 32 of each row and group of factors.
+static void each_factor_block(qn_lower *lower, qn_lblock *block, fused_context *c, fused_body body) {
   qn_lbuild *b = &lower->build;
-  int64_t groups = c->run.a->v_page.groups;
-  if (!c->values.buf) return;
-  block = qn_lower_loop(lower, block, "s", LX_INT(0), LX_INT(groups), QN_LO_DATA, &c->group);
+  const qn_lexpr *zero = LX_INT(0);
+  block = qn_lower_loop(lower, block, "r", zero, c->run.rows, QN_LO_DATA, &c->row);
+  block = qn_lower_loop(lower, block, "s", zero, LX_INT(c->factor_groups), QN_LO_DATA, &c->group);
+  block = qn_lower_loop(lower, block, "kb", zero, LX_INT(c->factors->row_blocks), QN_LO_DATA, &c->half);
+  body(lower, block, c);
+}
+
+static void choose_factors(fused_context *c, const qn_attention_factors *f, int64_t groups, qn_lower_element element) {
+  c->factors = f;
+  c->factor_groups = groups;
+  c->element = element;
+}
+
+static int64_t factor_blocks(const fused_context *c) { return c->factor_groups * c->factors->row_blocks; }
+
+static void start_scales(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  each_row_lane(lower, block, c, factor_blocks(c), start_scale);
+}
+
+// Codes of all rows' factors, step by step as in the softmax.
+static void make_factors(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  each_factor_block(lower, block, c, find_block_max);
+  each_row_lane(lower, block, c, factor_blocks(c), find_inverse);
+  each_factor_block(lower, block, c, make_block_codes);
+}
+
+static void choose_shares(fused_context *c) {
+  choose_factors(c, &c->shares, c->run.a->v_page.groups, weight_element);
+}
+
+static void scale_weights(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  qn_lbuild *b = &lower->build;
+  block = qn_lower_loop(lower, block, "s", LX_INT(0), LX_INT(c->run.a->v_page.groups), QN_LO_DATA, &c->group);
   qn_lower_lanes(lower, block, QN_PAGE_KEYS, true, scale_weight, c);
-  if (c->run.a->integer) make_factors(lower, block, c, &c->shares, share_row(b, c, c->group), weight_element);
+}
+
+static void weights_of_codes(qn_lower *lower, qn_lblock *block, fused_context *c) {
+  each_row(lower, block, c, scale_weights);
+  if (!c->run.a->integer) return;
+  choose_shares(c);
+  make_factors(lower, block, c);
 }
 
 // Before a token's first key, which a window may put into a later chunk, maxima are -inf: nothing is subtracted then, and
@@ -380,9 +443,9 @@ static void make_weights(qn_lower *lower, qn_lblock *block, fused_context *c) {
 // long chain, of which a core sees no more than one at once.
 static void softmax(qn_lower *lower, qn_lblock *block, fused_context *c) {
   each_row(lower, block, c, find_own_max);
-  each_row_lane(lower, block, c, raise_max);
+  each_row_lane(lower, block, c, 1, raise_max);
   each_row(lower, block, c, make_weights);
-  if (c->run.a->v_page.coded) each_row(lower, block, c, weights_of_codes);
+  if (c->run.a->v_page.coded && c->values.buf) weights_of_codes(lower, block, c);
 }
 
 // ---- values -----------------------------------------------------------------------------------------------------
@@ -583,7 +646,7 @@ static void start_row_lane(qn_lower *lower, qn_lblock *block, fused_context *c) 
 
 static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
-  each_row_lane(lower, block, c, start_row_lane);
+  each_row_lane(lower, block, c, 1, start_row_lane);
   qn_lblock *rows = qn_lower_loop(lower, block, "r", LX_INT(0), c->run.rows, QN_LO_DATA, &c->row);
   const qn_lexpr *token = LX_ADD(c->run.first, LX_DIV(c->row, LX_INT(c->run.a->group)));
   qn_lstore(b, rows, c->run.position, QN_LM_I32, c->row,
@@ -593,10 +656,16 @@ static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {
               qn_lop1(b, QN_LX_TO_I32, qn_attention_place(lower, c->run.a, token)));
   }
   qn_lower_lanes(lower, rows, c->run.a->head_dim, true, start_element, c);
-  if (!c->queries.codes) return;
   int64_t rest = c->query_pitch - c->run.a->head_dim;
   if (rest > 0) qn_lower_each(lower, rows, "e", rest, pad_query, c);
-  make_factors(lower, rows, c, &c->queries, c->row, query_element);
+  if (c->shares.codes) {
+    choose_shares(c);
+    start_scales(lower, block, c);
+  }
+  if (!c->queries.codes) return;
+  choose_factors(c, &c->queries, 1, query_element);
+  start_scales(lower, block, c);
+  make_factors(lower, block, c);
 }
 
 static void store_element(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, void *context) {
@@ -640,12 +709,17 @@ static void run_of_tokens(qn_lower *lower, qn_lblock *block, fused_context *c, i
     c->part = qn_llocal(b, block, "part", QN_LM_F32, rows * a->head_dim);
   }
   c->score = qn_llocal(b, block, "score", QN_LM_F32, rows * QN_PAGE_KEYS);
+  if (c->queries.codes || c->shares.codes) {
+    int64_t query_blocks = rows * c->queries.row_blocks, share_blocks = rows * a->v_page.groups * c->shares.row_blocks;
+    int64_t blocks = query_blocks > share_blocks ? query_blocks : share_blocks;
+    c->inverse = qn_llocal(b, block, "inverse", QN_LM_F32, qn_attention_lanes(blocks));
+  }
   const struct {
     const char *name;
     const qn_lbuf **local;
   } of_rows[] = {{"max", &c->max},   {"own", &c->own},       {"next", &c->next}, {"less", &c->less},
                  {"sum", &c->sum},   {"factor", &c->factor}, {"share", &c->share}};
-  int64_t lanes = (rows + ROW_LANES - 1) / ROW_LANES * ROW_LANES;
+  int64_t lanes = qn_attention_lanes(rows);
   for (size_t i = 0; i < QN_COUNT(of_rows); i++)
     *of_rows[i].local = qn_llocal(b, block, of_rows[i].name, QN_LM_F32, lanes);
   if (!a->v_page.coded) c->aside = qn_llocal(b, block, "aside", QN_LM_I32, 1);

@@ -60,19 +60,31 @@ static void block_sums(qn_lower *lower, qn_lblock *block, const qn_lexpr *index,
   }
 }
 
+const qn_lexpr *qn_lower_block_max(qn_lower *lower, qn_lblock *block, qn_lower_element element, void *context) {
+  qn_lbuild *b = &lower->build;
+  block_context c = {.element = element, .context = context};
+  c.max = qn_llocal(b, block, "max", QN_LM_I32, QN_TILE_ROWS);
+  qn_lower_lanes(lower, block, QN_TILE_ROWS, true, block_max, &c);
+  qn_lower_tree(lower, block, c.max, QN_LX_MAX);
+  return qn_lop1(b, QN_LX_AS_F32, LX_LOAD(c.max, QN_LM_I32, LX_INT(0)));
+}
+
+qn_lower_codes qn_lower_block_codes(qn_lower *lower, qn_lblock *block, int least, const qn_lexpr *inverse,
+                                    const qn_lexpr *scale, qn_lower_element element, void *context) {
+  qn_lbuild *b = &lower->build;
+  block_context c = {.element = element, .context = context, .least = least, .inverse = inverse};
+  c.codes = qn_llocal(b, block, "code", QN_LM_I32, 32);
+  for (int half = 0; half < 2; half++) c.sums[half] = qn_llocal(b, block, "sum", QN_LM_I32, QN_TILE_ROWS);
+  qn_lower_lanes(lower, block, 32, true, block_codes, &c);
+  return (qn_lower_codes){c.codes, scale, {c.sums[0], c.sums[1]}};
+}
+
 qn_lower_codes qn_lower_quantize_block(qn_lower *lower, qn_lblock *block, int least, qn_lower_element element,
                                        void *context) {
   qn_lbuild *b = &lower->build;
-  block_context c = {.element = element, .context = context, .least = least};
-  c.max = qn_llocal(b, block, "max", QN_LM_I32, QN_TILE_ROWS);
-  c.codes = qn_llocal(b, block, "code", QN_LM_I32, 32);
-  for (int half = 0; half < 2; half++) c.sums[half] = qn_llocal(b, block, "sum", QN_LM_I32, QN_TILE_ROWS);
-  qn_lower_lanes(lower, block, QN_TILE_ROWS, true, block_max, &c);
-  qn_lower_tree(lower, block, c.max, QN_LX_MAX);
-  const qn_lexpr *max = qn_lop1(b, QN_LX_AS_F32, LX_LOAD(c.max, QN_LM_I32, LX_INT(0)));
-  c.inverse = qn_lower_code_inverse(b, max);
-  qn_lower_lanes(lower, block, 32, true, block_codes, &c);
-  return (qn_lower_codes){c.codes, qn_lower_code_scale(b, max), {c.sums[0], c.sums[1]}};
+  const qn_lexpr *max = qn_lower_block_max(lower, block, element, context);
+  return qn_lower_block_codes(lower, block, least, qn_lower_code_inverse(b, max), qn_lower_code_scale(b, max), element,
+                              context);
 }
 
 void qn_lower_sum_codes(qn_lower *lower, qn_lblock *block, const qn_lower_codes *codes) {
