@@ -39,15 +39,18 @@ static const struct speed {
   const char *name;
   size_t offset;
   bool by_count;
+  bool later;  // profiles of before do not have it, which is to say that it is not known
 } speeds[] = {
 #define READ(level, name)                                                                                 \
-  {"read_" name, offsetof(qn_machine_profile, read[QN_PROFILE_##level][QN_PROFILE_HUGE]), true}, {        \
-    "read_" name "_small", offsetof(qn_machine_profile, read[QN_PROFILE_##level][QN_PROFILE_SMALL]), true \
+  {"read_" name, offsetof(qn_machine_profile, read[QN_PROFILE_##level][QN_PROFILE_HUGE]), true, false}, { \
+    "read_" name "_small", offsetof(qn_machine_profile, read[QN_PROFILE_##level][QN_PROFILE_SMALL]), true, false \
   }
 #define EACH(name) \
-  { #name, offsetof(qn_machine_profile, name), true }
+  { #name, offsetof(qn_machine_profile, name), true, false }
 #define ONE(name) \
-  { #name, offsetof(qn_machine_profile, name), false }
+  { #name, offsetof(qn_machine_profile, name), false, false }
+#define LATER(name) \
+  { #name, offsetof(qn_machine_profile, name), false, true }
     READ(L1, "l1"),
     READ(L2, "l2"),
     READ(L3, "l3"),
@@ -62,18 +65,19 @@ static const struct speed {
     EACH(int8_part),
     ONE(huge_gain),
     ONE(moving_gain),
-    ONE(ahead_gain),
+    LATER(ahead_gain),
     ONE(wake_s),
     ONE(cycles_per_s),
     ONE(fma_latency),
     ONE(vector_ops),
-    {"dots_unsigned", offsetof(qn_machine_profile, dots[0]), false},
-    {"dots_signed", offsetof(qn_machine_profile, dots[1]), false},
-    {"dots_pairs", offsetof(qn_machine_profile, dots[2]), false},
+    {"dots_unsigned", offsetof(qn_machine_profile, dots[0]), false, false},
+    {"dots_signed", offsetof(qn_machine_profile, dots[1]), false, false},
+    {"dots_pairs", offsetof(qn_machine_profile, dots[2]), false, false},
     ONE(huge_bytes),
 #undef READ
 #undef EACH
 #undef ONE
+#undef LATER
 };
 
 void qn_profile_print(const qn_machine_profile *profile, qn_buf *out) {
@@ -190,7 +194,7 @@ static qn_status read_fields(profile_reader *r, qn_str text) {
     text = (qn_str){text.data + length, text.length - length};
   }
   for (size_t s = 0; s < QN_COUNT(speeds); s++) {
-    if (!r->seen[s])
+    if (!r->seen[s] && !speeds[s].later)
       return qn_fail(r->diag, QN_ERR_FORMAT, r->name, "'%s' is missing; measure again: quern machine --fresh",
                      speeds[s].name);
   }

@@ -4,7 +4,7 @@
 
 #include "passes/cost.h"
 
-enum { MAX_SAMPLES = 7, MAX_RESTS = 4, CODE_LIMIT = 64 };
+enum { MAX_SAMPLES = 4, MAX_RESTS = 4, CODE_LIMIT = 64 };
 
 // Rows that a class's schedule is judged by; those beyond what a step has are left out, unless none is left.
 typedef struct row_class {
@@ -13,6 +13,8 @@ typedef struct row_class {
 } row_class;
 static const row_class product_classes[] = {
     {1, 1, {1}}, {2, 4, {2, 3, 4}}, {5, 8, {5, 6, 7, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};
+_Static_assert(QN_COUNT(product_classes) <= QN_MAX_VARIANTS && 1 + MAX_RESTS <= QN_SCHEDULE_MAX_TILES,
+               "a plan and a schedule have room");
 static const row_class attention_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 256}}};
 static const row_class row_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 64, 256}}};
 static const row_class any_rows = {0, INT64_MAX, {1, 256}};

@@ -14,6 +14,7 @@ enum { LANES = 16, TAKES_A_SHARE = 4 };  // pieces that a thread's share of the 
 typedef struct issue {
   double multiplies, vectors;  // the former are among the latter
   double loads, stores;
+  double narrow;               // loads of one value, among the loads
 } issue;
 
 static void add_issue(issue *sum, issue x, double times) {
@@ -21,6 +22,7 @@ static void add_issue(issue *sum, issue x, double times) {
   sum->vectors += times * x.vectors;
   sum->loads += times * x.loads;
   sum->stores += times * x.stores;
+  sum->narrow += times * x.narrow;
 }
 
 // ---- instructions -----------------------------------------------------------------------------------------------
@@ -63,23 +65,22 @@ static double vectors_of(const qn_machine_model *m) {
 
 // For 16 lanes of each operator counted (panels and cells), or one of each (rows, whose values are broadcast).
 static issue issue_of(const qn_machine_model *m, const qn_op_counts *counts, bool lanes) {
-  issue sum = {0, 0, 0, 0};
+  issue sum = {.loads = 0};
   double vectors = lanes ? vectors_of(m) : 1;
   for (int op = 0; op < QN_LX_COUNT; op++) {
     if (counts->ops[op] == 0) continue;
     op_price price = price_of(m, (qn_lop)op);
-    add_issue(&sum, (issue){price.multiplies, lanes ? price.vectors : price.vectors + 1, 0, 0}, counts->ops[op]);
+    add_issue(&sum, (issue){price.multiplies, lanes ? price.vectors : price.vectors + 1, 0, 0, 0}, counts->ops[op]);
   }
   op_price wide = wide_dot[m->dots];
-  add_issue(&sum, (issue){wide.multiplies, wide.vectors, 0, 0}, counts->wide_dots);
+  add_issue(&sum, (issue){wide.multiplies, wide.vectors, 0, 0, 0}, counts->wide_dots);
   for (int mem = 0; mem < QN_LM_COUNT; mem++) {
     static const float widening[QN_LM_COUNT] = {
         [QN_LM_F16] = 2, [QN_LM_BF16] = 2, [QN_LM_I8] = 1, [QN_LM_U8] = 1};
-    double narrow = m->loads_per_cycle / 2;  // of loads of one value there are two a cycle, however wide vectors are
-    add_issue(&sum, (issue){0, lanes ? widening[mem] : 0, lanes || narrow > 1 ? 1 : narrow, 0}, counts->loads[mem]);
+    add_issue(&sum, (issue){0, lanes ? widening[mem] : 0, 1, 0, lanes ? 0 : 1}, counts->loads[mem]);
   }
   sum.stores += counts->stores;
-  issue all = {0, 0, 0, 0};
+  issue all = {.loads = 0};
   add_issue(&all, sum, vectors);
   return all;
 }
@@ -87,8 +88,10 @@ static issue issue_of(const qn_machine_model *m, const qn_op_counts *counts, boo
 // Cycles of the busiest port.
 static double port_cycles(const qn_machine_model *m, issue x) {
   double cycles = x.multiplies / m->fma_per_cycle, all = x.vectors + x.loads + x.stores;
+  // However wide vectors are, there are two loads of one value a cycle.
+  double share = m->loads_per_cycle < 2 ? m->loads_per_cycle / 2 : 1, loads = x.loads - (1 - share) * x.narrow;
   const double steady = 0.83;  // of what a loop of nothing else reaches: operations of a kernel wait for each other
-  const double others[] = {x.vectors / (steady * m->vector_ops_per_cycle), x.loads / m->loads_per_cycle, x.stores,
+  const double others[] = {x.vectors / (steady * m->vector_ops_per_cycle), loads / m->loads_per_cycle, x.stores,
                            all / m->issue_per_cycle};
   for (size_t i = 0; i < QN_COUNT(others); i++) cycles = others[i] > cycles ? others[i] : cycles;
   return cycles;
@@ -150,10 +153,10 @@ static tile_cost tile_cycles(const qn_machine_model *m, const qn_schedule *s, co
   double spilled = at_least_0(hot - m->vector_registers), left = at_least_0(m->vector_registers - hot);
   double outer_spilled = (turns > 1 ? outer + (integer ? 0 : chains) : at_least_0(outer - left)) *
                          (integer || turns > 1 ? nest->links : 1);
-  issue sum = {0, 0, outer_spilled, outer_spilled};
+  issue sum = {.loads = outer_spilled, .stores = outer_spilled};
   double codes = held ? panels * nest->sums * seen->vectors : 0;
-  add_issue(&sum, (issue){0, 0, 0, codes}, 1.0 / turns);
-  add_issue(&sum, (issue){0, 0, codes, 0}, 1);
+  add_issue(&sum, (issue){.stores = codes}, 1.0 / turns);
+  add_issue(&sum, (issue){.loads = codes}, 1);
   add_issue(&sum, seen->shares[QN_SHARE_PANEL], (double)panels / turns);
   add_issue(&sum, seen->shares[QN_SHARE_ROW], rows);
   add_issue(&sum, seen->shares[QN_SHARE_CELL], rows * panels);
@@ -217,15 +220,15 @@ static double covered_by(const qn_machine_model *m, const qn_schedule *s) {
   return s->prefetch_bytes >= needed ? 1 : s->prefetch_bytes / needed;
 }
 
-// How fast the cores together read weights for the first time. One stream need not keep a core's memory busy: what is
-// in flight grows with the streams and, on some machines, with prefetching far enough ahead; too far ahead it pushes out
-// what is needed.
+// How fast the cores together read weights for the first time. One stream need not keep a core's memory busy: what is in
+// flight grows with the streams and, on some machines, with prefetching far enough ahead; too far ahead it pushes out what
+// is needed.
 static double stream_speed(const qn_machine_model *m, const qn_schedule *s, bool pages, double streams, int cores) {
   const double memory_best = 1.15;  // several streams of all cores to one stream of each
   double one = m->stream_alone > m->stream_ahead ? m->stream_alone : m->stream_ahead;
   double best = m->core_bytes_per_s / one, covered = covered_by(m, s), ahead = s->prefetch_bytes;
   double needed = bytes_needed(m, s);
-  if (pages) covered = ahead > 0, ahead = covered * needed;  // of the cache are asked for by the kernel, as a whole
+  if (pages) covered = ahead > 0, ahead = covered * needed;  // the kernel asks for a chunk of the cache as a whole
   double missing = (1 - m->stream_alone + (m->stream_alone - m->stream_ahead) * covered) / streams;
   double excess = at_least_0(ahead - needed) * s->n_tile / (double)m->l1_bytes;
   double all = best * (1 - missing) / (1 + 0.1 * excess) * cores;
@@ -277,8 +280,9 @@ static double beside(double a, double b, double c) {
 
 // The same where weights come from memory. What the kernel does not prefetch a core asks for as far ahead as its window
 // of instructions reaches, which is the fewer bytes the more it does with each (fitted to tiles of 1, 4 and 8 tokens).
-static double streamed(const qn_machine_model *m, const qn_schedule *s, const product_part *part, int cores, double work,
-                       double memory, double cache) {
+static double streamed(const qn_machine_model *m, const qn_schedule *s, const product_part *part, int cores,
+                       double work, double memory, double cache) {
+  if (part->weight_bytes <= 0) return beside(work, memory, cache);
   const double window_s = 100 / m->cycles_per_s;
   double seen = window_s * part->experts * part->weight_bytes / (work * cores) / (bytes_needed(m, s) * s->n_tile);
   double covered = covered_by(m, s);

@@ -28,6 +28,7 @@ typedef struct fused_context {
   const qn_lexpr *next_page;  // of the chunk after this one, or this one's again
   // the element being written: of `row`, `base` + `lane`
   const qn_lexpr *row, *base, *lane;
+  const qn_lexpr *number;           // of what rows have one or several of (each_row_lane)
   const qn_lexpr *key_lo, *key_hi;  // of add_values
   bool fresh;                       // add_values begins the chunk's part
   bool shared;                      // add_values is of keys that all rows see
@@ -95,15 +96,15 @@ static void each_row(qn_lower *lower, qn_lblock *block, fused_context *c, fused_
   body(lower, qn_lower_loop(lower, block, "r", LX_INT(0), c->run.rows, QN_LO_DATA, &c->row), c);
 }
 
-// The same for what a row has `each` numbers of, some of them at a time (c->row), beyond the last one up to a multiple of
-// these.
+// The same for what a row has `each` numbers of, some of them at a time, beyond the last one up to a multiple of these:
+// c->number, which is the row where each has one.
 static void each_row_lane(qn_lower *lower, qn_lblock *block, fused_context *c, int64_t each, fused_body body) {
   qn_lbuild *b = &lower->build;
   const qn_lexpr *lanes = LX_INT(QN_ATTENTION_LANES), *r = NULL, *l = NULL;
   const qn_lexpr *numbers = LX_ADD(LX_MUL(c->run.rows, LX_INT(each)), LX_INT(QN_ATTENTION_LANES - 1));
   qn_lblock *rows = qn_lower_loop(lower, block, "r", LX_INT(0), LX_DIV(numbers, lanes), QN_LO_DATA, &r);
   qn_lblock *inner = qn_lower_loop(lower, rows, "l", LX_INT(0), lanes, QN_LO_DATA, &l);
-  c->row = LX_ADD(LX_MUL(r, lanes), l);
+  c->number = LX_ADD(LX_MUL(r, lanes), l);
   body(lower, inner, c);
 }
 
@@ -153,7 +154,7 @@ static int64_t chain_trips(const fused_context *c, const chain_context *chain) {
 }
 
 // Asks for 16 elements of a page for each link of a chain of 64 or head_dim links: for all of the page, once every
-// panel's chain is through.
+// panel's chain is through. Where tokens see different keys, the chains that they share ask for their part.
 static void ask_ahead(qn_lower *lower, qn_lblock *block, const fused_context *c, const chain_context *chain,
                       const qn_lexpr *links) {
   enum { LINE_BYTES = 64 };
@@ -228,7 +229,9 @@ static void add_block(qn_lower *lower, qn_lblock *block, const qn_attention_code
   const block_context *x = context;
   const qn_attention_factors *f = x->factors;
   const qn_lexpr *zero = LX_INT(0), *g = NULL, *at = LX_ADD(LX_MUL(x->row, LX_INT(f->row_blocks)), kb);
-  if (words == WORDS) ask_codes(lower, block, x->c, x->ahead, x->ahead_page, kb, f->row_blocks);
+  int64_t whole = qn_attention_code_words(codes->page) / WORDS;  // these blocks share the asking, a rest beside them none
+  if (words == WORDS || whole == 0)
+    ask_codes(lower, block, x->c, x->ahead, x->ahead_page, kb, whole > 0 ? whole : 1);
   qn_lbuf *sum = qn_llocal(b, block, "sum", QN_LM_I32, 1);
   qn_lstore(b, block, sum, QN_LM_I32, zero, qn_attention_dot_start(b, codes, f, at));
   qn_lblock *body = qn_lower_loop(lower, block, "g", zero, LX_INT(words), QN_LO_REDUCE, &g);
@@ -331,7 +334,7 @@ static const qn_lexpr *factor_block(qn_lbuild *b, const fused_context *c) {
 // What lies beyond the last block is made with the others, and read by nobody.
 static void start_scale(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
-  qn_lstore(b, block, c->factors->scales, QN_LM_F32, c->row, LX_F32(0));
+  qn_lstore(b, block, c->factors->scales, QN_LM_F32, c->number, LX_F32(0));
 }
 
 static void find_block_max(qn_lower *lower, qn_lblock *block, fused_context *c) {
@@ -344,9 +347,9 @@ static void find_block_max(qn_lower *lower, qn_lblock *block, fused_context *c) 
 static void find_inverse(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
   const qn_attention_factors *f = c->factors;
-  const qn_lexpr *max = LX_LOAD(f->scales, QN_LM_F32, c->row);
-  qn_lstore(b, block, c->inverse, QN_LM_F32, c->row, qn_lower_code_inverse(b, max));
-  qn_lstore(b, block, f->scales, QN_LM_F32, c->row, qn_lower_code_scale(b, max));
+  const qn_lexpr *max = LX_LOAD(f->scales, QN_LM_F32, c->number);
+  qn_lstore(b, block, c->inverse, QN_LM_F32, c->number, qn_lower_code_inverse(b, max));
+  qn_lstore(b, block, f->scales, QN_LM_F32, c->number, qn_lower_code_scale(b, max));
 }
 
 static void make_block_codes(qn_lower *lower, qn_lblock *block, fused_context *c) {
@@ -408,8 +411,8 @@ static void weights_of_codes(qn_lower *lower, qn_lblock *block, fused_context *c
   make_factors(lower, block, c);
 }
 
-// Before a token's first key, which a window may put into a later chunk, maxima are -inf: nothing is subtracted then, and
-// the factors are 1.
+// Before a token's first key, which a window may put into a later chunk, maxima are -inf: nothing is subtracted then,
+// and the factors are 1.
 static void find_own_max(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
   const qn_lbuf *top = qn_lower_reduce(lower, block, QN_PAGE_KEYS, QN_LX_MAX, -INFINITY, score_element, c);
@@ -418,13 +421,13 @@ static void find_own_max(qn_lower *lower, qn_lblock *block, fused_context *c) {
 
 static void raise_max(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
-  const qn_lexpr *old = LX_LOAD(c->max, QN_LM_F32, c->row), *chunk = LX_LOAD(c->own, QN_LM_F32, c->row);
-  const qn_lexpr *now = LX_LOAD(c->next, QN_LM_F32, c->row), *power = LX_LOAD(c->less, QN_LM_F32, c->row);
-  qn_lstore(b, block, c->next, QN_LM_F32, c->row, qn_lop2(b, QN_LX_MAX, chunk, old));
-  qn_lstore(b, block, c->less, QN_LM_F32, c->row, qn_attention_power(b, old, chunk, now));
-  qn_lstore(b, block, c->factor, QN_LM_F32, c->row, qn_attention_factor(b, old, now, power));
-  qn_lstore(b, block, c->share, QN_LM_F32, c->row, qn_attention_factor(b, chunk, now, power));
-  qn_lstore(b, block, c->max, QN_LM_F32, c->row, now);
+  const qn_lexpr *old = LX_LOAD(c->max, QN_LM_F32, c->number), *chunk = LX_LOAD(c->own, QN_LM_F32, c->number);
+  const qn_lexpr *now = LX_LOAD(c->next, QN_LM_F32, c->number), *power = LX_LOAD(c->less, QN_LM_F32, c->number);
+  qn_lstore(b, block, c->next, QN_LM_F32, c->number, qn_lop2(b, QN_LX_MAX, chunk, old));
+  qn_lstore(b, block, c->less, QN_LM_F32, c->number, qn_attention_power(b, old, chunk, now));
+  qn_lstore(b, block, c->factor, QN_LM_F32, c->number, qn_attention_factor(b, old, now, power));
+  qn_lstore(b, block, c->share, QN_LM_F32, c->number, qn_attention_factor(b, chunk, now, power));
+  qn_lstore(b, block, c->max, QN_LM_F32, c->number, now);
 }
 
 static void make_weights(qn_lower *lower, qn_lblock *block, fused_context *c) {
@@ -639,9 +642,9 @@ static void pad_query(qn_lower *lower, qn_lblock *block, const qn_lexpr *index, 
 
 static void start_row_lane(qn_lower *lower, qn_lblock *block, fused_context *c) {
   qn_lbuild *b = &lower->build;
-  qn_lstore(b, block, c->max, QN_LM_F32, c->row, LX_F32(-INFINITY));
-  qn_lstore(b, block, c->own, QN_LM_F32, c->row, LX_F32(-INFINITY));
-  qn_lstore(b, block, c->sum, QN_LM_F32, c->row, LX_F32(0));
+  qn_lstore(b, block, c->max, QN_LM_F32, c->number, LX_F32(-INFINITY));
+  qn_lstore(b, block, c->own, QN_LM_F32, c->number, LX_F32(-INFINITY));
+  qn_lstore(b, block, c->sum, QN_LM_F32, c->number, LX_F32(0));
 }
 
 static void start_rows(qn_lower *lower, qn_lblock *block, fused_context *c) {

@@ -8,8 +8,9 @@
 #include "passes/loop_pass.h"
 #include "passes/pass.h"
 
-// How memory is read was measured on Zen 3 and, for vectors of 64 bytes, on Zen 4, which is hindered by prefetches
-// where it has nothing else to do, and by streams that jump. On others `quern machine` tells (autotune/profile.c).
+// Vectors of 64 bytes are Zen 4's, which does half as many of them a cycle as of 32, and is hindered by prefetches where
+// it has nothing else to do and by streams that jump; shorter ones are Zen 3's. `quern machine` tells what another
+// machine's are (autotune/profile.c), but for `neighbours`.
 qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes) {
   bool wide = vector_bytes >= 64;
   return (qn_machine_model){.vector_bytes = vector_bytes,

@@ -93,7 +93,7 @@ static void emit_store(qn_emit *e, const qn_lstmt *stmt) {
 }
 
 static void emit_prefetch(qn_emit *e, const qn_lstmt *stmt) {
-  enum { SECOND_CACHE = 2, FIRST_CACHE = 3 };  // as LLVM counts locality
+  int locality = stmt->u.prefetch.far ? 2 : 3;  // as LLVM counts: for the second cache, for the first
   qn_mlir *m = &e->m;
   MlirValue base = buffer_base(e, stmt->u.prefetch.buf), index = qn_emit_expr(e, stmt->u.prefetch.index);
   MlirValue address = qn_mlir_address(m, base, qn_emit_memory_type(e, stmt->u.prefetch.mem), index);
@@ -101,7 +101,7 @@ static void emit_prefetch(qn_emit *e, const qn_lstmt *stmt) {
                  &(qn_mlir_op){.operands = {address},
                                .operand_count = 1,
                                .attrs = {{"rw", qn_mlir_i32_attr(m, 0)},
-                                         {"hint", qn_mlir_i32_attr(m, stmt->u.prefetch.far ? SECOND_CACHE : FIRST_CACHE)},
+                                         {"hint", qn_mlir_i32_attr(m, locality)},
                                          {"cache", qn_mlir_i32_attr(m, 1)}},
                                .attr_count = 3});
 }

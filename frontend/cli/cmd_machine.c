@@ -120,13 +120,14 @@ static void put_speeds(const quern_machine_profile *p, qn_buf *out) {
   put_row(p, "int8, % of all threads", p->int8_part, 100, out);
   qn_buf_printf(out,
                 "\none thread   %.2f GHz by its vector adds, fma latency %.1f cycles, int8 by form: unsigned %.0f, "
-                "signed %.0f, in pairs %.0f Gop/s\n",
+                "signed %.0f, in pairs %.0f Gop/s",
                 1e-9 * p->cycles_per_s, p->fma_latency, 1e-9 * p->dots[0], 1e-9 * p->dots[1], 1e-9 * p->dots[2]);
+  if (p->ahead_gain > 0) qn_buf_printf(out, "; prefetches make reading memory %.2f times as fast", p->ahead_gain);
+  qn_buf_putc(out, '\n');
   qn_buf_printf(out, "all threads  a barrier of sleepers %.1f us; reading memory, ", 1e6 * p->wake_s);
   if (p->huge_gain > 0 && p->moving_gain > 0) {
-    qn_buf_printf(out, "huge pages give %.2f of small ones, threads that may move %.2f of pinned ones, ", p->huge_gain,
+    qn_buf_printf(out, "huge pages give %.2f of small ones, threads that may move %.2f of pinned ones\n", p->huge_gain,
                   p->moving_gain);
-    qn_buf_printf(out, "one thread that prefetches %.2f of one that does not\n", p->ahead_gain);
   } else {
     qn_buf_puts(out, "the machine was too busy to compare pages and pinning: use --fresh when it is quiet\n");
   }

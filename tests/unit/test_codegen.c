@@ -435,6 +435,7 @@ static const char *const memory_kernels =
     "    halves[0 : 32] = f32(x[i : 32])*0.3\n"
     "    for j in 0..i*3 + 1 reduce {\n"
     "      prefetch u[i*4096 + j*64 + 1000000]\n"
+    "      prefetch far u[i*4096 + j*64 + 2000000]\n"
     "      sums[0 : 16] = fma(f32(table[j*2 : 16]), 0.5, sums[0 : 16])\n"
     "      sums[j % 16] = sums[j % 16] + halves[(j*5) % 32]\n"
     "    }\n"
@@ -717,6 +718,40 @@ static void count_fma(void *context, const char *stage, const char *text, size_t
   }
 }
 
+typedef struct prefetch_lines {
+  const char *first, *second;  // what brings a line into the first cache, and into the second
+  bool seen_first, seen_second;
+} prefetch_lines;
+
+static void find_prefetches(void *context, const char *stage, const char *text, size_t length) {
+  prefetch_lines *lines = context;
+  (void)length;
+  if (strcmp(stage, "asm") != 0) return;
+  lines->seen_first |= strstr(text, lines->first) != NULL;
+  lines->seen_second |= strstr(text, lines->second) != NULL;
+}
+
+START_TEST(far_prefetches_are_for_the_second_cache) {
+  static const char *const names[] = {"x86-64-v3", "aarch64"};
+  static const prefetch_lines instructions[] = {{"prefetcht0", "prefetcht1", false, false},
+                                                {"pldl1keep", "pldl2keep", false, false}};
+  for (size_t i = 0; i < QN_COUNT(names); i++) {
+    compiled c = {0};
+    prefetch_lines lines = instructions[i];
+    qn_diag diag = {0};
+    qn_code code;
+    parse_kernels(memory_kernels, &c);
+    qn_assert_ok(&diag, qn_target_parse(names[i], &c.target, &diag));
+    qn_codegen_options options = {.target = &c.target, .threads = 1, .dump = find_prefetches, .dump_context = &lines};
+    qn_assert_ok(&diag, qn_cpu_compile((const qn_lkernel *const *)c.kernels, c.count, &options, qn_allocator_default(),
+                                       &code, &diag));
+    qn_check(lines.seen_first && lines.seen_second, "%s: a prefetch is missing", names[i]);
+    qn_code_deinit(&code);
+    release(&c);
+  }
+}
+END_TEST
+
 // Where integer sums take the registers, sums in f32 are operands in memory.
 START_TEST(crowded_sums_stay_in_memory) {
   for (int tokens = 1; tokens <= 4; tokens++) {
@@ -900,7 +935,8 @@ END_TEST
 
 QN_CASE(values, operators_match_the_interpreter, code_uses_only_what_it_requires, memory_matches_the_interpreter,
         half_precision_is_exact, math_functions_match_their_definition)
-QN_CASE(interface, kernels_may_share_a_name, stages_are_dumped, crowded_sums_stay_in_memory,
+QN_CASE(interface, kernels_may_share_a_name, stages_are_dumped, far_prefetches_are_for_the_second_cache,
+        crowded_sums_stay_in_memory,
         held_locals_outlive_the_turns, code_is_the_same_every_time, no_kernels_are_no_error, copies_are_for_gpus, mma_is_for_gpus, errors_say_why,
         failing_allocations)
 

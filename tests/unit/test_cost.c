@@ -468,7 +468,8 @@ END_TEST
 
 QN_CASE(counting, a_float_product_by_hand, an_integer_product_by_hand, other_kernels_are_counted)
 QN_CASE(predicting, tiles_by_hand, cores_and_memory_by_hand, better_is_never_slower)
-QN_CASE(schedules, panels_lie_apart, streams_suit_the_machine, illegal_schedules_say_why, knobs_out_of_range_are_illegal, defaults_are_legal_and_hard_to_better,
+QN_CASE(schedules, panels_lie_apart, streams_suit_the_machine, illegal_schedules_say_why, knobs_out_of_range_are_illegal,
+        defaults_are_legal_and_hard_to_better,
         fewer_rows_take_no_longer)
 QN_CASE(plans, a_plan_may_come_from_elsewhere, signatures_tell_what_is_computed)
 QN_TEST_MAIN(counting, predicting, schedules, plans)

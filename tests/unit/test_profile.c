@@ -20,7 +20,8 @@ static qn_machine_profile sample(void) {
     p.barrier_s[i] = i * 1e-7, p.piece_s[i] = 1e-8 * threads;
     p.read_part[i] = memory[i] / 40e9, p.int8_part[i] = threads / 8;
   }
-  p.huge_gain = 1.05, p.moving_gain = 0.98, p.ahead_gain = 1.25, p.wake_s = 23.4e-6, p.cycles_per_s = 3e9, p.fma_latency = 4,
+  p.huge_gain = 1.05, p.moving_gain = 0.98, p.ahead_gain = 1.25, p.wake_s = 23.4e-6;
+  p.cycles_per_s = 3e9, p.fma_latency = 4,
   p.vector_ops = 72e9;
   p.dots[0] = 90e9, p.dots[1] = 120e9, p.dots[2] = 150e9;
   p.knobs = qn_profile_knobs(&p);
@@ -41,6 +42,9 @@ START_TEST(text_and_back) {
   ck_assert(memcmp(&back.knobs, &p.knobs, sizeof p.knobs) == 0 && back.read[3][0][2] == 39.5e9);
   qn_buf_puts(&text, "; later = 1 2 3");  // of a later version
   qn_assert_ok(&diag, qn_profile_parse("profile", (qn_str){text.data, text.length}, &back, &diag));
+  memcpy(strstr(text.data, "ahead_gain"), "other_gain", strlen("ahead_gain"));  // of an earlier one
+  qn_assert_ok(&diag, qn_profile_parse("profile", (qn_str){text.data, text.length}, &back, &diag));
+  ck_assert(back.ahead_gain == 0 && back.moving_gain == p.moving_gain);
   qn_buf_deinit(&text), qn_buf_deinit(&again);
 }
 END_TEST

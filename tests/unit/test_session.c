@@ -86,7 +86,9 @@ START_TEST(tunes_what_matters) {
     log_gain += r->share * log(start / tuned);
     qn_check(tuned <= start, "%s became slower", r->kernel->name);
     if (r->pairs > 0) ck_assert_double_eq_tol(r->gain, start / tuned, 0.03 * start / tuned);
-    if (r->share > 0.03) qn_check(tuned < 1.2, "%s: %.3f of the best", r->kernel->name, tuned);
+    // A batch of 8 is all that a search gets which promises little after it, as one over a kernel of rows does.
+    double most = r->kernel->is_matmul ? 1.2 : 1.3;
+    if (r->share > 0.03) qn_check(tuned < most, "%s: %.3f of the best", r->kernel->name, tuned);
   }
   ck_assert_double_eq_tol(shares, 1, 1e-9);
   ck_assert_double_gt(exp(log_gain), 1.2);
@@ -621,7 +623,7 @@ static qn_schedule put_found(fixture *f, const qn_pkernel *kernel, const qn_kern
                       .threads = key->threads,
                       .rows_min = least,
                       .rows_max = most,
-                      .rows = most == INT64_MAX ? 256 : least == 2 ? 4 : least,
+                      .rows = most == INT64_MAX ? 256 : most,
                       .schedule = qn_buf_text(&line),
                       .median_s = 1e-3,
                       .samples = 3,
@@ -644,7 +646,7 @@ START_TEST(winners_of_others_are_confirmed) {
   qn_kernel_plan standard = qn_schedule_default(kernel, f.program->max_values[QN_SYM_T], &f.model);
   qn_plan_end end = {.reason = "found by another build, and checked"};
   for (int v = 1; v < standard.count; v++) {
-    qn_schedule found = put_found(&f, kernel, &standard, v, v == 2 ? 8 : 2);
+    qn_schedule found = put_found(&f, kernel, &standard, v, v == standard.count - 1 ? 8 : 2);
     end.when = time(NULL) + 10;  // later than what put_found says
     qn_assert_ok(&f.diag, qn_plan_put_winner(f.db, &f.options.key, kernel, standard.variants[v].rows_min,
                                              standard.variants[v].rows_max, &found, &end, &f.diag));
@@ -663,8 +665,9 @@ END_TEST
 static int64_t find_boundary(fixture *f) {
   const qn_pkernel *kernel = qn_fake_matmul(f->program);
   qn_kernel_plan plan, standard = qn_schedule_default(kernel, f->program->max_values[QN_SYM_T], &f->model);
-  ck_assert_int_eq(standard.count, 3);
-  for (int v = 0; v < standard.count; v++) (void)put_found(f, kernel, &standard, v, v == 2 ? 8 : v == 1 ? 2 : 1);
+  int last = standard.count - 1;
+  ck_assert_int_eq(last, 3);
+  for (int v = 0; v <= last; v++) (void)put_found(f, kernel, &standard, v, v == last ? 8 : v > 0 ? 2 : 1);
   f->options.pattern = kernel->name;
   run(f);
   ck_assert_int_eq(f->report.tried, 0);
@@ -676,12 +679,13 @@ static int64_t find_boundary(fixture *f) {
                              .diag = &f->diag};
   ck_assert(qn_plan_choose(&chooser, kernel, &plan));
   ck_assert_int_eq(plan.count, standard.count);
-  ck_assert_int_eq(plan.variants[0].rows_max, standard.variants[0].rows_max);
-  ck_assert_int_eq(plan.variants[2].rows_min, plan.variants[1].rows_max + 1);
+  // Below the last boundary all of a few rows have the same schedule: nothing speaks for moving anything there.
+  for (int v = 0; v < last - 1; v++) ck_assert_int_eq(plan.variants[v].rows_max, standard.variants[v].rows_max);
+  ck_assert_int_eq(plan.variants[last].rows_min, plan.variants[last - 1].rows_max + 1);
   double clock = f->machine.clock;
   run(f);  // it is not asked again
   ck_assert_double_eq(f->machine.clock, clock);
-  return plan.variants[1].rows_max;
+  return plan.variants[last - 1].rows_max;
 }
 
 START_TEST(crossovers_are_found_through_noise) {
