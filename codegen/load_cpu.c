@@ -21,6 +21,7 @@ static struct generator {
   __typeof__(&qn_jit_destroy) jit_destroy;
   __typeof__(&qn_host_features) host_features;
   __typeof__(&qn_host_features_free) host_features_free;
+  __typeof__(&qn_host_cpu) host_cpu;
 } generator;
 static char failure[512];  // why it is not there; "" = it is
 
@@ -45,7 +46,8 @@ static void load(void) {
                find(library, "qn_jit_kernel", &generator.jit_kernel) &&
                find(library, "qn_jit_destroy", &generator.jit_destroy) &&
                find(library, "qn_host_features", &generator.host_features) &&
-               find(library, "qn_host_features_free", &generator.host_features_free);
+               find(library, "qn_host_features_free", &generator.host_features_free) &&
+               find(library, "qn_host_cpu", &generator.host_cpu);
   if (!found) dlclose(library);
 }
 
@@ -92,6 +94,8 @@ void qn_jit_destroy(qn_jit *jit) {
 qn_status qn_host_check(qn_diag *diag) { return need_generator(diag); }
 
 char *qn_host_features(void) { return loaded() ? generator.host_features() : NULL; }
+
+char *qn_host_cpu(void) { return loaded() ? generator.host_cpu() : NULL; }
 
 void qn_host_features_free(char *features) {
   if (features) generator.host_features_free(features);

@@ -84,41 +84,43 @@ static const struct level {
     {"riscv64", QN_ARCH_RISCV64, RV64GC, "generic-rv64", "", "RV64GC: no vectors without +v; 16-bit floats are emulated"},
 };
 
-// CPUs by LLVM's names, as the sets that quern uses of them.
-static const struct {
+// CPUs by LLVM's names, as the sets that quern uses of them, and whether they read one stream best by themselves, which
+// is known of those where it was measured (passes/README.md).
+static const struct cpu {
   const char *name;
   feature_set set;
+  bool reads_alone;
 } cpus[] = {
-    {"nehalem", V2},
-    {"sandybridge", V2},
-    {"haswell", V3},
-    {"broadwell", V3},
-    {"skylake", V3},
-    {"alderlake", V3 | BIT(AVXVNNI)},
-    {"skylake-avx512", V4},
-    {"cascadelake", V4 | BIT(AVX512VNNI)},
-    {"icelake-client", V4 | BIT(AVX512VNNI)},
-    {"icelake-server", V4 | BIT(AVX512VNNI)},
-    {"tigerlake", V4 | BIT(AVX512VNNI)},
-    {"sapphirerapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI)},
-    {"emeraldrapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI)},
-    {"graniterapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI)},
-    {"znver1", V3},
-    {"znver2", V3},
-    {"znver3", V3},
-    {"znver4", V4 | BIT(AVX512VNNI)},
-    {"znver5", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI)},
-    {"cortex-a72", BIT(NEON)},
-    {"cortex-a76", BIT(NEON) | BIT(DOTPROD)},
-    {"neoverse-n1", BIT(NEON) | BIT(DOTPROD)},
-    {"neoverse-v1", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
-    {"neoverse-n2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
-    {"neoverse-v2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
-    {"apple-m1", BIT(NEON) | BIT(DOTPROD)},
-    {"apple-m2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM)},
-    {"sifive-u74", RV64GC},
-    {"sifive-x280", RV64GC | BIT(RV_V)},
-    {"spacemit-x60", RV64GC | BIT(RV_V)},
+    {"nehalem", V2, false},
+    {"sandybridge", V2, false},
+    {"haswell", V3, false},
+    {"broadwell", V3, false},
+    {"skylake", V3, false},
+    {"alderlake", V3 | BIT(AVXVNNI), false},
+    {"skylake-avx512", V4, false},
+    {"cascadelake", V4 | BIT(AVX512VNNI), false},
+    {"icelake-client", V4 | BIT(AVX512VNNI), false},
+    {"icelake-server", V4 | BIT(AVX512VNNI), false},
+    {"tigerlake", V4 | BIT(AVX512VNNI), false},
+    {"sapphirerapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI), false},
+    {"emeraldrapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI), false},
+    {"graniterapids", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI), false},
+    {"znver1", V3, false},
+    {"znver2", V3, false},
+    {"znver3", V3, false},
+    {"znver4", V4 | BIT(AVX512VNNI), true},
+    {"znver5", V4 | BIT(AVX512VNNI) | BIT(AVXVNNI), false},
+    {"cortex-a72", BIT(NEON), false},
+    {"cortex-a76", BIT(NEON) | BIT(DOTPROD), false},
+    {"neoverse-n1", BIT(NEON) | BIT(DOTPROD), false},
+    {"neoverse-v1", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM), false},
+    {"neoverse-n2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM), false},
+    {"neoverse-v2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM), false},
+    {"apple-m1", BIT(NEON) | BIT(DOTPROD), false},
+    {"apple-m2", BIT(NEON) | BIT(DOTPROD) | BIT(I8MM), false},
+    {"sifive-u74", RV64GC, false},
+    {"sifive-x280", RV64GC | BIT(RV_V), false},
+    {"spacemit-x60", RV64GC | BIT(RV_V), false},
 };
 
 // GPUs. A chip runs code for an older one of the same major number, and PTX of any older one. A block's shared memory
@@ -222,9 +224,20 @@ static bool starts_with(const char *text, const char *name) {
   return strncmp(text, name, length) == 0 && (text[length] == '\0' || text[length] == '+' || text[length] == '-');
 }
 
-// The longest name that fits: "icelake-server" is not "icelake" without "server".
-static bool find_base(const char *text, feature_set *out, size_t *out_length) {
+// The one of this machine; NULL when it is not in the table.
+static const struct cpu *host_cpu(void) {
+  char *name = qn_host_cpu();
+  const struct cpu *found = NULL;
+  for (size_t i = 0; name && i < QN_COUNT(cpus); i++)
+    if (strcmp(cpus[i].name, name) == 0) found = &cpus[i];
+  qn_host_features_free(name);
+  return found;
+}
+
+// The longest name that fits: "icelake-server" is not "icelake" without "server". *out_cpu is NULL where none is named.
+static bool find_base(const char *text, feature_set *out, const struct cpu **out_cpu, size_t *out_length) {
   size_t best = 0;
+  *out_cpu = NULL;
   for (size_t i = 0; i < QN_COUNT(levels); i++)
     if (starts_with(text, levels[i].name) && strlen(levels[i].name) > best) {
       best = strlen(levels[i].name);
@@ -234,8 +247,12 @@ static bool find_base(const char *text, feature_set *out, size_t *out_length) {
     if (starts_with(text, cpus[i].name) && strlen(cpus[i].name) > best) {
       best = strlen(cpus[i].name);
       *out = cpus[i].set;
+      *out_cpu = &cpus[i];
     }
-  if (best == 0 && starts_with(text, "host") && host_set(out)) best = strlen("host");
+  if (best == 0 && starts_with(text, "host") && host_set(out)) {
+    best = strlen("host");
+    *out_cpu = host_cpu();
+  }
   *out_length = best;
   return best > 0;
 }
@@ -321,11 +338,12 @@ static qn_status fail_unknown_feature(const char *name, size_t length, qn_arch a
 }
 
 qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *diag) {
+  const struct cpu *cpu;
   feature_set set;
   size_t at;
   if (strncmp(text, "cuda", strlen("cuda")) == 0) return parse_chip(text, out, diag);
   if (starts_with(text, "host")) QN_TRY(qn_host_check(diag));
-  if (!find_base(text, &set, &at)) return fail_unknown_base(text, diag);
+  if (!find_base(text, &set, &cpu, &at)) return fail_unknown_base(text, diag);
   qn_arch arch = arch_of(set)->arch;
   while (text[at] != '\0') {
     bool add = text[at++] == '+';
@@ -340,6 +358,7 @@ qn_status qn_target_parse(const char *text, qn_target *out, qn_diag *diag) {
     return qn_fail(diag, QN_ERR_UNSUPPORTED, "target", "'%s' lacks %s, which all our code for it needs", text,
                    arch_entry(arch)->base_name);
   describe(set, level, out);
+  out->reads_alone = cpu && cpu->reads_alone;
   return QN_OK;
 }
 

@@ -32,6 +32,7 @@ typedef struct qn_target {
   int vector_registers;
   qn_dot4_kind dot4;
   int64_t cache_bytes;  // of a core's second cache: what the smallest CPUs of the level have
+  bool reads_alone;     // of a CPU known by name: one stream of weights is read best where nothing is prefetched
   int dots;             // the form of integer dot products that suits it: the schedule's knob (ir/knobs.def)
   int sm;               // GPU: compute capability, 10 * major + minor
   int64_t shared_bytes;  // GPU: shared memory that a block may have

@@ -159,16 +159,18 @@ static unsigned evict_by(const quern_compilation *c) {
 }
 
 // Code for "host", by whatever name.
-static bool is_host(const qn_target *target) {
-  qn_target host;
+static bool is_host(const qn_target *target, qn_target *out_host) {
   qn_diag unused = {0};
-  return qn_target_parse("host", &host, &unused) == QN_OK && strcmp(host.name, target->name) == 0;
+  return qn_target_parse("host", out_host, &unused) == QN_OK && strcmp(out_host->name, target->name) == 0;
 }
 
 qn_machine_model quern_machine_model(const qn_target *target, qn_db *db, int threads) {
   qn_machine_model model =
       qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
-  if (is_host(target)) quern_machine_fill_model(db, target, threads, &model);
+  qn_target host;
+  bool here = is_host(target, &host);
+  if (target->reads_alone || (here && host.reads_alone)) qn_machine_model_read_alone(&model);
+  if (here) quern_machine_fill_model(db, target, threads, &model);
   return model;
 }
 

@@ -1,4 +1,5 @@
 // What an explanation knows of the machine: its stored profile, or a short measurement where there is none.
+#include "frontend/compilation.h"
 #include "frontend/explain.h"
 #include "frontend/machine.h"
 #include "frontend/machine_probes.h"
@@ -34,7 +35,7 @@ qn_status explain_machine(explaining *x) {
   QN_TRY(qn_target_parse(x->e->told.target, &target, x->diag));
   if (!x->profile_found) QN_TRY(measure_profile(x, &x->profile));
   qn_machine_model *m = &x->memory_machine;
-  *m = qn_machine_model_plain(target.vector_bytes, target.vector_registers, target.dots, target.cache_bytes);
+  *m = quern_machine_model(&target, NULL, x->threads);
   qn_profile_fill_model(&x->profile, &target, x->threads, m);
   if (x->rates.read > 0) m->memory_bytes_per_s = x->rates.read;  // of the same run as the kernels'
   return QN_OK;

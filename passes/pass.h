@@ -28,6 +28,8 @@ typedef struct qn_machine_model {
 } qn_machine_model;
 // Plain values for a target of which only these are known; l2_bytes 0 = not even that. Four cores of 3 GHz.
 qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes);
+// What else is plain of a CPU that reads one stream of weights best where nothing is prefetched (Zen 4).
+void qn_machine_model_read_alone(qn_machine_model *model);
 
 // Are keys to be evicted from caches, and by what? Bits; any of them gives keys places apart from positions.
 typedef enum qn_evict {

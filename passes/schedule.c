@@ -8,9 +8,8 @@
 #include "passes/loop_pass.h"
 #include "passes/pass.h"
 
-// Vectors of 64 bytes are Zen 4's, which does half as many of them a cycle as of 32, and is hindered by prefetches where
-// it has nothing else to do and by streams that jump; shorter ones are Zen 3's. `quern machine` tells what another
-// machine's are (autotune/profile.c), but for `neighbours`.
+// Vectors of 64 bytes are Zen 4's, which does half as many of them a cycle as of 32; how memory is read is Zen 3's but where
+// a CPU is known. `quern machine` tells what another machine's are (autotune/profile.c), but for `neighbours`.
 qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes) {
   bool wide = vector_bytes >= 64;
   return (qn_machine_model){.vector_bytes = vector_bytes,
@@ -30,12 +29,18 @@ qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, 
                             .l3_bytes_per_cycle = 16,
                             .memory_bytes_per_s = wide ? 60e9 : 32e9,
                             .core_bytes_per_s = wide ? 30e9 : 20e9,
-                            .stream_alone = wide ? 1 : 0.70,
-                            .stream_ahead = wide ? 0.85 : 0.80,
-                            .neighbours = wide ? 0.8 : 1,
+                            .stream_alone = 0.70,
+                            .stream_ahead = 0.80,
+                            .neighbours = 1,
                             .memory_latency_s = 80e-9,
                             .barrier_s = 1e-6,
                             .piece_s = 1e-7};
+}
+
+void qn_machine_model_read_alone(qn_machine_model *model) {
+  model->stream_alone = 1;
+  model->stream_ahead = 0.85;
+  model->neighbours = 0.8;
 }
 
 // ---- variants ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@
 // NULL when they cannot be found out.
 char *qn_host_features(void);
 void qn_host_features_free(char *features);
+// The CPU's name as LLVM knows it ("znver4"), to be given back likewise; NULL as above.
+char *qn_host_cpu(void);
 // Can they be found out? IO when the code generator, which is asked, cannot be loaded.
 QN_CHECKED qn_status qn_host_check(qn_diag *diag);
 // Is the feature of that name (`length` bytes) on in such a list? false for NULL.

@@ -91,6 +91,7 @@ static void make_program(bench *b, qn_arena *arena) {
       .quantize_activations = strcmp(b->o->mode, "int8") == 0,
       .machine = qn_machine_model_plain(b->target.vector_bytes, b->target.vector_registers, b->target.dots,
                                         b->target.cache_bytes)};
+  if (b->target.reads_alone) qn_machine_model_read_alone(&pass_options.machine);
   qn_schedule forced;
   if (b->o->schedule) {
     char *text;

@@ -86,6 +86,7 @@ static qn_machine_model machine_of(const bench *b, int threads) {
   const qn_target *target = &b->target;
   qn_machine_model machine =
       qn_machine_model_plain(target->vector_bytes, target->vector_registers, target->dots, target->cache_bytes);
+  if (target->reads_alone) qn_machine_model_read_alone(&machine);
   machine.cores = threads;
   return machine;
 }

@@ -56,6 +56,17 @@ START_TEST(names_become_canonical) {
 }
 END_TEST
 
+// What is known of a CPU goes by its name, not by what code for it may use.
+START_TEST(cpus_have_ways_of_their_own) {
+  ck_assert(parse("znver4").reads_alone && parse("znver4-avx512vnni").reads_alone);
+  ck_assert(!parse("x86-64-v4+vnni").reads_alone && !parse("icelake-server").reads_alone);
+  char *cpu = qn_host_cpu();
+  ck_assert_ptr_nonnull(cpu);
+  ck_assert(parse("host").reads_alone == (strcmp(cpu, "znver4") == 0));
+  qn_host_features_free(cpu);
+}
+END_TEST
+
 START_TEST(host_is_named_and_runs_here) {
   qn_target target = parse("host");
   char missing[512];
@@ -153,7 +164,7 @@ START_TEST(the_list_names_every_target) {
 }
 END_TEST
 
-QN_CASE(targets, names_become_canonical, host_is_named_and_runs_here, missing_features_are_named,
-        features_are_found_in_lists, errors_list_what_is_known, gpus_are_chips, the_list_names_every_target)
+QN_CASE(targets, names_become_canonical, cpus_have_ways_of_their_own, host_is_named_and_runs_here,
+        missing_features_are_named, features_are_found_in_lists, errors_list_what_is_known, gpus_are_chips, the_list_names_every_target)
 
 QN_TEST_MAIN(targets)
