@@ -1,8 +1,8 @@
 // The session: which search gets the next batch, and when it is enough.
 //
 // What is tuned for is a mix of steps: half of the time decodes a token, two fifths take a chunk of a prompt, the rest
-// takes four tokens or eight (short prompts, a chunk's end, small batches). A kernel's share is that of its calls in each of
-// them, by measured times where there are some and by the model's otherwise. The next batch goes to the search whose
+// takes four tokens or eight (short prompts, a chunk's end, small batches). A kernel's share is that of its calls in
+// each of them, by measured times where there are some and by the model's otherwise. The next batch goes to the search whose
 // share times expected improvement is the largest; the improvement is at most the distance from the roofline.
 #include "autotune/session.h"
 

@@ -8,8 +8,9 @@
 #include "passes/loop_pass.h"
 #include "passes/pass.h"
 
-// Vectors of 64 bytes are Zen 4's, which does half as many of them a cycle as of 32; how memory is read is Zen 3's but where
-// a CPU is known. `quern machine` tells what another machine's are (autotune/profile.c), but for `neighbours`.
+// Vectors of 64 bytes are Zen 4's, which does half as many of them a cycle as of 32, and so are memory's speeds then; how
+// a stream is read is Zen 3's but of CPUs that are known. `quern machine` tells what another machine's are
+// (autotune/profile.c), but for `neighbours`.
 qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes) {
   bool wide = vector_bytes >= 64;
   return (qn_machine_model){.vector_bytes = vector_bytes,
