@@ -72,6 +72,27 @@ static void write_read(int ahead, qn_buf *out) {
 }
 _Static_assert(CHUNK_BYTES / 4 == 16384 && SUMS * LINE / 4 == 64, "as write_read has them");
 
+// Reads memory as a product of one token with weights of Q4_0 does: scales and four lines of codes a block.
+static void write_stream(int ahead, bool far, qn_buf *out) {
+  enum { BLOCK = 288, SCALES = 32 };
+  static const char mask[] = "252645135i32", codes[] = "16843009i32";  // 0x0F0F0F0F, 0x01010101
+  qn_buf_printf(out, "kernel \"stream_%d%s\" {\n  param w : i32[%d] streamed\n  param y : i32[%d] out\n", ahead,
+                far ? "_far" : "", READ_BYTES / 4, READ_BYTES / CHUNK_BYTES * 16);
+  qn_buf_printf(out, "  for n in 0..%d data parallel {\n    local s : i32[16]\n    s[0 : 16] = 0i32\n",
+                READ_BYTES / CHUNK_BYTES);
+  qn_buf_printf(out, "    for k in 0..%d reduce {\n", CHUNK_BYTES / BLOCK);
+  for (int at = 0; ahead && at < BLOCK; at += LINE)
+    qn_buf_printf(out, "      prefetch %sw[n*16384 + k*%d + %d]\n", far ? "far " : "", BLOCK / 4, (at + ahead) / 4);
+  qn_buf_printf(out, "      s[0 : 8] = s[0 : 8] + w[n*16384 + k*%d : 8]\n", BLOCK / 4);
+  for (int at = SCALES; at < BLOCK; at += LINE) {
+    char line[48];
+    snprintf(line, sizeof line, "w[n*16384 + k*%d + %d : 16]", BLOCK / 4, at / 4);
+    qn_buf_printf(out, "      s[0 : 16] = dot4(s[0 : 16], and(%s, %s), %s)\n", line, mask, codes);
+    qn_buf_printf(out, "      s[0 : 16] = dot4(s[0 : 16], and(shr(%s, 4i32), %s), %s)\n", line, mask, codes);
+  }
+  qn_buf_puts(out, "    }\n    y[n*16 : 16] = s[0 : 16]\n  }\n}\n");
+}
+
 // Reads the same bytes again and again, which a cache holds. Results go to lines that are a thread's own.
 static void write_cache_read(qn_probe probe, qn_buf *out) {
   int64_t set = qn_probe_set_bytes(probe), chunk = set < CHUNK_BYTES ? set : CHUNK_BYTES;
@@ -149,6 +170,9 @@ qn_status qn_machine_kernels(const qn_target *target, qn_arena *arena, const qn_
   write_read(0, &text);
   write_read(4096, &text);
   write_read(8192, &text);
+  write_stream(0, false, &text);
+  write_stream(2048, false, &text);
+  write_stream(8192, true, &text);
   for (qn_probe probe = QN_PROBE_READ_L1; probe < QN_PROBE_FMA; probe++) write_cache_read(probe, &text);
   for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++)
     write_peak(probe, qn_probe_chains(target, probe), &text);

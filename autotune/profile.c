@@ -66,6 +66,7 @@ static const struct speed {
     ONE(huge_gain),
     ONE(moving_gain),
     LATER(ahead_gain),
+    LATER(far_gain),
     ONE(wake_s),
     ONE(cycles_per_s),
     ONE(fma_latency),
@@ -269,11 +270,12 @@ static void fill_instructions(const qn_machine_profile *p, qn_machine_model *mod
 }
 
 // The better way to read one stream stays what it is to a core's best; the other one is as much slower as was measured.
-static void fill_streams(double ahead_gain, qn_machine_model *model) {
+static void fill_streams(double ahead_gain, double far_gain, qn_machine_model *model) {
   if (ahead_gain <= 0) return;
   double better = model->stream_alone > model->stream_ahead ? model->stream_alone : model->stream_ahead;
   model->stream_ahead = ahead_gain < 1 ? better * ahead_gain : better;
   model->stream_alone = ahead_gain < 1 ? better : better / ahead_gain;
+  if (far_gain > 0) model->stream_far = model->stream_alone * far_gain;
 }
 
 void qn_profile_fill_model(const qn_machine_profile *p, const qn_target *target, int threads, qn_machine_model *model) {
@@ -292,7 +294,7 @@ void qn_profile_fill_model(const qn_machine_profile *p, const qn_target *target,
       at_threads(p, p->read[QN_PROFILE_L3][QN_PROFILE_HUGE], threads) / threads / p->cycles_per_s);
   set(&model->memory_bytes_per_s, at_threads(p, p->read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE], threads));
   set(&model->core_bytes_per_s, p->read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE][0]);
-  fill_streams(p->ahead_gain, model);
+  fill_streams(p->ahead_gain, p->far_gain, model);
   set(&model->barrier_s, at_threads(p, p->barrier_s, threads));
   set(&model->piece_s, at_threads(p, p->piece_s, threads));
 }

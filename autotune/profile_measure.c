@@ -27,7 +27,7 @@ enum {
 // What one round found, for ratios within it.
 typedef struct one_round {
   double read[QN_PROFILE_COUNTS], small, moving, int8[QN_PROFILE_COUNTS];
-  double alone, ahead;  // one stream, without and with prefetches, by the fewest threads
+  double alone, ahead, far;  // one stream: without prefetches, with, into the second cache; by the fewest threads
   double share[QN_PROFILE_COUNTS];  // the least that the threads had of their cores
 } one_round;
 
@@ -85,8 +85,9 @@ static void measure_reads(measurement *m, int index) {
   keep_most(&p->read[QN_PROFILE_MEMORY][QN_PROFILE_HUGE][index], r->read[index]);
   keep_most(&p->read[QN_PROFILE_MEMORY][QN_PROFILE_SMALL][index], small);
   if (index == 0) {
-    r->alone = probe_of(m, QN_PROBE_READ_0);
-    r->ahead = probe_of(m, QN_PROBE_READ_4K);
+    r->alone = probe_of(m, QN_PROBE_STREAM_0);
+    r->ahead = probe_of(m, QN_PROBE_STREAM_2K);
+    r->far = probe_of(m, QN_PROBE_STREAM_FAR);
   }
   if (index != p->count - 1) return;
   r->small = small;
@@ -215,6 +216,9 @@ static double moving_gain(const one_round *r, int index, int last) {
 static double ahead_gain(const one_round *r, int index, int last) {
   return (void)index, (void)last, over(r->ahead, r->alone);
 }
+static double far_gain(const one_round *r, int index, int last) {
+  return (void)index, (void)last, over(r->far, r->alone);
+}
 
 static void put_ratios(measurement *m) {
   qn_machine_profile *p = m->profile;
@@ -225,6 +229,7 @@ static void put_ratios(measurement *m) {
   p->huge_gain = median_ratio(m, huge_gain, p->count - 1);
   p->moving_gain = median_ratio(m, moving_gain, p->count - 1);
   p->ahead_gain = median_ratio(m, ahead_gain, 0);
+  p->far_gain = median_ratio(m, far_gain, 0);
 }
 
 // --- all

@@ -95,7 +95,7 @@ static void choose_stream(explaining *x, int phase, double step_bytes) {
   if (step_bytes >= (double)m->l3_bytes || m->cores * core <= x->rates.read) return;
   m->memory_bytes_per_s = m->cores * core;
   m->core_bytes_per_s = core;
-  m->stream_alone = m->stream_ahead = m->neighbours = 1;  // these are memory's, as is its latency
+  m->stream_alone = m->stream_ahead = m->stream_far = m->neighbours = 1;  // these are memory's, as is its latency
   m->memory_latency_s = 0;
 }
 

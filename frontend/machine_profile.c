@@ -140,6 +140,7 @@ static void put_profile(const qn_machine_profile *p, int64_t when, bool stored, 
   out->huge_gain = p->huge_gain;
   out->moving_gain = p->moving_gain;
   out->ahead_gain = p->ahead_gain;
+  out->far_gain = p->far_gain;
   out->wake_s = p->wake_s;
   out->cycles_per_s = p->cycles_per_s;
   out->fma_latency = p->fma_latency;

@@ -481,6 +481,7 @@ typedef struct quern_machine_profile {
   char note[512];  // why what is stored was not taken; empty = nothing to say
   double narrow[QUERN_MACHINE_COUNTS];  // 8-bit integer operations by codes of 4 bits
   double ahead_gain;  // one thread reading memory, prefetched by the kernel over not; 0 = the machine was too busy
+  double far_gain;    // the same, prefetched into the second cache
 } quern_machine_profile;
 
 typedef struct quern_machine_options {

@@ -20,6 +20,7 @@ typedef struct qn_schedule {
   int dots;            // how codes are multiplied: 0 unsigned bytes, 1 signed, 2 sums of pairs (passes/narrow.c)
   int lanes;           // vector width of elementwise loops: 1, 4, 8 or 16
   int prefetch_bytes;  // how far ahead streamed weights are prefetched; 0 = not at all
+  int prefetch_far;    // 1 = into the second cache; 0 = into the first
   int parallel;        // 1 = the outermost data loop is shared by threads
 } qn_schedule;
 

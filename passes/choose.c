@@ -103,18 +103,32 @@ static bool try_knob(chooser *c, size_t offset, const int *values, size_t count)
   return better;
 }
 
+// How far ahead, and into which cache: the first has room for less.
+static bool try_ahead(chooser *c) {
+  static const int ahead[] = {0, 64, 512, 1024, 2048, 4096, 8192};
+  bool better = false;
+  for (size_t i = 0; i < QN_COUNT(ahead) * 2; i++) {
+    qn_schedule s = c->best;
+    s.prefetch_bytes = ahead[i / 2];
+    s.prefetch_far = i % 2;
+    if (s.prefetch_far && c->machine->stream_far <= 0) continue;
+    if (consider(c, &s)) better = true;
+  }
+  return better;
+}
+
 static qn_schedule choose(const qn_pkernel *kernel, const qn_machine_model *machine, const row_class *class,
                           int64_t max_rows) {
   static const int flags[] = {0, 1}, forms[] = {0, 1, 2}, lanes[] = {1, 4, 8, 16};
   static const int turns[] = {1, 2, 3, 4, 6, 8};
-  static const int blocks[] = {1, 2, 4, 8, 16, 32, 64}, ahead[] = {0, 64, 512, 1024, 2048, 4096};
+  static const int blocks[] = {1, 2, 4, 8, 16, 32, 64};
   static const struct {
     size_t offset, count;
     const int *values;
   } knobs[] = {
 #define VALUES(knob, list) {offsetof(qn_schedule, knob), QN_COUNT(list), list}
-      VALUES(lanes, lanes),   VALUES(k_unroll, flags),       VALUES(dots, forms),
-      VALUES(n_block, blocks), VALUES(prefetch_bytes, ahead), VALUES(m_block, turns),
+      VALUES(lanes, lanes),    VALUES(k_unroll, flags), VALUES(dots, forms),
+      VALUES(n_block, blocks), VALUES(m_block, turns),
 #undef VALUES
   };
   chooser c = {.kernel = kernel, .machine = machine, .class = class, .max_rows = max_rows, .best_score = HUGE_VAL};
@@ -128,6 +142,7 @@ static qn_schedule choose(const qn_pkernel *kernel, const qn_machine_model *mach
     for (size_t i = 0; i < QN_COUNT(knobs); i++) {
       if (try_knob(&c, knobs[i].offset, knobs[i].values, knobs[i].count)) better = true;
     }
+    if (try_ahead(&c)) better = true;
   }
   return c.best;
 }

@@ -214,27 +214,45 @@ static double bytes_needed(const qn_machine_model *m, const qn_schedule *s) {
   return late * m->memory_latency_s * m->core_bytes_per_s / s->n_tile;
 }
 
-// How much of memory's latency the kernel's own prefetches hide: 0 to 1.
+// Memory's bytes a second for the most streams that a core can use; core_bytes_per_s is of one.
+static double best_of(const qn_machine_model *m) {
+  return m->core_bytes_per_s / (m->stream_alone > m->stream_ahead ? m->stream_alone : m->stream_ahead);
+}
+
+// Where nobody knows what prefetching into the second cache brings it counts as into the first.
+static bool goes_far(const qn_machine_model *m, const qn_schedule *s) { return s->prefetch_far && m->stream_far > 0; }
+
+// How much of memory's latency the kernel's own prefetches hide: 0 to 1. Into the second cache they have to be sent
+// sooner: what is under way there the hardware's own prefetching does not help with (fitted).
 static double covered_by(const qn_machine_model *m, const qn_schedule *s) {
-  double needed = bytes_needed(m, s);
+  double needed = (goes_far(m, s) ? 4 : 1) * bytes_needed(m, s);
   return s->prefetch_bytes >= needed ? 1 : s->prefetch_bytes / needed;
+}
+
+// What cores ask for at once, as far as memory has it.
+static double as_memory_has(const qn_machine_model *m, double all) {
+  const double memory_best = 1.15;  // several streams of all cores to one stream of each
+  double asked = all / (memory_best * m->memory_bytes_per_s);
+  return all / sqrt(sqrt(1 + asked * asked * asked * asked));
+}
+
+// How fast the cores together read weights that the kernel prefetches into the second cache, where panels do not show.
+static double far_speed(const qn_machine_model *m, int cores) {
+  return as_memory_has(m, best_of(m) * m->stream_far * cores);
 }
 
 // How fast the cores together read weights for the first time. One stream need not keep a core's memory busy: what is in
 // flight grows with the streams and, on some machines, with prefetching far enough ahead; too far ahead it pushes out what
 // is needed.
 static double stream_speed(const qn_machine_model *m, const qn_schedule *s, bool pages, double streams, int cores) {
-  const double memory_best = 1.15;  // several streams of all cores to one stream of each
-  double one = m->stream_alone > m->stream_ahead ? m->stream_alone : m->stream_ahead;
-  double best = m->core_bytes_per_s / one, covered = covered_by(m, s), ahead = s->prefetch_bytes;
+  double covered = covered_by(m, s), ahead = s->prefetch_bytes;
   double needed = bytes_needed(m, s);
   if (pages) covered = ahead > 0, ahead = covered * needed;  // the kernel asks for a chunk of the cache as a whole
   double missing = (1 - m->stream_alone + (m->stream_alone - m->stream_ahead) * covered) / streams;
   double excess = at_least_0(ahead - needed) * s->n_tile / (double)m->l1_bytes;
-  double all = best * (1 - missing) / (1 + 0.1 * excess) * cores;
+  double all = best_of(m) * (1 - missing) / (1 + 0.1 * excess) * cores;
   if (!pages && s->n_tile > 1 && !s->n_apart) all *= m->neighbours;
-  double asked = all / (memory_best * m->memory_bytes_per_s);
-  return all / sqrt(sqrt(1 + asked * asked * asked * asked));  // what cores ask for at once, as far as memory has it
+  return as_memory_has(m, all);
 }
 
 // What a product is done in: once for all rows, or once for each expert that some rows have.
@@ -283,11 +301,13 @@ static double beside(double a, double b, double c) {
 static double streamed(const qn_machine_model *m, const qn_schedule *s, const product_part *part, int cores,
                        double work, double memory, double cache) {
   if (part->weight_bytes <= 0) return beside(work, memory, cache);
+  double late = sqrt(work * work + memory * memory), covered = covered_by(m, s);
+  if (goes_far(m, s)) {  // neither waits for the other, where it is asked for early enough
+    return covered * beside(work > memory ? work : memory, 0, cache) + (1 - covered) * beside(late, 0, cache);
+  }
   const double window_s = 100 / m->cycles_per_s;
   double seen = window_s * part->experts * part->weight_bytes / (work * cores) / (bytes_needed(m, s) * s->n_tile);
-  double covered = covered_by(m, s);
   if (seen > covered) covered = seen < 1 ? seen : 1;
-  double late = sqrt(work * work + memory * memory);
   return covered * beside(work, memory, cache) + (1 - covered) * beside(late, 0, cache);
 }
 
@@ -321,7 +341,8 @@ static void predict_product(const qn_pkernel *kernel, double rows, const qn_sche
   out->latency_s = sum.waiting / core_cycles;
   out->cache_s = part.experts * product_cycles(kernel, s, m, &part, token_tiles) / core_cycles;
   double streams = streams_of(s, part.weight_bytes / (double)kernel->panels / kernel->products);
-  out->memory_s = weights / stream_speed(m, s, false, streams, cores) +
+  double speed = goes_far(m, s) ? far_speed(m, cores) : stream_speed(m, s, false, streams, cores);
+  out->memory_s = weights / speed +
                   rows * (double)(work->row_read_bytes + work->row_write_bytes) /
                       (m->l3_bytes_per_cycle * core_cycles);
   out->bytes = weights + rows * (double)(work->row_read_bytes + work->row_write_bytes);

@@ -1,4 +1,4 @@
-// prefetch: asks for streamed weights prefetch_bytes ahead of where they are read.
+// prefetch: asks for streamed weights prefetch_bytes ahead of where they are read, for the first or the second cache.
 //
 // requires: loops unrolled and vectorised, so that the loads of an iteration are its block's own statements.
 // keeps: every result (a prefetch has none).
@@ -46,6 +46,7 @@ typedef struct around {
 typedef struct prefetcher {
   qn_lbuild *b;
   int64_t distance;
+  bool far;              // into the second cache
   const qn_lvar *var;    // of the REDUCE loop
   const around *around;  // that loop, and those around it
   QN_VEC(reading) readings;
@@ -179,7 +180,7 @@ static void write_prefetch(prefetcher *p, qn_lblock *block, const reading *r, in
   }
   if (beyond) index = qn_lop2(b, QN_LX_ADD, index, beyond);
   qn_lblock out = {0};
-  qn_lprefetch(b, &out, r->load->u.load.buf, mem, qn_lop2(b, QN_LX_ADD, index, qn_lint(b, ahead / element)), false);
+  qn_lprefetch(b, &out, r->load->u.load.buf, mem, qn_lop2(b, QN_LX_ADD, index, qn_lint(b, ahead / element)), p->far);
   qn_lblock_splice(&out, block, r->stmt);
 }
 
@@ -223,7 +224,8 @@ static void remove_prefetches(qn_lblock *block) {
 }
 
 qn_status qn_pass_prefetch(qn_loop_pass_context *context) {
-  prefetcher p = {.b = context->build, .distance = context->schedule->prefetch_bytes};
+  const qn_schedule *schedule = context->schedule;
+  prefetcher p = {.b = context->build, .distance = schedule->prefetch_bytes, .far = schedule->prefetch_far != 0};
   if (p.distance > 0) {
     prefetch_block(&p, &context->build->kernel->body, NULL);
   } else {

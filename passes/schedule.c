@@ -41,6 +41,7 @@ qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, 
 void qn_machine_model_read_alone(qn_machine_model *model) {
   model->stream_alone = 1;
   model->stream_ahead = 0.85;
+  model->stream_far = 0.87;
   model->neighbours = 0.8;
 }
 
@@ -110,6 +111,8 @@ static const char *misfit(const qn_pkernel *kernel, int64_t rows_min, int64_t ro
   if (!kernel->is_matmul && schedule->m_block != 1) return "m_block: this kernel multiplies no weights; only 1 fits";
   if (schedule->m_block > 1 && schedule->m_tiles[0] == 1) return "m_block: tiles of one token share nothing; only 1 fits";
   if (!kernel->is_matmul && schedule->n_block != 1) return "n_block: this kernel multiplies no weights; only 1 fits";
+  if (!kernel->is_matmul && schedule->prefetch_far != 0) return "prefetch_far: this kernel multiplies no weights; only 0 fits";
+  if (schedule->prefetch_bytes == 0 && schedule->prefetch_far != 0) return "prefetch_far: nothing is prefetched; only 0 fits";
   if (!qn_kernel_has_dots(kernel) && schedule->dots != 0) return "dots: this kernel multiplies no codes; only 0 fits";
   return NULL;
 }
@@ -130,6 +133,7 @@ qn_schedule qn_schedule_fit(const qn_pkernel *kernel, int64_t rows_max, const qn
   if (fit.m_tiles[0] == 1) fit.m_block = 1;
   while (tiled && kernel->panels % fit.n_tile != 0) fit.n_tile--;
   if (!kernel->is_matmul || kernel->chained || fit.n_tile == 1) fit.n_apart = 0;
+  if (!kernel->is_matmul || fit.prefetch_bytes == 0) fit.prefetch_far = 0;
   return fit;
 }
 

@@ -122,7 +122,8 @@ static void put_speeds(const quern_machine_profile *p, qn_buf *out) {
                 "\none thread   %.2f GHz by its vector adds, fma latency %.1f cycles, int8 by form: unsigned %.0f, "
                 "signed %.0f, in pairs %.0f Gop/s",
                 1e-9 * p->cycles_per_s, p->fma_latency, 1e-9 * p->dots[0], 1e-9 * p->dots[1], 1e-9 * p->dots[2]);
-  if (p->ahead_gain > 0) qn_buf_printf(out, "; prefetches make reading memory %.2f times as fast", p->ahead_gain);
+  if (p->ahead_gain > 0) qn_buf_printf(out, "; prefetches make reading weights %.2f times as fast", p->ahead_gain);
+  if (p->far_gain > 0) qn_buf_printf(out, ", into the second cache %.2f", p->far_gain);
   qn_buf_putc(out, '\n');
   qn_buf_printf(out, "all threads  a barrier of sleepers %.1f us; reading memory, ", 1e6 * p->wake_s);
   if (p->huge_gain > 0 && p->moving_gain > 0) {
@@ -203,6 +204,7 @@ static void json_speeds(cli_json *json, const quern_machine_profile *p) {
   cli_json_precise(json, "huge_gain", p->huge_gain);
   cli_json_precise(json, "moving_gain", p->moving_gain);
   cli_json_precise(json, "ahead_gain", p->ahead_gain);
+  cli_json_precise(json, "far_gain", p->far_gain);
   cli_json_precise(json, "wake_s", p->wake_s);
   cli_json_precise(json, "cycles_per_s", p->cycles_per_s);
   cli_json_precise(json, "fma_latency", p->fma_latency);

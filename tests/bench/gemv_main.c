@@ -169,8 +169,8 @@ static void make_contender(const bench *b, bool integer, const qn_schedule *forc
   for (int i = 0; i < s->m_tile_count; i++) {
     at += snprintf(out->label + at, sizeof out->label - (size_t)at, i ? "/%d" : "%d", s->m_tiles[i]);
   }
-  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d%s block %dx%d ahead %d%s", s->n_tile,
-           s->n_apart ? " apart" : "", s->m_block, s->n_block, s->prefetch_bytes, s->k_unroll ? "" : " rolled");
+  snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d%s block %dx%d ahead %d%s%s", s->n_tile,
+           s->n_apart ? " apart" : "", s->m_block, s->n_block, s->prefetch_bytes, s->prefetch_far ? "f" : "", s->k_unroll ? "" : " rolled");
 }
 
 static int64_t extent_of(const bench *b, const qn_pvariant *variant) {
@@ -677,7 +677,10 @@ static size_t make_contenders(const bench *b, bool integer, qn_arena *arena, con
       for (size_t u = 0; u < (unroll_count ? unroll_count : 1) && count < MAX_CONTENDERS / 2; u++) {
         qn_schedule schedule = base;
         if (tile_count) read_tiles(tiles[t], &schedule);
-        if (ahead_count) schedule.prefetch_bytes = atoi(ahead[a]);
+        if (ahead_count) {
+          schedule.prefetch_bytes = atoi(ahead[a]);
+          schedule.prefetch_far = strchr(ahead[a], 'f') != NULL;
+        }
         if (unroll_count) schedule.k_unroll = atoi(unroll[u]);
         make_contender(b, integer, &schedule, arena, &out[count++]);
       }
@@ -735,7 +738,7 @@ static int usage(void) {
       "  --target T                default host               --clock cpu|wall        default cpu\n"
       "  --schedule FILE,...       instead of the default schedule, which is called default here; or combinations of:\n"
       "  --tiles 12x1,8/4x2,1x4a   tokens (falling) x panels (a: n_apart)\n"
-      "  --ahead 0,4096            prefetch in bytes\n"
+      "  --ahead 0,4096,4096f      prefetch in bytes (f: prefetch_far)\n"
       "  --unroll 0,1              lines of a block\n"
       "  --k N                     values a row, of 256; default 2048\n"
       "  --predict yes             beside what the cost model says, and the rank correlation of the two\n"

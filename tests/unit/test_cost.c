@@ -275,9 +275,14 @@ START_TEST(streams_suit_the_machine) {
     const qn_schedule *one = &kernel->variants[0].schedule, *few = &kernel->variants[1].schedule;
     ck_assert_int_eq(one->prefetch_bytes > 0, !own);
     qn_check(!own || one->n_tile == 1 || one->n_apart, "got %d panels, %d ahead", one->n_tile, one->prefetch_bytes);
-    ck_assert(few->m_tiles[0] > 2 && few->prefetch_bytes >= 512);
+    ck_assert(few->m_tiles[0] > 2 && few->prefetch_bytes >= 512 && !few->prefetch_far);
     release(&c);
   }
+  m.stream_far = 0.87;  // known: work hides behind what is asked for far ahead
+  const qn_pkernel *kernel = compile(&c, product, "F=q4_0 N=49152 K=2048", m);
+  ck_assert_int_eq(kernel->variants[0].schedule.prefetch_bytes, 0);
+  ck_assert(kernel->variants[1].schedule.prefetch_far && kernel->variants[1].schedule.prefetch_bytes >= 4096);
+  release(&c);
 }
 END_TEST
 
@@ -297,6 +302,9 @@ START_TEST(illegal_schedules_say_why) {
       {product, "F=f32 N=48 K=64", "lanes = 16", "the range of row counts is empty", 3, 2},
       {attention, NULL, "m_tiles = 6,1\nn_tile = 4", NULL, 2, 8},
       {attention, NULL, "n_tile = 3", "n_tile: it does not divide", 2, 8},
+      {product, "F=f32 N=48 K=64", "prefetch_far = 1", "prefetch_far: nothing is prefetched; only 0 fits", 1, 1},
+      {product, "F=f32 N=48 K=64", "prefetch_bytes = 64\nprefetch_far = 1", NULL, 1, 1},
+      {attention, NULL, "prefetch_bytes = 64\nprefetch_far = 1", "prefetch_far: this kernel multiplies no weights", 2, 8},
       {attention, NULL, "dots = 1", "dots: this kernel multiplies no codes", 2, 8},
       {product, "F=f32 N=64 K=64", "n_tile = 2\nn_apart = 1", NULL, 1, 1},
       {attention, NULL, "n_tile = 2\nn_apart = 1", "n_apart: this kernel multiplies no weights", 2, 8},

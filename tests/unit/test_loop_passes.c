@@ -152,6 +152,7 @@ static bool schedule_number(size_t number, qn_schedule *out) {
   out->m_block = m > 0 && number % 2 ? 2 : 1;
   out->dots = (int)(number % 3);
   out->prefetch_bytes = (number + k) % 2 ? 4096 : 0;
+  out->prefetch_far = out->prefetch_bytes > 0 && number % 5 < 2;
   out->parallel = 1;
   return true;
 }

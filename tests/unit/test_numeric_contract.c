@@ -125,7 +125,7 @@ static const char *const schedules[] = {
     "m_tiles = 1\nn_tile = 2\nk_unroll = 1\ndots = 1\nlanes = 4\nprefetch_bytes = 64\nparallel = 1",
     "m_tiles = 4,2,1\nn_tile = 4\nk_unroll = 0\ndots = 2\nlanes = 8\nprefetch_bytes = 4096\nparallel = 1",
     "m_tiles = 12,4,1\nn_tile = 1\nk_unroll = 1\ndots = 1\nlanes = 16\nparallel = 1",
-    "m_tiles = 3,1\nn_tile = 3\nk_unroll = 1\ndots = 2\nlanes = 16\nprefetch_bytes = 1024\nparallel = 0",
+    "m_tiles = 3,1\nn_tile = 3\nk_unroll = 1\ndots = 2\nlanes = 16\nprefetch_bytes = 1024\nprefetch_far = 1\nparallel = 0",
     "m_tiles = 8,1\nn_tile = 2\nn_apart = 1\nn_block = 3\nk_unroll = 0\nlanes = 16\nparallel = 1",
     "m_tiles = 2,1\nm_block = 3\nn_tile = 1\nn_block = 2\nk_unroll = 1\ndots = 2\nlanes = 16\nparallel = 1",
 };

@@ -20,7 +20,7 @@ static qn_machine_profile sample(void) {
     p.barrier_s[i] = i * 1e-7, p.piece_s[i] = 1e-8 * threads;
     p.read_part[i] = memory[i] / 40e9, p.int8_part[i] = threads / 8;
   }
-  p.huge_gain = 1.05, p.moving_gain = 0.98, p.ahead_gain = 1.25, p.wake_s = 23.4e-6;
+  p.huge_gain = 1.05, p.moving_gain = 0.98, p.ahead_gain = 1.25, p.far_gain = 1.2, p.wake_s = 23.4e-6;
   p.cycles_per_s = 3e9, p.fma_latency = 4,
   p.vector_ops = 72e9;
   p.dots[0] = 90e9, p.dots[1] = 120e9, p.dots[2] = 150e9;
@@ -44,7 +44,7 @@ START_TEST(text_and_back) {
   qn_assert_ok(&diag, qn_profile_parse("profile", (qn_str){text.data, text.length}, &back, &diag));
   memcpy(strstr(text.data, "ahead_gain"), "other_gain", strlen("ahead_gain"));  // of an earlier one
   qn_assert_ok(&diag, qn_profile_parse("profile", (qn_str){text.data, text.length}, &back, &diag));
-  ck_assert(back.ahead_gain == 0 && back.moving_gain == p.moving_gain);
+  ck_assert(back.ahead_gain == 0 && back.far_gain == p.far_gain && back.moving_gain == p.moving_gain);
   qn_buf_deinit(&text), qn_buf_deinit(&again);
 }
 END_TEST
@@ -128,6 +128,7 @@ START_TEST(models) {
   ck_assert(near(m.memory_bytes_per_s, (22e9 + 39.5e9) / 2) && near(m.core_bytes_per_s, 12e9));
   ck_assert(near(m.barrier_s, 1.5e-7) && near(m.piece_s, 3e-8));
   ck_assert(near(m.stream_ahead, plain.stream_ahead) && near(m.stream_alone, plain.stream_ahead / 1.25));
+  ck_assert(plain.stream_far == 0 && near(m.stream_far, m.stream_alone * 1.2));
   p.moving_gain = 0;  // disturbed: as if it had not been measured
   qn_machine_model before = m;
   qn_profile_fill_model(&p, &target, 3, &before);

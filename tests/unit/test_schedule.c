@@ -3,7 +3,7 @@
 #include "tests/support/test.h"
 
 static const char PLAIN[] =
-    "m_tiles = 1\nm_block = 1\nn_tile = 1\nn_apart = 0\nn_block = 1\nk_unroll = 0\ndots = 0\nlanes = 1\nprefetch_bytes = 0\nparallel = 0\n";
+    "m_tiles = 1\nm_block = 1\nn_tile = 1\nn_apart = 0\nn_block = 1\nk_unroll = 0\ndots = 0\nlanes = 1\nprefetch_bytes = 0\nprefetch_far = 0\nparallel = 0\n";
 
 static void check_print(const qn_schedule *schedule, const char *want) {
   qn_buf buf;
@@ -30,7 +30,7 @@ END_TEST
 START_TEST(schedules_round_trip) {
   static const char text[] =
       "m_tiles = 16,12,8,4,2,1\nm_block = 6\nn_tile = 2\nn_apart = 1\nn_block = 3\nk_unroll = 1\ndots = 2\nlanes = 16\nprefetch_bytes = "
-      "4096\nparallel = 1\n";
+      "4096\nprefetch_far = 1\nparallel = 1\n";
   qn_diag diag = {0};
   qn_schedule parsed;
   qn_assert_ok(&diag, qn_schedule_parse("s", QN_STR(text), &parsed, &diag));
@@ -47,7 +47,7 @@ START_TEST(spaces_comments_and_omissions) {
   qn_assert_ok(&diag, qn_schedule_parse("s", text, &parsed, &diag));
   check_print(&parsed,
               "m_tiles = 4,2,1\nm_block = 1\nn_tile = 1\nn_apart = 0\nn_block = 1\nk_unroll = 0\ndots = 0\nlanes = 8\nprefetch_bytes = "
-              "0\nparallel = 1\n");
+              "0\nprefetch_far = 0\nparallel = 1\n");
 }
 END_TEST
 
@@ -77,7 +77,7 @@ START_TEST(errors_name_line_knob_got_and_want) {
       {"lanes", "s:1: got 'lanes', want 'knob = value'"},
       {"\x01\xff = 1",
        "s:1: got the knob '\?\?', want one of m_tiles, m_block, n_tile, n_apart, n_block, k_unroll, dots, lanes, prefetch_bytes, "
-       "parallel"},
+       "prefetch_far, parallel"},
       {"Lanes = 4", "s:1: got the knob 'Lanes', want one of"},
       {"= 4", "s:1: got the knob '', want one of"},
       {"a_name_that_goes_on_and_on_without_any_end_at_all_it_seems = 4", "..."},

@@ -69,9 +69,16 @@ static double distance_of(fixture *f, const qn_session_result *r, const qn_sched
   return qn_fake_machine_cost(&f->machine, schedule) / f->machine.best_s;
 }
 
-START_TEST(tunes_what_matters) {
+// How far what matters of one planted machine was from the best when nothing was worth more time.
+typedef struct distances {
+  int count, far;
+  double log_sum;
+} distances;
+
+static void tune_planted(uint64_t seed, distances *d) {
   fixture f;
   setup(&f, NULL);
+  qn_fake_machine_init(&f.machine, &f.model, seed, 0.01);
   run(&f);
   ck_assert_int_eq(f.report.end, QN_SESSION_SETTLED);
   ck_assert_int_gt(f.calls, 10);
@@ -86,13 +93,24 @@ START_TEST(tunes_what_matters) {
     log_gain += r->share * log(start / tuned);
     qn_check(tuned <= start, "%s became slower", r->kernel->name);
     if (r->pairs > 0) ck_assert_double_eq_tol(r->gain, start / tuned, 0.03 * start / tuned);
-    // A batch of 8 is all that a search gets which promises little after it, as one over a kernel of rows does.
-    double most = r->kernel->is_matmul ? 1.2 : 1.3;
-    if (r->share > 0.03) qn_check(tuned < most, "%s: %.3f of the best", r->kernel->name, tuned);
+    if (r->share <= 0.03) continue;
+    d->count++;
+    d->far += tuned > 1.2;
+    d->log_sum += log(tuned);
   }
   ck_assert_double_eq_tol(shares, 1, 1e-9);
   ck_assert_double_gt(exp(log_gain), 1.2);
   teardown(&f);
+}
+
+// Of any one surface a search may have seen the wrong part when its share promised no more; of few it does.
+START_TEST(tunes_what_matters) {
+  enum { MACHINES = 6 };
+  distances d = {0};
+  for (uint64_t seed = 1; seed <= MACHINES; seed++) tune_planted(seed, &d);
+  ck_assert_int_gt(d.count, 6 * MACHINES);
+  qn_check(exp(d.log_sum / d.count) < 1.06, "%.3f of the best in the mean", exp(d.log_sum / d.count));
+  qn_check(d.far * 15 <= d.count, "%d of %d kernels are further than 1.2 from the best", d.far, d.count);
 }
 END_TEST
 
