@@ -116,6 +116,7 @@ static bool is_seen(const counter *c, const qn_lexpr *e, info *out) {
 }
 
 static void count_op(counter *c, const qn_lexpr *e, info at) {
+  if (c->nest && at.deps == 0) return;  // hangs on loops along K alone, which are unrolled: a constant
   qn_op_counts *counts = &c->counts[share_of(c, at.deps)];
   float weight = (float)weight_at(c, at.level);
   counts->ops[e->op] += weight;
