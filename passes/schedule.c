@@ -167,6 +167,21 @@ static qn_status check_plan(const qn_pkernel *kernel, const qn_kernel_plan *plan
                  "got a plan of %d variants whose row counts do not follow each other from 1 on", plan->count);
 }
 
+// Neighbours with the same schedule are one variant, whose code is made once; one of a single row count has code of its own.
+static void join_equals(qn_kernel_plan *plan) {
+  int kept = 0;
+  for (int i = 1; i < plan->count; i++) {
+    int64_t first = plan->variants[kept].rows_min;
+    bool single = first == plan->variants[kept].rows_max || plan->variants[i].rows_min == plan->variants[i].rows_max;
+    if (!single && qn_schedule_equal(&plan->variants[kept].schedule, &plan->variants[i].schedule)) {
+      plan->variants[kept].rows_max = plan->variants[i].rows_max;
+    } else {
+      plan->variants[++kept] = plan->variants[i];
+    }
+  }
+  plan->count = kept + 1;
+}
+
 static qn_status schedule_kernel(qn_pass_context *context, qn_pkernel *kernel) {
   const qn_pass_options *options = context->options;
   int64_t max_rows = is_whole(kernel) ? INT64_MAX : context->program->max_values[kernel->rows];
@@ -174,11 +189,14 @@ static qn_status schedule_kernel(qn_pass_context *context, qn_pkernel *kernel) {
   bool chosen = !options->forced_schedule && options->choose && options->choose(options->choose_context, kernel, &plan);
   if (!chosen) plan = qn_schedule_default(kernel, max_rows, &options->machine);
   QN_TRY(check_plan(kernel, &plan, context->diag));
+  for (int i = 0; options->forced_schedule && i < plan.count; i++) {
+    plan.variants[i].schedule = qn_schedule_fit(kernel, plan.variants[i].rows_max, options->forced_schedule);
+  }
+  join_equals(&plan);
   kernel->variant_count = 0;
   for (int i = 0; i < plan.count; i++) {
     int64_t min = plan.variants[i].rows_min, max = plan.variants[i].rows_max;
     qn_schedule schedule = plan.variants[i].schedule;
-    if (options->forced_schedule) schedule = qn_schedule_fit(kernel, max, options->forced_schedule);
     bool named = !is_whole(kernel) && min > 0;
     const char *name = named ? qn_arena_printf(context->arena, "%s__m%" PRId64, kernel->name, min)
                              : qn_arena_strdup(context->arena, kernel->name);
