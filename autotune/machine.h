@@ -13,9 +13,9 @@ typedef enum qn_probe {
   QN_PROBE_READ_0,   // a plain read of memory, without prefetch
   QN_PROBE_READ_4K,  // prefetched so many bytes ahead
   QN_PROBE_READ_8K,
-  QN_PROBE_STREAM_0,    // a read of memory by blocks of weights, as a product's: without prefetch
+  QN_PROBE_STREAM_0,    // a read of memory by blocks of weights, as a product's of one token: without prefetch
   QN_PROBE_STREAM_2K,   // prefetched so many bytes ahead
-  QN_PROBE_STREAM_FAR,  // 8 KiB ahead, into the second cache
+  QN_PROBE_STREAM_FAR,  // of three tokens, for which that is: 8 KiB ahead, into the second cache
   QN_PROBE_READ_L1,     // of what a cache holds
   QN_PROBE_READ_L2,
   QN_PROBE_READ_L3,

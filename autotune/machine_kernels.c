@@ -55,42 +55,55 @@ int64_t qn_probe_extent(qn_probe probe) {
 
 // --- the kernels
 
+static void write_sums(int count, qn_buf *out) {
+  for (int i = 0; i < count; i++) qn_buf_printf(out, "    local s%d : i32[16]\n    s%d[0 : 16] = 0i32\n", i, i);
+}
+
+// And the end of the kernel.
+static void add_sums(int count, qn_buf *out) {
+  for (int i = 0; i < count; i++) qn_buf_printf(out, "%ss%d[0 : 16]", i > 0 ? " + " : "", i);
+  qn_buf_puts(out, "\n  }\n}\n");
+}
+
 static void write_read(int ahead, qn_buf *out) {
   qn_buf_printf(out, "kernel \"read_%d\" {\n  param w : i32[%d] streamed\n  param y : i32[%d] out\n", ahead,
                 READ_BYTES / 4, READ_BYTES / CHUNK_BYTES * 16);
   qn_buf_printf(out, "  for n in 0..%d data parallel {\n", READ_BYTES / CHUNK_BYTES);
-  for (int i = 0; i < SUMS; i++) qn_buf_printf(out, "    local s%d : i32[16]\n    s%d[0 : 16] = 0i32\n", i, i);
+  write_sums(SUMS, out);
   qn_buf_printf(out, "    for k in 0..%d reduce {\n", CHUNK_BYTES / LINE / SUMS);
   for (int i = 0; i < SUMS; i++) {
     const char *at = "n*16384 + k*64";
     if (ahead) qn_buf_printf(out, "      prefetch w[%s + %d]\n", at, i * 16 + ahead / 4);
     qn_buf_printf(out, "      s%d[0 : 16] = s%d[0 : 16] + w[%s + %d : 16]\n", i, i, at, i * 16);
   }
-  qn_buf_puts(out, "    }\n    y[n*16 : 16] = s0[0 : 16]");
-  for (int i = 1; i < SUMS; i++) qn_buf_printf(out, " + s%d[0 : 16]", i);
-  qn_buf_puts(out, "\n  }\n}\n");
+  qn_buf_puts(out, "    }\n    y[n*16 : 16] = ");
+  add_sums(SUMS, out);
 }
 _Static_assert(CHUNK_BYTES / 4 == 16384 && SUMS * LINE / 4 == 64, "as write_read has them");
 
-// Reads memory as a product of one token with weights of Q4_0 does: scales and four lines of codes a block.
-static void write_stream(int ahead, bool far, qn_buf *out) {
+// Reads memory as a product of some tokens with weights of Q4_0 does: scales and four lines of codes a block. Each line and
+// token has a sum of its own, so that no chain takes as long as memory.
+static void write_stream(int tokens, int ahead, bool far, qn_buf *out) {
   enum { BLOCK = 288, SCALES = 32 };
-  static const char mask[] = "252645135i32", codes[] = "16843009i32";  // 0x0F0F0F0F, 0x01010101
+  static const char mask[] = "252645135i32";  // 0x0F0F0F0F
+  _Static_assert(BLOCK - SCALES == SUMS * LINE && CHUNK_BYTES / 4 == 16384, "as the text has them");
   qn_buf_printf(out, "kernel \"stream_%d%s\" {\n  param w : i32[%d] streamed\n  param y : i32[%d] out\n", ahead,
                 far ? "_far" : "", READ_BYTES / 4, READ_BYTES / CHUNK_BYTES * 16);
-  qn_buf_printf(out, "  for n in 0..%d data parallel {\n    local s : i32[16]\n    s[0 : 16] = 0i32\n",
-                READ_BYTES / CHUNK_BYTES);
+  qn_buf_printf(out, "  for n in 0..%d data parallel {\n", READ_BYTES / CHUNK_BYTES);
+  write_sums(tokens * SUMS, out);
   qn_buf_printf(out, "    for k in 0..%d reduce {\n", CHUNK_BYTES / BLOCK);
   for (int at = 0; ahead && at < BLOCK; at += LINE)
     qn_buf_printf(out, "      prefetch %sw[n*16384 + k*%d + %d]\n", far ? "far " : "", BLOCK / 4, (at + ahead) / 4);
-  qn_buf_printf(out, "      s[0 : 8] = s[0 : 8] + w[n*16384 + k*%d : 8]\n", BLOCK / 4);
-  for (int at = SCALES; at < BLOCK; at += LINE) {
+  qn_buf_printf(out, "      s0[0 : 8] = s0[0 : 8] + w[n*16384 + k*%d : 8]\n", BLOCK / 4);
+  for (int i = 0; i < tokens * SUMS; i++) {
     char line[48];
-    snprintf(line, sizeof line, "w[n*16384 + k*%d + %d : 16]", BLOCK / 4, at / 4);
-    qn_buf_printf(out, "      s[0 : 16] = dot4(s[0 : 16], and(%s, %s), %s)\n", line, mask, codes);
-    qn_buf_printf(out, "      s[0 : 16] = dot4(s[0 : 16], and(shr(%s, 4i32), %s), %s)\n", line, mask, codes);
+    int codes = 0x01010101 * (1 + i / SUMS);  // a token's activations
+    snprintf(line, sizeof line, "w[n*16384 + k*%d + %d : 16]", BLOCK / 4, (SCALES + i % SUMS * LINE) / 4);
+    qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(%s, %s), %di32)\n", i, i, line, mask, codes);
+    qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(shr(%s, 4i32), %s), %di32)\n", i, i, line, mask, codes);
   }
-  qn_buf_puts(out, "    }\n    y[n*16 : 16] = s[0 : 16]\n  }\n}\n");
+  qn_buf_puts(out, "    }\n    y[n*16 : 16] = ");
+  add_sums(tokens * SUMS, out);
 }
 
 // Reads the same bytes again and again, which a cache holds. Results go to lines that are a thread's own.
@@ -100,14 +113,13 @@ static void write_cache_read(qn_probe probe, qn_buf *out) {
   qn_buf_printf(out, "kernel \"cache_%d\" {\n  param w : i32[%d]\n  param y : i32[%d] out\n", (int)probe, (int)set / 4,
                 RESULT_LINES * LINE / 4);
   qn_buf_printf(out, "  for n in 0..%d data parallel {\n", (int)qn_probe_extent(probe));
-  for (int i = 0; i < SUMS; i++) qn_buf_printf(out, "    local s%d : i32[16]\n    s%d[0 : 16] = 0i32\n", i, i);
+  write_sums(SUMS, out);
   qn_buf_printf(out, "    for k in 0..%d reduce {\n", (int)chunk / LINE / SUMS);
   for (int i = 0; i < SUMS; i++)
     qn_buf_printf(out, "      s%d[0 : 16] = s%d[0 : 16] + w[(n %% %d)*%d + k*64 + %d : 16]\n", i, i, (int)(set / chunk),
                   (int)chunk / 4, i * 16);
-  qn_buf_printf(out, "    }\n    y[(n %% %d)*16 : 16] = s0[0 : 16]", RESULT_LINES);
-  for (int i = 1; i < SUMS; i++) qn_buf_printf(out, " + s%d[0 : 16]", i);
-  qn_buf_puts(out, "\n  }\n}\n");
+  qn_buf_printf(out, "    }\n    y[(n %% %d)*16 : 16] = ", RESULT_LINES);
+  add_sums(SUMS, out);
 }
 
 static const char nibbles[] = "and(w.i32[%s*16 : 16], 252645135i32)";  // 0x0F0F0F0F
@@ -170,9 +182,9 @@ qn_status qn_machine_kernels(const qn_target *target, qn_arena *arena, const qn_
   write_read(0, &text);
   write_read(4096, &text);
   write_read(8192, &text);
-  write_stream(0, false, &text);
-  write_stream(2048, false, &text);
-  write_stream(8192, true, &text);
+  write_stream(1, 0, false, &text);
+  write_stream(1, 2048, false, &text);
+  write_stream(3, 8192, true, &text);
   for (qn_probe probe = QN_PROBE_READ_L1; probe < QN_PROBE_FMA; probe++) write_cache_read(probe, &text);
   for (qn_probe probe = QN_PROBE_FMA; probe < QN_PROBE_COUNT; probe++)
     write_peak(probe, qn_probe_chains(target, probe), &text);

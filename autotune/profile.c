@@ -49,8 +49,8 @@ static const struct speed {
   { #name, offsetof(qn_machine_profile, name), true, false }
 #define ONE(name) \
   { #name, offsetof(qn_machine_profile, name), false, false }
-#define LATER(name) \
-  { #name, offsetof(qn_machine_profile, name), false, true }
+#define LATER(name, field) \
+  { name, offsetof(qn_machine_profile, field), false, true }
     READ(L1, "l1"),
     READ(L2, "l2"),
     READ(L3, "l3"),
@@ -65,8 +65,8 @@ static const struct speed {
     EACH(int8_part),
     ONE(huge_gain),
     ONE(moving_gain),
-    LATER(ahead_gain),
-    LATER(far_gain),
+    LATER("stream_ahead", ahead_gain),
+    LATER("stream_far", far_gain),
     ONE(wake_s),
     ONE(cycles_per_s),
     ONE(fma_latency),
@@ -269,13 +269,13 @@ static void fill_instructions(const qn_machine_profile *p, qn_machine_model *mod
     if (p->dots[form] > 1.02 * p->dots[model->dots]) model->dots = form;
 }
 
-// The better way to read one stream stays what it is to a core's best; the other one is as much slower as was measured.
+// The better way to read one stream stays what it is to a core's best; the others are as much slower as was measured.
 static void fill_streams(double ahead_gain, double far_gain, qn_machine_model *model) {
   if (ahead_gain <= 0) return;
   double better = model->stream_alone > model->stream_ahead ? model->stream_alone : model->stream_ahead;
   model->stream_ahead = ahead_gain < 1 ? better * ahead_gain : better;
   model->stream_alone = ahead_gain < 1 ? better : better / ahead_gain;
-  if (far_gain > 0) model->stream_far = model->stream_alone * far_gain;
+  model->stream_far = far_gain > 0 ? model->stream_alone * far_gain : 0;
 }
 
 void qn_profile_fill_model(const qn_machine_profile *p, const qn_target *target, int threads, qn_machine_model *model) {

@@ -83,9 +83,22 @@ static int by_value(const void *a, const void *b) {
   return x->count - y->count;
 }
 
-static void find_choices(const qn_space *space, qn_space_knob *k, const qn_schedule *start) {
+// Legal with the schedule, or once one other knob has one of its choices: prefetches go nowhere while there are none.
+static bool is_reachable(const qn_space *space, const qn_schedule *base, const qn_space_knob *k, const qn_choice *choice) {
+  if (legal_with(space, base, k->knob, choice)) return true;
+  for (int i = 0; i < space->knob_count; i++) {
+    const qn_space_knob *other = &space->knobs[i];
+    for (int j = 0; other != k && j < other->count; j++) {
+      qn_schedule schedule = *base;
+      set_choice(other->knob, &schedule, &other->choices[j]);
+      if (legal_with(space, &schedule, k->knob, choice)) return true;
+    }
+  }
+  return false;
+}
+
+static void find_choices(const qn_space *space, qn_space_knob *k) {
   enum { HIGHEST = 1 << 16 };  // of a ladder: what is beyond is no size that a loop or a cache line could use
-  qn_schedule plain = qn_schedule_plain();
   int unit = unit_of(k->knob);
   for (int value = 0; value <= HIGHEST && k->count < QN_SPACE_CHOICES; value = next_value(value, unit)) {
     qn_choice choice = {.items = {value}, .count = 1};
@@ -96,10 +109,13 @@ static void find_choices(const qn_space *space, qn_space_knob *k, const qn_sched
       add_choice(k, &choice);
     }
   }
+}
+
+static void keep_reachable(const qn_space *space, qn_space_knob *k, const qn_schedule *start) {
+  qn_schedule plain = qn_schedule_plain();
   int kept = 0;
   for (int i = 0; i < k->count; i++) {
-    bool legal =
-        legal_with(space, start, k->knob, &k->choices[i]) || legal_with(space, &plain, k->knob, &k->choices[i]);
+    bool legal = is_reachable(space, start, k, &k->choices[i]) || is_reachable(space, &plain, k, &k->choices[i]);
     if (legal) k->choices[kept++] = k->choices[i];
   }
   k->count = kept;
@@ -127,11 +143,14 @@ qn_status qn_space_init(qn_space *space, const qn_pkernel *kernel, int64_t rows_
     qn_space_knob *k = &space->knobs[space->knob_count++];
     k->knob = &knobs[i];
     if (strchr(knobs[i].kernels, letter_of(kernel))) {
-      find_choices(space, k, start);
+      find_choices(space, k);
     } else {
       k->choices[k->count++] = get_choice(k->knob, start);
     }
     space->dims += knobs[i].capacity > 0 ? 2 : 1;
+  }
+  for (int i = 0; i < space->knob_count; i++) {
+    if (strchr(space->knobs[i].knob->kernels, letter_of(kernel))) keep_reachable(space, &space->knobs[i], start);
   }
   if (space->dims <= QN_SURROGATE_DIMS) return QN_OK;
   return qn_fail(diag, QN_ERR_LIMIT, "knobs", "got %d coordinates, want at most %d", space->dims, QN_SURROGATE_DIMS);

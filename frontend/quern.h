@@ -480,8 +480,8 @@ typedef struct quern_machine_profile {
   quern_machine_settings settings;
   char note[512];  // why what is stored was not taken; empty = nothing to say
   double narrow[QUERN_MACHINE_COUNTS];  // 8-bit integer operations by codes of 4 bits
-  double ahead_gain;  // one thread reading memory, prefetched by the kernel over not; 0 = the machine was too busy
-  double far_gain;    // the same, prefetched into the second cache
+  double ahead_gain;  // one thread reading weights, prefetched by the kernel over not; 0 = the machine was too busy
+  double far_gain;    // the same for three tokens, into the second cache, over one token's without prefetches
 } quern_machine_profile;
 
 typedef struct quern_machine_options {

@@ -73,7 +73,7 @@ typedef struct qn_pvariant {
   bool in_parts;             // its parallel loop keeps to the spans of the steps that call it (qn_pstep)
 } qn_pvariant;
 
-#define QN_MAX_VARIANTS 4
+#define QN_MAX_VARIANTS 5
 
 // The variants that a kernel is to have: ascending ranges of row counts, each with its schedule.
 typedef struct qn_kernel_plan {

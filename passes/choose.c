@@ -12,7 +12,7 @@ typedef struct row_class {
   int64_t samples[MAX_SAMPLES];  // ended by 0 where there are fewer
 } row_class;
 static const row_class product_classes[] = {
-    {1, 1, {1}}, {2, 4, {2, 3, 4}}, {5, 8, {5, 6, 7, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};
+    {1, 1, {1}}, {2, 2, {2}}, {3, 4, {3, 4}}, {5, 8, {5, 6, 7, 8}}, {9, INT64_MAX, {16, 32, 128, 256}}};
 _Static_assert(QN_COUNT(product_classes) <= QN_MAX_VARIANTS && 1 + MAX_RESTS <= QN_SCHEDULE_MAX_TILES,
                "a plan and a schedule have room");
 static const row_class attention_classes[] = {{1, 1, {1}}, {2, INT64_MAX, {4, 256}}};

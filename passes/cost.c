@@ -49,14 +49,8 @@ static const struct {
                   {QN_LX_FOLD2, {{1, 1}, {0, 4}, {1, 1}}}};
 static const op_price wide_dot[QN_DOTS_FORMS] = {{0, 0}, {1, 3}, {0, 3}};  // beyond a DOT4, with codes of a whole byte
 
-// Instructions that a compiler joins with those of their operands: a shift left of bits that were shifted right before;
-// with vectors of 64 bytes, of what is put together by OR, the mask (vpternlogd).
-static bool is_joined(const qn_machine_model *m, qn_lop op) {
-  return op == QN_LX_SHL || (op == QN_LX_OR && m->vector_bytes >= 64);
-}
-
 static op_price price_of(const qn_machine_model *m, qn_lop op) {
-  if (is_joined(m, op)) return (op_price){0, 0};
+  if (op == QN_LX_OR && m->vector_bytes >= 64) return (op_price){0, 0};  // one instruction with the mask: vpternlogd
   for (size_t i = 0; i < QN_COUNT(dot_prices); i++) {
     if (dot_prices[i].op == op) return dot_prices[i].by_form[m->dots];
   }
@@ -98,7 +92,7 @@ static double port_cycles(const qn_machine_model *m, issue x) {
   // However wide vectors are, there are two loads of one value a cycle.
   double share = m->loads_per_cycle < 2 ? m->loads_per_cycle / 2 : 1, loads = x.loads - (1 - share) * x.narrow;
   const double steady = 0.83;  // of what a loop of nothing else reaches: operations of a kernel wait for each other
-  const double others[] = {x.vectors / (steady * m->vector_ops_per_cycle), loads / m->loads_per_cycle, x.stores,
+  const double others[] = {x.vectors / (steady * m->vector_ops_per_cycle), loads / m->loads_per_cycle, x.stores / m->stores_per_cycle,
                            all / m->issue_per_cycle};
   for (size_t i = 0; i < QN_COUNT(others); i++) cycles = others[i] > cycles ? others[i] : cycles;
   return cycles;
@@ -158,10 +152,11 @@ static tile_cost tile_cycles(const qn_machine_model *m, const qn_schedule *s, co
     hot += (1 + kept * (panels - 1)) * seen->vectors * planes + (planes > 1 ? 0 : 1);
   }
   double spilled = at_least_0(hot - m->vector_registers), left = at_least_0(m->vector_registers - hot);
-  // Of vectors of 64 bytes there is one store in two cycles, and where some of the outer sums find no register none does.
-  bool wide = m->vector_bytes >= 64;
+  // Where a store takes more than a cycle outer sums without registers show beside all ports, and where some find none,
+  // none does (fitted on Zen 4, with vectors of 64 bytes).
+  bool slow_stores = m->stores_per_cycle < 1;
   double without = at_least_0(outer - left);
-  if (wide && integer && without > 0) without = outer;
+  if (slow_stores && integer && without > 0) without = outer;
   double outer_spilled = (turns > 1 ? outer + (integer ? 0 : chains) : without) *
                          (integer || turns > 1 ? nest->links : 1);
   issue sum = {.loads = outer_spilled, .stores = outer_spilled};
@@ -173,7 +168,7 @@ static tile_cost tile_cycles(const qn_machine_model *m, const qn_schedule *s, co
   add_issue(&sum, seen->shares[QN_SHARE_CELL], rows * panels);
   if (s->prefetch_bytes > 0) sum.loads += panels * seen->shares[QN_SHARE_PANEL].loads / 2;
   double rolled = s->k_unroll ? 0 : nest->rolled * LOOP_CYCLES, again = spilled * steps * spill_cycles;
-  if (wide) again += outer_spilled * spill_cycles;
+  if (slow_stores) again += outer_spilled * spill_cycles;
   if (turns > 1) again += nest->links * TURN_CYCLES;
   tile_cost cost = {.registers = (int)(hot + outer)};
   cost.issue = port_cycles(m, sum);

@@ -12,7 +12,7 @@ typedef struct qn_machine_model {
   int cores;                              // threads that share the work
   int64_t l1_bytes, l2_bytes, l3_bytes;   // first and second cache of a core; the last, shared one (0 = none)
   double cycles_per_s;                    // of a core
-  double fma_per_cycle, loads_per_cycle;  // vector instructions of a core
+  double fma_per_cycle, loads_per_cycle, stores_per_cycle;  // vector instructions of a core
   double vector_ops_per_cycle;            // of other kinds: integer arithmetic, shuffles, conversions
   double issue_per_cycle;                 // instructions of any kind
   double fma_latency;                     // cycles

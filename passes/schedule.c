@@ -10,7 +10,7 @@
 
 // Vectors of 64 bytes are Zen 4's, which does half as many of them a cycle as of 32, and so are memory's speeds then; how
 // a stream is read is Zen 3's but of CPUs that are known. `quern machine` tells what another machine's are
-// (autotune/profile.c), but for `neighbours`.
+// (autotune/profile.c), but for stores and `neighbours`.
 qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, int dots, int64_t l2_bytes) {
   bool wide = vector_bytes >= 64;
   return (qn_machine_model){.vector_bytes = vector_bytes,
@@ -23,6 +23,7 @@ qn_machine_model qn_machine_model_plain(int vector_bytes, int vector_registers, 
                             .cycles_per_s = 3e9,
                             .fma_per_cycle = wide ? 1 : 2,
                             .loads_per_cycle = wide ? 1 : 2,
+                            .stores_per_cycle = wide ? 0.5 : 1,
                             .vector_ops_per_cycle = wide ? 2 : 4,
                             .issue_per_cycle = 5,
                             .fma_latency = 4,

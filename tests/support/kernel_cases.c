@@ -12,7 +12,8 @@ const qn_scenario qn_row_classes = {
     {{.spans = {{0, 0, 1}}},
      {.spans = {{0, 1, 5}}, .threads = 2},
      {.spans = {{0, 6, 13}}, .rows = 3, .threads = 3},
-     {.spans = {{0, 19, 3}}, .threads = 2}}};
+     {.spans = {{0, 19, 3}}, .threads = 2},
+     {.spans = {{0, 22, 2}}}}};
 
 const qn_run_output *qn_kernel_check_step(qn_run *run, const qn_kernel_case *c, const qn_run_step *step,
                                           const char *label) {

@@ -27,7 +27,7 @@ typedef struct qn_kernel_case {
   qn_kernel_scale scale;
 } qn_kernel_case;
 
-// One sequence, in steps of the four classes of row counts that matmul kernels have variants for.
+// One sequence, in steps of the five classes of row counts that matmul kernels have variants for.
 extern const qn_scenario qn_row_classes;
 
 // One step of the kernels as lowered, held to the oracle's; gives their outputs.

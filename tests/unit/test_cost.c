@@ -117,6 +117,22 @@ START_TEST(an_integer_product_by_hand) {
 }
 END_TEST
 
+// Codes of two planes: 16 words are put together by as many ORs, each of two masked parts. Numbers of lines are constants,
+// and a shift left of bits that were shifted right is one shift.
+START_TEST(planes_by_hand) {
+  compiled c;
+  const qn_work_nest *nest = &compile(&c, product, "F=q5_0 N=32 K=64", plain_machine())->work->nests[0][0];
+  const qn_op_counts *row = &nest->counts[QN_SHARE_ROW], *panel = &nest->counts[QN_SHARE_PANEL];
+  check_near(row->ops[QN_LX_TO_I32] + row->ops[QN_LX_ADD] + row->ops[QN_LX_MUL], 0, "a row's arithmetic with constants");
+  check_near(row->ops[QN_LX_UNBIAS], 2, "what sums start with");
+  check_near(panel->ops[QN_LX_OR], 16, "words put together");
+  check_near(panel->ops[QN_LX_AND], 32, "masks");
+  check_near(panel->ops[QN_LX_SHR], 8 + 16, "shifts of high halves, and of the fifth bits");
+  check_near(panel->ops[QN_LX_SHL], 0, "shifts back");
+  release(&c);
+}
+END_TEST
+
 START_TEST(other_kernels_are_counted) {
   compiled c;
   const qn_kernel_work *work = compile(&c, attention, NULL, plain_machine())->work;
@@ -156,6 +172,20 @@ START_TEST(tiles_by_hand) {
 }
 END_TEST
 
+// Two cells' sums more than registers: all 16 of the outer sums are in memory where a store takes two cycles.
+START_TEST(outer_sums_by_hand) {
+  compiled c;
+  qn_machine_model m = plain_machine(), fast = m;
+  const qn_pkernel *kernel = compile(&c, product, "F=q4_0 N=32 K=64", m);
+  qn_schedule one = tiles(8, 1), two = tiles(8, 2);
+  fast.stores_per_cycle = 1;
+  check_near(predict(kernel, 8, &one, &m).issue_s, predict(kernel, 8, &one, &fast).issue_s, "issue of 8 sums");
+  double slow = predict(kernel, 8, &two, &m).issue_s - predict(kernel, 8, &two, &fast).issue_s;
+  check_near(slow, 2 * 16 * 1.2e-9, "of 16 sums in 2 blocks");
+  release(&c);
+}
+END_TEST
+
 // Threads and memory: half the time with two cores that each have a panel; weights at the speed of memory alone.
 START_TEST(cores_and_memory_by_hand) {
   compiled c;
@@ -183,6 +213,7 @@ START_TEST(better_is_never_slower) {
   static const size_t better[] = {offsetof(qn_machine_model, cycles_per_s),
                                   offsetof(qn_machine_model, fma_per_cycle),
                                   offsetof(qn_machine_model, loads_per_cycle),
+                                  offsetof(qn_machine_model, stores_per_cycle),
                                   offsetof(qn_machine_model, vector_ops_per_cycle),
                                   offsetof(qn_machine_model, issue_per_cycle),
                                   offsetof(qn_machine_model, l2_bytes_per_cycle),
@@ -272,7 +303,7 @@ START_TEST(streams_suit_the_machine) {
     m.stream_alone = own ? 1 : 0.75;
     m.stream_ahead = own ? 0.85 : 1;
     const qn_pkernel *kernel = compile(&c, product, "F=q4_0 N=49152 K=2048", m);
-    const qn_schedule *one = &kernel->variants[0].schedule, *few = &kernel->variants[1].schedule;
+    const qn_schedule *one = &kernel->variants[0].schedule, *few = &kernel->variants[2].schedule;
     ck_assert_int_eq(one->prefetch_bytes > 0, !own);
     qn_check(!own || one->n_tile == 1 || one->n_apart, "got %d panels, %d ahead", one->n_tile, one->prefetch_bytes);
     ck_assert(few->m_tiles[0] > 2 && few->prefetch_bytes >= 512 && !few->prefetch_far);
@@ -281,7 +312,8 @@ START_TEST(streams_suit_the_machine) {
   m.stream_far = 0.87;  // known: work hides behind what is asked for far ahead
   const qn_pkernel *kernel = compile(&c, product, "F=q4_0 N=49152 K=2048", m);
   ck_assert_int_eq(kernel->variants[0].schedule.prefetch_bytes, 0);
-  ck_assert(kernel->variants[1].schedule.prefetch_far && kernel->variants[1].schedule.prefetch_bytes >= 4096);
+  ck_assert(!kernel->variants[1].schedule.prefetch_far);  // two tokens are read like one
+  ck_assert(kernel->variants[2].schedule.prefetch_far && kernel->variants[2].schedule.prefetch_bytes >= 4096);
   release(&c);
 }
 END_TEST
@@ -367,7 +399,7 @@ START_TEST(defaults_are_legal_and_hard_to_better) {
       compiled c;
       const qn_pkernel *kernel = compile(&c, product, sizes[f], machines[m]);
       qn_kernel_plan plan = qn_schedule_default(kernel, 256, &machines[m]);
-      ck_assert_int_eq(plan.count, 4);
+      ck_assert_int_eq(plan.count, 5);
       for (int v = 0; v < plan.count; v++) {
         int64_t min = plan.variants[v].rows_min, max = plan.variants[v].rows_max;
         const qn_schedule *s = &plan.variants[v].schedule;
@@ -397,11 +429,11 @@ START_TEST(fewer_rows_take_no_longer) {
     compiled c;
     const qn_pkernel *kernel = compile(&c, product, sizes[i], m);
     qn_kernel_plan plan = qn_schedule_default(kernel, 256, &m);
-    ck_assert(plan.variants[1].rows_min == 2 && plan.variants[1].rows_max == 4);
-    ck_assert(plan.variants[2].rows_min == 5 && plan.variants[2].rows_max == 8);
+    static const int classes[] = {0, 0, 1, 2, 2, 3, 3, 3, 3};
     for (int64_t n = 2; n < 8; n++) {
-      double time = predict(kernel, n, &plan.variants[n < 5 ? 1 : 2].schedule, &m).seconds;
-      double more = predict(kernel, n + 1, &plan.variants[n + 1 < 5 ? 1 : 2].schedule, &m).seconds;
+      const qn_schedule *its = &plan.variants[classes[n]].schedule, *next = &plan.variants[classes[n + 1]].schedule;
+      ck_assert(plan.variants[classes[n]].rows_min <= n && n <= plan.variants[classes[n]].rows_max);
+      double time = predict(kernel, n, its, &m).seconds, more = predict(kernel, n + 1, next, &m).seconds;
       qn_check(time <= more * 1.03, "%s: %lld rows take %g s, one more %g s", sizes[i], (long long)n, time, more);
     }
     release(&c);
@@ -423,6 +455,33 @@ static bool choose(void *context, const qn_pkernel *kernel, qn_kernel_plan *out)
   *out = c->plan;
   return true;
 }
+
+// Classes with one schedule are one variant; a single row count keeps code of its own, and neighbours that differ their own.
+START_TEST(equal_neighbours_are_one) {
+  choice chosen = {.plan = {.count = 5,
+                            .variants = {{1, 1, tiles(1, 2)},
+                                         {2, 3, tiles(2, 2)},
+                                         {4, 8, tiles(2, 2)},
+                                         {9, 9, tiles(2, 2)},
+                                         {10, INT64_MAX, tiles(2, 2)}}}};
+  compiled c = {.options = {.machine = plain_machine(), .choose = choose, .choose_context = &chosen}};
+  qn_assert_ok(&c.diag, run(&c, product, "F=f32 N=64 K=64"));
+  const qn_pkernel *kernel = &c.context.program->kernels.items[0];
+  static const int64_t bounds[][2] = {{1, 1}, {2, 8}, {9, 9}, {10, INT64_MAX}};
+  ck_assert_int_eq(kernel->variant_count, QN_COUNT(bounds));
+  for (size_t i = 0; i < QN_COUNT(bounds); i++) {
+    ck_assert_int_eq(kernel->variants[i].rows_min, bounds[i][0]);
+    ck_assert_int_eq(kernel->variants[i].rows_max, bounds[i][1]);
+  }
+  release(&c);
+  chosen.plan = (qn_kernel_plan){.count = 3, .variants = {{1, 3, tiles(2, 2)}, {4, 8, tiles(2, 2)}, {9, INT64_MAX, tiles(2, 2)}}};
+  c = (compiled){.options = {.machine = plain_machine(), .choose = choose, .choose_context = &chosen}};
+  qn_assert_ok(&c.diag, run(&c, product, "F=f32 N=64 K=64"));
+  kernel = &c.context.program->kernels.items[0];
+  ck_assert(kernel->variant_count == 1 && kernel->variants[0].rows_max == INT64_MAX);
+  release(&c);
+}
+END_TEST
 
 START_TEST(a_plan_may_come_from_elsewhere) {
   choice chosen = {.plan = {.count = 2, .variants = {{1, 3, tiles(2, 1)}, {4, INT64_MAX, tiles(3, 2)}}}};
@@ -474,10 +533,10 @@ START_TEST(signatures_tell_what_is_computed) {
 }
 END_TEST
 
-QN_CASE(counting, a_float_product_by_hand, an_integer_product_by_hand, other_kernels_are_counted)
-QN_CASE(predicting, tiles_by_hand, cores_and_memory_by_hand, better_is_never_slower)
+QN_CASE(counting, a_float_product_by_hand, an_integer_product_by_hand, planes_by_hand, other_kernels_are_counted)
+QN_CASE(predicting, tiles_by_hand, outer_sums_by_hand, cores_and_memory_by_hand, better_is_never_slower)
 QN_CASE(schedules, panels_lie_apart, streams_suit_the_machine, illegal_schedules_say_why, knobs_out_of_range_are_illegal,
         defaults_are_legal_and_hard_to_better,
         fewer_rows_take_no_longer)
-QN_CASE(plans, a_plan_may_come_from_elsewhere, signatures_tell_what_is_computed)
+QN_CASE(plans, equal_neighbours_are_one, a_plan_may_come_from_elsewhere, signatures_tell_what_is_computed)
 QN_TEST_MAIN(counting, predicting, schedules, plans)

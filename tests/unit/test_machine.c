@@ -50,6 +50,33 @@ START_TEST(every_chain_counts) {
 }
 END_TEST
 
+// Every code of a chunk is read, once a token, however it is prefetched: with codes of 1 a lane's sum counts them, each token's
+// times its activation, and the scales besides.
+START_TEST(streams_read_everything) {
+  enum { BLOCKS = CHUNK_BYTES / 288, CODES = 4 * 2 * 4 };
+  qn_diag diag = {0};
+  qn_target target;
+  qn_arena arena;
+  const qn_lkernel *kernels[QN_PROBE_COUNT];
+  qn_arena_init(&arena, qn_allocator_default());
+  qn_assert_ok(&diag, qn_target_parse("x86-64-v3", &target, &diag));
+  qn_assert_ok(&diag, qn_machine_kernels(&target, &arena, kernels, &diag));
+  uint8_t *chunk = malloc(CHUNK_BYTES);
+  ck_assert_ptr_nonnull(chunk);
+  for (int i = 0; i < CHUNK_BYTES; i++) chunk[i] = i % 288 < 32 ? 0 : 0x11;
+  for (int b = 0; b < BLOCKS; b++) chunk[b * 288 + 4] = 1;  // the second lane's scale
+  for (int probe = QN_PROBE_STREAM_0; probe <= QN_PROBE_STREAM_FAR; probe++) {
+    int32_t results[16] = {0}, tokens = probe == QN_PROBE_STREAM_FAR ? 1 + 2 + 3 : 1;
+    int64_t symbols[QN_SYM_COUNT] = {0};
+    qn_linterp_buffer buffers[] = {{chunk, CHUNK_BYTES}, {results, sizeof results}};
+    qn_assert_ok(&diag, qn_lkernel_interpret(kernels[probe], buffers, symbols, 0, 1, qn_allocator_default(), &diag));
+    for (int i = 0; i < 16; i++) ck_assert_int_eq(results[i], BLOCKS * (CODES * tokens + (i == 1)));
+  }
+  free(chunk);
+  qn_arena_deinit(&arena);
+}
+END_TEST
+
 START_TEST(speeds) {
   quern_machine *machine = NULL;
   quern_error error = {0};
@@ -197,6 +224,6 @@ START_TEST(unknown_target) {
 }
 END_TEST
 
-QN_CASE(kernels, every_chain_counts)
+QN_CASE(kernels, every_chain_counts, streams_read_everything)
 QN_CASE(measuring, speeds, a_profile, cached_code_is_for_the_machine_as_measured, no_profile, unknown_target)
 QN_TEST_MAIN(kernels, measuring)

@@ -42,7 +42,7 @@ START_TEST(text_and_back) {
   ck_assert(memcmp(&back.knobs, &p.knobs, sizeof p.knobs) == 0 && back.read[3][0][2] == 39.5e9);
   qn_buf_puts(&text, "; later = 1 2 3");  // of a later version
   qn_assert_ok(&diag, qn_profile_parse("profile", (qn_str){text.data, text.length}, &back, &diag));
-  memcpy(strstr(text.data, "ahead_gain"), "other_gain", strlen("ahead_gain"));  // of an earlier one
+  memcpy(strstr(text.data, "stream_ahead"), "other_gain  ", strlen("stream_ahead"));  // of an earlier one
   qn_assert_ok(&diag, qn_profile_parse("profile", (qn_str){text.data, text.length}, &back, &diag));
   ck_assert(back.ahead_gain == 0 && back.far_gain == p.far_gain && back.moving_gain == p.moving_gain);
   qn_buf_deinit(&text), qn_buf_deinit(&again);
@@ -140,9 +140,14 @@ START_TEST(models) {
   qn_profile_fill_model(&p, &target, 64, &m);  // more than were measured: as the most
   ck_assert(m.cores == 64 && near(m.memory_bytes_per_s, 40e9));
   ck_assert(near(m.stream_alone, plain.stream_ahead) && near(m.stream_ahead, plain.stream_ahead * 0.9));
-  p.ahead_gain = 0;  // the machine was too busy to tell
+  ck_assert(near(m.stream_far, plain.stream_ahead * 1.2));
+  p.ahead_gain = 0;  // the machine was too busy to tell: all three stay
   qn_profile_fill_model(&p, &target, 64, &m);
-  ck_assert(near(m.stream_alone, plain.stream_ahead));
+  ck_assert(near(m.stream_alone, plain.stream_ahead) && near(m.stream_far, plain.stream_ahead * 1.2));
+  p.ahead_gain = 0.9, p.far_gain = 0;
+  qn_profile_fill_model(&p, &target, 64, &m);
+  ck_assert(m.stream_far == 0);
+  p.far_gain = 1.2;
   // Code for another target: what its instructions do was not measured.
   qn_assert_ok(&diag, qn_target_parse("x86-64-v4", &target, &diag));
   m = qn_machine_model_plain(target.vector_bytes, target.vector_registers, 0, target.cache_bytes);

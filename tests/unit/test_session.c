@@ -684,7 +684,7 @@ static int64_t find_boundary(fixture *f) {
   const qn_pkernel *kernel = qn_fake_matmul(f->program);
   qn_kernel_plan plan, standard = qn_schedule_default(kernel, f->program->max_values[QN_SYM_T], &f->model);
   int last = standard.count - 1;
-  ck_assert_int_eq(last, 3);
+  ck_assert_int_eq(last, 4);
   for (int v = 0; v <= last; v++) (void)put_found(f, kernel, &standard, v, v == last ? 8 : v > 0 ? 2 : 1);
   f->options.pattern = kernel->name;
   run(f);
