@@ -81,8 +81,8 @@ static void write_read(int ahead, qn_buf *out) {
 }
 _Static_assert(CHUNK_BYTES / 4 == 16384 && SUMS * LINE / 4 == 64, "as write_read has them");
 
-// Reads memory as a product of some tokens with weights of Q4_0 does: scales and four lines of codes a block. Each line and
-// token has a sum of its own, so that no chain takes as long as memory.
+// Reads memory as a product of some tokens with weights of Q4_0 does: scales and four lines of codes a block. Each line
+// and token has a sum of its own, so that no chain takes as long as memory.
 static void write_stream(int tokens, int ahead, bool far, qn_buf *out) {
   enum { BLOCK = 288, SCALES = 32 };
   static const char mask[] = "252645135i32";  // 0x0F0F0F0F
@@ -100,7 +100,8 @@ static void write_stream(int tokens, int ahead, bool far, qn_buf *out) {
     int codes = 0x01010101 * (1 + i / SUMS);  // a token's activations
     snprintf(line, sizeof line, "w[n*16384 + k*%d + %d : 16]", BLOCK / 4, (SCALES + i % SUMS * LINE) / 4);
     qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(%s, %s), %di32)\n", i, i, line, mask, codes);
-    qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(shr(%s, 4i32), %s), %di32)\n", i, i, line, mask, codes);
+    qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(shr(%s, 4i32), %s), %di32)\n", i, i, line, mask,
+                  codes);
   }
   qn_buf_puts(out, "    }\n    y[n*16 : 16] = ");
   add_sums(tokens * SUMS, out);

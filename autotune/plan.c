@@ -216,7 +216,9 @@ static void put_range(const qn_finished *mark, qn_buf *out) {
 
 static bool put_record(void *context, const qn_record *record, const char *rejected) {
   evidence *e = context;
-  if (rejected || strcmp(record->schedule, e->winner->mark.plan) != 0) return true;
+  qn_schedule schedule;  // not by its text: an older one lacks the knobs that came later
+  if (rejected || qn_schedule_parse_line(record->schedule, &schedule, &(qn_diag){0}) != QN_OK) return true;
+  if (!qn_schedule_equal(&schedule, &e->winner->schedule)) return true;
   qn_buf_printf(e->out, "# evidence of %s, ", e->kernel->name);
   put_range(&e->winner->mark, e->out);
   qn_buf_printf(e->out, ": %.3f us at %" PRId64 " rows, spread %.3f us, %d samples, %d threads", record->median_s * 1e6,

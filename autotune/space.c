@@ -84,7 +84,8 @@ static int by_value(const void *a, const void *b) {
 }
 
 // Legal with the schedule, or once one other knob has one of its choices: prefetches go nowhere while there are none.
-static bool is_reachable(const qn_space *space, const qn_schedule *base, const qn_space_knob *k, const qn_choice *choice) {
+static bool is_reachable(const qn_space *space, const qn_schedule *base, const qn_space_knob *k,
+                         const qn_choice *choice) {
   if (legal_with(space, base, k->knob, choice)) return true;
   for (int i = 0; i < space->knob_count; i++) {
     const qn_space_knob *other = &space->knobs[i];

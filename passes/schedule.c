@@ -112,8 +112,10 @@ static const char *misfit(const qn_pkernel *kernel, int64_t rows_min, int64_t ro
   if (!kernel->is_matmul && schedule->m_block != 1) return "m_block: this kernel multiplies no weights; only 1 fits";
   if (schedule->m_block > 1 && schedule->m_tiles[0] == 1) return "m_block: tiles of one token share nothing; only 1 fits";
   if (!kernel->is_matmul && schedule->n_block != 1) return "n_block: this kernel multiplies no weights; only 1 fits";
-  if (!kernel->is_matmul && schedule->prefetch_far != 0) return "prefetch_far: this kernel multiplies no weights; only 0 fits";
-  if (schedule->prefetch_bytes == 0 && schedule->prefetch_far != 0) return "prefetch_far: nothing is prefetched; only 0 fits";
+  if (schedule->prefetch_far != 0) {
+    if (!kernel->is_matmul) return "prefetch_far: this kernel multiplies no weights; only 0 fits";
+    if (schedule->prefetch_bytes == 0) return "prefetch_far: nothing is prefetched; only 0 fits";
+  }
   if (!qn_kernel_has_dots(kernel) && schedule->dots != 0) return "dots: this kernel multiplies no codes; only 0 fits";
   return NULL;
 }
@@ -168,7 +170,8 @@ static qn_status check_plan(const qn_pkernel *kernel, const qn_kernel_plan *plan
                  "got a plan of %d variants whose row counts do not follow each other from 1 on", plan->count);
 }
 
-// Neighbours with the same schedule are one variant, whose code is made once; one of a single row count has code of its own.
+// Neighbours with the same schedule are one variant, whose code is made once; one of a single row count has code of its
+// own.
 static void join_equals(qn_kernel_plan *plan) {
   int kept = 0;
   for (int i = 1; i < plan->count; i++) {

@@ -170,7 +170,8 @@ static void make_contender(const bench *b, bool integer, const qn_schedule *forc
     at += snprintf(out->label + at, sizeof out->label - (size_t)at, i ? "/%d" : "%d", s->m_tiles[i]);
   }
   snprintf(out->label + at, sizeof out->label - (size_t)at, "x%d%s block %dx%d ahead %d%s%s", s->n_tile,
-           s->n_apart ? " apart" : "", s->m_block, s->n_block, s->prefetch_bytes, s->prefetch_far ? "f" : "", s->k_unroll ? "" : " rolled");
+           s->n_apart ? " apart" : "", s->m_block, s->n_block, s->prefetch_bytes, s->prefetch_far ? "f" : "",
+           s->k_unroll ? "" : " rolled");
 }
 
 static int64_t extent_of(const bench *b, const qn_pvariant *variant) {

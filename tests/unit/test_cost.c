@@ -117,13 +117,13 @@ START_TEST(an_integer_product_by_hand) {
 }
 END_TEST
 
-// Codes of two planes: 16 words are put together by as many ORs, each of two masked parts. Numbers of lines are constants,
-// and a shift left of bits that were shifted right is one shift.
+// Codes of two planes: 16 words are put together by as many ORs, each of two masked parts. Numbers of lines are
+// constants, and a shift left of bits that were shifted right is one shift.
 START_TEST(planes_by_hand) {
   compiled c;
   const qn_work_nest *nest = &compile(&c, product, "F=q5_0 N=32 K=64", plain_machine())->work->nests[0][0];
   const qn_op_counts *row = &nest->counts[QN_SHARE_ROW], *panel = &nest->counts[QN_SHARE_PANEL];
-  check_near(row->ops[QN_LX_TO_I32] + row->ops[QN_LX_ADD] + row->ops[QN_LX_MUL], 0, "a row's arithmetic with constants");
+  check_near(row->ops[QN_LX_TO_I32] + row->ops[QN_LX_ADD] + row->ops[QN_LX_MUL], 0, "arithmetic with constants");
   check_near(row->ops[QN_LX_UNBIAS], 2, "what sums start with");
   check_near(panel->ops[QN_LX_OR], 16, "words put together");
   check_near(panel->ops[QN_LX_AND], 32, "masks");
@@ -456,7 +456,7 @@ static bool choose(void *context, const qn_pkernel *kernel, qn_kernel_plan *out)
   return true;
 }
 
-// Classes with one schedule are one variant; a single row count keeps code of its own, and neighbours that differ their own.
+// Classes with one schedule are one variant; a single row count keeps code of its own.
 START_TEST(equal_neighbours_are_one) {
   choice chosen = {.plan = {.count = 5,
                             .variants = {{1, 1, tiles(1, 2)},
@@ -474,7 +474,8 @@ START_TEST(equal_neighbours_are_one) {
     ck_assert_int_eq(kernel->variants[i].rows_max, bounds[i][1]);
   }
   release(&c);
-  chosen.plan = (qn_kernel_plan){.count = 3, .variants = {{1, 3, tiles(2, 2)}, {4, 8, tiles(2, 2)}, {9, INT64_MAX, tiles(2, 2)}}};
+  const qn_schedule all = tiles(2, 2);
+  chosen.plan = (qn_kernel_plan){.count = 3, .variants = {{1, 3, all}, {4, 8, all}, {9, INT64_MAX, all}}};
   c = (compiled){.options = {.machine = plain_machine(), .choose = choose, .choose_context = &chosen}};
   qn_assert_ok(&c.diag, run(&c, product, "F=f32 N=64 K=64"));
   kernel = &c.context.program->kernels.items[0];

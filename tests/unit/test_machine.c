@@ -50,8 +50,8 @@ START_TEST(every_chain_counts) {
 }
 END_TEST
 
-// Every code of a chunk is read, once a token, however it is prefetched: with codes of 1 a lane's sum counts them, each token's
-// times its activation, and the scales besides.
+// Every code of a chunk is read, once a token, however it is prefetched: with codes of 1 a lane's sum counts them, each
+// token's times its activation, and the scales besides.
 START_TEST(streams_read_everything) {
   enum { BLOCKS = CHUNK_BYTES / 288, CODES = 4 * 2 * 4 };
   qn_diag diag = {0};

@@ -634,6 +634,10 @@ static qn_schedule put_found(fixture *f, const qn_pkernel *kernel, const qn_kern
   qn_buf line;
   qn_buf_init(&line, qn_test_allocator());
   qn_schedule_put_line(&schedule, &line);
+  static const char newer[] = "; prefetch_far = 0";  // a knob that records of before do not have
+  char *at = strstr(line.data, newer);
+  qn_check(at != NULL, "got '%s'", line.data);
+  memset(at, ' ', strlen(newer));
   qn_record record = {.signature = kernel->signature,
                       .target = key->target,
                       .fingerprint = key->fingerprint,
@@ -689,13 +693,18 @@ static int64_t find_boundary(fixture *f) {
   f->options.pattern = kernel->name;
   run(f);
   ck_assert_int_eq(f->report.tried, 0);
+  qn_buf evidence;
+  qn_buf_init(&evidence, qn_test_allocator());
   qn_plan_chooser chooser = {.db = f->db,
                              .key = f->options.key,
                              .machine = &f->model,
                              .max_values = f->program->max_values,
                              .arena = &f->arena,
+                             .evidence = &evidence,
                              .diag = &f->diag};
   ck_assert(qn_plan_choose(&chooser, kernel, &plan));
+  ck_assert_ptr_nonnull(strstr(qn_buf_text(&evidence), "# evidence of "));
+  qn_buf_deinit(&evidence);
   ck_assert_int_eq(plan.count, standard.count);
   // Below the last boundary all of a few rows have the same schedule: nothing speaks for moving anything there.
   for (int v = 0; v < last - 1; v++) ck_assert_int_eq(plan.variants[v].rows_max, standard.variants[v].rows_max);
