@@ -255,7 +255,8 @@ static double stream_speed(const qn_machine_model *m, const qn_schedule *s, bool
   double covered = covered_by(m, s), ahead = s->prefetch_bytes;
   double needed = bytes_needed(m, s);
   if (pages) covered = ahead > 0, ahead = covered * needed;  // the kernel asks for a chunk of the cache as a whole
-  double missing = (1 - m->stream_alone + (m->stream_alone - m->stream_ahead) * covered) / streams;
+  double lost = (m->stream_alone - m->stream_ahead) * covered;  // by prefetches: more streams do not bring it back
+  double missing = (1 - m->stream_alone + (lost < 0 ? lost : 0)) / streams + at_least_0(lost);
   double excess = at_least_0(ahead - needed) * s->n_tile / (double)m->l1_bytes;
   double all = best_of(m) * (1 - missing) / (1 + 0.1 * excess) * cores;
   if (!pages && s->n_tile > 1 && !s->n_apart) all *= m->neighbours;
