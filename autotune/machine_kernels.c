@@ -81,30 +81,32 @@ static void write_read(int ahead, qn_buf *out) {
 }
 _Static_assert(CHUNK_BYTES / 4 == 16384 && SUMS * LINE / 4 == 64, "as write_read has them");
 
-// Reads memory as a product of some tokens with weights of Q4_0 does: scales and four lines of codes a block. Each line
-// and token has a sum of its own, so that no chain takes as long as memory.
+// Reads memory as a product of some tokens with weights of Q4_0 does: scales and four lines of codes a block. A token
+// has several sums, so that no chain takes as long as memory; three tokens take 12 registers of 32 bytes. Where a dot
+// product is three instructions their work may take as long as memory, too, and far prefetches seem to bring little.
 static void write_stream(int tokens, int ahead, bool far, qn_buf *out) {
-  enum { BLOCK = 288, SCALES = 32 };
+  enum { BLOCK = 288, SCALES = 32, LINES = 4 };
   static const char mask[] = "252645135i32";  // 0x0F0F0F0F
-  _Static_assert(BLOCK - SCALES == SUMS * LINE && CHUNK_BYTES / 4 == 16384, "as the text has them");
+  int sums = tokens > 1 ? 2 : LINES;          // a token's
+  _Static_assert(BLOCK - SCALES == LINES * LINE && CHUNK_BYTES / 4 == 16384, "as the text has them");
   qn_buf_printf(out, "kernel \"stream_%d%s\" {\n  param w : i32[%d] streamed\n  param y : i32[%d] out\n", ahead,
                 far ? "_far" : "", READ_BYTES / 4, READ_BYTES / CHUNK_BYTES * 16);
   qn_buf_printf(out, "  for n in 0..%d data parallel {\n", READ_BYTES / CHUNK_BYTES);
-  write_sums(tokens * SUMS, out);
+  write_sums(tokens * sums, out);
   qn_buf_printf(out, "    for k in 0..%d reduce {\n", CHUNK_BYTES / BLOCK);
   for (int at = 0; ahead && at < BLOCK; at += LINE)
     qn_buf_printf(out, "      prefetch %sw[n*16384 + k*%d + %d]\n", far ? "far " : "", BLOCK / 4, (at + ahead) / 4);
   qn_buf_printf(out, "      s0[0 : 8] = s0[0 : 8] + w[n*16384 + k*%d : 8]\n", BLOCK / 4);
-  for (int i = 0; i < tokens * SUMS; i++) {
+  for (int i = 0; i < tokens * LINES; i++) {
     char line[48];
-    int codes = 0x01010101 * (1 + i / SUMS);  // a token's activations
-    snprintf(line, sizeof line, "w[n*16384 + k*%d + %d : 16]", BLOCK / 4, (SCALES + i % SUMS * LINE) / 4);
-    qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(%s, %s), %di32)\n", i, i, line, mask, codes);
-    qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(shr(%s, 4i32), %s), %di32)\n", i, i, line, mask,
+    int codes = 0x01010101 * (1 + i / LINES), sum = i / LINES * sums + i % sums;  // a token's activations are all alike
+    snprintf(line, sizeof line, "w[n*16384 + k*%d + %d : 16]", BLOCK / 4, (SCALES + i % LINES * LINE) / 4);
+    qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(%s, %s), %di32)\n", sum, sum, line, mask, codes);
+    qn_buf_printf(out, "      s%d[0 : 16] = dot4(s%d[0 : 16], and(shr(%s, 4i32), %s), %di32)\n", sum, sum, line, mask,
                   codes);
   }
   qn_buf_puts(out, "    }\n    y[n*16 : 16] = ");
-  add_sums(tokens * SUMS, out);
+  add_sums(tokens * sums, out);
 }
 
 // Reads the same bytes again and again, which a cache holds. Results go to lines that are a thread's own.

@@ -108,15 +108,21 @@ qn_status qn_plan_has_crossovers(qn_db *db, const qn_tuning_key *key, const qn_p
 }
 
 typedef struct bad_record {
-  const char *schedule;
+  const qn_schedule *schedule;
   qn_arena *arena;
   const char *reason;
   bool found;
 } bad_record;
 
+// Not by the text: an older one lacks the knobs that came later.
+static bool is_of(const qn_record *record, const qn_schedule *schedule) {
+  qn_schedule its;
+  return qn_schedule_parse_line(record->schedule, &its, &(qn_diag){0}) == QN_OK && qn_schedule_equal(&its, schedule);
+}
+
 static bool take_bad(void *context, const qn_record *record, const char *rejected) {
   bad_record *b = context;
-  if (rejected || strcmp(record->schedule, b->schedule) != 0) return true;
+  if (rejected || !is_of(record, b->schedule)) return true;
   b->found = true;
   b->reason = qn_arena_printf(b->arena, "it was found to be bad: %s",
                               record->evidence && *record->evidence ? record->evidence : qn_verdict_text(record->verdict));
@@ -124,8 +130,9 @@ static bool take_bad(void *context, const qn_record *record, const char *rejecte
 }
 
 // Did the build that found a winner also find that its code is not right, at whatever time?
-static qn_status find_bad(qn_db *db, const qn_finished *mark, qn_arena *arena, const char **out_reason, qn_diag *diag) {
-  bad_record bad = {.schedule = mark->plan, .arena = arena};
+static qn_status find_bad(qn_db *db, const qn_winner *winner, qn_arena *arena, const char **out_reason, qn_diag *diag) {
+  const qn_finished *mark = &winner->mark;
+  bad_record bad = {.schedule = &winner->schedule, .arena = arena};
   qn_db_filter filter = {.signature = mark->signature,
                          .target = mark->target,
                          .fingerprint = mark->fingerprint,
@@ -153,7 +160,7 @@ qn_status qn_plan_winner(qn_db *db, const qn_tuning_key *key, const qn_pkernel *
   } else if (!qn_schedule_legal(kernel, rows_min, rows_max, &out->schedule, &why)) {
     if (!why) why = "is not legal for the kernel";
   } else {
-    QN_TRY(find_bad(db, &out->mark, arena, &why, diag));
+    QN_TRY(find_bad(db, out, arena, &why, diag));
   }
   if (why) {
     *out_found = false;
@@ -216,9 +223,7 @@ static void put_range(const qn_finished *mark, qn_buf *out) {
 
 static bool put_record(void *context, const qn_record *record, const char *rejected) {
   evidence *e = context;
-  qn_schedule schedule;  // not by its text: an older one lacks the knobs that came later
-  if (rejected || qn_schedule_parse_line(record->schedule, &schedule, &(qn_diag){0}) != QN_OK) return true;
-  if (!qn_schedule_equal(&schedule, &e->winner->schedule)) return true;
+  if (rejected || !is_of(record, &e->winner->schedule)) return true;
   qn_buf_printf(e->out, "# evidence of %s, ", e->kernel->name);
   put_range(&e->winner->mark, e->out);
   qn_buf_printf(e->out, ": %.3f us at %" PRId64 " rows, spread %.3f us, %d samples, %d threads", record->median_s * 1e6,

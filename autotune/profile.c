@@ -65,6 +65,7 @@ static const struct speed {
     EACH(int8_part),
     ONE(huge_gain),
     ONE(moving_gain),
+    // Not by the fields' names: profiles of before have what plain lines gain as ahead_gain.
     LATER("stream_ahead", ahead_gain),
     LATER("stream_far", far_gain),
     ONE(wake_s),

@@ -34,8 +34,8 @@ typedef struct qn_machine_profile {
   double read_part[QN_PROFILE_COUNTS], int8_part[QN_PROFILE_COUNTS];  // of what all threads reach
   double huge_gain;     // reading memory with all threads: huge pages over small ones
   double moving_gain;   // free to move over bound to cores
-  double ahead_gain;    // one thread reading weights as a product of one token: prefetched by the kernel over left to the hardware
-  double far_gain;      // as a product of three tokens, prefetched into the second cache, over one left to the hardware
+  double ahead_gain;    // one thread reading weights as a product of a token: prefetched over left to the hardware
+  double far_gain;      // as one of three tokens, prefetched into the second cache, over a token's left to the hardware
   double wake_s;        // a barrier where those who wait sleep at once
   double cycles_per_s;  // of one thread: from the latency of plain vector operations
   double fma_latency;   // cycles

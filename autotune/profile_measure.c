@@ -27,7 +27,7 @@ enum {
 // What one round found, for ratios within it.
 typedef struct one_round {
   double read[QN_PROFILE_COUNTS], small, moving, int8[QN_PROFILE_COUNTS];
-  double alone, ahead, far;  // one stream: without prefetches, with, into the second cache; by the fewest threads
+  double alone, ahead, far;  // by the fewest threads: one token's stream without and with prefetches, three's into L2
   double share[QN_PROFILE_COUNTS];  // the least that the threads had of their cores
 } one_round;
 

@@ -1,7 +1,7 @@
 // The session: which search gets the next batch, and when it is enough.
 //
 // What is tuned for is a mix of steps: half of the time decodes a token, two fifths take a chunk of a prompt, the rest
-// takes four tokens or eight (short prompts, a chunk's end, small batches). A kernel's share is that of its calls in
+// takes two tokens, four or eight (guesses, short prompts, a chunk's end, small batches). A kernel's share is that of its calls in
 // each of them, by measured times where there are some and by the model's otherwise. The next batch goes to the search whose
 // share times expected improvement is the largest; the improvement is at most the distance from the roofline.
 #include "autotune/session.h"
@@ -46,7 +46,7 @@ typedef struct phase {
   int64_t tokens;  // INT64_MAX: as many as a step takes
   int64_t rows;    // that want logits
 } phase;
-static const phase phases[] = {{0.5, 1, 1}, {0.4, INT64_MAX, 1}, {0.05, 4, 4}, {0.05, 8, 8}};
+static const phase phases[] = {{0.5, 1, 1}, {0.4, INT64_MAX, 1}, {0.03, 2, 2}, {0.04, 4, 4}, {0.03, 8, 8}};
 
 // The row count that chooses a kernel's variant in such a step; false when there is no such step.
 static bool rows_in(const qn_program *program, const qn_pkernel *kernel, const phase *p, int64_t *out) {

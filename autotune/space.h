@@ -33,7 +33,8 @@ typedef struct qn_space {
 // Of all the values that a knob has, those worth a trial: small ones singly, larger ones by steps of a quarter of an
 // octave, sizes in bytes by half octaves of cache lines; a list's first item so, and what follows it in the ways in
 // which a rest can be cut. Those are left out that are illegal with `start` in all other knobs and with the plain
-// schedule, whatever choice of its own one other knob has. `start` is legal; its values and those of the plain schedule are always among the choices.
+// schedule, also when any one other knob has another of its choices. `start` is legal; its values and those of the plain
+// schedule are always among the choices.
 QN_CHECKED qn_status qn_space_init(qn_space *space, const qn_pkernel *kernel, int64_t rows_min, int64_t rows_max,
                                    const qn_schedule *start, qn_diag *diag);
 

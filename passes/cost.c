@@ -92,8 +92,8 @@ static double port_cycles(const qn_machine_model *m, issue x) {
   // However wide vectors are, there are two loads of one value a cycle.
   double share = m->loads_per_cycle < 2 ? m->loads_per_cycle / 2 : 1, loads = x.loads - (1 - share) * x.narrow;
   const double steady = 0.83;  // of what a loop of nothing else reaches: operations of a kernel wait for each other
-  const double others[] = {x.vectors / (steady * m->vector_ops_per_cycle), loads / m->loads_per_cycle, x.stores / m->stores_per_cycle,
-                           all / m->issue_per_cycle};
+  const double others[] = {x.vectors / (steady * m->vector_ops_per_cycle), loads / m->loads_per_cycle,
+                           x.stores / m->stores_per_cycle, all / m->issue_per_cycle};
   for (size_t i = 0; i < QN_COUNT(others); i++) cycles = others[i] > cycles ? others[i] : cycles;
   return cycles;
 }
@@ -255,8 +255,9 @@ static double stream_speed(const qn_machine_model *m, const qn_schedule *s, bool
   double covered = covered_by(m, s), ahead = s->prefetch_bytes;
   double needed = bytes_needed(m, s);
   if (pages) covered = ahead > 0, ahead = covered * needed;  // the kernel asks for a chunk of the cache as a whole
-  double lost = (m->stream_alone - m->stream_ahead) * covered;  // by prefetches: more streams do not bring it back
-  double missing = (1 - m->stream_alone + (lost < 0 ? lost : 0)) / streams + at_least_0(lost);
+  double gained = at_least_0(m->stream_ahead - m->stream_alone) * covered;
+  double lost = at_least_0(m->stream_alone - m->stream_ahead) * covered;  // more streams do not bring it back
+  double missing = (1 - m->stream_alone - gained) / streams + lost;
   double excess = at_least_0(ahead - needed) * s->n_tile / (double)m->l1_bytes;
   double all = best_of(m) * (1 - missing) / (1 + 0.1 * excess) * cores;
   if (!pages && s->n_tile > 1 && !s->n_apart) all *= m->neighbours;

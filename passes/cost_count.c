@@ -124,7 +124,7 @@ static bool is_one_shift(const qn_lexpr *e) {
 }
 
 static void count_op(counter *c, const qn_lexpr *e, info at) {
-  // What no row and no panel changes hangs on loops along K: a constant once they are unrolled, and next to nothing else.
+  // What no row and no panel changes hangs on loops along K: a constant once they are unrolled, and cheap otherwise.
   if ((c->nest && at.deps == 0) || is_one_shift(e)) return;
   qn_op_counts *counts = &c->counts[share_of(c, at.deps)];
   float weight = (float)weight_at(c, at.level);

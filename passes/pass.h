@@ -21,7 +21,8 @@ typedef struct qn_machine_model {
   double core_bytes_per_s;                        // memory's, of one core alone that reads one stream
   // What share of a core's best one stream of weights reaches: left to the hardware's own prefetching, and prefetched
   // by the kernel, into its first cache and into its second (0 = not known: default schedules do without). And what is
-  // left of the former two where a tile's panels are neighbours, so that each stream jumps again and again.
+  // left of the former two where a tile's panels are neighbours, so that each stream jumps again and again. The third is
+  // of tiles of some tokens: one token reads ahead of such prefetches.
   double stream_alone, stream_ahead, stream_far, neighbours;
   double memory_latency_s;
   double barrier_s;                               // threads meet

@@ -171,7 +171,7 @@ static qn_status check_plan(const qn_pkernel *kernel, const qn_kernel_plan *plan
 }
 
 // Neighbours with the same schedule are one variant, whose code is made once; one of a single row count has code of its
-// own.
+// own, for that number (qn_schedule_apply).
 static void join_equals(qn_kernel_plan *plan) {
   int kept = 0;
   for (int i = 1; i < plan->count; i++) {

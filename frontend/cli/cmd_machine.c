@@ -123,8 +123,8 @@ static void put_speeds(const quern_machine_profile *p, qn_buf *out) {
                 "signed %.0f, in pairs %.0f Gop/s",
                 1e-9 * p->cycles_per_s, p->fma_latency, 1e-9 * p->dots[0], 1e-9 * p->dots[1], 1e-9 * p->dots[2]);
   if (p->ahead_gain > 0 && p->far_gain > 0) {
-    qn_buf_printf(out, "; prefetches make reading weights %.2f times as fast, into the second cache %.2f", p->ahead_gain,
-                  p->far_gain);
+    qn_buf_printf(out, "; prefetches make reading weights %.2f times as fast, three tokens' into the second cache %.2f",
+                  p->ahead_gain, p->far_gain);
   }
   qn_buf_putc(out, '\n');
   qn_buf_printf(out, "all threads  a barrier of sleepers %.1f us; reading memory, ", 1e6 * p->wake_s);

@@ -90,6 +90,7 @@ static void tune_planted(uint64_t seed, distances *d) {
       printf("%-32s %3d.. share %.3f: %.3f -> %.3f, gain %.3f of %d pairs, %d tried: %s\n", r->kernel->name,
              (int)r->rows_min, r->share, start, tuned, r->gain, r->pairs, r->tried, r->end);
     shares += r->share;
+    qn_check(r->share > 0, "%s from %d rows is of no step", r->kernel->name, (int)r->rows_min);
     log_gain += r->share * log(start / tuned);
     qn_check(tuned <= start, "%s became slower", r->kernel->name);
     if (r->pairs > 0) ck_assert_double_eq_tol(r->gain, start / tuned, 0.03 * start / tuned);
