@@ -25,7 +25,5 @@ void qn_timing_destroy(qn_timing *timing);  // NULL is harmless
 void qn_timing_set(qn_timing *timing, qn_setting setting);
 // Seconds of one call, from a millisecond of them or one that takes longer.
 double qn_timing_measure(qn_timing *timing, qn_kernel_entry entry, qn_dim extent);
-// Copies of what is read from memory that calls take in turn; 1 = it stays in the cache.
-int qn_timing_copies(const qn_timing *timing);
 
 #endif
