@@ -16,8 +16,8 @@ static bool has_choice(const qn_space *space, const char *knob, int value) {
   return false;
 }
 
-// From the plain schedule some values are illegal until another knob moves: they stay. What no other knob makes legal does
-// not: a token has no tiles of tokens, and rows have neither panels nor weights.
+// From the plain schedule some values are illegal until another knob moves: they stay. What no other knob makes legal
+// does not: a token has no tiles of tokens, and rows have neither panels nor weights.
 START_TEST(values_that_want_another_knob_moved) {
   static const struct {
     const char *knob;
